@@ -1,0 +1,94 @@
+//! The keyed hash that spreads clients over slots, and the fixed one that places backends.
+//!
+//! SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", INDOCRYPT 2012, with
+//! one compression and three finalization rounds) over whole 64-bit words: without the key nobody
+//! can pick addresses that all land on one backend.
+
+use crate::addr::{self, Addr};
+
+struct State {
+    v0: u64,
+    v1: u64,
+    v2: u64,
+    v3: u64,
+}
+
+impl State {
+    #[inline(always)]
+    const fn new(key: [u64; 2]) -> Self {
+        Self {
+            v0: key[0] ^ 0x736f_6d65_7073_6575,
+            v1: key[1] ^ 0x646f_7261_6e64_6f6d,
+            v2: key[0] ^ 0x6c79_6765_6e65_7261,
+            v3: key[1] ^ 0x7465_6462_7974_6573,
+        }
+    }
+
+    #[inline(always)]
+    const fn round(&mut self) {
+        self.v0 = self.v0.wrapping_add(self.v1);
+        self.v2 = self.v2.wrapping_add(self.v3);
+        self.v1 = self.v1.rotate_left(13) ^ self.v0;
+        self.v3 = self.v3.rotate_left(16) ^ self.v2;
+        self.v0 = self.v0.rotate_left(32);
+        self.v2 = self.v2.wrapping_add(self.v1);
+        self.v0 = self.v0.wrapping_add(self.v3);
+        self.v1 = self.v1.rotate_left(17) ^ self.v2;
+        self.v3 = self.v3.rotate_left(21) ^ self.v0;
+        self.v2 = self.v2.rotate_left(32);
+    }
+
+    #[inline(always)]
+    const fn word(&mut self, word: u64) {
+        self.v3 ^= word;
+        self.round();
+        self.v0 ^= word;
+    }
+
+    /// Ends with the bytes of `tail`, of which there are fewer than eight, and the length of all.
+    #[inline(always)]
+    const fn finish(mut self, tail: u64, len: u64) -> u64 {
+        self.word(tail | len << 56);
+        self.v2 ^= 0xff;
+        self.round();
+        self.round();
+        self.round();
+        self.v0 ^ self.v1 ^ self.v2 ^ self.v3
+    }
+}
+
+/// SipHash-1-3 under `key` of the 24 bytes that are `salt` (little endian) and `prefix`: the hash
+/// of a client prefix for the service with that salt.
+#[inline(always)]
+pub const fn client(key: [u64; 2], salt: u64, prefix: &Addr) -> u64 {
+    let (high, low) = addr::halves(prefix);
+    let mut state = State::new(key);
+    state.word(salt);
+    state.word(high.swap_bytes());
+    state.word(low.swap_bytes());
+    state.finish(0, 24)
+}
+
+/// SipHash-1-3 of `bytes` under `key`, for what is not hashed per packet: names and identities.
+pub fn bytes(key: [u64; 2], bytes: &[u8]) -> u64 {
+    let mut state = State::new(key);
+    let (words, tail) = bytes.as_chunks::<8>();
+    for word in words {
+        state.word(u64::from_le_bytes(*word));
+    }
+    let mut last = [0u8; 8];
+    last[..tail.len()].copy_from_slice(tail);
+    state.finish(u64::from_le_bytes(last), bytes.len() as u64)
+}
+
+/// The salt of a service: a digest of its name, the same on every machine.
+pub fn salt(name: &str) -> u64 {
+    bytes([0, 0], name.as_bytes())
+}
+
+/// The place of `hash` among `count` cells, each as likely as the others (Lemire, "Fast random
+/// integer generation in an interval", 2019): no division, which is slow in the kernel.
+#[inline(always)]
+pub const fn place(hash: u32, count: u32) -> u32 {
+    ((hash as u64 * count as u64) >> 32) as u32
+}

@@ -1,0 +1,20 @@
+//! What the eBPF programs and the agent share: layouts, addresses, hashing, Maglev tables and the
+//! one function that chooses a backend.
+//!
+//! Nothing here reads a packet, a map or a clock by itself: both sides bring those through
+//! [`select::Tables`]. There is no unsafe code and, without the `alloc` feature, no allocation,
+//! so that the eBPF compiler can take the same source.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod abi;
+pub mod addr;
+pub mod hash;
+#[cfg(feature = "alloc")]
+pub mod maglev;
+pub mod select;

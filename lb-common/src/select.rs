@@ -1,0 +1,202 @@
+//! The one choice of a backend, for every path: affinity, else the slot, else the next usable
+//! backend in a fixed order.
+//!
+//! The function is pure; tables, time and the hand-over itself come through [`Tables`], in the
+//! kernel from maps and on the host from whatever holds the same values.
+
+use crate::abi::{
+    Affinity, AffinityKey, Backend, BackendId, MAX_MEMBERS, ServiceHead, TABLE_SLOTS, state,
+};
+use crate::addr::{self, Addr};
+use crate::hash;
+
+/// Other slots tried when the backend of the client's own slot is away. They hand its clients to
+/// the others by weight.
+pub const PROBES: u32 = 8;
+/// Members tried one after the other when the probes found nothing usable.
+pub const WALK: u32 = 64;
+
+/// What a choice is made from.
+pub trait Tables {
+    /// Settings of the service.
+    fn head(&self) -> &ServiceHead;
+    /// The backend that owns a slot; `slot` is below [`TABLE_SLOTS`].
+    fn slot(&self, slot: u32) -> BackendId;
+    /// A member of the service; `member` is below [`MAX_MEMBERS`].
+    fn member(&self, member: u32) -> BackendId;
+    /// The entry at the index of `id`, whosever it is.
+    fn backend(&self, id: BackendId) -> Option<Backend>;
+    /// Where the client was sent last.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// CLOCK_BOOTTIME in nanoseconds.
+    fn now_ns(&self) -> u64;
+    /// Active connections of a backend.
+    fn active(&self, id: BackendId) -> u64;
+    /// Active connections of the whole service.
+    fn active_total(&self) -> u64;
+    /// Hands the connection over, if the backend can take it now.
+    fn hand_over(&mut self, backend: &Backend) -> bool;
+}
+
+/// Why a backend was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The client was there before.
+    Affinity,
+    /// It owns the client's slot.
+    Slot,
+    /// The owner of the slot is away or overloaded, and it is the next in the client's order.
+    Next,
+}
+
+/// A choice made, and the connection handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The backend that has the connection.
+    pub backend: BackendId,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// A client as one service sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Key of its affinity.
+    pub key: AffinityKey,
+    hash: u64,
+}
+
+impl Client {
+    /// The client with address `addr`.
+    #[inline(always)]
+    pub fn new(head: &ServiceHead, addr: &Addr) -> Self {
+        let prefix = addr::client_prefix(addr, head.ipv4_prefix, head.ipv6_prefix);
+        Self {
+            key: AffinityKey {
+                prefix,
+                service: head.id,
+            },
+            hash: hash::client(head.hash_key, head.salt, &prefix),
+        }
+    }
+
+    /// The client's own slot.
+    #[inline(always)]
+    pub fn slot(&self) -> u32 {
+        hash::place((self.hash >> 32) as u32, TABLE_SLOTS as u32)
+    }
+
+    /// The client's order of preference at `step`, from 0 for its own slot to `PROBES + WALK`;
+    /// `None` after the last.
+    ///
+    /// First some slots in strides of the client's own, which hits backends by weight, then all
+    /// members in turn from a place of the client's own, which misses none.
+    #[inline(always)]
+    pub fn candidate<T: Tables>(&self, tables: &T, step: u32) -> Option<BackendId> {
+        let low = self.hash as u32;
+        if step <= PROBES {
+            let stride = 1 + hash::place(low, TABLE_SLOTS as u32 - 1);
+            // At most 65,536 + 8 * 65,536: no overflow.
+            return Some(tables.slot((self.slot() + step * stride) % TABLE_SLOTS as u32));
+        }
+        let members = tables.head().members;
+        let turn = step - PROBES - 1;
+        if turn >= members {
+            return None;
+        }
+        let place = hash::place(low, members) + turn;
+        let place = if place >= members {
+            place - members
+        } else {
+            place
+        };
+        Some(tables.member(place % MAX_MEMBERS as u32))
+    }
+}
+
+/// Chooses a backend for `client` and hands the connection over to it; `None` when no backend can
+/// take it.
+///
+/// A client that is known goes where it was, as long as that backend is up or draining. Under a
+/// bound on load (`max_load_permille`) a new client passes by backends that have their share; when
+/// all have, the bound is waived.
+#[inline(always)]
+pub fn select<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
+    if let Some(backend) = remembered(tables, client)
+        && tables.hand_over(&backend)
+    {
+        return Some(Choice {
+            backend: backend.id,
+            reason: Reason::Affinity,
+        });
+    }
+    if tables.head().max_load_permille != 0
+        && let Some(choice) = in_order(tables, client, true)
+    {
+        return Some(choice);
+    }
+    in_order(tables, client, false)
+}
+
+/// The backend that a valid affinity of the client names.
+#[inline(always)]
+pub fn remembered<T: Tables>(tables: &T, client: &Client) -> Option<Backend> {
+    let timeout_ns = tables.head().affinity_ns;
+    if timeout_ns == 0 {
+        return None;
+    }
+    let affinity = tables.affinity(&client.key)?;
+    if tables.now_ns().saturating_sub(affinity.seen_ns) >= timeout_ns {
+        return None;
+    }
+    let backend = entry(tables, affinity.backend)?;
+    matches!(backend.state, state::UP | state::DRAINING).then_some(backend)
+}
+
+#[inline(always)]
+fn in_order<T: Tables>(tables: &mut T, client: &Client, bounded: bool) -> Option<Choice> {
+    let own = client.candidate(tables, 0)?;
+    let mut step = 0;
+    while step <= PROBES + WALK {
+        let id = client.candidate(tables, step)?;
+        // Trying the owner of the slot again would cost as much as the first time.
+        if (step == 0 || id != own)
+            && let Some(backend) = entry(tables, id)
+            && backend.state == state::UP
+            && !(bounded && has_its_share(tables, &backend))
+            && tables.hand_over(&backend)
+        {
+            let reason = if step == 0 {
+                Reason::Slot
+            } else {
+                Reason::Next
+            };
+            return Some(Choice {
+                backend: id,
+                reason,
+            });
+        }
+        step += 1;
+    }
+    None
+}
+
+/// The entry of `id`, if it still belongs to the service.
+#[inline(always)]
+fn entry<T: Tables>(tables: &T, id: BackendId) -> Option<Backend> {
+    let backend = tables.backend(id)?;
+    (id != BackendId::NONE && backend.id == id && backend.service == tables.head().id)
+        .then_some(backend)
+}
+
+/// Whether a backend has `max_load` times its fair share of the active connections, the new one
+/// included (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018).
+#[inline(always)]
+fn has_its_share<T: Tables>(tables: &T, backend: &Backend) -> bool {
+    let head = tables.head();
+    // active >= ceil(load * (total + 1) * weight / total_weight), without the division. The
+    // factors stay below 2^64 for up to 2^28 connections.
+    let bound =
+        u64::from(head.max_load_permille) * (tables.active_total() + 1) * u64::from(backend.weight);
+    tables.active(backend.id) * head.total_weight * 1000 >= bound
+}

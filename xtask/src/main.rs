@@ -1,0 +1,2 @@
+//! Build, test and install commands.
+fn main() {}
