@@ -1,0 +1,162 @@
+//! `lb_listen`: which sockets listen, which backend each accepted connection belongs to, and how
+//! many of them are open.
+
+use aya_ebpf::bindings::{
+    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
+};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_ktime_get_boot_ns};
+use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::{debug, warn};
+use lb_common::abi::{
+    Affinity, BackendId, ListenKey, MAX_GROUP, OwnerKey, ServiceHead, ServiceId, ServiceKey,
+    SocketOwner, protocol,
+};
+use lb_common::select::Client;
+
+use crate::frame::Socket;
+use crate::maps::{
+    ACTIVE, AFFINITY, BACKEND_STATS, BACKENDS, LISTENERS, META, OWNERS, SERVICE_ACTIVE,
+    SOCKET_OWNER, TABLES, add, service_at,
+};
+
+/// `bpf_sock_hash_update` with BPF_NOEXIST on a key that is there.
+const EEXIST: i32 = 17;
+
+#[inline(always)]
+pub fn socket_event(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            // Nothing to count is no failure.
+            let _ = established(ctx);
+        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
+            let _ = closed(ctx);
+        }
+        _ => {}
+    }
+}
+
+/// Notes a socket that has begun to listen. This program sees every network namespace; only that
+/// of the agent counts.
+#[inline(always)]
+fn listening(ctx: &SockOpsContext) {
+    // SAFETY: the helper takes the context of a sock_ops program.
+    let cookie = unsafe { bpf_get_netns_cookie(ctx.ops.cast()) };
+    if META.get(0).is_none_or(|meta| meta.netns_cookie != cookie) {
+        return;
+    }
+    let socket = Socket::new(ctx);
+    let (addr, port) = (socket.local_addr(), socket.local_port());
+    if let Some(sk) = socket.socket() {
+        let owner = SocketOwner {
+            addr,
+            port,
+            pad: 0,
+            backend: BackendId::NONE,
+        };
+        // SAFETY: the kernel gave the socket to this run.
+        if unsafe { SOCKET_OWNER.set(sk, owner) }.is_err() {
+            warn!(
+                ctx,
+                "no memory to count the connections of the listener on port {}", port
+            );
+        }
+    }
+    let mut member = 0;
+    while member < MAX_GROUP {
+        let mut key = ListenKey {
+            addr,
+            port,
+            protocol: protocol::TCP,
+            member,
+        };
+        // SAFETY: the context is valid while the program runs.
+        let ops = unsafe { &mut *ctx.ops };
+        match LISTENERS.update(&mut key, ops, u64::from(BPF_NOEXIST)) {
+            Ok(()) => {
+                debug!(ctx, "listening on port {} as member {}", port, member);
+                return;
+            }
+            Err(error) if error == -EEXIST => member += 1,
+            Err(error) => {
+                warn!(
+                    ctx,
+                    "the listener on port {} is not noted: error {}", port, error
+                );
+                return;
+            }
+        }
+    }
+}
+
+/// Counts a connection whose handshake is complete, and remembers where its client went.
+#[inline(always)]
+fn established(ctx: &SockOpsContext) -> Option<()> {
+    let socket = Socket::new(ctx);
+    // SAFETY: the kernel gave the socket to this run.
+    let owner = unsafe { SOCKET_OWNER.of(socket.socket()?) }?;
+    let came_to = ServiceKey::new(socket.local_addr(), socket.local_port(), protocol::TCP);
+    let service = service_at(&came_to)?;
+    let key = OwnerKey {
+        addr: owner.addr,
+        port: owner.port,
+        protocol: protocol::TCP,
+        pad: 0,
+        service,
+    };
+    // SAFETY: the agent is the only writer; an id is one aligned word, read whole.
+    let backend = *unsafe { OWNERS.get(key) }?;
+    owner.backend = backend;
+    ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
+        .ok()?;
+    add(&ACTIVE, backend.index(), 1);
+    add(&SERVICE_ACTIVE, service.0, 1);
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend.index()) {
+        // SAFETY: this CPU's own element, valid while the program runs.
+        unsafe { (*stats).connections += 1 };
+    }
+    remember(&TABLES.get_value(service.0, &0)?.head, &socket, backend);
+    Some(())
+}
+
+#[inline(always)]
+fn remember(head: &ServiceHead, socket: &Socket, backend: BackendId) {
+    if head.affinity_ns == 0 {
+        return;
+    }
+    let client = Client::new(head, &socket.remote_addr());
+    // SAFETY: boot time can be read anywhere.
+    let seen_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let affinity = Affinity {
+        seen_ns,
+        backend,
+        pad: 0,
+    };
+    // A full map pushes out the client unseen for longest; nothing else can fail.
+    let _ = AFFINITY.insert(&client.key, &affinity, 0);
+}
+
+/// Takes a closed connection off the count.
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) -> Option<()> {
+    let socket = Socket::new(ctx);
+    // SAFETY: the kernel gave the socket to this run.
+    let owner = unsafe { SOCKET_OWNER.of(socket.socket()?) }?;
+    let backend = owner.backend;
+    if backend == BackendId::NONE {
+        return None;
+    }
+    owner.backend = BackendId::NONE;
+    add(&ACTIVE, backend.index(), -1);
+    add(&SERVICE_ACTIVE, owner_service(backend)?.0, -1);
+    Some(())
+}
+
+/// The service of a backend. Its entry keeps it after the backend has been removed, and the agent
+/// gives an index out again only when its count is back at zero.
+#[inline(always)]
+fn owner_service(backend: BackendId) -> Option<ServiceId> {
+    Some(BACKENDS.get(backend.index())?.service)
+}

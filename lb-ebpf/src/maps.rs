@@ -1,0 +1,193 @@
+//! Every map of the programs. The agent pins them under the names given here.
+//!
+//! They are BTF maps, so that bpftool prints them field by field. Layouts are in
+//! `lb_common::abi`; sizes that the agent sets at load are marked.
+
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SockHash};
+use aya_ebpf::helpers::bpf_sk_storage_get;
+use aya_ebpf::macros::btf_map;
+use core::ptr;
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, BackendId, BackendStats, Counter, ListenKey, MAX_BACKENDS,
+    MAX_LISTEN, MAX_LISTENERS, MAX_SERVICES, Meta, OwnerKey, ServiceId, ServiceKey, ServiceName,
+    ServiceTable, SocketOwner,
+};
+
+/// Who made the pins, and for which network namespace.
+#[btf_map]
+pub static META: Array<Meta, 1> = Array::new();
+
+/// Names of the services, for the agent alone.
+#[btf_map]
+pub static NAMES: Array<ServiceName, MAX_SERVICES> = Array::new();
+
+/// Listen addresses of the services.
+#[btf_map]
+pub static SERVICES: HashMap<ServiceKey, ServiceId, MAX_LISTEN> = HashMap::new();
+
+/// Per service one inner map with one value, which is swapped in whole.
+#[btf_map]
+pub static TABLES: ArrayOfMaps<Array<ServiceTable, 1>, MAX_SERVICES> = ArrayOfMaps::new();
+
+/// Backends, by the index in their id.
+#[btf_map]
+pub static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
+
+/// Listening sockets of the network namespace. The kernel takes out a socket that is closed.
+#[btf_map]
+pub static LISTENERS: SockHash<ListenKey, MAX_LISTENERS> = SockHash::new();
+
+/// The agent's own listening sockets, by address family number (AF_INET, AF_INET6).
+#[btf_map]
+pub static PROXY: SockHash<u32, 16> = SockHash::new();
+
+/// Which backend of a service a listening socket serves.
+#[btf_map]
+pub static OWNERS: HashMap<OwnerKey, BackendId, { MAX_BACKENDS * 4 }> = HashMap::new();
+
+/// Where TCP clients were sent last, written when a handshake is complete: made-up source
+/// addresses cannot push out real clients. The agent sets the size.
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 1> = LruHashMap::new();
+
+/// The same for UDP, apart because there anybody can write. The agent sets the size.
+#[btf_map]
+pub static AFFINITY_UDP: LruHashMap<AffinityKey, Affinity, 1> = LruHashMap::new();
+
+/// Established connections per backend.
+#[btf_map]
+pub static ACTIVE: Array<u64, MAX_BACKENDS> = Array::new();
+
+/// Established connections per service.
+#[btf_map]
+pub static SERVICE_ACTIVE: Array<u64, MAX_SERVICES> = Array::new();
+
+/// Totals per backend.
+#[btf_map]
+pub static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray::new();
+
+/// [`Counter`]s per service.
+#[btf_map]
+pub static SERVICE_STATS: PerCpuArray<u64, { MAX_SERVICES * Counter::COUNT }> = PerCpuArray::new();
+
+/// What a socket is bound to and which backend it is counted for; cloned to accepted sockets.
+#[btf_map]
+pub static SOCKET_OWNER: ClonedSkStorage<SocketOwner> = ClonedSkStorage::new();
+
+/// A BPF_MAP_TYPE_SK_STORAGE whose values an accepted socket inherits from its listener
+/// (BPF_F_CLONE), which `aya_ebpf::btf_maps::SkStorage` cannot express.
+#[repr(C)]
+pub struct ClonedSkStorage<T> {
+    r#type: *const [i32; aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the fields are placeholders for the loader and are never read.
+unsafe impl<T> Sync for ClonedSkStorage<T> {}
+
+impl<T> ClonedSkStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: ptr::null(),
+            key: ptr::null(),
+            value: ptr::null(),
+            max_entries: ptr::null(),
+            map_flags: ptr::null(),
+        }
+    }
+
+    /// The value of `socket`, if it has one.
+    ///
+    /// # Safety
+    ///
+    /// `socket` is a socket that the kernel gave to this run of the program.
+    #[inline(always)]
+    pub unsafe fn of(&self, socket: *mut bpf_sock) -> Option<&mut T> {
+        let map = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the map is one of socket storage, and the caller vouches for the socket.
+        let value = unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), 0) };
+        // SAFETY: the kernel returns null or a value that lives as long as the socket; programs
+        // run for one socket one after the other.
+        unsafe { value.cast::<T>().as_mut() }
+    }
+
+    /// Gives `socket` a value. Fails when the kernel has no memory for it.
+    ///
+    /// # Safety
+    ///
+    /// `socket` is a socket that the kernel gave to this run of the program.
+    #[inline(always)]
+    pub unsafe fn set(&self, socket: *mut bpf_sock, mut value: T) -> Result<(), ()> {
+        let map = ptr::from_ref(self).cast_mut().cast();
+        let initial = ptr::from_mut(&mut value).cast();
+        let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        // SAFETY: the map is one of socket storage, and the caller vouches for the socket.
+        let stored = unsafe { bpf_sk_storage_get(map, socket.cast(), initial, create) };
+        // SAFETY: null, or a value that lives as long as the socket.
+        let stored = unsafe { stored.cast::<T>().as_mut() }.ok_or(())?;
+        *stored = value;
+        Ok(())
+    }
+}
+
+/// Adds to a counter that all CPUs share.
+#[inline(always)]
+pub fn add<const N: usize>(counters: &Array<u64, N>, index: u32, amount: i64) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // SAFETY: the kernel returned a valid, aligned element of the map.
+        unsafe { atomic_add(counter, amount) };
+    }
+}
+
+/// Atomic addition. `core::sync::atomic` offers none on a target without compare-and-swap, which
+/// BPF is to the compiler.
+///
+/// # Safety
+///
+/// `counter` is valid and aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn atomic_add(counter: *mut u64, amount: i64) {
+    // SAFETY: the instruction touches the eight bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({counter} + 0) += {amount}",
+            counter = in(reg) counter,
+            amount = in(reg) amount,
+        );
+    }
+}
+
+/// The same on the host, where only the linters see it.
+#[cfg(not(target_arch = "bpf"))]
+unsafe fn atomic_add(counter: *mut u64, amount: i64) {
+    // SAFETY: the caller vouches for the pointer.
+    let counter = unsafe { core::sync::atomic::AtomicU64::from_ptr(counter) };
+    counter.fetch_add(amount as u64, core::sync::atomic::Ordering::Relaxed);
+}
+
+/// Counts one choice of a service.
+#[inline(always)]
+pub fn count(service: ServiceId, counter: Counter) {
+    let index = service.0 * Counter::COUNT as u32 + counter as u32;
+    if let Some(value) = SERVICE_STATS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own element; the program is not preempted by another on this CPU.
+        unsafe { *value += 1 };
+    }
+}
+
+/// The service that listens on an address: as such, else on the wildcard of its family.
+#[inline(always)]
+pub fn service_at(key: &ServiceKey) -> Option<ServiceId> {
+    // SAFETY: the agent is the only writer; a service id is one aligned word, read whole.
+    let exact = unsafe { SERVICES.get(key) };
+    if let Some(service) = exact {
+        return Some(*service);
+    }
+    // SAFETY: as above.
+    unsafe { SERVICES.get(key.wildcard()) }.copied()
+}

@@ -1,0 +1,197 @@
+//! `lb_steer`: the tables as `lb_common::select` wants them, and the hand-over of a connection.
+
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::programs::SkLookupContext;
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, MAX_MEMBERS,
+    ServiceHead, ServiceTable, TABLE_SLOTS, path, protocol,
+};
+use lb_common::addr;
+use lb_common::select::{Client, Reason, Tables, select};
+
+use crate::frame::Lookup;
+use crate::maps::{
+    ACTIVE, AFFINITY, AFFINITY_UDP, BACKEND_STATS, BACKENDS, LISTENERS, PROXY, SERVICE_ACTIVE,
+    TABLES, count, service_at,
+};
+
+/// `bpf_sk_assign` on a socket of an address family that cannot take the connection.
+const EAFNOSUPPORT: i32 = 97;
+/// How old a UDP client's affinity may grow before a datagram renews it.
+const UDP_RENEW_NS: u64 = 1_000_000_000;
+
+/// Returns SK_PASS with a socket assigned, SK_PASS without one where no service is concerned, or
+/// SK_DROP, which refuses the connection.
+#[inline(always)]
+pub fn steer(ctx: &SkLookupContext) -> u32 {
+    let lookup = Lookup::new(ctx);
+    let Some(service) = service_at(&lookup.service) else {
+        return SK_PASS;
+    };
+    let Some(table) = TABLES.get_value(service.0, &0) else {
+        return SK_PASS;
+    };
+    if table.head.members == 0 {
+        return SK_PASS;
+    }
+    let client = Client::new(&table.head, &lookup.client);
+    let mut steering = Steering {
+        ctx,
+        table,
+        lookup: &lookup,
+    };
+    let Some(choice) = select(&mut steering, &client) else {
+        count(service, Counter::Refused);
+        return SK_DROP;
+    };
+    count(
+        service,
+        match choice.reason {
+            Reason::Affinity => Counter::Affinity,
+            Reason::Slot => Counter::Slot,
+            Reason::Next => Counter::Next,
+        },
+    );
+    if lookup.service.protocol == protocol::UDP {
+        datagram_handed_over(&client.key, choice.backend);
+    }
+    SK_PASS
+}
+
+/// TCP clients are remembered once their handshake is complete, by `lb_listen`; UDP has none.
+#[inline(always)]
+fn datagram_handed_over(key: &AffinityKey, backend: BackendId) {
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend.index()) {
+        // SAFETY: this CPU's own element, valid while the program runs.
+        unsafe { (*stats).datagrams += 1 };
+    }
+    // SAFETY: boot time can be read anywhere.
+    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: a torn read at worst renews an entry once more.
+    let fresh = unsafe { AFFINITY_UDP.get(key) }.is_some_and(|known| {
+        known.backend == backend && now_ns.wrapping_sub(known.seen_ns) < UDP_RENEW_NS
+    });
+    if !fresh {
+        let affinity = Affinity {
+            seen_ns: now_ns,
+            backend,
+            pad: 0,
+        };
+        // A full map pushes out the client unseen for longest; nothing else can fail.
+        let _ = AFFINITY_UDP.insert(key, &affinity, 0);
+    }
+}
+
+/// One run of the program.
+struct Steering<'a> {
+    ctx: &'a SkLookupContext,
+    table: &'a ServiceTable,
+    lookup: &'a Lookup,
+}
+
+impl Tables for Steering<'_> {
+    #[inline(always)]
+    fn head(&self) -> &ServiceHead {
+        &self.table.head
+    }
+
+    #[inline(always)]
+    fn slot(&self, slot: u32) -> BackendId {
+        element(&self.table.slots, slot as usize % TABLE_SLOTS)
+    }
+
+    #[inline(always)]
+    fn member(&self, member: u32) -> BackendId {
+        element(&self.table.members, member as usize % MAX_MEMBERS)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: BackendId) -> Option<Backend> {
+        BACKENDS.get(id.index()).copied()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        if self.lookup.service.protocol == protocol::UDP {
+            // SAFETY: a torn read names a backend that is checked before use.
+            return unsafe { AFFINITY_UDP.get(key) }.copied();
+        }
+        // SAFETY: as above.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: boot time can be read anywhere.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn active(&self, id: BackendId) -> u64 {
+        ACTIVE.get(id.index()).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn active_total(&self) -> u64 {
+        SERVICE_ACTIVE
+            .get(self.table.head.id.0)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn hand_over(&mut self, backend: &Backend) -> bool {
+        if backend.path == path::SOCKET {
+            self.to_socket(backend)
+        } else {
+            self.to_agent()
+        }
+    }
+}
+
+/// One element of an array that lies in a map; `index` is in bounds.
+#[inline(always)]
+fn element<const N: usize>(array: &[BackendId; N], index: usize) -> BackendId {
+    array.get(index).copied().unwrap_or(BackendId::NONE)
+}
+
+impl Steering<'_> {
+    /// Looks for a listening socket of the backend: bound to its very address, to the wildcard of
+    /// its family, or to `::` without IPV6_V6ONLY.
+    #[inline(always)]
+    fn to_socket(&self, backend: &Backend) -> bool {
+        let mut member = 0;
+        while member < MAX_GROUP {
+            let bound = [backend.addr, addr::wildcard_of(&backend.addr), addr::ANY_V6];
+            let mut i = 0;
+            while i < bound.len() {
+                let key = ListenKey {
+                    addr: bound[i],
+                    port: backend.port,
+                    protocol: backend.protocol,
+                    member,
+                };
+                match LISTENERS.redirect_sk_lookup(self.ctx, &key, 0) {
+                    Ok(()) => return true,
+                    // An IPv6 client of an IPv4 socket: the two only meet in user space.
+                    Err(error) if error == -EAFNOSUPPORT => return self.to_agent(),
+                    Err(_) => {}
+                }
+                i += 1;
+            }
+            member += 1;
+        }
+        false
+    }
+
+    /// TCP goes to the agent's listening socket. The agent's UDP sockets are bound to the service
+    /// address itself, where the ordinary lookup finds them.
+    #[inline(always)]
+    fn to_agent(&self) -> bool {
+        self.lookup.service.protocol == protocol::UDP
+            || PROXY
+                .redirect_sk_lookup(self.ctx, &self.lookup.family, 0)
+                .is_ok()
+    }
+}
