@@ -1,2 +1,56 @@
-//! Build, test and install commands.
-fn main() {}
+//! `cargo xtask`: set up, build, run, test, bench, check and install lb-agent.
+//!
+//! Every command finds or installs what it needs, says so before it does it, and does nothing the
+//! second time. Nothing here depends on the agent's own crates, so that it compiles in seconds.
+
+mod build;
+mod debian;
+mod host;
+mod lint;
+mod run;
+mod setup;
+mod sh;
+mod toolchain;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Set up, build, run, test, bench, check and install lb-agent",
+    after_help = "Example: cargo xtask run -- --config my.toml"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find, or on Debian install, what the build needs
+    Setup,
+    /// Compile the eBPF programs and the agent
+    Build,
+    /// Build, then run the agent in the foreground
+    Run(run::Args),
+    /// Clippy over every crate, the eBPF programs included, warnings as errors
+    Clippy,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::setup(),
+        Command::Build => build::build(),
+        Command::Run(args) => run::run(&args),
+        Command::Clippy => lint::clippy(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
