@@ -6,10 +6,13 @@
 mod build;
 mod debian;
 mod host;
+mod install;
 mod lint;
 mod run;
 mod setup;
 mod sh;
+mod test;
+mod tidy;
 mod toolchain;
 
 use clap::{Parser, Subcommand};
@@ -35,22 +38,32 @@ enum Command {
     Build,
     /// Build, then run the agent in the foreground
     Run(run::Args),
+    /// Run the tests with all that they need: unit, bpf, e2e
+    Test(test::Args),
+    /// Check the rules of this repository that no compiler checks
+    Tidy,
+    /// Install the program, its systemd unit and a first configuration
+    Install(install::Args),
     /// Clippy over every crate, the eBPF programs included, warnings as errors
     Clippy,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Setup => setup::setup(),
-        Command::Build => build::build(),
-        Command::Run(args) => run::run(&args),
-        Command::Clippy => lint::clippy(),
+        Command::Setup => setup::setup().map(success),
+        Command::Build => build::build().map(success),
+        Command::Run(args) => run::run(&args).map(success),
+        Command::Test(args) => test::test(&args),
+        Command::Tidy => tidy::tidy().map(success),
+        Command::Install(args) => install::install(&args).map(success),
+        Command::Clippy => lint::clippy().map(success),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn success((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
