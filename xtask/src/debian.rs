@@ -1,13 +1,54 @@
 //! Debian packages: which are there, which could be, and how they get installed.
 
 use crate::sh::{CommandExt, find_program, is_root, say};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 /// Whether this is a machine with Debian's packages.
 pub(crate) fn is_debian() -> bool {
     Path::new("/etc/debian_version").exists() && find_program("apt-get").is_some()
+}
+
+/// Answers every package that asks whether it may start its services: no.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs packages for their programs alone: their services are neither started now nor at the
+/// next boot.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_without_services(
+    packages: &[&str],
+    what_for: &str,
+    services: &[&str],
+) -> Result<()> {
+    if packages.iter().all(|name| is_installed(name)) {
+        return Ok(());
+    }
+    let ours = is_root() && is_debian() && !Path::new(POLICY).exists();
+    let new: Vec<&&str> = services.iter().filter(|name| !is_installed(name)).collect();
+    if ours {
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n")
+            .and_then(|()| fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("write {POLICY}"))?;
+    }
+    let result = ensure(packages, what_for);
+    if ours {
+        fs::remove_file(POLICY).with_context(|| format!("remove {POLICY}"))?;
+    }
+    result?;
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    let enabled = new.into_iter().filter(|name| is_installed(name));
+    enabled.copied().try_for_each(|name| {
+        Command::new("systemctl")
+            .args(["--quiet", "disable", name])
+            .run_shown()
+    })
 }
 
 /// Installs those of the packages that are missing.

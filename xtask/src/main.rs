@@ -3,6 +3,7 @@
 //! Every command finds or installs what it needs, says so before it does it, and does nothing the
 //! second time. Nothing here depends on the agent's own crates, so that it compiles in seconds.
 
+mod bench;
 mod build;
 mod debian;
 mod host;
@@ -40,6 +41,8 @@ enum Command {
     Run(run::Args),
     /// Run the tests with all that they need: unit, bpf, e2e
     Test(test::Args),
+    /// Measure, on hosts made for it: socket, maglev
+    Bench(bench::Args),
     /// Check the rules of this repository that no compiler checks
     Tidy,
     /// Install the program, its systemd unit and a first configuration
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Build => build::build().map(success),
         Command::Run(args) => run::run(&args).map(success),
         Command::Test(args) => test::test(&args),
+        Command::Bench(args) => bench::bench(&args).map(success),
         Command::Tidy => tidy::tidy().map(success),
         Command::Install(args) => install::install(&args).map(success),
         Command::Clippy => lint::clippy().map(success),

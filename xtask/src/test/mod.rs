@@ -14,7 +14,7 @@ use crate::sh::{self, is_root, say};
 use crate::{build, host, setup};
 use anyhow::{Context, Result, bail};
 use count::Count;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs};
@@ -182,7 +182,7 @@ fn count_output(command: &mut Command) -> Result<Count> {
     let mut count = Count::default();
     for line in BufReader::new(output).lines() {
         let line = line.context("read the output of cargo test")?;
-        writeln!(std::io::stdout(), "{line}").context("pass on the output of cargo test")?;
+        println!("{line}");
         count += Count::of_result_line(&line).unwrap_or_default();
     }
     let status = child.wait().context("wait for cargo test")?;
