@@ -4,7 +4,7 @@ use crate::debian;
 use crate::setup;
 use crate::sh::{self, CommandExt, is_root, say};
 use crate::toolchain::Toolchain;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;
 
