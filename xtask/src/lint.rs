@@ -10,18 +10,17 @@ use std::process::Command;
 
 /// `cargo xtask clippy`
 pub(crate) fn clippy() -> Result<()> {
-    Command::new(sh::cargo())
+    let workspace = Command::new(sh::cargo())
         .current_dir(sh::workspace())
-        .args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])
-        .run_shown()?;
-    clippy_ebpf(&sh::workspace().join("lb-ebpf"))
+        .args(["clippy", "--workspace", "--all-targets", "--keep-going"])
+        .args(["--", "-D", "warnings"])
+        .run_shown();
+    // All that there is to mend, in one run.
+    let ebpf = clippy_ebpf(&sh::workspace().join("lb-ebpf"));
+    if let (Err(first), Err(second)) = (&workspace, &ebpf) {
+        bail!("{first}, and {second}");
+    }
+    workspace.and(ebpf)
 }
 
 /// The eBPF crate is read as what it is, a BPF program, where the clippy of its compiler is there;
