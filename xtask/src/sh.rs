@@ -74,7 +74,7 @@ impl CommandExt for Command {
             .status()
             .with_context(|| format!("run {}", show(self)))?;
         if !status.success() {
-            bail!("{} failed ({status})", show(self));
+            bail!("{} failed ({status})", brief(self));
         }
         Ok(())
     }
@@ -104,6 +104,26 @@ fn show(command: &Command) -> String {
     vars.chain(words).collect::<Vec<_>>().join(" ")
 }
 
+/// The program and what it was to do, for who has just seen the whole command.
+fn brief(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .to_string_lossy();
+    let verb = command
+        .get_args()
+        .map(|word| word.to_string_lossy())
+        .find(|word| is_verb(word));
+    format!("{name} {}", verb.unwrap_or_default())
+        .trim_end()
+        .to_owned()
+}
+
+fn is_verb(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
 /// Quotes a word for a shell, if it has to be.
 fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:+,@%^".contains(c);
@@ -125,6 +145,16 @@ mod tests {
             show(&command),
             r"RUSTFLAGS='--cfg it='\''s'\''' cargo build ''"
         );
+    }
+
+    #[test]
+    fn a_failure_names_the_program_and_its_verb() {
+        let mut command = Command::new("/opt/bin/cargo");
+        assert_eq!(
+            brief(command.args(["-q", "build", "--release"])),
+            "cargo build"
+        );
+        assert_eq!(brief(&Command::new("false")), "false");
     }
 
     #[test]
