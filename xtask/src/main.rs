@@ -1,2 +1,73 @@
-//! Build, test and install commands.
-fn main() {}
+//! `cargo xtask`: set up, build, run, test, bench, check and install lb-agent.
+//!
+//! Every command finds or installs what it needs, says so before it does it, and does nothing the
+//! second time. Nothing here depends on the agent's own crates, so that it compiles in seconds.
+
+mod bench;
+mod build;
+mod debian;
+mod host;
+mod install;
+mod lint;
+mod run;
+mod setup;
+mod sh;
+mod test;
+mod tidy;
+mod toolchain;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Set up, build, run, test, bench, check and install lb-agent",
+    after_help = "Example: cargo xtask run -- --config my.toml"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find, or on Debian install, what the build needs
+    Setup,
+    /// Compile the eBPF programs and the agent
+    Build,
+    /// Build, then run the agent in the foreground
+    Run(run::Args),
+    /// Run the tests with all that they need: unit, bpf, e2e
+    Test(test::Args),
+    /// Measure, on hosts made for it: socket, maglev
+    Bench(bench::Args),
+    /// Check the rules of this repository that no compiler checks
+    Tidy,
+    /// Install the program, its systemd unit and a first configuration
+    Install(install::Args),
+    /// Clippy over every crate, the eBPF programs included, warnings as errors
+    Clippy,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::setup().map(success),
+        Command::Build => build::build().map(success),
+        Command::Run(args) => run::run(&args).map(success),
+        Command::Test(args) => test::test(&args),
+        Command::Bench(args) => bench::bench(&args).map(success),
+        Command::Tidy => tidy::tidy().map(success),
+        Command::Install(args) => install::install(&args).map(success),
+        Command::Clippy => lint::clippy().map(success),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn success((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,44 @@
+//! Puts the eBPF object beside the code that embeds it.
+//!
+//! The object comes from `cargo xtask build`. Where there is none, an empty one takes its place: the
+//! crate can then be checked and tested as usual, and the agent says "built without eBPF".
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=LB_EBPF_OBJECT");
+    println!("cargo:rerun-if-changed=build.rs");
+    let object = object();
+    let content = fs::read(&object).unwrap_or_default();
+    if content.is_empty() {
+        println!(
+            "cargo:warning=built without eBPF, as {} is missing: `cargo xtask build` makes it",
+            object.display()
+        );
+        watch_directory(&object);
+    } else {
+        println!("cargo:rerun-if-changed={}", object.display());
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    fs::write(out.join("lb-ebpf.o"), content).expect("write lb-ebpf.o to OUT_DIR");
+}
+
+/// Where the object is, or would be.
+fn object() -> PathBuf {
+    if let Some(path) = env::var_os("LB_EBPF_OBJECT") {
+        return PathBuf::from(path);
+    }
+    let crate_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
+    crate_dir.join("../target/bpf/lb-ebpf.o")
+}
+
+/// Cargo runs us every time if the file that we ask it to watch does not exist; the directory tells
+/// as well when the object appears.
+fn watch_directory(object: &Path) {
+    if let Some(dir) = object.parent()
+        && fs::create_dir_all(dir).is_ok()
+    {
+        println!("cargo:rerun-if-changed={}", dir.display());
+    }
+}

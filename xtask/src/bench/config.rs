@@ -1,0 +1,86 @@
+//! The configuration of every program on the server host.
+//!
+//! The balancers are set up alike: one process, one thread, the same two backends, chosen by the
+//! client's address.
+
+use super::net::SERVER;
+use super::servers::{BACKENDS, Way};
+use std::path::Path;
+
+/// Where Debian has the stream module. Elsewhere it is part of nginx.
+pub(super) const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// A backend: one process, and the shortest of answers, so that what is in between weighs most.
+pub(super) fn backend(port: u16) -> String {
+    format!(
+        "{}\
+         http {{\n  \
+           access_log off;\n  \
+           keepalive_requests 1000000000;\n  \
+           server {{\n    \
+             listen 127.0.0.1:{port} backlog=8192;\n    \
+             listen {SERVER}:{port} backlog=8192;\n    \
+             location / {{ return 200 ok; }}\n  \
+           }}\n\
+         }}\n",
+        nginx(&format!("backend-{port}"))
+    )
+}
+
+/// nginx as a balancer.
+pub(super) fn stream() -> String {
+    let module = if Path::new(STREAM_MODULE).exists() {
+        format!("load_module {STREAM_MODULE};\n")
+    } else {
+        String::new()
+    };
+    let [first, second] = BACKENDS;
+    format!(
+        "{module}{}\
+         stream {{\n  \
+           upstream web {{\n    \
+             hash $remote_addr consistent;\n    \
+             server 127.0.0.1:{first};\n    \
+             server 127.0.0.1:{second};\n  \
+           }}\n  \
+           server {{ listen {SERVER}:{port} backlog=8192; proxy_pass web; }}\n\
+         }}\n",
+        nginx("stream"),
+        port = Way::Nginx.port()
+    )
+}
+
+/// What every nginx here has in common.
+fn nginx(name: &str) -> String {
+    format!(
+        "daemon off;\nmaster_process off;\nworker_processes 1;\npid {name}.pid;\n\
+         error_log stderr warn;\nevents {{ worker_connections 8192; }}\n"
+    )
+}
+
+/// HAProxy as a balancer.
+pub(super) fn haproxy() -> String {
+    let [first, second] = BACKENDS;
+    format!(
+        "global\n  nbthread 1\n  maxconn 8192\n\
+         defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
+         listen web\n  bind {SERVER}:{port} backlog 8192\n  balance source\n  \
+         hash-type consistent\n  \
+         server first 127.0.0.1:{first}\n  server second 127.0.0.1:{second}\n",
+        port = Way::Haproxy.port()
+    )
+}
+
+/// lb-agent, with everything it keeps in places of this benchmark.
+pub(super) fn agent(dir: &Path, pin_dir: &Path) -> String {
+    let [first, second] = BACKENDS;
+    format!(
+        "[agent]\nstate_dir = {state:?}\ncontrol = {control:?}\npin_dir = {pin_dir:?}\n\
+         data_plane = \"bpf\"\n\
+         [[service]]\nname = \"web\"\nlisten = [\"{SERVER}:{port}\"]\n\
+         backends = [\"127.0.0.1:{first}\", \"127.0.0.1:{second}\"]\n",
+        state = dir.join("state"),
+        control = dir.join("control.sock"),
+        port = Way::Steered.port()
+    )
+}

@@ -1,0 +1,59 @@
+//! `cargo xtask bench`: what it costs, measured here and now.
+//!
+//! `socket` compares ways to a backend in one run: `net` makes the hosts, `config` and
+//! `servers` the programs on them, `wrk` the load, `report` the medians. `maglev` is criterion's affair, in lb-common.
+
+mod config;
+mod net;
+mod report;
+mod servers;
+mod socket;
+mod wrk;
+
+use crate::sh::{self, CommandExt};
+use anyhow::Result;
+use std::process::Command;
+
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+#[command(after_help = "Example: cargo xtask bench socket --rounds 9 --json")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(clap::Subcommand)]
+enum Bench {
+    /// Requests per second: direct, steered by lb-agent, nginx stream, HAProxy tcp; root
+    ///
+    /// One client host and one server host, as network namespaces of this machine. Load is wrk with
+    /// one thread and 64 connections from one client address; as every path is sticky, one of the
+    /// two single-process HTTP servers (nginx, an answer of two bytes) does the work on each of
+    /// them. nginx and HAProxy balance with one process and one thread, by the client's address.
+    /// All share the processors of this machine, so that what a path costs is missing from the
+    /// requests. Paths take turns in rounds; the medians of the rounds, and of each round's ratio
+    /// to direct, are printed.
+    Socket(socket::Args),
+    /// Time to build a Maglev table (criterion)
+    Maglev {
+        /// Handed to criterion
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Runs one benchmark.
+pub(crate) fn bench(args: &Args) -> Result<()> {
+    match &args.bench {
+        Bench::Socket(args) => socket::bench(args),
+        Bench::Maglev { arguments } => maglev(arguments),
+    }
+}
+
+fn maglev(arguments: &[String]) -> Result<()> {
+    Command::new(sh::cargo())
+        .current_dir(sh::workspace())
+        .args(["bench", "--package", "lb-common", "--bench", "maglev", "--"])
+        .args(arguments)
+        .run_shown()
+}

@@ -1,0 +1,190 @@
+//! The programs on the server host: two backends, and the balancers before them.
+
+use super::config;
+use super::net::{Host, Net, SERVER};
+use crate::build;
+use crate::sh::CommandExt;
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a server may take to answer its first connection.
+const START: Duration = Duration::from_secs(15);
+
+/// Ports of the two backends, on the loopback and on the server's own address.
+pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
+
+/// A way from the client to a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(super) enum Way {
+    /// To the backend itself
+    Direct,
+    /// By lb-agent, on the `socket` path
+    Steered,
+    /// By nginx, `stream` module
+    Nginx,
+    /// By HAProxy, `mode tcp`
+    Haproxy,
+}
+
+impl Way {
+    /// All of them, in the order of the table.
+    pub(super) const ALL: [Self; 4] = [Self::Direct, Self::Steered, Self::Nginx, Self::Haproxy];
+
+    /// Its name in tables and JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Steered => "steered",
+            Self::Nginx => "nginx stream",
+            Self::Haproxy => "HAProxy tcp",
+        }
+    }
+
+    /// The port on the server's address that leads this way.
+    pub(super) fn port(self) -> u16 {
+        match self {
+            Self::Direct => BACKENDS[0],
+            Self::Steered => 80,
+            Self::Nginx => 8080,
+            Self::Haproxy => 8081,
+        }
+    }
+}
+
+/// All programs on the server host; dropping them ends them, and takes the agent out of the kernel.
+pub(super) struct Servers<'a> {
+    net: &'a Net,
+    /// For configurations, logs and state.
+    dir: &'a Path,
+    pin_dir: PathBuf,
+    children: Vec<Child>,
+}
+
+impl<'a> Servers<'a> {
+    /// Starts the backends and what the ways need, and waits until each of them answers.
+    pub(super) fn start(net: &'a Net, dir: &'a Path, ways: &[Way]) -> Result<Self> {
+        let name = dir.file_name().context("a directory without a name")?;
+        let pin_dir = Path::new("/sys/fs/bpf").join(name);
+        let mut servers = Self {
+            net,
+            dir,
+            pin_dir,
+            children: Vec::new(),
+        };
+        for port in BACKENDS {
+            servers.start_nginx(&format!("backend-{port}"), &config::backend(port), port)?;
+        }
+        for way in ways {
+            match way {
+                Way::Direct => {}
+                Way::Steered => servers.start_agent()?,
+                Way::Nginx => servers.start_nginx("stream", &config::stream(), way.port())?,
+                Way::Haproxy => servers.start_haproxy()?,
+            }
+        }
+        Ok(servers)
+    }
+
+    fn start_nginx(&mut self, name: &str, config: &str, port: u16) -> Result<()> {
+        let file = self.write(&format!("{name}.conf"), config)?;
+        let mut nginx = self.net.command(Host::Server, "nginx");
+        nginx
+            .arg("-p")
+            .arg(self.dir)
+            .arg("-c")
+            .arg(file)
+            .args(["-e", "stderr"]);
+        self.spawn(name, nginx, port)
+    }
+
+    fn start_haproxy(&mut self) -> Result<()> {
+        let file = self.write("haproxy.cfg", &config::haproxy())?;
+        let mut haproxy = self.net.command(Host::Server, "haproxy");
+        haproxy.arg("-db").arg("-f").arg(file);
+        self.spawn("haproxy", haproxy, Way::Haproxy.port())
+    }
+
+    fn start_agent(&mut self) -> Result<()> {
+        let file = self.write("agent.toml", &config::agent(self.dir, &self.pin_dir))?;
+        let mut agent = self
+            .net
+            .command(Host::Server, &build::agent().to_string_lossy());
+        agent.arg("run").arg("--config").arg(file);
+        self.spawn("lb-agent", agent, Way::Steered.port())?;
+        self.check_paths()
+    }
+
+    /// Requests that went through the agent would be another measurement.
+    fn check_paths(&self) -> Result<()> {
+        let status = Command::new(build::agent())
+            .arg("--control")
+            .arg(self.dir.join("control.sock"))
+            .args(["status", "--json"])
+            .read()?;
+        let status: serde_json::Value =
+            serde_json::from_str(&status).context("read the status of lb-agent")?;
+        let backends = status["services"][0]["backends"]
+            .as_array()
+            .context("no backends")?;
+        let steered = backends.iter().all(|backend| backend["path"] == "socket");
+        ensure!(
+            steered,
+            "lb-agent does not steer by the socket path: {backends:?}"
+        );
+        Ok(())
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let file = self.dir.join(name);
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+        Ok(file)
+    }
+
+    /// Starts a server with its output in a file, and waits until its port answers the client.
+    fn spawn(&mut self, name: &str, mut command: Command, port: u16) -> Result<()> {
+        let log = self.dir.join(format!("{name}.log"));
+        let output = File::create(&log).with_context(|| format!("write {}", log.display()))?;
+        let errors = output.try_clone().context("share a log file")?;
+        let child = command.stdout(output).stderr(errors).spawn();
+        self.children
+            .push(child.with_context(|| format!("start {name}"))?);
+        let deadline = Instant::now() + START;
+        while !self.answers(port) {
+            let ended = self.children.last_mut().map(Child::try_wait);
+            if Instant::now() > deadline || !matches!(ended, Some(Ok(None))) {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                bail!(
+                    "{name} does not answer on port {port}; it said:\n{}",
+                    said.trim()
+                );
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Whether the client can connect.
+    fn answers(&self, port: u16) -> bool {
+        let connect = format!("exec 3<>/dev/tcp/{SERVER}/{port}");
+        self.net
+            .command(Host::Client, "timeout")
+            .args(["1", "bash", "-c", &connect])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Servers<'_> {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // Programs without pins leave the kernel. There are none where no agent was started.
+        let _ = fs::remove_dir_all(&self.pin_dir);
+    }
+}

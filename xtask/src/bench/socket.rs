@@ -1,0 +1,192 @@
+//! `cargo xtask bench socket`: rounds, in which the ways take turns.
+
+use super::config::STREAM_MODULE;
+use super::net::Net;
+use super::report::{self, Series};
+use super::servers::{Servers, Way};
+use super::wrk::{self, INTERRUPTED, Kind};
+use crate::sh::{find_program, is_root, say};
+use crate::{build, debian, host};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+/// Arguments of `cargo xtask bench socket`.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Print JSON, with every round
+    #[arg(long)]
+    json: bool,
+    /// Rounds that count; one more comes first and does not
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds for each way in each round
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+    /// Only these ways, for example `direct,steered`
+    #[arg(long, value_delimiter = ',', default_values = ["direct", "steered", "nginx", "haproxy"])]
+    ways: Vec<Way>,
+}
+
+/// Measures and prints.
+pub(super) fn bench(args: &Args) -> Result<()> {
+    ensure!(
+        is_root(),
+        "making network namespaces takes root: run this as root"
+    );
+    prepare(&args.ways)?;
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
+        .context("listen to Ctrl-C")?;
+    sweep();
+    let scratch = Scratch::new()?;
+    let net = Net::new(scratch.name.clone())?;
+    let servers = Servers::start(&net, &scratch.dir, &args.ways)?;
+    let mut all = Vec::new();
+    for kind in Kind::ALL {
+        all.extend(rounds(&net, kind, args)?);
+    }
+    drop(servers);
+    if args.json {
+        println!("{:#}", report::json(&all, args.seconds));
+    } else {
+        println!("{}", report::table(&all, args.seconds));
+    }
+    Ok(())
+}
+
+/// Builds and installs what the ways need.
+fn prepare(ways: &[Way]) -> Result<()> {
+    if ways.contains(&Way::Steered) {
+        build::build()?;
+        host::mount_bpffs()?;
+    }
+    let mut packages = Vec::new();
+    for (program, package) in [("ip", "iproute2"), ("wrk", "wrk"), ("nginx", "nginx")] {
+        packages.extend(find_program(program).is_none().then_some(package));
+    }
+    if ways.contains(&Way::Nginx) && !has_stream() {
+        packages.push("libnginx-mod-stream");
+    }
+    if ways.contains(&Way::Haproxy) && find_program("haproxy").is_none() {
+        packages.push("haproxy");
+    }
+    if packages.is_empty() {
+        return Ok(());
+    }
+    debian::ensure_without_services(&packages, "the benchmark", &["nginx", "haproxy"])
+}
+
+/// Whether nginx has its stream module, as a file or built in.
+fn has_stream() -> bool {
+    let built_in = || {
+        let output = Command::new("nginx").arg("-V").output();
+        // It tells how it was built on standard error.
+        output.is_ok_and(|output| {
+            String::from_utf8_lossy(&output.stderr)
+                .split(' ')
+                .any(|word| word == "--with-stream")
+        })
+    };
+    Path::new(STREAM_MODULE).exists() || built_in()
+}
+
+/// All rounds of one kind. Each starts with another way, so that none is always the first after
+/// a pause.
+fn rounds(net: &Net, kind: Kind, args: &Args) -> Result<Vec<Series>> {
+    let mut all: Vec<Series> = args
+        .ways
+        .iter()
+        .map(|&way| Series {
+            way,
+            kind,
+            rounds: Vec::new(),
+        })
+        .collect();
+    for series in &all {
+        wrk::measure(net, series.way, kind, 1)?;
+    }
+    let ways = all.len();
+    for round in 0..args.rounds as usize {
+        for turn in 0..ways {
+            let series = &mut all[(round + turn) % ways];
+            let reading = wrk::measure(net, series.way, kind, args.seconds)?;
+            say(format!(
+                "{}, round {} of {}, {}: {:.0} requests/s",
+                kind.name(),
+                round + 1,
+                args.rounds,
+                series.way.name(),
+                reading.requests_per_second
+            ));
+            series.rounds.push(reading);
+        }
+    }
+    Ok(all)
+}
+
+/// What the names of namespaces, pins and directories of a run begin with; its process id follows.
+const PREFIX: &str = "lbbench-";
+
+/// Removes what a run left that was killed before it could.
+fn sweep() {
+    for dir in ["/run/netns", "/sys/fs/bpf", "/tmp"] {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !is_left_over(&name, |pid| Path::new("/proc").join(pid).exists()) {
+                continue;
+            }
+            say(format!(
+                "removing {dir}/{name}, left over from a run that was killed"
+            ));
+            if dir == "/run/netns" {
+                let _ = Command::new("ip").args(["netns", "delete", &name]).status();
+            } else {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+fn is_left_over(name: &str, is_alive: impl Fn(&str) -> bool) -> bool {
+    let pid = name
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.split('-').next());
+    pid.is_some_and(|pid| !is_alive(pid))
+}
+
+/// A directory for this run, gone when dropped.
+struct Scratch {
+    name: String,
+    dir: PathBuf,
+}
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let name = format!("{PREFIX}{}", std::process::id());
+        let dir = Path::new("/tmp").join(&name);
+        fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
+        Ok(Self { name, dir })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(Path::new(&self.dir));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_dead_run_left_is_removed() {
+        let is_alive = |pid: &str| pid == "7";
+        assert!(is_left_over("lbbench-8-server", is_alive));
+        assert!(is_left_over("lbbench-8", is_alive));
+        assert!(!is_left_over("lbbench-7-server", is_alive));
+        assert!(!is_left_over("other-8", is_alive));
+    }
+}

@@ -1,0 +1,104 @@
+//! `cargo xtask build`: the eBPF object first, then the agent that embeds it.
+
+use crate::setup;
+use crate::sh::{self, CommandExt, say};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The eBPF object, where `lb-agent/build.rs` looks for it.
+pub(crate) fn object() -> PathBuf {
+    sh::workspace().join("target/bpf/lb-ebpf.o")
+}
+
+/// The agent, as `build` makes it.
+pub(crate) fn agent() -> PathBuf {
+    sh::target_dir().join("release/lb-agent")
+}
+
+/// `cargo xtask build`
+pub(crate) fn build() -> Result<()> {
+    build_object()?;
+    Command::new(sh::cargo())
+        .current_dir(sh::workspace())
+        .args(["build", "--release", "--package", "lb-agent"])
+        .run_shown()
+}
+
+/// Compiles the eBPF programs and puts the object in its place.
+pub(crate) fn build_object() -> Result<()> {
+    let toolchain = setup::ensure_toolchain()?;
+    let crate_dir = sh::workspace().join("lb-ebpf");
+    say(format!("compiling lb-ebpf by {toolchain}"));
+    let mut cargo = toolchain.cargo("build", &crate_dir);
+    cargo.arg("--message-format=json-render-diagnostics");
+    let messages = capture_stdout(&mut cargo)?;
+    let built = executable(&messages).context("cargo named no object for lb-ebpf")?;
+    install_if_changed(&built, &object())
+}
+
+/// Runs cargo with its diagnostics on the terminal and its messages for us.
+fn capture_stdout(cargo: &mut Command) -> Result<String> {
+    let output = cargo
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("run cargo")?;
+    anyhow::ensure!(output.status.success(), "compiling lb-ebpf failed");
+    String::from_utf8(output.stdout).context("read cargo's messages")
+}
+
+/// The file that cargo says it built.
+fn executable(messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "lb-ebpf")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+/// Copies a file by a rename, and leaves one with the same content alone, so that nothing is
+/// built again for its time stamp.
+pub(crate) fn install_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let content = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    let dir = to.parent().context("no directory to write to")?;
+    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    let temporary = to.with_extension("new");
+    fs::write(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, to))
+        .with_context(|| format!("write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_is_the_executable_of_the_crate_itself() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"core"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"lb-ebpf"},"executable":"target/x/lb-ebpf"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(
+            executable(messages),
+            Some(PathBuf::from("target/x/lb-ebpf"))
+        );
+        assert_eq!(executable(""), None);
+    }
+
+    #[test]
+    fn an_unchanged_file_keeps_its_time_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("deep/to.o"));
+        fs::write(&from, "one").unwrap();
+        install_if_changed(&from, &to).unwrap();
+        let stamp = fs::metadata(&to).unwrap().modified().unwrap();
+        install_if_changed(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), stamp);
+        fs::write(&from, "two").unwrap();
+        install_if_changed(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(&to).unwrap(), "two");
+    }
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask clippy`: warnings are errors, in every crate.
+
+use crate::debian;
+use crate::setup;
+use crate::sh::{self, CommandExt, is_root, say};
+use crate::toolchain::Toolchain;
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// `cargo xtask clippy`
+pub(crate) fn clippy() -> Result<()> {
+    let workspace = Command::new(sh::cargo())
+        .current_dir(sh::workspace())
+        .args(["clippy", "--workspace", "--all-targets", "--keep-going"])
+        .args(["--", "-D", "warnings"])
+        .run_shown();
+    // All that there is to mend, in one run.
+    let ebpf = clippy_ebpf(&sh::workspace().join("lb-ebpf"));
+    if let (Err(first), Err(second)) = (&workspace, &ebpf) {
+        bail!("{first}, and {second}");
+    }
+    workspace.and(ebpf)
+}
+
+/// The eBPF crate is read as what it is, a BPF program, where the clippy of its compiler is there;
+/// else as the host program that it compiles to as well.
+fn clippy_ebpf(crate_dir: &Path) -> Result<()> {
+    let toolchain = setup::ensure_toolchain()?;
+    let debian_compiler = toolchain.compiler.rustc.starts_with("/usr/bin");
+    if toolchain.compiler.clippy_driver().is_none() && debian_compiler && is_root() {
+        debian::ensure(&["rust-web-clippy"], "clippy over lb-ebpf")?;
+    }
+    match toolchain.compiler.clippy_driver() {
+        Some(driver) => clippy_for_bpf(&toolchain, &driver, crate_dir),
+        None => clippy_for_host(crate_dir),
+    }
+}
+
+/// What `cargo clippy` does by itself: `cargo check` with clippy in the place of the compiler.
+fn clippy_for_bpf(toolchain: &Toolchain, driver: &Path, crate_dir: &Path) -> Result<()> {
+    toolchain
+        .cargo("check", crate_dir)
+        .env("RUSTC_WORKSPACE_WRAPPER", driver)
+        // How arguments get to clippy-driver past cargo.
+        .env(
+            "CLIPPY_ARGS",
+            "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",
+        )
+        .run_shown()
+}
+
+fn clippy_for_host(crate_dir: &Path) -> Result<()> {
+    say("the compiler of lb-ebpf has no clippy: reading lb-ebpf as a host program");
+    Command::new(sh::cargo())
+        .current_dir(crate_dir)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .args(["clippy", "--release", "--", "-D", "warnings"])
+        .run_shown()
+}

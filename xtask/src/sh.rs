@@ -1,0 +1,172 @@
+//! Running other programs: what is run is shown first, and an error names the command.
+
+use anyhow::{Context, Result, bail};
+use std::env;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Tells what is about to be done, on standard error: standard output is for results.
+pub(crate) fn say(message: impl AsRef<str>) {
+    eprintln!("xtask: {}", message.as_ref());
+}
+
+/// The root of the workspace.
+pub(crate) fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the workspace")
+}
+
+/// Where cargo puts what it builds for the host.
+pub(crate) fn target_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || workspace().join("target"),
+        |dir| workspace().join(PathBuf::from(dir)),
+    )
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+}
+
+/// Whether we run as root.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|proc| proc.uid() == 0)
+}
+
+/// Looks for an executable in `PATH`, then where Debian and cargo put theirs.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(cargo_bin())
+        .map(|dir| dir.join(name))
+        .find(|file| is_executable(file))
+}
+
+/// Where `cargo install` puts programs.
+fn cargo_bin() -> Option<PathBuf> {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
+    Some(home.join("bin"))
+}
+
+fn is_executable(file: &Path) -> bool {
+    std::fs::metadata(file)
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// How commands are run here.
+pub(crate) trait CommandExt {
+    /// Shows the command, runs it, and fails unless it succeeds.
+    fn run_shown(&mut self) -> Result<()>;
+    /// The command's standard output; an error holds its standard error.
+    fn read(&mut self) -> Result<String>;
+}
+
+impl CommandExt for Command {
+    fn run_shown(&mut self) -> Result<()> {
+        say(show(self));
+        let status = self
+            .status()
+            .with_context(|| format!("run {}", show(self)))?;
+        if !status.success() {
+            bail!("{} failed ({status})", brief(self));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<String> {
+        let output = self
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("run {}", show(self)))?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            bail!("{} failed ({}): {}", show(self), output.status, why.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// The command as one would type it, with the environment that was set for it.
+fn show(command: &Command) -> String {
+    let vars = command.get_envs().filter_map(|(name, value)| {
+        let value = value?.to_string_lossy();
+        Some(format!("{}={}", name.to_string_lossy(), quote(&value)))
+    });
+    let words = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| quote(&word.to_string_lossy()));
+    vars.chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// The program and what it was to do, for who has just seen the whole command.
+fn brief(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .to_string_lossy();
+    let verb = command
+        .get_args()
+        .map(|word| word.to_string_lossy())
+        .find(|word| is_verb(word));
+    format!("{name} {}", verb.unwrap_or_default())
+        .trim_end()
+        .to_owned()
+}
+
+fn is_verb(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
+/// Quotes a word for a shell, if it has to be.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:+,@%^".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_command_can_be_pasted_into_a_shell() {
+        let mut command = Command::new("cargo");
+        command.env("RUSTFLAGS", "--cfg it='s'").args(["build", ""]);
+        assert_eq!(
+            show(&command),
+            r"RUSTFLAGS='--cfg it='\''s'\''' cargo build ''"
+        );
+    }
+
+    #[test]
+    fn a_failure_names_the_program_and_its_verb() {
+        let mut command = Command::new("/opt/bin/cargo");
+        assert_eq!(
+            brief(command.args(["-q", "build", "--release"])),
+            "cargo build"
+        );
+        assert_eq!(brief(&Command::new("false")), "false");
+    }
+
+    #[test]
+    fn an_error_names_the_command_and_what_it_said() {
+        let error = Command::new("sh")
+            .args(["-c", "echo no such thing >&2; exit 3"])
+            .read()
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("exit 3") && text.contains("no such thing"),
+            "{text}"
+        );
+    }
+}

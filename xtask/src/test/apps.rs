@@ -1,0 +1,77 @@
+//! The Node.js applications of the end-to-end tests: Node.js itself, and the packages of the
+//! committed lock file.
+
+use crate::debian;
+use crate::sh::{self, CommandExt, find_program, say};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What Socket.IO's packages ask for.
+const OLDEST_NODE: u32 = 18;
+
+/// Makes the applications ready and returns their directory.
+pub(crate) fn ensure() -> Result<PathBuf> {
+    for (program, package) in [("ip", "iproute2"), ("node", "nodejs"), ("npm", "npm")] {
+        if find_program(program).is_none() {
+            debian::ensure(&[package], "the end-to-end tests")?;
+        }
+    }
+    check_node()?;
+    let dir = sh::workspace().join("tests/apps");
+    install_packages(&dir)?;
+    Ok(dir)
+}
+
+fn check_node() -> Result<()> {
+    let version = Command::new("node").arg("--version").read()?;
+    let major = major(&version).with_context(|| format!("node calls itself {version:?}"))?;
+    ensure!(
+        major >= OLDEST_NODE,
+        "the tests need Node.js {OLDEST_NODE} or later, not {version}"
+    );
+    Ok(())
+}
+
+fn major(version: &str) -> Option<u32> {
+    version
+        .trim()
+        .strip_prefix('v')?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// `npm ci`, unless the packages of this very lock file are there.
+fn install_packages(dir: &Path) -> Result<()> {
+    let lock_file = dir.join("package-lock.json");
+    let lock = fs::read(&lock_file).with_context(|| format!("read {}", lock_file.display()))?;
+    let stamp = dir.join("node_modules/.installed-from");
+    if fs::read(&stamp).is_ok_and(|installed| installed == lock) {
+        return Ok(());
+    }
+    say(format!(
+        "installing the packages of {}",
+        lock_file.display()
+    ));
+    Command::new("npm")
+        .current_dir(dir)
+        .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
+        .run_shown()?;
+    fs::create_dir_all(dir.join("node_modules"))
+        .and_then(|()| fs::write(&stamp, lock))
+        .with_context(|| format!("write {}", stamp.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_version_of_node_is_read() {
+        assert_eq!(major("v20.20.2\n"), Some(20));
+        assert_eq!(major("20"), None);
+    }
+}

@@ -1,0 +1,246 @@
+//! `cargo xtask test`: every suite with all that it needs, and one count at the end.
+//!
+//! - `unit`: the crates' own tests on the host, no root.
+//! - `bpf`: `tests/tests/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
+//! - `e2e`: every other file of `tests/tests`, hosts in network namespaces and real applications.
+//!
+//! A test that finds out by itself that it cannot run adds a line to the file that
+//! `LB_TEST_SKIPPED` names; it is then counted as skipped. Where `CI` is set, a skip is a failure.
+
+mod apps;
+mod count;
+
+use crate::sh::{self, is_root, say};
+use crate::{build, host, setup};
+use anyhow::{Context, Result, bail};
+use count::Count;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::{env, fs};
+
+/// The crates with tests that need nothing.
+const UNIT_CRATES: [&str; 3] = ["lb-common", "lb-agent", "xtask"];
+
+/// Tests in network namespaces wait more than they compute, but each starts several programs.
+const E2E_THREADS: &str = "2";
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// One suite; all of them if left out
+    suite: Option<Suite>,
+    /// Handed to the test programs, for example `-- websocket --nocapture`
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Suite {
+    /// Host tests of lb-common, lb-agent and xtask; no root
+    Unit,
+    /// The eBPF programs in the kernel; root
+    Bpf,
+    /// Hosts in network namespaces with Node.js applications; root
+    E2e,
+}
+
+/// Runs the suites, all of them even if one fails, and prints the count as the last line.
+pub(crate) fn test(args: &Args) -> Result<ExitCode> {
+    let suites = match args.suite {
+        Some(suite) => vec![suite],
+        None => vec![Suite::Unit, Suite::Bpf, Suite::E2e],
+    };
+    let mut total = Count::default();
+    for suite in suites {
+        total += suite.run(&args.filter).unwrap_or_else(|error| {
+            say(format!("{suite:?}: {error:#}"));
+            Count::one_failed()
+        });
+    }
+    println!("{total}");
+    Ok(if total.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+impl Suite {
+    fn run(self, filter: &[String]) -> Result<Count> {
+        if self == Suite::Unit {
+            return cargo_test(&unit_arguments(), filter, &[]);
+        }
+        let files = self.files()?;
+        if files.is_empty() {
+            say(format!("{self:?}: no test files"));
+            return Ok(Count::default());
+        }
+        if !is_root() {
+            return skip(self, &files);
+        }
+        let environment = self.prepare()?;
+        let mut arguments = vec!["--package".to_owned(), "lb-tests".to_owned()];
+        for name in files.iter().filter_map(|file| file.file_stem()) {
+            arguments.extend(["--test".to_owned(), name.to_string_lossy().into_owned()]);
+        }
+        cargo_test(&arguments, filter, &environment)
+    }
+
+    /// The test files of the suite, by the convention for their names.
+    fn files(self) -> Result<Vec<PathBuf>> {
+        let dir = sh::workspace().join("tests/tests");
+        let entries = fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))?;
+        let mut files: Vec<PathBuf> = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
+            .filter(|file| is_bpf_test(file) == (self == Suite::Bpf))
+            .collect();
+        files.sort();
+        Ok(files)
+    }
+
+    /// Makes ready what the suite needs, and tells its tests where that is.
+    fn prepare(self) -> Result<Vec<(&'static str, PathBuf)>> {
+        setup::ensure_toolchain()?;
+        build::build()?;
+        host::mount_bpffs()?;
+        let mut environment = vec![
+            ("LB_AGENT_BIN", build::agent()),
+            ("LB_EBPF_OBJECT", build::object()),
+        ];
+        if self == Suite::E2e {
+            environment.push(("LB_TEST_APPS", apps::ensure()?));
+            environment.push(("RUST_TEST_THREADS", E2E_THREADS.into()));
+        }
+        Ok(environment)
+    }
+}
+
+fn is_bpf_test(file: &Path) -> bool {
+    file.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("bpf_"))
+}
+
+fn unit_arguments() -> Vec<String> {
+    UNIT_CRATES
+        .iter()
+        .flat_map(|name| ["--package".to_owned(), (*name).to_owned()])
+        .collect()
+}
+
+/// Counts the tests that nobody runs, and says why.
+fn skip(suite: Suite, files: &[PathBuf]) -> Result<Count> {
+    let skipped = files
+        .iter()
+        .map(|file| count::tests_in(&fs::read_to_string(file).unwrap_or_default()))
+        .sum();
+    if env::var_os("CI").is_some() {
+        bail!("{skipped} tests need root, and CI has to run them");
+    }
+    say(format!(
+        "{suite:?}: SKIPPED {skipped} tests, as they need root"
+    ));
+    Ok(Count {
+        skipped,
+        ..Count::default()
+    })
+}
+
+/// Runs `cargo test` with its output passed through, and counts.
+fn cargo_test(
+    arguments: &[String],
+    filter: &[String],
+    environment: &[(&str, PathBuf)],
+) -> Result<Count> {
+    let skips = env::temp_dir().join(format!("lb-skipped-{}", std::process::id()));
+    let mut command = Command::new(sh::cargo());
+    command
+        .current_dir(sh::workspace())
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .env("LB_TEST_SKIPPED", &skips)
+        .args(["test", "--no-fail-fast"])
+        .args(arguments)
+        .arg("--")
+        .args(filter)
+        .stdout(Stdio::piped());
+    say(format!(
+        "cargo test {} -- {}",
+        arguments.join(" "),
+        filter.join(" ")
+    ));
+    let counted = count_output(&mut command);
+    let skipped = fs::read_to_string(&skips).unwrap_or_default();
+    let _ = fs::remove_file(&skips);
+    Ok(with_skips(counted?, &skipped, env::var_os("CI").is_some()))
+}
+
+fn count_output(command: &mut Command) -> Result<Count> {
+    let mut child = command.spawn().context("run cargo test")?;
+    let output = child.stdout.take().context("cargo test has no output")?;
+    let mut count = Count::default();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("read the output of cargo test")?;
+        println!("{line}");
+        count += Count::of_result_line(&line).unwrap_or_default();
+    }
+    let status = child.wait().context("wait for cargo test")?;
+    if !status.success() && count.failed == 0 {
+        // It did not compile, or died before it could count.
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+/// A test that skips itself has passed as far as its harness knows.
+fn with_skips(mut count: Count, skipped: &str, in_ci: bool) -> Count {
+    for line in skipped.lines().filter(|line| !line.trim().is_empty()) {
+        say(format!("SKIPPED {line}"));
+        count.passed = count.passed.saturating_sub(1);
+        if in_ci {
+            count.failed += 1;
+        } else {
+            count.skipped += 1;
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_skips_itself_did_not_pass_and_fails_in_ci() {
+        let count = Count {
+            passed: 3,
+            failed: 0,
+            skipped: 1,
+        };
+        let skipped = "udp: no such socket option\n";
+        assert_eq!(
+            with_skips(count, skipped, false).to_string(),
+            "2 passed, 0 failed, 2 skipped"
+        );
+        assert_eq!(
+            with_skips(count, skipped, true).to_string(),
+            "2 passed, 1 failed, 1 skipped"
+        );
+    }
+
+    #[test]
+    fn a_run_that_fails_before_it_counts_is_one_failure() {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo error: does not compile; exit 101"])
+            .stdout(Stdio::piped());
+        assert_eq!(count_output(&mut command).unwrap(), Count::one_failed());
+    }
+
+    #[test]
+    fn the_name_of_a_file_says_which_suite_it_belongs_to() {
+        assert!(is_bpf_test(Path::new("tests/tests/bpf_agreement.rs")));
+        assert!(!is_bpf_test(Path::new("tests/tests/sticky.rs")));
+    }
+}

@@ -1,0 +1,177 @@
+//! Rules for Rust files.
+
+use super::{Complaint, Source};
+
+/// Longest file that still reads well.
+const MOST_LINES: usize = 600;
+
+/// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
+const UNSAFE_FILES: [&str; 11] = [
+    "lb-agent/src/dataplane/bpf/link.rs",
+    "lb-agent/src/dataplane/bpf/load.rs",
+    "lb-agent/src/dataplane/bpf/pod.rs",
+    "lb-ebpf/src/frame.rs",
+    "lb-ebpf/src/listen.rs",
+    "lb-ebpf/src/main.rs",
+    "lb-ebpf/src/maps.rs",
+    "lb-ebpf/src/steer.rs",
+    "tests/src/hosts.rs",
+    "tests/src/prog_run.rs",
+    "tests/tests/bpf_agreement.rs",
+];
+
+/// Where that list is.
+const THIS_FILE: &str = "xtask/src/tidy/code.rs";
+
+/// Put together here so that this file does not complain about itself.
+const LEFT_FOR_LATER: [&str; 5] = [
+    concat!("TO", "DO"),
+    concat!("FIX", "ME"),
+    concat!("dbg", "!("),
+    concat!("todo", "!("),
+    concat!("unimplemented", "!("),
+];
+
+/// Each file opens with what it owns and what it leaves to others.
+pub(super) fn files_open_with_their_purpose(sources: &[Source]) -> Vec<Complaint> {
+    sources
+        .iter()
+        .filter(|source| source.is_rust() && !source.text.starts_with("//!"))
+        .map(|source| source.complain(1, "opens without `//!`: say what it owns"))
+        .collect()
+}
+
+/// A file that takes long to read is two files.
+pub(super) fn files_are_short(sources: &[Source]) -> Vec<Complaint> {
+    let length = |source: &Source| source.text.lines().count();
+    sources
+        .iter()
+        .filter(|source| source.is_rust() && length(source) > MOST_LINES)
+        .map(|source| {
+            let message = format!("{} lines, over {MOST_LINES}: split it", length(source));
+            source.complain(MOST_LINES, message)
+        })
+        .collect()
+}
+
+/// No notes to oneself.
+pub(super) fn nothing_is_left_for_later(sources: &[Source]) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    for source in sources.iter().filter(|source| is_ours(&source.path)) {
+        for (number, line) in source.lines() {
+            for word in LEFT_FOR_LATER.iter().filter(|word| line.contains(**word)) {
+                complaints.push(source.complain(number, format!("{word} is left")));
+            }
+        }
+    }
+    complaints
+}
+
+/// Lock files quote what others wrote.
+fn is_ours(path: &str) -> bool {
+    !path.ends_with("package-lock.json") && !path.ends_with("Cargo.lock")
+}
+
+/// `unsafe` in the listed files alone, and no file is listed for nothing.
+pub(super) fn unsafe_stays_where_it_is_listed(sources: &[Source]) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    let mut unlisted = UNSAFE_FILES.to_vec();
+    for source in sources.iter().filter(|source| source.is_rust()) {
+        let mut lines = source
+            .lines()
+            .filter(|(_, line)| has_word(&without_text(line), "unsafe"));
+        if UNSAFE_FILES.contains(&source.path.as_str()) {
+            let needed = lines.next().is_some();
+            unlisted.retain(|path| !needed || *path != source.path);
+        } else {
+            let message = format!("unsafe outside of the files listed in {THIS_FILE}");
+            complaints.extend(lines.map(|(number, _)| source.complain(number, &message)));
+        }
+    }
+    if let Some(list) = sources.iter().find(|source| source.path == THIS_FILE) {
+        let needless = |path| list.complain(1, format!("{path} is listed, and has no unsafe"));
+        complaints.extend(unlisted.into_iter().map(needless));
+    }
+    complaints
+}
+
+/// The line without string literals and comments, as far as one line can tell.
+fn without_text(line: &str) -> String {
+    let mut kept = String::new();
+    let mut chars = line.chars().peekable();
+    let mut in_string = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if in_string => {
+                chars.next();
+            }
+            '"' => in_string = !in_string,
+            '/' if !in_string && chars.peek() == Some(&'/') => break,
+            _ if !in_string => kept.push(c),
+            _ => {}
+        }
+    }
+    kept
+}
+
+fn has_word(line: &str, word: &str) -> bool {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|part| part == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(path: &str, text: &str) -> Vec<Source> {
+        vec![Source::new(path, text)]
+    }
+
+    #[test]
+    fn a_file_without_a_first_word_is_found() {
+        assert!(files_open_with_their_purpose(&one("a.rs", "//! A.\n")).is_empty());
+        assert_eq!(
+            files_open_with_their_purpose(&one("a.rs", "use b;\n")).len(),
+            1
+        );
+        assert!(files_open_with_their_purpose(&one("a.md", "# A\n")).is_empty());
+    }
+
+    #[test]
+    fn a_file_of_601_lines_is_found() {
+        assert!(files_are_short(&one("a.rs", &"\n".repeat(600))).is_empty());
+        assert_eq!(files_are_short(&one("a.rs", &"\n".repeat(601))).len(), 1);
+    }
+
+    #[test]
+    fn a_note_to_oneself_is_found_with_its_line() {
+        let text = format!("fine\n// {}: later\n", LEFT_FOR_LATER[0]);
+        let complaints = nothing_is_left_for_later(&one("a.js", &text));
+        assert_eq!(complaints[0].line, 2);
+        assert!(nothing_is_left_for_later(&one("b/Cargo.lock", &text)).is_empty());
+    }
+
+    #[test]
+    fn unsafe_code_is_found_and_talk_of_it_is_not() {
+        let found = |line: &str| unsafe_stays_where_it_is_listed(&one("a.rs", line)).len();
+        assert_eq!(found("let x = unsafe { *p };"), 1);
+        assert_eq!(found("unsafe impl Send for A {}"), 1);
+        assert_eq!(found("// unsafe would be wrong here"), 0);
+        assert_eq!(found("#![forbid(unsafe_code)]"), 0);
+        assert_eq!(found(r#"println!("\"unsafe\" {x}");"#), 0);
+        assert!(unsafe_stays_where_it_is_listed(&one(UNSAFE_FILES[0], "unsafe {}")).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_listed_for_nothing_is_found() {
+        let list = || Source::new(THIS_FILE, "//! T.\n");
+        let listed = |text| UNSAFE_FILES.map(|path| Source::new(path, text)).into_iter();
+        let sources: Vec<Source> = listed("unsafe {}\n").chain([list()]).collect();
+        assert_eq!(unsafe_stays_where_it_is_listed(&sources), []);
+        let sources: Vec<Source> = listed("//! safe\n").chain([list()]).collect();
+        assert_eq!(
+            unsafe_stays_where_it_is_listed(&sources).len(),
+            UNSAFE_FILES.len()
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! Rules for pages: promises are tested, links lead somewhere, no path of one's own machine.
+//!
+//! The README has a section `## Promises` with a table; the last cell of each row names the test
+//! files that keep the promise, as in `` `tests/tests/sticky.rs` ``. Every test file is named.
+
+use super::{Complaint, Source};
+use std::collections::HashSet;
+
+/// Homes and work directories. In parts, as this file is checked too.
+const MACHINE_PATHS: [&str; 3] = [
+    concat!("/wo", "rk/"),
+    concat!("/ro", "ot/"),
+    concat!("/ho", "me/"),
+];
+
+/// Each promise names test files that exist, and each test file is named.
+pub(super) fn promises_are_tested(sources: &[Source]) -> Vec<Complaint> {
+    let Some(readme) = sources.iter().find(|source| source.path == "README.md") else {
+        return Vec::new();
+    };
+    let rows = promise_rows(readme);
+    if rows.is_empty() {
+        return vec![readme.complain(1, "no table of promises under `## Promises`")];
+    }
+    let mut complaints = Vec::new();
+    let mut named = HashSet::new();
+    for (number, row) in rows {
+        let files = files_of_row(row);
+        if files.is_empty() {
+            complaints.push(readme.complain(number, "this promise names no test file"));
+        }
+        for file in files {
+            if !sources.iter().any(|source| source.path == file) {
+                complaints.push(readme.complain(number, format!("there is no {file}")));
+            }
+            named.insert(file);
+        }
+    }
+    let unnamed = test_files(sources).filter(|source| !named.contains(source.path.as_str()));
+    complaints.extend(
+        unnamed.map(|source| source.complain(1, "no promise in README.md names this test file")),
+    );
+    complaints
+}
+
+/// The rows of the table, without its head.
+fn promise_rows(readme: &Source) -> Vec<(usize, &str)> {
+    readme
+        .lines()
+        .skip_while(|(_, line)| line.trim() != "## Promises")
+        .skip(1)
+        .take_while(|(_, line)| !line.starts_with("## "))
+        .filter(|(_, line)| line.trim_start().starts_with('|'))
+        .skip(2)
+        .collect()
+}
+
+/// The test files in the last cell.
+fn files_of_row(row: &str) -> Vec<&str> {
+    let cell = row
+        .trim()
+        .trim_end_matches('|')
+        .rsplit('|')
+        .next()
+        .unwrap_or_default();
+    cell.split('`')
+        .filter(|part| part.ends_with(".rs"))
+        .collect()
+}
+
+fn test_files(sources: &[Source]) -> impl Iterator<Item = &Source> {
+    sources.iter().filter(|source| {
+        let name = source.path.strip_prefix("tests/tests/");
+        name.is_some_and(|name| name.ends_with(".rs") && !name.contains('/'))
+    })
+}
+
+/// Links between pages lead to files and headings that exist.
+pub(super) fn links_resolve(sources: &[Source]) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    for page in sources.iter().filter(|source| source.is_page()) {
+        for (number, line) in page.lines() {
+            for link in links(line) {
+                complaints.extend(dead(link, page, sources).map(|why| page.complain(number, why)));
+            }
+        }
+    }
+    complaints
+}
+
+/// The targets of `[text](target)`.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    line.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+}
+
+/// Why a link leads nowhere.
+fn dead(link: &str, page: &Source, sources: &[Source]) -> Option<String> {
+    if link.contains("://") || link.starts_with("mailto:") {
+        return None;
+    }
+    let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let path = if file.is_empty() {
+        page.path.clone()
+    } else {
+        resolve(&page.path, file)
+    };
+    let inside = format!("{}/", path.trim_end_matches('/'));
+    let is_directory = sources
+        .iter()
+        .any(|source| source.path.starts_with(&inside));
+    let target = sources.iter().find(|source| source.path == path);
+    match target {
+        None if is_directory => None,
+        None => Some(format!("the link to {link} leads to no file")),
+        Some(target) if anchor.is_empty() || has_heading(target, anchor) => None,
+        Some(_) => Some(format!("the link to {link} leads to no heading")),
+    }
+}
+
+/// A path relative to the page's directory, with `..` carried out.
+fn resolve(page: &str, link: &str) -> String {
+    let mut parts: Vec<&str> = page.split('/').collect();
+    parts.pop();
+    for part in link.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => {
+                parts.pop();
+            }
+            name => parts.push(name),
+        }
+    }
+    parts.join("/")
+}
+
+fn has_heading(page: &Source, anchor: &str) -> bool {
+    page.lines()
+        .filter(|(_, line)| line.starts_with('#'))
+        .any(|(_, line)| slug(line.trim_start_matches('#').trim()) == anchor)
+}
+
+/// The anchor that GitHub gives to a heading.
+fn slug(heading: &str) -> String {
+    heading
+        .to_lowercase()
+        .chars()
+        .filter_map(|c| match c {
+            ' ' => Some('-'),
+            c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Nothing names a directory of the machine it was written on.
+pub(super) fn paths_are_of_no_machine(sources: &[Source]) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    for source in sources {
+        for (number, line) in source.lines() {
+            for path in MACHINE_PATHS
+                .iter()
+                .filter(|path| starts_a_path(line, path))
+            {
+                complaints.push(source.complain(number, format!("{path} is of one machine")));
+            }
+        }
+    }
+    complaints
+}
+
+/// Whether `prefix` stands in the line as the start of a path, not in the middle of one.
+fn starts_a_path(line: &str, prefix: &str) -> bool {
+    line.match_indices(prefix).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || "_.-~/}".contains(c))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const README: &str = "# A\n## Promises\n\n| promise | test |\n| --- | --- |\n\
+                          | sticks | `tests/tests/sticky.rs` |\n## Next\n| no | row |\n";
+
+    fn complaints_about(readme: &str, test_files: &[&str]) -> Vec<String> {
+        let mut sources = vec![Source::new("README.md", readme)];
+        sources.extend(test_files.iter().map(|path| Source::new(path, "//! T.\n")));
+        promises_are_tested(&sources)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_promise_with_its_test_file_is_fine() {
+        assert!(complaints_about(README, &["tests/tests/sticky.rs"]).is_empty());
+    }
+
+    #[test]
+    fn a_promise_without_test_file_and_a_file_without_promise_are_found() {
+        let complaints = complaints_about(README, &["tests/tests/other.rs"]);
+        assert_eq!(
+            complaints[0],
+            "README.md:6: there is no tests/tests/sticky.rs"
+        );
+        assert!(
+            complaints[1].starts_with("tests/tests/other.rs:1:"),
+            "{complaints:?}"
+        );
+        let untested = README.replace("`tests/tests/sticky.rs`", "trust us");
+        assert!(complaints_about(&untested, &[])[0].contains("names no test file"));
+        assert!(complaints_about("# A\n", &[])[0].contains("no table"));
+    }
+
+    #[test]
+    fn links_to_files_headings_and_directories_are_followed() {
+        let page = "[a](B.md#what-it-is) [b](../lb-common/) [c](https://x.org) [d](#a)\n# A\n";
+        let sources = [
+            Source::new("docs/A.md", page),
+            Source::new("docs/B.md", "## What it is?\n"),
+            Source::new("lb-common/Cargo.toml", ""),
+        ];
+        assert_eq!(links_resolve(&sources), []);
+        let broken = Source::new("A.md", "[a](B.md) [b](#nowhere)");
+        assert_eq!(links_resolve(&[broken]).len(), 2);
+    }
+
+    #[test]
+    fn a_path_of_a_machine_is_found() {
+        let found = |line: String| paths_are_of_no_machine(&[Source::new("a", &line)]).len();
+        for path in MACHINE_PATHS {
+            assert_eq!(found(format!("see {path}x")), 1);
+            assert_eq!(found(format!("{path}x")), 1);
+            assert_eq!(found(format!("docs{path}x")), 0);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Finding what can compile the eBPF programs: a rustc with the sources of `core` beside it, and a
+//! bpf-linker whose LLVM reads what that rustc writes.
+//!
+//! A rustup toolchain with `rust-src` comes first, then any other rustc of the system (Debian's
+//! `rustc-web` with `rust-web-src`). What is missing is `setup`'s affair.
+
+use crate::sh::{self, CommandExt, find_program};
+use std::env;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The oldest compiler that takes our crates (`rust-version` in Cargo.toml).
+const OLDEST_RUSTC: (u32, u32) = (1, 90);
+
+/// A compiler that has the sources of `core`.
+#[derive(Clone, Debug)]
+pub(crate) struct Compiler {
+    pub(crate) rustc: PathBuf,
+    pub(crate) release: (u32, u32),
+    /// Major version of its LLVM.
+    pub(crate) llvm: u32,
+}
+
+/// All that it takes to compile eBPF.
+#[derive(Clone, Debug)]
+pub(crate) struct Toolchain {
+    pub(crate) compiler: Compiler,
+    pub(crate) linker: PathBuf,
+}
+
+impl fmt::Display for Toolchain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Compiler {
+            rustc,
+            release: (major, minor),
+            llvm,
+        } = &self.compiler;
+        let (rustc, linker) = (rustc.display(), self.linker.display());
+        write!(
+            f,
+            "rustc {major}.{minor} ({rustc}, LLVM {llvm}) with {linker}"
+        )
+    }
+}
+
+impl Toolchain {
+    /// `cargo COMMAND` for the eBPF crate, with its compiler, its linker and its target.
+    pub(crate) fn cargo(&self, command: &str, crate_dir: &Path) -> Command {
+        let target = bpf_target();
+        let linker_var = format!(
+            "CARGO_TARGET_{}_LINKER",
+            target.to_uppercase().replace('-', "_")
+        );
+        let flags = format!(
+            "--cfg bpf_target_arch=\"{}\" -C debuginfo=2 -C link-arg=--btf",
+            env::consts::ARCH
+        );
+        let mut cargo = Command::new(self.compiler.cargo());
+        cargo
+            .current_dir(crate_dir)
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env_remove("CARGO_TARGET_DIR")
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env("RUSTC", &self.compiler.rustc)
+            // `-Z build-std` and inline BPF assembly are nightly features; this is how a stable
+            // compiler takes them.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env(linker_var, &self.linker)
+            .env("RUSTFLAGS", flags)
+            .args([
+                command,
+                "--release",
+                "-Z",
+                "build-std=core",
+                "--target",
+                target,
+            ]);
+        cargo
+    }
+}
+
+/// The BPF target with the byte order of this machine.
+fn bpf_target() -> &'static str {
+    if cfg!(target_endian = "little") {
+        "bpfel-unknown-none"
+    } else {
+        "bpfeb-unknown-none"
+    }
+}
+
+impl Compiler {
+    /// The cargo that came with the compiler, else the one that runs us.
+    fn cargo(&self) -> PathBuf {
+        let own = self.rustc.with_file_name("cargo");
+        let in_rustup = own.starts_with(rustup_toolchains().unwrap_or_default());
+        if in_rustup && own.exists() {
+            own
+        } else {
+            sh::cargo()
+        }
+    }
+
+    /// Clippy of the same release, if it is installed.
+    pub(crate) fn clippy_driver(&self) -> Option<PathBuf> {
+        let driver = self.rustc.with_file_name("clippy-driver");
+        driver.exists().then_some(driver)
+    }
+
+    /// Asks a compiler who it is; `None` when it has no sources of `core`, or is too old.
+    fn inspect(rustc: PathBuf) -> Option<Self> {
+        let sysroot = Command::new(&rustc)
+            .args(["--print", "sysroot"])
+            .read()
+            .ok()?;
+        let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml");
+        if !core.exists() {
+            return None;
+        }
+        let (release, llvm) = parse_version(&Command::new(&rustc).arg("-vV").read().ok()?)?;
+        (release >= OLDEST_RUSTC).then_some(Self {
+            rustc,
+            release,
+            llvm,
+        })
+    }
+}
+
+/// The first compiler that has a linker to go with it.
+pub(crate) fn find() -> Option<Toolchain> {
+    let linker = find_program("bpf-linker")?;
+    let linker_llvm = llvm_of_linker(&linker);
+    compilers()
+        .find(|compiler| linker_llvm.is_none_or(|llvm| llvm >= compiler.llvm))
+        .map(|compiler| Toolchain { compiler, linker })
+}
+
+/// Every compiler with sources: those of rustup, the newest first, then those in `PATH`.
+pub(crate) fn compilers() -> impl Iterator<Item = Compiler> {
+    rustup_compilers()
+        .into_iter()
+        .chain(path_compilers())
+        .filter_map(Compiler::inspect)
+}
+
+/// `rustc` of each rustup toolchain: nightly, then stable, then the rest from the newest down.
+fn rustup_compilers() -> Vec<PathBuf> {
+    let Some(entries) = rustup_toolchains().and_then(|dir| dir.read_dir().ok()) else {
+        return Vec::new();
+    };
+    let mut names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    names.sort_by_key(|path| std::cmp::Reverse(rank(path)));
+    names
+        .into_iter()
+        // Asking a compiler costs a process; the sources lie where rustup puts them.
+        .filter(|dir| dir.join("lib/rustlib/src/rust/library/core").is_dir())
+        .map(|dir| dir.join("bin/rustc"))
+        .collect()
+}
+
+/// Sorts toolchain directories by how likely they are to take nightly features.
+fn rank(toolchain: &Path) -> (u8, String) {
+    let name = toolchain
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let class = match name.split('-').next() {
+        Some("nightly") => 2,
+        Some("stable") => 1,
+        _ => 0,
+    };
+    (class, name)
+}
+
+fn rustup_toolchains() -> Option<PathBuf> {
+    let home = env::var_os("RUSTUP_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".rustup")))?;
+    Some(home.join("toolchains"))
+}
+
+/// `rustc` of the system: rustup's own proxies are left out, they were asked before.
+fn path_compilers() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut found: Vec<PathBuf> = env::split_paths(&path)
+        .chain(["/usr/bin".into(), "/usr/local/bin".into()])
+        .map(|dir| dir.join("rustc"))
+        .filter(|file| file.exists() && !is_rustup_proxy(file))
+        .collect();
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|file| seen.insert(file.clone()));
+    found
+}
+
+fn is_rustup_proxy(rustc: &Path) -> bool {
+    let real = rustc.canonicalize().unwrap_or_else(|_| rustc.to_owned());
+    real.file_name().is_some_and(|name| name == "rustup")
+        || rustc.with_file_name("rustup").exists()
+        || rustup_toolchains().is_some_and(|dir| rustc.starts_with(dir))
+}
+
+/// Release and LLVM major version out of `rustc -vV`.
+fn parse_version(text: &str) -> Option<((u32, u32), u32)> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    let mut release = field("release: ")?.split(['.', '-']);
+    let release = (release.next()?.parse().ok()?, release.next()?.parse().ok()?);
+    let llvm = field("LLVM version: ")?.split('.').next()?.parse().ok()?;
+    Some((release, llvm))
+}
+
+/// The LLVM that bpf-linker was linked with, if it uses a shared one. The released binaries hold
+/// an LLVM of their own, newer than that of the compilers of their day: `None` is good news.
+fn llvm_of_linker(linker: &Path) -> Option<u32> {
+    shared_llvm(&std::fs::read(linker).ok()?)
+}
+
+fn shared_llvm(binary: &[u8]) -> Option<u32> {
+    const NAMES: [&[u8]; 2] = [b"\0libLLVM.so.", b"\0libLLVM-"];
+    // Names of shared libraries are in the dynamic string table, near the start of the file.
+    let at = NAMES.iter().find_map(|name| {
+        let start = binary
+            .windows(name.len())
+            .position(|window| window == *name)?;
+        Some(start + name.len())
+    })?;
+    let digits: String = binary[at..]
+        .iter()
+        .map(|&b| char::from(b))
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn release_and_llvm_come_from_the_verbose_version() {
+        let text = "rustc 1.97.0-nightly (e50aa6fba 2026-05-19)\nbinary: rustc\n\
+                    release: 1.97.0-nightly\nLLVM version: 22.1.4\n";
+        assert_eq!(parse_version(text), Some(((1, 97), 22)));
+        assert_eq!(parse_version("rustc 1.97.0\n"), None);
+    }
+
+    #[test]
+    fn a_linker_tells_its_shared_llvm_and_a_static_one_tells_nothing() {
+        assert_eq!(shared_llvm(b"junk\0libLLVM.so.22.1\0libc.so.6\0"), Some(22));
+        assert_eq!(shared_llvm(b"\0libLLVM-21.so\0"), Some(21));
+        assert_eq!(shared_llvm(b"\0libc.so.6\0"), None);
+    }
+
+    #[test]
+    fn nightly_is_tried_before_stable_and_stable_before_a_pinned_one() {
+        let mut names = ["1.95.0-x86_64", "stable-x86_64", "nightly-x86_64"].map(PathBuf::from);
+        names.sort_by_key(|path| std::cmp::Reverse(rank(path)));
+        assert_eq!(
+            names,
+            ["nightly-x86_64", "stable-x86_64", "1.95.0-x86_64"].map(PathBuf::from)
+        );
+    }
+}
