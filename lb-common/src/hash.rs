@@ -92,3 +92,51 @@ pub fn salt(name: &str) -> u64 {
 pub const fn place(hash: u32, count: u32) -> u32 {
     ((hash as u64 * count as u64) >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::hash::Hasher;
+    use proptest::prelude::*;
+    use siphasher::sip::SipHasher13;
+    use std::vec::Vec;
+
+    fn reference(key: [u64; 2], bytes: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(key[0], key[1]);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+
+    proptest! {
+        #[test]
+        fn a_client_is_hashed_as_siphash_1_3_says(key: [u64; 2], salt: u64, prefix: Addr) {
+            let mut message = Vec::from(salt.to_le_bytes());
+            message.extend(prefix);
+            prop_assert_eq!(client(key, salt, &prefix), reference(key, &message));
+        }
+
+        #[test]
+        fn bytes_are_hashed_as_siphash_1_3_says(key: [u64; 2], message in prop::collection::vec(any::<u8>(), 0..=70)) {
+            prop_assert_eq!(bytes(key, &message), reference(key, &message));
+        }
+
+        #[test]
+        fn a_place_is_inside(hash: u32, count in 1u32..) {
+            prop_assert!(place(hash, count) < count);
+        }
+    }
+
+    #[test]
+    fn places_run_from_first_to_last_in_equal_steps() {
+        assert_eq!(place(0, 7), 0);
+        assert_eq!(place(u32::MAX, 7), 6);
+        assert_eq!(place(1 << 31, 65_537), 32_768);
+        assert_eq!(place(u32::MAX, 0), 0);
+    }
+
+    #[test]
+    fn the_salt_is_a_digest_of_the_name() {
+        assert_eq!(salt("web"), reference([0, 0], b"web"));
+        assert_ne!(salt("web"), salt("web2"));
+    }
+}
