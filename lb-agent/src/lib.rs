@@ -1,1 +1,5 @@
-//! The agent.
+//! The agent: `cli -> control -> reconcile -> {state, dataplane}`.
+
+pub mod config;
+pub mod control;
+pub mod run;

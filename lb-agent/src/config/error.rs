@@ -1,0 +1,182 @@
+//! What is wrong with a configuration: all of it, each problem with its line and key path.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::MAX_FILE_BYTES;
+
+/// Problems that are shown of one file; a file with more of them is not a configuration at all.
+const SHOWN: usize = 50;
+
+/// A configuration that cannot be used. [`fmt::Display`] gives one line for each problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    source: PathBuf,
+    problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where in the file, from 1; `None` if it is about the whole of it.
+    pub line: Option<usize>,
+    /// The key, as in `service[0].backends[1].weight`; may be empty.
+    pub path: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = self.source.display();
+        for (index, problem) in self.problems.iter().take(SHOWN).enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{source}:{problem}")?;
+        }
+        match self.problems.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\n{source}: and {more} more problems"),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, " {}:", self.path)?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+impl ConfigError {
+    /// Everything that is wrong, in the order of the file.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    pub(super) fn unreadable(source: &Path, error: &io::Error) -> Self {
+        let cause = match error.kind() {
+            io::ErrorKind::NotFound => "no such file (name another with --config)".to_owned(),
+            io::ErrorKind::PermissionDenied => "permission denied (use sudo)".to_owned(),
+            io::ErrorKind::IsADirectory => "is a directory (name a file in it)".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        };
+        Self::whole(source, None, cause)
+    }
+
+    pub(super) fn too_long(source: &Path) -> Self {
+        let message = format!(
+            "longer than {} MiB (this is not a configuration of lb-agent)",
+            MAX_FILE_BYTES >> 20
+        );
+        Self::whole(source, None, message)
+    }
+
+    /// `before` is the text before the first byte that is not UTF-8.
+    pub(super) fn not_utf8(source: &Path, before: &[u8]) -> Self {
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let message = "not UTF-8 text (TOML is always UTF-8)".to_owned();
+        Self::whole(source, Some(line), message)
+    }
+
+    fn whole(source: &Path, line: Option<usize>, message: String) -> Self {
+        let problem = Problem {
+            line,
+            path: String::new(),
+            message,
+        };
+        Self {
+            source: source.to_owned(),
+            problems: vec![problem],
+        }
+    }
+}
+
+/// A place in the file: a key, and the byte where it or its value begins.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The key path; empty for the whole file.
+    pub(super) path: String,
+    /// Byte offset; `None` if it is not there at all.
+    pub(super) offset: Option<usize>,
+}
+
+impl Place {
+    /// The whole file.
+    pub(super) const FILE: Self = Self {
+        path: String::new(),
+        offset: None,
+    };
+}
+
+/// A value and where it was written.
+#[derive(Clone, Debug)]
+pub(super) struct Located<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// Collects problems.
+pub(super) struct Problems {
+    newlines: Vec<usize>,
+    found: Vec<Problem>,
+}
+
+impl Problems {
+    pub(super) fn new(text: &str) -> Self {
+        Self {
+            newlines: text.match_indices('\n').map(|(at, _)| at).collect(),
+            found: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// How many there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Notes a problem with what is at `place`.
+    pub(super) fn add(&mut self, place: &Place, message: impl fmt::Display) {
+        self.found.push(Problem {
+            line: place.offset.map(|offset| self.line(offset)),
+            path: place.path.clone(),
+            message: message.to_string(),
+        });
+    }
+
+    /// Takes the value out of `result`, or notes why there is none.
+    pub(super) fn keep<T, E: fmt::Display>(
+        &mut self,
+        place: &Place,
+        result: Result<T, E>,
+    ) -> Option<T> {
+        result.map_err(|error| self.add(place, error)).ok()
+    }
+
+    /// The line of a byte, from 1.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        1 + self.newlines.partition_point(|newline| *newline < offset)
+    }
+
+    pub(super) fn into_error(mut self, source: &Path) -> ConfigError {
+        // What is wrong with the whole file comes first: it often explains the rest.
+        self.found.sort_by_key(|problem| problem.line);
+        ConfigError {
+            source: source.to_owned(),
+            problems: self.found,
+        }
+    }
+}

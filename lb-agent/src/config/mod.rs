@@ -1,0 +1,230 @@
+//! The configuration file, from text to checked values.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `error` | problems, each with its line and key path; all of them are reported at once |
+//! | `reader` | walking the parsed TOML with typed fields and known keys |
+//! | `value` | the rules for one value: an address, a weight, a duration, a name |
+//! | `raw` | which keys there are, and their defaults |
+//! | `validate` | rules between values: duplicates, clashes, limits |
+//! | `warnings` | what is allowed and still likely to surprise |
+//!
+//! Nothing here looks at the machine beyond reading the one file: the same text gives the same
+//! result everywhere.
+
+mod error;
+mod raw;
+mod reader;
+mod validate;
+pub mod value;
+mod warnings;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
+
+pub use error::{ConfigError, Problem};
+pub use validate::check_backend;
+pub use warnings::warnings;
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "/etc/lb-agent/config.toml";
+/// The control socket when none is named.
+pub const DEFAULT_CONTROL: &str = "/run/lb-agent/control.sock";
+/// Longest configuration that is read, in bytes: several times what the limits on services and
+/// backends allow.
+pub const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// A whole, checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Settings of the agent itself.
+    pub agent: AgentConfig,
+    /// In the order of the file; at least one.
+    pub services: Vec<Service>,
+    /// The file it was read from; `None` for the built-in default.
+    pub source: Option<PathBuf>,
+}
+
+/// Settings of the agent itself. They are read at its start; a reload does not change them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentConfig {
+    /// Where runtime changes and the secret are kept.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Where programs, maps and links are pinned, on a bpffs.
+    pub pin_dir: PathBuf,
+    /// Which data plane to use.
+    pub data_plane: DataPlane,
+    /// Key of the client hash; a random secret in `state_dir` if not given.
+    pub hash_seed: Option<[u8; 16]>,
+    /// How many clients are remembered, over all services.
+    pub max_clients: u32,
+    /// The cgroup whose sockets are watched; the root of the cgroup v2 mount if not given.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Which data plane to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataPlane {
+    /// The kernel, or user space where the kernel cannot.
+    Auto,
+    /// The kernel, or fail.
+    Bpf,
+    /// User space.
+    Userspace,
+}
+
+/// What a service balances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// TCP connections.
+    Tcp,
+    /// UDP flows.
+    Udp,
+}
+
+/// How connections reach a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Whatever fits best.
+    Auto,
+    /// By handing them to its listening socket on this host.
+    Socket,
+    /// Through the agent.
+    Proxy,
+}
+
+/// How clients are recognised and for how long they are remembered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Affinity {
+    /// From a client's last new connection; zero switches the memory off.
+    pub timeout: Duration,
+    /// Bits of an IPv4 address that count.
+    pub ipv4_prefix: u8,
+    /// Bits of an IPv6 address that count.
+    pub ipv6_prefix: u8,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its name, unique.
+    pub name: String,
+    /// Where it listens; at least one address, none of them IPv4-mapped.
+    pub listen: Vec<SocketAddr>,
+    /// What it balances.
+    pub mode: Mode,
+    /// Stickiness.
+    pub affinity: Affinity,
+    /// Greatest load of a backend in thousandths of its fair share, at least 1000.
+    pub max_load_permille: Option<u32>,
+    /// Its backends; there may be none yet.
+    pub backends: Vec<Backend>,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Where the application is; never a wildcard, never IPv4-mapped.
+    pub address: SocketAddr,
+    /// Its weight, at least 1.
+    pub weight: u16,
+    /// How connections get there.
+    pub path: Path,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/lb-agent".into(),
+            control: DEFAULT_CONTROL.into(),
+            pin_dir: "/sys/fs/bpf/lb-agent".into(),
+            data_plane: DataPlane::Auto,
+            hash_seed: None,
+            max_clients: 262_144,
+            cgroup: None,
+        }
+    }
+}
+
+impl Default for Affinity {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(3 * 3600),
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+        }
+    }
+}
+
+/// What is in force without a file: one service `web` on port 80, with no backend yet.
+impl Default for Config {
+    fn default() -> Self {
+        let web = Service {
+            name: "web".to_owned(),
+            listen: vec![
+                (Ipv4Addr::UNSPECIFIED, 80).into(),
+                (Ipv6Addr::UNSPECIFIED, 80).into(),
+            ],
+            mode: Mode::Tcp,
+            affinity: Affinity::default(),
+            max_load_permille: None,
+            backends: Vec::new(),
+        };
+        Self {
+            agent: AgentConfig::default(),
+            services: vec![web],
+            source: None,
+        }
+    }
+}
+
+/// Reads and checks the file at `path`; without one, [`DEFAULT_FILE`], or [`Config::default`] when
+/// there is no such file.
+pub fn load(path: Option<&FilePath>) -> Result<Config, ConfigError> {
+    load_or_default(path, FilePath::new(DEFAULT_FILE))
+}
+
+fn load_or_default(path: Option<&FilePath>, usual: &FilePath) -> Result<Config, ConfigError> {
+    let source = path.unwrap_or(usual);
+    let file = match File::open(source) {
+        Ok(file) => file,
+        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Config::default());
+        }
+        Err(error) => return Err(ConfigError::unreadable(source, &error)),
+    };
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a file that is too long from one that just fits.
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| ConfigError::unreadable(source, &error))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(ConfigError::too_long(source));
+    }
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| ConfigError::not_utf8(source, &bytes[..error.valid_up_to()]))?;
+    parse(text, source)
+}
+
+/// Checks `text`, which came from `source`.
+pub fn parse(text: &str, source: &FilePath) -> Result<Config, ConfigError> {
+    let mut problems = error::Problems::new(text);
+    let config = reader::document(text, &mut problems)
+        .map(|document| raw::read(&document, &mut problems))
+        .map(|raw| validate::checked(raw, &mut problems));
+    match config {
+        Some(mut config) if problems.is_empty() => {
+            config.source = Some(source.to_owned());
+            Ok(config)
+        }
+        _ => Err(problems.into_error(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! Which keys there are, their types and their defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::error::{Located, Place, Problems};
+use super::reader::{Table, Value};
+use super::value;
+use super::{Affinity, AgentConfig, DataPlane, Mode, Path};
+
+/// Most clients that can be remembered: more would take gigabytes of kernel memory.
+const MAX_CLIENTS: u32 = 1 << 24;
+/// Longest path of a unix socket: `sun_path` less its final zero, unix(7).
+const MAX_SOCKET_PATH: usize = 107;
+
+const LISTEN: &str = "[\"0.0.0.0:80\", \"[::]:80\"]";
+const BACKENDS: &str = "[\"127.0.0.1:5000\", { address = \"127.0.0.1:5001\", weight = 2 }]";
+
+/// What was written, every value good by itself. Where one was not, a default stands in and the
+/// problem is noted.
+pub(super) struct Raw {
+    pub(super) agent: AgentConfig,
+    pub(super) services: Vec<RawService>,
+}
+
+/// A service as it was written.
+pub(super) struct RawService {
+    pub(super) place: Place,
+    pub(super) name: Option<Located<String>>,
+    pub(super) listen: Vec<Located<SocketAddr>>,
+    pub(super) mode: Mode,
+    pub(super) affinity: Affinity,
+    pub(super) max_load_permille: Option<u32>,
+    pub(super) backends: Vec<RawBackend>,
+}
+
+/// A backend as it was written.
+pub(super) struct RawBackend {
+    pub(super) address: Located<SocketAddr>,
+    pub(super) weight: u16,
+    pub(super) path: Path,
+}
+
+pub(super) fn read(document: &DeTable<'_>, problems: &mut Problems) -> Raw {
+    let mut root = Table::root(document);
+    let agent = root
+        .take("agent")
+        .and_then(|value| value.table("[agent]", problems))
+        .map(|table| agent(table, problems));
+    let services = services(root.take("service"), problems);
+    root.finish(problems);
+    Raw {
+        agent: agent.unwrap_or_default(),
+        services,
+    }
+}
+
+fn agent(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentConfig {
+    let usual = AgentConfig::default();
+    let mut take = |key, problems: &mut Problems| {
+        table
+            .take(key)
+            .and_then(|value| absolute_path(&value, problems))
+    };
+    let state_dir = take("state_dir", problems).unwrap_or(usual.state_dir);
+    let pin_dir = take("pin_dir", problems).unwrap_or(usual.pin_dir);
+    let cgroup = take("cgroup", problems);
+    let control = table
+        .take("control")
+        .and_then(|value| socket_path(&value, problems));
+    let data_plane = table
+        .take("data_plane")
+        .and_then(|value| data_plane(&value, problems));
+    let hash_seed = table
+        .take("hash_seed")
+        .and_then(|value| value.string("\"0123...\"", problems, value::hash_seed));
+    let max_clients = table
+        .take("max_clients")
+        .and_then(|value| value.integer_in(1..=MAX_CLIENTS, problems));
+    table.finish(problems);
+    AgentConfig {
+        state_dir,
+        control: control.unwrap_or(usual.control),
+        pin_dir,
+        data_plane: data_plane.unwrap_or(usual.data_plane),
+        hash_seed,
+        max_clients: max_clients.unwrap_or(usual.max_clients),
+        cgroup,
+    }
+}
+
+fn data_plane(value: &Value<'_, '_>, problems: &mut Problems) -> Option<DataPlane> {
+    let choices = [
+        ("auto", DataPlane::Auto),
+        ("bpf", DataPlane::Bpf),
+        ("userspace", DataPlane::Userspace),
+    ];
+    value.choice(&choices, &[], problems)
+}
+
+fn absolute_path(value: &Value<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
+    value.string("\"/var/lib/lb-agent\"", problems, |text| {
+        let shown = value::quoted(text);
+        if text.contains(|c: char| c.is_control()) {
+            return Err(format!(
+                "{shown} has control characters (write a plain path)"
+            ));
+        }
+        let path = PathBuf::from(text);
+        // What the agent makes and removes is directly under these: never the root itself.
+        if !path.is_absolute() || path.parent().is_none() {
+            return Err(format!(
+                "{shown} is not an absolute path (start it with \"/\" and name a place of its own)"
+            ));
+        }
+        Ok(path)
+    })
+}
+
+fn socket_path(value: &Value<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
+    let path = absolute_path(value, problems)?;
+    let length = path.as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        let message = format!(
+            "{length} bytes are too long for the path of a socket (at most {MAX_SOCKET_PATH})"
+        );
+        problems.add(&value.place, message);
+        return None;
+    }
+    Some(path)
+}
+
+fn services(value: Option<Value<'_, '_>>, problems: &mut Problems) -> Vec<RawService> {
+    let Some(value) = value else {
+        let message = "there is no service (add [[service]] with a name and listen addresses)";
+        problems.add(&Place::FILE, message);
+        return Vec::new();
+    };
+    if value.is_table() {
+        problems.add(
+            &value.place,
+            "expected a list (write [[service]], with two brackets on each side)",
+        );
+        return Vec::new();
+    }
+    let items = value.list("[[service]]", problems);
+    if items.is_empty() {
+        problems.add(&value.place, "there is no service (write [[service]])");
+    }
+    items
+        .iter()
+        .filter_map(|item| item.table("[[service]]", problems))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|table| service(table, problems))
+        .collect()
+}
+
+fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
+    let name = table
+        .require("name", "\"web\"", problems)
+        .and_then(|value| {
+            let name = value.string("\"web\"", problems, value::service_name)?;
+            Some(value.locate(name))
+        });
+    let listen = table
+        .require("listen", LISTEN, problems)
+        .map(|value| listen(&value, problems));
+    let mode = table.take("mode").and_then(|value| mode(&value, problems));
+    let affinity = table
+        .take("affinity")
+        .and_then(|value| value.table("{ timeout = \"3h\" }", problems))
+        .map(|table| affinity(table, problems));
+    let max_load_permille = table
+        .take("max_load")
+        .and_then(|value| max_load(&value, problems));
+    let backends = table
+        .take("backends")
+        .map(|value| backends(&value, problems));
+    let place = table.place.clone();
+    table.finish(problems);
+    RawService {
+        place,
+        name,
+        listen: listen.unwrap_or_default(),
+        mode: mode.unwrap_or(Mode::Tcp),
+        affinity: affinity.unwrap_or_default(),
+        max_load_permille,
+        backends: backends.unwrap_or_default(),
+    }
+}
+
+fn listen(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<Located<SocketAddr>> {
+    let found = problems.count();
+    let items = value.list(LISTEN, problems);
+    if items.is_empty() && problems.count() == found {
+        problems.add(
+            &value.place,
+            format!("no address (write listen = {LISTEN})"),
+        );
+    }
+    items
+        .iter()
+        .filter_map(|item| {
+            let address = item.string("\"0.0.0.0:80\"", problems, value::listen_address)?;
+            Some(item.locate(address))
+        })
+        .collect()
+}
+
+fn mode(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Mode> {
+    let choices = [("tcp", Mode::Tcp), ("udp", Mode::Udp)];
+    value.choice(&choices, &["http"], problems)
+}
+
+fn affinity(mut table: Table<'_, '_>, problems: &mut Problems) -> Affinity {
+    let usual = Affinity::default();
+    let timeout = table
+        .take("timeout")
+        .and_then(|value| value.string("\"3h\"", problems, affinity_timeout));
+    let mut prefix = |key, most: u8| {
+        table
+            .take(key)
+            .and_then(|value| value.integer_in(0..=most, problems))
+    };
+    let ipv4_prefix = prefix("ipv4_prefix", 32);
+    let ipv6_prefix = prefix("ipv6_prefix", 128);
+    table.finish(problems);
+    Affinity {
+        timeout: timeout.unwrap_or(usual.timeout),
+        ipv4_prefix: ipv4_prefix.unwrap_or(usual.ipv4_prefix),
+        ipv6_prefix: ipv6_prefix.unwrap_or(usual.ipv6_prefix),
+    }
+}
+
+fn affinity_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = value::duration(text).map_err(|error| error.to_string())?;
+    if !timeout.is_zero() && timeout < Duration::from_secs(1) {
+        return Err(format!(
+            "{} is under a second (use \"0s\" to switch affinity off, or \"1s\" and more)",
+            value::quoted(text)
+        ));
+    }
+    Ok(timeout)
+}
+
+/// The bound on load, in thousandths.
+fn max_load(value: &Value<'_, '_>, problems: &mut Problems) -> Option<u32> {
+    let number = value.number("1.25", problems)?;
+    if !(1.0..=100.0).contains(&number) {
+        let message = format!("{number} is out of range (use 1.0 to 100, or leave it out)");
+        problems.add(&value.place, message);
+        return None;
+    }
+    Some((number * 1000.0).round() as u32)
+}
+
+fn backends(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<RawBackend> {
+    let items = value.list(BACKENDS, problems);
+    items
+        .iter()
+        .filter_map(|item| backend(item, problems))
+        .collect()
+}
+
+/// A backend: a table, or just its address.
+fn backend(item: &Value<'_, '_>, problems: &mut Problems) -> Option<RawBackend> {
+    const EXAMPLE: &str = "\"127.0.0.1:5000\"";
+    if !item.is_table() {
+        let address = item.string(EXAMPLE, problems, value::backend_address)?;
+        return Some(RawBackend {
+            address: item.locate(address),
+            weight: 1,
+            path: Path::Auto,
+        });
+    }
+    let mut table = item.table(EXAMPLE, problems)?;
+    let address = table
+        .require("address", EXAMPLE, problems)
+        .and_then(|value| {
+            let address = value.string(EXAMPLE, problems, value::backend_address)?;
+            Some(value.locate(address))
+        });
+    let weight = table.take("weight").and_then(|value| {
+        let number = value.integer("1", problems)?;
+        problems.keep(&value.place, value::weight(number))
+    });
+    let path = table.take("path").and_then(|value| path(&value, problems));
+    table.finish(problems);
+    Some(RawBackend {
+        address: address?,
+        weight: weight.unwrap_or(1),
+        path: path.unwrap_or(Path::Auto),
+    })
+}
+
+fn path(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Path> {
+    let choices = [
+        ("auto", Path::Auto),
+        ("socket", Path::Socket),
+        ("proxy", Path::Proxy),
+    ];
+    value.choice(&choices, &["nat", "dsr"], problems)
+}

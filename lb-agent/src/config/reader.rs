@@ -1,0 +1,289 @@
+//! Walking a parsed TOML document: typed fields, known keys, every problem noted and none fatal.
+
+use std::collections::BTreeSet;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Located, Place, Problems};
+use super::value::quoted;
+
+/// Parses `text`. When the syntax is wrong, that is noted and there is no document: what could
+/// still be read of it would only bring up problems that are not there.
+pub(super) fn document<'i>(text: &'i str, problems: &mut Problems) -> Option<DeTable<'i>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    // One mistake often leads the parser into several errors on the same line.
+    let mut lines = BTreeSet::new();
+    for error in &errors {
+        let offset = error.span().map_or(0, |span| span.start);
+        if lines.insert(problems.line(offset)) {
+            let place = Place {
+                offset: Some(offset),
+                ..Place::FILE
+            };
+            problems.add(&place, error.message().trim().replace('\n', ", "));
+        }
+    }
+    errors.is_empty().then(|| table.into_inner())
+}
+
+/// A table whose keys are taken one after the other.
+pub(super) struct Table<'a, 'i> {
+    pub(super) place: Place,
+    entries: &'a DeTable<'i>,
+    known: Vec<&'static str>,
+}
+
+/// A value somewhere in the document.
+pub(super) struct Value<'a, 'i> {
+    pub(super) place: Place,
+    value: &'a DeValue<'i>,
+}
+
+impl<'a, 'i> Table<'a, 'i> {
+    /// The whole document.
+    pub(super) fn root(entries: &'a DeTable<'i>) -> Self {
+        Self {
+            place: Place::FILE,
+            entries,
+            known: Vec::new(),
+        }
+    }
+
+    /// The value of `key`, if it is there. Every key asked for is a known one.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'a, 'i>> {
+        self.known.push(key);
+        let (_, value) = self
+            .entries
+            .iter()
+            .find(|(name, _)| name.get_ref() == key)?;
+        Some(Value {
+            place: Place {
+                path: self.path_of(key),
+                offset: Some(value.span().start),
+            },
+            value: value.get_ref(),
+        })
+    }
+
+    /// The value of `key`, which must be there.
+    pub(super) fn require(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        problems: &mut Problems,
+    ) -> Option<Value<'a, 'i>> {
+        let value = self.take(key);
+        if value.is_none() {
+            problems.add(
+                &self.place,
+                format!("{key} is missing (write {key} = {example})"),
+            );
+        }
+        value
+    }
+
+    /// Notes the keys that nobody asked for.
+    pub(super) fn finish(self, problems: &mut Problems) {
+        for name in self.entries.keys() {
+            let key = name.get_ref().as_ref();
+            if !self.known.contains(&key) {
+                let place = Place {
+                    path: self.path_of(key),
+                    offset: Some(name.span().start),
+                };
+                problems.add(
+                    &place,
+                    format!("unknown key ({})", instead_of(key, &self.known)),
+                );
+            }
+        }
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        let key = if !key.is_empty() && key.bytes().all(bare) {
+            key.to_owned()
+        } else {
+            quoted(key)
+        };
+        match self.place.path.as_str() {
+            "" => key,
+            path => format!("{path}.{key}"),
+        }
+    }
+}
+
+impl<'a, 'i> Value<'a, 'i> {
+    /// The string, turned into a value by `read`.
+    pub(super) fn string<T, E: std::fmt::Display>(
+        &self,
+        example: &str,
+        problems: &mut Problems,
+        read: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let DeValue::String(text) = self.value else {
+            return self.mismatch("a string", example, problems);
+        };
+        problems.keep(&self.place, read(text))
+    }
+
+    /// A string among `choices`.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        choices: &[(&str, T)],
+        not_yet: &[&str],
+        problems: &mut Problems,
+    ) -> Option<T> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let example = format!("\"{}\"", names[0]);
+        self.string(&example, problems, |text| {
+            let found = choices.iter().find(|(name, _)| *name == text);
+            let use_one = format!("use {}", either(&names));
+            match found {
+                Some((_, choice)) => Ok(*choice),
+                None if not_yet.contains(&text) => {
+                    Err(format!("\"{text}\" is not in this version ({use_one})"))
+                }
+                None => Err(format!("{} is unknown ({use_one})", quoted(text))),
+            }
+        })
+    }
+
+    /// A whole number.
+    pub(super) fn integer(&self, example: &str, problems: &mut Problems) -> Option<i128> {
+        let DeValue::Integer(digits) = self.value else {
+            return self.mismatch("a whole number", example, problems);
+        };
+        let number = i128::from_str_radix(digits.as_str(), digits.radix());
+        problems.keep(
+            &self.place,
+            number.map_err(|_| format!("number too large (write something like {example})")),
+        )
+    }
+
+    /// A whole number in `range`.
+    pub(super) fn integer_in<T>(
+        &self,
+        range: std::ops::RangeInclusive<T>,
+        problems: &mut Problems,
+    ) -> Option<T>
+    where
+        T: TryFrom<i128> + PartialOrd + std::fmt::Display,
+    {
+        let example = range.end().to_string();
+        let number = self.integer(&example, problems)?;
+        let fitting = T::try_from(number)
+            .ok()
+            .filter(|number| range.contains(number));
+        let wrong = format!(
+            "{number} is out of range (use {} to {})",
+            range.start(),
+            range.end()
+        );
+        problems.keep(&self.place, fitting.ok_or(wrong))
+    }
+
+    /// A number, whole or not.
+    pub(super) fn number(&self, example: &str, problems: &mut Problems) -> Option<f64> {
+        let number = match self.value {
+            DeValue::Float(digits) => digits.as_str().parse().ok(),
+            DeValue::Integer(digits) => i128::from_str_radix(digits.as_str(), digits.radix())
+                .ok()
+                .map(|number| number as f64),
+            _ => None,
+        };
+        number.or_else(|| self.mismatch("a number", example, problems))
+    }
+
+    /// The items of a list.
+    pub(super) fn list(&self, example: &str, problems: &mut Problems) -> Vec<Self> {
+        let DeValue::Array(items) = self.value else {
+            self.mismatch::<()>("a list", example, problems);
+            return Vec::new();
+        };
+        let item = |(index, item): (usize, &'a Spanned<DeValue<'i>>)| Value {
+            place: Place {
+                path: format!("{}[{index}]", self.place.path),
+                offset: Some(item.span().start),
+            },
+            value: item.get_ref(),
+        };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    /// The table, with its keys yet to be taken.
+    pub(super) fn table(&self, example: &str, problems: &mut Problems) -> Option<Table<'a, 'i>> {
+        let DeValue::Table(entries) = self.value else {
+            return self.mismatch("a table", example, problems);
+        };
+        Some(Table {
+            place: self.place.clone(),
+            entries,
+            known: Vec::new(),
+        })
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        self.value.is_table()
+    }
+
+    /// `value` with the place of this one.
+    pub(super) fn locate<T>(&self, value: T) -> Located<T> {
+        Located {
+            value,
+            place: self.place.clone(),
+        }
+    }
+
+    /// Notes that something else was expected.
+    fn mismatch<T>(&self, expected: &str, example: &str, problems: &mut Problems) -> Option<T> {
+        let found = match self.value {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "a whole number",
+            DeValue::Float(_) => "a number",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        };
+        let message = format!("expected {expected}, not {found} (write something like {example})");
+        problems.add(&self.place, message);
+        None
+    }
+}
+
+/// What somebody may have meant who wrote `key`.
+fn instead_of(key: &str, known: &[&str]) -> String {
+    let distance = |name: &&&str| strsim::damerau_levenshtein(key, name);
+    // Comparing costs time in the product of the lengths: nothing that long is meant to be a key.
+    let nearest = (key.len() <= 64)
+        .then(|| known.iter().min_by_key(distance))
+        .flatten()
+        .filter(|name| distance(name) <= 1 + name.len() / 4 || name.starts_with(key));
+    match nearest {
+        Some(name) => format!("did you mean {name}?"),
+        None => format!("there is {}", all(known)),
+    }
+}
+
+/// "a", "a or b", "a, b or c".
+fn either(names: &[&str]) -> String {
+    joined(names, "or", '"')
+}
+
+fn all(names: &[&str]) -> String {
+    joined(names, "and", ' ')
+}
+
+fn joined(names: &[&str], last: &str, quote: char) -> String {
+    let quoted: Vec<String> = names
+        .iter()
+        .map(|name| format!("{quote}{name}{quote}").trim().to_owned())
+        .collect();
+    match quoted.split_last() {
+        Some((end, [])) => end.clone(),
+        Some((end, rest)) => format!("{} {last} {end}", rest.join(", ")),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,68 @@
+//! What is allowed and still likely to surprise.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use super::{Config, Mode, Path, Service};
+
+/// What somebody should know who is about to use `config`, a sentence each.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut found: Vec<String> = config.services.iter().flat_map(of_service).collect();
+    found.extend(chains(config));
+    found
+}
+
+fn of_service(service: &Service) -> Vec<String> {
+    let name = &service.name;
+    let mut found = Vec::new();
+    if service.backends.is_empty() {
+        found.push(format!(
+            "{name} has no backend yet: until one is added, its addresses are left alone \
+             (lb-agent add-backend 127.0.0.1:5000 --service {name})"
+        ));
+    }
+    let listens = |v4: bool| service.listen.iter().any(|listen| listen.is_ipv4() == v4);
+    let affinity = &service.affinity;
+    if affinity.ipv4_prefix == 0 && listens(true) || affinity.ipv6_prefix == 0 && listens(false) {
+        found.push(format!(
+            "{name} counts no bit of a client's address: all its clients go to one backend"
+        ));
+    }
+    let steered_elsewhere = |backend: &&super::Backend| {
+        backend.path == Path::Socket
+            && service.mode == Mode::Udp
+            && service
+                .listen
+                .iter()
+                .all(|listen| listen.port() != backend.address.port())
+    };
+    for backend in service.backends.iter().filter(steered_elsewhere) {
+        found.push(format!(
+            "{name}: {} will answer from its own port, not from the one its clients asked \
+             (leave path at \"auto\")",
+            backend.address
+        ));
+    }
+    found
+}
+
+/// Backends that are listen addresses of another service, which may lead back.
+fn chains(config: &Config) -> Vec<String> {
+    let listen: HashSet<(Mode, SocketAddr)> = config
+        .services
+        .iter()
+        .flat_map(|service| service.listen.iter().map(|listen| (service.mode, *listen)))
+        .collect();
+    let mut found = Vec::new();
+    for service in &config.services {
+        for backend in &service.backends {
+            if listen.contains(&(service.mode, backend.address)) {
+                found.push(format!(
+                    "{}: {} is a listen address of another service: connections pass two of them",
+                    service.name, backend.address
+                ));
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,233 @@
+//! What can be asked of the agent, what it answers, and the JSON of both.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// What can be asked of the agent. Where `service` is `None`, the only service is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Tell everything.
+    Status,
+    /// Tell where a client would go.
+    Lookup {
+        /// Address of the client.
+        client: IpAddr,
+        /// Name of the service.
+        service: Option<String>,
+    },
+    /// Add a backend, or put one back in service.
+    AddBackend {
+        /// Address of the backend.
+        address: SocketAddr,
+        /// Name of the service.
+        service: Option<String>,
+        /// Its weight, at least 1; 1, or what it has, if not given.
+        weight: Option<u16>,
+    },
+    /// Take a backend out at once.
+    RemoveBackend {
+        /// Address of the backend.
+        address: SocketAddr,
+        /// Name of the service.
+        service: Option<String>,
+    },
+    /// Give a backend no new clients; let the known ones stay for a while.
+    DrainBackend {
+        /// Address of the backend.
+        address: SocketAddr,
+        /// Name of the service.
+        service: Option<String>,
+        /// For how long; the agent's default if not given.
+        timeout: Option<Duration>,
+    },
+    /// Read the configuration again.
+    Reload,
+    /// End the agent.
+    Stop {
+        /// Also take everything out of the kernel.
+        purge: bool,
+    },
+}
+
+/// What the agent answers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// A change is in force.
+    Changed {
+        /// One line of what changed.
+        message: String,
+    },
+    /// Answer to [`Command::Status`].
+    Status(Status),
+    /// Answer to [`Command::Lookup`].
+    Lookup(Lookup),
+}
+
+/// Why the agent did not do what it was asked. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind of reason it is.
+    pub kind: RefusalKind,
+    /// What was tried, and the cause.
+    pub error: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Kinds of [`Refusal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The command, or the configuration it named, makes no sense.
+    BadRequest,
+    /// It is about something that does not exist.
+    NotFound,
+    /// It contradicts what is in force.
+    Conflict,
+    /// It could not be carried out.
+    Failed,
+}
+
+/// A command, and where its answer goes.
+pub type Call = (Command, oneshot::Sender<Result<Reply, Refusal>>);
+
+/// A refusal as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalDocument {
+    /// [`Refusal::error`].
+    pub error: String,
+    /// [`Refusal::hint`].
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+/// Everything there is to tell of the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent itself.
+    pub agent: AgentStatus,
+    /// In the order of the configuration.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// The agent itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since its start.
+    pub uptime_seconds: u64,
+    /// `bpf` or `userspace`.
+    pub data_plane: String,
+    /// What its operator should know, a sentence each.
+    pub notes: Vec<String>,
+    /// Its configuration file; `None` for the built-in default.
+    pub config: Option<String>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// `tcp` or `udp`.
+    pub mode: String,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Stickiness.
+    pub affinity: AffinityStatus,
+    /// Greatest load of a backend as a multiple of its fair share.
+    pub max_load: Option<f64>,
+    /// Why connections went where they went, since the tables were made.
+    pub counters: CounterStatus,
+    /// In the order of the configuration, then of their addition.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// Stickiness of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AffinityStatus {
+    /// How long a client is remembered; 0 for not at all.
+    pub timeout_seconds: u64,
+    /// Bits of an IPv4 address that count.
+    pub ipv4_prefix: u8,
+    /// Bits of an IPv6 address that count.
+    pub ipv6_prefix: u8,
+}
+
+/// Connections of a service by the reason for their backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterStatus {
+    /// The client was there before.
+    pub affinity: u64,
+    /// It owns the client's slot.
+    pub slot: u64,
+    /// The owner of the slot was away or overloaded.
+    pub next: u64,
+    /// No backend could take it.
+    pub refused: u64,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Where the application is.
+    pub address: SocketAddr,
+    /// `up`, `draining` or `down`.
+    pub state: String,
+    /// Whether something listens there; `None` where the agent cannot tell.
+    pub listening: Option<bool>,
+    /// `socket` or `proxy`.
+    pub path: String,
+    /// Why that path, in a few words.
+    pub why: String,
+    /// Its weight.
+    pub weight: u16,
+    /// Fraction of the slots that it owns, 0 to 1.
+    pub share: f64,
+    /// `file` or `runtime`.
+    pub source: String,
+    /// Open connections.
+    pub active: u64,
+    /// Connections so far.
+    pub connections: u64,
+    /// Until a drain ends.
+    pub drain_seconds_left: Option<u64>,
+}
+
+/// Where a client would go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookup {
+    /// Address of the client.
+    pub client: IpAddr,
+    /// The part of it that counts.
+    pub prefix: String,
+    /// Name of the service.
+    pub service: String,
+    /// Where it would go; `None` when no backend could take it.
+    pub backend: Option<SocketAddr>,
+    /// `affinity`, `slot` or `next`; `None` like `backend`.
+    pub reason: Option<String>,
+    /// Its slot.
+    pub slot: u32,
+    /// All backends in the order in which they would be tried, affinity aside.
+    pub order: Vec<SocketAddr>,
+    /// What is remembered of the client.
+    pub affinity: Option<AffinityFound>,
+}
+
+/// What is remembered of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AffinityFound {
+    /// Where it was sent last.
+    pub backend: SocketAddr,
+    /// How long ago.
+    pub age_seconds: u64,
+    /// For how long that is remembered yet.
+    pub expires_in_seconds: u64,
+}
