@@ -205,7 +205,8 @@ fn socket_address(text: &str, wanted: Use) -> Result<SocketAddr, BadValue> {
 fn why_not_an_address(text: &str, wanted: Use) -> BadValue {
     let shown = quoted(text);
     let (problem, remedy) = if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        let example = SocketAddr::new(ip, wanted.port());
+        let example = port_without_brackets(text)
+            .unwrap_or_else(|| SocketAddr::new(ip.to_canonical(), wanted.port()));
         (
             format!("{shown} has no port"),
             format!("write \"{example}\""),
@@ -234,6 +235,13 @@ fn why_not_an_address(text: &str, wanted: Use) -> BadValue {
         )
     };
     BadValue { problem, remedy }
+}
+
+/// What "::1:5000" is likely to mean, although it is an address by itself.
+fn port_without_brackets(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port >= 80)?;
+    Some(SocketAddr::new(IpAddr::V6(ip.parse().ok()?), port))
 }
 
 fn why_not_a_host_and_port(host: &str, port: &str, wanted: Use) -> (String, String) {
