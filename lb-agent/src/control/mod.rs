@@ -1,2 +1,20 @@
 //! The control socket: HTTP/1.1 with JSON on a unix socket.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `message` | commands, answers and refusals, and their JSON |
+//! | `bind` | making the socket, and telling a dead agent's from a living one's |
+//! | `api` | from an HTTP request to a command |
+//! | `server` | connections, their limits and deadlines |
+//! | `client` | the other end |
+//!
+//! Nothing here changes anything: commands go through a channel to the one task that does.
+
+mod api;
+mod bind;
+pub mod client;
 pub mod message;
+pub mod server;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,425 @@
+//! From an HTTP request to a command, and from a refusal to an HTTP answer.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use hyper::{Method, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::message::{Command, Refusal, RefusalDocument, RefusalKind};
+use crate::config::value::{self, BadValue};
+
+/// Longest body that is taken, in bytes.
+pub(super) const MAX_BODY: usize = 64 << 10;
+
+/// An answer that says no.
+#[derive(Debug)]
+pub(super) struct No {
+    pub(super) status: StatusCode,
+    pub(super) document: RefusalDocument,
+    /// For the `Allow` header, RFC 9110 section 15.5.6.
+    pub(super) allow: Option<&'static str>,
+}
+
+impl No {
+    pub(super) fn new(
+        status: StatusCode,
+        error: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            document: RefusalDocument {
+                error: error.into(),
+                hint: Some(hint.into()),
+            },
+            allow: None,
+        }
+    }
+
+    pub(super) fn too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is longer than {} KiB", MAX_BODY >> 10),
+            "send one change in each request",
+        )
+    }
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal.kind {
+            RefusalKind::BadRequest => StatusCode::BAD_REQUEST,
+            RefusalKind::NotFound => StatusCode::NOT_FOUND,
+            RefusalKind::Conflict => StatusCode::CONFLICT,
+            RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self {
+            status,
+            document: RefusalDocument {
+                error: refusal.error,
+                hint: refusal.hint,
+            },
+            allow: None,
+        }
+    }
+}
+
+impl From<BadValue> for No {
+    fn from(bad: BadValue) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, bad.problem, bad.remedy)
+    }
+}
+
+/// What a path is for.
+#[derive(Clone, Copy)]
+pub(super) enum Endpoint {
+    Status,
+    Lookup,
+    AddBackend,
+    RemoveBackend,
+    DrainBackend,
+    Reload,
+    Stop,
+}
+
+/// Finds out what is asked, before the body is read.
+pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
+    let (allow, found) = match path {
+        "/v1/status" => ("GET", pick(method, [(Method::GET, Endpoint::Status)])),
+        "/v1/lookup" => ("GET", pick(method, [(Method::GET, Endpoint::Lookup)])),
+        "/v1/backends" => (
+            "POST, DELETE",
+            pick(
+                method,
+                [
+                    (Method::POST, Endpoint::AddBackend),
+                    (Method::DELETE, Endpoint::RemoveBackend),
+                ],
+            ),
+        ),
+        "/v1/backends/drain" => (
+            "POST",
+            pick(method, [(Method::POST, Endpoint::DrainBackend)]),
+        ),
+        "/v1/reload" => ("POST", pick(method, [(Method::POST, Endpoint::Reload)])),
+        "/v1/stop" => ("POST", pick(method, [(Method::POST, Endpoint::Stop)])),
+        _ => {
+            return Err(No::new(
+                StatusCode::NOT_FOUND,
+                format!("there is nothing at {}", value::quoted(path)),
+                "there is GET /v1/status, GET /v1/lookup?client=ADDRESS, POST and DELETE \
+                 /v1/backends, POST /v1/backends/drain, POST /v1/reload and POST /v1/stop",
+            ));
+        }
+    };
+    found.ok_or_else(|| No {
+        allow: Some(allow),
+        ..No::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("{path} does not take {}", value::quoted(method.as_str())),
+            format!("use {}", allow.replace(", ", " or ")),
+        )
+    })
+}
+
+fn pick<const N: usize>(method: &Method, of: [(Method, Endpoint); N]) -> Option<Endpoint> {
+    of.into_iter()
+        .find(|(taken, _)| taken == method)
+        .map(|(_, endpoint)| endpoint)
+}
+
+/// Makes a command of what came with the request. Values are held to the same rules as those of
+/// the configuration.
+pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Command, No> {
+    let known: &[&str] = match endpoint {
+        Endpoint::Lookup => &["client", "service"],
+        _ => &[],
+    };
+    let parameters = parameters(query, known)?;
+    match endpoint {
+        Endpoint::Status => Ok(Command::Status),
+        Endpoint::Lookup => lookup(&parameters),
+        Endpoint::AddBackend => add_backend(body),
+        Endpoint::RemoveBackend => remove_backend(body),
+        Endpoint::DrainBackend => drain_backend(body),
+        Endpoint::Reload => {
+            let Nothing {} = document(body, "{}")?;
+            Ok(Command::Reload)
+        }
+        Endpoint::Stop => {
+            let Stop { purge } = document(body, r#"{"purge": false}"#)?;
+            Ok(Command::Stop { purge })
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stop {
+    #[serde(default)]
+    purge: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Add {
+    address: String,
+    service: Option<String>,
+    weight: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Remove {
+    address: String,
+    service: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drain {
+    address: String,
+    service: Option<String>,
+    timeout_seconds: Option<f64>,
+}
+
+fn lookup(parameters: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Command, No> {
+    let client = parameters.get("client").ok_or_else(|| {
+        No::new(
+            StatusCode::BAD_REQUEST,
+            "which client?",
+            "name it as in /v1/lookup?client=203.0.113.9",
+        )
+    })?;
+    let service = parameters.get("service").map(|name| name.to_string());
+    Ok(Command::Lookup {
+        client: value::client_address(client)?,
+        service: checked_name(service)?,
+    })
+}
+
+fn add_backend(body: &[u8]) -> Result<Command, No> {
+    const EXAMPLE: &str = r#"{"address": "127.0.0.1:5000", "service": "web", "weight": 1}"#;
+    let Add {
+        address,
+        service,
+        weight,
+    } = document(body, EXAMPLE)?;
+    let weight = weight.map(|weight| value::weight(weight.into()));
+    Ok(Command::AddBackend {
+        address: value::backend_address(&address)?,
+        service: checked_name(service)?,
+        weight: weight.transpose()?,
+    })
+}
+
+fn remove_backend(body: &[u8]) -> Result<Command, No> {
+    const EXAMPLE: &str = r#"{"address": "127.0.0.1:5000", "service": "web"}"#;
+    let Remove { address, service } = document(body, EXAMPLE)?;
+    Ok(Command::RemoveBackend {
+        address: value::backend_address(&address)?,
+        service: checked_name(service)?,
+    })
+}
+
+fn drain_backend(body: &[u8]) -> Result<Command, No> {
+    const EXAMPLE: &str =
+        r#"{"address": "127.0.0.1:5000", "service": "web", "timeout_seconds": 30}"#;
+    let Drain {
+        address,
+        service,
+        timeout_seconds,
+    } = document(body, EXAMPLE)?;
+    Ok(Command::DrainBackend {
+        address: value::backend_address(&address)?,
+        service: checked_name(service)?,
+        timeout: timeout_seconds.map(value::seconds).transpose()?,
+    })
+}
+
+fn checked_name(name: Option<String>) -> Result<Option<String>, No> {
+    Ok(name.as_deref().map(value::service_name).transpose()?)
+}
+
+/// The JSON object in `body`; none at all is an empty one.
+fn document<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, No> {
+    let body = body.trim_ascii();
+    let body = if body.is_empty() { b"{}" } else { body };
+    let no = |error: String| {
+        No::new(
+            StatusCode::BAD_REQUEST,
+            format!("the body cannot be used: {error}"),
+            format!("send something like {example}"),
+        )
+    };
+    // serde would take a list for an object.
+    if body[0] != b'{' {
+        return Err(no("it is not a JSON object".to_owned()));
+    }
+    serde_json::from_slice(body).map_err(|error| no(error.to_string()))
+}
+
+fn parameters<'q>(
+    query: &'q str,
+    known: &[&str],
+) -> Result<BTreeMap<Cow<'q, str>, Cow<'q, str>>, No> {
+    let mut found = BTreeMap::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let shown = value::quoted(&name);
+        if !known.contains(&name.as_ref()) {
+            let hint = match known {
+                [] => "take no parameters here".to_owned(),
+                known => format!("there is {}", known.join(" and ")),
+            };
+            let error = format!("unknown parameter {shown}");
+            return Err(No::new(StatusCode::BAD_REQUEST, error, hint));
+        }
+        if found.insert(name, value).is_some() {
+            let error = format!("parameter {shown} is there twice");
+            return Err(No::new(StatusCode::BAD_REQUEST, error, "give it once"));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn ask(method: Method, path: &str, body: &str) -> Result<Command, No> {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        command(endpoint(&method, path)?, query, body.as_bytes())
+    }
+
+    /// Status, error and hint of a request that gets none of its way.
+    fn no(method: Method, path: &str, body: &str) -> (u16, String, String) {
+        let no = ask(method, path, body).unwrap_err();
+        (
+            no.status.as_u16(),
+            no.document.error,
+            no.document.hint.unwrap(),
+        )
+    }
+
+    #[test]
+    fn requests_become_commands() {
+        let web = || Some("web".to_owned());
+        let address = "127.0.0.1:5000".parse().unwrap();
+        let get = |path| ask(Method::GET, path, "").unwrap();
+        assert_eq!(get("/v1/status"), Command::Status);
+        let expected = Command::Lookup {
+            client: "2001:db8::9".parse().unwrap(),
+            service: web(),
+        };
+        assert_eq!(get("/v1/lookup?client=2001%3Adb8::9&service=web"), expected);
+        let post = |path, body| ask(Method::POST, path, body).unwrap();
+        let expected = Command::AddBackend {
+            address,
+            service: web(),
+            weight: Some(7),
+        };
+        let body = r#"{"address":"127.0.0.1:5000","service":"web","weight":7}"#;
+        assert_eq!(post("/v1/backends", body), expected);
+        let expected = Command::DrainBackend {
+            address,
+            service: None,
+            timeout: Some(Duration::from_millis(1500)),
+        };
+        let body = r#" {"address":"[::ffff:127.0.0.1]:5000","timeout_seconds":1.5} "#;
+        assert_eq!(post("/v1/backends/drain", body), expected);
+        let expected = Command::RemoveBackend {
+            address,
+            service: None,
+        };
+        let body = r#"{"address":"127.0.0.1:5000","service":null}"#;
+        assert_eq!(ask(Method::DELETE, "/v1/backends", body).unwrap(), expected);
+        assert_eq!(post("/v1/reload", ""), Command::Reload);
+        assert_eq!(post("/v1/stop", ""), Command::Stop { purge: false });
+        assert_eq!(
+            post("/v1/stop", r#"{"purge":true}"#),
+            Command::Stop { purge: true }
+        );
+    }
+
+    #[test]
+    fn junk_is_told_what_is_wrong_with_it() {
+        let cases = [
+            (
+                "",
+                "the body cannot be used: missing field `address` at line 1 column 2",
+            ),
+            ("junk", "the body cannot be used: it is not a JSON object"),
+            (
+                "[\"127.0.0.1:5000\"]",
+                "the body cannot be used: it is not a JSON object",
+            ),
+            (
+                "{\"address\":1}",
+                "the body cannot be used: invalid type: integer `1`, expected a string at line 1 column 12",
+            ),
+            (
+                "{\"adress\":\"\"}",
+                "the body cannot be used: unknown field `adress`, expected one of `address`, `service`, `weight` at line 1 column 9",
+            ),
+            ("{\"address\":\"127.0.0.1\"}", "\"127.0.0.1\" has no port"),
+            ("{\"address\":\"127.0.0.1:0\"}", "127.0.0.1:0 has port 0"),
+            (
+                "{\"address\":\"127.0.0.1:1\",\"weight\":0}",
+                "0 is not a weight",
+            ),
+            (
+                "{\"address\":\"127.0.0.1:1\",\"service\":\"\"}",
+                "\"\" is not a name",
+            ),
+            (
+                "{\"address\":\"127.0.0.1:1\"} x",
+                "the body cannot be used: trailing characters at line 1 column 27",
+            ),
+        ];
+        for (body, expected) in cases {
+            let (status, error, hint) = no(Method::POST, "/v1/backends", body);
+            assert_eq!((status, error.as_str()), (400, expected));
+            assert!(!hint.is_empty());
+        }
+        let nan = r#"{"address":"127.0.0.1:1","timeout_seconds":-1}"#;
+        let (_, error, _) = no(Method::POST, "/v1/backends/drain", nan);
+        assert_eq!(error, "-1 is not a number of seconds");
+    }
+
+    #[test]
+    fn a_wrong_path_and_a_wrong_method_are_told_the_right_ones() {
+        let (status, error, hint) = no(Method::GET, "/metrics", "");
+        assert_eq!(
+            (status, error.as_str()),
+            (404, "there is nothing at \"/metrics\"")
+        );
+        assert!(hint.contains("POST /v1/backends/drain"));
+        let (status, error, hint) = no(Method::GET, "/v1/backends", "");
+        assert_eq!(
+            (status, error.as_str()),
+            (405, "/v1/backends does not take \"GET\"")
+        );
+        assert_eq!(hint, "use POST or DELETE");
+    }
+
+    #[test]
+    fn parameters_are_checked() {
+        let error = |path| no(Method::GET, path, "").1;
+        assert_eq!(error("/v1/lookup"), "which client?");
+        assert_eq!(error("/v1/lookup?client=x"), "\"x\" is not an IP address");
+        assert_eq!(error("/v1/lookup?ip=1"), "unknown parameter \"ip\"");
+        assert_eq!(error("/v1/status?x=1"), "unknown parameter \"x\"");
+        assert_eq!(
+            error("/v1/lookup?client=1.2.3.4&client=1.2.3.4"),
+            "parameter \"client\" is there twice"
+        );
+    }
+}

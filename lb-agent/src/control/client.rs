@@ -1,0 +1,218 @@
+//! The other end of the control socket, for the command line.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::message::{Command, Refusal, RefusalDocument, RefusalKind};
+
+/// For a whole call: a little more than the agent takes to say that it is busy.
+const CALL_TIME: Duration = Duration::from_secs(40);
+/// For the agent to accept the connection while many others wait.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// Why a call has no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody is there, or one may not speak to them.
+    #[error("no agent answers at {}", path.display())]
+    Unreachable {
+        /// Path of the socket.
+        path: PathBuf,
+        /// The answer of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// The agent said no.
+    #[error("{}", .0.error)]
+    Refused(Refusal),
+    /// The agent went away, or something else than an agent is there.
+    #[error("no answer that makes sense from {}: {reason}", path.display())]
+    Garbled {
+        /// Path of the socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The agent took too long.
+    #[error("no answer from {} within {} seconds", path.display(), CALL_TIME.as_secs())]
+    Late {
+        /// Path of the socket.
+        path: PathBuf,
+    },
+}
+
+/// A caller of the agent at one control socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    /// A caller of the agent at `path`. Nothing is opened yet.
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+
+    /// The agent's answer to `command`, as JSON text.
+    pub async fn text(&self, command: &Command) -> Result<String, CallError> {
+        let stream = self.connect().await?;
+        timeout(CALL_TIME, self.ask(stream, command))
+            .await
+            .map_err(|_| CallError::Late {
+                path: self.path.clone(),
+            })?
+    }
+
+    /// The agent's answer to a command that reads: a `Status` or a `Lookup`.
+    pub async fn read<T: DeserializeOwned>(&self, command: &Command) -> Result<T, CallError> {
+        let text = self.text(command).await?;
+        serde_json::from_str(&text).map_err(|error| self.garbled(error))
+    }
+
+    /// The agent's one line of what `command` has changed.
+    pub async fn change(&self, command: &Command) -> Result<String, CallError> {
+        #[derive(Deserialize)]
+        struct Changed {
+            message: String,
+        }
+        let Changed { message } = self.read(command).await?;
+        Ok(message)
+    }
+
+    /// The process that listens, if somebody does. `None` if it cannot be seen from here.
+    pub async fn peer(&self) -> Result<Option<i32>, CallError> {
+        let stream = self.connect().await?;
+        Ok(stream.peer_cred().ok().and_then(|peer| peer.pid()))
+    }
+
+    async fn connect(&self) -> Result<UnixStream, CallError> {
+        let deadline = Instant::now() + CONNECT_TIME;
+        loop {
+            match UnixStream::connect(&self.path).await {
+                Ok(stream) => return Ok(stream),
+                // The backlog is full: many others are calling.
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+                {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                Err(source) => {
+                    return Err(CallError::Unreachable {
+                        path: self.path.clone(),
+                        source,
+                    });
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, stream: UnixStream, command: &Command) -> Result<String, CallError> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.garbled(error))?;
+        tokio::spawn(connection);
+        let response = sender
+            .send_request(request(command))
+            .await
+            .map_err(|error| self.garbled(error))?;
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| self.garbled(error))?;
+        let text =
+            String::from_utf8(body.to_bytes().into()).map_err(|error| self.garbled(error))?;
+        if status.is_success() {
+            return Ok(text);
+        }
+        let document: RefusalDocument =
+            serde_json::from_str(&text).map_err(|_| self.garbled(format!("it says {status}")))?;
+        Err(CallError::Refused(Refusal {
+            kind: kind(status),
+            error: document.error,
+            hint: document.hint,
+        }))
+    }
+
+    fn garbled(&self, reason: impl ToString) -> CallError {
+        CallError::Garbled {
+            path: self.path.clone(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+fn kind(status: StatusCode) -> RefusalKind {
+    match status {
+        StatusCode::NOT_FOUND => RefusalKind::NotFound,
+        StatusCode::CONFLICT => RefusalKind::Conflict,
+        status if status.is_client_error() => RefusalKind::BadRequest,
+        _ => RefusalKind::Failed,
+    }
+}
+
+fn request(command: &Command) -> Request<Full<Bytes>> {
+    let (method, path, body) = match command {
+        Command::Status => (Method::GET, "/v1/status".to_owned(), None),
+        Command::Lookup { client, service } => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("client", &client.to_string());
+            if let Some(service) = service {
+                query.append_pair("service", service);
+            }
+            (Method::GET, format!("/v1/lookup?{}", query.finish()), None)
+        }
+        Command::AddBackend {
+            address,
+            service,
+            weight,
+        } => {
+            let body = json!({ "address": address, "service": service, "weight": weight });
+            (Method::POST, "/v1/backends".to_owned(), Some(body))
+        }
+        Command::RemoveBackend { address, service } => {
+            let body = json!({ "address": address, "service": service });
+            (Method::DELETE, "/v1/backends".to_owned(), Some(body))
+        }
+        Command::DrainBackend {
+            address,
+            service,
+            timeout,
+        } => {
+            let seconds = timeout.map(|timeout| timeout.as_secs_f64());
+            let body =
+                json!({ "address": address, "service": service, "timeout_seconds": seconds });
+            (Method::POST, "/v1/backends/drain".to_owned(), Some(body))
+        }
+        Command::Reload => (Method::POST, "/v1/reload".to_owned(), None),
+        Command::Stop { purge } => {
+            let body = json!({ "purge": purge });
+            (Method::POST, "/v1/stop".to_owned(), Some(body))
+        }
+    };
+    let body = body.map_or_else(String::new, |body| body.to_string());
+    let mut request = Request::new(Full::new(Bytes::from(body)));
+    *request.method_mut() = method;
+    if let Ok(uri) = path.parse() {
+        *request.uri_mut() = uri;
+    }
+    let host = hyper::header::HeaderValue::from_static("lb-agent");
+    request.headers_mut().insert(HOST, host);
+    request
+}

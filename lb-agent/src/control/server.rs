@@ -1,0 +1,209 @@
+//! Connections to the control socket. Each has a task and a deadline of its own, and there are
+//! only so many at a time: a client that is idle, slow or talks nonsense holds up nobody else.
+
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, EXPECT};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::api::{self, MAX_BODY, No};
+pub use super::bind::{BindError, bind};
+use super::message::{Call, Command, Reply};
+
+/// Connections at a time; more wait in the socket's backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// For the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// For its body.
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// For the agent's answer.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// For a whole connection, so that nobody who does not read holds one for ever.
+const WHOLE_TIME: Duration = Duration::from_secs(60);
+/// For those that are under way when the agent stops.
+const LAST_TIME: Duration = Duration::from_millis(500);
+/// How much of a body that is too long is read and thrown away: a client that is still sending
+/// would not see the answer.
+const MAX_WASTE: usize = 32 << 20;
+/// Longest head of a request, in bytes.
+const MAX_HEAD: usize = 16 << 10;
+
+/// Serves `listener` until `shutdown`: every request becomes a command in `calls`. Then the socket
+/// is removed, and what is under way gets half a second more.
+pub async fn serve(
+    listener: UnixListener,
+    calls: mpsc::Sender<Call>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+                match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection(stream, calls.clone()));
+                    }
+                    // Out of descriptors or memory: others may give some back.
+                    Err(error) => {
+                        tracing::warn!(%error, "accept on the control socket");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    // While the listener lives no other agent takes the path: what is removed is ours.
+    if let Some(path) = listener.local_addr()?.as_pathname() {
+        let _ = std::fs::remove_file(path);
+    }
+    drop(listener);
+    let _ = timeout(LAST_TIME, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
+    Ok(())
+}
+
+/// One request, one answer.
+async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>) {
+    let service = service_fn(|request| {
+        let calls = calls.clone();
+        async move { Ok::<_, Infallible>(respond(request, &calls).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(MAX_HEAD)
+        .keep_alive(false)
+        // A client that has said everything may close its side before the answer.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(WHOLE_TIME, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a control connection broke off"),
+        Err(_) => tracing::debug!("a control connection took too long"),
+    }
+}
+
+async fn respond(request: Request<Incoming>, calls: &mpsc::Sender<Call>) -> Response<Full<Bytes>> {
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let response = match answer(request, calls).await {
+        Ok(reply) => json(StatusCode::OK, &reply),
+        Err(no) => {
+            let mut response = json(no.status, &no.document);
+            if let Some(methods) = no.allow {
+                let methods = hyper::header::HeaderValue::from_static(methods);
+                response.headers_mut().insert(ALLOW, methods);
+            }
+            response
+        }
+    };
+    tracing::debug!(asked, status = response.status().as_u16(), "control");
+    response
+}
+
+async fn answer(request: Request<Incoming>, calls: &mpsc::Sender<Call>) -> Result<Reply, No> {
+    let (head, body) = request.into_parts();
+    let declared = body.size_hint().lower();
+    // Who asks first whether to send so much has not sent it yet.
+    if declared > MAX_BODY as u64 && head.headers.contains_key(EXPECT) {
+        return Err(No::too_large());
+    }
+    // Before any other answer too: a client that is still sending might not see it.
+    let body = timeout(BODY_TIME, whole(body)).await.map_err(|_| {
+        No::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the rest of the body did not come",
+            "send as much as Content-Length says",
+        )
+    })??;
+    let endpoint = api::endpoint(&head.method, head.uri.path())?;
+    let command = api::command(endpoint, head.uri.query().unwrap_or_default(), &body)?;
+    carry_out(command, calls).await
+}
+
+/// The body, if it is not too long.
+async fn whole(mut body: Incoming) -> Result<Vec<u8>, No> {
+    let mut bytes = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            No::new(
+                StatusCode::BAD_REQUEST,
+                format!("the body cannot be read: {error}"),
+                "send as much as Content-Length says",
+            )
+        })?;
+        let Ok(chunk) = frame.into_data() else {
+            continue;
+        };
+        length += chunk.len();
+        if length <= MAX_BODY {
+            bytes.extend_from_slice(&chunk);
+        }
+        if length > MAX_WASTE {
+            break;
+        }
+    }
+    if length > MAX_BODY {
+        return Err(No::too_large());
+    }
+    Ok(bytes)
+}
+
+async fn carry_out(command: Command, calls: &mpsc::Sender<Call>) -> Result<Reply, No> {
+    let (reply, replied) = oneshot::channel();
+    let asked = async {
+        calls.send((command, reply)).await.ok()?;
+        replied.await.ok()
+    };
+    match timeout(ANSWER_TIME, asked).await {
+        Ok(Some(answer)) => Ok(answer?),
+        Ok(None) => Err(No::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent is stopping",
+            "start it again",
+        )),
+        Err(_) => Err(No::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "the agent has been busy for {} seconds",
+                ANSWER_TIME.as_secs()
+            ),
+            "what was asked may still be done: see \"lb-agent status\" and the agent's log",
+        )),
+    }
+}
+
+/// Indented, for those who look with curl.
+fn json(status: StatusCode, document: &impl Serialize) -> Response<Full<Bytes>> {
+    let (status, mut text) = match serde_json::to_string_pretty(document) {
+        Ok(text) => (status, text),
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            let text = r#"{"error": "the answer cannot be written as JSON", "hint": null}"#;
+            (StatusCode::INTERNAL_SERVER_ERROR, text.to_owned())
+        }
+    };
+    text.push('\n');
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
