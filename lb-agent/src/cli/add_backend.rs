@@ -1,0 +1,43 @@
+//! `lb-agent add-backend`: one more backend, or one back in service.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::Control;
+use super::failure::Failure;
+use crate::control::message::Command;
+
+/// Add a backend, or put one back in service
+///
+/// New clients go to it as soon as the command returns; nobody who is known elsewhere is moved. It
+/// is kept over restarts, until remove-backend.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: lb-agent add-backend 127.0.0.1:5001 --weight 2")]
+pub(super) struct AddBackend {
+    /// Where the application listens
+    #[arg(value_name = "ADDR", value_parser = super::backend_address)]
+    address: SocketAddr,
+    /// Service that gets it; may be left out when there is only one
+    #[arg(long, value_name = "NAME", value_parser = super::service_name)]
+    service: Option<String>,
+    /// Its share in relation to the other backends [default: 1]
+    #[arg(long, value_name = "N", value_parser = super::weight, allow_negative_numbers = true)]
+    weight: Option<u16>,
+}
+
+impl AddBackend {
+    pub(super) fn carry_out(self, control: &Control) -> Result<(), Failure> {
+        let Self {
+            address,
+            service,
+            weight,
+        } = self;
+        let command = Command::AddBackend {
+            address,
+            service,
+            weight,
+        };
+        control.change("add-backend", &command)
+    }
+}

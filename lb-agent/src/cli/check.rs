@@ -1,0 +1,57 @@
+//! `lb-agent check`: everything that is wrong with a configuration, without an agent.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::Failure;
+use super::output;
+use crate::config::{self, Config};
+
+/// Check a configuration without using it
+///
+/// Every problem is printed, a line each, with its line in the file.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: lb-agent check --config new.toml && lb-agent reload")]
+pub(super) struct Check {
+    /// Configuration [default: /etc/lb-agent/config.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Check {
+    pub(super) fn carry_out(&self) -> Result<(), Failure> {
+        let config =
+            config::load(self.config.as_deref()).map_err(|error| Failure::of_config(&error))?;
+        output::line(&summary(&config))?;
+        config::warnings(&config)
+            .iter()
+            .try_for_each(|warning| output::line(&format!("warning: {warning}")))
+    }
+}
+
+fn summary(config: &Config) -> String {
+    let backends: usize = config
+        .services
+        .iter()
+        .map(|service| service.backends.len())
+        .sum();
+    let mut text = format!(
+        "configuration ok: {}, {}",
+        count(config.services.len(), "service"),
+        count(backends, "backend")
+    );
+    if config.source.is_none() {
+        text.push_str(&format!(
+            " (built in, as there is no {})",
+            config::DEFAULT_FILE
+        ));
+    }
+    text
+}
+
+/// "1 service", "2 services".
+fn count(number: usize, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
+}

@@ -1,0 +1,169 @@
+//! The command line: one file for each command, and the only code that prints.
+//!
+//! Reading commands (`status`, `lookup`, `check`) have nouns for output, or JSON; changing ones
+//! say in one line what changed. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 agent
+//! not reachable.
+
+mod add_backend;
+mod check;
+mod drain_backend;
+mod failure;
+mod lookup;
+mod output;
+mod reload;
+mod remove_backend;
+mod run;
+mod status;
+mod status_table;
+mod stop;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::config::DEFAULT_CONTROL;
+use crate::config::value::{self, BadValue};
+use crate::control::client::Client;
+use crate::control::message::Command as Request;
+use failure::Failure;
+
+/// A sticky load balancer that lets the kernel do the work.
+#[derive(Debug, Parser)]
+#[command(name = "lb-agent", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    control: Control,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no agent answers
+Example: lb-agent add-backend 127.0.0.1:5000";
+
+#[derive(Debug, clap::Args)]
+struct Control {
+    /// Control socket of the agent [default: /run/lb-agent/control.sock]
+    #[arg(
+        long = "control",
+        value_name = "PATH",
+        global = true,
+        env = "LB_AGENT_CONTROL"
+    )]
+    path: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    Reload(reload::Reload),
+    AddBackend(add_backend::AddBackend),
+    RemoveBackend(remove_backend::RemoveBackend),
+    DrainBackend(drain_backend::DrainBackend),
+    Status(status::Status),
+    Lookup(lookup::Lookup),
+    Stop(stop::Stop),
+}
+
+impl Control {
+    /// A caller of the agent that is meant.
+    fn client(&self) -> Client {
+        self.client_or(Path::new(DEFAULT_CONTROL))
+    }
+
+    /// The same, with another socket for when none was named.
+    fn client_or(&self, usual: &Path) -> Client {
+        Client::new(self.path.as_deref().unwrap_or(usual))
+    }
+
+    /// Has the agent make a change, and prints what it says. `tried` is how the command is called.
+    fn change(&self, tried: &str, request: &Request) -> Result<(), Failure> {
+        let message = wait_for(self.client().change(request))?
+            .map_err(|error| Failure::of_call(tried, error))?;
+        output::line(&message)
+    }
+}
+
+/// Carries out what `args` say, the name of the program first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let outcome = match Cli::try_parse_from(args) {
+        Ok(cli) => carry_out(cli),
+        Err(error) => misunderstood(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
+    match command {
+        Command::Run(run) => run.carry_out(control),
+        Command::Check(check) => check.carry_out(),
+        Command::Reload(reload) => reload.carry_out(&control),
+        Command::AddBackend(add) => add.carry_out(&control),
+        Command::RemoveBackend(remove) => remove.carry_out(&control),
+        Command::DrainBackend(drain) => drain.carry_out(&control),
+        Command::Status(status) => status.carry_out(&control),
+        Command::Lookup(lookup) => lookup.carry_out(&control),
+        Command::Stop(stop) => stop.carry_out(&control),
+    }
+}
+
+/// Help and versions are no mistakes; a bad value is told in one line, like any other error.
+fn misunderstood(error: clap::Error) -> Result<(), Failure> {
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output::text(&text),
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            let line = text.lines().next().unwrap_or_default();
+            Err(Failure::usage(line.trim_start_matches("error: ")))
+        }
+        _ => {
+            // With the usage, in colour where clap finds it fit.
+            let _ = error.print();
+            Err(Failure::shown(failure::USAGE))
+        }
+    }
+}
+
+/// Runs a call to the agent.
+fn wait_for<F: Future>(call: F) -> Result<F::Output, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map(|runtime| runtime.block_on(call))
+        .map_err(|error| Failure::failed(format!("start: {error}")))
+}
+
+fn backend_address(text: &str) -> Result<SocketAddr, BadValue> {
+    value::backend_address(text)
+}
+
+fn client_address(text: &str) -> Result<IpAddr, BadValue> {
+    value::client_address(text)
+}
+
+fn service_name(text: &str) -> Result<String, BadValue> {
+    value::service_name(text)
+}
+
+fn duration(text: &str) -> Result<Duration, BadValue> {
+    value::duration(text)
+}
+
+fn weight(text: &str) -> Result<u16, BadValue> {
+    match text.parse() {
+        Ok(number) => value::weight(number),
+        Err(_) => Err(BadValue {
+            problem: format!("{} is not a weight", value::quoted(text)),
+            remedy: "use 1 to 65535".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,34 @@
+//! `lb-agent remove-backend`: a backend gets nothing from now on.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::Control;
+use super::failure::Failure;
+use crate::control::message::Command;
+
+/// Remove a backend at once
+///
+/// Its clients go elsewhere with their next connection. To let them finish first, see
+/// drain-backend.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: lb-agent remove-backend 127.0.0.1:5001")]
+pub(super) struct RemoveBackend {
+    /// Where the application listens
+    #[arg(value_name = "ADDR", value_parser = super::backend_address)]
+    address: SocketAddr,
+    /// Service that has it; may be left out when there is only one
+    #[arg(long, value_name = "NAME", value_parser = super::service_name)]
+    service: Option<String>,
+}
+
+impl RemoveBackend {
+    pub(super) fn carry_out(self, control: &Control) -> Result<(), Failure> {
+        let Self { address, service } = self;
+        control.change(
+            "remove-backend",
+            &Command::RemoveBackend { address, service },
+        )
+    }
+}

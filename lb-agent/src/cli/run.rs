@@ -1,0 +1,81 @@
+//! `lb-agent run`: the agent itself, in the foreground.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::failure::Failure;
+use super::{Control, output};
+use crate::config;
+
+/// What is logged without [`FILTER`].
+const USUAL_FILTER: &str = "info";
+/// Names the environment variable with the filter.
+const FILTER: &str = "LB_AGENT_LOG";
+
+/// Run the agent in the foreground
+///
+/// It logs to standard error; LB_AGENT_LOG says how much, as in "debug" or
+/// "info,lb_agent::control=debug". SIGTERM and SIGINT end it, SIGHUP has it read its configuration
+/// again. The kernel goes on forwarding without it.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: lb-agent run --config /etc/lb-agent/config.toml --log json")]
+pub(super) struct Run {
+    /// Configuration [default: /etc/lb-agent/config.toml, or one service on port 80 without it]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How the log is written
+    #[arg(long, value_enum, default_value_t = Log::Human, value_name = "FORM")]
+    log: Log,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Log {
+    /// Lines to read
+    Human,
+    /// A JSON object in each line
+    Json,
+}
+
+impl Run {
+    pub(super) fn carry_out(self, control: Control) -> Result<(), Failure> {
+        let mut config =
+            config::load(self.config.as_deref()).map_err(|error| Failure::of_config(&error))?;
+        if let Some(path) = control.path {
+            config.agent.control = path;
+        }
+        start_log(self.log)?;
+        for warning in config::warnings(&config) {
+            tracing::warn!("{warning}");
+        }
+        crate::run::run(config, self.config)
+            .map_err(|error| Failure::failed(format!("run: {error:#}")))
+    }
+}
+
+fn start_log(form: Log) -> Result<(), Failure> {
+    let wanted = std::env::var(FILTER).unwrap_or_default();
+    let wanted = if wanted.is_empty() {
+        USUAL_FILTER
+    } else {
+        &wanted
+    };
+    let filter = EnvFilter::builder().parse(wanted).map_err(|error| {
+        Failure::usage(format!(
+            "{FILTER}: {wanted:?}: {error} (write it like \"debug\" or \"info,lb_agent=debug\")"
+        ))
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let started = match form {
+        Log::Human => log
+            .with_ansi(std::io::stderr().is_terminal() && output::may_colour())
+            .with_target(false)
+            .try_init(),
+        Log::Json => log.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| Failure::failed(format!("start the log: {error}")))
+}

@@ -1,0 +1,289 @@
+//! The table of `lb-agent status`.
+
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+
+use super::output::Look;
+use crate::control::message::{AgentStatus, BackendStatus, ServiceStatus, Status};
+
+const PLAIN: Style = Style::new();
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+const RED: Style = AnsiColor::Red.on_default();
+
+/// Columns of the table of backends: their headings, and whether they hold numbers.
+const COLUMNS: [(&str, bool); 8] = [
+    ("BACKEND", false),
+    ("STATE", false),
+    ("PATH", false),
+    ("WEIGHT", true),
+    ("SHARE", true),
+    ("ACTIVE", true),
+    ("TOTAL", true),
+    ("SOURCE", false),
+];
+/// The column under which a note stands that has no room in its line.
+const NOTE_UNDER: usize = 1;
+const INDENT: usize = 2;
+const GAP: usize = 2;
+
+/// Everything in `status`, for a person. The last line ends like the others.
+pub(super) fn render(status: &Status, look: Look) -> String {
+    let mut page = Page {
+        text: String::new(),
+        look,
+    };
+    let several = status.services.len() > 1;
+    for service in &status.services {
+        heading(&mut page, service);
+        if service.backends.is_empty() {
+            no_backend(&mut page, service, several);
+        } else {
+            backends(&mut page, &service.backends);
+        }
+        counters(&mut page, service);
+        page.end_line();
+    }
+    agent(&mut page, &status.agent);
+    page.text
+}
+
+fn heading(page: &mut Page, service: &ServiceStatus) {
+    let affinity = &service.affinity;
+    let mut words = vec![(service.mode.clone(), PLAIN)];
+    words.extend(
+        service
+            .listen
+            .iter()
+            .map(|listen| (listen.to_string(), PLAIN)),
+    );
+    words.push(match affinity.timeout_seconds {
+        0 => ("no affinity".to_owned(), PLAIN),
+        seconds => (
+            format!(
+                "affinity {} by /{} and /{}",
+                span(seconds),
+                affinity.ipv4_prefix,
+                affinity.ipv6_prefix
+            ),
+            PLAIN,
+        ),
+    });
+    if let Some(load) = service.max_load {
+        words.push((format!("max load {load}"), PLAIN));
+    }
+    words.insert(0, (service.name.clone(), BOLD));
+    page.words(&words, "  ");
+}
+
+fn no_backend(page: &mut Page, service: &ServiceStatus, several: bool) {
+    let which = if several {
+        format!(" --service {}", service.name)
+    } else {
+        String::new()
+    };
+    page.pad(INDENT);
+    page.styled(YELLOW, "no backend yet");
+    page.plain(&format!(" (lb-agent add-backend 127.0.0.1:5000{which})"));
+    page.end_line();
+}
+
+fn backends(page: &mut Page, backends: &[BackendStatus]) {
+    let rows: Vec<[String; COLUMNS.len()]> = backends.iter().map(cells).collect();
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(|column| {
+        let longest = rows.iter().map(|row| row[column].len()).max();
+        longest.unwrap_or(0).max(COLUMNS[column].0.len())
+    });
+    let headings = COLUMNS.map(|(heading, _)| heading.to_owned());
+    row(page, &widths, &headings, |_| DIM);
+    page.end_line();
+    for (backend, cells) in backends.iter().zip(&rows) {
+        row(page, &widths, cells, |column| match column {
+            1 => state_style(backend),
+            _ => PLAIN,
+        });
+        note(page, &widths, backend);
+        page.end_line();
+    }
+}
+
+fn row(
+    page: &mut Page,
+    widths: &[usize; COLUMNS.len()],
+    cells: &[String; COLUMNS.len()],
+    style: impl Fn(usize) -> Style,
+) {
+    page.pad(INDENT);
+    for (column, cell) in cells.iter().enumerate() {
+        let missing = widths[column] - cell.len();
+        let (before, after) = if COLUMNS[column].1 {
+            (missing, 0)
+        } else {
+            (0, missing)
+        };
+        page.pad(before);
+        page.styled(style(column), cell);
+        page.pad(after + GAP);
+    }
+}
+
+/// What is special about a backend, behind its row or, where that would be too long, below.
+fn note(page: &mut Page, widths: &[usize], backend: &BackendStatus) {
+    let Some((text, style)) = note_of(backend) else {
+        return;
+    };
+    let row: usize = INDENT + widths.iter().map(|width| width + GAP).sum::<usize>();
+    if row + text.len() > page.look.width {
+        page.end_line();
+        page.pad(
+            INDENT
+                + widths[..NOTE_UNDER]
+                    .iter()
+                    .map(|width| width + GAP)
+                    .sum::<usize>(),
+        );
+    }
+    page.styled(style, &text);
+}
+
+fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
+    let mut notes = Vec::new();
+    let mut style = PLAIN;
+    if let (true, Some(seconds)) = (backend.state == "draining", backend.drain_seconds_left) {
+        notes.push(format!("draining, {seconds} s left"));
+        style = YELLOW;
+    }
+    if backend.state == "down" {
+        notes.push("drained".to_owned());
+    }
+    if backend.listening == Some(false) {
+        notes.push("not listening".to_owned());
+        style = RED;
+    }
+    if backend.path != "socket" {
+        notes.push(backend.why.clone());
+    }
+    (!notes.is_empty()).then(|| (notes.join(", "), style))
+}
+
+fn state_style(backend: &BackendStatus) -> Style {
+    match backend.state.as_str() {
+        "up" if backend.listening == Some(false) => RED,
+        "up" => GREEN,
+        "draining" => YELLOW,
+        _ => RED,
+    }
+}
+
+fn cells(backend: &BackendStatus) -> [String; COLUMNS.len()] {
+    [
+        backend.address.to_string(),
+        backend.state.clone(),
+        backend.path.clone(),
+        backend.weight.to_string(),
+        format!("{:.1}%", backend.share * 100.0),
+        backend.active.to_string(),
+        backend.connections.to_string(),
+        backend.source.clone(),
+    ]
+}
+
+fn counters(page: &mut Page, service: &ServiceStatus) {
+    let counters = &service.counters;
+    page.pad(INDENT);
+    page.plain(&format!(
+        "chosen by affinity {}, by slot {}, as the next {}; refused ",
+        counters.affinity, counters.slot, counters.next
+    ));
+    let style = if counters.refused == 0 { PLAIN } else { RED };
+    page.styled(style, &counters.refused.to_string());
+    page.end_line();
+}
+
+fn agent(page: &mut Page, agent: &AgentStatus) {
+    let config = match &agent.config {
+        Some(path) => path.clone(),
+        None => "built-in configuration".to_owned(),
+    };
+    let words = [
+        (format!("lb-agent {}", agent.version), BOLD),
+        (format!("pid {}", agent.pid), PLAIN),
+        (format!("up {}", uptime(agent.uptime_seconds)), PLAIN),
+        (format!("data plane {}", agent.data_plane), PLAIN),
+        (config, PLAIN),
+    ];
+    page.words(&words, "  ");
+    for note in &agent.notes {
+        page.styled(YELLOW, "note: ");
+        page.plain(note);
+        page.end_line();
+    }
+}
+
+/// Seconds matter only in the first hour.
+fn uptime(seconds: u64) -> String {
+    span(if seconds < 3600 {
+        seconds
+    } else {
+        seconds - seconds % 60
+    })
+}
+
+/// A time in whole seconds, as in "3h 12m".
+fn span(seconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
+/// Text under way.
+struct Page {
+    text: String,
+    look: Look,
+}
+
+impl Page {
+    fn plain(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    fn styled(&mut self, style: Style, text: &str) {
+        if self.look.colour && style != PLAIN {
+            self.text.push_str(&format!("{style}{text}{style:#}"));
+        } else {
+            self.plain(text);
+        }
+    }
+
+    fn pad(&mut self, columns: usize) {
+        self.text.extend(std::iter::repeat_n(' ', columns));
+    }
+
+    /// Words in a line, and in more lines where they do not fit.
+    fn words(&mut self, words: &[(String, Style)], between: &str) {
+        let mut column = 0;
+        for (word, style) in words {
+            let length = word.chars().count();
+            if column > 0 && column + between.len() + length > self.look.width {
+                self.end_line();
+                self.pad(2 * INDENT);
+                column = 2 * INDENT;
+            } else if column > 0 {
+                self.plain(between);
+                column += between.len();
+            }
+            self.styled(*style, word);
+            column += length;
+        }
+        self.end_line();
+    }
+
+    fn end_line(&mut self) {
+        self.text.truncate(self.text.trim_end_matches(' ').len());
+        self.text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! What a reader sees, to the letter.
+
+use super::*;
+use crate::control::message::{AffinityStatus, CounterStatus};
+
+const EIGHTY: Look = Look {
+    colour: false,
+    width: 80,
+};
+
+fn backend(address: &str) -> BackendStatus {
+    BackendStatus {
+        address: address.parse().unwrap(),
+        state: "up".to_owned(),
+        listening: Some(true),
+        path: "socket".to_owned(),
+        why: "on this host".to_owned(),
+        weight: 1,
+        share: 0.25,
+        source: "file".to_owned(),
+        active: 120,
+        connections: 10_234,
+        drain_seconds_left: None,
+    }
+}
+
+fn web() -> ServiceStatus {
+    ServiceStatus {
+        name: "web".to_owned(),
+        mode: "tcp".to_owned(),
+        listen: vec!["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()],
+        affinity: AffinityStatus {
+            timeout_seconds: 10_800,
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+        },
+        max_load: None,
+        counters: CounterStatus {
+            affinity: 9000,
+            slot: 1200,
+            next: 34,
+            refused: 0,
+        },
+        backends: vec![
+            backend("127.0.0.1:5000"),
+            BackendStatus {
+                weight: 2,
+                share: 0.5,
+                source: "runtime".to_owned(),
+                state: "draining".to_owned(),
+                drain_seconds_left: Some(12),
+                ..backend("127.0.0.1:5001")
+            },
+            BackendStatus {
+                listening: Some(false),
+                active: 0,
+                ..backend("127.0.0.1:5002")
+            },
+        ],
+    }
+}
+
+fn status(services: Vec<ServiceStatus>) -> Status {
+    Status {
+        agent: AgentStatus {
+            version: "0.1.0".to_owned(),
+            pid: 4711,
+            uptime_seconds: 11_525,
+            data_plane: "bpf".to_owned(),
+            notes: Vec::new(),
+            config: Some("/etc/lb-agent/config.toml".to_owned()),
+        },
+        services,
+    }
+}
+
+#[test]
+fn the_usual_table_fits_in_eighty_columns() {
+    let expected = "\
+web  tcp  0.0.0.0:80  [::]:80  affinity 3h by /32 and /64
+  BACKEND         STATE     PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
+  127.0.0.1:5000  up        socket       1  25.0%     120  10234  file
+  127.0.0.1:5001  draining  socket       2  50.0%     120  10234  runtime
+                  draining, 12 s left
+  127.0.0.1:5002  up        socket       1  25.0%       0  10234  file
+                  not listening
+  chosen by affinity 9000, by slot 1200, as the next 34; refused 0
+
+lb-agent 0.1.0  pid 4711  up 3h 12m  data plane bpf  /etc/lb-agent/config.toml
+";
+    let shown = render(&status(vec![web()]), EIGHTY);
+    assert_eq!(shown, expected);
+    assert!(shown.lines().all(|line| line.len() <= 80));
+}
+
+#[test]
+fn with_room_a_note_stands_in_the_line_of_its_backend() {
+    let wide = Look {
+        colour: false,
+        width: 120,
+    };
+    let shown = render(&status(vec![web()]), wide);
+    assert!(shown.contains("120  10234  runtime  draining, 12 s left\n"));
+    assert!(shown.contains("0  10234  file     not listening\n"));
+    assert!(shown.ends_with("data plane bpf  /etc/lb-agent/config.toml\n"));
+}
+
+#[test]
+fn a_proxied_backend_and_a_drained_one_say_why() {
+    let service = ServiceStatus {
+        max_load: Some(1.25),
+        backends: vec![
+            BackendStatus {
+                path: "proxy".to_owned(),
+                why: "on another host".to_owned(),
+                listening: None,
+                ..backend("[2001:db8::1]:80")
+            },
+            BackendStatus {
+                state: "down".to_owned(),
+                share: 0.0,
+                ..backend("127.0.0.1:5000")
+            },
+        ],
+        ..web()
+    };
+    let expected = "\
+web  tcp  0.0.0.0:80  [::]:80  affinity 3h by /32 and /64  max load 1.25
+  BACKEND           STATE  PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
+  [2001:db8::1]:80  up     proxy        1  25.0%     120  10234  file
+                    on another host
+  127.0.0.1:5000    down   socket       1   0.0%     120  10234  file    drained
+";
+    let shown = render(&status(vec![service]), EIGHTY);
+    assert!(shown.starts_with(expected), "{shown}");
+}
+
+#[test]
+fn a_service_without_backends_says_how_to_add_one() {
+    let service = || ServiceStatus {
+        backends: Vec::new(),
+        ..web()
+    };
+    let shown = render(&status(vec![service()]), EIGHTY);
+    assert!(shown.contains("  no backend yet (lb-agent add-backend 127.0.0.1:5000)\n"));
+    let shown = render(&status(vec![service(), service()]), EIGHTY);
+    assert!(shown.contains("127.0.0.1:5000 --service web)\n"));
+}
+
+#[test]
+fn many_listen_addresses_are_broken_into_lines() {
+    let service = ServiceStatus {
+        listen: (1..20).map(|n| ([192, 0, 2, n], 80).into()).collect(),
+        ..web()
+    };
+    let shown = render(&status(vec![service]), EIGHTY);
+    assert!(shown.lines().all(|line| line.len() <= 80), "{shown}");
+    assert!(
+        shown.contains("\n    192.0.2.6:80  192.0.2.7:80"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn notes_of_the_agent_come_last() {
+    let mut status = status(vec![web()]);
+    status.agent.notes = vec!["BPF cannot serve here: no privilege".to_owned()];
+    let shown = render(&status, EIGHTY);
+    assert!(shown.ends_with("\nnote: BPF cannot serve here: no privilege\n"));
+}
+
+#[test]
+fn colours_change_no_column() {
+    let colour = Look {
+        colour: true,
+        ..EIGHTY
+    };
+    let shown = render(&status(vec![web()]), colour);
+    assert!(shown.contains("\u{1b}[31mnot listening\u{1b}[0m"));
+    let mut bare = String::new();
+    for (index, part) in shown.split('\u{1b}').enumerate() {
+        let text = if index == 0 {
+            part
+        } else {
+            part.split_once('m').unwrap().1
+        };
+        bare.push_str(text);
+    }
+    assert_eq!(bare, render(&status(vec![web()]), EIGHTY));
+}

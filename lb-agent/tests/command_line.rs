@@ -1,0 +1,316 @@
+//! The program as a user meets it where no agent is needed, or a made-up one will do: what is
+//! printed, where, and with which exit code.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use lb_agent::control::message::{Call, Command as Request, Refusal, RefusalKind, Reply};
+use lb_agent::control::server;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+fn lb_agent(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lb-agent"));
+    command
+        .args(args)
+        .env_remove("LB_AGENT_CONTROL")
+        .env_remove("LB_AGENT_LOG");
+    command
+}
+
+/// Exit code, standard output, standard error.
+fn outcome(args: &[&str]) -> (i32, String, String) {
+    told(lb_agent(args).output().unwrap())
+}
+
+fn told(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+const GOOD: &str = "[[service]]\nname = 'web'\nlisten = ['127.0.0.1:8080']\n\
+                    backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
+
+fn write(dir: &Path, text: &str) -> String {
+    let path = dir.join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Refuses everything that names port 9, and does the rest.
+struct FakeAgent {
+    _runtime: Runtime,
+    dir: tempfile::TempDir,
+}
+
+impl FakeAgent {
+    fn start() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let listener = {
+            let _inside = runtime.enter();
+            server::bind(&dir.path().join("control.sock")).unwrap()
+        };
+        let (calls, mut inbox) = mpsc::channel::<Call>(4);
+        runtime.spawn(server::serve(listener, calls, std::future::pending()));
+        runtime.spawn(async move {
+            while let Some((command, reply)) = inbox.recv().await {
+                let _ = reply.send(Self::answer(&command));
+            }
+        });
+        Self {
+            _runtime: runtime,
+            dir,
+        }
+    }
+
+    fn answer(command: &Request) -> Result<Reply, Refusal> {
+        match command {
+            Request::AddBackend { address, .. } if address.port() == 9 => Err(Refusal {
+                kind: RefusalKind::Conflict,
+                error: format!("{address} is there already"),
+                hint: Some("see status".to_owned()),
+            }),
+            Request::Reload => Err(Refusal {
+                kind: RefusalKind::BadRequest,
+                error: "/etc/c:1: a: bad\n/etc/c:2: b: bad".to_owned(),
+                hint: Some("nothing was changed".to_owned()),
+            }),
+            command => Ok(Reply::Changed {
+                message: format!("{command:?}"),
+            }),
+        }
+    }
+
+    fn outcome(&self, args: &[&str]) -> (i32, String, String) {
+        let socket = self.dir.path().join("control.sock");
+        told(
+            lb_agent(args)
+                .env("LB_AGENT_CONTROL", socket)
+                .output()
+                .unwrap(),
+        )
+    }
+}
+
+#[test]
+fn a_good_configuration_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), GOOD);
+    let expected = "configuration ok: 1 service, 2 backends\n".to_owned();
+    assert_eq!(
+        outcome(&["check", "--config", &path]),
+        (0, expected, String::new())
+    );
+}
+
+#[test]
+fn warnings_do_not_fail_a_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(
+        dir.path(),
+        "[[service]]\nname = 'web'\nlisten = ['[::]:80']",
+    );
+    let (code, stdout, _) = outcome(&["check", "--config", &path]);
+    assert_eq!(code, 0);
+    assert!(
+        stdout.contains("\nwarning: web has no backend yet"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn a_bad_configuration_ends_check_and_run_with_2_and_every_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(
+        dir.path(),
+        &GOOD.replace(":8080", "").replace("name", "nam"),
+    );
+    for command in ["check", "run"] {
+        let (code, stdout, stderr) = outcome(&[command, "--config", &path]);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        let lines: Vec<&str> = stderr.lines().collect();
+        assert_eq!(lines.len(), 3, "{stderr}");
+        let start = format!("lb-agent: {path}:");
+        assert!(
+            lines.iter().all(|line| line.starts_with(&start)),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_named_file_that_is_missing_is_an_error() {
+    let (code, _, stderr) = outcome(&["check", "--config", "/nonexistent/c.toml"]);
+    let expected = "lb-agent: /nonexistent/c.toml: no such file (name another with --config)\n";
+    assert_eq!((code, stderr.as_str()), (2, expected));
+}
+
+#[test]
+fn bad_values_end_with_2_and_one_line() {
+    let cases: [(&[&str], &str); 6] = [
+        (
+            &["add-backend", "127.0.0.1"],
+            "invalid value '127.0.0.1' for '<ADDR>': \"127.0.0.1\" has no port (write \"127.0.0.1:5000\")",
+        ),
+        (
+            &["add-backend", "127.0.0.1:0"],
+            "invalid value '127.0.0.1:0' for '<ADDR>': 127.0.0.1:0 has port 0 (use a port from 1 to 65535)",
+        ),
+        (
+            &["add-backend", "127.0.0.1:1", "--weight", "0"],
+            "invalid value '0' for '--weight <N>': 0 is not a weight (use 1 to 65535)",
+        ),
+        (
+            &["add-backend", "127.0.0.1:1", "--weight", "-3"],
+            "invalid value '-3' for '--weight <N>': -3 is not a weight (use 1 to 65535)",
+        ),
+        (
+            &["drain-backend", "127.0.0.1:1", "--timeout", "30"],
+            "invalid value '30' for '--timeout <DURATION>': \"30\" is not a duration (write it like \"3h\", \"90s\", \"1h30m\" or \"250ms\")",
+        ),
+        (
+            &["lookup", "example.org"],
+            "invalid value 'example.org' for '<CLIENT>': \"example.org\" is not an IP address (write it like 203.0.113.9 or 2001:db8::9)",
+        ),
+    ];
+    for (args, expected) in cases {
+        let (code, stdout, stderr) = outcome(args);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}");
+        assert_eq!(stderr, format!("lb-agent: {expected}\n"));
+    }
+}
+
+#[test]
+fn unknown_commands_and_missing_arguments_end_with_2() {
+    for args in [
+        &["frobnicate"][..],
+        &["add-backend"],
+        &[],
+        &["status", "-x"],
+    ] {
+        assert_eq!(outcome(args).0, 2, "{args:?}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_mistakes_and_every_help_has_an_example() {
+    let (code, stdout, _) = outcome(&["--version"]);
+    assert_eq!((code, stdout.starts_with("lb-agent 0.")), (0, true));
+    let commands = [
+        "run",
+        "check",
+        "reload",
+        "add-backend",
+        "remove-backend",
+        "drain-backend",
+        "status",
+        "lookup",
+        "stop",
+    ];
+    for command in commands {
+        let (code, stdout, _) = outcome(&[command, "--help"]);
+        assert_eq!(code, 0);
+        assert!(
+            stdout.contains(&format!("Example: lb-agent {command}")),
+            "{stdout}"
+        );
+    }
+}
+
+#[test]
+fn without_an_agent_the_code_is_3_and_the_line_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("none.sock");
+    let socket = socket.to_str().unwrap();
+    let expected = format!(
+        "lb-agent: no agent answers at {socket}: no such file (start it with \"systemctl start \
+         lb-agent\" or \"lb-agent run\", or name its socket with --control)\n"
+    );
+    let commands: [&[&str]; 7] = [
+        &["status"],
+        &["status", "--json"],
+        &["lookup", "203.0.113.9"],
+        &["add-backend", "127.0.0.1:1"],
+        &["drain-backend", "127.0.0.1:1"],
+        &["reload"],
+        &["stop"],
+    ];
+    for args in commands {
+        let args = [&["--control", socket], args].concat();
+        assert_eq!(outcome(&args), (3, String::new(), expected.clone()));
+    }
+}
+
+#[test]
+fn a_change_is_told_in_one_line_and_a_refusal_ends_with_1() {
+    let agent = FakeAgent::start();
+    let (code, stdout, stderr) = agent.outcome(&["add-backend", "127.0.0.1:5000", "--weight", "3"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let expected = "AddBackend { address: 127.0.0.1:5000, service: None, weight: Some(3) }\n";
+    assert_eq!(stdout, expected);
+    let (code, stdout, stderr) = agent.outcome(&["add-backend", "127.0.0.1:9"]);
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    let expected = "lb-agent: add-backend: 127.0.0.1:9 is there already (see status)\n";
+    assert_eq!(stderr, expected);
+}
+
+#[test]
+fn a_reload_of_a_bad_configuration_ends_with_2_and_every_problem() {
+    let (code, _, stderr) = FakeAgent::start().outcome(&["reload"]);
+    let expected = "lb-agent: /etc/c:1: a: bad\nlb-agent: /etc/c:2: b: bad\n\
+                    lb-agent: reload: nothing was changed\n";
+    assert_eq!((code, stderr.as_str()), (2, expected));
+}
+
+#[test]
+fn somebody_else_on_the_socket_is_no_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("other.sock");
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let started = Instant::now();
+    let mut status = lb_agent(&["status", "--control", path.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stream, _) = other.accept().unwrap();
+    std::io::Write::write_all(&mut stream, b"220 mail.example ESMTP\r\n").unwrap();
+    drop(stream);
+    let code = status.wait().unwrap().code();
+    assert_eq!(code, Some(1));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_log_filter_that_makes_no_sense_is_a_mistake_of_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), GOOD);
+    let output = lb_agent(&["run", "--config", &path])
+        .env("LB_AGENT_LOG", "lb_agent=loud=er")
+        .output()
+        .unwrap();
+    let (code, _, stderr) = told(output);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.starts_with("lb-agent: LB_AGENT_LOG: "), "{stderr}");
+}
+
+#[test]
+fn an_output_that_nobody_reads_is_no_reason_to_panic() {
+    let agent = FakeAgent::start();
+    let socket = agent.dir.path().join("control.sock");
+    let mut child = lb_agent(&["add-backend", "127.0.0.1:5000"])
+        .env("LB_AGENT_CONTROL", &socket)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let (code, _, stderr) = told(child.wait_with_output().unwrap());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
