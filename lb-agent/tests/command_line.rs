@@ -187,15 +187,33 @@ fn bad_values_end_with_2_and_one_line() {
 }
 
 #[test]
-fn unknown_commands_and_missing_arguments_end_with_2() {
-    for args in [
-        &["frobnicate"][..],
-        &["add-backend"],
-        &[],
-        &["status", "-x"],
-    ] {
-        assert_eq!(outcome(args).0, 2, "{args:?}");
+fn unknown_commands_and_missing_arguments_end_with_2_and_one_line() {
+    let cases: [(&[&str], &str); 4] = [
+        (
+            &["sttus"],
+            "unrecognized subcommand 'sttus', tip: a similar subcommand exists: 'status' (see \"lb-agent --help\")",
+        ),
+        (
+            &["add-backend"],
+            "the following required arguments were not provided: <ADDR> (see \"lb-agent --help\")",
+        ),
+        (
+            &["status", "-x"],
+            "unexpected argument '-x' found (see \"lb-agent --help\")",
+        ),
+        (
+            &["run", "--log", "xml"],
+            "invalid value 'xml' for '--log <FORM>', [possible values: human, json] (see \"lb-agent --help\")",
+        ),
+    ];
+    for (args, expected) in cases {
+        let (code, stdout, stderr) = outcome(args);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}");
+        assert_eq!(stderr, format!("lb-agent: {expected}\n"));
     }
+    let (code, _, stderr) = outcome(&[]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("Usage: lb-agent"), "{stderr}");
 }
 
 #[test]

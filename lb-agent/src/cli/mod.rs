@@ -116,21 +116,36 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Help and versions are no mistakes; a bad value is told in one line, like any other error.
+/// Help and versions are no mistakes; everything else is told in one line, like any other error.
 fn misunderstood(error: clap::Error) -> Result<(), Failure> {
     let text = error.to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output::text(&text),
-        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-            let line = text.lines().next().unwrap_or_default();
-            Err(Failure::usage(line.trim_start_matches("error: ")))
-        }
-        _ => {
-            // With the usage, in colour where clap finds it fit.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             Err(Failure::shown(failure::USAGE))
         }
+        ErrorKind::ValueValidation => Err(Failure::usage(message_of(&text))),
+        _ => Err(Failure::usage(format!(
+            "{} (see \"lb-agent --help\")",
+            message_of(&text)
+        ))),
     }
+}
+
+/// The paragraphs of clap's message in one line, without its advice to ask for help.
+fn message_of(text: &str) -> String {
+    let told = |line: &&str| {
+        !line.is_empty() && !line.starts_with("For more information") && !line.starts_with("Usage:")
+    };
+    let mut message = String::new();
+    for line in text.lines().map(str::trim).filter(told) {
+        if !message.is_empty() {
+            message.push_str(if message.ends_with(':') { " " } else { ", " });
+        }
+        message.push_str(line.trim_start_matches("error: "));
+    }
+    message
 }
 
 /// Runs a call to the agent.

@@ -5,13 +5,14 @@
 //! | `error` | problems, each with its line and key path; all of them are reported at once |
 //! | `reader` | walking the parsed TOML with typed fields and known keys |
 //! | `value` | the rules for one value: an address, a weight, a duration, a name |
-//! | `raw` | which keys there are, and their defaults |
+//! | `raw`, `agent` | which keys there are, and their defaults |
 //! | `validate` | rules between values: duplicates, clashes, limits |
 //! | `warnings` | what is allowed and still likely to surprise |
 //!
 //! Nothing here looks at the machine beyond reading the one file: the same text gives the same
 //! result everywhere.
 
+mod agent;
 mod error;
 mod raw;
 mod reader;

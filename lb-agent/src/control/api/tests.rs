@@ -1,0 +1,134 @@
+//! Requests in, commands or refusals out.
+
+use std::time::Duration;
+
+use super::*;
+
+fn ask(method: Method, path: &str, body: &str) -> Result<Command, No> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    command(endpoint(&method, path)?, query, body.as_bytes())
+}
+
+/// Status, error and hint of a request that gets none of its way.
+fn no(method: Method, path: &str, body: &str) -> (u16, String, String) {
+    let no = ask(method, path, body).unwrap_err();
+    (
+        no.status.as_u16(),
+        no.document.error,
+        no.document.hint.unwrap(),
+    )
+}
+
+#[test]
+fn requests_become_commands() {
+    let web = || Some("web".to_owned());
+    let address = "127.0.0.1:5000".parse().unwrap();
+    let get = |path| ask(Method::GET, path, "").unwrap();
+    assert_eq!(get("/v1/status"), Command::Status);
+    let expected = Command::Lookup {
+        client: "2001:db8::9".parse().unwrap(),
+        service: web(),
+    };
+    assert_eq!(get("/v1/lookup?client=2001%3Adb8::9&service=web"), expected);
+    let post = |path, body| ask(Method::POST, path, body).unwrap();
+    let expected = Command::AddBackend {
+        address,
+        service: web(),
+        weight: Some(7),
+    };
+    let body = r#"{"address":"127.0.0.1:5000","service":"web","weight":7}"#;
+    assert_eq!(post("/v1/backends", body), expected);
+    let expected = Command::DrainBackend {
+        address,
+        service: None,
+        timeout: Some(Duration::from_millis(1500)),
+    };
+    let body = r#" {"address":"[::ffff:127.0.0.1]:5000","timeout_seconds":1.5} "#;
+    assert_eq!(post("/v1/backends/drain", body), expected);
+    let expected = Command::RemoveBackend {
+        address,
+        service: None,
+    };
+    let body = r#"{"address":"127.0.0.1:5000","service":null}"#;
+    assert_eq!(ask(Method::DELETE, "/v1/backends", body).unwrap(), expected);
+    assert_eq!(post("/v1/reload", ""), Command::Reload);
+    assert_eq!(post("/v1/stop", ""), Command::Stop { purge: false });
+    assert_eq!(
+        post("/v1/stop", r#"{"purge":true}"#),
+        Command::Stop { purge: true }
+    );
+}
+
+#[test]
+fn junk_is_told_what_is_wrong_with_it() {
+    let cases = [
+        (
+            "",
+            "the body cannot be used: missing field `address` at line 1 column 2",
+        ),
+        ("junk", "the body cannot be used: it is not a JSON object"),
+        (
+            "[\"127.0.0.1:5000\"]",
+            "the body cannot be used: it is not a JSON object",
+        ),
+        (
+            "{\"address\":1}",
+            "the body cannot be used: invalid type: integer `1`, expected a string at line 1 column 12",
+        ),
+        (
+            "{\"adress\":\"\"}",
+            "the body cannot be used: unknown field `adress`, expected one of `address`, `service`, `weight` at line 1 column 9",
+        ),
+        ("{\"address\":\"127.0.0.1\"}", "\"127.0.0.1\" has no port"),
+        ("{\"address\":\"127.0.0.1:0\"}", "127.0.0.1:0 has port 0"),
+        (
+            "{\"address\":\"127.0.0.1:1\",\"weight\":0}",
+            "0 is not a weight",
+        ),
+        (
+            "{\"address\":\"127.0.0.1:1\",\"service\":\"\"}",
+            "\"\" is not a name",
+        ),
+        (
+            "{\"address\":\"127.0.0.1:1\"} x",
+            "the body cannot be used: trailing characters at line 1 column 27",
+        ),
+    ];
+    for (body, expected) in cases {
+        let (status, error, hint) = no(Method::POST, "/v1/backends", body);
+        assert_eq!((status, error.as_str()), (400, expected));
+        assert!(!hint.is_empty());
+    }
+    let nan = r#"{"address":"127.0.0.1:1","timeout_seconds":-1}"#;
+    let (_, error, _) = no(Method::POST, "/v1/backends/drain", nan);
+    assert_eq!(error, "-1 is not a number of seconds");
+}
+
+#[test]
+fn a_wrong_path_and_a_wrong_method_are_told_the_right_ones() {
+    let (status, error, hint) = no(Method::GET, "/metrics", "");
+    assert_eq!(
+        (status, error.as_str()),
+        (404, "there is nothing at \"/metrics\"")
+    );
+    assert!(hint.contains("POST /v1/backends/drain"));
+    let (status, error, hint) = no(Method::GET, "/v1/backends", "");
+    assert_eq!(
+        (status, error.as_str()),
+        (405, "/v1/backends does not take \"GET\"")
+    );
+    assert_eq!(hint, "use POST or DELETE");
+}
+
+#[test]
+fn parameters_are_checked() {
+    let error = |path| no(Method::GET, path, "").1;
+    assert_eq!(error("/v1/lookup"), "which client?");
+    assert_eq!(error("/v1/lookup?client=x"), "\"x\" is not an IP address");
+    assert_eq!(error("/v1/lookup?ip=1"), "unknown parameter \"ip\"");
+    assert_eq!(error("/v1/status?x=1"), "unknown parameter \"x\"");
+    assert_eq!(
+        error("/v1/lookup?client=1.2.3.4&client=1.2.3.4"),
+        "parameter \"client\" is there twice"
+    );
+}
