@@ -119,7 +119,7 @@ fn warnings_do_not_fail_a_check() {
     let (code, stdout, _) = outcome(&["check", "--config", &path]);
     assert_eq!(code, 0);
     assert!(
-        stdout.contains("\nwarning: web has no backend yet"),
+        stdout.contains("\nwarning: web has no backend in the configuration"),
         "{stdout}"
     );
 }

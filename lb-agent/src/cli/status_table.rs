@@ -166,7 +166,7 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
     if backend.path != "socket" {
         notes.push(backend.why.clone());
     }
-    (!notes.is_empty()).then(|| (notes.join(", "), style))
+    (!notes.is_empty()).then(|| (notes.join("; "), style))
 }
 
 fn state_style(backend: &BackendStatus) -> Style {

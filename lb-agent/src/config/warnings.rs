@@ -17,8 +17,8 @@ fn of_service(service: &Service) -> Vec<String> {
     let mut found = Vec::new();
     if service.backends.is_empty() {
         found.push(format!(
-            "{name} has no backend yet: until one is added, its addresses are left alone \
-             (lb-agent add-backend 127.0.0.1:5000 --service {name})"
+            "{name} has no backend in the configuration: while none is added, its addresses are \
+             left alone (lb-agent add-backend 127.0.0.1:5000 --service {name})"
         ));
     }
     let listens = |v4: bool| service.listen.iter().any(|listen| listen.is_ipv4() == v4);
