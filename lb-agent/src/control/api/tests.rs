@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn ask(method: Method, path: &str, body: &str) -> Result<Command, No> {
@@ -131,4 +133,27 @@ fn parameters_are_checked() {
         error("/v1/lookup?client=1.2.3.4&client=1.2.3.4"),
         "parameter \"client\" is there twice"
     );
+}
+
+proptest! {
+    #[test]
+    fn no_request_makes_it_panic(
+        which in 0..6usize,
+        query in "\\PC{0,40}",
+        body in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..80),
+            "\\{\"address\":\"\\PC{0,20}\"(,\"(weight|service|timeout_seconds)\":[-0-9.e\"a]{0,9})?\\}"
+                .prop_map(String::into_bytes),
+        ],
+    ) {
+        let (method, path) = [
+            (Method::GET, "/v1/lookup"),
+            (Method::POST, "/v1/backends"),
+            (Method::DELETE, "/v1/backends"),
+            (Method::POST, "/v1/backends/drain"),
+            (Method::POST, "/v1/reload"),
+            (Method::POST, "/v1/stop"),
+        ][which].clone();
+        let _ = command(endpoint(&method, path).unwrap(), &query, &body);
+    }
 }
