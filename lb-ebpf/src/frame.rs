@@ -22,18 +22,21 @@ macro_rules! field {
     }};
 }
 
-/// An [`Addr`] from the four words of an IPv6 address in network byte order.
+/// An address of either family. Both are read before the family is looked at: reads in two
+/// branches would be joined into one through a changed pointer, which the verifier refuses.
 macro_rules! address {
     ($ctx:expr, $v4:ident, $v6:ident) => {{
+        let v4 = field!($ctx, $v4);
+        let v6 = [
+            field!($ctx, $v6[0]),
+            field!($ctx, $v6[1]),
+            field!($ctx, $v6[2]),
+            field!($ctx, $v6[3]),
+        ];
         if field!($ctx, family) == AF_INET {
-            addr::from_v4(field!($ctx, $v4).to_ne_bytes())
+            addr::from_v4(v4.to_ne_bytes())
         } else {
-            join([
-                field!($ctx, $v6[0]),
-                field!($ctx, $v6[1]),
-                field!($ctx, $v6[2]),
-                field!($ctx, $v6[3]),
-            ])
+            join(v6)
         }
     }};
 }
@@ -53,8 +56,6 @@ pub struct Lookup {
     pub service: ServiceKey,
     /// Whence it comes.
     pub client: Addr,
-    /// AF_INET or AF_INET6.
-    pub family: u32,
 }
 
 impl Lookup {
@@ -66,9 +67,14 @@ impl Lookup {
         Self {
             service: ServiceKey::new(local, port, field!(ctx, protocol) as u8),
             client: address!(ctx, remote_ip4, remote_ip6),
-            family: field!(ctx, family),
         }
     }
+}
+
+/// The address family of a connection: AF_INET or AF_INET6.
+#[inline(always)]
+pub fn family(ctx: &SkLookupContext) -> u32 {
+    field!(ctx.lookup, family)
 }
 
 /// A TCP socket that something happened to.

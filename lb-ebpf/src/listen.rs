@@ -135,7 +135,7 @@ fn remember(head: &ServiceHead, socket: &Socket, backend: BackendId) {
         pad: 0,
     };
     // A full map pushes out the client unseen for longest; nothing else can fail.
-    let _ = AFFINITY.insert(&client.key, &affinity, 0);
+    let _ = AFFINITY.insert(client.key, affinity, 0);
 }
 
 /// Takes a closed connection off the count.

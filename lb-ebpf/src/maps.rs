@@ -106,7 +106,7 @@ impl<T> ClonedSkStorage<T> {
     ///
     /// `socket` is a socket that the kernel gave to this run of the program.
     #[inline(always)]
-    pub unsafe fn of(&self, socket: *mut bpf_sock) -> Option<&mut T> {
+    pub unsafe fn of<'s>(&self, socket: *mut bpf_sock) -> Option<&'s mut T> {
         let map = ptr::from_ref(self).cast_mut().cast();
         // SAFETY: the map is one of socket storage, and the caller vouches for the socket.
         let value = unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), 0) };

@@ -1,16 +1,17 @@
 //! `lb_steer`: the tables as `lb_common::select` wants them, and the hand-over of a connection.
 
+use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::SkLookupContext;
 use lb_common::abi::{
-    Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, MAX_MEMBERS,
-    ServiceHead, ServiceTable, TABLE_SLOTS, path, protocol,
+    Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, ServiceHead,
+    ServiceTable, path, protocol,
 };
 use lb_common::addr;
 use lb_common::select::{Client, Reason, Tables, select};
 
-use crate::frame::Lookup;
+use crate::frame::{Lookup, family};
 use crate::maps::{
     ACTIVE, AFFINITY, AFFINITY_UDP, BACKEND_STATS, BACKENDS, LISTENERS, PROXY, SERVICE_ACTIVE,
     TABLES, count, service_at,
@@ -79,7 +80,7 @@ fn datagram_handed_over(key: &AffinityKey, backend: BackendId) {
             pad: 0,
         };
         // A full map pushes out the client unseen for longest; nothing else can fail.
-        let _ = AFFINITY_UDP.insert(key, &affinity, 0);
+        let _ = AFFINITY_UDP.insert(key, affinity, 0);
     }
 }
 
@@ -98,12 +99,12 @@ impl Tables for Steering<'_> {
 
     #[inline(always)]
     fn slot(&self, slot: u32) -> BackendId {
-        element(&self.table.slots, slot as usize % TABLE_SLOTS)
+        element(&self.table.slots, slot)
     }
 
     #[inline(always)]
     fn member(&self, member: u32) -> BackendId {
-        element(&self.table.members, member as usize % MAX_MEMBERS)
+        element(&self.table.members, member)
     }
 
     #[inline(always)]
@@ -142,56 +143,83 @@ impl Tables for Steering<'_> {
 
     #[inline(always)]
     fn hand_over(&mut self, backend: &Backend) -> bool {
-        if backend.path == path::SOCKET {
-            self.to_socket(backend)
-        } else {
-            self.to_agent()
-        }
+        lb_hand_over(self.ctx.lookup, backend.id.index()) != 0
     }
 }
 
-/// One element of an array that lies in a map; `index` is in bounds.
+/// Hands the connection to the backend at `index`; 0 when it cannot take it.
+///
+/// A function of its own to the verifier, which checks it once instead of at every step of the
+/// selection: that is what keeps `lb_steer` small enough for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_hand_over(ctx: *mut bpf_sk_lookup, index: u32) -> u32 {
+    let Some(backend) = BACKENDS.get(index) else {
+        return 0;
+    };
+    let ctx = SkLookupContext::new(ctx);
+    let done = if backend.path == path::SOCKET {
+        to_socket(&ctx, backend)
+    } else {
+        to_agent(&ctx, backend)
+    };
+    u32::from(done)
+}
+
+/// One element of an array that lies in a map.
 #[inline(always)]
-fn element<const N: usize>(array: &[BackendId; N], index: usize) -> BackendId {
-    array.get(index).copied().unwrap_or(BackendId::NONE)
+fn element<const N: usize>(array: &[BackendId; N], index: u32) -> BackendId {
+    array
+        .get(opaque(index as usize))
+        .copied()
+        .unwrap_or(BackendId::NONE)
 }
 
-impl Steering<'_> {
-    /// Looks for a listening socket of the backend: bound to its very address, to the wildcard of
-    /// its family, or to `::` without IPV6_V6ONLY.
-    #[inline(always)]
-    fn to_socket(&self, backend: &Backend) -> bool {
-        let mut member = 0;
-        while member < MAX_GROUP {
-            let bound = [backend.addr, addr::wildcard_of(&backend.addr), addr::ANY_V6];
-            let mut i = 0;
-            while i < bound.len() {
-                let key = ListenKey {
-                    addr: bound[i],
-                    port: backend.port,
-                    protocol: backend.protocol,
-                    member,
-                };
-                match LISTENERS.redirect_sk_lookup(self.ctx, &key, 0) {
-                    Ok(()) => return true,
-                    // An IPv6 client of an IPv4 socket: the two only meet in user space.
-                    Err(error) if error == -EAFNOSUPPORT => return self.to_agent(),
-                    Err(_) => {}
-                }
-                i += 1;
-            }
-            member += 1;
-        }
-        false
+/// Hides from the compiler what it knows of a number: it would leave out bounds checks that it
+/// can prove needless, and the verifier cannot follow its proof.
+#[inline(always)]
+fn opaque(number: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    let mut number = number;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: adding nothing changes nothing. (Without any instruction the line table would name
+    // one place twice, which the kernel refuses.)
+    unsafe {
+        core::arch::asm!("{0} += 0", inout(reg) number, options(pure, nomem, nostack));
     }
+    number
+}
 
-    /// TCP goes to the agent's listening socket. The agent's UDP sockets are bound to the service
-    /// address itself, where the ordinary lookup finds them.
-    #[inline(always)]
-    fn to_agent(&self) -> bool {
-        self.lookup.service.protocol == protocol::UDP
-            || PROXY
-                .redirect_sk_lookup(self.ctx, &self.lookup.family, 0)
-                .is_ok()
+/// Looks for a listening socket of the backend: bound to its very address, to the wildcard of its
+/// family, or to `::` without IPV6_V6ONLY.
+#[inline(always)]
+fn to_socket(ctx: &SkLookupContext, backend: &Backend) -> bool {
+    let bound = [backend.addr, addr::wildcard_of(&backend.addr), addr::ANY_V6];
+    let mut member = 0;
+    while member < MAX_GROUP {
+        for addr in bound {
+            let (port, protocol) = (backend.port, backend.protocol);
+            let key = ListenKey {
+                addr,
+                port,
+                protocol,
+                member,
+            };
+            match LISTENERS.redirect_sk_lookup(ctx, key, 0) {
+                Ok(()) => return true,
+                // An IPv6 client of an IPv4 socket: the two only meet in user space.
+                Err(error) if error == -EAFNOSUPPORT => return to_agent(ctx, backend),
+                Err(_) => {}
+            }
+        }
+        member += 1;
     }
+    false
+}
+
+/// TCP goes to the agent's listening socket. The agent's UDP sockets are bound to the service
+/// address itself, where the ordinary lookup finds them.
+#[inline(always)]
+fn to_agent(ctx: &SkLookupContext, backend: &Backend) -> bool {
+    backend.protocol == protocol::UDP || PROXY.redirect_sk_lookup(ctx, family(ctx), 0).is_ok()
 }
