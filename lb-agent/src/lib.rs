@@ -1,6 +1,25 @@
 //! The agent: `cli -> control -> reconcile -> {state, dataplane}`.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`cli`] | arguments, commands, everything that is printed |
+//! | [`config`] | the configuration file, checked whole |
+//! | [`control`] | the control socket: messages, server, client |
+//! | [`reconcile`] | the one task that changes anything |
+//! | [`state`] | what should be, what is, and the plan from one to the other |
+//! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
+//! | [`host`] | choices made on the host, by the kernel's own function |
+//! | [`proxy`] | the userspace path |
+//! | [`report`] | what `status` and `lookup` tell |
+//! | [`run`] | the life of the agent, from start to stop |
 
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dataplane;
+pub mod host;
+pub mod proxy;
+pub mod reconcile;
+pub mod report;
 pub mod run;
+pub mod state;

@@ -1,15 +1,216 @@
-//! The life of the agent.
+//! The agent's life: open what there is to open, serve until told to stop.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
-/// Runs the agent.
-pub fn run(_config: Config, _config_path: Option<PathBuf>) -> anyhow::Result<()> {
-    anyhow::bail!("no agent here")
+use crate::config::{self, Config};
+use crate::control::message::{Call, Command};
+use crate::control::server;
+use crate::dataplane::DataPlane;
+use crate::dataplane::bpf::{self, Bpf, KernelLog, OpenError};
+use crate::dataplane::memory::Memory;
+use crate::proxy::{bind, front::Front};
+use crate::reconcile::{Reconciler, chain};
+use crate::state::store::Store;
+
+/// How long connections on the userspace path may go on after the agent was told to stop.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
+
+/// Runs the agent until SIGTERM, SIGINT or `lb-agent stop`. `config_path` is what `reload` reads
+/// again; `None` for the usual place.
+pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(config, config_path))
 }
 
-/// Removes what an agent has left in the kernel.
-pub fn purge(_config: &Config) -> anyhow::Result<bool> {
-    Ok(false)
+async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+    // The lock comes first: a second agent must not get as far as the maps.
+    let store = Store::open(&config.agent.state_dir)?;
+    let control = server::bind(&config.agent.control)?;
+    let Planes {
+        plane,
+        notes,
+        log,
+        front,
+    } = open_planes(&config)?;
+    let mut reconciler = Reconciler::new(config, config_path, store, plane, front, notes)?;
+    reconciler.start()?;
+
+    let (calls, inbox) = mpsc::channel(64);
+    let (stop, stopped) = watch::channel(false);
+    let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
+        // An error means that the sender is gone: the agent is stopping too.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let server = tokio::spawn(server::serve(
+        control,
+        calls,
+        until_stopped(stopped.clone()),
+    ));
+    if let Some(log) = log {
+        log.forward();
+    }
+    let watchdog = tokio::spawn(ready());
+    answer(&mut reconciler, inbox).await?;
+
+    tracing::info!("stopping");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    watchdog.abort();
+    let _ = stop.send(true);
+    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    reconciler.wind_down(LAST_CONNECTIONS).await;
+    Ok(())
+}
+
+/// Carries out commands until one of them, or a signal, ends the agent.
+async fn answer(
+    reconciler: &mut Reconciler,
+    mut inbox: mpsc::Receiver<Call>,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        let tick = reconciler.next_tick().map(Instant::from_std);
+        tokio::select! {
+            call = inbox.recv() => {
+                let Some((command, reply)) = call else { return Ok(()) };
+                let stops = matches!(command, Command::Stop { .. });
+                let answer = tokio::task::block_in_place(|| reconciler.handle(command));
+                let done = answer.is_ok();
+                // The asker may have hung up.
+                let _ = reply.send(answer);
+                if stops && done {
+                    return Ok(());
+                }
+            }
+            () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
+                tokio::task::block_in_place(|| reconciler.tick());
+            }
+            _ = hangup.recv() => {
+                let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload));
+                if let Err(refusal) = answer {
+                    tracing::error!("reload on SIGHUP: {}", refusal.error);
+                }
+            }
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
+}
+
+/// Tells systemd that everything serves, then that the agent is alive as often as it asks.
+async fn ready() {
+    tracing::info!("ready");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut ticks = tokio::time::interval(period / 2);
+    loop {
+        ticks.tick().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
+
+struct Planes {
+    plane: Box<dyn DataPlane>,
+    notes: Vec<String>,
+    log: Option<KernelLog>,
+    front: Front,
+}
+
+/// Opens the data plane that the configuration asks for, or the best that there is.
+fn open_planes(config: &Config) -> anyhow::Result<Planes> {
+    let agent = &config.agent;
+    let max_clients = agent.max_clients;
+    let userspace = |notes: Vec<String>| {
+        let plane = Memory::new(max_clients);
+        let front = Front::new(plane.clients());
+        Planes {
+            plane: Box::new(plane),
+            notes,
+            log: None,
+            front,
+        }
+    };
+    if agent.data_plane == config::DataPlane::Userspace {
+        return Ok(userspace(Vec::new()));
+    }
+    let settings = bpf::Settings {
+        pin_dir: agent.pin_dir.clone(),
+        max_clients,
+        cgroup: agent.cgroup.clone(),
+    };
+    match Bpf::open(&settings) {
+        Ok(opened) => with_bpf(opened),
+        Err(error) if agent.data_plane == config::DataPlane::Auto && error.may_fall_back() => {
+            let missing = format!("BPF cannot serve here: {}", explain(&error));
+            tracing::warn!("{missing}; every connection goes through the agent");
+            Ok(userspace(vec![missing]))
+        }
+        Err(error) => Err(anyhow::anyhow!(explain(&error))),
+    }
+}
+
+/// An error with its causes and, where one can be named, the way out.
+fn explain(error: &OpenError) -> String {
+    let text = chain(error);
+    let no_privilege = text.contains("Operation not permitted") || text.contains("os error 1)");
+    if no_privilege && !rustix::process::geteuid().is_root() {
+        return format!("{text} (run lb-agent as root, or with CAP_BPF and CAP_NET_ADMIN)");
+    }
+    text
+}
+
+/// The kernel's data plane, with the two listeners to which it hands what it cannot join itself.
+fn with_bpf(opened: bpf::Opened) -> anyhow::Result<Planes> {
+    let bpf::Opened {
+        mut plane,
+        notes,
+        log,
+    } = opened;
+    let mut front = Front::new(plane.clients());
+    let mut notes = notes;
+    let loopbacks = [
+        (libc::AF_INET, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        (libc::AF_INET6, SocketAddr::from((Ipv6Addr::LOCALHOST, 0))),
+    ];
+    for (family, address) in loopbacks {
+        let listener = match bind::tcp(address) {
+            Ok(listener) => listener,
+            // Without an address family there are no clients of it.
+            Err(error) => {
+                notes.push(format!("no userspace path for {}: {error}", address.ip()));
+                continue;
+            }
+        };
+        plane.offer(family as u32, &listener)?;
+        front.serve_handed_over(listener)?;
+    }
+    Ok(Planes {
+        plane: Box::new(plane),
+        notes,
+        log: Some(log),
+        front,
+    })
+}
+
+/// Removes what an agent has left in the kernel, when none is running. `false` when there was
+/// nothing.
+pub fn purge(config: &Config) -> anyhow::Result<bool> {
+    // Where there is no state directory, no agent uses it.
+    let state_dir = &config.agent.state_dir;
+    let _lock = state_dir
+        .exists()
+        .then(|| Store::open(state_dir))
+        .transpose()?;
+    bpf::purge(&config.agent.pin_dir).map_err(|error| anyhow::anyhow!(chain(&error)))
 }

@@ -1,0 +1,230 @@
+//! Listening sockets that `lb_listen` has not seen: those of before its time, and UDP sockets.
+//!
+//! The socket is borrowed from its process (pidfd_getfd(2), which takes CAP_SYS_PTRACE) for as
+//! long as it takes to enter it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use aya::maps::MapError;
+use lb_common::abi::{
+    Backend, BackendId, ListenKey, MAX_GROUP, SocketOwner, path, protocol, state,
+};
+use lb_common::addr::{self, Addr};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::inet_diag::{self, Listener};
+use super::maps::Maps;
+use super::pod;
+
+/// `bpf_map_update_elem`: only if the key is not there.
+const BPF_NOEXIST: u64 = 1;
+
+/// The addresses that a socket of `backend` may be bound to, most specific first.
+pub(super) fn bound_addresses(backend: &Backend) -> [Addr; 3] {
+    [backend.addr, addr::wildcard_of(&backend.addr), addr::ANY_V6]
+}
+
+/// Enters the listening sockets of `backends` that are not entered yet. Returns what stood in the
+/// way.
+pub(super) fn adopt(maps: &mut Maps, backends: &[Backend]) -> Vec<String> {
+    let steered: Vec<&Backend> = backends
+        .iter()
+        .filter(|b| b.state != state::REMOVED && b.path == path::SOCKET)
+        .collect();
+    let mut problems = Vec::new();
+    for protocol in [protocol::TCP, protocol::UDP] {
+        let wanted: HashSet<(Addr, u16)> = steered
+            .iter()
+            .filter(|backend| backend.protocol == protocol)
+            .flat_map(|backend| bound_addresses(backend).map(|addr| (addr, backend.port)))
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        if let Err(error) = adopt_protocol(maps, protocol, &wanted, &mut problems) {
+            problems.push(format!("list the listening sockets: {error}"));
+        }
+    }
+    problems
+}
+
+fn adopt_protocol(
+    maps: &mut Maps,
+    protocol: u8,
+    wanted: &HashSet<(Addr, u16)>,
+    problems: &mut Vec<String>,
+) -> io::Result<()> {
+    let noted = noted(maps).map_err(io::Error::other)?;
+    let mut groups: BTreeMap<(Addr, u16), Vec<Listener>> = BTreeMap::new();
+    for listener in inet_diag::listeners(protocol)? {
+        let key = (addr::from_ip(listener.bound.ip()), listener.bound.port());
+        if wanted.contains(&key) {
+            groups.entry(key).or_default().push(listener);
+        }
+    }
+    groups.retain(|(addr, port), group| {
+        let members = noted
+            .iter()
+            .filter(|key| (key.addr, key.port, key.protocol) == (*addr, *port, protocol))
+            .count();
+        members < group.len().min(usize::from(MAX_GROUP))
+    });
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let missing: HashSet<u32> = groups
+        .values()
+        .flatten()
+        .map(|listener| listener.inode)
+        .collect();
+    let holders = holders(&missing)?;
+    for ((addr, port), group) in groups {
+        for listener in group {
+            let Some(holder) = holders.get(&listener.inode) else {
+                // Closed since the kernel was asked, or held by the kernel itself.
+                continue;
+            };
+            if let Err(error) = enter(maps, holder, addr, port, protocol) {
+                problems.push(format!(
+                    "the listener on {} of process {} cannot be adopted: {error} (restart that \
+                     process, or give lb-agent CAP_SYS_PTRACE)",
+                    SocketAddr::new(addr::to_ip(&addr), port),
+                    holder.pid.as_raw_pid(),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The keys of all sockets that are entered.
+pub(super) fn noted(maps: &Maps) -> Result<HashSet<ListenKey>, MapError> {
+    maps.listeners
+        .keys()
+        .map(|key| key.map(|key| key.0))
+        .collect()
+}
+
+/// Who has a socket open, and under which number.
+struct Holder {
+    pid: Pid,
+    fd: i32,
+}
+
+/// One holder of each of the sockets with these inodes.
+fn holders(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Holder>> {
+    let mut found = BTreeMap::new();
+    for process in fs::read_dir("/proc")?.flatten() {
+        let pid = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else {
+            continue;
+        };
+        // A process that is gone, or not ours to look at, holds nothing that could be had.
+        let Ok(fds) = fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        for entry in fds.flatten() {
+            let inode = fs::read_link(entry.path())
+                .ok()
+                .and_then(|target| socket_inode(&target));
+            let fd = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if let (Some(inode), Some(fd)) = (inode, fd)
+                && inodes.contains(&inode)
+            {
+                found.entry(inode).or_insert(Holder { pid, fd });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// 12345 from `socket:[12345]`.
+fn socket_inode(target: &std::path::Path) -> Option<u32> {
+    target
+        .to_str()?
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
+/// Enters one socket, as `lb_listen` would have done.
+fn enter(
+    maps: &mut Maps,
+    holder: &Holder,
+    addr: Addr,
+    port: u16,
+    protocol: u8,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let socket = borrow(holder)?;
+    if maps.socket_owner.get(&socket, 0).is_ok() {
+        return Ok(());
+    }
+    for member in 0..MAX_GROUP {
+        let key = pod::ListenKey(ListenKey {
+            addr,
+            port,
+            protocol,
+            member,
+        });
+        match maps.listeners.insert(key, socket.as_raw_fd(), BPF_NOEXIST) {
+            Ok(()) => {
+                let owner = SocketOwner {
+                    addr,
+                    port,
+                    pad: 0,
+                    backend: BackendId::NONE,
+                };
+                return Ok(maps
+                    .socket_owner
+                    .insert(&socket, pod::SocketOwner(owner), 0)?);
+            }
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn borrow(holder: &Holder) -> io::Result<OwnedFd> {
+    let process = pidfd_open(holder.pid, PidfdFlags::empty())?;
+    Ok(pidfd_getfd(process, holder.fd, PidfdGetfdFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_of_this_process_is_found_and_borrowed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let bound = listener.local_addr().unwrap();
+        let found = inet_diag::listeners(protocol::TCP).unwrap();
+        let inode = found.iter().find(|l| l.bound == bound).unwrap().inode;
+        let holders = holders(&HashSet::from([inode])).unwrap();
+        let holder = &holders[&inode];
+        assert_eq!(holder.pid.as_raw_pid() as u32, std::process::id());
+        assert_eq!(holder.fd, listener.as_raw_fd());
+        let borrowed = std::net::TcpListener::from(borrow(holder).unwrap());
+        assert_eq!(borrowed.local_addr().unwrap(), bound);
+    }
+
+    #[test]
+    fn links_that_are_no_sockets_are_passed_over() {
+        assert_eq!(socket_inode("socket:[12345]".as_ref()), Some(12345));
+        for other in ["pipe:[12345]", "/dev/null", "socket:[x]", "socket:[1"] {
+            assert_eq!(socket_inode(other.as_ref()), None);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Attaching programs by links that are pinned, and replacing a program through its link so that
+//! nothing is detached in between.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, ProgramFd, SkLookup, SockOps};
+
+/// Why a program could not be attached.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct AttachError {
+    what: String,
+    #[source]
+    source: BoxedError,
+}
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+impl AttachError {
+    fn new(what: impl Into<String>, source: impl Into<BoxedError>) -> Self {
+        Self {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+}
+
+/// Attaches `lb_steer` to this network namespace, or puts it in the place of the program that the
+/// pinned link at `pin` runs.
+pub(super) fn steer(program: &mut SkLookup, pin: &Path) -> Result<(), AttachError> {
+    let attach = |program: &mut SkLookup| -> Result<FdLink, BoxedError> {
+        let id = program.attach(File::open("/proc/self/ns/net")?)?;
+        Ok(program.take_link(id)?.into())
+    };
+    let failed = |source| AttachError::new("attach lb_steer to the network namespace", source);
+    if replace(program.fd().map_err(|error| failed(error.into()))?, pin)? {
+        return Ok(());
+    }
+    keep(attach(program).map_err(failed)?, pin)
+}
+
+/// Attaches `lb_listen` to `cgroup`, or puts it in the place of the program that the pinned link
+/// at `pin` runs.
+pub(super) fn listen(program: &mut SockOps, cgroup: &Path, pin: &Path) -> Result<(), AttachError> {
+    let attach = |program: &mut SockOps| -> Result<FdLink, BoxedError> {
+        // Links always let other programs run too; aya wants `Single` for them.
+        let id = program.attach(File::open(cgroup)?, CgroupAttachMode::Single)?;
+        Ok(program.take_link(id)?.try_into()?)
+    };
+    let failed = |source| {
+        AttachError::new(
+            format!("attach lb_listen to the cgroup {}", cgroup.display()),
+            source,
+        )
+    };
+    if replace(program.fd().map_err(|error| failed(error.into()))?, pin)? {
+        return Ok(());
+    }
+    keep(attach(program).map_err(failed)?, pin)
+}
+
+fn keep(link: FdLink, pin: &Path) -> Result<(), AttachError> {
+    link.pin(pin)
+        .map(drop)
+        .map_err(|error| AttachError::new(format!("pin the link {}", pin.display()), error))
+}
+
+/// Runs `program` in the place of what the link pinned at `pin` runs. `false` when there is no
+/// such link, or none that is attached to anything any more; that one is removed.
+fn replace(program: &ProgramFd, pin: &Path) -> Result<bool, AttachError> {
+    let link = match open_pin(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => {
+            return Err(AttachError::new(
+                format!("open the pin {}", pin.display()),
+                error,
+            ));
+        }
+    };
+    match update(link.as_fd(), program.as_fd()) {
+        Ok(()) => Ok(true),
+        // What it was attached to is gone: a network namespace or a cgroup that was removed.
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+            remove(pin)?;
+            Ok(false)
+        }
+        Err(error) => Err(AttachError::new(
+            format!("replace the program of {}", pin.display()),
+            error,
+        )),
+    }
+}
+
+fn remove(pin: &Path) -> Result<(), AttachError> {
+    fs::remove_file(pin)
+        .map_err(|error| AttachError::new(format!("remove the pin {}", pin.display()), error))
+}
+
+/// Whether the link pinned at `pin` is attached to something.
+pub(super) fn is_live(pin: &Path) -> bool {
+    // A dead link reports 0 for the namespace or cgroup that it was attached to.
+    open_pin(pin)
+        .and_then(|link| target_of(link.as_fd()))
+        .is_ok_and(|target| target != 0)
+}
+
+/// The kernel's `union bpf_attr` for BPF_LINK_UPDATE (`link_update` in `linux/bpf.h`).
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// The same for BPF_OBJ_GET (`pathname`, `bpf_fd`, `file_flags`).
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// The same for BPF_OBJ_GET_INFO_BY_FD (`info`).
+#[repr(C)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The head of the kernel's `struct bpf_link_info`; in the union of what a link is attached to,
+/// both links of ours begin with the number that identifies it (`netns.netns_ino`, and
+/// `cgroup.cgroup_id`, which is 64 bits wide).
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    target: u64,
+    rest: [u64; 8],
+}
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_TYPE_NETNS: u32 = 5;
+
+/// Opens what is pinned at `pin`. aya's own way hides the descriptor that the commands below need.
+fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = ObjGet {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel has just made it, for this process alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdate {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+fn target_of(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = LinkInfo::default();
+    let mut attr = InfoByFd {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let narrow = info.kind == BPF_LINK_TYPE_NETNS;
+    Ok(if narrow {
+        info.target & 0xffff_ffff
+    } else {
+        info.target
+    })
+}
+
+/// The bpf system call, for the commands that aya does not offer for these kinds of links.
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is the command's part of `union bpf_attr`, laid out as the kernel has it and
+    // valid for its size; the pointers in it live as long as the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(done)
+    }
+}
+
+/// Where the pin of the link of `program` is.
+pub(super) fn pin_of(pin_dir: &Path, program: &str) -> PathBuf {
+    pin_dir.join("links").join(program)
+}

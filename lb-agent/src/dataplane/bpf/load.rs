@@ -1,0 +1,342 @@
+//! From nothing, or from what another agent left, to loaded and attached programs on pinned maps.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapData;
+use aya::programs::{Program, SkLookup, SockOps};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta};
+
+use super::link::{self, AttachError};
+use super::maps::{self, COUNTED_BY_LISTEN, ClientMaps, Maps};
+use super::pod;
+
+/// The eBPF programs; empty when the agent was built without them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
+
+/// Names of the programs.
+pub(super) const PROGRAMS: [&str; 2] = ["lb_listen", "lb_steer"];
+
+/// What to load, and where to leave it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory of the pins, in a bpf file system.
+    pub pin_dir: PathBuf,
+    /// Clients that are remembered per protocol.
+    pub max_clients: u32,
+    /// The cgroup whose sockets are seen; the root of the hierarchy by default.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Why the kernel's data plane cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The binary carries no eBPF programs.
+    #[error("this binary was built without its eBPF programs (build it with `cargo xtask build`)")]
+    NoObject,
+    /// The directory of the pins is not in a bpf file system.
+    #[error(
+        "{} is not in a bpf file system (mount one: mount -t bpf bpf /sys/fs/bpf)", dir.display()
+    )]
+    NotBpffs {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// There is no cgroup v2 hierarchy.
+    #[error("no cgroup v2 hierarchy is mounted (mount one: mount -t cgroup2 none /sys/fs/cgroup)")]
+    NoCgroup,
+    /// The pins are of another network namespace.
+    #[error(
+        "the pins in {} serve another network namespace (give this agent a pin_dir of its own)",
+        dir.display()
+    )]
+    OtherNamespace {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The pins are of another version.
+    #[error(
+        "the pins in {} have layout version {found}, this agent has {ABI_VERSION} (run \
+         `lb-agent stop --purge` and start again: open connections stay, remembered clients are \
+         forgotten)", dir.display()
+    )]
+    OtherAbi {
+        /// The directory.
+        dir: PathBuf,
+        /// Version of the pins.
+        found: u32,
+    },
+    /// A file could not be read or written.
+    #[error("{what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a map or a program.
+    #[error("load the eBPF programs")]
+    Load(#[from] EbpfError),
+    /// The kernel refused a program.
+    #[error("load the program {name}")]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// Its answer.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map is not what it should be.
+    #[error("open the maps")]
+    Map(#[from] aya::maps::MapError),
+    /// A program could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+impl OpenError {
+    /// Whether another data plane may serve instead. What other agents left must not be passed
+    /// by: two balancers would answer on the same addresses.
+    pub fn may_fall_back(&self) -> bool {
+        !matches!(self, Self::OtherNamespace { .. } | Self::OtherAbi { .. })
+    }
+}
+
+/// What has been loaded.
+pub(super) struct Loaded {
+    /// Maps for the agent.
+    pub maps: Maps,
+    /// Maps for choices on the host.
+    pub clients: ClientMaps,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+    /// The object, for its log.
+    pub object: Ebpf,
+}
+
+/// Loads the programs, on the maps that are pinned if there are any, and attaches them, in the
+/// place of those that run if there are any.
+pub(super) fn load(settings: &Settings) -> Result<Loaded, OpenError> {
+    if OBJECT.is_empty() {
+        return Err(OpenError::NoObject);
+    }
+    let pin_dir = &settings.pin_dir;
+    make_pin_dir(pin_dir)?;
+    let cgroup = settings
+        .cgroup
+        .clone()
+        .or_else(cgroup_root)
+        .ok_or(OpenError::NoCgroup)?;
+    let cookie = netns_cookie().map_err(io_error("read the cookie of", "/proc/self/ns/net"))?;
+    check_meta(pin_dir, cookie)?;
+    if !link::is_live(&link::pin_of(pin_dir, "lb_listen")) {
+        maps::unpin(pin_dir, &COUNTED_BY_LISTEN).map_err(io_error("clean up", pin_dir))?;
+    }
+
+    let mut object = load_object(settings)?;
+    let mut maps = Maps::take(&mut object)?;
+    let meta = Meta {
+        magic: META_MAGIC,
+        abi_version: ABI_VERSION,
+        netns_cookie: cookie,
+    };
+    maps.meta.set(0, pod::Meta(meta), 0)?;
+    let clients = ClientMaps::take(&mut object, pin_dir)?;
+    let notes = size_note(pin_dir, settings.max_clients)?
+        .into_iter()
+        .collect();
+
+    // First all listeners are noted, then connections are steered to them.
+    let listen: &mut SockOps = program(&mut object, "lb_listen")?;
+    listen.load().map_err(refused("lb_listen"))?;
+    link::listen(listen, &cgroup, &link::pin_of(pin_dir, "lb_listen"))?;
+    let steer: &mut SkLookup = program(&mut object, "lb_steer")?;
+    steer.load().map_err(refused("lb_steer"))?;
+    link::steer(steer, &link::pin_of(pin_dir, "lb_steer"))?;
+    for name in PROGRAMS {
+        pin_program(&mut object, name, pin_dir)?;
+    }
+    Ok(Loaded {
+        maps,
+        clients,
+        notes,
+        object,
+    })
+}
+
+fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("AFFINITY", settings.max_clients);
+    loader.map_max_entries("AFFINITY_UDP", settings.max_clients);
+    for name in maps::NAMES {
+        loader.map_pin_path(name, maps::pin_of(&settings.pin_dir, name));
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+fn program<'a, T>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, OpenError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = aya::programs::ProgramError>,
+{
+    let program = object.program_mut(name).ok_or(OpenError::NoObject)?;
+    program.try_into().map_err(refused(name))
+}
+
+fn refused(name: &'static str) -> impl FnOnce(aya::programs::ProgramError) -> OpenError {
+    move |source| OpenError::Program {
+        name,
+        source: Box::new(source),
+    }
+}
+
+/// Pins a program under a name of its own, then takes the old pin's place: there is one always.
+fn pin_program(object: &mut Ebpf, name: &'static str, pin_dir: &Path) -> Result<(), OpenError> {
+    let pin = pin_dir.join("programs").join(name);
+    let fresh = pin_dir.join("programs").join(format!("{name}_new"));
+    remove_if_there(&fresh).map_err(io_error("remove", &fresh))?;
+    let program = object.program_mut(name).ok_or(OpenError::NoObject)?;
+    program
+        .pin(&fresh)
+        .map_err(|error| io_error("pin a program at", &fresh)(io::Error::other(error)))?;
+    fs::rename(&fresh, &pin).map_err(io_error("rename to", &pin))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the directories for the pins, if they are in a bpf file system.
+fn make_pin_dir(pin_dir: &Path) -> Result<(), OpenError> {
+    let there = pin_dir
+        .ancestors()
+        .find(|dir| dir.exists())
+        .unwrap_or(Path::new("/"));
+    let kind = rustix::fs::statfs(there)
+        .map_err(|error| io_error("look at", there)(error.into()))?
+        .f_type;
+    // BPF_FS_MAGIC, `linux/magic.h`.
+    if kind as u64 != 0xcafe_4a11 {
+        return Err(OpenError::NotBpffs {
+            dir: pin_dir.to_owned(),
+        });
+    }
+    for part in ["maps", "links", "programs"] {
+        let dir = pin_dir.join(part);
+        fs::create_dir_all(&dir).map_err(io_error("make directory", &dir))?;
+    }
+    Ok(())
+}
+
+/// Refuses pins that this agent must not touch. Those of a network namespace that is gone are
+/// cleared away.
+fn check_meta(pin_dir: &Path, netns_cookie: u64) -> Result<(), OpenError> {
+    let Some(meta) = maps::pinned_meta(pin_dir)? else {
+        return Ok(());
+    };
+    // All zero: the last start got no further than making the map.
+    if meta.magic == 0 {
+        return Ok(());
+    }
+    let dir = pin_dir.to_owned();
+    if meta.magic != META_MAGIC || meta.abi_version != ABI_VERSION {
+        return Err(OpenError::OtherAbi {
+            dir,
+            found: meta.abi_version,
+        });
+    }
+    if meta.netns_cookie == netns_cookie {
+        return Ok(());
+    }
+    if link::is_live(&link::pin_of(pin_dir, "lb_steer")) {
+        return Err(OpenError::OtherNamespace { dir });
+    }
+    purge(pin_dir)?;
+    make_pin_dir(pin_dir)
+}
+
+/// Removes every pin of ours, and with them the programs and maps: links first, so that no
+/// program runs on half of its maps.
+pub(super) fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
+    if !pin_dir.exists() {
+        return Ok(false);
+    }
+    for part in ["links", "programs", "maps"] {
+        let dir = pin_dir.join(part);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(io_error("read", &dir)(error)),
+        };
+        for entry in entries {
+            let path = entry.map_err(io_error("read", &dir))?.path();
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        fs::remove_dir(&dir).map_err(io_error("remove", &dir))?;
+    }
+    // Something of somebody else's may be in it.
+    let _ = fs::remove_dir(pin_dir);
+    Ok(true)
+}
+
+fn io_error<P: AsRef<Path>>(what: &'static str, path: P) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Io {
+        what,
+        path: path.as_ref().to_owned(),
+        source,
+    }
+}
+
+/// The root of the cgroup v2 hierarchy, wherever it is mounted.
+fn cgroup_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_device, dir, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(dir))
+    })
+}
+
+/// The number that the kernel knows this network namespace by (SO_NETNS_COOKIE, Linux 5.14).
+fn netns_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let place = (&raw mut cookie).cast();
+    // SAFETY: the kernel writes at most `len` bytes to `place`, which has that many.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            place,
+            &raw mut len,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(cookie)
+    }
+}
+
+/// A pinned map keeps the size that it was made with.
+fn size_note(pin_dir: &Path, wanted: u32) -> Result<Option<String>, OpenError> {
+    let found = MapData::from_pin(maps::pin_of(pin_dir, "AFFINITY"))?
+        .info()?
+        .max_entries();
+    Ok((found != wanted).then(|| {
+        format!(
+            "max_clients is {wanted} but the map in use holds {found}: the new size comes with \
+             `lb-agent stop --purge` and a start"
+        )
+    }))
+}

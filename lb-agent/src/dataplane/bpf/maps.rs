@@ -1,0 +1,124 @@
+//! The pinned maps, each with its type, and where they are pinned.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::maps::{
+    Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash,
+};
+use lb_common::abi;
+
+use super::pod;
+
+/// Every map of the eBPF object that is pinned: all but the log's, which is of one agent's life.
+pub(super) const NAMES: [&str; 15] = [
+    "META",
+    "NAMES",
+    "SERVICES",
+    "TABLES",
+    "BACKENDS",
+    "LISTENERS",
+    "PROXY",
+    "OWNERS",
+    "AFFINITY",
+    "AFFINITY_UDP",
+    "ACTIVE",
+    "SERVICE_ACTIVE",
+    "BACKEND_STATS",
+    "SERVICE_STATS",
+    "SOCKET_OWNER",
+];
+
+/// Those that count what `lb_listen` sees: worth nothing once it has been away.
+pub(super) const COUNTED_BY_LISTEN: [&str; 4] =
+    ["ACTIVE", "SERVICE_ACTIVE", "SOCKET_OWNER", "LISTENERS"];
+
+/// The maps that the agent reads and writes.
+pub(super) struct Maps {
+    pub meta: Array<MapData, pod::Meta>,
+    pub names: Array<MapData, pod::ServiceName>,
+    pub services: HashMap<MapData, pod::ServiceKey, pod::ServiceId>,
+    pub tables: ArrayOfMaps<MapData, Array<MapData, pod::ServiceTable>>,
+    pub backends: Array<MapData, pod::Backend>,
+    pub listeners: SockHash<MapData, pod::ListenKey>,
+    pub proxy: SockHash<MapData, u32>,
+    pub owners: HashMap<MapData, pod::OwnerKey, pod::BackendId>,
+    pub active: Array<MapData, u64>,
+    pub backend_stats: PerCpuArray<MapData, pod::BackendStats>,
+    pub service_stats: PerCpuArray<MapData, u64>,
+    pub socket_owner: SkStorage<MapData, pod::SocketOwner>,
+}
+
+/// The maps that are read for choices made on the host.
+pub(super) struct ClientMaps {
+    pub tcp: HashMap<MapData, pod::AffinityKey, pod::Affinity>,
+    pub udp: HashMap<MapData, pod::AffinityKey, pod::Affinity>,
+    pub active: Array<MapData, u64>,
+    pub service_active: Array<MapData, u64>,
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, MapError> {
+        Ok(Self {
+            meta: take(object, "META")?.try_into()?,
+            names: take(object, "NAMES")?.try_into()?,
+            services: take(object, "SERVICES")?.try_into()?,
+            tables: take(object, "TABLES")?.try_into()?,
+            backends: take(object, "BACKENDS")?.try_into()?,
+            listeners: take(object, "LISTENERS")?.try_into()?,
+            proxy: take(object, "PROXY")?.try_into()?,
+            owners: take(object, "OWNERS")?.try_into()?,
+            active: take(object, "ACTIVE")?.try_into()?,
+            backend_stats: take(object, "BACKEND_STATS")?.try_into()?,
+            service_stats: take(object, "SERVICE_STATS")?.try_into()?,
+            socket_owner: take(object, "SOCKET_OWNER")?.try_into()?,
+        })
+    }
+}
+
+impl ClientMaps {
+    /// Takes the maps out of the loaded object; `ACTIVE`, which [`Maps`] has too, from its pin.
+    pub(super) fn take(object: &mut Ebpf, pin_dir: &Path) -> Result<Self, MapError> {
+        let active = MapData::from_pin(pin_of(pin_dir, "ACTIVE"))?;
+        Ok(Self {
+            tcp: take(object, "AFFINITY")?.try_into()?,
+            udp: take(object, "AFFINITY_UDP")?.try_into()?,
+            active: Map::Array(active).try_into()?,
+            service_active: take(object, "SERVICE_ACTIVE")?.try_into()?,
+        })
+    }
+}
+
+fn take(object: &mut Ebpf, name: &str) -> Result<Map, MapError> {
+    object.take_map(name).ok_or_else(|| MapError::InvalidName {
+        name: name.to_owned(),
+    })
+}
+
+/// Reads the `META` map of the pins in `pin_dir`; `None` when there is none.
+pub(super) fn pinned_meta(pin_dir: &Path) -> Result<Option<abi::Meta>, MapError> {
+    let pin = pin_of(pin_dir, "META");
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let meta: Array<MapData, pod::Meta> = Map::Array(MapData::from_pin(pin)?).try_into()?;
+    Ok(Some(meta.get(&0, 0)?.0))
+}
+
+/// Where the map `name` is pinned.
+pub(super) fn pin_of(pin_dir: &Path, name: &str) -> PathBuf {
+    pin_dir.join("maps").join(name)
+}
+
+/// Removes the pins of the maps `names`; what is not there is no error.
+pub(super) fn unpin(pin_dir: &Path, names: &[&str]) -> io::Result<()> {
+    names
+        .iter()
+        .try_for_each(|name| match fs::remove_file(pin_of(pin_dir, name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+}

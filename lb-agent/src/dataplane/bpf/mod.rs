@@ -1,0 +1,394 @@
+//! The kernel's data plane: pinned maps, and the programs that read them. The only user of aya.
+//!
+//! Nothing in here has to be alive for connections to be forwarded.
+
+mod adopt;
+mod inet_diag;
+mod link;
+mod load;
+mod maps;
+mod pod;
+
+use std::collections::{HashMap, HashSet};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::maps::{Array, MapData, MapError, PerCpuValues};
+use lb_common::abi::{
+    self, BackendId, BackendStats, Counter, MAX_BACKENDS, MAX_NAME, MAX_SERVICES, OwnerKey,
+    ServiceId, path, state,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+
+pub use load::{OpenError, Settings};
+use maps::{ClientMaps, Maps};
+
+use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts};
+use crate::state::observed::{Built, Observed, TableSpec};
+
+/// The pinned maps and what is in them.
+pub struct Bpf {
+    maps: Maps,
+    clients: Arc<KernelClients>,
+    observed: Observed,
+    owners: HashMap<OwnerKey, BackendId>,
+    pin_dir: PathBuf,
+}
+
+/// What opening the data plane came with.
+pub struct Opened {
+    /// The data plane.
+    pub plane: Bpf,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+    /// The log of the eBPF programs.
+    pub log: KernelLog,
+}
+
+/// Source of the log lines that the eBPF programs write.
+pub struct KernelLog(aya_log::EbpfLogger<&'static dyn log::Log>);
+
+impl KernelLog {
+    /// Passes the lines on as they come, on a thread of its own: they are few.
+    pub fn forward(mut self) {
+        let read = move || {
+            loop {
+                let mut source = [PollFd::new(&self.0, PollFlags::IN)];
+                match poll(&mut source, None) {
+                    Ok(_) => self.0.flush(),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "the log of the eBPF programs cannot be read");
+                        return;
+                    }
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new()
+            .name("kernel-log".into())
+            .spawn(read)
+        {
+            tracing::warn!(%error, "no thread for the log of the eBPF programs");
+        }
+    }
+}
+
+impl Bpf {
+    /// Loads and attaches the programs, or takes over what another agent has left.
+    pub fn open(settings: &Settings) -> Result<Opened, OpenError> {
+        let mut loaded = load::load(settings)?;
+        let log = KernelLog(
+            aya_log::EbpfLogger::init(&mut loaded.object).map_err(|error| OpenError::Io {
+                what: "read the log of",
+                path: settings.pin_dir.clone(),
+                source: std::io::Error::other(error),
+            })?,
+        );
+        let mut plane = Self {
+            maps: loaded.maps,
+            clients: Arc::new(KernelClients(Mutex::new(loaded.clients))),
+            observed: Observed::default(),
+            owners: HashMap::new(),
+            pin_dir: settings.pin_dir.clone(),
+        };
+        plane.read_back()?;
+        Ok(Opened {
+            plane,
+            notes: loaded.notes,
+            log,
+        })
+    }
+
+    /// Lets `lb_steer` hand connections of an address family (AF_INET, AF_INET6) to the agent's
+    /// own listener, in the place of that of an earlier agent.
+    pub fn offer(&mut self, family: u32, listener: &TcpListener) -> Result<(), Error> {
+        self.maps
+            .proxy
+            .insert(family, listener.as_raw_fd(), 0)
+            .map_err(|error| Error::table("enter the agent's own listener", error))
+    }
+
+    fn read_back(&mut self) -> Result<(), MapError> {
+        for index in 0..MAX_SERVICES as u32 {
+            let name = self.maps.names.get(&index, 0)?.0;
+            let text = name.bytes.get(..usize::from(name.len)).unwrap_or_default();
+            if let (1.., Ok(text)) = (name.len, std::str::from_utf8(text)) {
+                self.observed
+                    .names
+                    .insert(ServiceId(index), text.to_owned());
+            }
+        }
+        for entry in self.maps.services.iter() {
+            let (key, id) = entry?;
+            self.observed.listen.insert(key.0, id.0);
+        }
+        for index in 0..MAX_BACKENDS {
+            self.observed.backends[index] = self.maps.backends.get(&(index as u32), 0)?.0;
+        }
+        for entry in self.maps.owners.iter() {
+            let (key, id) = entry?;
+            self.owners.insert(key.0, id.0);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, action: &Action) -> Result<(), MapError> {
+        match action {
+            Action::NameService(id, name) => self.name_service(*id, name),
+            Action::PutBackend(backend) => self.put_backend(backend),
+            Action::PutTable(id, built) => self.put_table(*id, built.table()),
+            Action::Listen(key, id) => {
+                self.maps
+                    .services
+                    .insert(pod::ServiceKey(*key), pod::ServiceId(*id), 0)
+            }
+            Action::Unlisten(key) => self.maps.services.remove(&pod::ServiceKey(*key)),
+            Action::RemoveBackend(id) => {
+                let entry = self.observed.backends[id.index() as usize];
+                let void = abi::Backend {
+                    state: state::REMOVED,
+                    ..entry
+                };
+                self.maps.backends.set(id.index(), pod::Backend(void), 0)
+            }
+            Action::DropService(id) => self.drop_service(*id),
+        }
+    }
+
+    fn name_service(&mut self, id: ServiceId, name: &str) -> Result<(), MapError> {
+        let mut entry = abi::ServiceName {
+            len: 0,
+            bytes: [0; MAX_NAME],
+        };
+        let bytes = &name.as_bytes()[..name.len().min(MAX_NAME)];
+        entry.bytes[..bytes.len()].copy_from_slice(bytes);
+        entry.len = bytes.len() as u8;
+        self.maps.names.set(id.0, pod::ServiceName(entry), 0)
+    }
+
+    fn put_backend(&mut self, backend: &abi::Backend) -> Result<(), MapError> {
+        let index = backend.id.index();
+        if self.observed.backends[index as usize].id != backend.id {
+            let zero = pod::BackendStats(BackendStats::default());
+            self.maps.backend_stats.set(index, per_cpu(zero)?, 0)?;
+        }
+        self.maps.backends.set(index, pod::Backend(*backend), 0)
+    }
+
+    fn put_table(&mut self, id: ServiceId, table: &abi::ServiceTable) -> Result<(), MapError> {
+        let mut inner: Array<MapData, pod::ServiceTable> = Array::create(1, 0)?;
+        inner.set(0, pod::ServiceTable(*table), 0)?;
+        // The kernel returns when nobody reads the old one any more.
+        self.maps.tables.set(id.0, &inner, 0)
+    }
+
+    /// A table without members takes no part; an entry cannot be taken out of its map.
+    fn drop_service(&mut self, id: ServiceId) -> Result<(), MapError> {
+        let empty = self
+            .observed
+            .tables
+            .get(&id)
+            .map(|built| Built::new(TableSpec::new(built.spec().head, Vec::new())));
+        if let Some(empty) = empty {
+            self.put_table(id, empty.table())?;
+        }
+        for counter in 0..Counter::COUNT as u32 {
+            self.maps
+                .service_stats
+                .set(counter_index(id, counter), per_cpu(0)?, 0)?;
+        }
+        self.name_service(id, "")
+    }
+
+    /// Brings the `OWNERS` map up to date with the backends.
+    fn write_owners(&mut self) -> Result<(), MapError> {
+        let wanted = owners(&self.observed.backends);
+        for (key, id) in &wanted {
+            if self.owners.get(key) != Some(id) {
+                self.maps
+                    .owners
+                    .insert(pod::OwnerKey(*key), pod::BackendId(*id), 0)?;
+            }
+        }
+        for key in self.owners.keys().filter(|key| !wanted.contains_key(*key)) {
+            self.maps.owners.remove(&pod::OwnerKey(*key))?;
+        }
+        self.owners = wanted;
+        Ok(())
+    }
+}
+
+/// Which backend of its service each bound address serves. Where two backends would share a
+/// socket, the first counts its connections.
+fn owners(backends: &[abi::Backend]) -> HashMap<OwnerKey, BackendId> {
+    let steered = || {
+        backends
+            .iter()
+            .filter(|b| b.state != state::REMOVED && b.path == path::SOCKET)
+    };
+    let mut owners = HashMap::new();
+    // A socket bound to the very address is nobody else's.
+    for place in 0..3 {
+        for backend in steered() {
+            let key = OwnerKey {
+                addr: adopt::bound_addresses(backend)[place],
+                port: backend.port,
+                protocol: backend.protocol,
+                pad: 0,
+                service: backend.service,
+            };
+            owners.entry(key).or_insert(backend.id);
+        }
+    }
+    owners
+}
+
+fn counter_index(service: ServiceId, counter: u32) -> u32 {
+    service.0 * Counter::COUNT as u32 + counter
+}
+
+fn per_cpu<T: aya::Pod>(value: T) -> Result<PerCpuValues<T>, MapError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, io_error)| MapError::IoError(io_error))?;
+    PerCpuValues::try_from(vec![value; cpus]).map_err(MapError::IoError)
+}
+
+impl DataPlane for Bpf {
+    fn name(&self) -> &'static str {
+        "bpf"
+    }
+
+    fn steers(&self) -> bool {
+        true
+    }
+
+    fn observe(&self) -> Result<Observed, Error> {
+        Ok(self.observed.clone())
+    }
+
+    fn busy(&self, index: u32) -> bool {
+        self.maps
+            .active
+            .get(&index, 0)
+            .is_ok_and(|active| active != 0)
+    }
+
+    fn apply(&mut self, action: &Action) -> Result<(), Error> {
+        let failed =
+            |error| Error::table(format!("change the kernel's tables ({action:?})"), error);
+        self.write(action).map_err(failed)?;
+        self.observed.note(action);
+        if matches!(action, Action::PutBackend(_) | Action::RemoveBackend(_)) {
+            self.write_owners().map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn purge(&mut self) -> Result<(), Error> {
+        purge(&self.pin_dir)
+            .map(drop)
+            .map_err(|error| Error::table("remove the pins", error))
+    }
+
+    fn clients(&self) -> Arc<dyn Clients> {
+        Arc::clone(&self.clients) as Arc<dyn Clients>
+    }
+
+    fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String> {
+        adopt::adopt(&mut self.maps, &observed.backends)
+    }
+
+    fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error> {
+        let noted = adopt::noted(&self.maps)
+            .map_err(|error| Error::table("list the listening sockets", error))?;
+        let bound: HashSet<_> = noted
+            .iter()
+            .map(|key| (key.addr, key.port, key.protocol))
+            .collect();
+        let is_bound = |backend: &&abi::Backend| {
+            adopt::bound_addresses(backend)
+                .iter()
+                .any(|addr| bound.contains(&(*addr, backend.port, backend.protocol)))
+        };
+        Ok(Some(
+            self.observed
+                .backends
+                .iter()
+                .filter(is_bound)
+                .map(|b| b.id)
+                .collect(),
+        ))
+    }
+
+    fn backend_counts(&self, backend: &abi::Backend) -> Result<BackendCounts, Error> {
+        let failed = |error| Error::table("read the counters of a backend", error);
+        let index = backend.id.index();
+        let stats = self.maps.backend_stats.get(&index, 0).map_err(failed)?;
+        Ok(BackendCounts {
+            active: self.maps.active.get(&index, 0).map_err(failed)?,
+            total: stats
+                .iter()
+                .map(|cpu| cpu.0.connections + cpu.0.datagrams)
+                .sum(),
+        })
+    }
+
+    fn service_counts(&self, service: ServiceId) -> Result<ServiceCounts, Error> {
+        let mut counts = [0; Counter::COUNT];
+        for (counter, count) in (0..).zip(&mut counts) {
+            let values = self
+                .maps
+                .service_stats
+                .get(&counter_index(service, counter), 0)
+                .map_err(|error| Error::table("read the counters of a service", error))?;
+            *count = values.iter().sum();
+        }
+        Ok(counts)
+    }
+}
+
+/// The kernel's memory of clients, for choices made on the host.
+struct KernelClients(Mutex<ClientMaps>);
+
+impl Clients for KernelClients {
+    fn affinity(&self, protocol: u8, key: &abi::AffinityKey) -> Option<abi::Affinity> {
+        let maps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = if protocol == abi::protocol::UDP {
+            &maps.udp
+        } else {
+            &maps.tcp
+        };
+        map.get(&pod::AffinityKey(*key), 0)
+            .ok()
+            .map(|affinity| affinity.0)
+    }
+
+    fn remember(&self, protocol: u8, key: &abi::AffinityKey, affinity: abi::Affinity) {
+        let mut maps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = if protocol == abi::protocol::UDP {
+            &mut maps.udp
+        } else {
+            &mut maps.tcp
+        };
+        if let Err(error) = map.insert(pod::AffinityKey(*key), pod::Affinity(affinity), 0) {
+            tracing::warn!(%error, "a client could not be remembered");
+        }
+    }
+
+    fn active(&self, backend: BackendId) -> u64 {
+        let maps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.active.get(&backend.index(), 0).unwrap_or(0)
+    }
+
+    fn active_total(&self, service: ServiceId) -> u64 {
+        let maps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.service_active.get(&service.0, 0).unwrap_or(0)
+    }
+}
+
+/// Removes every pin in `pin_dir`, and with them the programs and tables. `false` when there was
+/// none.
+pub fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
+    load::purge(pin_dir)
+}

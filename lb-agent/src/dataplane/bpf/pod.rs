@@ -1,0 +1,32 @@
+//! `lb_common`'s layouts as aya wants them: plain old data, by a transparent newtype each.
+
+use lb_common::abi;
+
+macro_rules! pod {
+    ($($name:ident),+ $(,)?) => {$(
+        #[doc = concat!("[`abi::", stringify!($name), "`] as a map key or value.")]
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug)]
+        pub(super) struct $name(pub(super) abi::$name);
+
+        // SAFETY: `#[repr(C)]` or transparent over integers, with no padding that is not spelled
+        // out (`lb_common::abi` asserts the sizes); every bit pattern is valid.
+        unsafe impl aya::Pod for $name {}
+    )+};
+}
+
+pod!(
+    Affinity,
+    AffinityKey,
+    Backend,
+    BackendId,
+    BackendStats,
+    ListenKey,
+    Meta,
+    OwnerKey,
+    ServiceId,
+    ServiceKey,
+    ServiceName,
+    ServiceTable,
+    SocketOwner,
+);

@@ -1,0 +1,120 @@
+//! Tables in the agent's own memory: for hosts where BPF cannot serve, and for tests, which may
+//! make any step fail.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId};
+use lru::LruCache;
+
+use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts};
+use crate::state::observed::Observed;
+
+/// Tables in memory. Nothing of them outlives the agent.
+pub struct Memory {
+    observed: Observed,
+    clients: Arc<RememberedClients>,
+    /// Number of changes that still succeed, for tests; `None` for all.
+    pub fail_after: Option<usize>,
+}
+
+impl Memory {
+    /// Empty tables that remember up to `max_clients` clients per protocol.
+    pub fn new(max_clients: u32) -> Self {
+        Self {
+            observed: Observed::default(),
+            clients: Arc::new(RememberedClients::new(max_clients)),
+            fail_after: None,
+        }
+    }
+}
+
+impl DataPlane for Memory {
+    fn name(&self) -> &'static str {
+        "userspace"
+    }
+
+    fn steers(&self) -> bool {
+        false
+    }
+
+    fn observe(&self) -> Result<Observed, Error> {
+        Ok(self.observed.clone())
+    }
+
+    fn busy(&self, _index: u32) -> bool {
+        false
+    }
+
+    fn apply(&mut self, action: &Action) -> Result<(), Error> {
+        match &mut self.fail_after {
+            Some(0) => return Err(Error::Injected("apply")),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.observed.note(action);
+        Ok(())
+    }
+
+    fn purge(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn clients(&self) -> Arc<dyn Clients> {
+        Arc::clone(&self.clients) as Arc<dyn Clients>
+    }
+
+    fn adopt_listeners(&mut self, _observed: &Observed) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error> {
+        Ok(None)
+    }
+
+    fn backend_counts(&self, _backend: &Backend) -> Result<BackendCounts, Error> {
+        Ok(BackendCounts::default())
+    }
+
+    fn service_counts(&self, _service: ServiceId) -> Result<ServiceCounts, Error> {
+        Ok([0; Counter::COUNT])
+    }
+}
+
+type Cache = Mutex<LruCache<(u8, AffinityKey), Affinity>>;
+
+/// Where clients were sent last; the one unseen for longest goes first.
+struct RememberedClients {
+    cache: Cache,
+}
+
+impl RememberedClients {
+    fn new(max_clients: u32) -> Self {
+        let limit = NonZeroUsize::new(max_clients as usize).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            cache: Mutex::new(LruCache::new(limit)),
+        }
+    }
+}
+
+impl Clients for RememberedClients {
+    fn affinity(&self, protocol: u8, key: &AffinityKey) -> Option<Affinity> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.get(&(protocol, *key)).copied()
+    }
+
+    fn remember(&self, protocol: u8, key: &AffinityKey, affinity: Affinity) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.put((protocol, *key), affinity);
+    }
+
+    // Connections on the userspace path are counted where they are made.
+    fn active(&self, _backend: BackendId) -> u64 {
+        0
+    }
+
+    fn active_total(&self, _service: ServiceId) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,120 @@
+//! What moves connections, behind one trait: `bpf` (the only user of aya), `memory` (tables on
+//! the host alone, for the userspace path and for tests).
+
+pub mod bpf;
+pub mod memory;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId, ServiceKey};
+
+use crate::state::observed::{Built, Observed};
+
+/// One change of the tables. Each is atomic for the connections that come meanwhile.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Gives a service id its name.
+    NameService(ServiceId, String),
+    /// Writes a backend's entry: new, or with another state, weight or path.
+    PutBackend(Backend),
+    /// Swaps in a service's table.
+    PutTable(ServiceId, Built),
+    /// Sends the connections of a listen address to a service.
+    Listen(ServiceKey, ServiceId),
+    /// Stops doing so.
+    Unlisten(ServiceKey),
+    /// Voids a backend: from now on its id means nothing.
+    RemoveBackend(BackendId),
+    /// Frees the id of a service that has no listen address and no backend any more.
+    DropService(ServiceId),
+}
+
+/// Why a data plane refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A map could not be read or written.
+    #[error("{what}")]
+    Table {
+        /// What was tried on which map.
+        what: String,
+        /// The kernel's answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A data plane for tests was told to fail.
+    #[error("told to fail at {0}")]
+    Injected(&'static str),
+}
+
+impl Error {
+    /// An error of `what` ("write map ACTIVE") with its cause.
+    pub fn table(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Table {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+}
+
+/// What is counted for one backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendCounts {
+    /// Open connections.
+    pub active: u64,
+    /// Connections, or UDP datagrams, since the agent's tables were made.
+    pub total: u64,
+}
+
+/// Counters of one service, by [`Counter`].
+pub type ServiceCounts = [u64; Counter::COUNT];
+
+/// The clients that are remembered and the connections that are open: read for every choice made
+/// on the host, written by the userspace path.
+pub trait Clients: Send + Sync {
+    /// Where a client was sent last.
+    fn affinity(&self, protocol: u8, key: &AffinityKey) -> Option<Affinity>;
+    /// Remembers where a client was sent.
+    fn remember(&self, protocol: u8, key: &AffinityKey, affinity: Affinity);
+    /// Open connections of a backend.
+    fn active(&self, backend: BackendId) -> u64;
+    /// Open connections of a service.
+    fn active_total(&self, service: ServiceId) -> u64;
+}
+
+/// Tables that can be changed and read.
+pub trait DataPlane: Send {
+    /// `bpf` or `userspace`, for `status`.
+    fn name(&self) -> &'static str;
+    /// Whether connections can be handed to listening sockets, or the agent must take them all.
+    fn steers(&self) -> bool;
+    /// What is in force, as far as it can be read back: the tables of services are not.
+    fn observe(&self) -> Result<Observed, Error>;
+    /// Whether connections of a removed backend are still open at an index of the backends.
+    fn busy(&self, index: u32) -> bool;
+    /// Puts one change in force; it is when this returns.
+    fn apply(&mut self, action: &Action) -> Result<(), Error>;
+    /// Takes everything out of the kernel that would outlive the agent.
+    fn purge(&mut self) -> Result<(), Error>;
+    /// The remembered clients and open connections.
+    fn clients(&self) -> Arc<dyn Clients>;
+    /// Enters listening sockets that the kernel side cannot see by itself: those of before its
+    /// time, and UDP sockets. Returns what stood in the way, for `status`.
+    fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String>;
+    /// Which backends have a listening socket on this host; `None` where that is not known.
+    fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error>;
+    /// Counts of one backend.
+    fn backend_counts(&self, backend: &Backend) -> Result<BackendCounts, Error>;
+    /// Counts of one service.
+    fn service_counts(&self, service: ServiceId) -> Result<ServiceCounts, Error>;
+}
+
+/// Whether `ip` belongs to this host, in this network namespace.
+pub fn is_local(ip: IpAddr) -> bool {
+    // The kernel binds a socket to its own addresses only.
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
+}

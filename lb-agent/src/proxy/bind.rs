@@ -1,0 +1,58 @@
+//! Sockets for the userspace path, ready for tokio.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that may wait to be accepted; the kernel's `net.core.somaxconn` bounds it too.
+const BACKLOG: i32 = 4096;
+
+/// A TCP socket that listens on `address`.
+///
+/// SO_REUSEADDR lets an agent take an address again at once; another listener still keeps it away.
+pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    bind(&socket, address)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A UDP socket bound to `address`.
+pub fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    bind(&socket, address)?;
+    Ok(socket.into())
+}
+
+/// `[::]` is IPv6 only, as everywhere in the configuration.
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_wildcards_do_not_get_in_each_others_way() {
+        let v4 = tcp("0.0.0.0:0".parse().unwrap()).unwrap();
+        let port = v4.local_addr().unwrap().port();
+        tcp(SocketAddr::new("::".parse().unwrap(), port)).unwrap();
+        let taken = tcp(SocketAddr::new("0.0.0.0".parse().unwrap(), port)).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+}

@@ -1,0 +1,332 @@
+//! The agent's own listeners and what they need to know: the tables in force, and what they count.
+//!
+//! Beside the kernel's data plane there is one TCP listener per address family, to which the
+//! kernel hands what it cannot join itself; without it, the agent listens on the service addresses
+//! themselves. UDP sockets are bound to the service addresses in both cases.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId, ServiceKey, path, protocol,
+};
+use lb_common::addr;
+use lb_common::select::{Client, Reason};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::tcp::TcpProxy;
+use super::udp::UdpProxy;
+use super::{Candidate, Chooser, bind};
+use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
+use crate::host::{HostTables, boot_ns};
+use crate::state::observed::{Observed, address_of};
+
+/// Tells a listener to stop.
+type Stop = watch::Sender<Option<Instant>>;
+
+/// For how long what came to a listen address may go on when that address is given up: for good.
+const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The agent's listeners.
+pub struct Front {
+    tables: Arc<Proxied>,
+    serving: HashMap<ServiceKey, Stop>,
+    problems: HashMap<ServiceKey, String>,
+    own: Vec<Stop>,
+}
+
+impl Front {
+    /// No listener yet. `clients` is the memory that is shared with the data plane.
+    pub fn new(clients: Arc<dyn Clients>) -> Self {
+        let tables = Proxied {
+            observed: ArcSwap::from_pointee(Observed::default()),
+            clients,
+            counts: Mutex::new(Counts::default()),
+        };
+        Self {
+            tables: Arc::new(tables),
+            serving: HashMap::new(),
+            problems: HashMap::new(),
+            own: Vec::new(),
+        }
+    }
+
+    /// Serves what the kernel hands to `listener`.
+    pub fn serve_handed_over(&mut self, listener: TcpListener) -> io::Result<()> {
+        let stop = self.serve_tcp(listener)?;
+        self.own.push(stop);
+        Ok(())
+    }
+
+    /// Lets the listeners know of the tables in force, and opens and closes those that depend on
+    /// them. `steers`: the kernel hands TCP connections over by itself.
+    pub fn publish(&mut self, observed: &Observed, steers: bool) {
+        self.tables.observed.store(Arc::new(observed.clone()));
+        let wanted: HashSet<ServiceKey> = observed
+            .listen
+            .iter()
+            .filter(|(key, id)| needs_socket(observed, key, **id, steers))
+            .map(|(key, _)| *key)
+            .collect();
+        self.serving.retain(|key, stop| {
+            let stays = wanted.contains(key);
+            if !stays {
+                // What is open goes on; nobody is left to take it back.
+                stop.send_replace(Some(Instant::now() + FOR_GOOD));
+            }
+            stays
+        });
+        self.problems.retain(|key, _| wanted.contains(key));
+        for key in wanted {
+            if !self.serving.contains_key(&key) {
+                match self.open(key) {
+                    Ok(stop) => {
+                        self.problems.remove(&key);
+                        self.serving.insert(key, stop);
+                    }
+                    Err(error) => self.cannot_listen(key, &error),
+                }
+            }
+        }
+    }
+
+    /// What stands in the way of listeners, for `status`.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        self.problems.values().cloned()
+    }
+
+    /// The memory of clients and the open connections, those on the userspace path included.
+    pub fn clients(&self) -> Arc<dyn Clients> {
+        Arc::clone(&self.tables) as Arc<dyn Clients>
+    }
+
+    /// What the userspace path has counted for a backend.
+    pub fn backend_counts(&self, id: BackendId) -> BackendCounts {
+        self.tables
+            .counts()
+            .backends
+            .get(&id)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// What the userspace path has counted for a service.
+    pub fn service_counts(&self, id: ServiceId) -> ServiceCounts {
+        self.tables
+            .counts()
+            .services
+            .get(&id)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn cannot_listen(&mut self, key: ServiceKey, error: &io::Error) {
+        let transport = if key.protocol == protocol::UDP {
+            "UDP"
+        } else {
+            "TCP"
+        };
+        let problem = format!(
+            "listen on {} ({transport}): {error} (see who is there: ss -lpn 'sport = :{}')",
+            listen_address(&key),
+            key.port
+        );
+        if self.problems.get(&key) != Some(&problem) {
+            tracing::warn!("{problem}");
+        }
+        self.problems.insert(key, problem);
+    }
+
+    fn open(&self, key: ServiceKey) -> io::Result<Stop> {
+        let address = listen_address(&key);
+        if key.protocol == protocol::TCP {
+            return self.serve_tcp(bind::tcp(address)?);
+        }
+        let socket = tokio::net::UdpSocket::from_std(bind::udp(address)?)?;
+        let (stop, stopped) = watch::channel(None);
+        let chooser = Arc::clone(&self.tables) as Arc<dyn Chooser>;
+        tokio::spawn(async move {
+            if let Err(error) = UdpProxy::default().serve(socket, chooser, stopped).await {
+                tracing::error!(%error, %address, "the UDP listener has failed");
+            }
+        });
+        Ok(stop)
+    }
+
+    fn serve_tcp(&self, listener: TcpListener) -> io::Result<Stop> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (stop, stopped) = watch::channel(None);
+        let chooser = Arc::clone(&self.tables) as Arc<dyn Chooser>;
+        tokio::spawn(TcpProxy::default().serve(listener, chooser, stopped));
+        Ok(stop)
+    }
+
+    /// Stops listening. What is open may go on for `grace`; returns when it is over.
+    pub async fn wind_down(self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        let listeners = self.serving.into_values().chain(self.own);
+        let stopping: Vec<Stop> = listeners
+            .inspect(|stop| {
+                stop.send_replace(Some(deadline));
+            })
+            .collect();
+        for stop in stopping {
+            stop.closed().await;
+        }
+    }
+}
+
+fn listen_address(key: &ServiceKey) -> SocketAddr {
+    SocketAddr::new(addr::to_ip(&key.addr), key.port)
+}
+
+/// Whether the agent must have a socket of its own on a listen address.
+fn needs_socket(observed: &Observed, key: &ServiceKey, id: ServiceId, steers: bool) -> bool {
+    let proxied = |backend: &Backend| backend.path == path::PROXY;
+    if key.protocol == protocol::TCP {
+        return !steers && observed.backends_of(id).next().is_some();
+    }
+    // A UDP datagram of an IPv6 client for an IPv4 socket comes this way too.
+    observed
+        .backends_of(id)
+        .any(|backend| proxied(backend) || addr::is_v4(&backend.addr) != addr::is_v4(&key.addr))
+}
+
+/// The tables as the userspace path sees them, and its counts.
+struct Proxied {
+    observed: ArcSwap<Observed>,
+    clients: Arc<dyn Clients>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    backends: HashMap<BackendId, BackendCounts>,
+    services: HashMap<ServiceId, ServiceCounts>,
+    /// Open connections.
+    active: HashMap<ServiceId, u64>,
+    /// When a backend last could not be reached.
+    failed: HashMap<BackendId, Instant>,
+}
+
+/// For how long new UDP clients pass by a backend that has refused a datagram. TCP needs none of
+/// this: a connection that is refused goes to the next backend at once, a datagram is lost.
+const SHUNNED: Duration = Duration::from_secs(2);
+
+impl Proxied {
+    fn failed_lately(&self, backend: BackendId) -> bool {
+        self.counts()
+            .failed
+            .get(&backend)
+            .is_some_and(|since| since.elapsed() < SHUNNED)
+    }
+
+    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Chooser for Proxied {
+    fn candidates(&self, local: SocketAddr, client: IpAddr, protocol: u8) -> Vec<Candidate> {
+        let observed = self.observed.load();
+        let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol);
+        let Some(id) = observed.service_at(&key) else {
+            return Vec::new();
+        };
+        // Whether a backend listens shows when it is connected to.
+        let usable = |_: &Backend| true;
+        let Some(mut tables) = HostTables::new(id, protocol, &observed, self, &usable) else {
+            return Vec::new();
+        };
+        let client = tables.client(client);
+        let preferences = tables.preferences(&client);
+        let counter = match preferences.first() {
+            Some((_, Reason::Affinity)) => Counter::Affinity,
+            Some((_, Reason::Slot)) => Counter::Slot,
+            Some((_, Reason::Next)) => Counter::Next,
+            None => Counter::Refused,
+        };
+        self.counts().services.entry(id).or_default()[counter as usize] += 1;
+        let candidate = |(backend, _): (Backend, Reason)| Candidate {
+            backend: backend.id,
+            address: address_of(&backend),
+        };
+        let mut candidates: Vec<Candidate> = preferences.into_iter().map(candidate).collect();
+        if protocol == protocol::UDP {
+            candidates.sort_by_key(|candidate| self.failed_lately(candidate.backend));
+        }
+        candidates
+    }
+
+    fn opened(&self, local: SocketAddr, client: IpAddr, protocol: u8, backend: BackendId) {
+        let observed = self.observed.load();
+        let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol);
+        let built = observed
+            .service_at(&key)
+            .and_then(|id| observed.tables.get(&id));
+        if let Some(built) = built {
+            let head = &built.table().head;
+            if head.affinity_ns != 0 {
+                let client = Client::new(head, &addr::from_ip(client));
+                let affinity = Affinity {
+                    seen_ns: boot_ns(),
+                    backend,
+                    pad: 0,
+                };
+                self.clients.remember(protocol, &client.key, affinity);
+            }
+        }
+        let service = observed.backends[backend.index() as usize].service;
+        let mut counts = self.counts();
+        let of_backend = counts.backends.entry(backend).or_default();
+        of_backend.active += 1;
+        of_backend.total += 1;
+        *counts.active.entry(service).or_default() += 1;
+    }
+
+    fn closed(&self, backend: BackendId) {
+        let service = self.observed.load().backends[backend.index() as usize].service;
+        let mut counts = self.counts();
+        if let Some(of_backend) = counts.backends.get_mut(&backend) {
+            of_backend.active -= 1;
+        }
+        if let Some(active) = counts.active.get_mut(&service) {
+            *active = active.saturating_sub(1);
+        }
+    }
+
+    fn failed(&self, backend: BackendId) {
+        self.counts().failed.insert(backend, Instant::now());
+        let entry = self.observed.load().backends[backend.index() as usize];
+        tracing::debug!(backend = %address_of(&entry), "cannot be connected to");
+    }
+}
+
+impl Clients for Proxied {
+    fn affinity(&self, protocol: u8, key: &AffinityKey) -> Option<Affinity> {
+        self.clients.affinity(protocol, key)
+    }
+
+    fn remember(&self, protocol: u8, key: &AffinityKey, affinity: Affinity) {
+        self.clients.remember(protocol, key, affinity);
+    }
+
+    fn active(&self, backend: BackendId) -> u64 {
+        let here = self
+            .counts()
+            .backends
+            .get(&backend)
+            .map_or(0, |counts| counts.active);
+        here + self.clients.active(backend)
+    }
+
+    fn active_total(&self, service: ServiceId) -> u64 {
+        let here = self.counts().active.get(&service).copied().unwrap_or(0);
+        here + self.clients.active_total(service)
+    }
+}

@@ -1,0 +1,108 @@
+//! The `proxy` path: connections and datagrams copied in user space, for backends that the kernel
+//! cannot hand a connection to.
+//!
+//! This module owns the copying. Where the listening sockets come from is left to the data plane,
+//! and so is the choice of a backend, through [`Chooser`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use lb_common::abi::BackendId;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub mod bind;
+mod datagram;
+pub mod front;
+pub mod tcp;
+pub mod udp;
+
+/// One place a client may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The backend.
+    pub backend: BackendId,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// Who chooses the backend.
+///
+/// The calls come from the tasks that copy, and must not block. `local` and `client` are never
+/// IPv4-mapped IPv6 addresses; `protocol` is one of [`lb_common::abi::protocol`].
+pub trait Chooser: Send + Sync + 'static {
+    /// Backends for a connection that came to the service address `local` from `client`, best
+    /// first; empty when the service is unknown or has no usable backend.
+    fn candidates(&self, local: SocketAddr, client: IpAddr, protocol: u8) -> Vec<Candidate>;
+    /// The connection (for UDP the flow) is open on this backend.
+    fn opened(&self, local: SocketAddr, client: IpAddr, protocol: u8, backend: BackendId);
+    /// It is over. Called once for each [`Self::opened`].
+    fn closed(&self, backend: BackendId);
+    /// Connecting failed, or the backend refused a datagram.
+    fn failed(&self, backend: BackendId);
+}
+
+/// Tells a proxy when to stop: `None` while it should serve, then the time up to which what is
+/// open may go on. A sender that is dropped stops the proxy at once.
+pub type Shutdown = watch::Receiver<Option<Instant>>;
+
+/// Waits for the shutdown, and returns its deadline.
+async fn asked_to_stop(shutdown: &mut Shutdown) -> Instant {
+    match shutdown.wait_for(Option::is_some).await {
+        Ok(deadline) => deadline.unwrap_or_else(Instant::now),
+        Err(_) => Instant::now(),
+    }
+}
+
+/// A client and the service address it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Visit {
+    local: SocketAddr,
+    client: SocketAddr,
+    protocol: u8,
+}
+
+impl Visit {
+    fn new(local: SocketAddr, client: SocketAddr, protocol: u8) -> Self {
+        Self {
+            local: canonical(local),
+            client: canonical(client),
+            protocol,
+        }
+    }
+
+    fn candidates(&self, chooser: &dyn Chooser) -> Vec<Candidate> {
+        chooser.candidates(self.local, self.client.ip(), self.protocol)
+    }
+}
+
+/// Counts a connection as open for as long as it exists.
+struct Open {
+    chooser: Arc<dyn Chooser>,
+    backend: BackendId,
+}
+
+impl Open {
+    fn new(chooser: Arc<dyn Chooser>, visit: &Visit, backend: BackendId) -> Self {
+        chooser.opened(visit.local, visit.client.ip(), visit.protocol, backend);
+        Self { chooser, backend }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.chooser.closed(self.backend);
+    }
+}
+
+/// The IPv4 address that an IPv4-mapped IPv6 address stands for; others as they are, scope and
+/// all.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod testing;

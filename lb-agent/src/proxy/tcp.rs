@@ -1,0 +1,332 @@
+//! TCP: accepts connections, connects each to the first backend that can be reached, and copies
+//! both ways until both are done.
+//!
+//! A connection that is idle holds no buffer: bytes are read into one that all connections of a
+//! thread share, and only what the other side does not take at once is kept. While something is
+//! kept nothing more is read, so that the slower side sets the pace.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use lb_common::abi::protocol;
+use nix::libc;
+use nix::sys::socket::{MsgFlags, recv};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout, timeout_at};
+use tracing::{debug, info, warn};
+
+use super::{Candidate, Chooser, Open, Visit, asked_to_stop};
+
+/// Most bytes read at once, and so the most kept for one direction of a connection.
+const CHUNK: usize = 64 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// Serves listening sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpProxy {
+    /// How long one backend may take to accept a connection before the next is tried.
+    pub connect_timeout: Duration,
+}
+
+impl Default for TcpProxy {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl TcpProxy {
+    /// Serves `listener` until `shutdown` asks to stop and the connections are over, or their time
+    /// is. Dropping the future ends them at once.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        chooser: Arc<dyn Chooser>,
+        mut shutdown: super::Shutdown,
+    ) {
+        let mut connections = JoinSet::new();
+        let mut backoff = Backoff::default();
+        let deadline = loop {
+            tokio::select! {
+                biased;
+                deadline = asked_to_stop(&mut shutdown) => break deadline,
+                Some(_) = connections.join_next() => {}
+                accepted = accept(&listener, &mut backoff) => {
+                    if let Some((stream, peer)) = accepted {
+                        connections.spawn(self.connection(stream, peer, Arc::clone(&chooser)));
+                    }
+                }
+            }
+        };
+        drop(listener);
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if timeout_at(deadline, drained).await.is_err() {
+            info!(
+                connections = connections.len(),
+                "closed when the drain time was over"
+            );
+        }
+    }
+
+    /// One connection from beginning to end.
+    async fn connection(self, client: TcpStream, peer: SocketAddr, chooser: Arc<dyn Chooser>) {
+        let Ok(local) = client.local_addr() else {
+            return;
+        };
+        let visit = Visit::new(local, peer, protocol::TCP);
+        prepare(&client);
+        let connected = tokio::select! {
+            connected = self.connect(&visit, chooser.as_ref()) => connected,
+            // Nobody is left to connect for.
+            _ = failure(&client) => return,
+        };
+        let Some((backend, candidate)) = connected else {
+            reset(&client);
+            return;
+        };
+        let _open = Open::new(chooser, &visit, candidate.backend);
+        prepare(&backend);
+        if let Err(error) = copy(&client, &backend).await {
+            debug!(%error, client = %visit.client, backend = %candidate.address, "reset");
+            reset(&client);
+            reset(&backend);
+        }
+    }
+
+    /// Connects to the first candidate that can be reached.
+    async fn connect(
+        &self,
+        visit: &Visit,
+        chooser: &dyn Chooser,
+    ) -> Option<(TcpStream, Candidate)> {
+        for candidate in visit.candidates(chooser) {
+            let attempt = TcpStream::connect(candidate.address);
+            match timeout(self.connect_timeout, attempt).await {
+                Ok(Ok(stream)) => return Some((stream, candidate)),
+                Ok(Err(error)) => {
+                    debug!(%error, backend = %candidate.address, "cannot connect");
+                }
+                Err(_) => debug!(backend = %candidate.address, "no answer to a connection"),
+            }
+            chooser.failed(candidate.backend);
+        }
+        debug!(client = %visit.client, local = %visit.local, "no backend can be reached");
+        None
+    }
+}
+
+/// Waits for a connection; `None` after an error that has been dealt with.
+async fn accept(listener: &TcpListener, backoff: &mut Backoff) -> Option<(TcpStream, SocketAddr)> {
+    match listener.accept().await {
+        Ok(accepted) => {
+            backoff.succeeded();
+            Some(accepted)
+        }
+        Err(error) => {
+            if let Some(pause) = backoff.failed(&error) {
+                sleep(pause).await;
+            }
+            None
+        }
+    }
+}
+
+/// Keeps a lack of resources from turning accept into a busy loop, and from filling the log.
+#[derive(Default)]
+struct Backoff {
+    pause: Option<Duration>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(10);
+    const LAST: Duration = Duration::from_secs(1);
+
+    fn succeeded(&mut self) {
+        if self.pause.take().is_some() {
+            info!("accepts connections again");
+        }
+    }
+
+    /// How long to wait after `error`; `None` for errors of one connection, which is gone with it
+    /// (accept(2), "Error handling").
+    fn failed(&mut self, error: &io::Error) -> Option<Duration> {
+        let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+        let of_one_connection = [
+            libc::ECONNABORTED,
+            libc::EINTR,
+            libc::EPERM,
+            libc::EPROTO,
+            libc::ENETDOWN,
+            libc::ENETUNREACH,
+            libc::EHOSTDOWN,
+            libc::EHOSTUNREACH,
+            libc::ENONET,
+            libc::ENOPROTOOPT,
+        ];
+        let code = error.raw_os_error().unwrap_or_default();
+        if of_one_connection.contains(&code) {
+            return None;
+        }
+        if self.pause.is_none() {
+            let hint = if scarce.contains(&code) {
+                "raise the limit on open files or memory"
+            } else {
+                "unexpected"
+            };
+            warn!(%error, hint, "cannot accept connections, trying on");
+        }
+        let pause = self.pause.map_or(Self::FIRST, |pause| pause * 2);
+        self.pause = Some(pause.min(Self::LAST));
+        self.pause
+    }
+}
+
+/// Sets what both sides of a connection want: small messages at once, and an end, some day, to a
+/// peer that has vanished. A socket that is broken already says so when it is used.
+fn prepare(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_keepalive(true);
+}
+
+/// Makes closing the socket reset the connection.
+fn reset(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Waits for a connection to be reset or to time out, and returns that error. What can still be
+/// read stays to be read.
+async fn failure(stream: &TcpStream) -> io::Error {
+    let take = || match SockRef::from(stream).take_error()? {
+        Some(error) => Ok(error),
+        None => Err(io::ErrorKind::WouldBlock.into()),
+    };
+    match stream.async_io(Interest::ERROR, take).await {
+        Ok(error) | Err(error) => error,
+    }
+}
+
+/// Copies both ways until both sides have ended. An error means that one side was reset (or timed
+/// out), and that the other should be reset, too.
+async fn copy(client: &TcpStream, backend: &TcpStream) -> io::Result<()> {
+    let mut there = Direction::new(client, backend);
+    let mut back = Direction::new(backend, client);
+    let both = poll_fn(|context| {
+        let (there, back) = (there.poll(context)?, back.poll(context)?);
+        match there.is_ready() && back.is_ready() {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    });
+    tokio::select! {
+        // Copying first, so that what came before a reset is passed on before it.
+        biased;
+        ended = both => ended,
+        // A side that is not being read, because the other one does not take what it sends or
+        // because it has ended, tells of a reset in no other way.
+        error = failure(client) => Err(error),
+        error = failure(backend) => Err(error),
+    }
+}
+
+/// One direction of a connection.
+struct Direction<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    /// Read, but not yet taken by the other side. Unallocated most of the time.
+    kept: Vec<u8>,
+    /// How much of it has been taken.
+    taken: usize,
+    /// The end has been passed on.
+    ended: bool,
+}
+
+impl<'a> Direction<'a> {
+    const fn new(from: &'a TcpStream, to: &'a TcpStream) -> Self {
+        Self {
+            from,
+            to,
+            kept: Vec::new(),
+            taken: 0,
+            ended: false,
+        }
+    }
+
+    /// Copies what it can; ready when the end has been passed on.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.ended {
+            ready!(self.poll_kept(context))?;
+            ready!(self.from.poll_read_ready(context))?;
+            match self.forward() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                forwarded => forwarded?,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what has been kept.
+    fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.taken < self.kept.len() {
+            ready!(self.to.poll_write_ready(context))?;
+            self.taken += write(self.to, &self.kept[self.taken..])?;
+        }
+        self.kept = Vec::new();
+        self.taken = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, and passes that on.
+    fn forward(&mut self) -> io::Result<()> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let length = read(self.from, scratch)?;
+            if length == 0 {
+                self.ended = true;
+                return SockRef::from(self.to).shutdown(Shutdown::Write);
+            }
+            let taken = write(self.to, &scratch[..length])?;
+            self.kept.extend_from_slice(&scratch[taken..length]);
+            Ok(())
+        })
+    }
+}
+
+/// Reads what there is; 0 at the end.
+fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = None;
+    let read = stream.try_io(Interest::READABLE, || {
+        let read = recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?;
+        length = Some(read);
+        if read == 0 || read == buffer.len() {
+            return Ok(read);
+        }
+        // A buffer that is not full has taken all there was. Saying so saves asking again, which
+        // would be every second system call of a connection with small messages.
+        Err(io::ErrorKind::WouldBlock.into())
+    });
+    length.map_or(read, Ok)
+}
+
+/// Writes what the other side takes now, which may be nothing.
+fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match stream.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        written => written,
+    }
+}
+
+#[cfg(test)]
+mod tests;

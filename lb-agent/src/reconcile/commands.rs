@@ -1,0 +1,328 @@
+//! What each command does, and what it answers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lb_common::abi::state;
+
+use super::{Reconciler, chain};
+use crate::config;
+use crate::control::message::{Command, Refusal, RefusalKind, Reply};
+use crate::report;
+use crate::state::desired::{Backend, Service};
+use crate::state::overlay::{self, Overlay, Target};
+
+/// How long a drain lasts when nobody says.
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+
+impl Reconciler {
+    /// Carries out one command. After [`Command::Stop`] the reconciler is to be dropped.
+    pub fn handle(&mut self, command: Command) -> Result<Reply, Refusal> {
+        match command {
+            Command::Status => self.status(),
+            Command::Lookup { client, service } => self.lookup(client, service.as_deref()),
+            Command::AddBackend {
+                address,
+                service,
+                weight,
+            } => self.add_backend(address, service.as_deref(), weight),
+            Command::RemoveBackend { address, service } => {
+                self.remove_backend(address, service.as_deref())
+            }
+            Command::DrainBackend {
+                address,
+                service,
+                timeout,
+            } => self.drain_backend(
+                address,
+                service.as_deref(),
+                timeout.unwrap_or(DEFAULT_DRAIN),
+            ),
+            Command::Reload => self.reload(),
+            // The caller ends the agent once this is answered.
+            Command::Stop { purge: false } => changed(if self.plane.steers() {
+                "stopping; the kernel goes on forwarding"
+            } else {
+                "stopping"
+            }),
+            Command::Stop { purge: true } => {
+                self.plane
+                    .purge()
+                    .map_err(|error| failed("take everything out", &error))?;
+                changed("stopping; everything is taken out of the kernel")
+            }
+        }
+    }
+
+    fn status(&self) -> Result<Reply, Refusal> {
+        let notes = self.problems.iter().cloned().chain(self.front.problems());
+        let status = report::status(
+            &self.about,
+            &self.desired,
+            &self.observed,
+            self.plane.as_ref(),
+            &self.front,
+            notes.collect(),
+        );
+        status
+            .map(Reply::Status)
+            .map_err(|error| failed("read the tables", &error))
+    }
+
+    fn lookup(&self, client: IpAddr, service: Option<&str>) -> Result<Reply, Refusal> {
+        let service = self.named(service)?;
+        let listening = self
+            .plane
+            .listening()
+            .map_err(|error| failed("read the tables", &error))?;
+        let clients = self.front.clients();
+        report::lookup(
+            service,
+            &self.observed,
+            clients.as_ref(),
+            listening.as_ref(),
+            client,
+        )
+        .map(Reply::Lookup)
+        .ok_or_else(|| {
+            refuse(
+                RefusalKind::Failed,
+                format!("{} has no table", service.name),
+                None,
+            )
+        })
+    }
+
+    fn add_backend(
+        &mut self,
+        address: SocketAddr,
+        service: Option<&str>,
+        weight: Option<u16>,
+    ) -> Result<Reply, Refusal> {
+        let service = self.named(service)?;
+        let (target, present) = self.target(service, address);
+        config::check_backend(&service.listen, address).map_err(|problem| {
+            refuse(
+                RefusalKind::BadRequest,
+                format!("add {address} to {}: {problem}", target.service),
+                None,
+            )
+        })?;
+        let in_file = self.in_file(&target);
+        let mut overlay = self.overlay.clone();
+        overlay.restore(&target);
+        let verb = match present {
+            Some(backend) if backend.state != state::UP => {
+                if let Some(weight) = weight {
+                    overlay.add(target.clone(), weight);
+                }
+                "put back in service"
+            }
+            Some(backend) if weight.is_none_or(|weight| weight == backend.weight) => {
+                return Err(refuse(
+                    RefusalKind::Conflict,
+                    format!("{address} is already a backend of {}", target.service),
+                    Some("give --weight to change its weight, or see `lb-agent status`"),
+                ));
+            }
+            Some(_) => {
+                overlay.add(target.clone(), weight.unwrap_or(1));
+                "changed the weight of"
+            }
+            None => {
+                // One of the file that was removed comes back as the file has it.
+                if !in_file || weight.is_some() {
+                    overlay.add(target.clone(), weight.unwrap_or(1));
+                }
+                "added"
+            }
+        };
+        self.change_overlay(overlay)?;
+        self.say(verb, &target)
+    }
+
+    fn remove_backend(
+        &mut self,
+        address: SocketAddr,
+        service: Option<&str>,
+    ) -> Result<Reply, Refusal> {
+        let service = self.named(service)?;
+        let (target, present) = self.target(service, address);
+        present.ok_or_else(|| no_such_backend(&target))?;
+        let in_file = self.in_file(&target);
+        let mut overlay = self.overlay.clone();
+        overlay.forget(&target);
+        if in_file {
+            overlay.removed.push(target.clone());
+        }
+        self.change_overlay(overlay)?;
+        let Reply::Changed { message } = self.say("removed", &target)? else {
+            return changed("removed");
+        };
+        changed(if in_file {
+            format!("{message} (it is still in the configuration file: take it out there too)")
+        } else {
+            message
+        })
+    }
+
+    fn drain_backend(
+        &mut self,
+        address: SocketAddr,
+        service: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Reply, Refusal> {
+        let service = self.named(service)?;
+        let (target, present) = self.target(service, address);
+        present.ok_or_else(|| no_such_backend(&target))?;
+        let mut overlay = self.overlay.clone();
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        overlay.drain(
+            target.clone(),
+            overlay::unix_ms().saturating_add(timeout_ms),
+        );
+        self.change_overlay(overlay)?;
+        changed(format!(
+            "draining {address} of {}: no new clients, known ones may stay for {}",
+            target.service,
+            humantime::format_duration(Duration::from_secs(timeout.as_secs())),
+        ))
+    }
+
+    /// Reads the configuration again. A bad one changes nothing.
+    fn reload(&mut self) -> Result<Reply, Refusal> {
+        let mut config = config::load(self.config_path.as_deref()).map_err(|error| {
+            refuse(
+                RefusalKind::BadRequest,
+                error.to_string(),
+                Some("nothing was changed; `lb-agent check` finds the same"),
+            )
+        })?;
+        let mut overlay = self.overlay.clone();
+        // What the file does not have any more need not be hidden.
+        overlay.removed.retain(|target| {
+            config.services.iter().any(|service| {
+                service.name == target.service
+                    && service
+                        .backends
+                        .iter()
+                        .any(|backend| backend.address == target.address)
+            })
+        });
+        // The socket may have been named on the command line.
+        config.agent.control.clone_from(&self.config.agent.control);
+        let restart = config.agent != self.config.agent;
+        config.agent = self.config.agent.clone();
+        self.change(config, overlay)
+            .map_err(|error| failed("reload", &error))?;
+        let backends: usize = self.desired.services.iter().map(|s| s.backends.len()).sum();
+        let services = self.desired.services.len();
+        changed(format!(
+            "reloaded: {}, {}{}",
+            count(services, "service"),
+            count(backends, "backend"),
+            if restart {
+                " (what changed under [agent] comes with a restart)"
+            } else {
+                ""
+            },
+        ))
+    }
+
+    fn change_overlay(&mut self, overlay: Overlay) -> Result<(), Refusal> {
+        self.change(self.config.clone(), overlay)
+            .map_err(|error| failed("make the change", &error))
+    }
+
+    fn say(&self, verb: &str, target: &Target) -> Result<Reply, Refusal> {
+        let Target { service, address } = target;
+        let backends = self
+            .desired
+            .service(service)
+            .map_or(0, |service| service.backends.len());
+        changed(format!(
+            "{verb} {address} ({service}: {})",
+            count(backends, "backend")
+        ))
+    }
+
+    fn named(&self, name: Option<&str>) -> Result<&Service, Refusal> {
+        let names = || {
+            let names: Vec<&str> = self
+                .desired
+                .services
+                .iter()
+                .map(|s| s.name.as_str())
+                .collect();
+            names.join(", ")
+        };
+        match (name, self.desired.services.as_slice()) {
+            (Some(name), _) => self.desired.service(name).ok_or_else(|| {
+                let error = format!("there is no service {name:?} (there is: {})", names());
+                refuse(RefusalKind::NotFound, error, None)
+            }),
+            (None, [only]) => Ok(only),
+            (None, _) => {
+                let error = format!("which service? there are several: {}", names());
+                Err(refuse(
+                    RefusalKind::BadRequest,
+                    error,
+                    Some("name it with --service"),
+                ))
+            }
+        }
+    }
+
+    fn target(&self, service: &Service, address: SocketAddr) -> (Target, Option<Backend>) {
+        let target = Target {
+            service: service.name.clone(),
+            address,
+        };
+        (target, service.backend(address).cloned())
+    }
+
+    fn in_file(&self, target: &Target) -> bool {
+        self.config.services.iter().any(|service| {
+            service.name == target.service
+                && service
+                    .backends
+                    .iter()
+                    .any(|backend| backend.address == target.address)
+        })
+    }
+}
+
+fn changed(message: impl Into<String>) -> Result<Reply, Refusal> {
+    Ok(Reply::Changed {
+        message: message.into(),
+    })
+}
+
+fn refuse(kind: RefusalKind, error: String, hint: Option<&str>) -> Refusal {
+    Refusal {
+        kind,
+        error,
+        hint: hint.map(str::to_owned),
+    }
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> Refusal {
+    refuse(
+        RefusalKind::Failed,
+        format!("{what}: {}", chain(error)),
+        Some("nothing was changed; the agent's log may say more"),
+    )
+}
+
+fn no_such_backend(target: &Target) -> Refusal {
+    refuse(
+        RefusalKind::NotFound,
+        format!("{} is not a backend of {}", target.address, target.service),
+        Some("`lb-agent status` lists them"),
+    )
+}
+
+/// "1 backend", "2 backends".
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

@@ -1,0 +1,225 @@
+//! The one task that owns what should be and puts it in force: commands come in one after the
+//! other, each is answered when the data plane has the change.
+
+mod commands;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lb_common::abi::{self, path, state};
+
+pub use commands::DEFAULT_DRAIN;
+
+use crate::config::Config;
+use crate::dataplane::{self, Action, DataPlane};
+use crate::proxy::front::Front;
+use crate::report;
+use crate::state::desired::{Desired, Surroundings};
+use crate::state::observed::Observed;
+use crate::state::overlay::{self, Overlay};
+use crate::state::plan::{PlanError, plan};
+use crate::state::store::{Store, StoreError};
+
+/// Why a change could not be put in force. Nothing is lost: what was in force still is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// It could not be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It does not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The data plane refused it.
+    #[error(transparent)]
+    DataPlane(#[from] dataplane::Error),
+}
+
+/// Owner of all state.
+pub struct Reconciler {
+    config: Config,
+    config_path: Option<PathBuf>,
+    store: Store,
+    overlay: Overlay,
+    hash_key: [u64; 2],
+    plane: Box<dyn DataPlane>,
+    desired: Desired,
+    observed: Observed,
+    front: Front,
+    about: report::About,
+    problems: Vec<String>,
+}
+
+struct Here {
+    can_steer: bool,
+}
+
+impl Surroundings for Here {
+    fn can_steer(&self) -> bool {
+        self.can_steer
+    }
+
+    fn is_local(&self, address: SocketAddr) -> bool {
+        dataplane::is_local(address.ip())
+    }
+}
+
+impl Reconciler {
+    /// Reads back what the data plane has in force. Nothing is changed yet: see
+    /// [`Reconciler::start`].
+    pub fn new(
+        config: Config,
+        config_path: Option<PathBuf>,
+        store: Store,
+        plane: Box<dyn DataPlane>,
+        front: Front,
+        notes: Vec<String>,
+    ) -> Result<Self, ReconcileError> {
+        let secret = config.agent.hash_seed.map_or_else(|| store.secret(), Ok)?;
+        let words = u128::from_be_bytes(secret);
+        let overlay = store.overlay()?;
+        let observed = plane.observe()?;
+        Ok(Self {
+            about: report::About::new(&config, plane.name(), notes),
+            config,
+            config_path,
+            store,
+            overlay,
+            hash_key: [(words >> 64) as u64, words as u64],
+            plane,
+            desired: Desired::default(),
+            observed,
+            front,
+            problems: Vec::new(),
+        })
+    }
+
+    /// Puts the configuration and the kept changes in force.
+    pub fn start(&mut self) -> Result<(), ReconcileError> {
+        let desired = self.compose(&self.config, &self.overlay);
+        self.put_in_force(desired)
+    }
+
+    /// When [`Reconciler::tick`] is to be called next, at the latest.
+    pub fn next_tick(&self) -> Option<Instant> {
+        let now_ms = overlay::unix_ms();
+        let drain = self
+            .overlay
+            .next_drain_end(now_ms)
+            .map(|end| Instant::now() + Duration::from_millis(end - now_ms + 1));
+        // The kernel does not tell of UDP sockets that come.
+        let udp = self
+            .steers_udp()
+            .then(|| Instant::now() + Duration::from_millis(200));
+        [drain, udp].into_iter().flatten().min()
+    }
+
+    /// Ends drains that are over, and looks for new UDP sockets.
+    pub fn tick(&mut self) {
+        let desired = self.compose(&self.config, &self.overlay);
+        if desired != self.desired
+            && let Err(error) = self.put_in_force(desired)
+        {
+            tracing::error!(error = %chain(&error), "a drain could not be ended");
+        }
+        if self.steers_udp() {
+            self.adopt();
+        }
+    }
+
+    /// Ends the userspace path: what is open may go on for `grace`, a new agent takes what comes.
+    pub async fn wind_down(self, grace: Duration) {
+        self.front.wind_down(grace).await;
+    }
+
+    fn steers_udp(&self) -> bool {
+        self.observed.backends.iter().any(|backend| {
+            backend.state != state::REMOVED
+                && backend.protocol == abi::protocol::UDP
+                && backend.path == path::SOCKET
+        })
+    }
+
+    fn compose(&self, config: &Config, overlay: &Overlay) -> Desired {
+        let here = Here {
+            can_steer: self.plane.steers(),
+        };
+        Desired::new(config, overlay, self.hash_key, overlay::unix_ms(), &here)
+    }
+
+    /// Plans and carries out the way to `desired`. When a step fails, those before it are undone
+    /// by going back to what was desired before.
+    fn put_in_force(&mut self, desired: Desired) -> Result<(), ReconcileError> {
+        match self.carry_out(&desired) {
+            Ok(()) => {
+                self.desired = desired;
+                Ok(())
+            }
+            Err(error) => {
+                let before = self.desired.clone();
+                if let Err(again) = self.carry_out(&before) {
+                    tracing::error!(error = %chain(&again), "a change could not be undone");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
+        let plane = &self.plane;
+        let actions = plan(desired, &self.observed, &|index| plane.busy(index))?;
+        let outcome = actions
+            .iter()
+            .try_for_each(|action| self.carry_out_one(action));
+        // Also after a failure: what is in force must be known to the userspace path.
+        self.front.publish(&self.observed, self.plane.steers());
+        outcome?;
+        self.adopt();
+        Ok(())
+    }
+
+    fn carry_out_one(&mut self, action: &Action) -> Result<(), ReconcileError> {
+        self.plane.apply(action)?;
+        self.observed.note(action);
+        Ok(())
+    }
+
+    /// Keeps `overlay` and puts it in force over `config`, or neither.
+    fn change(&mut self, config: Config, overlay: Overlay) -> Result<(), ReconcileError> {
+        let desired = self.compose(&config, &overlay);
+        self.store.keep(&overlay)?;
+        if let Err(error) = self.put_in_force(desired) {
+            if let Err(again) = self.store.keep(&self.overlay) {
+                tracing::error!(error = %chain(&again), "a change could not be taken back");
+            }
+            return Err(error);
+        }
+        self.config = config;
+        self.overlay = overlay;
+        Ok(())
+    }
+
+    fn adopt(&mut self) {
+        let problems = self.plane.adopt_listeners(&self.observed);
+        for problem in problems
+            .iter()
+            .filter(|problem| !self.problems.contains(problem))
+        {
+            tracing::warn!("{problem}");
+        }
+        self.problems = problems;
+    }
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,331 @@
+//! Commands on tables in memory, which fail when told to.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::config;
+use crate::control::message::{Command, RefusalKind, Reply, Status};
+use crate::dataplane::memory::Memory;
+use crate::dataplane::{BackendCounts, Clients, Error, ServiceCounts};
+
+/// A [`Memory`] that the test can reach too.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Memory>>);
+
+impl Shared {
+    fn get(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl DataPlane for Shared {
+    fn name(&self) -> &'static str {
+        self.get().name()
+    }
+    fn steers(&self) -> bool {
+        // So that the userspace path opens no listener.
+        true
+    }
+    fn observe(&self) -> Result<Observed, Error> {
+        self.get().observe()
+    }
+    fn busy(&self, index: u32) -> bool {
+        self.get().busy(index)
+    }
+    fn apply(&mut self, action: &Action) -> Result<(), Error> {
+        self.get().apply(action)
+    }
+    fn purge(&mut self) -> Result<(), Error> {
+        self.get().purge()
+    }
+    fn clients(&self) -> Arc<dyn Clients> {
+        self.get().clients()
+    }
+    fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String> {
+        self.get().adopt_listeners(observed)
+    }
+    fn listening(
+        &self,
+    ) -> Result<Option<std::collections::HashSet<lb_common::abi::BackendId>>, Error> {
+        self.get().listening()
+    }
+    fn backend_counts(&self, backend: &abi::Backend) -> Result<BackendCounts, Error> {
+        self.get().backend_counts(backend)
+    }
+    fn service_counts(&self, service: abi::ServiceId) -> Result<ServiceCounts, Error> {
+        self.get().service_counts(service)
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    plane: Shared,
+}
+
+impl Bench {
+    fn new(backends: &str) -> Self {
+        let bench = Self {
+            dir: tempfile::tempdir().unwrap(),
+            plane: Shared(Arc::new(Mutex::new(Memory::new(16)))),
+        };
+        bench.configure(backends);
+        bench
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
+    fn configure(&self, backends: &str) {
+        let text = format!(
+            "[agent]\nstate_dir = '{0}/state'\ncontrol = '{0}/control'\n\
+             [[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nbackends = [{backends}]\n",
+            self.dir.path().display()
+        );
+        std::fs::write(self.config_path(), text).unwrap();
+    }
+
+    /// A new agent on the same state directory and tables.
+    fn agent(&self) -> Reconciler {
+        let config = config::load(Some(&self.config_path())).unwrap();
+        let store = Store::open(&config.agent.state_dir).unwrap();
+        let front = Front::new(self.plane.clients());
+        let path = Some(self.config_path());
+        let plane = Box::new(self.plane.clone());
+        let mut agent = Reconciler::new(config, path, store, plane, front, Vec::new()).unwrap();
+        agent.start().unwrap();
+        agent
+    }
+}
+
+fn add(address: &str) -> Command {
+    Command::AddBackend {
+        address: address.parse().unwrap(),
+        service: None,
+        weight: None,
+    }
+}
+
+fn remove(address: &str) -> Command {
+    Command::RemoveBackend {
+        address: address.parse().unwrap(),
+        service: None,
+    }
+}
+
+fn drain(address: &str, timeout: Duration) -> Command {
+    let address = address.parse().unwrap();
+    Command::DrainBackend {
+        address,
+        service: None,
+        timeout: Some(timeout),
+    }
+}
+
+fn status(agent: &mut Reconciler) -> Status {
+    match agent.handle(Command::Status).unwrap() {
+        Reply::Status(status) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// `address state source` of every backend.
+fn backends(agent: &mut Reconciler) -> Vec<String> {
+    let service = status(agent).services.remove(0);
+    let line = |b: crate::control::message::BackendStatus| {
+        format!("{} {} {}", b.address, b.state, b.source)
+    };
+    service.backends.into_iter().map(line).collect()
+}
+
+#[test]
+fn what_was_changed_at_run_time_comes_back_after_a_restart() {
+    let bench = Bench::new("'127.0.0.1:5000', '127.0.0.1:5001'");
+    let mut agent = bench.agent();
+    agent.handle(add("127.0.0.1:5002")).unwrap();
+    agent.handle(remove("127.0.0.1:5000")).unwrap();
+    agent
+        .handle(drain("127.0.0.1:5001", Duration::from_secs(3600)))
+        .unwrap();
+    let before = backends(&mut agent);
+    assert_eq!(
+        before,
+        ["127.0.0.1:5001 draining file", "127.0.0.1:5002 up runtime"]
+    );
+    drop(agent);
+    assert_eq!(backends(&mut bench.agent()), before);
+    // The same after a reboot, which leaves no tables.
+    *bench.plane.get() = Memory::new(16);
+    assert_eq!(backends(&mut bench.agent()), before);
+}
+
+#[test]
+fn a_change_that_fails_half_way_is_taken_back_whole() {
+    let bench = Bench::new("'127.0.0.1:5000'");
+    let mut agent = bench.agent();
+    let before = backends(&mut agent);
+    let tables_before = format!(
+        "{:?}",
+        bench
+            .plane
+            .observe()
+            .unwrap()
+            .backends_of(abi::ServiceId(0))
+            .collect::<Vec<_>>()
+    );
+    // Entry written, table not.
+    for steps in 0..2 {
+        bench.plane.get().fail_after = Some(steps);
+        let refusal = agent.handle(add("127.0.0.1:5001")).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Failed);
+        bench.plane.get().fail_after = None;
+        assert_eq!(backends(&mut agent), before, "{steps} steps");
+        // The next change puts right what could not be undone then.
+        agent.handle(add("127.0.0.1:5002")).unwrap();
+        agent.handle(remove("127.0.0.1:5002")).unwrap();
+        let tables = format!(
+            "{:?}",
+            bench
+                .plane
+                .observe()
+                .unwrap()
+                .backends_of(abi::ServiceId(0))
+                .collect::<Vec<_>>()
+        );
+        assert_eq!(tables, tables_before, "{steps} steps");
+    }
+    drop(agent);
+    assert_eq!(
+        backends(&mut bench.agent()),
+        before,
+        "nothing of it was kept"
+    );
+}
+
+#[test]
+fn a_change_that_cannot_be_kept_is_not_made() {
+    let bench = Bench::new("'127.0.0.1:5000'");
+    let mut agent = bench.agent();
+    // A directory where the temporary file would be: also root cannot write it.
+    std::fs::create_dir(bench.dir.path().join("state/state.new")).unwrap();
+    let refusal = agent.handle(add("127.0.0.1:5001")).unwrap_err();
+    assert!(refusal.error.contains("state.new"), "{}", refusal.error);
+    assert_eq!(backends(&mut agent), ["127.0.0.1:5000 up file"]);
+}
+
+#[test]
+fn a_drain_that_is_over_is_down_and_add_backend_brings_it_back() {
+    let bench = Bench::new("'127.0.0.1:5000', '127.0.0.1:5001'");
+    let mut agent = bench.agent();
+    agent
+        .handle(drain("127.0.0.1:5001", Duration::from_secs(3600)))
+        .unwrap();
+    assert!(agent.next_tick().is_some());
+    agent
+        .handle(drain("127.0.0.1:5001", Duration::ZERO))
+        .unwrap();
+    assert_eq!(agent.next_tick(), None);
+    agent.tick();
+    assert_eq!(backends(&mut agent)[1], "127.0.0.1:5001 down file");
+    agent.handle(add("127.0.0.1:5001")).unwrap();
+    assert_eq!(backends(&mut agent)[1], "127.0.0.1:5001 up file");
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused_with_the_reason() {
+    let bench = Bench::new("'127.0.0.1:5000'");
+    let mut agent = bench.agent();
+    let cases = [
+        (
+            add("127.0.0.1:5000"),
+            RefusalKind::Conflict,
+            "already a backend",
+        ),
+        (
+            remove("127.0.0.1:5009"),
+            RefusalKind::NotFound,
+            "not a backend",
+        ),
+        (
+            drain("127.0.0.1:5009", Duration::ZERO),
+            RefusalKind::NotFound,
+            "not a backend",
+        ),
+        (
+            Command::AddBackend {
+                address: "127.0.0.1:5001".parse().unwrap(),
+                service: Some("shop".to_owned()),
+                weight: None,
+            },
+            RefusalKind::NotFound,
+            "no service \"shop\"",
+        ),
+        (add("127.0.0.1:80"), RefusalKind::BadRequest, "127.0.0.1:80"),
+    ];
+    for (command, kind, text) in cases {
+        let refusal = agent.handle(command.clone()).unwrap_err();
+        assert_eq!(refusal.kind, kind, "{command:?}: {refusal:?}");
+        assert!(refusal.error.contains(text), "{command:?}: {refusal:?}");
+    }
+    assert_eq!(backends(&mut agent), ["127.0.0.1:5000 up file"]);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_a_good_one_everything_at_once() {
+    let bench = Bench::new("'127.0.0.1:5000'");
+    let mut agent = bench.agent();
+    std::fs::write(
+        bench.config_path(),
+        "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:0']\n",
+    )
+    .unwrap();
+    let refusal = agent.handle(Command::Reload).unwrap_err();
+    assert!(refusal.error.contains("config.toml:3"), "{}", refusal.error);
+    assert_eq!(backends(&mut agent), ["127.0.0.1:5000 up file"]);
+    bench.configure("'127.0.0.1:6000', '127.0.0.1:6001'");
+    agent.handle(Command::Reload).unwrap();
+    assert_eq!(
+        backends(&mut agent),
+        ["127.0.0.1:6000 up file", "127.0.0.1:6001 up file"]
+    );
+}
+
+#[test]
+fn a_removed_backend_of_the_file_stays_away_until_it_is_added_again() {
+    let bench = Bench::new("'127.0.0.1:5000', { address = '127.0.0.1:5001', weight = 7 }");
+    let mut agent = bench.agent();
+    let Reply::Changed { message } = agent.handle(remove("127.0.0.1:5001")).unwrap() else {
+        panic!("no message");
+    };
+    assert!(message.contains("still in the configuration"), "{message}");
+    agent.handle(Command::Reload).unwrap();
+    assert_eq!(backends(&mut agent), ["127.0.0.1:5000 up file"]);
+    agent.handle(add("127.0.0.1:5001")).unwrap();
+    assert_eq!(status(&mut agent).services[0].backends[1].weight, 7);
+}
+
+#[test]
+fn another_weight_is_a_change_and_outlives_a_reload() {
+    let bench = Bench::new("'127.0.0.1:5000'");
+    let mut agent = bench.agent();
+    let heavier = Command::AddBackend {
+        address: "127.0.0.1:5000".parse().unwrap(),
+        service: Some("web".to_owned()),
+        weight: Some(5),
+    };
+    agent.handle(heavier).unwrap();
+    agent.handle(Command::Reload).unwrap();
+    assert_eq!(status(&mut agent).services[0].backends[0].weight, 5);
+}
+
+#[test]
+fn the_path_of_the_configuration_is_a_path() {
+    // `reload` reads the very file that `run` was given.
+    let bench = Bench::new("");
+    let mut agent = bench.agent();
+    assert_eq!(
+        status(&mut agent).agent.config.as_deref().map(Path::new),
+        Some(bench.config_path().as_path())
+    );
+}

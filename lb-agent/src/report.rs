@@ -1,0 +1,246 @@
+//! What `status` and `lookup` tell, put together from what is desired and what is in force.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lb_common::abi::{self, BackendId, Counter, path, state};
+use lb_common::addr;
+use lb_common::select::Reason;
+
+use crate::config::Config;
+use crate::control::message::{
+    AffinityFound, AffinityStatus, AgentStatus, BackendStatus, CounterStatus, Lookup,
+    ServiceStatus, Status,
+};
+use crate::dataplane::{Clients, DataPlane, Error};
+use crate::host::{HostTables, boot_ns};
+use crate::proxy::front::Front;
+use crate::state::desired::{Backend, Desired, Service, Source};
+use crate::state::observed::{Observed, address_of};
+use crate::state::overlay;
+
+/// What is true of the agent as long as it lives.
+pub struct About {
+    started: Instant,
+    data_plane: &'static str,
+    config: Option<PathBuf>,
+    notes: Vec<String>,
+}
+
+impl About {
+    /// An agent that starts now. `notes` is what its operator should know.
+    pub fn new(config: &Config, data_plane: &'static str, notes: Vec<String>) -> Self {
+        Self {
+            started: Instant::now(),
+            data_plane,
+            config: config.source.clone(),
+            notes,
+        }
+    }
+}
+
+/// Everything `status` shows.
+pub fn status(
+    about: &About,
+    desired: &Desired,
+    observed: &Observed,
+    plane: &dyn DataPlane,
+    front: &Front,
+    problems: Vec<String>,
+) -> Result<Status, Error> {
+    let listening = plane.listening()?;
+    let services = desired
+        .services
+        .iter()
+        .map(|service| service_status(service, observed, plane, front, listening.as_ref()))
+        .collect::<Result<_, _>>()?;
+    Ok(Status {
+        agent: AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: about.started.elapsed().as_secs(),
+            data_plane: about.data_plane.to_owned(),
+            notes: about.notes.iter().cloned().chain(problems).collect(),
+            config: about.config.as_ref().map(|path| path.display().to_string()),
+        },
+        services,
+    })
+}
+
+fn service_status(
+    service: &Service,
+    observed: &Observed,
+    plane: &dyn DataPlane,
+    front: &Front,
+    listening: Option<&HashSet<BackendId>>,
+) -> Result<ServiceStatus, Error> {
+    let settings = &service.settings;
+    let id = observed.service(&service.name);
+    let mut counts = [0; Counter::COUNT];
+    if let Some(id) = id {
+        counts = plane.service_counts(id)?;
+        counts
+            .iter_mut()
+            .zip(front.service_counts(id))
+            .for_each(|(sum, more)| *sum += more);
+    }
+    let backends = service
+        .backends
+        .iter()
+        .map(|backend| backend_status(service, backend, observed, plane, front, listening))
+        .collect::<Result<_, _>>()?;
+    Ok(ServiceStatus {
+        name: service.name.clone(),
+        mode: if service.protocol == abi::protocol::UDP {
+            "udp"
+        } else {
+            "tcp"
+        }
+        .to_owned(),
+        listen: service.listen.clone(),
+        affinity: AffinityStatus {
+            timeout_seconds: Duration::from_nanos(settings.affinity_ns).as_secs(),
+            ipv4_prefix: settings.ipv4_prefix,
+            ipv6_prefix: settings.ipv6_prefix,
+        },
+        max_load: (settings.max_load_permille != 0)
+            .then(|| f64::from(settings.max_load_permille) / 1000.0),
+        counters: CounterStatus {
+            affinity: counts[Counter::Affinity as usize],
+            slot: counts[Counter::Slot as usize],
+            next: counts[Counter::Next as usize],
+            refused: counts[Counter::Refused as usize],
+        },
+        backends,
+    })
+}
+
+fn backend_status(
+    service: &Service,
+    backend: &Backend,
+    observed: &Observed,
+    plane: &dyn DataPlane,
+    front: &Front,
+    listening: Option<&HashSet<BackendId>>,
+) -> Result<BackendStatus, Error> {
+    let entry = entry(service, backend.address, observed);
+    let mut counts = match entry {
+        Some(entry) => plane.backend_counts(entry)?,
+        None => Default::default(),
+    };
+    if let Some(entry) = entry {
+        let proxied = front.backend_counts(entry.id);
+        counts.active += proxied.active;
+        counts.total += proxied.total;
+    }
+    let on_this_host = crate::dataplane::is_local(backend.address.ip());
+    let share = |entry: &abi::Backend| {
+        observed
+            .tables
+            .get(&entry.service)
+            .map_or(0.0, |built| built.share(entry.id))
+    };
+    Ok(BackendStatus {
+        address: backend.address,
+        state: match backend.state {
+            state::UP => "up",
+            state::DRAINING => "draining",
+            _ => "down",
+        }
+        .to_owned(),
+        listening: listening
+            .filter(|_| on_this_host)
+            .zip(entry)
+            .map(|(listening, entry)| listening.contains(&entry.id)),
+        path: if backend.route.path == path::SOCKET {
+            "socket"
+        } else {
+            "proxy"
+        }
+        .to_owned(),
+        why: backend.route.why.to_owned(),
+        weight: backend.weight,
+        share: entry.map_or(0.0, share),
+        source: match backend.source {
+            Source::File => "file",
+            Source::Runtime => "runtime",
+        }
+        .to_owned(),
+        active: counts.active,
+        connections: counts.total,
+        drain_seconds_left: backend
+            .drained_at_unix_ms
+            .filter(|_| backend.state == state::DRAINING)
+            .map(|end| end.saturating_sub(overlay::unix_ms()).div_ceil(1000)),
+    })
+}
+
+/// The entry in force of a backend.
+fn entry<'a>(
+    service: &Service,
+    address: SocketAddr,
+    observed: &'a Observed,
+) -> Option<&'a abi::Backend> {
+    let id = observed.service(&service.name)?;
+    observed
+        .backends_of(id)
+        .find(|entry| address_of(entry) == address)
+}
+
+/// Everything `lookup` tells of `client`; `None` while the service has no table.
+pub fn lookup(
+    service: &Service,
+    observed: &Observed,
+    clients: &dyn Clients,
+    listening: Option<&HashSet<BackendId>>,
+    ip: IpAddr,
+) -> Option<Lookup> {
+    let id = observed.service(&service.name)?;
+    // On the socket path a backend can be used while it listens.
+    let usable = |backend: &abi::Backend| {
+        backend.path != path::SOCKET
+            || listening.is_none_or(|listening| listening.contains(&backend.id))
+    };
+    let mut tables = HostTables::new(id, service.protocol, observed, clients, &usable)?;
+    let client = tables.client(ip);
+    let order = tables.order(&client);
+    let first = tables.preferences(&client).into_iter().next();
+    let known = clients.affinity(service.protocol, &client.key);
+    let now_ns = boot_ns();
+    let remembered = known.and_then(|known| {
+        let timeout_ns = service.settings.affinity_ns;
+        let age_ns = now_ns.saturating_sub(known.seen_ns);
+        let entry = observed.backends.get(known.backend.index() as usize)?;
+        let valid = entry.id == known.backend && entry.state != state::REMOVED;
+        (valid && age_ns < timeout_ns).then(|| AffinityFound {
+            backend: address_of(entry),
+            age_seconds: age_ns / 1_000_000_000,
+            expires_in_seconds: (timeout_ns - age_ns) / 1_000_000_000,
+        })
+    });
+    let settings = &service.settings;
+    let bits = if ip.to_canonical().is_ipv4() {
+        settings.ipv4_prefix
+    } else {
+        settings.ipv6_prefix
+    };
+    Some(Lookup {
+        client: ip,
+        prefix: format!("{}/{bits}", addr::to_ip(&client.key.prefix)),
+        service: service.name.clone(),
+        backend: first.map(|(backend, _)| address_of(&backend)),
+        reason: first.map(|(_, reason)| {
+            match reason {
+                Reason::Affinity => "affinity",
+                Reason::Slot => "slot",
+                Reason::Next => "next",
+            }
+            .to_owned()
+        }),
+        slot: client.slot(),
+        order: order.iter().map(address_of).collect(),
+        affinity: remembered,
+    })
+}

@@ -1,0 +1,326 @@
+//! What should be: the configuration with the changes made at run time laid over it.
+
+use std::net::SocketAddr;
+
+use lb_common::abi::{self, state};
+
+use super::observed::HeadSettings;
+use super::overlay::{Overlay, Target};
+use crate::config::{Config, Mode, Path};
+
+/// All services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// In the order of the configuration.
+    pub services: Vec<Service>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// One of [`abi::protocol`].
+    pub protocol: u8,
+    /// Settings of its table.
+    pub settings: HeadSettings,
+    /// Its backends.
+    pub backends: Vec<Backend>,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Where the application is.
+    pub address: SocketAddr,
+    /// Its weight.
+    pub weight: u16,
+    /// One of [`abi::state`].
+    pub state: u8,
+    /// How its connections get there.
+    pub route: Route,
+    /// Where it comes from.
+    pub source: Source,
+    /// When its drain ends, milliseconds since 1970 (UTC).
+    pub drained_at_unix_ms: Option<u64>,
+}
+
+/// Where a backend comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The configuration.
+    File,
+    /// `add-backend`.
+    Runtime,
+}
+
+/// The path to a backend, and the reason for it in a few words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// One of [`abi::path`].
+    pub path: u8,
+    /// Why, for `status`.
+    pub why: &'static str,
+}
+
+/// What the choice of a path depends on beside the configuration.
+pub trait Surroundings {
+    /// Whether connections can be handed to sockets at all.
+    fn can_steer(&self) -> bool;
+    /// Whether an address belongs to this host.
+    fn is_local(&self, address: SocketAddr) -> bool;
+}
+
+impl Desired {
+    /// The configuration with `overlay` laid over it, at the time `now_ms`.
+    pub fn new(
+        config: &Config,
+        overlay: &Overlay,
+        hash_key: [u64; 2],
+        now_ms: u64,
+        surroundings: &dyn Surroundings,
+    ) -> Self {
+        let compose = |service: &crate::config::Service| {
+            let mut composed = Service::from_config(service, hash_key);
+            composed.backends = backends(service, overlay, now_ms, surroundings);
+            composed
+        };
+        Self {
+            services: config.services.iter().map(compose).collect(),
+        }
+    }
+
+    /// The service called `name`.
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
+    }
+}
+
+impl Service {
+    fn from_config(service: &crate::config::Service, hash_key: [u64; 2]) -> Self {
+        let affinity = &service.affinity;
+        Self {
+            name: service.name.clone(),
+            listen: service.listen.clone(),
+            protocol: match service.mode {
+                Mode::Tcp => abi::protocol::TCP,
+                Mode::Udp => abi::protocol::UDP,
+            },
+            settings: HeadSettings {
+                hash_key,
+                affinity_ns: u64::try_from(affinity.timeout.as_nanos()).unwrap_or(u64::MAX),
+                max_load_permille: service.max_load_permille.unwrap_or(0),
+                ipv4_prefix: affinity.ipv4_prefix,
+                ipv6_prefix: affinity.ipv6_prefix,
+            },
+            backends: Vec::new(),
+        }
+    }
+
+    /// The backend at `address`.
+    pub fn backend(&self, address: SocketAddr) -> Option<&Backend> {
+        self.backends
+            .iter()
+            .find(|backend| backend.address == address)
+    }
+}
+
+fn backends(
+    service: &crate::config::Service,
+    overlay: &Overlay,
+    now_ms: u64,
+    surroundings: &dyn Surroundings,
+) -> Vec<Backend> {
+    let target = |address| Target {
+        service: service.name.clone(),
+        address,
+    };
+    let from_file = service
+        .backends
+        .iter()
+        .filter(|backend| !overlay.removed.contains(&target(backend.address)))
+        .map(|backend| {
+            // A weight given at run time outranks that of the file.
+            let weight = overlay
+                .added(&target(backend.address))
+                .unwrap_or(backend.weight);
+            (backend.address, weight, backend.path, Source::File)
+        });
+    let in_file = |address| {
+        service
+            .backends
+            .iter()
+            .any(|backend| backend.address == address)
+    };
+    let at_run_time = overlay
+        .added
+        .iter()
+        .filter(|added| added.target.service == service.name && !in_file(added.target.address))
+        .map(|added| {
+            (
+                added.target.address,
+                added.weight,
+                Path::Auto,
+                Source::Runtime,
+            )
+        });
+    from_file
+        .chain(at_run_time)
+        .map(|(address, weight, path, source)| {
+            let drain = overlay
+                .drained
+                .iter()
+                .find(|drained| drained.target == target(address));
+            Backend {
+                address,
+                weight,
+                state: match drain {
+                    None => state::UP,
+                    Some(drained) if drained.until_unix_ms > now_ms => state::DRAINING,
+                    Some(_) => state::DOWN,
+                },
+                route: route(service, address, path, surroundings),
+                source,
+                drained_at_unix_ms: drain.map(|drained| drained.until_unix_ms),
+            }
+        })
+        .collect()
+}
+
+/// Chooses the path to a backend.
+fn route(
+    service: &crate::config::Service,
+    address: SocketAddr,
+    wanted: Path,
+    surroundings: &dyn Surroundings,
+) -> Route {
+    let socket = |why| Route {
+        path: abi::path::SOCKET,
+        why,
+    };
+    let proxy = |why| Route {
+        path: abi::path::PROXY,
+        why,
+    };
+    if !surroundings.can_steer() {
+        return proxy("no BPF here");
+    }
+    match wanted {
+        Path::Socket => socket("configured"),
+        Path::Proxy => proxy("configured"),
+        Path::Auto if !surroundings.is_local(address) => proxy("on another host"),
+        // A UDP application answers from the port that it is bound to: handed over, it would
+        // answer from another port than the one that was asked.
+        Path::Auto
+            if service.mode == Mode::Udp
+                && service
+                    .listen
+                    .iter()
+                    .any(|listen| listen.port() != address.port()) =>
+        {
+            proxy("UDP on another port")
+        }
+        Path::Auto => socket("on this host"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A host whose own addresses are the loopback ones.
+    pub(crate) struct Loopback {
+        pub(crate) can_steer: bool,
+    }
+
+    impl Surroundings for Loopback {
+        fn can_steer(&self) -> bool {
+            self.can_steer
+        }
+
+        fn is_local(&self, address: SocketAddr) -> bool {
+            address.ip().is_loopback()
+        }
+    }
+
+    pub(crate) fn config(text: &str) -> Config {
+        crate::config::parse(text, std::path::Path::new("test.toml")).unwrap()
+    }
+
+    fn web(overlay: &Overlay, now_ms: u64) -> Service {
+        let config = config(
+            "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
+             backends = ['127.0.0.1:5000', { address = '127.0.0.1:5001', weight = 2 }, '192.0.2.1:80']",
+        );
+        let surroundings = Loopback { can_steer: true };
+        let desired = Desired::new(&config, overlay, [1, 2], now_ms, &surroundings);
+        desired.service("web").unwrap().clone()
+    }
+
+    fn target(address: &str) -> Target {
+        Target {
+            service: "web".to_owned(),
+            address: address.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_local_backend_is_steered_to_and_a_remote_one_proxied() {
+        let web = web(&Overlay::default(), 0);
+        let paths: Vec<u8> = web
+            .backends
+            .iter()
+            .map(|backend| backend.route.path)
+            .collect();
+        assert_eq!(
+            paths,
+            [abi::path::SOCKET, abi::path::SOCKET, abi::path::PROXY]
+        );
+    }
+
+    #[test]
+    fn changes_made_at_run_time_lie_over_the_file() {
+        let mut overlay = Overlay::default();
+        overlay.add(target("127.0.0.1:5002"), 7);
+        overlay.add(target("127.0.0.1:5001"), 9);
+        overlay.removed.push(target("127.0.0.1:5000"));
+        let web = web(&overlay, 0);
+        let seen: Vec<(String, u16, Source)> = web
+            .backends
+            .iter()
+            .map(|backend| (backend.address.to_string(), backend.weight, backend.source))
+            .collect();
+        let expected = [
+            ("127.0.0.1:5001".to_owned(), 9, Source::File),
+            ("192.0.2.1:80".to_owned(), 1, Source::File),
+            ("127.0.0.1:5002".to_owned(), 7, Source::Runtime),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_drain_ends_at_its_time() {
+        let mut overlay = Overlay::default();
+        overlay.drain(target("127.0.0.1:5001"), 1000);
+        let state_at = |now_ms| {
+            let address = "127.0.0.1:5001".parse().unwrap();
+            web(&overlay, now_ms).backend(address).unwrap().state
+        };
+        assert_eq!(state_at(999), state::DRAINING);
+        assert_eq!(state_at(1000), state::DOWN);
+        assert_eq!(overlay.next_drain_end(999), Some(1000));
+        assert_eq!(overlay.next_drain_end(1000), None);
+    }
+
+    #[test]
+    fn without_bpf_everything_is_proxied() {
+        let config = config(
+            "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nbackends = ['127.0.0.1:5000']",
+        );
+        let surroundings = Loopback { can_steer: false };
+        let desired = Desired::new(&config, &Overlay::default(), [1, 2], 0, &surroundings);
+        assert_eq!(desired.services[0].backends[0].route.path, abi::path::PROXY);
+    }
+}

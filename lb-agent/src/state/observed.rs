@@ -1,0 +1,219 @@
+//! What a data plane has in force, as the agent knows it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lb_common::abi::{
+    Backend, BackendId, MAX_BACKENDS, MAX_MEMBERS, ServiceHead, ServiceId, ServiceKey,
+    ServiceTable, TABLE_SLOTS, state,
+};
+use lb_common::maglev::{self, Member};
+use lb_common::{addr, hash};
+
+use crate::dataplane::Action;
+
+/// Everything in force. Cheap to clone: tables are shared.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// Names of the services in use.
+    pub names: BTreeMap<ServiceId, String>,
+    /// Which service a listen address belongs to.
+    pub listen: HashMap<ServiceKey, ServiceId>,
+    /// The entries of the `BACKENDS` map, those of removed backends too: they tell which ids have
+    /// been given out.
+    pub backends: Vec<Backend>,
+    /// Tables, as far as this agent has put them in force itself.
+    pub tables: HashMap<ServiceId, Built>,
+}
+
+impl Default for Observed {
+    fn default() -> Self {
+        Self {
+            names: BTreeMap::new(),
+            listen: HashMap::new(),
+            backends: vec![FREE; MAX_BACKENDS],
+            tables: HashMap::new(),
+        }
+    }
+}
+
+/// The entry of an index that has never been given out.
+pub const FREE: Backend = Backend {
+    addr: addr::ANY_V6,
+    port: 0,
+    protocol: 0,
+    state: state::REMOVED,
+    id: BackendId::NONE,
+    service: ServiceId(0),
+    weight: 0,
+    path: 0,
+    pad: 0,
+};
+
+impl Observed {
+    /// Notes that `action` is in force.
+    pub fn note(&mut self, action: &Action) {
+        match action {
+            Action::NameService(id, name) => {
+                self.names.insert(*id, name.clone());
+            }
+            Action::PutBackend(backend) => self.backends[backend.id.index() as usize] = *backend,
+            Action::PutTable(id, built) => {
+                self.tables.insert(*id, built.clone());
+            }
+            Action::Listen(key, id) => {
+                self.listen.insert(*key, *id);
+            }
+            Action::Unlisten(key) => {
+                self.listen.remove(key);
+            }
+            Action::RemoveBackend(id) => {
+                self.backends[id.index() as usize].state = state::REMOVED;
+            }
+            Action::DropService(id) => {
+                self.names.remove(id);
+                self.tables.remove(id);
+            }
+        }
+    }
+
+    /// The id of the service called `name`.
+    pub fn service(&self, name: &str) -> Option<ServiceId> {
+        self.names
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(id, _)| *id)
+    }
+
+    /// The backends of a service that have not been removed.
+    pub fn backends_of(&self, service: ServiceId) -> impl Iterator<Item = &Backend> {
+        self.backends
+            .iter()
+            .filter(move |b| b.service == service && b.state != state::REMOVED)
+    }
+
+    /// The service that listens on an address: as such, else on the wildcard of its family.
+    pub fn service_at(&self, key: &ServiceKey) -> Option<ServiceId> {
+        self.listen
+            .get(key)
+            .or_else(|| self.listen.get(&key.wildcard()))
+            .copied()
+    }
+}
+
+/// Where the application of a backend is.
+pub fn address_of(backend: &Backend) -> SocketAddr {
+    SocketAddr::new(addr::to_ip(&backend.addr), backend.port)
+}
+
+/// A service's table and what it was built from.
+#[derive(Clone, Debug)]
+pub struct Built {
+    spec: Arc<TableSpec>,
+    table: Arc<ServiceTable>,
+}
+
+/// What a table is built from; two equal specs give equal tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSpec {
+    /// Settings; `members` and `total_weight` are filled in by [`TableSpec::new`].
+    pub head: ServiceHead,
+    /// Members in order of their identity.
+    pub members: Vec<(Member, BackendId)>,
+}
+
+impl TableSpec {
+    /// The spec of a service with these settings and members, in any order. There are at most
+    /// [`MAX_MEMBERS`] of them.
+    pub fn new(mut head: ServiceHead, mut members: Vec<(Member, BackendId)>) -> Self {
+        members.sort_unstable_by_key(|(member, _)| (member.addr, member.port));
+        head.members = members.len() as u32;
+        head.total_weight = members
+            .iter()
+            .map(|(member, _)| u64::from(member.weight))
+            .sum();
+        Self { head, members }
+    }
+}
+
+impl Built {
+    /// Builds the table of `spec`.
+    pub fn new(spec: TableSpec) -> Self {
+        let members: Vec<Member> = spec.members.iter().map(|(member, _)| *member).collect();
+        let ids = spec.members.iter().map(|(_, id)| *id);
+        let mut table = ServiceTable {
+            head: spec.head,
+            members: [BackendId::NONE; MAX_MEMBERS],
+            slots: [BackendId::NONE; TABLE_SLOTS],
+            pad: 0,
+        };
+        for (place, id) in table.members.iter_mut().zip(ids) {
+            *place = id;
+        }
+        let mut owners = vec![0; TABLE_SLOTS];
+        if maglev::fill(&members, &mut owners).is_ok() {
+            for (slot, owner) in table.slots.iter_mut().zip(owners) {
+                // Without members nobody owns a slot.
+                *slot = table
+                    .members
+                    .get(owner as usize)
+                    .copied()
+                    .unwrap_or_default();
+            }
+        }
+        Self {
+            spec: Arc::new(spec),
+            table: Arc::new(table),
+        }
+    }
+
+    /// What it was built from.
+    pub fn spec(&self) -> &TableSpec {
+        &self.spec
+    }
+
+    /// The table itself.
+    pub fn table(&self) -> &ServiceTable {
+        &self.table
+    }
+
+    /// The part of the slots that a backend owns, 0 to 1.
+    pub fn share(&self, id: BackendId) -> f64 {
+        let owned = self.table.slots.iter().filter(|slot| **slot == id).count();
+        owned as f64 / TABLE_SLOTS as f64
+    }
+}
+
+/// The settings of a service as its table carries them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadSettings {
+    /// Secret of the agent.
+    pub hash_key: [u64; 2],
+    /// Affinity timeout in nanoseconds; 0 for none.
+    pub affinity_ns: u64,
+    /// Bound on load, thousandths; 0 for none.
+    pub max_load_permille: u32,
+    /// Bits of an IPv4 address that count.
+    pub ipv4_prefix: u8,
+    /// Bits of an IPv6 address that count.
+    pub ipv6_prefix: u8,
+}
+
+impl HeadSettings {
+    /// The head of the service `name`, still without members.
+    pub fn head(&self, id: ServiceId, name: &str) -> ServiceHead {
+        ServiceHead {
+            hash_key: self.hash_key,
+            salt: hash::salt(name),
+            affinity_ns: self.affinity_ns,
+            total_weight: 0,
+            id,
+            members: 0,
+            max_load_permille: self.max_load_permille,
+            ipv4_prefix: self.ipv4_prefix,
+            ipv6_prefix: self.ipv6_prefix,
+            pad: 0,
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The state directory: changes made at run time, the secret, and the lock of the one agent that
+//! uses them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::overlay::{Overlay, VERSION};
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The file of run-time changes is damaged. It is left as it is.
+    #[error(
+        "read the run-time changes in {}: {reason} (the kernel goes on with what it has; mend the \
+         file, or move it away to start from the configuration alone)",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The secret is damaged. It is left as it is.
+    #[error(
+        "read the secret in {}: it is not 32 hexadecimal digits (restore the file, or remove it for \
+         a new secret: clients that are not remembered may then change their backend)",
+        path.display()
+    )]
+    Secret {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another agent uses the directory.
+    #[error(
+        "another lb-agent uses {} (stop it first, or give this one a state_dir, control and \
+         pin_dir of its own)",
+        path.display()
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// The state directory of this agent, locked for as long as this lives.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Makes the directory if need be, and locks it.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(dir).map_err(io_error("make directory", dir))?;
+        let path = dir.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                dir: dir.to_owned(),
+                _lock: lock,
+            }),
+            Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked {
+                path: dir.to_owned(),
+            }),
+            Err(fs::TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
+        }
+    }
+
+    /// The changes made at run time; none when there is no file yet.
+    pub fn overlay(&self) -> Result<Overlay, StoreError> {
+        let path = self.overlay_path();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Overlay::default()),
+            Err(error) => return Err(io_error("read", &path)(error)),
+        };
+        let damaged = |reason: String| StoreError::Damaged {
+            path: path.clone(),
+            reason,
+        };
+        let overlay: Overlay =
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        if overlay.version != VERSION {
+            return Err(damaged(format!(
+                "it is of version {}, this agent knows {VERSION}",
+                overlay.version
+            )));
+        }
+        Ok(overlay)
+    }
+
+    /// Keeps the changes made at run time: whole, or the old ones stay.
+    pub fn keep(&self, overlay: &Overlay) -> Result<(), StoreError> {
+        let text = serde_json::to_vec_pretty(overlay).unwrap_or_default();
+        self.replace(&self.overlay_path(), &text)
+    }
+
+    /// The secret of the client hash, made at the first call.
+    pub fn secret(&self) -> Result<[u8; 16], StoreError> {
+        let path = self.dir.join("secret");
+        match fs::read_to_string(&path) {
+            Ok(text) => parse_secret(text.trim()).ok_or(StoreError::Secret { path }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut secret = [0; 16];
+                getrandom::fill(&mut secret)
+                    .map_err(|error| io_error("make", &path)(io::Error::other(error)))?;
+                let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+                self.replace(&path, format!("{text}\n").as_bytes())?;
+                Ok(secret)
+            }
+            // Not UTF-8 is no secret of ours either.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(StoreError::Secret { path })
+            }
+            Err(error) => Err(io_error("read", &path)(error)),
+        }
+    }
+
+    fn overlay_path(&self) -> PathBuf {
+        self.dir.join("state.json")
+    }
+
+    /// Temporary file, fsync, rename, fsync of the directory: after a power cut the file has its
+    /// old content or its new one.
+    fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        let temporary = path.with_extension("new");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(io_error("open", &temporary))?;
+        file.write_all(content)
+            .map_err(io_error("write", &temporary))?;
+        file.sync_all().map_err(io_error("sync", &temporary))?;
+        fs::rename(&temporary, path).map_err(io_error("rename to", path))?;
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io_error("sync directory", &self.dir))
+    }
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn parse_secret(text: &str) -> Option<[u8; 16]> {
+    let valid = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    valid
+        .then(|| u128::from_str_radix(text, 16).ok())?
+        .map(u128::to_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::overlay::Target;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    fn some_changes() -> Overlay {
+        let target = Target {
+            service: "web".to_owned(),
+            address: "127.0.0.1:5001".parse().unwrap(),
+        };
+        let mut overlay = Overlay::default();
+        overlay.add(target.clone(), 3);
+        overlay.drain(target.clone(), 1_700_000_000_000);
+        overlay.removed.push(target);
+        overlay
+    }
+
+    #[test]
+    fn changes_come_back_as_they_were_kept() {
+        let (_dir, store) = store();
+        assert_eq!(store.overlay().unwrap(), Overlay::default());
+        store.keep(&some_changes()).unwrap();
+        assert_eq!(store.overlay().unwrap(), some_changes());
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused_and_left_alone() {
+        let (dir, store) = store();
+        store.keep(&some_changes()).unwrap();
+        let path = dir.path().join("state.json");
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = store.overlay().unwrap_err();
+            assert!(
+                matches!(error, StoreError::Damaged { .. }),
+                "{length} bytes: {error}"
+            );
+            assert_eq!(fs::read(&path).unwrap(), &whole[..length]);
+        }
+    }
+
+    #[test]
+    fn a_half_written_temporary_file_does_no_harm() {
+        let (dir, store) = store();
+        store.keep(&some_changes()).unwrap();
+        fs::write(dir.path().join("state.new"), "{\"version\"").unwrap();
+        assert_eq!(store.overlay().unwrap(), some_changes());
+        store.keep(&Overlay::default()).unwrap();
+        assert_eq!(store.overlay().unwrap(), Overlay::default());
+    }
+
+    #[test]
+    fn the_secret_is_made_once_and_a_cut_one_is_refused() {
+        let (dir, store) = store();
+        let secret = store.secret().unwrap();
+        assert_ne!(secret, [0; 16]);
+        assert_eq!(store.secret().unwrap(), secret);
+        let path = dir.path().join("secret");
+        let text = fs::read_to_string(&path).unwrap();
+        for length in 0..32 {
+            fs::write(&path, &text[..length]).unwrap();
+            assert!(
+                matches!(store.secret(), Err(StoreError::Secret { .. })),
+                "{length} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn a_second_agent_is_refused() {
+        let (dir, _store) = store();
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Locked { .. })
+        ));
+    }
+}
