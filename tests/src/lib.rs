@@ -1,1 +1,12 @@
-//! End-to-end tests.
+//! Hosts in network namespaces, an agent on one of them, applications behind it, and clients.
+//!
+//! The tests use the command line and the control socket like anybody else; only `bpf_*` reach
+//! into the agent's library. Every test makes its own hosts and nothing outlives it.
+
+pub mod agent;
+pub mod hosts;
+pub mod http;
+pub mod node;
+pub mod process;
+pub mod prog_run;
+pub mod wait;

@@ -1,0 +1,89 @@
+// Socket.IO and WebSocket clients with addresses of their own, told what to do by lines of JSON:
+//   {"do":"open","kind":"polling"|"websocket"|"both"|"ws","url":…,"from":[address, …]}
+//   {"do":"echo","size":N}   every client sends N bytes and waits for them to come back
+//   {"do":"ports"}           the port of the copy that each client is on, by address
+//   {"do":"disconnects"}     the addresses that have lost their connection since they opened
+//   {"do":"close"}
+// Each is answered by one line: {"ok":…} or {"error":…}.
+'use strict';
+const http = require('http');
+const readline = require('readline');
+const { io } = require('socket.io-client');
+const WebSocket = require('ws');
+
+const clients = [];
+const within = (ms, what, promise) =>
+  Promise.race([
+    promise,
+    new Promise((_, fail) => setTimeout(() => fail(new Error(`${what}: ${ms} ms are over`)), ms).unref()),
+  ]);
+
+function openSocketIo(url, from, transports) {
+  // The agent is what carries the local address; keep-alive as in a browser.
+  const agent = new http.Agent({ localAddress: from, keepAlive: true });
+  const socket = io(url, { transports, agent, localAddress: from, forceNew: true, reconnection: true,
+    reconnectionDelay: 50, reconnectionDelayMax: 200 });
+  const client = { from, lost: 0, port: null };
+  client.echo = (text) => new Promise((done) => socket.emit('echo', text, done));
+  client.close = () => { socket.disconnect(); agent.destroy(); };
+  socket.on('disconnect', () => { client.lost += 1; });
+  return new Promise((done, fail) => {
+    socket.on('me', (me) => { client.port = me.port; client.remote = me.remote; done(client); });
+    socket.on('connect_error', (error) => { client.lost += 1; if (!client.port) fail(error); });
+  });
+}
+
+function openWs(url, from) {
+  const socket = new WebSocket(url.replace('http', 'ws') + '/ws', { localAddress: from });
+  const client = { from, lost: 0, port: null };
+  client.close = () => socket.terminate();
+  socket.on('close', () => { client.lost += 1; });
+  return new Promise((done, fail) => {
+    socket.on('error', fail);
+    socket.once('message', (text) => {
+      const me = JSON.parse(text);
+      client.port = me.port;
+      client.remote = me.remote;
+      client.echo = (sent) => new Promise((back) => {
+        socket.once('message', (data) => back(data.toString()));
+        socket.send(sent);
+      });
+      done(client);
+    });
+  });
+}
+
+const transports = { polling: ['polling'], websocket: ['websocket'], both: ['polling', 'websocket'] };
+const actions = {
+  async open({ kind, url, from }) {
+    const one = (address) => (kind === 'ws' ? openWs(url, address) : openSocketIo(url, address, transports[kind]));
+    // A few at a time, as clients come.
+    for (let i = 0; i < from.length; i += 20) {
+      const opened = await within(20000, 'open', Promise.all(from.slice(i, i + 20).map(one)));
+      clients.push(...opened);
+    }
+    return clients.length;
+  },
+  async echo({ size }) {
+    const text = 'x'.repeat(size - 1) + 'y';
+    const one = async (client) => {
+      const back = await within(20000, `echo to ${client.from}`, client.echo(text));
+      if (back !== text) throw new Error(`${client.from} got something else back`);
+    };
+    await Promise.all(clients.map(one));
+    return clients.length;
+  },
+  async ports() { return Object.fromEntries(clients.map((c) => [c.from, c.port])); },
+  async remotes() { return Object.fromEntries(clients.map((c) => [c.from, c.remote])); },
+  async disconnects() { return clients.filter((c) => c.lost > 0).map((c) => c.from); },
+  async close() { clients.forEach((client) => client.close()); return clients.length; },
+};
+
+readline.createInterface({ input: process.stdin }).on('line', async (line) => {
+  try {
+    const command = JSON.parse(line);
+    console.log(JSON.stringify({ ok: await actions[command.do](command) }));
+  } catch (error) {
+    console.log(JSON.stringify({ error: String((error && error.message) || error) }));
+  }
+}).on('close', () => process.exit(0));

@@ -1,0 +1,32 @@
+// One copy of a web application: Express, Socket.IO and plain WebSockets.
+// usage: node server.js HOST PORT. Prints "listening" once it does.
+'use strict';
+const http = require('http');
+const express = require('express');
+const { Server } = require('socket.io');
+const { WebSocketServer } = require('ws');
+
+const [host, port] = [process.argv[2], Number(process.argv[3])];
+const app = express();
+const me = (req) => ({ pid: process.pid, port, remote: req.socket.remoteAddress });
+
+app.get('/id', (req, res) => res.json(me(req)));
+
+const server = http.createServer(app);
+server.keepAliveTimeout = 60000;
+const io = new Server(server, { pingInterval: 2000, pingTimeout: 8000 });
+io.on('connection', (socket) => {
+  socket.emit('me', me(socket.request));
+  socket.on('echo', (message, answer) => answer(message));
+});
+
+const ws = new WebSocketServer({ noServer: true });
+ws.on('connection', (socket, req) => {
+  socket.send(JSON.stringify(me(req)));
+  socket.on('message', (data, binary) => socket.send(data, { binary }));
+});
+server.on('upgrade', (req, socket, head) => {
+  if (req.url === '/ws') ws.handleUpgrade(req, socket, head, (s) => ws.emit('connection', s, req));
+});
+
+server.listen(port, host, 4096, () => console.log('listening'));

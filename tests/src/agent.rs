@@ -1,0 +1,214 @@
+//! An agent with directories, pins and a socket of its own.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use crate::hosts::Host;
+use crate::process::Process;
+
+/// The agent's program.
+pub fn program() -> PathBuf {
+    std::env::var_os("LB_AGENT_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/lb-agent"),
+        PathBuf::from,
+    )
+}
+
+/// What a command printed, and how it ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
+/// An agent on a host. Everything of it is gone when this is dropped.
+pub struct Agent<'a> {
+    host: &'a Host,
+    dir: tempfile::TempDir,
+    pin_dir: PathBuf,
+    data_plane: &'static str,
+    process: Option<Process>,
+}
+
+impl<'a> Agent<'a> {
+    /// An agent with these services (TOML) on the kernel's data plane; it serves when this returns.
+    #[track_caller]
+    pub fn start(host: &'a Host, services: &str) -> Self {
+        Self::start_on(host, services, "bpf")
+    }
+
+    /// The same on another data plane.
+    #[track_caller]
+    pub fn start_on(host: &'a Host, services: &str, data_plane: &'static str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let pin_dir = format!("/sys/fs/bpf/lbt-{}-{count}", std::process::id()).into();
+        let dir = tempfile::tempdir().unwrap();
+        let mut agent = Self {
+            host,
+            dir,
+            pin_dir,
+            data_plane,
+            process: None,
+        };
+        agent.configure(services);
+        agent.start_again();
+        agent
+    }
+
+    /// Writes another configuration; it is not read yet.
+    pub fn configure(&self, services: &str) {
+        let dir = self.dir().display();
+        let head = format!(
+            "[agent]\nstate_dir = '{dir}/state'\ncontrol = '{dir}/control.sock'\n\
+             pin_dir = '{}'\ndata_plane = '{}'\nmax_clients = 4096\n",
+            self.pin_dir.display(),
+            self.data_plane
+        );
+        fs::write(self.config(), head + services).unwrap();
+    }
+
+    /// A directory for whatever the test needs.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir().join("config.toml")
+    }
+
+    /// The control socket.
+    pub fn control(&self) -> PathBuf {
+        self.dir().join("control.sock")
+    }
+
+    /// Where maps and programs are pinned.
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    /// Process id of the agent.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("an agent that runs").pid()
+    }
+
+    /// Starts it (again); it serves when this returns.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        let mut process = Process::start(self.run_command(), &self.dir().join("agent.log"));
+        process.wait_for("ready");
+        self.process = Some(process);
+    }
+
+    /// `lb-agent run` as [`Agent::start_again`] starts it.
+    pub fn run_command(&self) -> Command {
+        let mut command = self.host.command(program());
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(self.config())
+            .env_remove("NOTIFY_SOCKET");
+        command
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir().join("agent.log")).unwrap_or_default()
+    }
+
+    /// `lb-agent ARGUMENTS` on the agent's host, with its control socket.
+    pub fn run(&self, arguments: &[&str]) -> Outcome {
+        let mut command = self.host.command(program());
+        command
+            .args(arguments)
+            .env("LB_AGENT_CONTROL", self.control())
+            .stdin(Stdio::null());
+        command.output().expect("start lb-agent").into()
+    }
+
+    /// The same, which must succeed. Returns what it printed.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let outcome = self.run(arguments);
+        assert_eq!(
+            outcome.code,
+            0,
+            "lb-agent {arguments:?}: {outcome:?}\n{}",
+            self.log()
+        );
+        outcome.stdout
+    }
+
+    /// `status --json`
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.ok(&["status", "--json"])).unwrap()
+    }
+
+    /// What `status --json` has of the backend at `address` of the first service.
+    #[track_caller]
+    pub fn backend(&self, address: &str) -> Value {
+        let status = self.status();
+        let backends = status["services"][0]["backends"].as_array().unwrap();
+        let found = backends
+            .iter()
+            .find(|backend| backend["address"] == address);
+        found
+            .unwrap_or_else(|| panic!("no backend {address}: {status:#}"))
+            .clone()
+    }
+
+    /// `lookup CLIENT --json`
+    #[track_caller]
+    pub fn lookup(&self, client: IpAddr) -> Value {
+        serde_json::from_str(&self.ok(&["lookup", &client.to_string(), "--json"])).unwrap()
+    }
+
+    /// The port of the backend that `lookup` names.
+    #[track_caller]
+    pub fn looked_up_port(&self, client: IpAddr) -> u16 {
+        let found = self.lookup(client);
+        let backend: SocketAddr = found["backend"].as_str().unwrap().parse().unwrap();
+        backend.port()
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log\n{}", self.log());
+        }
+        if self.process.is_some() {
+            let _ = self.run(&["stop", "--purge"]);
+        }
+        self.process = None;
+        // A no-op where the agent has done it.
+        let _ = lb_agent::dataplane::bpf::purge(&self.pin_dir);
+    }
+}

@@ -1,0 +1,170 @@
+//! Two hosts in network namespaces, joined by a wire: clients on one, the balancer on the other.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Addresses of each family that the clients have.
+pub const CLIENTS: u16 = 200;
+
+/// A network namespace; removed when dropped.
+pub struct Host {
+    name: String,
+    file: File,
+}
+
+impl Host {
+    /// A host whose name in this test is `role`.
+    pub fn new(role: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lbt-{}-{count}-{role}", std::process::id());
+        ip(&["netns", "add", &name]);
+        let file = File::open(format!("/run/netns/{name}")).unwrap();
+        let host = Self { name, file };
+        host.ip(&["link", "set", "lo", "up"]);
+        host
+    }
+
+    /// `ip -n HOST ARGUMENTS`
+    pub fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-n", &self.name], arguments].concat());
+    }
+
+    /// A command that will run on the host. (`ip netns exec` would hide cgroups and pins.)
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let file = self.file.try_clone().unwrap();
+        let enter = move || {
+            // SAFETY: setns touches nothing but this process, which has one thread here.
+            let done = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+            if done < 0 {
+                Err(std::io::Error::last_os_error())
+            } else {
+                Ok(())
+            }
+        };
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe { command.pre_exec(enter) };
+        command
+    }
+
+    /// Runs `work` in a thread on the host; threads that it starts are there too.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let network = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(self.file.as_fd(), network).unwrap();
+                work()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .status();
+    assert!(status.expect("iproute2").success(), "ip {arguments:?}");
+}
+
+/// Both hosts.
+pub struct Hosts {
+    /// Where the clients are.
+    pub clients: Host,
+    /// Where the agent and the applications are.
+    pub balancer: Host,
+}
+
+/// The balancer's address for clients.
+pub const SERVICE_V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)), 80);
+/// The same for IPv6.
+pub const SERVICE_V6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1)), 80);
+
+/// The nth client's IPv4 address.
+pub fn client_v4(n: u16) -> IpAddr {
+    IpAddr::from([10, 99, 1 + (n >> 8) as u8, n as u8])
+}
+
+/// The nth client's IPv6 address, in a /64 of its own.
+pub fn client_v6(n: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, n + 1, 0, 0, 0, 2))
+}
+
+/// All clients' addresses, of both families.
+pub fn all_clients() -> Vec<IpAddr> {
+    (1..=CLIENTS)
+        .map(client_v4)
+        .chain((1..=CLIENTS).map(client_v6))
+        .collect()
+}
+
+/// Where a client of the family of `from` finds the service on port 80.
+pub fn service_for(from: IpAddr) -> SocketAddr {
+    if from.is_ipv4() {
+        SERVICE_V4
+    } else {
+        SERVICE_V6
+    }
+}
+
+impl Hosts {
+    /// Makes both, with [`CLIENTS`] addresses of each family on the clients' side.
+    pub fn new() -> Self {
+        let hosts = Self {
+            clients: Host::new("clients"),
+            balancer: Host::new("balancer"),
+        };
+        let (clients, balancer) = (&hosts.clients, &hosts.balancer);
+        clients.ip(&[
+            "link",
+            "add",
+            "wire",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "wire",
+            "netns",
+            &balancer.name,
+        ]);
+        balancer.ip(&["addr", "add", "10.99.0.1/16", "dev", "wire"]);
+        balancer.ip(&["addr", "add", "fd99::1/32", "dev", "wire", "nodad"]);
+        balancer.ip(&["link", "set", "wire", "up"]);
+        let batch: String = (1..=CLIENTS)
+            .map(|n| {
+                let (v4, v6) = (client_v4(n), client_v6(n));
+                format!("addr add {v4}/16 dev wire\naddr add {v6}/32 dev wire nodad\n")
+            })
+            .collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), batch).unwrap();
+        clients.ip(&["-batch", file.path().to_str().unwrap()]);
+        clients.ip(&["link", "set", "wire", "up"]);
+        hosts
+    }
+}
+
+impl Default for Hosts {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,69 @@
+//! One HTTP request by hand, from an address of one's choice.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Who answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Port of the copy, or whatever it calls itself.
+    pub port: u16,
+    /// Process id of the copy.
+    pub pid: u32,
+    /// The client's address as the application sees it.
+    pub remote: String,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to `to` from the address `from`.
+pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&to.into(), TIMEOUT)?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+/// `GET /id` on an open connection, which stays open.
+pub fn ask(stream: &TcpStream) -> io::Result<Answer> {
+    (&*stream).write_all(b"GET /id HTTP/1.1\r\nHost: test\r\n\r\n")?;
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if line == "\r\n" {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let json: serde_json::Value = serde_json::from_slice(&body)?;
+    let number = |name: &str| {
+        json[name]
+            .as_u64()
+            .ok_or_else(|| io::Error::other("no number"))
+    };
+    Ok(Answer {
+        port: number("port")? as u16,
+        pid: number("pid")? as u32,
+        remote: json["remote"].as_str().unwrap_or_default().to_owned(),
+    })
+}
+
+/// A new connection, one request, and its end.
+pub fn get(from: IpAddr, to: SocketAddr) -> io::Result<Answer> {
+    ask(&connect(from, to)?)
+}

@@ -1,0 +1,105 @@
+//! The Node.js applications and clients of `tests/apps`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::hosts::Host;
+use crate::process::Process;
+
+/// Where the applications are.
+pub fn apps_dir() -> PathBuf {
+    std::env::var_os("LB_TEST_APPS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("apps"),
+        PathBuf::from,
+    )
+}
+
+fn node(host: &Host, script: &str, arguments: &[String], output: &Path) -> Process {
+    let mut command = host.command("node");
+    command.arg(apps_dir().join(script)).args(arguments);
+    Process::start(command, output)
+}
+
+/// Starts `script` (`server.js`, `udp.js`) on `host`; it listens when this returns.
+pub fn serve(host: &Host, script: &str, listen: SocketAddr, dir: &Path) -> Process {
+    let mut process = start(host, script, listen, dir);
+    process.wait_for("listening");
+    process
+}
+
+/// The same, without waiting.
+pub fn start(host: &Host, script: &str, listen: SocketAddr, dir: &Path) -> Process {
+    let arguments = [listen.ip().to_string(), listen.port().to_string()];
+    node(
+        host,
+        script,
+        &arguments,
+        &dir.join(format!("{script}-{}.log", listen.port())),
+    )
+}
+
+/// A process with many Socket.IO or WebSocket clients in it.
+pub struct Clients(Process);
+
+impl Clients {
+    /// No client yet.
+    pub fn new(host: &Host, dir: &Path, name: &str) -> Self {
+        Self(node(
+            host,
+            "client.js",
+            &[],
+            &dir.join(format!("client-{name}.log")),
+        ))
+    }
+
+    /// Opens one client of `kind` (`polling`, `websocket`, `both`, `ws`) from each address.
+    #[track_caller]
+    pub fn open(&mut self, kind: &str, to: SocketAddr, from: &[IpAddr]) {
+        let opened = self.tell(json!({
+            "do": "open", "kind": kind, "url": format!("http://{to}"), "from": from,
+        }));
+        assert!(opened.as_u64() >= Some(from.len() as u64), "{opened}");
+    }
+
+    /// Every client sends `size` bytes and waits for them to come back.
+    #[track_caller]
+    pub fn echo(&mut self, size: usize) {
+        self.tell(json!({ "do": "echo", "size": size }));
+    }
+
+    /// The port of the copy that each client is on.
+    #[track_caller]
+    pub fn ports(&mut self) -> BTreeMap<IpAddr, u16> {
+        serde_json::from_value(self.tell(json!({ "do": "ports" }))).unwrap()
+    }
+
+    /// The address that each client has for its copy.
+    #[track_caller]
+    pub fn remotes(&mut self) -> BTreeMap<IpAddr, String> {
+        serde_json::from_value(self.tell(json!({ "do": "remotes" }))).unwrap()
+    }
+
+    /// Those that have lost their connection, if only for a moment.
+    #[track_caller]
+    pub fn disconnects(&mut self) -> Vec<IpAddr> {
+        serde_json::from_value(self.tell(json!({ "do": "disconnects" }))).unwrap()
+    }
+
+    /// Closes all.
+    #[track_caller]
+    pub fn close(&mut self) {
+        self.tell(json!({ "do": "close" }));
+    }
+
+    #[track_caller]
+    fn tell(&mut self, command: Value) -> Value {
+        self.0.tell(&command.to_string());
+        let line = self.0.wait_for("{\"");
+        let answer: Value = serde_json::from_str(&line).unwrap();
+        assert!(answer.get("error").is_none(), "{command}: {answer}");
+        answer["ok"].clone()
+    }
+}

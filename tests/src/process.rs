@@ -1,0 +1,103 @@
+//! Programs on a host, ended with the test.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+
+use crate::wait;
+
+/// A running program; killed and reaped when dropped.
+pub struct Process {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    output: PathBuf,
+    read: usize,
+}
+
+impl Process {
+    /// Starts `command` with what it prints in the file `output`.
+    #[track_caller]
+    pub fn start(mut command: Command, output: &Path) -> Self {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(output)
+            .unwrap();
+        let read = fs::read_to_string(output)
+            .unwrap_or_default()
+            .lines()
+            .count();
+        command
+            .stdin(Stdio::piped())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdin = child.stdin.take();
+        Self {
+            child,
+            stdin,
+            output: output.to_owned(),
+            read,
+        }
+    }
+
+    /// Waits for a line that contains `text`, among those it has printed since the last call.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let what = format!("a line with {text:?} from {}", self.output.display());
+        let line = wait::until(&what, || {
+            let reader = BufReader::new(File::open(&self.output).unwrap());
+            let mut lines = reader
+                .lines()
+                .map_while(Result::ok)
+                .enumerate()
+                .skip(self.read);
+            let found = lines.find(|(_, line)| line.contains(text));
+            assert!(
+                found.is_some() || self.child.try_wait().unwrap().is_none(),
+                "{what}, but it has ended:\n{}",
+                self.printed()
+            );
+            found
+        });
+        self.read = line.0 + 1;
+        line.1
+    }
+
+    /// Writes a line to it.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("its input is open");
+        writeln!(stdin, "{line}").expect("it reads its input");
+    }
+
+    /// Everything it has printed.
+    pub fn printed(&self) -> String {
+        fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        wait::until("the end of a program", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

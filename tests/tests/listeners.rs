@@ -1,0 +1,174 @@
+//! Whatever way an application listens, it is found: before the agent or after it, on a specific
+//! address or a wildcard, alone or in a SO_REUSEPORT group; and nobody else's socket is taken for it.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+
+use lb_tests::agent::Agent;
+use lb_tests::hosts::{Host, Hosts, client_v4, client_v6, service_for};
+use lb_tests::{http, wait};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Listens on `host` and answers `GET` with `number`, until the socket is shut down.
+fn listen(host: &Host, address: &str, number: u16, group: bool) -> TcpListener {
+    let address: SocketAddr = address.parse().unwrap();
+    host.run(|| {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )
+        .unwrap();
+        socket.set_reuse_port(group).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        // The thread of a listener that has just been closed may still hold the port.
+        wait::until("the port", || socket.bind(&address.into()).ok());
+        socket.listen(128).unwrap();
+        let listener = TcpListener::from(socket);
+        let accepting = listener.try_clone().unwrap();
+        std::thread::spawn(move || answer(&accepting, number));
+        listener
+    })
+}
+
+fn answer(listener: &TcpListener, number: u16) {
+    while let Ok((mut stream, peer)) = listener.accept() {
+        let _ = stream.read(&mut [0; 1024]);
+        let body = format!(
+            "{{\"port\":{number},\"pid\":0,\"remote\":\"{}\"}}",
+            peer.ip()
+        );
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+    }
+}
+
+/// Closes a listening socket although a thread waits on it.
+fn close(listener: TcpListener) {
+    Socket::from(listener)
+        .shutdown(std::net::Shutdown::Both)
+        .unwrap();
+}
+
+fn service(backend: &str) -> String {
+    format!(
+        "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
+         affinity = {{ timeout = '0s' }}\nbackends = ['{backend}']\n"
+    )
+}
+
+/// The numbers that clients of both families get.
+fn numbers(hosts: &Hosts) -> BTreeSet<u16> {
+    hosts.clients.run(|| {
+        let clients = (1..=15).map(client_v4).chain((1..=15).map(client_v6));
+        clients
+            .map(|client| {
+                let answer = http::get(client, service_for(client));
+                answer
+                    .unwrap_or_else(|error| panic!("{client}: {error}"))
+                    .port
+            })
+            .collect()
+    })
+}
+
+#[test]
+fn any_way_to_listen_is_found_before_and_after_the_agents_start() {
+    let cases = [
+        ("127.0.0.1:5000", "127.0.0.1:5000"),
+        ("0.0.0.0:5001", "127.0.0.1:5001"),
+        ("[::]:5002", "127.0.0.1:5002"),
+        ("[::1]:5003", "[::1]:5003"),
+        ("[::]:5004", "[::1]:5004"),
+        ("10.99.0.1:5005", "10.99.0.1:5005"),
+    ];
+    let hosts = Hosts::new();
+    for (n, (bound, backend)) in (1..).zip(cases) {
+        // There first: adopted.
+        let before = listen(&hosts.balancer, bound, n, false);
+        let agent = Agent::start(&hosts.balancer, &service(backend));
+        assert_eq!(agent.backend(backend)["listening"], true, "{bound}");
+        assert_eq!(
+            numbers(&hosts),
+            BTreeSet::from([n]),
+            "{bound} before the agent"
+        );
+        // Gone, and there again while the agent runs.
+        close(before);
+        assert_eq!(agent.backend(backend)["listening"], false, "{bound}");
+        let after = listen(&hosts.balancer, bound, n + 100, false);
+        assert_eq!(
+            numbers(&hosts),
+            BTreeSet::from([n + 100]),
+            "{bound} after the agent"
+        );
+        close(after);
+        // There before the backend is added.
+        agent.ok(&["remove-backend", backend]);
+        let third = listen(&hosts.balancer, bound, n + 200, false);
+        agent.ok(&["add-backend", backend]);
+        assert_eq!(
+            numbers(&hosts),
+            BTreeSet::from([n + 200]),
+            "{bound} before add-backend"
+        );
+        close(third);
+    }
+}
+
+#[test]
+fn a_reuseport_group_goes_on_when_any_of_its_members_closes() {
+    let hosts = Hosts::new();
+    for adopted in [false, true] {
+        let members = || -> Vec<TcpListener> {
+            (1..=4)
+                .map(|n| listen(&hosts.balancer, "127.0.0.1:5000", n, true))
+                .collect()
+        };
+        let early = adopted.then(members);
+        let agent = Agent::start(&hosts.balancer, &service("127.0.0.1:5000"));
+        let mut members = early.unwrap_or_else(members);
+        assert!(
+            numbers(&hosts).len() > 1,
+            "the kernel spreads over the group"
+        );
+        while members.len() > 1 {
+            close(members.remove(0));
+            let left: BTreeSet<u16> = (5 - members.len() as u16..=4).collect();
+            let seen = numbers(&hosts);
+            assert!(
+                seen.is_subset(&left) && !seen.is_empty(),
+                "adopted {adopted}: {seen:?}"
+            );
+        }
+        close(members.remove(0));
+        assert_eq!(agent.backend("127.0.0.1:5000")["listening"], false);
+    }
+}
+
+#[test]
+fn a_listener_on_the_same_port_in_another_namespace_is_never_used() {
+    let hosts = Hosts::new();
+    let stranger = Host::new("stranger");
+    let there_first = listen(&stranger, "127.0.0.1:5000", 99, false);
+    let agent = Agent::start(&hosts.balancer, &service("127.0.0.1:5000"));
+    let other_stranger = Host::new("other");
+    let _there_later = listen(&other_stranger, "0.0.0.0:5000", 98, false);
+    assert_eq!(agent.backend("127.0.0.1:5000")["listening"], false);
+    let refused = hosts
+        .clients
+        .run(|| http::get(client_v4(1), service_for(client_v4(1))));
+    assert!(refused.is_err(), "{refused:?}");
+    let _ours = listen(&hosts.balancer, "127.0.0.1:5000", 1, false);
+    assert_eq!(numbers(&hosts), BTreeSet::from([1]));
+    close(there_first);
+    assert_eq!(
+        numbers(&hosts),
+        BTreeSet::from([1]),
+        "its end does not concern ours"
+    );
+}

@@ -1,0 +1,88 @@
+//! UDP: clients stay with their backend, and answers come from the address that was asked, through
+//! the agent or, where the ports are the same, straight from the application.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use lb_tests::agent::Agent;
+use lb_tests::hosts::{Hosts, client_v4, client_v6, service_for};
+use lb_tests::{node, wait};
+
+/// Asks the service from an address; which backend answers, and whether from the right address.
+fn ask(hosts: &Hosts, from: IpAddr, port: u16) -> Option<u16> {
+    let to = SocketAddr::new(service_for(from).ip(), port);
+    hosts.clients.run(|| {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        socket.send_to(b"hello", to).unwrap();
+        let mut buffer = [0; 100];
+        let (length, answered_by) = socket.recv_from(&mut buffer).ok()?;
+        assert_eq!(
+            answered_by, to,
+            "an answer comes from the address that was asked"
+        );
+        let text = std::str::from_utf8(&buffer[..length]).unwrap();
+        let (backend, echo) = text.split_once(':').unwrap();
+        assert_eq!(echo, "hello");
+        Some(backend.parse().unwrap())
+    })
+}
+
+#[test]
+fn through_the_agent_clients_stay_and_answers_come_from_the_service() {
+    let hosts = Hosts::new();
+    let services = "[[service]]\nname = 'echo'\nmode = 'udp'\nlisten = ['0.0.0.0:7', '[::]:7']\n\
+                    backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
+    let agent = Agent::start(&hosts.balancer, services);
+    let serve = |port: u16| {
+        node::serve(
+            &hosts.balancer,
+            "udp.js",
+            ([127, 0, 0, 1], port).into(),
+            agent.dir(),
+        )
+    };
+    let mut apps = [5000, 5001].map(serve);
+    assert_eq!(agent.backend("127.0.0.1:5000")["path"], "proxy");
+    let mut seen = BTreeSet::new();
+    for client in (1..=20).map(client_v4).chain((1..=20).map(client_v6)) {
+        let expected = agent.looked_up_port(client);
+        for _ in 0..3 {
+            assert_eq!(ask(&hosts, client, 7), Some(expected), "{client}");
+        }
+        seen.insert(expected);
+    }
+    assert_eq!(seen, BTreeSet::from([5000, 5001]));
+    // A backend that is gone is left for the other, within a datagram or two.
+    apps[0].kill();
+    for client in (21..=30).map(client_v4) {
+        wait::until("an answer from the other backend", || {
+            (ask(&hosts, client, 7) == Some(5001)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn on_the_same_port_the_application_answers_itself() {
+    let hosts = Hosts::new();
+    let services = "[[service]]\nname = 'echo'\nmode = 'udp'\nlisten = ['10.99.0.1:5000']\n\
+                    backends = ['127.0.0.1:5000']\n";
+    let agent = Agent::start(&hosts.balancer, services);
+    assert_eq!(agent.backend("127.0.0.1:5000")["path"], "socket");
+    let listen: SocketAddr = "0.0.0.0:5000".parse().unwrap();
+    let mut app = node::serve(&hosts.balancer, "udp.js", listen, agent.dir());
+    let served = || (ask(&hosts, client_v4(1), 5000) == Some(5000)).then_some(());
+    wait::until("the application is found", served);
+    assert_eq!(agent.backend("127.0.0.1:5000")["listening"], true);
+    let counted = agent.backend("127.0.0.1:5000")["connections"]
+        .as_u64()
+        .unwrap();
+    assert!(counted >= 1, "datagrams are counted: {counted}");
+    app.kill();
+    assert_eq!(agent.backend("127.0.0.1:5000")["listening"], false);
+    let _app = node::serve(&hosts.balancer, "udp.js", listen, agent.dir());
+    wait::until("the application is found again", served);
+}
