@@ -145,10 +145,11 @@ fn skip(suite: Suite, files: &[PathBuf]) -> Result<Count> {
         .map(|file| count::tests_in(&fs::read_to_string(file).unwrap_or_default()))
         .sum();
     if env::var_os("CI").is_some() {
-        bail!("{skipped} tests need root, and CI has to run them");
+        bail!("the tests need root, and CI has to run them; tests not run: {skipped}");
     }
+    let name = suite.name();
     say(format!(
-        "{suite:?}: SKIPPED {skipped} tests, as they need root"
+        "{name}: SKIPPED, as the tests need root; tests not run: {skipped}"
     ));
     Ok(Count {
         skipped,
