@@ -35,7 +35,7 @@ pub(crate) struct Args {
     filter: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Suite {
     /// Host tests of lb-common, lb-agent and xtask; no root
     Unit,
@@ -54,7 +54,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     let mut total = Count::default();
     for suite in suites {
         total += suite.run(&args.filter).unwrap_or_else(|error| {
-            say(format!("{suite:?}: {error:#}"));
+            say(format!("{}: {error:#}", suite.name()));
             Count::one_failed()
         });
     }
@@ -67,13 +67,21 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
 }
 
 impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Suite::Unit => "unit",
+            Suite::Bpf => "bpf",
+            Suite::E2e => "e2e",
+        }
+    }
+
     fn run(self, filter: &[String]) -> Result<Count> {
         if self == Suite::Unit {
             return cargo_test(&unit_arguments(), filter, &[]);
         }
         let files = self.files()?;
         if files.is_empty() {
-            say(format!("{self:?}: no test files"));
+            say(format!("{}: no test files", self.name()));
             return Ok(Count::default());
         }
         if !is_root() {
@@ -137,10 +145,11 @@ fn skip(suite: Suite, files: &[PathBuf]) -> Result<Count> {
         .map(|file| count::tests_in(&fs::read_to_string(file).unwrap_or_default()))
         .sum();
     if env::var_os("CI").is_some() {
-        bail!("{skipped} tests need root, and CI has to run them");
+        bail!("the tests need root, and CI has to run them; tests not run: {skipped}");
     }
+    let name = suite.name();
     say(format!(
-        "{suite:?}: SKIPPED {skipped} tests, as they need root"
+        "{name}: SKIPPED, as the tests need root; tests not run: {skipped}"
     ));
     Ok(Count {
         skipped,
