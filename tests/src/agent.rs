@@ -116,7 +116,13 @@ impl<'a> Agent<'a> {
     /// Starts it (again); it serves when this returns.
     #[track_caller]
     pub fn start_again(&mut self) {
-        let mut process = Process::start(self.run_command(), &self.dir().join("agent.log"));
+        self.start_as(self.run_command());
+    }
+
+    /// Starts it by another command than [`Agent::run_command`].
+    #[track_caller]
+    pub fn start_as(&mut self, command: Command) {
+        let mut process = Process::start(command, &self.dir().join("agent.log"));
         process.wait_for("ready");
         self.process = Some(process);
     }

@@ -1,7 +1,7 @@
 //! Programs on a host, ended with the test.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
@@ -49,13 +49,12 @@ impl Process {
     pub fn wait_for(&mut self, text: &str) -> String {
         let what = format!("a line with {text:?} from {}", self.output.display());
         let line = wait::until(&what, || {
-            let reader = BufReader::new(File::open(&self.output).unwrap());
-            let mut lines = reader
-                .lines()
-                .map_while(Result::ok)
-                .enumerate()
-                .skip(self.read);
+            let printed = self.printed();
+            // What comes after the last line break is not a whole line yet.
+            let whole = printed.rsplit_once('\n').map_or("", |(lines, _)| lines);
+            let mut lines = whole.lines().enumerate().skip(self.read);
             let found = lines.find(|(_, line)| line.contains(text));
+            let found = found.map(|(number, line)| (number, line.to_owned()));
             assert!(
                 found.is_some() || self.child.try_wait().unwrap().is_none(),
                 "{what}, but it has ended:\n{}",

@@ -216,7 +216,7 @@ struct Counts {
 
 /// For how long new UDP clients pass by a backend that has refused a datagram. TCP needs none of
 /// this: a connection that is refused goes to the next backend at once, a datagram is lost.
-const SHUNNED: Duration = Duration::from_secs(2);
+const SHUNNED: Duration = Duration::from_secs(10);
 
 impl Proxied {
     fn failed_lately(&self, backend: BackendId) -> bool {

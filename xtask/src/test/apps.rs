@@ -13,7 +13,13 @@ const OLDEST_NODE: u32 = 18;
 
 /// Makes the applications ready and returns their directory.
 pub(crate) fn ensure() -> Result<PathBuf> {
-    for (program, package) in [("ip", "iproute2"), ("node", "nodejs"), ("npm", "npm")] {
+    for (program, package) in [
+        ("ip", "iproute2"),
+        ("setpriv", "util-linux"),
+        ("systemd-analyze", "systemd"),
+        ("node", "nodejs"),
+        ("npm", "npm"),
+    ] {
         if find_program(program).is_none() {
             debian::ensure(&[package], "the end-to-end tests")?;
         }

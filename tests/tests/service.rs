@@ -1,0 +1,129 @@
+//! The systemd unit: its capabilities are enough for everything the agent does, and it is sound by
+//! systemd's own judgement.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use lb_tests::agent::Agent;
+use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::process::Process;
+use lb_tests::{http, node};
+
+fn unit() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/lb-agent.service")
+}
+
+/// `+bpf,+net_admin,…` from the unit's CapabilityBoundingSet.
+fn capabilities() -> String {
+    let text = fs::read_to_string(unit()).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .unwrap();
+    let name = |cap: &str| format!(",+{}", cap.strip_prefix("CAP_").unwrap().to_lowercase());
+    line.split_whitespace().map(name).collect()
+}
+
+#[test]
+fn the_units_capabilities_suffice() {
+    let hosts = Hosts::new();
+    // There before the agent, and of another user: it takes ptrace and a search of /proc.
+    let dir = tempfile::tempdir().unwrap();
+    let mut early = hosts.balancer.command("setpriv");
+    early.args(["--reuid=65534", "--regid=65534", "--clear-groups", "node"]);
+    let script = dir.path().join("server.js");
+    fs::write(
+        &script,
+        "require('http').createServer((q, r) => r.end(JSON.stringify({ port: 5000, pid: 1 })))\n\
+         .listen(5000, '127.0.0.1', () => console.log('listening'));\n",
+    )
+    .unwrap();
+    assert!(
+        Command::new("chmod")
+            .args(["-R", "a+rX"])
+            .arg(dir.path())
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut early = Process::start(
+        {
+            early.arg(&script);
+            early
+        },
+        &dir.path().join("early.log"),
+    );
+    early.wait_for("listening");
+
+    let services = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
+                    backends = ['127.0.0.1:5000']\n";
+    let mut agent = Agent::start(&hosts.balancer, services);
+    // Both a first start and the adoption of what an agent has left.
+    for purge in [true, false] {
+        if purge {
+            agent.ok(&["stop", "--purge"]);
+        }
+        agent.kill();
+        let run = agent.run_command();
+        let mut command = hosts.balancer.command("setpriv");
+        command
+            .arg(format!("--bounding-set=-all{}", capabilities()))
+            .arg("--no-new-privs");
+        command.arg(run.get_program()).args(run.get_args());
+        agent.start_as(command);
+        assert_eq!(agent.status()["agent"]["notes"], serde_json::json!([]));
+        assert_eq!(
+            agent.backend("127.0.0.1:5000")["listening"],
+            true,
+            "it is adopted"
+        );
+        for (client, service) in [(client_v4(1), SERVICE_V4), (client_v6(1), SERVICE_V6)] {
+            assert_eq!(
+                hosts
+                    .clients
+                    .run(|| http::get(client, service))
+                    .unwrap()
+                    .port,
+                5000
+            );
+        }
+        let listen = ([127, 0, 0, 1], 5001).into();
+        let _app = node::serve(&hosts.balancer, "server.js", listen, agent.dir());
+        agent.ok(&["add-backend", "127.0.0.1:5001"]);
+        agent.ok(&["remove-backend", "127.0.0.1:5001"]);
+    }
+    agent.ok(&["stop", "--purge"]);
+    assert!(!agent.pin_dir().exists());
+}
+
+#[test]
+fn the_unit_is_sound_by_systemds_own_judgement() {
+    let analyze = |arguments: &[&str], path: &Path| {
+        let output = Command::new("systemd-analyze")
+            .args(arguments)
+            .arg(path)
+            .output();
+        let output = output.expect("systemd-analyze");
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    // `verify` wants the program to be where the unit says.
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(unit())
+        .unwrap()
+        .replace("/usr/local/bin/lb-agent", "/bin/true");
+    let copy = dir.path().join("lb-agent.service");
+    fs::write(&copy, text).unwrap();
+    let (good, text) = analyze(&["verify"], &copy);
+    let complaints: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("lb-agent"))
+        .collect();
+    assert!(good && complaints.is_empty(), "{text}");
+    let (good, text) = analyze(&["security", "--offline=true", "--threshold=30"], &copy);
+    assert!(good, "{text}");
+}
