@@ -160,14 +160,24 @@ fn open_planes(config: &Config) -> anyhow::Result<Planes> {
     }
 }
 
-/// An error with its causes and, where one can be named, the way out.
+/// An error with its causes in one line and, where one can be named, the way out.
 fn explain(error: &OpenError) -> String {
-    let text = chain(error);
+    let whole = chain(error);
+    // A refused program comes with the verifier's log, which is for those who wrote it.
+    let text = match whole.split_once("Verifier output:") {
+        Some((text, log)) => {
+            tracing::debug!("the verifier's log:{log}");
+            text.trim_end_matches([' ', '.'])
+        }
+        None => &whole,
+    };
     let no_privilege = text.contains("Operation not permitted") || text.contains("os error 1)");
     if no_privilege && !rustix::process::geteuid().is_root() {
-        return format!("{text} (run lb-agent as root, or with CAP_BPF and CAP_NET_ADMIN)");
+        return format!(
+            "{text} (run lb-agent as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)"
+        );
     }
-    text
+    text.to_owned()
 }
 
 /// The kernel's data plane, with the two listeners to which it hands what it cannot join itself.

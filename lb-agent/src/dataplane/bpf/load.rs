@@ -127,7 +127,18 @@ pub(super) fn load(settings: &Settings) -> Result<Loaded, OpenError> {
         return Err(OpenError::NoObject);
     }
     let pin_dir = &settings.pin_dir;
+    let fresh = !pin_dir.exists();
     make_pin_dir(pin_dir)?;
+    open(settings).inspect_err(|_| {
+        // A first start that fails leaves nothing behind.
+        if fresh && let Err(error) = purge(pin_dir) {
+            tracing::warn!("{error}");
+        }
+    })
+}
+
+fn open(settings: &Settings) -> Result<Loaded, OpenError> {
+    let pin_dir = &settings.pin_dir;
     let cgroup = settings
         .cgroup
         .clone()
