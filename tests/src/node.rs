@@ -25,20 +25,16 @@ fn node(host: &Host, script: &str, arguments: &[String], output: &Path) -> Proce
 
 /// Starts `script` (`server.js`, `udp.js`) on `host`; it listens when this returns.
 pub fn serve(host: &Host, script: &str, listen: SocketAddr, dir: &Path) -> Process {
-    let mut process = start(host, script, listen, dir);
+    let arguments = [listen.ip().to_string(), listen.port().to_string()];
+    let output = dir.join(format!("{script}-{}.log", listen.port()));
+    let mut process = node(host, script, &arguments, &output);
     process.wait_for("listening");
     process
 }
 
-/// The same, without waiting.
-pub fn start(host: &Host, script: &str, listen: SocketAddr, dir: &Path) -> Process {
-    let arguments = [listen.ip().to_string(), listen.port().to_string()];
-    node(
-        host,
-        script,
-        &arguments,
-        &dir.join(format!("{script}-{}.log", listen.port())),
-    )
+/// Copies of the web application on 127.0.0.1, one on each port; they listen when this returns.
+pub fn copies<const N: usize>(host: &Host, ports: [u16; N], dir: &Path) -> [Process; N] {
+    ports.map(|port| serve(host, "server.js", ([127, 0, 0, 1], port).into(), dir))
 }
 
 /// A process with many Socket.IO or WebSocket clients in it.

@@ -81,14 +81,7 @@ fn a_change_is_in_force_when_the_command_returns() {
     let hosts = Hosts::new();
     let services = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
     let agent = Agent::start(&hosts.balancer, services);
-    let _apps = [5000, 5001].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     let get = |n: u16| hosts.clients.run(|| http::get(client_v4(n), SERVICE_V4));
     assert!(get(1).is_err(), "without a backend nobody is there");
     for round in 0..20 {

@@ -17,14 +17,7 @@ const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
 fn kill_and_start_again_under_load_fails_and_moves_nothing() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
-    let _apps = [5000, 5001].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     agent.ok(&["add-backend", "127.0.0.1:5002"]);
     let late = ([127, 0, 0, 1], 5002).into();
     let _late = node::serve(&hosts.balancer, "server.js", late, agent.dir());
@@ -92,8 +85,7 @@ fn kill_and_start_again_under_load_fails_and_moves_nothing() {
 fn a_stopped_agent_leaves_the_kernel_forwarding_and_purge_takes_everything_out() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
-    let listen = ([127, 0, 0, 1], 5000).into();
-    let _app = node::serve(&hosts.balancer, "server.js", listen, agent.dir());
+    let [_app] = node::copies(&hosts.balancer, [5000], agent.dir());
     let get = || hosts.clients.run(|| http::get(client_v4(1), SERVICE_V4));
     agent.ok(&["stop"]);
     agent.kill();

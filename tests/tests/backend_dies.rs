@@ -95,7 +95,6 @@ fn when_all_are_gone_clients_are_refused_at_once_and_served_again_later() {
         std::io::ErrorKind::ConnectionRefused
     );
     assert_eq!(agent.status()["services"][0]["counters"]["refused"], 1);
-    let listen = ([127, 0, 0, 1], 5002).into();
-    let _app = node::serve(&hosts.balancer, "server.js", listen, agent.dir());
+    let [_app] = node::copies(&hosts.balancer, [5002], agent.dir());
     assert_eq!(get().unwrap().port, 5002);
 }

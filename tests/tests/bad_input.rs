@@ -25,8 +25,7 @@ fn one_line(outcome: &Outcome) -> &str {
 fn commands_that_make_no_sense_are_refused_and_nothing_changes() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
-    let listen = ([127, 0, 0, 1], 5000).into();
-    let _app = node::serve(&hosts.balancer, "server.js", listen, agent.dir());
+    let [_app] = node::copies(&hosts.balancer, [5000], agent.dir());
     let before = agent.status()["services"].clone();
     let cases: [(&[&str], i32, &str); 12] = [
         (&["add-backend", "127.0.0.1:0"], 2, "port"),
@@ -171,8 +170,7 @@ fn a_file_that_cannot_be_read_and_an_agent_that_is_not_there_are_named() {
 fn a_second_agent_is_refused_and_the_first_goes_on() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
-    let listen = ([127, 0, 0, 1], 5000).into();
-    let _app = node::serve(&hosts.balancer, "server.js", listen, agent.dir());
+    let [_app] = node::copies(&hosts.balancer, [5000], agent.dir());
     let outcome = Outcome::from(agent.run_command().output().unwrap());
     assert_eq!(outcome.code, 1, "{outcome:?}");
     let last = outcome.stderr.lines().last().unwrap();

@@ -14,14 +14,7 @@ const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
 fn known_clients_stay_until_the_drain_is_over_and_new_ones_go_elsewhere() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
-    let _apps = [5000, 5001].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     let get = |n: u16| {
         hosts
             .clients

@@ -13,14 +13,7 @@ fn clients_on_the_same_host_are_served_on_every_address() {
     let services = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
                     backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
     let agent = Agent::start(&host, services);
-    let _apps = [5000, 5001].map(|port| {
-        node::serve(
-            &host,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&host, [5000, 5001], agent.dir());
     for (from, to) in [
         ("127.0.0.1", "127.0.0.1:80"),
         ("127.0.0.7", "127.0.0.1:80"),

@@ -13,14 +13,7 @@ fn new_clients_pass_by_a_backend_that_has_its_share_and_stay_where_they_went() {
     let services = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nmax_load = 1.25\n\
                     backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
     let agent = Agent::start(&hosts.balancer, services);
-    let _apps = [5000, 5001].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     // Only clients of one backend's slots come.
     let mut crowd: Vec<IpAddr> = (1..=200).map(client_v4).collect();
     let slot_owner = |client: IpAddr| agent.lookup(client)["order"][0] == "127.0.0.1:5000";

@@ -37,14 +37,7 @@ fn the_sixty_second_start_does_what_it_says() {
         &host,
         "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n",
     );
-    let _apps = [5000, 5001].map(|port| {
-        node::serve(
-            &host,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&host, [5000, 5001], agent.dir());
     let commands = commands(&readme(), "The sixty-second start");
     let (install, rest): (Vec<_>, Vec<_>) = commands
         .iter()

@@ -20,14 +20,7 @@ fn open_connections_live_through_fifty_reloads() {
     let two = "'127.0.0.1:5000', '127.0.0.1:5001'";
     let three = "'127.0.0.1:5000', '127.0.0.1:5001', '127.0.0.1:5002'";
     let agent = Agent::start(&hosts.balancer, &services(two, 81));
-    let _apps = [5000, 5001, 5002].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&hosts.balancer, [5000, 5001, 5002], agent.dir());
     let mut sockets = Clients::new(&hosts.clients, agent.dir(), "ws");
     let from: Vec<IpAddr> = (1..=100).map(client_v4).collect();
     sockets.open("ws", SERVICE_V4, &from);

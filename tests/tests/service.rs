@@ -88,8 +88,7 @@ fn the_units_capabilities_suffice() {
                 5000
             );
         }
-        let listen = ([127, 0, 0, 1], 5001).into();
-        let _app = node::serve(&hosts.balancer, "server.js", listen, agent.dir());
+        let [_app] = node::copies(&hosts.balancer, [5001], agent.dir());
         agent.ok(&["add-backend", "127.0.0.1:5001"]);
         agent.ok(&["remove-backend", "127.0.0.1:5001"]);
     }

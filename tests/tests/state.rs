@@ -50,14 +50,7 @@ fn a_state_file_cut_anywhere_is_named_and_left_alone_and_the_kernel_goes_on() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     agent.ok(&["add-backend", "127.0.0.1:5002"]);
-    let _apps = [5000, 5001, 5002].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&hosts.balancer, [5000, 5001, 5002], agent.dir());
     agent.kill();
     let path = agent.dir().join("state/state.json");
     let whole = fs::read(&path).unwrap();

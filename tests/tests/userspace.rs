@@ -21,14 +21,7 @@ fn clients_stay_and_a_dead_backend_is_passed_over() {
     let hosts = Hosts::new();
     let agent = Agent::start_on(&hosts.balancer, SERVICES, "userspace");
     assert_eq!(agent.status()["agent"]["data_plane"], "userspace");
-    let mut apps = [5000, 5001].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let mut apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     let visit = |clients: &[IpAddr]| -> BTreeMap<IpAddr, u16> {
         hosts.clients.run(|| {
             let port = |client: &IpAddr| http::get(*client, service_for(*client)).unwrap().port;
@@ -110,14 +103,7 @@ fn each_direction_of_a_connection_ends_by_itself() {
 fn an_ipv6_client_reaches_an_application_that_listens_on_ipv4_only() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
-    let _apps = [5000, 5001].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     for client in (1..=20).map(client_v6) {
         let expected = agent.looked_up_port(client);
         let answer = hosts.clients.run(|| http::get(client, SERVICE_V6)).unwrap();

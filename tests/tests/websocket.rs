@@ -14,14 +14,7 @@ const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]
 fn every_transport_works_and_stays_with_its_copy() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
-    let _apps = [5000, 5001].map(|port| {
-        node::serve(
-            &hosts.balancer,
-            "server.js",
-            ([127, 0, 0, 1], port).into(),
-            agent.dir(),
-        )
-    });
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     let v4: Vec<IpAddr> = (1..=20).map(client_v4).collect();
     let v6: Vec<IpAddr> = (1..=20).map(client_v6).collect();
     for kind in ["polling", "websocket", "both", "ws"] {
