@@ -133,7 +133,7 @@ fn open_planes(config: &Config) -> anyhow::Result<Planes> {
     let max_clients = agent.max_clients;
     let userspace = |notes: Vec<String>| {
         let plane = Memory::new(max_clients);
-        let front = Front::new(plane.clients());
+        let front = Front::new(plane.clients(), false);
         Planes {
             plane: Box::new(plane),
             notes,
@@ -187,7 +187,7 @@ fn with_bpf(opened: bpf::Opened) -> anyhow::Result<Planes> {
         notes,
         log,
     } = opened;
-    let mut front = Front::new(plane.clients());
+    let mut front = Front::new(plane.clients(), true);
     let mut notes = notes;
     let loopbacks = [
         (libc::AF_INET, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),

@@ -41,9 +41,11 @@ pub struct Front {
 }
 
 impl Front {
-    /// No listener yet. `clients` is the memory that is shared with the data plane.
-    pub fn new(clients: Arc<dyn Clients>) -> Self {
+    /// No listener yet. `clients` is the memory that is shared with the data plane; `steers` says
+    /// that the kernel hands TCP connections over by itself.
+    pub fn new(clients: Arc<dyn Clients>, steers: bool) -> Self {
         let tables = Proxied {
+            steers,
             observed: ArcSwap::from_pointee(Observed::default()),
             clients,
             counts: Mutex::new(Counts::default()),
@@ -64,8 +66,9 @@ impl Front {
     }
 
     /// Lets the listeners know of the tables in force, and opens and closes those that depend on
-    /// them. `steers`: the kernel hands TCP connections over by itself.
-    pub fn publish(&mut self, observed: &Observed, steers: bool) {
+    /// them.
+    pub fn publish(&mut self, observed: &Observed) {
+        let steers = self.tables.steers;
         self.tables.observed.store(Arc::new(observed.clone()));
         let wanted: HashSet<ServiceKey> = observed
             .listen
@@ -199,6 +202,8 @@ fn needs_socket(observed: &Observed, key: &ServiceKey, id: ServiceId, steers: bo
 
 /// The tables as the userspace path sees them, and its counts.
 struct Proxied {
+    /// The kernel has chosen before, and counted that.
+    steers: bool,
     observed: ArcSwap<Observed>,
     clients: Arc<dyn Clients>,
     counts: Mutex<Counts>,
@@ -219,6 +224,16 @@ struct Counts {
 const SHUNNED: Duration = Duration::from_secs(10);
 
 impl Proxied {
+    fn count_choice(&self, service: ServiceId, reason: Option<Reason>) {
+        let counter = match reason {
+            Some(Reason::Affinity) => Counter::Affinity,
+            Some(Reason::Slot) => Counter::Slot,
+            Some(Reason::Next) => Counter::Next,
+            None => Counter::Refused,
+        };
+        self.counts().services.entry(service).or_default()[counter as usize] += 1;
+    }
+
     fn failed_lately(&self, backend: BackendId) -> bool {
         self.counts()
             .failed
@@ -245,13 +260,9 @@ impl Chooser for Proxied {
         };
         let client = tables.client(client);
         let preferences = tables.preferences(&client);
-        let counter = match preferences.first() {
-            Some((_, Reason::Affinity)) => Counter::Affinity,
-            Some((_, Reason::Slot)) => Counter::Slot,
-            Some((_, Reason::Next)) => Counter::Next,
-            None => Counter::Refused,
-        };
-        self.counts().services.entry(id).or_default()[counter as usize] += 1;
+        if !self.steers {
+            self.count_choice(id, preferences.first().map(|(_, reason)| *reason));
+        }
         let candidate = |(backend, _): (Backend, Reason)| Candidate {
             backend: backend.id,
             address: address_of(&backend),

@@ -174,7 +174,7 @@ impl Reconciler {
             .iter()
             .try_for_each(|action| self.carry_out_one(action));
         // Also after a failure: what is in force must be known to the userspace path.
-        self.front.publish(&self.observed, self.plane.steers());
+        self.front.publish(&self.observed);
         outcome?;
         self.adopt();
         Ok(())

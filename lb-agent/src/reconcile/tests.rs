@@ -90,7 +90,7 @@ impl Bench {
     fn agent(&self) -> Reconciler {
         let config = config::load(Some(&self.config_path())).unwrap();
         let store = Store::open(&config.agent.state_dir).unwrap();
-        let front = Front::new(self.plane.clients());
+        let front = Front::new(self.plane.clients(), true);
         let path = Some(self.config_path());
         let plane = Box::new(self.plane.clone());
         let mut agent = Reconciler::new(config, path, store, plane, front, Vec::new()).unwrap();
