@@ -69,6 +69,21 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Runs `work` in a thread on the host that goes on by itself.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
+        let file = self.file.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(file.as_fd(), network).unwrap();
+            work()
+        })
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = Command::new("ip")

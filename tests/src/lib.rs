@@ -6,7 +6,10 @@
 pub mod agent;
 pub mod hosts;
 pub mod http;
+pub mod load;
 pub mod node;
 pub mod process;
 pub mod prog_run;
+pub mod random;
+pub mod standin;
 pub mod wait;

@@ -1,0 +1,60 @@
+//! A small server in a thread of the test, for listening sockets of every kind.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::hosts::Host;
+use crate::wait;
+
+/// Listens and answers every `GET` with a number of its own; closed when dropped.
+pub struct StandIn(TcpListener);
+
+impl StandIn {
+    /// One that calls itself `number`. It listens when this returns.
+    pub fn new(host: &Host, address: &str, number: u16) -> Self {
+        Self::open(host, address, number, false)
+    }
+
+    /// One of a SO_REUSEPORT group.
+    pub fn member(host: &Host, address: &str, number: u16) -> Self {
+        Self::open(host, address, number, true)
+    }
+
+    fn open(host: &Host, address: &str, number: u16, group: bool) -> Self {
+        let address: SocketAddr = address.parse().unwrap();
+        host.run(|| {
+            let (domain, tcp) = (Domain::for_address(address), Some(Protocol::TCP));
+            let socket = Socket::new(domain, Type::STREAM, tcp).unwrap();
+            socket.set_reuse_port(group).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            // The thread of one that has just been closed may still hold the port.
+            wait::until("the port", || socket.bind(&address.into()).ok());
+            socket.listen(1024).unwrap();
+            let listener = TcpListener::from(socket);
+            let accepting = listener.try_clone().unwrap();
+            std::thread::spawn(move || serve(&accepting, number));
+            Self(listener)
+        })
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        // Ends the listening although a thread waits on the socket.
+        let listener = socket2::SockRef::from(&self.0);
+        let _ = listener.shutdown(Shutdown::Both);
+    }
+}
+
+fn serve(listener: &TcpListener, number: u16) {
+    while let Ok((mut stream, peer)) = listener.accept() {
+        let _ = stream.read(&mut [0; 1024]);
+        let remote = peer.ip();
+        let body = format!("{{\"port\":{number},\"pid\":0,\"remote\":\"{remote}\"}}");
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+        let _ = stream.write_all(answer.as_bytes());
+    }
+}
