@@ -19,8 +19,9 @@ const within = (ms, what, promise) =>
   ]);
 
 function openSocketIo(url, from, transports) {
-  // The agent is what carries the local address; keep-alive as in a browser.
-  const agent = new http.Agent({ localAddress: from, keepAlive: true });
+  // The agent is what carries the local address. Without keep-alive every poll is a connection of
+  // its own, and a session that lands on another copy ends.
+  const agent = new http.Agent({ localAddress: from, keepAlive: false });
   const socket = io(url, { transports, agent, localAddress: from, forceNew: true, reconnection: true,
     reconnectionDelay: 50, reconnectionDelayMax: 200 });
   const client = { from, lost: 0, port: null };

@@ -111,6 +111,22 @@ pub(super) fn is_live(pin: &Path) -> bool {
         .is_ok_and(|target| target != 0)
 }
 
+/// Detaches the link pinned at `pin` now. Removing the pin alone lets go of it only once the kernel
+/// gets to it.
+pub(super) fn detach(pin: &Path) -> io::Result<()> {
+    let link = open_pin(pin)?;
+    let mut attr = LinkDetach {
+        link_fd: link.as_raw_fd() as u32,
+    };
+    bpf(BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// The kernel's `union bpf_attr` for BPF_LINK_DETACH (`link_detach` in `linux/bpf.h`).
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
+}
+
 /// The kernel's `union bpf_attr` for BPF_LINK_UPDATE (`link_update` in `linux/bpf.h`).
 #[repr(C)]
 struct LinkUpdate {
@@ -153,6 +169,7 @@ struct LinkInfo {
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_LINK_TYPE_NETNS: u32 = 5;
 
 /// Opens what is pinned at `pin`. aya's own way hides the descriptor that the commands below need.

@@ -289,6 +289,13 @@ pub(super) fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
         };
         for entry in entries {
             let path = entry.map_err(io_error("read", &dir))?.path();
+            // A link whose namespace or cgroup is gone has nothing to be detached from; without its
+            // pin it goes in any case.
+            if part == "links"
+                && let Err(error) = link::detach(&path)
+            {
+                tracing::debug!(%error, path = %path.display(), "detach");
+            }
             fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
         fs::remove_dir(&dir).map_err(io_error("remove", &dir))?;
