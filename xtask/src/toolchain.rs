@@ -6,6 +6,7 @@
 
 use crate::sh::{self, CommandExt, find_program};
 use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -76,6 +77,11 @@ impl Toolchain {
                 "--target",
                 target,
             ]);
+        // What somebody set for the agent's build would make other programs than the tested ones.
+        let profile = |name: &OsString| name.to_string_lossy().starts_with("CARGO_PROFILE_");
+        for (name, _) in env::vars_os().filter(|(name, _)| profile(name)) {
+            cargo.env_remove(name);
+        }
         cargo
     }
 }
