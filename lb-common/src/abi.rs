@@ -6,8 +6,10 @@
 
 use crate::addr::{self, Addr};
 
+pub mod packet;
+
 /// Version of everything in this module, kept in the pinned `META` map.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// First word of the pinned `META` map: "lbag".
 pub const META_MAGIC: u32 = u32::from_be_bytes(*b"lbag");
 
@@ -89,6 +91,11 @@ pub mod path {
     pub const SOCKET: u8 = 1;
     /// Hand the connection to the agent, which connects to the backend.
     pub const PROXY: u8 = 2;
+    /// Rewrite the packets on their way to the backend and back.
+    pub const NAT: u8 = 3;
+    /// Send the packets to the backend as they are, wrapped or by its MAC address; it answers the
+    /// client itself.
+    pub const DSR: u8 = 4;
 }
 
 /// Key of the `SERVICES` map: a listen address. [`addr::ANY_V4`] and [`addr::ANY_V6`] match every

@@ -1,0 +1,456 @@
+//! Layouts of the packet paths, `nat` and `dsr`.
+//!
+//! Addresses and ports lie here as they lie in a packet, in network byte order, and are handled as
+//! whole words: the programs load and compare them without looking at single bytes.
+
+use super::{BackendId, ServiceHead, ServiceId, TABLE_SLOTS};
+use crate::addr::Addr;
+
+/// Entries of the `VIPS` map: listen addresses with ports, listen addresses alone, and the host's
+/// own addresses.
+pub const MAX_VIPS: usize = 8192;
+
+/// An IPv6 address, or an IPv4 address mapped into one, as four words in memory order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ip(pub [u32; 4]);
+
+/// Third word of an IPv4 address: `::ffff:a.b.c.d`.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+impl Ip {
+    /// An IPv4 address, its four bytes in memory order.
+    #[inline(always)]
+    pub const fn v4(word: u32) -> Self {
+        Self([0, 0, MAPPED, word])
+    }
+
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        let [a, b, c, _] = self.0;
+        a | b == 0 && c == MAPPED
+    }
+
+    /// The same address as bytes.
+    #[inline(always)]
+    pub const fn to_addr(self) -> Addr {
+        let [a, b, c, d] = self.0;
+        let (a, b, c, d) = (
+            a.to_ne_bytes(),
+            b.to_ne_bytes(),
+            c.to_ne_bytes(),
+            d.to_ne_bytes(),
+        );
+        [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
+        ]
+    }
+
+    /// The address that bytes stand for.
+    #[inline(always)]
+    pub const fn from_addr(a: &Addr) -> Self {
+        Self([
+            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+            u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+        ])
+    }
+}
+
+/// Key of the `VIPS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VipKey {
+    /// Exact address; the agent writes out wildcards as the addresses of the host.
+    pub addr: Ip,
+    /// Port in network byte order; 0 for the entry of the address itself.
+    pub port_be: u16,
+    /// One of [`super::protocol`]; 0 for the entry of the address itself.
+    pub protocol: u8,
+    /// Padding, zero.
+    pub pad: u8,
+}
+const _: () = assert!(size_of::<VipKey>() == 20);
+
+impl VipKey {
+    /// The key of a port of an address.
+    #[inline(always)]
+    pub const fn new(addr: Ip, port_be: u16, protocol: u8) -> Self {
+        Self {
+            addr,
+            port_be,
+            protocol,
+            pad: 0,
+        }
+    }
+
+    /// The key of the address itself.
+    #[inline(always)]
+    pub const fn address(addr: Ip) -> Self {
+        Self::new(addr, 0, 0)
+    }
+}
+
+/// Value of the `VIPS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// The service that listens there; unused in the entry of an address itself.
+    pub service: ServiceId,
+    /// Bits of [`vip`].
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<Vip>() == 8);
+
+/// Bits of [`Vip::flags`].
+pub mod vip {
+    /// On a port: all backends are on the `dsr` path, and `DSR_TABLES` has the service's table.
+    pub const DSR: u32 = 1;
+    /// On an address: a service listens on it, on some port.
+    pub const SERVICE: u32 = 2;
+    /// On an address: answer echo requests, since the host itself does not have the address.
+    pub const ECHO: u32 = 4;
+    /// On an address: it is the host's own. No packet may come from it.
+    pub const OWN: u32 = 8;
+}
+
+/// Value of [`Target::kind`].
+pub mod kind {
+    /// `nat`, on this host: rewritten and passed on to the host's own stack.
+    pub const LOCAL: u8 = 1;
+    /// `nat`, behind this host: the destination is rewritten.
+    pub const CONTAINER: u8 = 2;
+    /// `nat`, on another host: the source is rewritten too, to [`Target::source`].
+    pub const REMOTE: u8 = 3;
+    /// `dsr`, wrapped in IPv4 (protocol 4 or 41) or IPv6, as is the backend's own address.
+    pub const IP: u8 = 4;
+    /// `dsr`, wrapped in UDP: Generic UDP Encapsulation, variant 1 (draft-ietf-intarea-gue-09).
+    pub const GUE: u8 = 5;
+    /// `dsr`, sent on to the backend's MAC address as it is.
+    pub const L2: u8 = 6;
+}
+
+/// Value of the `TARGETS` map, at [`BackendId::index`]: how packets get to a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The backend's address.
+    pub addr: Ip,
+    /// [`kind::REMOTE`]: source of what is sent to the backend. [`kind::IP`], [`kind::GUE`]:
+    /// source of the outer header; the programs mix a hash of the flow into its last
+    /// [`Target::source_bits`] bits.
+    pub source: Ip,
+    /// Whose this entry is: an id of another generation finds nothing.
+    pub id: BackendId,
+    /// The backend's port in network byte order. [`kind::GUE`]: of the outer header.
+    pub port_be: u16,
+    /// [`kind::REMOTE`]: the first source port to be given out, host byte order.
+    pub first_port: u16,
+    /// [`kind::REMOTE`]: how many are given out from there.
+    pub ports: u16,
+    /// One of [`kind`]; 0 for none.
+    pub kind: u8,
+    /// Bits of the outer source that vary, 0 to 16.
+    pub source_bits: u8,
+    /// Greatest packet on the way to the backend, outer headers included, bytes; 0 for what the
+    /// route says.
+    pub mtu: u16,
+    /// Padding, zero.
+    pub pad: u16,
+}
+const _: () = assert!(size_of::<Target>() == 48);
+
+/// Key of the `FLOWS` maps: the packets of a flow in one direction, as they come in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Source address.
+    pub src: Ip,
+    /// Destination address.
+    pub dst: Ip,
+    /// Source port, network byte order.
+    pub sport_be: u16,
+    /// Destination port, network byte order.
+    pub dport_be: u16,
+    /// One of [`super::protocol`].
+    pub protocol: u32,
+}
+const _: () = assert!(size_of::<FlowKey>() == 40);
+
+impl FlowKey {
+    /// The key of what comes back.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            sport_be: self.dport_be,
+            dport_be: self.sport_be,
+            protocol: self.protocol,
+        }
+    }
+}
+
+/// Where frames go, as the last look at the routes found it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// Interface; 0 for not known.
+    pub ifindex: u32,
+    /// When it was found, CLOCK_BOOTTIME in seconds.
+    pub at_s: u32,
+    /// Destination and source MAC address, as the first twelve bytes of a frame.
+    pub macs: [u32; 3],
+    /// Greatest packet, bytes.
+    pub mtu: u32,
+}
+const _: () = assert!(size_of::<Hop>() == 24);
+
+/// Value of the `FLOWS` maps: what becomes of the packets of a flow in one direction. A flow is a
+/// pair of entries; [`Flow::pair`] is the key of the other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// What the packets leave as.
+    pub out: FlowKey,
+    /// Its backend.
+    pub backend: BackendId,
+    /// Its service.
+    pub service: ServiceId,
+    /// Last packet in this direction, CLOCK_BOOTTIME in seconds, renewed once a second.
+    pub seen_s: u32,
+    /// Bits of [`flow`].
+    pub flags: u32,
+    /// TCP: the sequence number that follows the last packet in this direction, host byte order,
+    /// renewed with `seen_s`: what an RST in this direction needs.
+    pub next_seq: u32,
+    /// Padding, zero.
+    pub pad: u32,
+    /// The way out.
+    pub hop: Hop,
+}
+const _: () = assert!(size_of::<Flow>() == 88);
+
+impl Flow {
+    /// The key of the other entry of the pair: what comes back.
+    #[inline(always)]
+    pub const fn pair(&self) -> FlowKey {
+        self.out.reversed()
+    }
+}
+
+/// Bits of [`Flow::flags`], each about its own direction.
+pub mod flow {
+    /// From the backend to the client; else from the client to the backend.
+    pub const REPLY: u32 = 1;
+    /// A packet has come.
+    pub const SEEN: u32 = 2;
+    /// The handshake is complete (TCP), or both sides have spoken (UDP). In `FLOWS`, else in
+    /// `FLOWS_NEW`.
+    pub const ESTABLISHED: u32 = 4;
+    /// FIN seen.
+    pub const FIN: u32 = 8;
+    /// RST seen.
+    pub const RST: u32 = 16;
+    /// [`super::kind::LOCAL`]: the host's own stack takes it from here.
+    pub const LOCAL: u32 = 32;
+    /// The service's affinity has been renewed for this flow.
+    pub const REMEMBERED: u32 = 64;
+}
+
+/// Key of the `FRAGMENTS` map (RFC 791, section 3.2; RFC 8200, section 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Ip,
+    /// Destination address.
+    pub dst: Ip,
+    /// Identification, as it lies in the packet.
+    pub id: u32,
+    /// Protocol of the payload.
+    pub protocol: u32,
+}
+const _: () = assert!(size_of::<FragmentKey>() == 40);
+
+/// Value of the `FRAGMENTS` map: what only the first fragment tells.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// Source and destination port, network byte order.
+    pub ports: [u16; 2],
+    /// When the first came, CLOCK_BOOTTIME in seconds.
+    pub at_s: u32,
+}
+const _: () = assert!(size_of::<Fragment>() == 8);
+
+/// A slot of a service on the `dsr` path.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DsrSlot {
+    /// Gets what is new.
+    pub owner: BackendId,
+    /// Gets what is not tracked. The same as `owner` in a clean slot, for which nothing is
+    /// stored; else bits of [`dsr`] may be set beside the id.
+    pub base: BackendId,
+}
+const _: () = assert!(size_of::<DsrSlot>() == 8);
+
+/// Bit in [`DsrSlot::base`], above the indices of backends.
+pub mod dsr {
+    use crate::abi::BackendId;
+
+    /// Flows to others than `owner` and `base` are tracked: the slot is not clean, although the
+    /// two may be the same.
+    pub const TRACKED: u32 = 0x8000;
+
+    /// A base without the bits of this module.
+    #[inline(always)]
+    pub const fn id(base: BackendId) -> BackendId {
+        BackendId(base.0 & !TRACKED)
+    }
+}
+
+/// The one value of a service's inner map in `DSR_TABLES`, swapped in whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DsrTable {
+    /// Settings: those of the service.
+    pub head: ServiceHead,
+    /// The slots.
+    pub slots: [DsrSlot; TABLE_SLOTS],
+    /// When a slot's base was last sent something, CLOCK_BOOTTIME in seconds; written by the
+    /// programs while the slot is not clean.
+    pub base_seen_s: [u32; TABLE_SLOTS],
+    /// Padding, zero.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<DsrTable>() == 56 + 12 * TABLE_SLOTS + 4);
+
+/// Value of the `TRACKED` map, by [`FlowKey`]: a flow that began in a slot that was not clean.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracked {
+    /// Its backend.
+    pub backend: BackendId,
+    /// Last packet, CLOCK_BOOTTIME in seconds.
+    pub seen_s: u32,
+}
+const _: () = assert!(size_of::<Tracked>() == 8);
+
+/// Value of the per-CPU `PACKET_BACKENDS` map, at [`BackendId::index`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PacketBackend {
+    /// Packets to the backend.
+    pub packets: u64,
+    /// Their bytes, frames as they came.
+    pub bytes: u64,
+    /// New flows on the `nat` path.
+    pub flows: u64,
+    /// Flows whose handshake the backend completed.
+    pub answered: u64,
+    /// Flows that the backend refused (RST to a SYN).
+    pub refused: u64,
+    /// `dsr`: the way to the backend.
+    pub hop: Hop,
+}
+const _: () = assert!(size_of::<PacketBackend>() == 64);
+
+/// The one value of the `PACKET_SETTINGS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PacketSettings {
+    /// Age at which a closing TCP flow (FIN, RST) is over, seconds.
+    pub closing_s: u32,
+    /// Age at which a TCP flow without complete handshake is over, seconds.
+    pub syn_s: u32,
+    /// Age at which an established TCP flow is over, seconds.
+    pub established_s: u32,
+    /// Age at which a UDP flow is over, seconds.
+    pub udp_s: u32,
+    /// Number of CPUs that share out source ports, at least 1.
+    pub cpus: u32,
+    /// Seed of the hashes that vary ports and outer sources.
+    pub seed: u32,
+}
+const _: () = assert!(size_of::<PacketSettings>() == 24);
+
+/// Value of the `DEVICES` map, by interface index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Bits of [`device`].
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<Device>() == 4);
+
+/// Bits of [`Device::flags`].
+pub mod device {
+    /// Frames can be redirected to it by XDP (its driver has `ndo_xdp_xmit`, and for a veth the
+    /// peer polls). Without, `lb_xdp` leaves them to the stack, which needs `ip_forward`.
+    pub const XDP_TARGET: u32 = 1;
+}
+
+/// Index into the per-CPU `PACKET_STATS` map.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PacketCounter {
+    /// Not for a service: passed untouched.
+    NotOurs = 0,
+    /// For a service, and passed on to the stack: its backend is reached by another path.
+    OtherPath = 1,
+    /// Forwarded from clients to backends.
+    Forwarded = 2,
+    /// Forwarded from backends to clients.
+    Replied = 3,
+    /// Rewritten, and left to the stack to deliver: local backends, and next hops not known yet.
+    ToStack = 4,
+    /// Echo requests answered.
+    Echoed = 5,
+    /// ICMP errors passed on, mended.
+    IcmpPassed = 6,
+    /// Resets sent for flows whose backend is gone or that are unknown.
+    ResetSent = 7,
+    /// ICMP errors sent: unreachable, too big, time exceeded.
+    IcmpSent = 8,
+    /// New flows entered.
+    FlowNew = 9,
+    /// Flows that completed their handshake.
+    FlowEstablished = 10,
+    /// Flows that completed it while the quota of established flows was used up: they may be
+    /// pushed out.
+    FlowQuota = 11,
+    /// Flows of `dsr` tracked because their slot was not clean.
+    Tracked = 12,
+    /// Dropped: no backend can take it.
+    DropNoBackend = 13,
+    /// Dropped: headers do not fit the packet, or each other.
+    DropMalformed = 14,
+    /// Dropped: a source address that cannot come from a wire.
+    DropMartian = 15,
+    /// Dropped: the source is an address of this host or of a service.
+    DropSpoofed = 16,
+    /// Dropped: hop limit used up, and no answer possible.
+    DropTtl = 17,
+    /// Dropped: a fragment whose first has not come.
+    DropFragment = 18,
+    /// Dropped: no source port is free.
+    DropNoPort = 19,
+    /// Dropped: too big for the way to the backend, and no answer possible.
+    DropTooBig = 20,
+    /// Dropped: an ICMP error about nothing that is known.
+    DropIcmp = 21,
+    /// Dropped: the kernel refused to change or store what had to be.
+    DropKernel = 22,
+    /// Dropped: no route to the next hop.
+    DropNoRoute = 23,
+}
+
+impl PacketCounter {
+    /// Number of counters.
+    pub const COUNT: usize = 24;
+}
