@@ -166,7 +166,7 @@ fn client_address(text: &str) -> Result<IpAddr, BadValue> {
 }
 
 fn service_name(text: &str) -> Result<String, BadValue> {
-    value::service_name(text)
+    value::any_service_name(text)
 }
 
 fn duration(text: &str) -> Result<Duration, BadValue> {

@@ -34,6 +34,9 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
     let max_clients = table
         .take("max_clients")
         .and_then(|value| value.integer_in(1..=MAX_CLIENTS, problems));
+    let l7_workers = table
+        .take("l7_workers")
+        .and_then(|value| value.integer_in(0..=1024, problems));
     table.finish(problems);
     AgentConfig {
         state_dir,
@@ -42,6 +45,7 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
         data_plane: data_plane.unwrap_or(usual.data_plane),
         hash_seed,
         max_clients: max_clients.unwrap_or(usual.max_clients),
+        l7_workers: l7_workers.unwrap_or(usual.l7_workers),
         cgroup,
     }
 }

@@ -6,6 +6,7 @@
 //! | `reader` | walking the parsed TOML with typed fields and known keys |
 //! | `value` | the rules for one value: an address, a weight, a duration, a name |
 //! | `raw`, `agent` | which keys there are, and their defaults |
+//! | [`http`] | everything for `mode = "http"` |
 //! | `validate` | rules between values: duplicates, clashes, limits |
 //! | `warnings` | what is allowed and still likely to surprise |
 //!
@@ -14,6 +15,7 @@
 
 mod agent;
 mod error;
+pub mod http;
 mod raw;
 mod reader;
 mod validate;
@@ -24,6 +26,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
@@ -64,6 +67,8 @@ pub struct AgentConfig {
     pub hash_seed: Option<[u8; 16]>,
     /// How many clients are remembered, over all services.
     pub max_clients: u32,
+    /// Threads for `mode = "http"`; 0 for one a core.
+    pub l7_workers: u16,
     /// The cgroup whose sockets are watched; the root of the cgroup v2 mount if not given.
     pub cgroup: Option<PathBuf>,
 }
@@ -86,6 +91,8 @@ pub enum Mode {
     Tcp,
     /// UDP flows.
     Udp,
+    /// HTTP requests, over TCP.
+    Http,
 }
 
 /// How connections reach a backend.
@@ -115,7 +122,7 @@ pub struct Affinity {
 pub struct Service {
     /// Its name, unique.
     pub name: String,
-    /// Where it listens; at least one address, none of them IPv4-mapped.
+    /// Where it listens, HTTPS included; none of them IPv4-mapped.
     pub listen: Vec<SocketAddr>,
     /// What it balances.
     pub mode: Mode,
@@ -125,6 +132,11 @@ pub struct Service {
     pub max_load_permille: Option<u32>,
     /// Its backends; there may be none yet.
     pub backends: Vec<Backend>,
+    /// The PROXY header that connections to its backends begin with, for TCP.
+    pub send_proxy_protocol: Option<http::ProxyVersion>,
+    /// What there is to HTTP, for [`Mode::Http`]; `None` also for the services inside one, which
+    /// hold the backends of its routes and listen nowhere themselves.
+    pub http: Option<Arc<http::HttpService>>,
 }
 
 /// One backend.
@@ -147,6 +159,7 @@ impl Default for AgentConfig {
             data_plane: DataPlane::Auto,
             hash_seed: None,
             max_clients: 262_144,
+            l7_workers: 0,
             cgroup: None,
         }
     }
@@ -175,6 +188,8 @@ impl Default for Config {
             affinity: Affinity::default(),
             max_load_permille: None,
             backends: Vec::new(),
+            send_proxy_protocol: None,
+            http: None,
         };
         Self {
             agent: AgentConfig::default(),

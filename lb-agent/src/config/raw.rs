@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::error::{Located, Place, Problems};
 use super::reader::{Table, Value};
 use super::value;
-use super::{Affinity, AgentConfig, Mode, Path, agent};
+use super::{Affinity, AgentConfig, Mode, Path, agent, http};
 
 const LISTEN: &str = "[\"0.0.0.0:80\", \"[::]:80\"]";
 const BACKENDS: &str = "[\"127.0.0.1:5000\", { address = \"127.0.0.1:5001\", weight = 2 }]";
@@ -29,6 +29,9 @@ pub(super) struct RawService {
     pub(super) affinity: Affinity,
     pub(super) max_load_permille: Option<u32>,
     pub(super) backends: Vec<RawBackend>,
+    pub(super) send_proxy_protocol: Option<http::ProxyVersion>,
+    /// With `mode = "http"`.
+    pub(super) http: Option<http::RawHttp>,
 }
 
 /// A backend as it was written.
@@ -85,10 +88,15 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
             let name = value.string("\"web\"", problems, value::service_name)?;
             Some(value.locate(name))
         });
-    let listen = table
-        .require("listen", LISTEN, problems)
-        .map(|value| listen(&value, problems));
     let mode = table.take("mode").and_then(|value| mode(&value, problems));
+    let tls = table.take("tls");
+    // A service may take HTTPS alone.
+    let plain = if tls.is_some() {
+        table.take("listen")
+    } else {
+        table.require("listen", LISTEN, problems)
+    };
+    let listen = plain.map(|value| listen(&value, LISTEN, problems));
     let affinity = table
         .take("affinity")
         .and_then(|value| value.table("{ timeout = \"3h\" }", problems))
@@ -99,26 +107,87 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
     let backends = table
         .take("backends")
         .map(|value| backends(&value, problems));
+    let mode = mode.unwrap_or(Mode::Tcp);
+    let send_proxy_protocol = table
+        .take("send_proxy_protocol")
+        .and_then(|value| send_proxy_protocol(&value, mode, problems));
+    let settings = table.take("http");
+    let routes = table.take("route");
+    let http = http(mode, settings, tls, routes, problems);
     let place = table.place.clone();
     table.finish(problems);
     RawService {
         place,
         name,
         listen: listen.unwrap_or_default(),
-        mode: mode.unwrap_or(Mode::Tcp),
+        mode,
         affinity: affinity.unwrap_or_default(),
         max_load_permille,
         backends: backends.unwrap_or_default(),
+        send_proxy_protocol,
+        http,
     }
 }
 
-fn listen(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<Located<SocketAddr>> {
+/// The header for backends of a service with `mode = "tcp"`; for HTTP it is under `[service.http]`.
+fn send_proxy_protocol(
+    value: &Value<'_, '_>,
+    mode: Mode,
+    problems: &mut Problems,
+) -> Option<http::ProxyVersion> {
+    let elsewhere = match mode {
+        Mode::Tcp => None,
+        Mode::Udp => Some("UDP has no connection to begin with it (leave it out)"),
+        Mode::Http => Some("is under [service.http] here (write it there)"),
+    };
+    if let Some(message) = elsewhere {
+        problems.add(&value.place, message);
+        return None;
+    }
+    value.string("\"v2\"", problems, http::proxy_version)
+}
+
+/// What is for `mode = "http"` alone.
+fn http(
+    mode: Mode,
+    settings: Option<Value<'_, '_>>,
+    tls: Option<Value<'_, '_>>,
+    routes: Option<Value<'_, '_>>,
+    problems: &mut Problems,
+) -> Option<http::RawHttp> {
+    if mode != Mode::Http {
+        for value in [&settings, &tls, &routes].into_iter().flatten() {
+            problems.add(&value.place, "is for HTTP (write mode = \"http\")");
+        }
+        return None;
+    }
+    let settings = settings
+        .and_then(|value| value.table("[service.http]", problems))
+        .map(|table| http::http(table, problems));
+    let tls = tls
+        .and_then(|value| value.table("[service.tls]", problems))
+        .map(|table| http::tls(table, problems));
+    Some(http::RawHttp {
+        settings: settings.unwrap_or_default(),
+        tls,
+        routes: routes
+            .map(|value| http::routes(&value, problems))
+            .unwrap_or_default(),
+    })
+}
+
+/// Addresses to listen on, as in `example`.
+pub(super) fn listen(
+    value: &Value<'_, '_>,
+    example: &str,
+    problems: &mut Problems,
+) -> Vec<Located<SocketAddr>> {
     let found = problems.count();
-    let items = value.list(LISTEN, problems);
+    let items = value.list(example, problems);
     if items.is_empty() && problems.count() == found {
         problems.add(
             &value.place,
-            format!("no address (write listen = {LISTEN})"),
+            format!("no address (write listen = {example})"),
         );
     }
     items
@@ -131,8 +200,8 @@ fn listen(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<Located<SocketA
 }
 
 fn mode(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Mode> {
-    let choices = [("tcp", Mode::Tcp), ("udp", Mode::Udp)];
-    value.choice(&choices, &["http"], problems)
+    let choices = [("tcp", Mode::Tcp), ("udp", Mode::Udp), ("http", Mode::Http)];
+    value.choice(&choices, &[], problems)
 }
 
 fn affinity(mut table: Table<'_, '_>, problems: &mut Problems) -> Affinity {
@@ -177,7 +246,7 @@ fn max_load(value: &Value<'_, '_>, problems: &mut Problems) -> Option<u32> {
     Some((number * 1000.0).round() as u32)
 }
 
-fn backends(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<RawBackend> {
+pub(super) fn backends(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<RawBackend> {
     let items = value.list(BACKENDS, problems);
     items
         .iter()

@@ -66,6 +66,11 @@ impl<'a, 'i> Table<'a, 'i> {
         })
     }
 
+    /// Whether `key` is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.keys().any(|name| name.get_ref() == key)
+    }
+
     /// The value of `key`, which must be there.
     pub(super) fn require(
         &mut self,
@@ -81,6 +86,18 @@ impl<'a, 'i> Table<'a, 'i> {
             );
         }
         value
+    }
+
+    /// All keys with their values, for a table whose keys are values themselves.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Value<'a, 'i>)> {
+        self.entries.iter().map(|(key, value)| {
+            let place = Place {
+                path: self.path_of(key.get_ref()),
+                offset: Some(value.span().start),
+            };
+            let value = value.get_ref();
+            (key.get_ref().as_ref(), Value { place, value })
+        })
     }
 
     /// Notes the keys that nobody asked for.
@@ -224,8 +241,24 @@ impl<'a, 'i> Value<'a, 'i> {
         })
     }
 
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(value) => Some(*value),
+            _ => self.mismatch("true or false", "true", problems),
+        }
+    }
+
     pub(super) fn is_table(&self) -> bool {
         self.value.is_table()
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        self.value.is_array()
+    }
+
+    pub(super) fn is_string(&self) -> bool {
+        self.value.is_str()
     }
 
     /// `value` with the place of this one.

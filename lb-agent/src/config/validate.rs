@@ -4,30 +4,77 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use lb_common::abi::{MAX_BACKENDS, MAX_LISTEN, MAX_MEMBERS, MAX_SERVICES};
 
 use super::error::{Place, Problems};
+use super::http::{self, HttpService};
 use super::raw::{Raw, RawBackend, RawService};
 use super::value::BadValue;
-use super::{Backend, Config, Service};
+use super::{Backend, Config, Mode, Path, Service};
 
 /// Backends that all services can have together: index 0 of the kernel's table is never given out.
 const TOTAL_BACKENDS: usize = MAX_BACKENDS - 1;
 
 /// Checks what was written as a whole. The result is good only if no problem was noted.
 pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
-    check_limits(&raw.services, problems);
-    check_names(&raw.services, problems);
-    check_listen_addresses(&raw.services, problems);
-    for service in &raw.services {
+    let mut services = Vec::new();
+    for service in raw.services {
+        services.extend(expand(service, problems));
+    }
+    check_limits(&services, problems);
+    check_names(&services, problems);
+    check_listen_addresses(&services, problems);
+    for service in &services {
         check_backends(service, problems);
     }
     Config {
         agent: raw.agent,
-        services: raw.services.into_iter().map(service).collect(),
+        services: services.into_iter().map(service).collect(),
         source: None,
     }
+}
+
+/// A service as it was written, or one that holds the backends of a route.
+struct Written {
+    raw: RawService,
+    http: Option<Arc<HttpService>>,
+    /// What its backends must not be: where it listens, or where the service listens that it is
+    /// inside of.
+    reached_at: Vec<SocketAddr>,
+}
+
+/// The service, and after it those inside it.
+fn expand(mut raw: RawService, problems: &mut Problems) -> Vec<Written> {
+    let plain: Vec<SocketAddr> = raw.listen.iter().map(|listen| listen.value).collect();
+    let Some(mut written) = raw.http.take() else {
+        return vec![Written {
+            raw,
+            http: None,
+            reached_at: plain,
+        }];
+    };
+    if let Some(tls) = &mut written.tls {
+        raw.listen.extend(tls.listen.iter().cloned());
+    }
+    let name = raw.name.as_ref().map_or("", |name| name.value.as_str());
+    let (http, inner) = http::check(name, plain, written, problems);
+    let reached_at: Vec<SocketAddr> = http.all_listen().collect();
+    let inside: Vec<Written> = inner
+        .into_iter()
+        .map(|inner| Written {
+            raw: inner.into_service(&raw),
+            http: None,
+            reached_at: reached_at.clone(),
+        })
+        .collect();
+    let outer = Written {
+        raw,
+        http: Some(Arc::new(http)),
+        reached_at,
+    };
+    std::iter::once(outer).chain(inside).collect()
 }
 
 /// Whether `address` can be a backend of a service that listens on `listen`: a service that is its
@@ -54,7 +101,7 @@ fn is_wildcard_of(listen: &SocketAddr, address: &SocketAddr) -> bool {
         && address.ip().is_loopback()
 }
 
-fn service(raw: RawService) -> Service {
+fn service(Written { raw, http, .. }: Written) -> Service {
     let backend = |raw: RawBackend| Backend {
         address: raw.address.value,
         weight: raw.weight,
@@ -67,19 +114,28 @@ fn service(raw: RawService) -> Service {
         affinity: raw.affinity,
         max_load_permille: raw.max_load_permille,
         backends: raw.backends.into_iter().map(backend).collect(),
+        send_proxy_protocol: raw.send_proxy_protocol,
+        http,
     }
 }
 
-fn check_limits(services: &[RawService], problems: &mut Problems) {
+fn check_limits(services: &[Written], problems: &mut Problems) {
     let file = &Place::FILE;
-    let listen = services.iter().map(|service| service.listen.len()).sum();
-    let backends = services.iter().map(|service| service.backends.len()).sum();
+    let listen = services
+        .iter()
+        .map(|service| service.raw.listen.len())
+        .sum();
+    let backends = services
+        .iter()
+        .map(|service| service.raw.backends.len())
+        .sum();
     at_most(MAX_SERVICES, services.len(), "services", file, problems);
     at_most(MAX_LISTEN, listen, "listen addresses", file, problems);
     at_most(TOTAL_BACKENDS, backends, "backends", file, problems);
     for service in services {
-        let members = service.backends.len();
-        at_most(MAX_MEMBERS, members, "backends", &service.place, problems);
+        let members = service.raw.backends.len();
+        let place = &service.raw.place;
+        at_most(MAX_MEMBERS, members, "backends", place, problems);
     }
 }
 
@@ -95,9 +151,12 @@ fn at_most(most: usize, count: usize, what: &str, place: &Place, problems: &mut 
     }
 }
 
-fn check_names(services: &[RawService], problems: &mut Problems) {
+fn check_names(services: &[Written], problems: &mut Problems) {
     let mut seen = Seen::default();
-    for name in services.iter().filter_map(|service| service.name.as_ref()) {
+    let names = services
+        .iter()
+        .filter_map(|service| service.raw.name.as_ref());
+    for name in names {
         if let Some(before) = seen.before(name.value.as_str(), &name.place) {
             let message = format!(
                 "\"{}\" is the name of {} too (give each service a name of its own)",
@@ -109,11 +168,11 @@ fn check_names(services: &[RawService], problems: &mut Problems) {
     }
 }
 
-fn check_listen_addresses(services: &[RawService], problems: &mut Problems) {
+fn check_listen_addresses(services: &[Written], problems: &mut Problems) {
     let mut seen = Seen::default();
-    for service in services {
+    for Written { raw: service, .. } in services {
         for listen in &service.listen {
-            let key = (service.mode as u8, listen.value);
+            let key = (service.mode == Mode::Udp, listen.value);
             if let Some(before) = seen.before(key, &listen.place) {
                 let before = owner(before, problems);
                 let own = before.starts_with(&format!("{} ", service.place.path));
@@ -131,10 +190,13 @@ fn check_listen_addresses(services: &[RawService], problems: &mut Problems) {
     }
 }
 
-fn check_backends(service: &RawService, problems: &mut Problems) {
-    let listen: Vec<SocketAddr> = service.listen.iter().map(|listen| listen.value).collect();
+fn check_backends(service: &Written, problems: &mut Problems) {
     let mut seen = Seen::default();
-    for RawBackend { address, .. } in &service.backends {
+    for RawBackend { address, path, .. } in &service.raw.backends {
+        if service.raw.mode == Mode::Http && *path == Path::Socket {
+            let message = "HTTP always goes through the agent (leave path out)";
+            problems.add(&address.place, message);
+        }
         if let Some(before) = seen.before(address.value, &address.place) {
             let line = before.offset.map_or(0, |offset| problems.line(offset));
             let message = format!(
@@ -143,7 +205,10 @@ fn check_backends(service: &RawService, problems: &mut Problems) {
             );
             problems.add(&address.place, message);
         }
-        problems.keep(&address.place, check_backend(&listen, address.value));
+        problems.keep(
+            &address.place,
+            check_backend(&service.reached_at, address.value),
+        );
     }
 }
 

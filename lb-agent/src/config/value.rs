@@ -134,6 +134,23 @@ pub fn service_name(text: &str) -> Result<String, BadValue> {
     Ok(text.to_owned())
 }
 
+/// The name of a service, or of one inside it: that of the backends of a route, as in `app/api`.
+pub fn any_service_name(text: &str) -> Result<String, BadValue> {
+    let (outer, inner) = match text.split_once('/') {
+        Some((outer, inner)) => (outer, Some(inner)),
+        None => (text, None),
+    };
+    service_name(outer)?;
+    inner.map(service_name).transpose()?;
+    if text.len() > MAX_NAME {
+        return bad(
+            format!("{} is too long", quoted(text)),
+            format!("use at most {MAX_NAME} characters for both names and the slash"),
+        );
+    }
+    Ok(text.to_owned())
+}
+
 /// Sixteen bytes in hexadecimal.
 pub fn hash_seed(text: &str) -> Result<[u8; 16], BadValue> {
     let seed = (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))

@@ -15,7 +15,11 @@ pub fn warnings(config: &Config) -> Vec<String> {
 fn of_service(service: &Service) -> Vec<String> {
     let name = &service.name;
     let mut found = Vec::new();
-    if service.backends.is_empty() {
+    let routed = service
+        .http
+        .as_ref()
+        .is_some_and(|http| !http.routes.is_empty());
+    if service.backends.is_empty() && !routed {
         found.push(format!(
             "{name} has no backend in the configuration: while none is added, its addresses are \
              left alone (lb-agent add-backend 127.0.0.1:5000 --service {name})"
@@ -48,15 +52,21 @@ fn of_service(service: &Service) -> Vec<String> {
 
 /// Backends that are listen addresses of another service, which may lead back.
 fn chains(config: &Config) -> Vec<String> {
-    let listen: HashSet<(Mode, SocketAddr)> = config
+    let transport = |service: &Service| service.mode == Mode::Udp;
+    let listen: HashSet<(bool, SocketAddr)> = config
         .services
         .iter()
-        .flat_map(|service| service.listen.iter().map(|listen| (service.mode, *listen)))
+        .flat_map(|service| {
+            service
+                .listen
+                .iter()
+                .map(|listen| (transport(service), *listen))
+        })
         .collect();
     let mut found = Vec::new();
     for service in &config.services {
         for backend in &service.backends {
-            if listen.contains(&(service.mode, backend.address)) {
+            if listen.contains(&(transport(service), backend.address)) {
                 found.push(format!(
                     "{}: {} is a listen address of another service: connections pass two of them",
                     service.name, backend.address

@@ -244,7 +244,7 @@ fn drain_backend(body: &[u8]) -> Result<Command, No> {
 }
 
 fn checked_name(name: Option<String>) -> Result<Option<String>, No> {
-    Ok(name.as_deref().map(value::service_name).transpose()?)
+    Ok(name.as_deref().map(value::any_service_name).transpose()?)
 }
 
 /// The JSON object in `body`; none at all is an empty one.

@@ -105,7 +105,7 @@ impl Service {
             name: service.name.clone(),
             listen: service.listen.clone(),
             protocol: match service.mode {
-                Mode::Tcp => abi::protocol::TCP,
+                Mode::Tcp | Mode::Http => abi::protocol::TCP,
                 Mode::Udp => abi::protocol::UDP,
             },
             settings: HeadSettings {
@@ -204,6 +204,9 @@ fn route(
         path: abi::path::PROXY,
         why,
     };
+    if service.mode == Mode::Http {
+        return proxy("HTTP");
+    }
     if !surroundings.can_steer() {
         return proxy("no BPF here");
     }

@@ -123,7 +123,7 @@ pin_dir = "bpf"
 [[service]]
 name = "web"
 listen = ["0.0.0.0:0", "0.0.0.0:80"]
-mode = "http"
+mode = "sctp"
 bakends = []
 backends = ["127.0.0.1", { address = "127.0.0.1:5001", weight = 0, wieght = 2 }]
 [[service]]
@@ -135,7 +135,7 @@ listen = ["0.0.0.0:80"]
         "3: agent.state_dri: unknown key (did you mean state_dir?)",
         "4: agent.pin_dir: \"bpf\" is not an absolute path (start it with \"/\" and name a place of its own)",
         "7: service[0].listen[0]: 0.0.0.0:0 has port 0 (use a port from 1 to 65535)",
-        "8: service[0].mode: \"http\" is not in this version (use \"tcp\" or \"udp\")",
+        "8: service[0].mode: \"sctp\" is unknown (use \"tcp\", \"udp\" or \"http\")",
         "9: service[0].bakends: unknown key (did you mean backends?)",
         "10: service[0].backends[0]: \"127.0.0.1\" has no port (write \"127.0.0.1:5000\")",
         "10: service[0].backends[1].weight: 0 is not a weight (use 1 to 65535)",

@@ -127,7 +127,7 @@ fn what_is_wrong_with_one_value_is_said_in_one_line() {
         ),
         (
             "mode = 'sctp'",
-            "service[0].mode: \"sctp\" is unknown (use \"tcp\" or \"udp\")",
+            "service[0].mode: \"sctp\" is unknown (use \"tcp\", \"udp\" or \"http\")",
         ),
         (
             "name = 'a b'",

@@ -1,0 +1,186 @@
+//! Rules between the values of a service with `mode = "http"`.
+
+use std::collections::HashMap;
+
+use super::route::{Action, HostPattern, RawRoute, Route, Target};
+use super::{HttpService, RawTls, Settings, Tls};
+use crate::config::error::{Located, Place, Problems};
+use crate::config::raw::{RawBackend, RawService};
+use crate::config::value;
+
+/// What was written of a service for HTTP.
+pub(in crate::config) struct RawHttp {
+    pub(in crate::config) settings: Settings,
+    pub(in crate::config) tls: Option<RawTls>,
+    pub(in crate::config) routes: Vec<RawRoute>,
+}
+
+/// The backends of a route: an inner service.
+pub(in crate::config) struct Inner {
+    pub(in crate::config) place: Place,
+    pub(in crate::config) name: String,
+    pub(in crate::config) backends: Vec<RawBackend>,
+}
+
+impl Inner {
+    /// As a service: listening nowhere, and for the rest like the one that it is inside of.
+    pub(in crate::config) fn into_service(self, outer: &RawService) -> RawService {
+        RawService {
+            name: Some(Located {
+                value: self.name,
+                place: self.place.clone(),
+            }),
+            place: self.place,
+            listen: Vec::new(),
+            mode: outer.mode,
+            affinity: outer.affinity.clone(),
+            max_load_permille: outer.max_load_permille,
+            backends: self.backends,
+            send_proxy_protocol: None,
+            http: None,
+        }
+    }
+}
+
+/// Checks what was written of the service `name`, and takes out the services inside it.
+pub(in crate::config) fn check(
+    name: &str,
+    listen: Vec<std::net::SocketAddr>,
+    raw: RawHttp,
+    problems: &mut Problems,
+) -> (HttpService, Vec<Inner>) {
+    check_overlaps(&raw.routes, problems);
+    let mut inner = Vec::new();
+    let tls = raw.tls.map(|raw| tls(raw, &listen, problems));
+    let routes = raw
+        .routes
+        .into_iter()
+        .map(|raw| route(name, raw, &mut inner, problems))
+        .collect();
+    let service = HttpService {
+        name: name.to_owned(),
+        listen,
+        tls,
+        settings: raw.settings,
+        routes,
+    };
+    (service, inner)
+}
+
+fn tls(raw: RawTls, plain: &[std::net::SocketAddr], problems: &mut Problems) -> Tls {
+    let redirect_http = raw.redirect_http.as_ref().is_some_and(|on| on.value);
+    if redirect_http && plain.is_empty() {
+        let place = raw
+            .redirect_http
+            .as_ref()
+            .map_or(&raw.place, |on| &on.place);
+        problems.add(
+            place,
+            "there is no plain request to redirect (add listen = [\"0.0.0.0:80\", \"[::]:80\"] to the service)",
+        );
+    }
+    Tls {
+        listen: raw.listen.into_iter().map(|listen| listen.value).collect(),
+        certificates: raw
+            .certificates
+            .into_iter()
+            .map(|certificate| certificate.value)
+            .collect(),
+        min_version: raw.min_version,
+        http2: raw.http2,
+        redirect_http,
+        hsts: raw.hsts,
+    }
+}
+
+/// Two routes for the same host and path: one of them would never be taken.
+fn check_overlaps(routes: &[RawRoute], problems: &mut Problems) {
+    let mut seen: HashMap<(Option<&HostPattern>, &str), &Place> = HashMap::new();
+    for route in routes {
+        let every = [None];
+        let named: Vec<Option<&Located<HostPattern>>> = route.hosts.iter().map(Some).collect();
+        let hosts = if named.is_empty() { &every[..] } else { &named };
+        for host in hosts {
+            let key = (host.map(|host| &host.value), route.path.value.as_str());
+            let place = host.map_or(&route.path.place, |host| &host.place);
+            if let Some(before) = seen.insert(key, &route.place) {
+                let line = before.offset.map_or(0, |offset| problems.line(offset));
+                let of = match key.0 {
+                    Some(HostPattern::Exact(name)) => name.clone(),
+                    Some(HostPattern::Wildcard(name)) => format!("*{name}"),
+                    None => "every host".to_owned(),
+                };
+                let path = if key.1.is_empty() { "/" } else { key.1 };
+                problems.add(
+                    place,
+                    format!(
+                        "{path} of {of} belongs to the route of line {line} too (leave one out)"
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn route(service: &str, raw: RawRoute, inner: &mut Vec<Inner>, problems: &mut Problems) -> Route {
+    let name = raw.name.as_ref().map(|name| name.value.clone());
+    let action = match raw.target {
+        Target::Done(action) => action,
+        Target::Backends(place, backends) => {
+            let derived = name.clone().or_else(|| derived_name(&raw.path.value));
+            let name = inner_name(service, derived, &raw.place, problems);
+            let place = raw.name.as_ref().map_or(place, |name| name.place.clone());
+            inner.push(Inner {
+                place,
+                name: name.clone(),
+                backends,
+            });
+            Action::Forward(name)
+        }
+        Target::Unsaid => {
+            if !raw.does_something {
+                problems.add(
+                    &raw.place,
+                    "leads nowhere (write backends, redirect or answer)",
+                );
+            }
+            Action::Forward(service.to_owned())
+        }
+        Target::Bad => Action::Forward(service.to_owned()),
+    };
+    Route {
+        name,
+        hosts: raw.hosts.into_iter().map(|host| host.value).collect(),
+        path: raw.path.value,
+        action,
+        request_headers: raw.request_headers,
+        response_headers: raw.response_headers,
+        timeouts: raw.timeouts,
+        limits: raw.limits,
+    }
+}
+
+/// The name of a route without one: "/api/v1" is "api-v1".
+fn derived_name(path: &str) -> Option<String> {
+    let name = path.trim_start_matches('/').replace('/', "-");
+    value::service_name(&name).ok()
+}
+
+fn inner_name(
+    service: &str,
+    name: Option<String>,
+    place: &Place,
+    problems: &mut Problems,
+) -> String {
+    let Some(name) = name else {
+        problems.add(
+            place,
+            format!("name is missing (write name = \"api\": its backends are then those of \"{service}/api\")"),
+        );
+        return service.to_owned();
+    };
+    let whole = format!("{service}/{name}");
+    problems
+        .keep(place, value::any_service_name(&whole))
+        .unwrap_or(whole)
+}

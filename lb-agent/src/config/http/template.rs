@@ -1,0 +1,219 @@
+//! Texts with variables, taken apart once when the configuration is read.
+
+use std::fmt;
+
+use crate::config::value::{BadValue, quoted};
+
+/// A text with variables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Template {
+    /// In their order; no two literals follow each other.
+    pub parts: Vec<Part>,
+}
+
+/// A part of a [`Template`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Text as it is.
+    Literal(String),
+    /// What is put in for each request.
+    Variable(Variable),
+}
+
+macro_rules! variables {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// What a template can name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Variable {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Variable {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name, without the dollar sign.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+variables! {
+    /// The client's address, the real one behind trusted proxies.
+    ClientIp = "client_ip",
+    /// The port of whoever made the connection.
+    RemotePort = "remote_port",
+    /// The host that was asked for, as the request has it.
+    Host = "host",
+    /// The same without a port.
+    Hostname = "hostname",
+    /// `http` or `https`.
+    Scheme = "scheme",
+    /// The port that the request came to.
+    ServerPort = "server_port",
+    /// The method.
+    Method = "method",
+    /// Path and query, as the request has them.
+    Uri = "uri",
+    /// The path alone.
+    Path = "path",
+    /// The query without its question mark; empty if there is none.
+    Query = "query",
+    /// The id of the request.
+    RequestId = "request_id",
+    /// The address of the backend; empty where there is none.
+    Backend = "backend",
+    /// The name of the service.
+    Service = "service",
+}
+
+impl Template {
+    /// Takes `text` apart. `$$` is a dollar sign; `${name}` keeps a name apart from what follows.
+    pub fn parse(text: &str) -> Result<Self, BadValue> {
+        let mut template = Self::default();
+        let mut rest = text;
+        while let Some(at) = rest.find('$') {
+            template.literal(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                template.literal("$");
+                rest = after;
+                continue;
+            }
+            let (name, after) = name(rest).ok_or_else(|| no_name(text))?;
+            template.parts.push(Part::Variable(variable(name)?));
+            rest = after;
+        }
+        template.literal(rest);
+        Ok(template)
+    }
+
+    /// Whether it names `variable`.
+    pub fn names(&self, variable: Variable) -> bool {
+        self.parts.contains(&Part::Variable(variable))
+    }
+
+    /// The text, if there is no variable in it.
+    pub fn fixed(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    fn literal(&mut self, text: &str) {
+        match self.parts.last_mut() {
+            _ if text.is_empty() => {}
+            Some(Part::Literal(before)) => before.push_str(text),
+            _ => self.parts.push(Part::Literal(text.to_owned())),
+        }
+    }
+}
+
+/// As it could be written.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => f.write_str(&text.replace('$', "$$"))?,
+                Part::Variable(variable) => write!(f, "${{{}}}", variable.name())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name that `text`, which follows a dollar sign, begins with, and what is after it.
+fn name(text: &str) -> Option<(&str, &str)> {
+    if let Some(braced) = text.strip_prefix('{') {
+        return braced.split_once('}');
+    }
+    let known = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let end = text.find(|c| !known(c)).unwrap_or(text.len());
+    (end > 0).then(|| text.split_at(end))
+}
+
+fn variable(name: &str) -> Result<Variable, BadValue> {
+    let found = Variable::ALL.iter().find(|known| known.name() == name);
+    found.copied().ok_or_else(|| {
+        let distance = |known: &&Variable| strsim::damerau_levenshtein(name, known.name());
+        let near = Variable::ALL.iter().min_by_key(distance);
+        let near = near.filter(|known| name.len() <= 64 && distance(known) <= 3);
+        let remedy = match near {
+            Some(known) => format!("did you mean ${}?", known.name()),
+            None => format!("there is {}", all()),
+        };
+        BadValue {
+            problem: format!("{} is not a variable", quoted(&format!("${name}"))),
+            remedy,
+        }
+    })
+}
+
+fn all() -> String {
+    let names: Vec<String> = Variable::ALL
+        .iter()
+        .map(|known| format!("${}", known.name()))
+        .collect();
+    names.join(", ")
+}
+
+fn no_name(text: &str) -> BadValue {
+    BadValue {
+        problem: format!("{} has a dollar sign without a name", quoted(text)),
+        remedy: "write $$ for a dollar sign".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(text: &str) -> String {
+        Template::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn variables_are_found_between_texts() {
+        let parts = |text| Template::parse(text).unwrap().parts;
+        let literal = |text: &str| Part::Literal(text.to_owned());
+        assert_eq!(
+            parts("https://$host$uri"),
+            [
+                literal("https://"),
+                Part::Variable(Variable::Host),
+                Part::Variable(Variable::Uri)
+            ]
+        );
+        assert_eq!(
+            parts("a$$b${host}c"),
+            [literal("a$b"), Part::Variable(Variable::Host), literal("c")]
+        );
+        assert_eq!(parts(""), []);
+    }
+
+    #[test]
+    fn what_is_no_variable_gets_a_proposal() {
+        assert_eq!(
+            wrong("$clientip"),
+            "\"$clientip\" is not a variable (did you mean $client_ip?)"
+        );
+        assert!(wrong("$zzzzzzzzzzzz").contains("(there is $client_ip, $remote_port, "));
+        assert_eq!(
+            wrong("5$"),
+            "\"5$\" has a dollar sign without a name (write $$ for a dollar sign)"
+        );
+        assert!(wrong("${host").contains("without a name"));
+    }
+
+    #[test]
+    fn a_template_is_shown_as_it_could_be_written() {
+        for text in ["$host/$$x${uri}y", "plain", ""] {
+            let template = Template::parse(text).unwrap();
+            assert_eq!(Template::parse(&template.to_string()).unwrap(), template);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! `mode = "http"` from text to values, and golden errors.
+
+use std::path::Path as FilePath;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Config, Mode, parse};
+
+const FULL: &str = r#"
+[agent]
+l7_workers = 2
+[[service]]
+name = "app"
+listen = ["0.0.0.0:80", "[::]:80"]
+mode = "http"
+backends = ["127.0.0.1:5000"]
+[service.tls]
+listen = ["0.0.0.0:443"]
+certificates = [{ certificate = "/etc/x/fullchain.pem", key = "/etc/x/privkey.pem" }]
+min_version = "1.3"
+redirect_http = true
+hsts = "180d"
+[service.http]
+trusted_proxies = ["10.0.0.0/8"]
+proxy_protocol = true
+send_proxy_protocol = "v2"
+forwarded = true
+stickiness = { cookie = "lb", max_age = "12h" }
+request_headers = [{ set = "X-A", value = "$client_ip" }, { remove = "X-B" }]
+response_headers = [{ add = "X-C", value = "c" }]
+underscore_headers = true
+upgrade = ["WebSocket"]
+timeouts = { header = "5s", body = "0", tunnel = "1h" }
+limits = { headers = 50, body = "10MiB" }
+compression = { enabled = false, algorithms = ["gzip"] }
+access_log = { file = "stdout", format = "json" }
+upstream = { max_fails = 1, fail_timeout = "1s", retry_budget = 0.1, keepalive = 8 }
+errors = { pages = { 502 = "/p/502.html" }, maintenance = "/p/soon.html" }
+[[service.route]]
+host = ["Example.com", "*.example.com"]
+path = "/api/"
+backends = ["127.0.0.1:6000"]
+limits = { body = "0" }
+[[service.route]]
+path = "/old"
+redirect = { to = "https://example.com$uri", status = 301 }
+[[service.route]]
+name = "health"
+path = "/healthz"
+answer = { body = "ok" }
+"#;
+
+fn of(text: &str) -> Config {
+    parse(text, FilePath::new("f")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn errors(text: &str) -> Vec<String> {
+    let Err(error) = parse(text, FilePath::new("f")) else {
+        return Vec::new();
+    };
+    let shown = error.to_string();
+    shown
+        .lines()
+        .map(|line| line.strip_prefix("f:").unwrap().to_owned())
+        .collect()
+}
+
+/// The lines for a service that is good but for what is in `rest`.
+fn errors_with(rest: &str) -> Vec<String> {
+    errors(&format!(
+        "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n{rest}"
+    ))
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = of(FULL);
+    assert_eq!(config.agent.l7_workers, 2);
+    let names: Vec<&str> = config.services.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["app", "app/api"]);
+    let app = &config.services[0];
+    assert_eq!(app.mode, Mode::Http);
+    assert_eq!(app.listen.len(), 3);
+    let http = app.http.as_deref().unwrap();
+    assert_eq!(http.listen.len(), 2);
+    let tls = http.tls.as_ref().unwrap();
+    assert_eq!(
+        (tls.min_version, tls.http2, tls.redirect_http),
+        (TlsVersion::V1_3, true, true)
+    );
+    assert_eq!(tls.hsts.unwrap().max_age, Duration::from_secs(180 * 86_400));
+    let settings = &http.settings;
+    assert_eq!(settings.timeouts.body, None);
+    assert_eq!(settings.timeouts.tunnel, Some(Duration::from_secs(3600)));
+    assert_eq!(settings.limits.body, Some(10 << 20));
+    assert_eq!(settings.upgrade, ["websocket"]);
+    assert_eq!(settings.upstream.retry_budget_permille, 100);
+    assert_eq!(settings.request_headers.len(), 2);
+    assert_eq!(settings.errors.pages.len(), 1);
+    let [api, old, health] = http.routes.as_slice() else {
+        panic!("{:?}", http.routes)
+    };
+    assert_eq!(api.path, "/api");
+    assert_eq!(api.action, Action::Forward("app/api".to_owned()));
+    assert_eq!(api.limits.body, Some(None));
+    assert_eq!(
+        api.hosts,
+        [
+            HostPattern::Exact("example.com".to_owned()),
+            HostPattern::Wildcard(".example.com".to_owned())
+        ]
+    );
+    assert!(matches!(&old.action, Action::Redirect { status, .. } if status.as_u16() == 301));
+    assert!(matches!(&health.action, Action::Answer { body, .. } if body == "ok"));
+    let inner = &config.services[1];
+    assert!(inner.listen.is_empty() && inner.http.is_none());
+    assert_eq!(inner.backends.len(), 1);
+}
+
+#[test]
+fn a_short_service_gets_the_defaults() {
+    let config = of("[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'");
+    let http = config.services[0].http.as_deref().unwrap();
+    assert_eq!(http.settings, Settings::default());
+    assert!(http.routes.is_empty() && http.tls.is_none());
+}
+
+#[test]
+fn http_settings_of_a_tcp_service_are_refused() {
+    let text = "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nsend_proxy_protocol = 'v1'\n[service.http]\nforwarded = true";
+    assert_eq!(
+        errors(text),
+        ["5: service[0].http: is for HTTP (write mode = \"http\")"]
+    );
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let found = errors_with(
+        "[service.tls]\nlisten = ['0.0.0.0:80']\ncertificates = [{ certificate = '/c', key = '/k' }]\n\
+         [service.http]\ntrusted_proxies = ['10.0.0.1/8']\nnonsense = 1\n\
+         request_headers = [{ set = 'X-A', value = '$clientip' }, { set = 'Connection', value = 'x' }]\n\
+         [[service.route]]\npath = '/a'\nanswer = { status = 99 }\n\
+         [[service.route]]\npath = '/a'\nbackends = []\n\
+         [[service.route]]\nhost = 'b.com'\n",
+    );
+    let expected = [
+        "7: service[0].tls.listen[0]: 0.0.0.0:80 is listed twice (leave one out)",
+        "10: service[0].http.trusted_proxies[0]: \"10.0.0.1/8\" has bits after its prefix (write \"10.0.0.0/8\")",
+        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, trusted_proxies, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, access_log, upstream and errors)",
+        "12: service[0].http.request_headers[0].value: \"$clientip\" is not a variable (did you mean $client_ip?)",
+        "12: service[0].http.request_headers[1].set: Connection belongs to the connection and is set as it must be (leave it out)",
+        "15: service[0].route[0].answer.status: 99 is not the status of an answer (use 200 to 599)",
+        "17: service[0].route[1].path: /a of every host belongs to the route of line 13 too (leave one out)",
+        "18: service[0].route[1].backends: leads nowhere (name a backend, as in [\"127.0.0.1:5000\"])",
+        "19: service[0].route[2]: leads nowhere (write backends, redirect or answer)",
+    ];
+    assert_eq!(found, expected);
+}
