@@ -9,7 +9,7 @@ use lb_common::abi::{self, BackendId, Counter, path, state};
 use lb_common::addr;
 use lb_common::select::Reason;
 
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::control::message::{
     AffinityFound, AffinityStatus, AgentStatus, BackendStatus, CounterStatus, Lookup,
     ServiceStatus, Status,
@@ -93,10 +93,10 @@ fn service_status(
         .collect::<Result<_, _>>()?;
     Ok(ServiceStatus {
         name: service.name.clone(),
-        mode: if service.protocol == abi::protocol::UDP {
-            "udp"
-        } else {
-            "tcp"
+        mode: match service.mode {
+            Mode::Tcp => "tcp",
+            Mode::Udp => "udp",
+            Mode::Http => "http",
         }
         .to_owned(),
         listen: service.listen.clone(),
@@ -125,7 +125,7 @@ fn backend_status(
     front: &Front,
     listening: Option<&HashSet<BackendId>>,
 ) -> Result<BackendStatus, Error> {
-    let entry = entry(service, backend.address, observed);
+    let entry = entry(service, backend.address.key(), observed);
     let mut counts = match entry {
         Some(entry) => plane.backend_counts(entry)?,
         None => Default::default(),
@@ -135,7 +135,8 @@ fn backend_status(
         counts.active += proxied.active;
         counts.total += proxied.total;
     }
-    let on_this_host = crate::dataplane::is_local(backend.address.ip());
+    let ip = backend.address.ip().map(|address| address.ip());
+    let on_this_host = ip.is_some_and(crate::dataplane::is_local);
     let share = |entry: &abi::Backend| {
         observed
             .tables
@@ -143,7 +144,7 @@ fn backend_status(
             .map_or(0.0, |built| built.share(entry.id))
     };
     Ok(BackendStatus {
-        address: backend.address,
+        address: backend.address.clone(),
         state: match backend.state {
             state::UP => "up",
             state::DRAINING => "draining",
@@ -215,7 +216,7 @@ pub fn lookup(
         let entry = observed.backends.get(known.backend.index() as usize)?;
         let valid = entry.id == known.backend && entry.state != state::REMOVED;
         (valid && age_ns < timeout_ns).then(|| AffinityFound {
-            backend: address_of(entry),
+            backend: observed.address(entry),
             age_seconds: age_ns / 1_000_000_000,
             expires_in_seconds: (timeout_ns - age_ns) / 1_000_000_000,
         })
@@ -230,7 +231,7 @@ pub fn lookup(
         client: ip,
         prefix: format!("{}/{bits}", addr::to_ip(&client.key.prefix)),
         service: service.name.clone(),
-        backend: first.map(|(backend, _)| address_of(&backend)),
+        backend: first.map(|(backend, _)| observed.address(&backend)),
         reason: first.map(|(_, reason)| {
             match reason {
                 Reason::Affinity => "affinity",
@@ -240,7 +241,10 @@ pub fn lookup(
             .to_owned()
         }),
         slot: client.slot(),
-        order: order.iter().map(address_of).collect(),
+        order: order
+            .iter()
+            .map(|backend| observed.address(backend))
+            .collect(),
         affinity: remembered,
     })
 }

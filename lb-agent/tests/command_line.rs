@@ -71,7 +71,7 @@ impl FakeAgent {
 
     fn answer(command: &Request) -> Result<Reply, Refusal> {
         match command {
-            Request::AddBackend { address, .. } if address.port() == 9 => Err(Refusal {
+            Request::AddBackend { address, .. } if address.key().port() == 9 => Err(Refusal {
                 kind: RefusalKind::Conflict,
                 error: format!("{address} is there already"),
                 hint: Some("see status".to_owned()),

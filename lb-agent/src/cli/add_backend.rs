@@ -1,11 +1,10 @@
 //! `lb-agent add-backend`: one more backend, or one back in service.
 
-use std::net::SocketAddr;
-
 use clap::Args;
 
 use super::Control;
 use super::failure::Failure;
+use crate::config::BackendAddress;
 use crate::control::message::Command;
 
 /// Add a backend, or put one back in service
@@ -17,7 +16,7 @@ use crate::control::message::Command;
 pub(super) struct AddBackend {
     /// Where the application listens
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
-    address: SocketAddr,
+    address: BackendAddress,
     /// Service that gets it; may be left out when there is only one
     #[arg(long, value_name = "NAME", value_parser = super::service_name)]
     service: Option<String>,

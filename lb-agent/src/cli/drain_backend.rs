@@ -1,12 +1,12 @@
 //! `lb-agent drain-backend`: a backend keeps the clients it has, for a while.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::Control;
 use super::failure::Failure;
+use crate::config::BackendAddress;
 use crate::control::message::Command;
 
 /// Give a backend no new clients; let the known ones stay for a while
@@ -17,7 +17,7 @@ use crate::control::message::Command;
 pub(super) struct DrainBackend {
     /// Where the application listens
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
-    address: SocketAddr,
+    address: BackendAddress,
     /// Service that has it; may be left out when there is only one
     #[arg(long, value_name = "NAME", value_parser = super::service_name)]
     service: Option<String>,

@@ -48,7 +48,7 @@ fn choice(found: &Found) -> String {
     let Found {
         client, service, ..
     } = found;
-    let Some(backend) = found.backend else {
+    let Some(backend) = &found.backend else {
         return format!("{client} goes nowhere: no backend of {service} can take it");
     };
     let mut why = match found.reason.as_deref() {
@@ -58,7 +58,7 @@ fn choice(found: &Found) -> String {
     };
     if let Some(affinity) = &found.affinity {
         let age = span(affinity.age_seconds);
-        if affinity.backend == backend {
+        if affinity.backend == *backend {
             let left = span(affinity.expires_in_seconds);
             why = format!("the client was sent there {age} ago, which counts for {left} more");
         } else {
@@ -73,7 +73,7 @@ fn order(found: &Found) -> String {
     let after: Vec<String> = found
         .order
         .iter()
-        .filter(|backend| Some(**backend) != found.backend)
+        .filter(|backend| Some(*backend) != found.backend.as_ref())
         .map(ToString::to_string)
         .collect();
     let start = format!("prefix {}, slot {}", found.prefix, found.slot);
@@ -95,10 +95,11 @@ fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BackendAddress;
     use crate::control::message::AffinityFound;
 
     fn found() -> Found {
-        let backend = |port| ([127, 0, 0, 1], port).into();
+        let backend = |port| BackendAddress::Ip(([127, 0, 0, 1], port).into());
         Found {
             client: "203.0.113.9".parse().unwrap(),
             prefix: "203.0.113.9/32".to_owned(),
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn of_a_long_order_the_first_are_named() {
-        let order_of = (1..=20).map(|port| ([10, 0, 0, 1], port).into());
+        let order_of = (1..=20).map(|port| BackendAddress::Ip(([10, 0, 0, 1], port).into()));
         let found = Found {
             order: order_of.collect(),
             ..found()

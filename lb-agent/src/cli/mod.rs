@@ -18,7 +18,7 @@ mod status_table;
 mod stop;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::config::DEFAULT_CONTROL;
 use crate::config::value::{self, BadValue};
+use crate::config::{BackendAddress, DEFAULT_CONTROL};
 use crate::control::client::Client;
 use crate::control::message::Command as Request;
 use failure::Failure;
@@ -157,7 +157,7 @@ fn wait_for<F: Future>(call: F) -> Result<F::Output, Failure> {
         .map_err(|error| Failure::failed(format!("start: {error}")))
 }
 
-fn backend_address(text: &str) -> Result<SocketAddr, BadValue> {
+fn backend_address(text: &str) -> Result<BackendAddress, BadValue> {
     value::backend_address(text)
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `error` | problems, each with its line and key path; all of them are reported at once |
 //! | `reader` | walking the parsed TOML with typed fields and known keys |
+//! | `address` | where a backend is |
 //! | `value` | the rules for one value: an address, a weight, a duration, a name |
 //! | `raw`, `agent` | which keys there are, and their defaults |
 //! | [`http`] | everything for `mode = "http"` |
@@ -13,6 +14,7 @@
 //! Nothing here looks at the machine beyond reading the one file: the same text gives the same
 //! result everywhere.
 
+mod address;
 mod agent;
 mod error;
 pub mod http;
@@ -29,6 +31,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use address::BackendAddress;
 pub use error::{ConfigError, Problem};
 pub use validate::check_backend;
 pub use warnings::warnings;
@@ -142,8 +145,8 @@ pub struct Service {
 /// One backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
-    /// Where the application is; never a wildcard, never IPv4-mapped.
-    pub address: SocketAddr,
+    /// Where the application is.
+    pub address: BackendAddress,
     /// Its weight, at least 1.
     pub weight: u16,
     /// How connections get there.

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::error::{Located, Place, Problems};
 use super::reader::{Table, Value};
 use super::value;
-use super::{Affinity, AgentConfig, Mode, Path, agent, http};
+use super::{Affinity, AgentConfig, BackendAddress, Mode, Path, agent, http};
 
 const LISTEN: &str = "[\"0.0.0.0:80\", \"[::]:80\"]";
 const BACKENDS: &str = "[\"127.0.0.1:5000\", { address = \"127.0.0.1:5001\", weight = 2 }]";
@@ -36,7 +36,7 @@ pub(super) struct RawService {
 
 /// A backend as it was written.
 pub(super) struct RawBackend {
-    pub(super) address: Located<SocketAddr>,
+    pub(super) address: Located<BackendAddress>,
     pub(super) weight: u16,
     pub(super) path: Path,
 }

@@ -12,7 +12,7 @@ use super::error::{Place, Problems};
 use super::http::{self, HttpService};
 use super::raw::{Raw, RawBackend, RawService};
 use super::value::BadValue;
-use super::{Backend, Config, Mode, Path, Service};
+use super::{Backend, BackendAddress, Config, Mode, Path, Service};
 
 /// Backends that all services can have together: index 0 of the kernel's table is never given out.
 const TOTAL_BACKENDS: usize = MAX_BACKENDS - 1;
@@ -78,8 +78,22 @@ fn expand(mut raw: RawService, problems: &mut Problems) -> Vec<Written> {
 }
 
 /// Whether `address` can be a backend of a service that listens on `listen`: a service that is its
-/// own backend would send connections to itself for ever.
-pub fn check_backend(listen: &[SocketAddr], address: SocketAddr) -> Result<(), BadValue> {
+/// own backend would send connections to itself for ever, and only HTTP goes to unix sockets.
+pub fn check_backend(
+    mode: Mode,
+    listen: &[SocketAddr],
+    address: &BackendAddress,
+) -> Result<(), BadValue> {
+    let address = match address {
+        BackendAddress::Ip(address) => *address,
+        BackendAddress::Unix(_) if mode == Mode::Http => return Ok(()),
+        BackendAddress::Unix(_) => {
+            return Err(BadValue {
+                problem: format!("{address} is a unix socket, which is for HTTP"),
+                remedy: "write mode = \"http\", or an address with a port".to_owned(),
+            });
+        }
+    };
     let itself = listen
         .iter()
         .find(|listen| **listen == address || is_wildcard_of(listen, &address));
@@ -197,7 +211,7 @@ fn check_backends(service: &Written, problems: &mut Problems) {
             let message = "HTTP always goes through the agent (leave path out)";
             problems.add(&address.place, message);
         }
-        if let Some(before) = seen.before(address.value, &address.place) {
+        if let Some(before) = seen.before(address.value.key(), &address.place) {
             let line = before.offset.map_or(0, |offset| problems.line(offset));
             let message = format!(
                 "{} is listed twice, first in line {line} (leave one out; a weight makes its share larger)",
@@ -207,7 +221,7 @@ fn check_backends(service: &Written, problems: &mut Problems) {
         }
         problems.keep(
             &address.place,
-            check_backend(&service.reached_at, address.value),
+            check_backend(service.raw.mode, &service.reached_at, &address.value),
         );
     }
 }

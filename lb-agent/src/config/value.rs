@@ -1,9 +1,12 @@
 //! The rules for one value, whether it comes from the file, the command line or a request.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lb_common::abi::MAX_NAME;
+
+use super::BackendAddress;
 
 /// Longest duration that is taken: ten years.
 pub const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -34,8 +37,34 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// The address of a backend.
-pub fn backend_address(text: &str) -> Result<SocketAddr, BadValue> {
+/// The address of a backend: an IP address and a port, or `unix:` and a path.
+pub fn backend_address(text: &str) -> Result<BackendAddress, BadValue> {
+    match text.strip_prefix("unix:") {
+        Some(path) => unix_socket(path).map(BackendAddress::from),
+        None => ip_backend(text).map(BackendAddress::from),
+    }
+}
+
+/// The path of a unix socket, at most 107 bytes: `sun_path` less its final zero, unix(7).
+pub fn unix_socket(text: &str) -> Result<PathBuf, BadValue> {
+    const MOST: usize = 107;
+    let path = PathBuf::from(text);
+    if !path.is_absolute() || path.file_name().is_none() || text.contains(char::is_control) {
+        return bad(
+            format!("{} is not an absolute path", quoted(text)),
+            "write it like \"unix:/run/app.sock\"",
+        );
+    }
+    if text.len() > MOST {
+        return bad(
+            format!("{} bytes are too long for the path of a socket", text.len()),
+            format!("at most {MOST}"),
+        );
+    }
+    Ok(path)
+}
+
+fn ip_backend(text: &str) -> Result<SocketAddr, BadValue> {
     let address = socket_address(text, Use::Backend)?;
     let (ip, port) = (address.ip(), address.port());
     if ip.is_unspecified() {

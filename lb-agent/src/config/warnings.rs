@@ -38,7 +38,7 @@ fn of_service(service: &Service) -> Vec<String> {
             && service
                 .listen
                 .iter()
-                .all(|listen| listen.port() != backend.address.port())
+                .all(|listen| listen.port() != backend.address.key().port())
     };
     for backend in service.backends.iter().filter(steered_elsewhere) {
         found.push(format!(
@@ -66,7 +66,7 @@ fn chains(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     for service in &config.services {
         for backend in &service.backends {
-            if listen.contains(&(transport(service), backend.address)) {
+            if listen.contains(&(transport(service), backend.address.key())) {
                 found.push(format!(
                     "{}: {} is a listen address of another service: connections pass two of them",
                     service.name, backend.address

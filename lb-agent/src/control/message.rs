@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::config::BackendAddress;
+
 /// What can be asked of the agent. Where `service` is `None`, the only service is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -21,7 +23,7 @@ pub enum Command {
     /// Add a backend, or put one back in service.
     AddBackend {
         /// Address of the backend.
-        address: SocketAddr,
+        address: BackendAddress,
         /// Name of the service.
         service: Option<String>,
         /// Its weight, at least 1; 1, or what it has, if not given.
@@ -30,14 +32,14 @@ pub enum Command {
     /// Take a backend out at once.
     RemoveBackend {
         /// Address of the backend.
-        address: SocketAddr,
+        address: BackendAddress,
         /// Name of the service.
         service: Option<String>,
     },
     /// Give a backend no new clients; let the known ones stay for a while.
     DrainBackend {
         /// Address of the backend.
-        address: SocketAddr,
+        address: BackendAddress,
         /// Name of the service.
         service: Option<String>,
         /// For how long; the agent's default if not given.
@@ -135,7 +137,7 @@ pub struct AgentStatus {
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `http`.
     pub mode: String,
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
@@ -177,7 +179,7 @@ pub struct CounterStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// Where the application is.
-    pub address: SocketAddr,
+    pub address: BackendAddress,
     /// `up`, `draining` or `down`.
     pub state: String,
     /// Whether something listens there; `None` where the agent cannot tell.
@@ -210,13 +212,13 @@ pub struct Lookup {
     /// Name of the service.
     pub service: String,
     /// Where it would go; `None` when no backend could take it.
-    pub backend: Option<SocketAddr>,
+    pub backend: Option<BackendAddress>,
     /// `affinity`, `slot` or `next`; `None` like `backend`.
     pub reason: Option<String>,
     /// Its slot.
     pub slot: u32,
     /// All backends in the order in which they would be tried, affinity aside.
-    pub order: Vec<SocketAddr>,
+    pub order: Vec<BackendAddress>,
     /// What is remembered of the client.
     pub affinity: Option<AffinityFound>,
 }
@@ -225,7 +227,7 @@ pub struct Lookup {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AffinityFound {
     /// Where it was sent last.
-    pub backend: SocketAddr,
+    pub backend: BackendAddress,
     /// How long ago.
     pub age_seconds: u64,
     /// For how long that is remembered yet.

@@ -15,6 +15,7 @@ use super::message::{
     AffinityFound, AgentStatus, Call, Command, Lookup, Refusal, RefusalKind, Reply, Status,
 };
 use super::server::{bind, serve};
+use crate::config::BackendAddress;
 
 /// An agent that answers every command and remembers it.
 struct Fake {
@@ -98,15 +99,15 @@ fn a_lookup(command: &Command) -> Lookup {
     let Command::Lookup { client, .. } = command else {
         panic!("{command:?}")
     };
-    let backend = "127.0.0.1:5001".parse().unwrap();
+    let backend: BackendAddress = "127.0.0.1:5001".parse().unwrap();
     Lookup {
         client: *client,
         prefix: format!("{client}/32"),
         service: "web".to_owned(),
-        backend: Some(backend),
+        backend: Some(backend.clone()),
         reason: Some("affinity".to_owned()),
         slot: 12_345,
-        order: vec![backend],
+        order: vec![backend.clone()],
         affinity: Some(AffinityFound {
             backend,
             age_seconds: 3,
@@ -133,21 +134,21 @@ fn answer(command: Command) -> Result<Reply, Refusal> {
 #[tokio::test]
 async fn every_command_arrives_as_it_was_sent() {
     let fake = Fake::start();
-    let address = "[2001:db8::1]:5000".parse().unwrap();
+    let address: BackendAddress = "[2001:db8::1]:5000".parse().unwrap();
     let service = Some("web".to_owned());
     let commands = [
         Command::AddBackend {
-            address,
+            address: address.clone(),
             service: service.clone(),
             weight: Some(3),
         },
         Command::AddBackend {
-            address,
+            address: address.clone(),
             service: None,
             weight: None,
         },
         Command::DrainBackend {
-            address,
+            address: address.clone(),
             service,
             timeout: Some(Duration::from_millis(2500)),
         },

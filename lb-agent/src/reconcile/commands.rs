@@ -6,7 +6,7 @@ use std::time::Duration;
 use lb_common::abi::state;
 
 use super::{Reconciler, chain};
-use crate::config;
+use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply};
 use crate::report;
 use crate::state::desired::{Backend, Service};
@@ -95,19 +95,22 @@ impl Reconciler {
 
     fn add_backend(
         &mut self,
-        address: SocketAddr,
+        address: BackendAddress,
         service: Option<&str>,
         weight: Option<u16>,
     ) -> Result<Reply, Refusal> {
         let service = self.named(service)?;
         let (target, present) = self.target(service, address);
-        config::check_backend(&service.listen, address).map_err(|problem| {
-            refuse(
-                RefusalKind::BadRequest,
-                format!("add {address} to {}: {problem}", target.service),
-                None,
-            )
-        })?;
+        let address = &target.address;
+        config::check_backend(service.mode, self.reached_at(service), address).map_err(
+            |problem| {
+                refuse(
+                    RefusalKind::BadRequest,
+                    format!("add {address} to {}: {problem}", target.service),
+                    None,
+                )
+            },
+        )?;
         let in_file = self.in_file(&target);
         let mut overlay = self.overlay.clone();
         overlay.restore(&target);
@@ -143,7 +146,7 @@ impl Reconciler {
 
     fn remove_backend(
         &mut self,
-        address: SocketAddr,
+        address: BackendAddress,
         service: Option<&str>,
     ) -> Result<Reply, Refusal> {
         let service = self.named(service)?;
@@ -168,7 +171,7 @@ impl Reconciler {
 
     fn drain_backend(
         &mut self,
-        address: SocketAddr,
+        address: BackendAddress,
         service: Option<&str>,
         timeout: Duration,
     ) -> Result<Reply, Refusal> {
@@ -183,7 +186,8 @@ impl Reconciler {
         );
         self.change_overlay(overlay)?;
         changed(format!(
-            "draining {address} of {}: no new clients, known ones may stay for {}",
+            "draining {} of {}: no new clients, known ones may stay for {}",
+            target.address,
             target.service,
             humantime::format_duration(Duration::from_secs(timeout.as_secs())),
         ))
@@ -273,12 +277,21 @@ impl Reconciler {
         }
     }
 
-    fn target(&self, service: &Service, address: SocketAddr) -> (Target, Option<Backend>) {
+    fn target(&self, service: &Service, address: BackendAddress) -> (Target, Option<Backend>) {
         let target = Target {
             service: service.name.clone(),
             address,
         };
-        (target, service.backend(address).cloned())
+        let present = service.backend(&target.address).cloned();
+        (target, present)
+    }
+
+    /// Where connections to the service come from: its own listen addresses, or those of the
+    /// service that it is inside of.
+    fn reached_at<'a>(&'a self, service: &'a Service) -> &'a [SocketAddr] {
+        let outer = service.name.split_once('/').map(|(outer, _)| outer);
+        let outer = outer.and_then(|outer| self.desired.service(outer));
+        &outer.unwrap_or(service).listen
     }
 
     fn in_file(&self, target: &Target) -> bool {

@@ -168,8 +168,8 @@ impl Reconciler {
     }
 
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
-        let plane = &self.plane;
-        let actions = plan(desired, &self.observed, &|index| plane.busy(index))?;
+        self.observed.unix_sockets = desired.unix_sockets();
+        let actions = plan(desired, &self.observed, &|index| self.plane.busy(index))?;
         let outcome = actions
             .iter()
             .try_for_each(|action| self.carry_out_one(action));

@@ -1,12 +1,15 @@
 //! What should be: the configuration with the changes made at run time laid over it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path as FilePath;
+use std::sync::Arc;
 
 use lb_common::abi::{self, state};
 
 use super::observed::HeadSettings;
 use super::overlay::{Overlay, Target};
-use crate::config::{Config, Mode, Path};
+use crate::config::{BackendAddress, Config, Mode, Path};
 
 /// All services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Service {
     pub name: String,
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
+    /// What it balances.
+    pub mode: Mode,
     /// One of [`abi::protocol`].
     pub protocol: u8,
     /// Settings of its table.
@@ -34,7 +39,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     /// Where the application is.
-    pub address: SocketAddr,
+    pub address: BackendAddress,
     /// Its weight.
     pub weight: u16,
     /// One of [`abi::state`].
@@ -92,6 +97,14 @@ impl Desired {
         }
     }
 
+    /// The unix sockets among the backends, by what stands for each in the tables.
+    pub fn unix_sockets(&self) -> HashMap<SocketAddr, Arc<FilePath>> {
+        let backends = self.services.iter().flat_map(|service| &service.backends);
+        backends
+            .filter_map(|backend| Some((backend.address.key(), backend.address.unix()?.clone())))
+            .collect()
+    }
+
     /// The service called `name`.
     pub fn service(&self, name: &str) -> Option<&Service> {
         self.services.iter().find(|service| service.name == name)
@@ -104,6 +117,7 @@ impl Service {
         Self {
             name: service.name.clone(),
             listen: service.listen.clone(),
+            mode: service.mode,
             protocol: match service.mode {
                 Mode::Tcp | Mode::Http => abi::protocol::TCP,
                 Mode::Udp => abi::protocol::UDP,
@@ -120,10 +134,10 @@ impl Service {
     }
 
     /// The backend at `address`.
-    pub fn backend(&self, address: SocketAddr) -> Option<&Backend> {
+    pub fn backend(&self, address: &BackendAddress) -> Option<&Backend> {
         self.backends
             .iter()
-            .find(|backend| backend.address == address)
+            .find(|backend| backend.address == *address)
     }
 }
 
@@ -133,34 +147,33 @@ fn backends(
     now_ms: u64,
     surroundings: &dyn Surroundings,
 ) -> Vec<Backend> {
-    let target = |address| Target {
+    let target = |address: &BackendAddress| Target {
         service: service.name.clone(),
-        address,
+        address: address.clone(),
     };
     let from_file = service
         .backends
         .iter()
-        .filter(|backend| !overlay.removed.contains(&target(backend.address)))
+        .filter(|backend| !overlay.removed.contains(&target(&backend.address)))
         .map(|backend| {
+            let address = &backend.address;
             // A weight given at run time outranks that of the file.
-            let weight = overlay
-                .added(&target(backend.address))
-                .unwrap_or(backend.weight);
-            (backend.address, weight, backend.path, Source::File)
+            let weight = overlay.added(&target(address)).unwrap_or(backend.weight);
+            (address.clone(), weight, backend.path, Source::File)
         });
-    let in_file = |address| {
+    let in_file = |address: &BackendAddress| {
         service
             .backends
             .iter()
-            .any(|backend| backend.address == address)
+            .any(|backend| backend.address == *address)
     };
     let at_run_time = overlay
         .added
         .iter()
-        .filter(|added| added.target.service == service.name && !in_file(added.target.address))
+        .filter(|added| added.target.service == service.name && !in_file(&added.target.address))
         .map(|added| {
             (
-                added.target.address,
+                added.target.address.clone(),
                 added.weight,
                 Path::Auto,
                 Source::Runtime,
@@ -172,7 +185,8 @@ fn backends(
             let drain = overlay
                 .drained
                 .iter()
-                .find(|drained| drained.target == target(address));
+                .find(|drained| drained.target == target(&address));
+            let route = route(service, &address, path, surroundings);
             Backend {
                 address,
                 weight,
@@ -181,7 +195,7 @@ fn backends(
                     Some(drained) if drained.until_unix_ms > now_ms => state::DRAINING,
                     Some(_) => state::DOWN,
                 },
-                route: route(service, address, path, surroundings),
+                route,
                 source,
                 drained_at_unix_ms: drain.map(|drained| drained.until_unix_ms),
             }
@@ -192,7 +206,7 @@ fn backends(
 /// Chooses the path to a backend.
 fn route(
     service: &crate::config::Service,
-    address: SocketAddr,
+    address: &BackendAddress,
     wanted: Path,
     surroundings: &dyn Surroundings,
 ) -> Route {
@@ -210,6 +224,9 @@ fn route(
     if !surroundings.can_steer() {
         return proxy("no BPF here");
     }
+    let Some(address) = address.ip() else {
+        return proxy("a unix socket");
+    };
     match wanted {
         Path::Socket => socket("configured"),
         Path::Proxy => proxy("configured"),
@@ -309,7 +326,7 @@ pub(crate) mod tests {
         overlay.drain(target("127.0.0.1:5001"), 1000);
         let state_at = |now_ms| {
             let address = "127.0.0.1:5001".parse().unwrap();
-            web(&overlay, now_ms).backend(address).unwrap().state
+            web(&overlay, now_ms).backend(&address).unwrap().state
         };
         assert_eq!(state_at(999), state::DRAINING);
         assert_eq!(state_at(1000), state::DOWN);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use lb_common::abi::{
@@ -11,6 +12,7 @@ use lb_common::abi::{
 use lb_common::maglev::{self, Member};
 use lb_common::{addr, hash};
 
+use crate::config::BackendAddress;
 use crate::dataplane::Action;
 
 /// Everything in force. Cheap to clone: tables are shared.
@@ -23,6 +25,8 @@ pub struct Observed {
     /// The entries of the `BACKENDS` map, those of removed backends too: they tell which ids have
     /// been given out.
     pub backends: Vec<Backend>,
+    /// The unix sockets among the backends, by what stands for each in `backends`.
+    pub unix_sockets: HashMap<SocketAddr, Arc<Path>>,
     /// Tables, as far as this agent has put them in force itself.
     pub tables: HashMap<ServiceId, Built>,
 }
@@ -33,6 +37,7 @@ impl Default for Observed {
             names: BTreeMap::new(),
             listen: HashMap::new(),
             backends: vec![FREE; MAX_BACKENDS],
+            unix_sockets: HashMap::new(),
             tables: HashMap::new(),
         }
     }
@@ -93,6 +98,15 @@ impl Observed {
             .filter(move |b| b.service == service && b.state != state::REMOVED)
     }
 
+    /// Where the application of a backend is, a unix socket by its path.
+    pub fn address(&self, backend: &Backend) -> BackendAddress {
+        let key = address_of(backend);
+        match self.unix_sockets.get(&key) {
+            Some(path) => BackendAddress::Unix(Arc::clone(path)),
+            None => BackendAddress::Ip(key),
+        }
+    }
+
     /// The service that listens on an address: as such, else on the wildcard of its family.
     pub fn service_at(&self, key: &ServiceKey) -> Option<ServiceId> {
         self.listen
@@ -102,7 +116,8 @@ impl Observed {
     }
 }
 
-/// Where the application of a backend is.
+/// What stands for the application of a backend in the tables: its address, unless it is a unix
+/// socket; see [`Observed::address`].
 pub fn address_of(backend: &Backend) -> SocketAddr {
     SocketAddr::new(addr::to_ip(&backend.addr), backend.port)
 }

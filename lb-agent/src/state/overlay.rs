@@ -1,9 +1,10 @@
 //! Changes made at run time, which outlive restarts and reloads until they are undone.
 
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::config::BackendAddress;
 
 /// Version of the file that [`Overlay`] is kept in.
 pub const VERSION: u32 = 1;
@@ -29,7 +30,7 @@ pub struct Target {
     /// Name of the service.
     pub service: String,
     /// Address of the backend.
-    pub address: SocketAddr,
+    pub address: BackendAddress,
 }
 
 /// A backend that was added.

@@ -200,9 +200,10 @@ impl Planner<'_> {
         id: ServiceId,
         backend: &Backend,
     ) -> Result<abi::Backend, PlanError> {
+        let key = backend.address.key();
         let wanted = abi::Backend {
-            addr: addr::from_ip(backend.address.ip()),
-            port: backend.address.port(),
+            addr: addr::from_ip(key.ip()),
+            port: key.port(),
             protocol: service.protocol,
             state: backend.state,
             id: BackendId::NONE,

@@ -157,3 +157,24 @@ fn all_problems_come_at_once() {
     ];
     assert_eq!(found, expected);
 }
+
+#[test]
+fn unix_sockets_are_for_http() {
+    let text = |mode: &str| {
+        format!(
+            "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = '{mode}'\nbackends = ['unix:/run/a.sock']"
+        )
+    };
+    let address = of(&text("http")).services[0].backends[0].address.clone();
+    assert_eq!(address.to_string(), "unix:/run/a.sock");
+    let wrong = [
+        "5: service[0].backends[0]: unix:/run/a.sock is a unix socket, which is for HTTP (write mode = \"http\", or an address with a port)",
+    ];
+    assert_eq!(errors(&text("tcp")), wrong);
+    assert_eq!(
+        errors(&text("http").replace("/run/a.sock", "run/a.sock")),
+        [
+            "5: service[0].backends[0]: \"run/a.sock\" is not an absolute path (write it like \"unix:/run/app.sock\")"
+        ]
+    );
+}

@@ -190,7 +190,7 @@ fn a_wildcard_and_an_address_may_share_a_port_and_so_may_tcp_and_udp() {
 fn a_loop_is_found_also_for_a_backend_that_is_added_later() {
     let listen = |text: &str| vec![text.parse().unwrap()];
     let refused = |listen: &[SocketAddr], backend: &str| {
-        check_backend(listen, backend.parse().unwrap()).is_err()
+        check_backend(Mode::Tcp, listen, &backend.parse().unwrap()).is_err()
     };
     assert!(refused(&listen("0.0.0.0:80"), "127.0.0.2:80"));
     assert!(refused(&listen("[::]:80"), "[::1]:80"));

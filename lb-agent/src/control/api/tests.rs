@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::BackendAddress;
 
 fn ask(method: Method, path: &str, body: &str) -> Result<Command, No> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
@@ -24,7 +25,7 @@ fn no(method: Method, path: &str, body: &str) -> (u16, String, String) {
 #[test]
 fn requests_become_commands() {
     let web = || Some("web".to_owned());
-    let address = "127.0.0.1:5000".parse().unwrap();
+    let address: BackendAddress = "127.0.0.1:5000".parse().unwrap();
     let get = |path| ask(Method::GET, path, "").unwrap();
     assert_eq!(get("/v1/status"), Command::Status);
     let expected = Command::Lookup {
@@ -34,21 +35,21 @@ fn requests_become_commands() {
     assert_eq!(get("/v1/lookup?client=2001%3Adb8::9&service=web"), expected);
     let post = |path, body| ask(Method::POST, path, body).unwrap();
     let expected = Command::AddBackend {
-        address,
+        address: address.clone(),
         service: web(),
         weight: Some(7),
     };
     let body = r#"{"address":"127.0.0.1:5000","service":"web","weight":7}"#;
     assert_eq!(post("/v1/backends", body), expected);
     let expected = Command::DrainBackend {
-        address,
+        address: address.clone(),
         service: None,
         timeout: Some(Duration::from_millis(1500)),
     };
     let body = r#" {"address":"[::ffff:127.0.0.1]:5000","timeout_seconds":1.5} "#;
     assert_eq!(post("/v1/backends/drain", body), expected);
     let expected = Command::RemoveBackend {
-        address,
+        address: address.clone(),
         service: None,
     };
     let body = r#"{"address":"127.0.0.1:5000","service":null}"#;

@@ -1,0 +1,139 @@
+//! Where a backend is: an IP address and a port, or a unix socket.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use lb_common::hash;
+use serde::{Deserialize, Serialize};
+
+use super::value::{self, BadValue};
+
+/// The discard-only block (RFC 6666), of which no packet ever comes: the first half of the
+/// addresses that stand for unix sockets in the tables.
+const DISCARD_ONLY: u64 = 0x0100 << 48;
+/// Keys of the digests of a path; any two that differ will do.
+const DIGEST_KEYS: [[u64; 2]; 2] = [[0, 0], [1, 0]];
+
+/// Where a backend is.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum BackendAddress {
+    /// An address and a port; never a wildcard, never IPv4-mapped.
+    Ip(SocketAddr),
+    /// A unix socket, by its absolute path.
+    Unix(Arc<Path>),
+}
+
+impl BackendAddress {
+    /// What stands for it in the tables, which hold IP addresses only: for a unix socket an
+    /// address and a port made from its path.
+    pub fn key(&self) -> SocketAddr {
+        match self {
+            Self::Ip(address) => *address,
+            Self::Unix(path) => {
+                let digest = |key| hash::bytes(key, path.as_os_str().as_encoded_bytes());
+                let low = digest(DIGEST_KEYS[0]);
+                let port = digest(DIGEST_KEYS[1]) as u16;
+                let ip = Ipv6Addr::from(u128::from(DISCARD_ONLY) << 64 | u128::from(low));
+                SocketAddr::new(IpAddr::V6(ip), port.max(1))
+            }
+        }
+    }
+
+    /// The IP address and the port, if it has them.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The path of the unix socket, if it is one.
+    pub fn unix(&self) -> Option<&Arc<Path>> {
+        match self {
+            Self::Ip(_) => None,
+            Self::Unix(path) => Some(path),
+        }
+    }
+}
+
+impl From<SocketAddr> for BackendAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl From<PathBuf> for BackendAddress {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path.into())
+    }
+}
+
+impl fmt::Display for BackendAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for BackendAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<BackendAddress> for String {
+    fn from(address: BackendAddress) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for BackendAddress {
+    type Error = BadValue;
+
+    fn try_from(text: String) -> Result<Self, BadValue> {
+        text.parse()
+    }
+}
+
+impl FromStr for BackendAddress {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        value::backend_address(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unix_socket_has_an_address_of_its_own_that_leads_nowhere() {
+        let key = |path: &str| path.parse::<BackendAddress>().unwrap().key();
+        let one = key("unix:/run/a.sock");
+        assert!(one.ip().to_string().starts_with("100::"), "{one}");
+        assert_eq!(one, key("unix:/run/a.sock"));
+        assert_ne!(one, key("unix:/run/b.sock"));
+        assert_eq!(key("127.0.0.1:80"), "127.0.0.1:80".parse().unwrap());
+    }
+
+    #[test]
+    fn an_address_is_written_as_it_is_read() {
+        for text in ["127.0.0.1:5000", "[::1]:5000", "unix:/run/app.sock"] {
+            let address: BackendAddress = text.parse().unwrap();
+            assert_eq!(address.to_string(), text);
+            let json = serde_json::to_string(&address).unwrap();
+            assert_eq!(json, format!("\"{text}\""));
+            assert_eq!(
+                serde_json::from_str::<BackendAddress>(&json).unwrap(),
+                address
+            );
+        }
+    }
+}
