@@ -9,6 +9,7 @@
 //! | [`state`] | what should be, what is, and the plan from one to the other |
 //! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
 //! | [`host`] | choices made on the host, by the kernel's own function |
+//! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
 //! | [`proxy`] | the userspace path |
 //! | [`report`] | what `status` and `lookup` tell |
 //! | [`run`] | the life of the agent, from start to stop |
@@ -18,6 +19,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod host;
+pub mod l7;
 pub mod proxy;
 pub mod reconcile;
 pub mod report;
