@@ -2,6 +2,8 @@
 //!
 //! | module | owns |
 //! | --- | --- |
+//! | [`compress`] | answers made smaller on their way |
 //! | [`tls`] | TLS for clients: certificates, server names, session tickets |
 
+pub mod compress;
 pub mod tls;

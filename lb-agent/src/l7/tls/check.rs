@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use rustls::SignatureAlgorithm;
-
 use super::load::{Loaded, Validity, load};
 use super::names::Name;
 use crate::config::http::CertificateFiles;
@@ -32,7 +30,7 @@ pub struct Finding {
 /// Reads all pairs and tells everything that is wrong with them at `now`.
 pub fn check(pairs: &[CertificateFiles], now: SystemTime) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut owners: HashMap<(Name, SignatureAlgorithm), usize> = HashMap::new();
+    let mut owners = Owners::new();
     for (index, pair) in pairs.iter().enumerate() {
         let mut add = |severity, message| {
             findings.push(Finding {
@@ -72,13 +70,12 @@ pub fn check(pairs: &[CertificateFiles], now: SystemTime) -> Vec<Finding> {
     findings
 }
 
+/// Names and kinds of keys (RFC 5246, section 7.4.1.4.1) with the first certificate that has both.
+type Owners = HashMap<(Name, u8), usize>;
+
 /// The names that an earlier certificate with the same kind of key has.
-fn taken<'a>(
-    loaded: &'a Loaded,
-    index: usize,
-    owners: &mut HashMap<(Name, SignatureAlgorithm), usize>,
-) -> Vec<&'a Name> {
-    let kind = loaded.key.key.algorithm();
+fn taken<'a>(loaded: &'a Loaded, index: usize, owners: &mut Owners) -> Vec<&'a Name> {
+    let kind = u8::from(loaded.key.key.algorithm());
     let mut is_taken =
         |name: &&Name| *owners.entry(((*name).clone(), kind)).or_insert(index) != index;
     loaded.names.iter().filter(|name| is_taken(name)).collect()
@@ -132,6 +129,10 @@ mod tests {
             SystemTime::now(),
         );
         assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].message.contains("b.test is in an earlier certificate"));
+        assert!(
+            found[0]
+                .message
+                .contains("b.test is in an earlier certificate")
+        );
     }
 }

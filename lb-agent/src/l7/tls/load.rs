@@ -15,7 +15,7 @@ use crate::config::http::CertificateFiles;
 
 /// A certificate and key that fit together.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub(super) struct Loaded {
     /// As rustls wants it.
     pub key: Arc<CertifiedKey>,
     /// The host names that it is for; those of its subject if it has no others.
@@ -59,8 +59,8 @@ pub enum LoadError {
     NoKey(PathBuf),
     /// The key is encrypted.
     #[error(
-        "{0}: the key is encrypted, and there is nobody to ask for its password (write it \
-         without: openssl pkey -in {0} -out new.pem)", .0.display()
+        "{}: the key is encrypted, and there is nobody to ask for its password (write it \
+         without: openssl pkey -in encrypted.pem -out plain.pem)", .0.display()
     )]
     EncryptedKey(PathBuf),
     /// Not a key, or of a kind that no client takes.
@@ -86,7 +86,7 @@ pub enum LoadError {
 
 impl Loaded {
     /// Whether it is valid at `now`; if not, the sentence to say.
-    pub fn validity(&self, now: SystemTime) -> Validity {
+    pub(super) fn validity(&self, now: SystemTime) -> Validity {
         let date = |time| humantime::format_rfc3339_seconds(time);
         if now > self.not_after {
             let text = format!("expired on {} (renew it)", date(self.not_after));
@@ -114,7 +114,7 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// Whether a certificate is in its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Validity {
+pub(super) enum Validity {
     /// It is.
     Valid,
     /// For less than two weeks.
@@ -124,7 +124,7 @@ pub enum Validity {
 }
 
 /// Reads a pair and sees that both fit together. A certificate out of its time is read too.
-pub fn load(pair: &CertificateFiles) -> Result<Loaded, LoadError> {
+pub(super) fn load(pair: &CertificateFiles) -> Result<Loaded, LoadError> {
     let chain = certificates(&pair.certificate)?;
     let signing = key(&pair.key)?;
     let not_a_certificate = |cause: String| LoadError::NotACertificate {

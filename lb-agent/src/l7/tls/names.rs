@@ -138,10 +138,7 @@ mod tests {
         let chosen = |schemes: &[SignatureScheme]| table.choose(Some("a.test"), schemes);
         assert!(is(&chosen(ALL), &ecdsa));
         assert!(is(&chosen(&[SignatureScheme::ED25519]), &ed25519));
-        assert!(is(
-            &chosen(&[SignatureScheme::RSA_PKCS1_SHA256]),
-            &ecdsa
-        ));
+        assert!(is(&chosen(&[SignatureScheme::RSA_PKCS1_SHA256]), &ecdsa));
     }
 
     #[test]

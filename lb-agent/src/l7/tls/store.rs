@@ -79,7 +79,9 @@ impl Certificates {
     pub fn refresh(&self) -> Vec<Change> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let changes: Vec<Change> = slots.iter_mut().filter_map(Slot::refresh).collect();
-        if changes.iter().any(|change| matches!(change, Change::Taken(_)))
+        if changes
+            .iter()
+            .any(|change| matches!(change, Change::Taken(_)))
             && let Some(table) = table(&slots)
         {
             self.table.store(Arc::new(table));

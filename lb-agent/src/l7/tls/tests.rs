@@ -165,10 +165,7 @@ fn a_session_is_resumed_also_after_a_reload_and_with_a_new_certificate() {
         };
         let before = server(&Certificates::load(&[files.pair()]).unwrap(), &tickets);
         let client = client(version, &[]);
-        assert_eq!(
-            kind(&client, &before, "a.test"),
-            Some(HandshakeKind::Full)
-        );
+        assert_eq!(kind(&client, &before, "a.test"), Some(HandshakeKind::Full));
         assert_eq!(
             kind(&client, &before, "a.test"),
             Some(HandshakeKind::Resumed)
