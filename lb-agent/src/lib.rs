@@ -8,20 +8,24 @@
 //! | [`reconcile`] | the one task that changes anything |
 //! | [`state`] | what should be, what is, and the plan from one to the other |
 //! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
+//! | [`health`] | checks of the backends, and what they say of them |
 //! | [`host`] | choices made on the host, by the kernel's own function |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
 //! | [`proxy`] | the userspace path |
 //! | [`report`] | what `status` and `lookup` tell |
 //! | [`run`] | the life of the agent, from start to stop |
+//! | [`sockdiag`] | questions to the kernel about single TCP sockets |
 
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod health;
 pub mod host;
 pub mod l7;
 pub mod proxy;
 pub mod reconcile;
 pub mod report;
 pub mod run;
+pub mod sockdiag;
 pub mod state;

@@ -11,15 +11,16 @@ use lb_common::select::Reason;
 
 use crate::config::{Config, Mode};
 use crate::control::message::{
-    AffinityFound, AffinityStatus, AgentStatus, BackendStatus, CounterStatus, Lookup,
+    AffinityFound, AffinityStatus, AgentStatus, BackendStatus, CounterStatus, HealthStatus, Lookup,
     ServiceStatus, Status,
 };
 use crate::dataplane::{Clients, DataPlane, Error};
+use crate::health::{About as Known, Health, State};
 use crate::host::{HostTables, boot_ns};
 use crate::proxy::front::Front;
 use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
-use crate::state::overlay;
+use crate::state::overlay::{self, Target};
 
 /// What is true of the agent as long as it lives.
 pub struct About {
@@ -48,13 +49,19 @@ pub fn status(
     observed: &Observed,
     plane: &dyn DataPlane,
     front: &Front,
+    health: &Health,
     problems: Vec<String>,
 ) -> Result<Status, Error> {
     let listening = plane.listening()?;
     let services = desired
         .services
         .iter()
-        .map(|service| service_status(service, observed, plane, front, listening.as_ref()))
+        .map(|service| {
+            let listening = listening.as_ref();
+            let mut status = service_status(service, observed, plane, front, listening)?;
+            add_health(&mut status, service, health);
+            Ok(status)
+        })
         .collect::<Result<_, _>>()?;
     Ok(Status {
         agent: AgentStatus {
@@ -175,7 +182,43 @@ fn backend_status(
             .drained_at_unix_ms
             .filter(|_| backend.state == state::DRAINING)
             .map(|end| end.saturating_sub(overlay::unix_ms()).div_ceil(1000)),
+        down_because: (backend.state == state::DOWN).then(|| {
+            match backend.fit {
+                true => "drained",
+                false => "unhealthy",
+            }
+            .to_owned()
+        }),
+        health: None,
     })
+}
+
+fn add_health(status: &mut ServiceStatus, service: &Service, health: &Health) {
+    for backend in &mut status.backends {
+        let target = Target {
+            service: service.name.clone(),
+            address: backend.address.clone(),
+        };
+        backend.health = health.about(&target).map(health_status);
+    }
+}
+
+fn health_status(known: Known) -> HealthStatus {
+    let (last_error, ago) = known.last_error.unzip();
+    HealthStatus {
+        state: match known.state {
+            State::Unproven { .. } => "unknown",
+            State::Up => "up",
+            State::Down => "down",
+        }
+        .to_owned(),
+        since_seconds: known.since.as_secs(),
+        against: known.against,
+        check: known.check,
+        last_error,
+        last_error_seconds_ago: ago.map(|ago| ago.as_secs()),
+        took_ms: known.took.map(|took| took.as_secs_f64() * 1000.0),
+    }
 }
 
 /// The entry in force of a backend.

@@ -58,11 +58,13 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<(
         log.forward();
     }
     let watchdog = tokio::spawn(ready());
+    let probes = tokio::spawn(reconciler.health().probe());
     answer(&mut reconciler, inbox).await?;
 
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     watchdog.abort();
+    probes.abort();
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
     reconciler.wind_down(LAST_CONNECTIONS).await;
@@ -77,6 +79,7 @@ async fn answer(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let health = reconciler.health();
     loop {
         let tick = reconciler.next_tick().map(Instant::from_std);
         tokio::select! {
@@ -94,6 +97,7 @@ async fn answer(
             () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
                 tokio::task::block_in_place(|| reconciler.tick());
             }
+            () = health.changed() => tokio::task::block_in_place(|| reconciler.tick()),
             _ = hangup.recv() => {
                 let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload));
                 if let Err(refusal) = answer {

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod hosts;
 pub mod http;
 pub mod load;
+pub mod moody;
 pub mod node;
 pub mod process;
 pub mod prog_run;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 
 use super::output::Look;
-use crate::control::message::{AgentStatus, BackendStatus, ServiceStatus, Status};
+use crate::control::message::{AgentStatus, BackendStatus, HealthStatus, ServiceStatus, Status};
 
 const PLAIN: Style = Style::new();
 const BOLD: Style = Style::new().bold();
@@ -156,8 +156,14 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
         notes.push(format!("draining, {seconds} s left"));
         style = YELLOW;
     }
-    if backend.state == "down" {
+    if backend.down_because.as_deref() == Some("drained") {
         notes.push("drained".to_owned());
+    }
+    if let Some(health) = &backend.health {
+        notes.extend(health_note(health));
+        if health.state == "down" {
+            style = RED;
+        }
     }
     if backend.listening == Some(false) {
         notes.push("not listening".to_owned());
@@ -167,6 +173,18 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
         notes.push(backend.why.clone());
     }
     (!notes.is_empty()).then(|| (notes.join("; "), style))
+}
+
+/// What a check has found wrong, while that matters.
+fn health_note(health: &HealthStatus) -> Option<String> {
+    let error = health.last_error.as_deref().unwrap_or("no error yet");
+    let (check, since) = (&health.check, span(health.since_seconds));
+    match (health.state.as_str(), health.against) {
+        ("down", _) => Some(format!("unhealthy for {since}: {check}: {error}")),
+        ("unknown", _) => Some(format!("not checked yet: {check}")),
+        (_, 0) => None,
+        (_, against) => Some(format!("failed {against} times in a row: {check}: {error}")),
+    }
 }
 
 fn state_style(backend: &BackendStatus) -> Style {

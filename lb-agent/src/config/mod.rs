@@ -7,6 +7,7 @@
 //! | `address` | where a backend is |
 //! | `value` | the rules for one value: an address, a weight, a duration, a name |
 //! | `raw`, `agent` | which keys there are, and their defaults |
+//! | [`health`] | the keys of `[service.health]` |
 //! | [`http`] | everything for `mode = "http"` |
 //! | `validate` | rules between values: duplicates, clashes, limits |
 //! | `warnings` | what is allowed and still likely to surprise |
@@ -17,6 +18,7 @@
 mod address;
 mod agent;
 mod error;
+pub mod health;
 pub mod http;
 mod raw;
 mod reader;
@@ -133,6 +135,8 @@ pub struct Service {
     pub affinity: Affinity,
     /// Greatest load of a backend in thousandths of its fair share, at least 1000.
     pub max_load_permille: Option<u32>,
+    /// How its backends are checked, if they are.
+    pub health: Option<health::Health>,
     /// Its backends; there may be none yet.
     pub backends: Vec<Backend>,
     /// The PROXY header that connections to its backends begin with, for TCP.
@@ -190,6 +194,7 @@ impl Default for Config {
             mode: Mode::Tcp,
             affinity: Affinity::default(),
             max_load_permille: None,
+            health: None,
             backends: Vec::new(),
             send_proxy_protocol: None,
             http: None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::error::{Located, Place, Problems};
+use super::health::{self, Health};
 use super::reader::{Table, Value};
 use super::value;
 use super::{Affinity, AgentConfig, BackendAddress, Mode, Path, agent, http};
@@ -28,6 +29,7 @@ pub(super) struct RawService {
     pub(super) mode: Mode,
     pub(super) affinity: Affinity,
     pub(super) max_load_permille: Option<u32>,
+    pub(super) health: Option<Health>,
     pub(super) backends: Vec<RawBackend>,
     pub(super) send_proxy_protocol: Option<http::ProxyVersion>,
     /// With `mode = "http"`.
@@ -104,6 +106,10 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
     let max_load_permille = table
         .take("max_load")
         .and_then(|value| max_load(&value, problems));
+    let health = table
+        .take("health")
+        .and_then(|value| value.table("{ type = \"tcp\" }", problems))
+        .map(|table| health::read(table, problems));
     let backends = table
         .take("backends")
         .map(|value| backends(&value, problems));
@@ -123,6 +129,7 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
         mode,
         affinity: affinity.unwrap_or_default(),
         max_load_permille,
+        health,
         backends: backends.unwrap_or_default(),
         send_proxy_protocol,
         http,

@@ -200,6 +200,29 @@ pub struct BackendStatus {
     pub connections: u64,
     /// Until a drain ends.
     pub drain_seconds_left: Option<u64>,
+    /// Why it is down, if it is: `drained` or `unhealthy`.
+    pub down_because: Option<String>,
+    /// What the checks of its health say; `None` where there are none.
+    pub health: Option<HealthStatus>,
+}
+
+/// What the checks of a backend's health say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// `unknown` until the first probe, then `up` or `down`.
+    pub state: String,
+    /// For how long.
+    pub since_seconds: u64,
+    /// Outcomes in a row that contradict the state.
+    pub against: u32,
+    /// What is asked of it, as in `http GET /healthz`.
+    pub check: String,
+    /// What was wrong the last time that something was.
+    pub last_error: Option<String>,
+    /// How long ago.
+    pub last_error_seconds_ago: Option<u64>,
+    /// How long the last good probe took.
+    pub took_ms: Option<f64>,
 }
 
 /// Where a client would go.

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,7 @@ use super::tcp::TcpProxy;
 use super::udp::UdpProxy;
 use super::{Candidate, Chooser, bind};
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
+use crate::health::Suspicions;
 use crate::host::{HostTables, boot_ns};
 use crate::state::observed::{Observed, address_of};
 
@@ -49,6 +50,7 @@ impl Front {
             observed: ArcSwap::from_pointee(Observed::default()),
             clients,
             counts: Mutex::new(Counts::default()),
+            suspicions: OnceLock::new(),
         };
         Self {
             tables: Arc::new(tables),
@@ -56,6 +58,12 @@ impl Front {
             problems: HashMap::new(),
             own: Vec::new(),
         }
+    }
+
+    /// Tells of backends that could not be reached.
+    pub fn tell_failures_to(&self, suspicions: Suspicions) {
+        // The first one stays: there is one owner of all health.
+        let _ = self.tables.suspicions.set(suspicions);
     }
 
     /// Serves what the kernel hands to `listener`.
@@ -207,6 +215,7 @@ struct Proxied {
     observed: ArcSwap<Observed>,
     clients: Arc<dyn Clients>,
     counts: Mutex<Counts>,
+    suspicions: OnceLock<Suspicions>,
 }
 
 #[derive(Default)]
@@ -313,8 +322,15 @@ impl Chooser for Proxied {
 
     fn failed(&self, backend: BackendId) {
         self.counts().failed.insert(backend, Instant::now());
-        let entry = self.observed.load().backends[backend.index() as usize];
-        tracing::debug!(backend = %address_of(&entry), "cannot be connected to");
+        let observed = self.observed.load();
+        let entry = &observed.backends[backend.index() as usize];
+        tracing::debug!(backend = %address_of(entry), "cannot be connected to");
+        if let (Some(suspicions), Some(service)) =
+            (self.suspicions.get(), observed.names.get(&entry.service))
+        {
+            let error = "a client could not be connected to it";
+            suspicions.failed(service, &observed.address(entry), error);
+        }
     }
 }
 

@@ -62,6 +62,7 @@ impl Reconciler {
             &self.observed,
             self.plane.as_ref(),
             &self.front,
+            &self.health,
             notes.collect(),
         );
         status

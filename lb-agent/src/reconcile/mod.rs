@@ -7,6 +7,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_common::abi::{self, path, state};
@@ -15,11 +16,12 @@ pub use commands::DEFAULT_DRAIN;
 
 use crate::config::Config;
 use crate::dataplane::{self, Action, DataPlane};
+use crate::health::{Health, Watched};
 use crate::proxy::front::Front;
 use crate::report;
-use crate::state::desired::{Desired, Surroundings};
-use crate::state::observed::Observed;
-use crate::state::overlay::{self, Overlay};
+use crate::state::desired::{Desired, Surroundings, Verdict};
+use crate::state::observed::{Observed, address_of};
+use crate::state::overlay::{self, Overlay, Target};
 use crate::state::plan::{PlanError, plan};
 use crate::state::store::{Store, StoreError};
 
@@ -48,21 +50,27 @@ pub struct Reconciler {
     desired: Desired,
     observed: Observed,
     front: Front,
+    health: Health,
     about: report::About,
     problems: Vec<String>,
 }
 
-struct Here {
+struct Here<'a> {
     can_steer: bool,
+    health: &'a Health,
 }
 
-impl Surroundings for Here {
+impl Surroundings for Here<'_> {
     fn can_steer(&self) -> bool {
         self.can_steer
     }
 
     fn is_local(&self, address: SocketAddr) -> bool {
         dataplane::is_local(address.ip())
+    }
+
+    fn verdict(&self, target: &Target) -> Verdict {
+        self.health.verdict(target)
     }
 }
 
@@ -81,6 +89,8 @@ impl Reconciler {
         let words = u128::from_be_bytes(secret);
         let overlay = store.overlay()?;
         let observed = plane.observe()?;
+        let health = Health::default();
+        front.tell_failures_to(health.suspicions());
         Ok(Self {
             about: report::About::new(&config, plane.name(), notes),
             config,
@@ -92,14 +102,52 @@ impl Reconciler {
             desired: Desired::default(),
             observed,
             front,
+            health,
             problems: Vec::new(),
         })
     }
 
     /// Puts the configuration and the kept changes in force.
     pub fn start(&mut self) -> Result<(), ReconcileError> {
+        // First, so that a backend which was found down by the last agent stays so until a probe
+        // says otherwise.
+        let desired = self.compose(&self.config, &self.overlay);
+        self.watch(&desired);
         let desired = self.compose(&self.config, &self.overlay);
         self.put_in_force(desired)
+    }
+
+    /// The health of the backends. Whenever it has changed, [`Reconciler::tick`] is to be called.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Has the backends of `desired` checked, and no others.
+    fn watch(&self, desired: &Desired) {
+        let mut wanted = Vec::new();
+        for service in &desired.services {
+            let Some(check) = &service.health else {
+                continue;
+            };
+            let id = self.observed.service(&service.name);
+            for backend in &service.backends {
+                let in_force = id.and_then(|id| {
+                    let mut backends = self.observed.backends_of(id);
+                    backends.find(|entry| address_of(entry) == backend.address.key())
+                });
+                let down = in_force.is_some_and(|entry| entry.state == state::DOWN);
+                let target = Target {
+                    service: service.name.clone(),
+                    address: backend.address.clone(),
+                };
+                wanted.push(Watched {
+                    target,
+                    check: Arc::clone(check),
+                    up: !down || backend.drained_at_unix_ms.is_some(),
+                });
+            }
+        }
+        self.health.watch(wanted);
     }
 
     /// When [`Reconciler::tick`] is to be called next, at the latest.
@@ -113,16 +161,19 @@ impl Reconciler {
         let udp = self
             .steers_udp()
             .then(|| Instant::now() + Duration::from_millis(200));
-        [drain, udp].into_iter().flatten().min()
+        [drain, udp, self.health.next_step()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Ends drains that are over, and looks for new UDP sockets.
+    /// Ends drains that are over, follows the health of backends, and looks for new UDP sockets.
     pub fn tick(&mut self) {
         let desired = self.compose(&self.config, &self.overlay);
         if desired != self.desired
             && let Err(error) = self.put_in_force(desired)
         {
-            tracing::error!(error = %chain(&error), "a drain could not be ended");
+            tracing::error!(error = %chain(&error), "a change of state could not be put in force");
         }
         if self.steers_udp() {
             self.adopt();
@@ -145,6 +196,7 @@ impl Reconciler {
     fn compose(&self, config: &Config, overlay: &Overlay) -> Desired {
         let here = Here {
             can_steer: self.plane.steers(),
+            health: &self.health,
         };
         Desired::new(config, overlay, self.hash_key, overlay::unix_ms(), &here)
     }
@@ -154,6 +206,7 @@ impl Reconciler {
     fn put_in_force(&mut self, desired: Desired) -> Result<(), ReconcileError> {
         match self.carry_out(&desired) {
             Ok(()) => {
+                self.watch(&desired);
                 self.desired = desired;
                 Ok(())
             }

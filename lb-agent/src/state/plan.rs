@@ -208,7 +208,7 @@ impl Planner<'_> {
             state: backend.state,
             id: BackendId::NONE,
             service: id,
-            weight: backend.weight,
+            weight: backend.table_weight,
             path: backend.route.path,
             pad: 0,
         };

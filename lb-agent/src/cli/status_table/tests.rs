@@ -21,6 +21,8 @@ fn backend(address: &str) -> BackendStatus {
         active: 120,
         connections: 10_234,
         drain_seconds_left: None,
+        down_because: None,
+        health: None,
     }
 }
 
@@ -118,6 +120,7 @@ fn a_proxied_backend_and_a_drained_one_say_why() {
             },
             BackendStatus {
                 state: "down".to_owned(),
+                down_because: Some("drained".to_owned()),
                 share: 0.0,
                 ..backend("127.0.0.1:5000")
             },
@@ -187,4 +190,30 @@ fn colours_change_no_column() {
         bare.push_str(text);
     }
     assert_eq!(bare, render(&status(vec![web()]), EIGHTY));
+}
+
+#[test]
+fn what_a_check_found_wrong_is_shown_while_it_matters() {
+    let health = |state: &str, against| HealthStatus {
+        state: state.to_owned(),
+        since_seconds: 75,
+        against,
+        check: "http GET /up".to_owned(),
+        last_error: Some("status 503".to_owned()),
+        last_error_seconds_ago: Some(1),
+        took_ms: None,
+    };
+    let note = |state: &str, against| {
+        let backend = BackendStatus {
+            health: Some(health(state, against)),
+            ..backend("127.0.0.1:5000")
+        };
+        note_of(&backend).map(|(note, _)| note)
+    };
+    let down = "unhealthy for 1m 15s: http GET /up: status 503";
+    assert_eq!(note("down", 0).as_deref(), Some(down));
+    assert_eq!(note("down", 1).as_deref(), Some(down));
+    let doubt = "failed 2 times in a row: http GET /up: status 503";
+    assert_eq!(note("up", 2).as_deref(), Some(doubt));
+    assert_eq!(note("up", 0), None);
 }

@@ -35,6 +35,7 @@ impl Inner {
             mode: outer.mode,
             affinity: outer.affinity.clone(),
             max_load_permille: outer.max_load_permille,
+            health: outer.health.clone(),
             backends: self.backends,
             send_proxy_protocol: None,
             http: None,

@@ -1,0 +1,148 @@
+//! Health checks: which backends are fit to serve, found out by asking them.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `threshold` | from outcomes in a row to up or down; pure |
+//! | `schedule` | when the next probe is due: spread, jitter; pure |
+//! | `board` | the states of all backends and what follows from them; pure |
+//! | `probe` | one probe, TCP or HTTP |
+//! | `prober` | the task that carries the probes out |
+//!
+//! The pure parts get time and randomness from their callers. What comes out of here reaches the
+//! tables by way of [`crate::state::desired`], like any other change.
+
+mod board;
+mod probe;
+mod prober;
+mod schedule;
+mod threshold;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+pub use board::{About, Watched};
+pub use threshold::State;
+
+use crate::config::BackendAddress;
+use crate::state::desired::Verdict;
+use crate::state::overlay::Target;
+use board::Board;
+use schedule::Random;
+
+/// The health of all backends. Clones share it.
+#[derive(Clone)]
+pub struct Health(Arc<Shared>);
+
+struct Shared {
+    origin: Instant,
+    board: Mutex<Board>,
+    /// Wakes the prober: something is due earlier than it thought.
+    wake: Notify,
+    /// Wakes the reconciler: a backend has gone up or down.
+    changed: Notify,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            origin: Instant::now(),
+            board: Mutex::new(Board::new(Random::seeded())),
+            wake: Notify::new(),
+            changed: Notify::new(),
+        }))
+    }
+}
+
+impl Health {
+    /// Watches these backends, and no others any more. What is known of those that stay is kept.
+    pub fn watch(&self, wanted: Vec<Watched>) {
+        self.0.board().watch(wanted, self.0.now());
+        self.0.wake.notify_one();
+    }
+
+    /// Whether `target` is fit to serve; one that nobody watches is.
+    pub fn verdict(&self, target: &Target) -> Verdict {
+        self.0.board().verdict(target, self.0.now())
+    }
+
+    /// What is known of `target`, if it is watched.
+    pub fn about(&self, target: &Target) -> Option<About> {
+        self.0.board().about(target, self.0.now())
+    }
+
+    /// When a verdict changes by itself next: a step of a slow start.
+    pub fn next_step(&self) -> Option<Instant> {
+        let step = self.0.board().next_step(self.0.now())?;
+        Some(self.0.origin + step)
+    }
+
+    /// Waits until a verdict has changed.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// For those who meet failures while they serve: see [`Suspicions`].
+    pub fn suspicions(&self) -> Suspicions {
+        Suspicions(Arc::clone(&self.0))
+    }
+
+    /// Probes what is watched, for ever.
+    pub async fn probe(self) {
+        prober::run(self.0).await;
+    }
+}
+
+/// Failures met by those who serve: each counts like a failed probe, and the next probe comes at
+/// once. Of services without health checks nothing is kept. Cheap, and never blocks for long.
+#[derive(Clone)]
+pub struct Suspicions(Arc<Shared>);
+
+impl Suspicions {
+    /// The backend at `address` of `service` could not be used; `error` says how that showed.
+    pub fn failed(&self, service: &str, address: &BackendAddress, error: &str) {
+        let target = Target {
+            service: service.to_owned(),
+            address: address.clone(),
+        };
+        let shared = &self.0;
+        let changed = shared.board().suspect(&target, error, shared.now());
+        shared.announce(&target, changed);
+    }
+}
+
+impl Shared {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes those who wait for something of `target`.
+    fn announce(&self, target: &Target, changed: bool) {
+        if changed {
+            self.log(target);
+            self.changed.notify_one();
+        }
+        // The next probe may be due earlier than what the prober waits for.
+        self.wake.notify_one();
+    }
+
+    fn log(&self, target: &Target) {
+        let Some(about) = self.board().about(target, self.now()) else {
+            return;
+        };
+        let Target { service, address } = target;
+        let check = about.check;
+        match (about.state.serves(), about.last_error) {
+            (false, Some((error, _))) => {
+                tracing::warn!(%service, backend = %address, check, error, "unhealthy");
+            }
+            _ => tracing::info!(%service, backend = %address, check, "healthy again"),
+        }
+    }
+
+    /// Time since the start, by the monotonic clock: a clock that is set changes nothing.
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}

@@ -1,0 +1,281 @@
+//! Questions to the kernel about single TCP sockets, and their end: sock_diag(7), in its own
+//! binary form, for what the netlink crates do not speak.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+
+/// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY`, linux/sock_diag.h.
+const BY_FAMILY: u16 = 20;
+const DESTROY: u16 = 21;
+/// linux/netlink.h.
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const HEADER: usize = 16;
+/// `struct inet_diag_sockid` and `struct inet_diag_msg`, linux/inet_diag.h.
+const ID: usize = 48;
+const MESSAGE: usize = 72;
+/// `INET_DIAG_REQ_SK_BPF_STORAGES` and the one answer to it, `INET_DIAG_SK_BPF_STORAGES`.
+const REQUEST_STORAGES: u16 = 2;
+const STORAGES: u16 = 20;
+/// `SK_DIAG_BPF_STORAGE_REQ_MAP_FD`, `SK_DIAG_BPF_STORAGE`, `SK_DIAG_BPF_STORAGE_MAP_VALUE`.
+const MAP_FD: u16 = 1;
+const STORAGE: u16 = 1;
+const MAP_VALUE: u16 = 3;
+/// States of a TCP socket, include/net/tcp_states.h.
+const ESTABLISHED: u8 = 1;
+/// All but CLOSE, TIME_WAIT, LISTEN and the like: what an application still has.
+const OPEN_STATES: u32 = 1 << ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// Whether an application has accepted the connection whose near end is `local`; `None` where the
+/// kernel knows no such connection: the other end is on another host.
+pub fn accepted(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<bool>> {
+    let socket = open()?;
+    let mut request = body(family(&local), u32::MAX);
+    id(&mut request[8..8 + ID], &local, &remote);
+    socket.send(&message(BY_FAMILY, NLM_F_REQUEST, &request), 0)?;
+    let mut buffer = vec![0; 8 * 1024];
+    let size = socket.recv(&mut &mut buffer[..], 0)?;
+    for (kind, body) in Messages(&buffer[..size]) {
+        match kind {
+            BY_FAMILY if body.len() >= MESSAGE => {
+                // The inode is that of the file which accept(2) has made.
+                let inode = body[MESSAGE - 4..MESSAGE] != [0; 4];
+                return Ok((body[1] == ESTABLISHED).then_some(inode));
+            }
+            NLMSG_ERROR => {
+                return match error(body) {
+                    Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                    Some(error) => Err(error),
+                    None => Ok(None),
+                };
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// One open connection, named as the kernel names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    family: u8,
+    id: [u8; ID],
+}
+
+/// The open TCP connections of this network namespace whose value in the socket storage with this
+/// file descriptor satisfies `wanted`. Takes CAP_BPF, or CAP_SYS_ADMIN.
+pub fn with_storage(storage: i32, wanted: &dyn Fn(&[u8]) -> bool) -> io::Result<Vec<Connection>> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+        let socket = open()?;
+        let mut request = body(family, OPEN_STATES);
+        attribute(&mut request, REQUEST_STORAGES, |inner| {
+            attribute(inner, MAP_FD, |value| {
+                value.extend(storage.to_ne_bytes());
+            });
+        });
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        socket.send(&message(BY_FAMILY, flags, &request), 0)?;
+        let mut buffer = vec![0; 64 * 1024];
+        while !dumped(&socket, &mut buffer, wanted, &mut found)? {}
+    }
+    Ok(found)
+}
+
+/// Reads one datagram of a dump; true at its end.
+fn dumped(
+    socket: &Socket,
+    buffer: &mut [u8],
+    wanted: &dyn Fn(&[u8]) -> bool,
+    found: &mut Vec<Connection>,
+) -> io::Result<bool> {
+    let size = socket.recv(&mut &mut buffer[..], 0)?;
+    for (kind, body) in Messages(&buffer[..size]) {
+        match kind {
+            BY_FAMILY if body.len() >= MESSAGE => {
+                if stored(&body[MESSAGE..]).is_some_and(wanted) {
+                    let mut id = [0; ID];
+                    id.copy_from_slice(&body[4..4 + ID]);
+                    let family = body[0];
+                    found.push(Connection { family, id });
+                }
+            }
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => return error(body).map_or(Ok(true), Err),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// The value in the socket storage, from the attributes of a message.
+fn stored(attributes: &[u8]) -> Option<&[u8]> {
+    let find = |bytes, kind| Attributes(bytes).find(|(of, _)| *of == kind);
+    let (_, storages) = find(attributes, STORAGES)?;
+    let (_, storage) = find(storages, STORAGE)?;
+    find(storage, MAP_VALUE).map(|(_, value)| value)
+}
+
+/// Ends a connection: both ends see a reset. `false` when it has ended by itself. Takes
+/// CAP_NET_ADMIN, and a kernel with CONFIG_INET_DIAG_DESTROY (else ENOTSUPP or EOPNOTSUPP).
+pub fn destroy(connection: &Connection) -> io::Result<bool> {
+    let socket = open()?;
+    let mut request = body(connection.family, u32::MAX);
+    request[8..8 + ID].copy_from_slice(&connection.id);
+    let flags = NLM_F_REQUEST | NLM_F_ACK;
+    socket.send(&message(DESTROY, flags, &request), 0)?;
+    let mut buffer = vec![0; 8 * 1024];
+    let size = socket.recv(&mut &mut buffer[..], 0)?;
+    for (kind, body) in Messages(&buffer[..size]) {
+        if kind == NLMSG_ERROR {
+            return match error(body) {
+                None => Ok(true),
+                Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                Some(error) => Err(error),
+            };
+        }
+    }
+    Ok(true)
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+fn family(address: &SocketAddr) -> u8 {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    family as u8
+}
+
+/// `struct inet_diag_req_v2` for TCP, with any cookie.
+fn body(family: u8, states: u32) -> Vec<u8> {
+    let mut body = vec![family, libc::IPPROTO_TCP as u8, 0, 0];
+    body.extend(states.to_ne_bytes());
+    body.extend([0; ID - 8]);
+    // INET_DIAG_NOCOOKIE
+    body.extend([0xff; 8]);
+    body
+}
+
+/// Writes the addresses of a `struct inet_diag_sockid`, in network byte order.
+fn id(id: &mut [u8], local: &SocketAddr, remote: &SocketAddr) {
+    id[0..2].copy_from_slice(&local.port().to_be_bytes());
+    id[2..4].copy_from_slice(&remote.port().to_be_bytes());
+    for (place, address) in [(4, local), (20, remote)] {
+        match address.ip() {
+            IpAddr::V4(ip) => id[place..place + 4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => id[place..place + 16].copy_from_slice(&ip.octets()),
+        }
+    }
+}
+
+fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    // Sequence number and sender.
+    message.extend([0; 8]);
+    message.extend(body);
+    message
+}
+
+fn attribute(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.extend([0; 2]);
+    bytes.extend(kind.to_ne_bytes());
+    fill(bytes);
+    let length = (bytes.len() - start) as u16;
+    bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+/// The error that an NLMSG_ERROR tells; `None` when it says that all is well.
+fn error(body: &[u8]) -> Option<io::Error> {
+    let code = i32::from_ne_bytes(body.first_chunk().copied()?);
+    (code != 0).then(|| io::Error::from_raw_os_error(-code))
+}
+
+/// The messages of a datagram: type and body.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = u32::from_ne_bytes(self.0.first_chunk().copied()?) as usize;
+        let kind = u16::from_ne_bytes([*self.0.get(4)?, *self.0.get(5)?]);
+        let body = self.0.get(HEADER..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, body))
+    }
+}
+
+/// The attributes of a message: type and value.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16::from_ne_bytes(self.0.first_chunk().copied()?));
+        // The upper two bits are flags (NLA_F_NESTED, NLA_F_NET_BYTEORDER).
+        let kind = u16::from_ne_bytes([*self.0.get(2)?, *self.0.get(3)?]) & 0x3fff;
+        let value = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_knows_whether_a_connection_has_been_accepted() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (near, far) = (client.peer_addr().unwrap(), client.local_addr().unwrap());
+            assert_eq!(accepted(near, far).unwrap(), Some(false), "{address}");
+            let _accepted = listener.accept().unwrap();
+            assert_eq!(accepted(near, far).unwrap(), Some(true), "{address}");
+        }
+    }
+
+    #[test]
+    fn of_connections_that_are_not_here_nothing_is_known() {
+        let nobody = "192.0.2.1:80".parse().unwrap();
+        let me = "127.0.0.1:9".parse().unwrap();
+        assert_eq!(accepted(nobody, me).unwrap(), None);
+    }
+
+    #[test]
+    fn attributes_are_padded_and_cut_ones_end_the_list() {
+        let mut bytes = Vec::new();
+        attribute(&mut bytes, STORAGES, |inner| {
+            attribute(inner, STORAGE, |inner| {
+                attribute(inner, MAP_VALUE, |value| value.extend([1, 2, 3]));
+            });
+        });
+        assert_eq!(bytes.len() % 4, 0);
+        assert_eq!(stored(&bytes), Some(&[1, 2, 3][..]));
+        for length in 0..bytes.len() - 1 {
+            assert_eq!(stored(&bytes[..length]), None, "{length} bytes");
+        }
+    }
+}

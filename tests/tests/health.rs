@@ -1,0 +1,233 @@
+//! Backends are checked, those that are not fit get nobody, and `status` says what was wrong.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use lb_tests::agent::Agent;
+use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::moody::{Mood, Moody};
+use lb_tests::process::Process;
+use lb_tests::{http, node, wait};
+use serde_json::Value;
+
+const BACKENDS: [&str; 2] = ["127.0.0.1:5000", "127.0.0.1:5001"];
+
+fn service(health: &str) -> String {
+    format!(
+        "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
+         backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n[service.health]\n\
+         interval = '100ms'\ntimeout = '1s'\n{health}\n"
+    )
+}
+
+fn two(hosts: &Hosts) -> [Moody; 2] {
+    BACKENDS.map(|address| Moody::new(&hosts.balancer, address))
+}
+
+/// The ports that the clients with these numbers get to.
+fn ports(hosts: &Hosts, clients: std::ops::RangeInclusive<u16>) -> Vec<u16> {
+    let get = |n| http::get(client_v4(n), SERVICE_V4).map(|answer| answer.port);
+    hosts
+        .clients
+        .run(|| clients.map(|n| get(n).unwrap()).collect())
+}
+
+fn health(agent: &Agent<'_>, address: &str) -> Value {
+    agent.backend(address)["health"].clone()
+}
+
+#[track_caller]
+fn wait_for_health(agent: &Agent<'_>, address: &str, state: &str) {
+    wait::until(&format!("{address} {state}"), || {
+        (health(agent, address)["state"] == state).then_some(())
+    });
+}
+
+#[test]
+fn a_backend_whose_check_fails_gets_nobody_and_status_says_why() {
+    let hosts = Hosts::new();
+    let apps = two(&hosts);
+    let agent = Agent::start(
+        &hosts.balancer,
+        &service("path = '/healthz'\nbody = 'port'"),
+    );
+    BACKENDS
+        .iter()
+        .for_each(|address| wait_for_health(&agent, address, "up"));
+    assert!(ports(&hosts, 1..=50).contains(&5001));
+
+    apps[1].feel(Mood::Status(503));
+    wait_for_health(&agent, BACKENDS[1], "down");
+    // What a command tells is in force: the clients that were there have to leave, too.
+    wait::until("state down", || {
+        (agent.backend(BACKENDS[1])["state"] == "down").then_some(())
+    });
+    assert_eq!(ports(&hosts, 1..=100), [5000; 100]);
+    let found = agent.backend(BACKENDS[1]);
+    assert_eq!(found["down_because"], "unhealthy");
+    assert_eq!(found["health"]["check"], "http GET /healthz");
+    assert_eq!(found["health"]["last_error"], "status 503");
+    assert!(found["health"]["since_seconds"].is_u64(), "{found}");
+    let text = agent.ok(&["status"]);
+    assert!(text.contains("http GET /healthz: status 503"), "{text}");
+
+    apps[1].feel(Mood::Well);
+    wait::until("state up", || {
+        (agent.backend(BACKENDS[1])["state"] == "up").then_some(())
+    });
+    assert!(ports(&hosts, 101..=200).contains(&5001));
+    assert!(
+        ports(&hosts, 1..=100).iter().all(|port| *port == 5000),
+        "who left stays away"
+    );
+}
+
+fn signal(process: &Process, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(process.pid() as i32).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+#[test]
+fn a_frozen_process_is_found_by_either_kind_of_check() {
+    for kind in ["type = 'tcp'", "type = 'http'\npath = '/id'"] {
+        let hosts = Hosts::new();
+        let agent = Agent::start(&hosts.balancer, &service(kind));
+        let apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+        BACKENDS
+            .iter()
+            .for_each(|address| wait_for_health(&agent, address, "up"));
+        signal(&apps[1], rustix::process::Signal::STOP);
+        // The kernel goes on completing its handshakes: it listens.
+        assert_eq!(agent.backend(BACKENDS[1])["listening"], true);
+        wait_for_health(&agent, BACKENDS[1], "down");
+        wait::until("state down", || {
+            (agent.backend(BACKENDS[1])["state"] == "down").then_some(())
+        });
+        assert_eq!(ports(&hosts, 1..=50), [5000; 50], "{kind}");
+        signal(&apps[1], rustix::process::Signal::CONT);
+        wait_for_health(&agent, BACKENDS[1], "up");
+    }
+}
+
+#[test]
+fn when_all_are_down_they_serve_or_refuse_as_configured() {
+    for (all_down, refused) in [("serve", false), ("refuse", true)] {
+        let hosts = Hosts::new();
+        let apps = two(&hosts);
+        let text = format!("path = '/'\nstatus = '200'\nall_down = '{all_down}'");
+        let agent = Agent::start(&hosts.balancer, &service(&text));
+        apps.iter().for_each(|app| app.feel(Mood::Status(500)));
+        BACKENDS
+            .iter()
+            .for_each(|address| wait_for_health(&agent, address, "down"));
+        let get = |n| hosts.clients.run(|| http::get(client_v4(n), SERVICE_V4));
+        let expected = if refused { "down" } else { "up" };
+        wait::until(expected, || {
+            let state = |address| agent.backend(address)["state"] == expected;
+            BACKENDS.into_iter().all(state).then_some(())
+        });
+        match get(1) {
+            Ok(_) => assert!(!refused),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+                assert!(refused);
+            }
+        }
+        apps.iter().for_each(|app| app.feel(Mood::Well));
+        wait::until("service", || get(1).ok());
+    }
+}
+
+#[test]
+fn an_agent_that_starts_again_goes_on_with_what_the_last_one_knew() {
+    let hosts = Hosts::new();
+    let apps = two(&hosts);
+    let mut agent = Agent::start(&hosts.balancer, &service("path = '/'"));
+    apps[1].feel(Mood::Slow(Duration::from_secs(5)));
+    wait::until("state down", || {
+        (agent.backend(BACKENDS[1])["state"] == "down").then_some(())
+    });
+    agent.kill();
+    agent.start_again();
+    // The probes of this agent have not failed yet: the first takes a second.
+    assert_eq!(agent.backend(BACKENDS[1])["state"], "down");
+    assert_eq!(ports(&hosts, 1..=50), [5000; 50]);
+    apps[1].feel(Mood::Well);
+    wait_for_health(&agent, BACKENDS[1], "up");
+}
+
+#[test]
+fn a_backend_that_is_back_gets_its_share_step_by_step() {
+    let hosts = Hosts::new();
+    let apps = two(&hosts);
+    let agent = Agent::start(&hosts.balancer, &service("path = '/'\nslow_start = '8s'"));
+    apps[1].feel(Mood::Status(500));
+    wait_for_health(&agent, BACKENDS[1], "down");
+    apps[1].feel(Mood::Well);
+    let mut shares: Vec<f64> = Vec::new();
+    wait::until("its whole share", || {
+        let backend = agent.backend(BACKENDS[1]);
+        let share = backend["share"].as_f64().unwrap();
+        if backend["state"] == "up" && shares.last().is_none_or(|last| share > last + 0.001) {
+            shares.push(share);
+        }
+        (share > 0.49 && shares.len() > 1).then_some(())
+    });
+    assert!(shares[0] < 0.4, "it begins with less: {shares:?}");
+    assert!(shares.len() > 2, "and grows: {shares:?}");
+    assert_eq!(
+        agent.backend(BACKENDS[1])["weight"],
+        1,
+        "its weight is what was configured"
+    );
+}
+
+#[test]
+fn failures_met_while_serving_take_a_backend_out_before_the_next_probe() {
+    let hosts = Hosts::new();
+    let [well, gone] = two(&hosts);
+    let text = service("type = 'tcp'").replace("'100ms'", "'1h'");
+    let agent = Agent::start_on(&hosts.balancer, &text, "userspace");
+    BACKENDS
+        .iter()
+        .for_each(|address| wait_for_health(&agent, address, "up"));
+    drop(gone);
+    let mut client = 0;
+    wait::until("unhealthy", || {
+        client = client % 200 + 1;
+        assert_eq!(ports(&hosts, client..=client), [5000], "passed on at once");
+        (health(&agent, BACKENDS[1])["state"] == "down").then_some(())
+    });
+    assert!(well.connections() > 0);
+}
+
+#[test]
+fn a_thousand_backends_are_checked_without_a_rush() {
+    let hosts = Hosts::new();
+    let app = Moody::new(&hosts.balancer, "0.0.0.0:5000");
+    let addresses: Vec<String> = (0..1000)
+        .map(|n| format!("'127.1.{}.{}:5000'", n / 250, n % 250 + 1))
+        .collect();
+    let services = format!(
+        "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nbackends = [{}]\n\
+         [service.health]\ntype = 'tcp'\ninterval = '10s'\ntimeout = '10s'\n",
+        addresses.join(", ")
+    );
+    let agent = Agent::start(&hosts.balancer, &services);
+    let up = || {
+        let status = agent.status();
+        let backends = status["services"][0]["backends"]
+            .as_array()
+            .unwrap()
+            .clone();
+        let up = |backend: &&Value| backend["health"]["state"] == "up";
+        backends.iter().filter(up).count()
+    };
+    wait::until("a thousand checks", || (up() == 1000).then_some(()));
+    // One connection for each, not one for each and each moment.
+    assert!(app.connections() < 3000, "{}", app.connections());
+    let served = hosts
+        .clients
+        .run(|| http::get(IpAddr::from(client_v4(1)), SERVICE_V4));
+    assert_eq!(served.unwrap().port, 5000);
+}
