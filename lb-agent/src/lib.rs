@@ -12,6 +12,7 @@
 //! | [`host`] | choices made on the host, by the kernel's own function |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
 //! | [`proxy`] | the userspace path |
+//! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
 //! | [`report`] | what `status` and `lookup` tell |
 //! | [`run`] | the life of the agent, from start to stop |
 //! | [`sockdiag`] | questions to the kernel about single TCP sockets |
@@ -23,6 +24,7 @@ pub mod dataplane;
 pub mod health;
 pub mod host;
 pub mod l7;
+pub mod metrics;
 pub mod proxy;
 pub mod reconcile;
 pub mod report;

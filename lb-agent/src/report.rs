@@ -1,5 +1,7 @@
 //! What `status` and `lookup` tell, put together from what is desired and what is in force.
 
+pub mod figures;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ use crate::control::server;
 use crate::dataplane::DataPlane;
 use crate::dataplane::bpf::{self, Bpf, KernelLog, OpenError};
 use crate::dataplane::memory::Memory;
+use crate::metrics;
 use crate::proxy::{bind, front::Front};
 use crate::reconcile::{Reconciler, chain};
 use crate::state::store::Store;
@@ -34,6 +35,10 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<(
     // The lock comes first: a second agent must not get as far as the maps.
     let store = Store::open(&config.agent.state_dir)?;
     let control = server::bind(&config.agent.control)?;
+    let metrics = match &config.agent.metrics {
+        Some(address) => Some(metrics::server::bind(address).await?),
+        None => None,
+    };
     let Planes {
         plane,
         notes,
@@ -48,6 +53,13 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<(
     let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
         // An error means that the sender is gone: the agent is stopping too.
         let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let metrics = match metrics {
+        Some(listener) => Some(tokio::spawn(metrics::server::serve(
+            listener,
+            calls.clone(),
+        ))),
+        None => None,
     };
     let server = tokio::spawn(server::serve(
         control,
@@ -65,6 +77,9 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<(
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     watchdog.abort();
     probes.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
     reconciler.wind_down(LAST_CONNECTIONS).await;

@@ -203,6 +203,17 @@ pub struct AffinityKey {
 }
 const _: () = assert!(size_of::<AffinityKey>() == 20);
 
+/// What remembering a client changes, beside the memory itself.
+#[inline(always)]
+pub fn arrival(known: Option<&Affinity>, now: &Affinity, affinity_ns: u64) -> Option<Counter> {
+    match known {
+        None => Some(Counter::New),
+        Some(known) if known.backend == now.backend => None,
+        Some(known) if now.seen_ns.wrapping_sub(known.seen_ns) >= affinity_ns => None,
+        Some(_) => Some(Counter::Moved),
+    }
+}
+
 /// Value of the `AFFINITY` maps: where a client was sent last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,9 +338,13 @@ pub enum Counter {
     Next = 2,
     /// Refused because no backend was usable.
     Refused = 3,
+    /// Clients that were not remembered when they came.
+    New = 4,
+    /// Clients that were remembered with another backend than the one they went to.
+    Moved = 5,
 }
 
 impl Counter {
     /// Number of counters of a service.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 6;
 }

@@ -10,14 +10,14 @@ use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::{debug, warn};
 use lb_common::abi::{
     Affinity, BackendId, ListenKey, MAX_GROUP, OwnerKey, ServiceHead, ServiceId, ServiceKey,
-    SocketOwner, protocol,
+    SocketOwner, arrival, protocol,
 };
 use lb_common::select::Client;
 
 use crate::frame::Socket;
 use crate::maps::{
     ACTIVE, AFFINITY, BACKEND_STATS, BACKENDS, LISTENERS, META, OWNERS, SERVICE_ACTIVE,
-    SOCKET_OWNER, TABLES, add, service_at,
+    SOCKET_OWNER, TABLES, add, count, service_at,
 };
 
 /// `bpf_sock_hash_update` with BPF_NOEXIST on a key that is there.
@@ -134,6 +134,11 @@ fn remember(head: &ServiceHead, socket: &Socket, backend: BackendId) {
         backend,
         pad: 0,
     };
+    // SAFETY: a torn read at worst counts a client wrongly.
+    let known = unsafe { AFFINITY.get(&client.key) };
+    if let Some(counter) = arrival(known, &affinity, head.affinity_ns) {
+        count(head.id, counter);
+    }
     // A full map pushes out the client unseen for longest; nothing else can fail.
     let _ = AFFINITY.insert(client.key, affinity, 0);
 }

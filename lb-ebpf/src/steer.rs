@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::SkLookupContext;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, ServiceHead,
-    ServiceTable, path, protocol,
+    ServiceTable, arrival, path, protocol,
 };
 use lb_common::addr;
 use lb_common::select::{Client, Reason, Tables, select};
@@ -55,14 +55,14 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
         },
     );
     if lookup.service.protocol == protocol::UDP {
-        datagram_handed_over(&client.key, choice.backend);
+        datagram_handed_over(&table.head, &client.key, choice.backend);
     }
     SK_PASS
 }
 
 /// TCP clients are remembered once their handshake is complete, by `lb_listen`; UDP has none.
 #[inline(always)]
-fn datagram_handed_over(key: &AffinityKey, backend: BackendId) {
+fn datagram_handed_over(head: &ServiceHead, key: &AffinityKey, backend: BackendId) {
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend.index()) {
         // SAFETY: this CPU's own element, valid while the program runs.
         unsafe { (*stats).datagrams += 1 };
@@ -70,7 +70,8 @@ fn datagram_handed_over(key: &AffinityKey, backend: BackendId) {
     // SAFETY: boot time can be read anywhere.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     // SAFETY: a torn read at worst renews an entry once more.
-    let fresh = unsafe { AFFINITY_UDP.get(key) }.is_some_and(|known| {
+    let known = unsafe { AFFINITY_UDP.get(key) };
+    let fresh = known.is_some_and(|known| {
         known.backend == backend && now_ns.wrapping_sub(known.seen_ns) < UDP_RENEW_NS
     });
     if !fresh {
@@ -79,6 +80,9 @@ fn datagram_handed_over(key: &AffinityKey, backend: BackendId) {
             backend,
             pad: 0,
         };
+        if let Some(counter) = arrival(known, &affinity, head.affinity_ns) {
+            count(head.id, counter);
+        }
         // A full map pushes out the client unseen for longest; nothing else can fail.
         let _ = AFFINITY_UDP.insert(key, affinity, 0);
     }

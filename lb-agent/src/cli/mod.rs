@@ -13,6 +13,7 @@ mod output;
 mod reload;
 mod remove_backend;
 mod run;
+mod stats;
 mod status;
 mod status_table;
 mod stop;
@@ -67,6 +68,7 @@ enum Command {
     RemoveBackend(remove_backend::RemoveBackend),
     DrainBackend(drain_backend::DrainBackend),
     Status(status::Status),
+    Stats(stats::Stats),
     Lookup(lookup::Lookup),
     Stop(stop::Stop),
 }
@@ -111,6 +113,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::RemoveBackend(remove) => remove.carry_out(&control),
         Command::DrainBackend(drain) => drain.carry_out(&control),
         Command::Status(status) => status.carry_out(&control),
+        Command::Stats(stats) => stats.carry_out(&control),
         Command::Lookup(lookup) => lookup.carry_out(&control),
         Command::Stop(stop) => stop.carry_out(&control),
     }

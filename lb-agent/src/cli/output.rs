@@ -44,13 +44,20 @@ pub(super) fn line(line: &str) -> Result<(), Failure> {
 
 /// Prints whole lines.
 pub(super) fn text(text: &str) -> Result<(), Failure> {
+    goes_on(text).map(drop)
+}
+
+/// Prints whole lines. `false` when nobody reads them any more.
+pub(super) fn goes_on(text: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
     match written {
         // `lb-agent status | head -1` has what it wants.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| Failure::failed(format!("write the answer: {error}"))),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written
+            .map(|()| true)
+            .map_err(|error| Failure::failed(format!("write the answer: {error}"))),
     }
 }

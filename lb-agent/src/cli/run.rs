@@ -5,10 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::failure::Failure;
 use super::{Control, output};
 use crate::config;
+use crate::metrics::events::Keep;
 
 /// What is logged without [`FILTER`].
 const USUAL_FILTER: &str = "info";
@@ -67,15 +70,17 @@ fn start_log(form: Log) -> Result<(), Failure> {
             "{FILTER}: {wanted:?}: {error} (write it like \"debug\" or \"info,lb_agent=debug\")"
         ))
     })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry().with(filter).with(Keep);
     let started = match form {
         Log::Human => log
-            .with_ansi(std::io::stderr().is_terminal() && output::may_colour())
-            .with_target(false)
+            .with(
+                lines
+                    .with_ansi(std::io::stderr().is_terminal() && output::may_colour())
+                    .with_target(false),
+            )
             .try_init(),
-        Log::Json => log.json().flatten_event(true).try_init(),
+        Log::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };
     started.map_err(|error| Failure::failed(format!("start the log: {error}")))
 }

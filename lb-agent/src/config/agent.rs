@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::Problems;
+use super::metrics;
 use super::reader::{Table, Value};
 use super::value;
 use super::{AgentConfig, DataPlane};
@@ -37,6 +38,9 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
     let l7_workers = table
         .take("l7_workers")
         .and_then(|value| value.integer_in(0..=1024, problems));
+    let metrics = table
+        .take("metrics")
+        .and_then(|value| value.string("\"127.0.0.1:9600\"", problems, metrics::address));
     table.finish(problems);
     AgentConfig {
         state_dir,
@@ -47,6 +51,7 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
         max_clients: max_clients.unwrap_or(usual.max_clients),
         l7_workers: l7_workers.unwrap_or(usual.l7_workers),
         cgroup,
+        metrics,
     }
 }
 

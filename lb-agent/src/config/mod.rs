@@ -9,6 +9,7 @@
 //! | `raw`, `agent` | which keys there are, and their defaults |
 //! | [`health`] | the keys of `[service.health]` |
 //! | [`http`] | everything for `mode = "http"` |
+//! | `metrics` | where metrics are served |
 //! | `validate` | rules between values: duplicates, clashes, limits |
 //! | `warnings` | what is allowed and still likely to surprise |
 //!
@@ -20,6 +21,7 @@ mod agent;
 mod error;
 pub mod health;
 pub mod http;
+mod metrics;
 mod raw;
 mod reader;
 mod validate;
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 pub use address::BackendAddress;
 pub use error::{ConfigError, Problem};
+pub use metrics::MetricsAddress;
 pub use validate::check_backend;
 pub use warnings::warnings;
 
@@ -76,6 +79,8 @@ pub struct AgentConfig {
     pub l7_workers: u16,
     /// The cgroup whose sockets are watched; the root of the cgroup v2 mount if not given.
     pub cgroup: Option<PathBuf>,
+    /// Where metrics are served, beside the control socket.
+    pub metrics: Option<MetricsAddress>,
 }
 
 /// Which data plane to use.
@@ -168,6 +173,7 @@ impl Default for AgentConfig {
             max_clients: 262_144,
             l7_workers: 0,
             cgroup: None,
+            metrics: None,
         }
     }
 }

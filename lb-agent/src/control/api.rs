@@ -73,9 +73,11 @@ impl From<BadValue> for No {
 }
 
 /// What a path is for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Status,
+    Stats,
+    Metrics,
     Lookup,
     AddBackend,
     RemoveBackend,
@@ -88,6 +90,8 @@ pub(super) enum Endpoint {
 pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
     let (allow, found) = match path {
         "/v1/status" => ("GET", pick(method, [(Method::GET, Endpoint::Status)])),
+        "/v1/stats" => ("GET", pick(method, [(Method::GET, Endpoint::Stats)])),
+        "/metrics" => ("GET", pick(method, [(Method::GET, Endpoint::Metrics)])),
         "/v1/lookup" => ("GET", pick(method, [(Method::GET, Endpoint::Lookup)])),
         "/v1/backends" => (
             "POST, DELETE",
@@ -109,7 +113,8 @@ pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
             return Err(No::new(
                 StatusCode::NOT_FOUND,
                 format!("there is nothing at {}", value::quoted(path)),
-                "there is GET /v1/status, GET /v1/lookup?client=ADDRESS, POST and DELETE \
+                "there is GET /v1/status, GET /v1/stats, GET /metrics, GET \
+                 /v1/lookup?client=ADDRESS, POST and DELETE \
                  /v1/backends, POST /v1/backends/drain, POST /v1/reload and POST /v1/stop",
             ));
         }
@@ -140,6 +145,7 @@ pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Co
     let parameters = parameters(query, known)?;
     match endpoint {
         Endpoint::Status => Ok(Command::Status),
+        Endpoint::Stats | Endpoint::Metrics => Ok(Command::Stats),
         Endpoint::Lookup => lookup(&parameters),
         Endpoint::AddBackend => add_backend(body),
         Endpoint::RemoveBackend => remove_backend(body),

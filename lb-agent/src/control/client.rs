@@ -170,6 +170,7 @@ fn kind(status: StatusCode) -> RefusalKind {
 fn request(command: &Command) -> Request<Full<Bytes>> {
     let (method, path, body) = match command {
         Command::Status => (Method::GET, "/v1/status".to_owned(), None),
+        Command::Stats => (Method::GET, "/v1/stats".to_owned(), None),
         Command::Lookup { client, service } => {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.append_pair("client", &client.to_string());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::stats::Stats;
 use crate::config::BackendAddress;
 
 /// What can be asked of the agent. Where `service` is `None`, the only service is meant.
@@ -13,6 +14,8 @@ use crate::config::BackendAddress;
 pub enum Command {
     /// Tell everything.
     Status,
+    /// Tell every figure.
+    Stats,
     /// Tell where a client would go.
     Lookup {
         /// Address of the client.
@@ -67,6 +70,8 @@ pub enum Reply {
     Status(Status),
     /// Answer to [`Command::Lookup`].
     Lookup(Lookup),
+    /// Answer to [`Command::Stats`].
+    Stats(Box<Stats>),
 }
 
 /// Why the agent did not do what it was asked. Nothing has changed.

@@ -3,6 +3,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `message` | commands, answers and refusals, and their JSON |
+//! | `stats` | every figure, and its JSON |
 //! | `bind` | making the socket, and telling a dead agent's from a living one's |
 //! | `api` | from an HTTP request to a command |
 //! | `server` | connections, their limits and deadlines |
@@ -15,6 +16,7 @@ mod bind;
 pub mod client;
 pub mod message;
 pub mod server;
+pub mod stats;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, EXPECT};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, EXPECT};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::api::{self, MAX_BODY, No};
 pub use super::bind::{BindError, bind};
 use super::message::{Call, Command, Reply};
+use crate::metrics;
 
 /// Connections at a time; more wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 64;
@@ -102,7 +103,12 @@ async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>) {
 
 async fn respond(request: Request<Incoming>, calls: &mpsc::Sender<Call>) -> Response<Full<Bytes>> {
     let asked = format!("{} {}", request.method(), request.uri().path());
+    let accept = request.headers().get(ACCEPT).cloned();
+    let metrics = request.uri().path() == "/metrics";
     let response = match answer(request, calls).await {
+        Ok(Reply::Stats(stats)) if metrics => {
+            metrics::server::response(&metrics::collect::families(&stats), accept.as_ref())
+        }
         Ok(reply) => json(StatusCode::OK, &reply),
         Err(no) => {
             let mut response = json(no.status, &no.document);

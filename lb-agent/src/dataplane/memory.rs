@@ -5,10 +5,13 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId};
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, BackendId, Counter, MAX_BACKENDS, MAX_LISTEN, MAX_SERVICES,
+    ServiceId, state,
+};
 use lru::LruCache;
 
-use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts};
+use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts, TableCounts};
 use crate::state::observed::Observed;
 
 /// Tables in memory. Nothing of them outlives the agent.
@@ -80,6 +83,26 @@ impl DataPlane for Memory {
     fn service_counts(&self, _service: ServiceId) -> Result<ServiceCounts, Error> {
         Ok([0; Counter::COUNT])
     }
+
+    fn tables(&self) -> Result<Vec<TableCounts>, Error> {
+        let used = self
+            .observed
+            .backends
+            .iter()
+            .filter(|backend| backend.state != state::REMOVED);
+        let table = |table, entries: usize, capacity: usize| TableCounts {
+            table,
+            entries: entries as u64,
+            capacity: capacity as u64,
+        };
+        let (remembered, most) = self.clients.size();
+        Ok(vec![
+            table("services", self.observed.names.len(), MAX_SERVICES),
+            table("listen", self.observed.listen.len(), MAX_LISTEN),
+            table("backends", used.count(), MAX_BACKENDS),
+            table("affinity", remembered, most),
+        ])
+    }
 }
 
 type Cache = Mutex<LruCache<(u8, AffinityKey), Affinity>>;
@@ -95,6 +118,14 @@ impl RememberedClients {
         Self {
             cache: Mutex::new(LruCache::new(limit)),
         }
+    }
+}
+
+impl RememberedClients {
+    /// How many there are and can be.
+    fn size(&self) -> (usize, usize) {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        (cache.len(), cache.cap().get())
     }
 }
 

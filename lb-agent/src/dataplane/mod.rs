@@ -68,6 +68,23 @@ pub struct BackendCounts {
     pub active: u64,
     /// Connections, or UDP datagrams, since the agent's tables were made.
     pub total: u64,
+    /// Attempts that it refused or did not answer, as far as the agent made them.
+    pub failures: u64,
+    /// Bytes from its clients, as far as they passed by.
+    pub bytes_in: u64,
+    /// Bytes to its clients.
+    pub bytes_out: u64,
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Its name.
+    pub table: &'static str,
+    /// Entries it has.
+    pub entries: u64,
+    /// Entries it can have.
+    pub capacity: u64,
 }
 
 /// Counters of one service, by [`Counter`].
@@ -111,6 +128,10 @@ pub trait DataPlane: Send {
     fn backend_counts(&self, backend: &Backend) -> Result<BackendCounts, Error>;
     /// Counts of one service.
     fn service_counts(&self, service: ServiceId) -> Result<ServiceCounts, Error>;
+    /// How full the tables are. The remembered clients may be those of some seconds ago.
+    fn tables(&self) -> Result<Vec<TableCounts>, Error> {
+        Ok(Vec::new())
+    }
 }
 
 /// Whether `ip` belongs to this host, in this network namespace.

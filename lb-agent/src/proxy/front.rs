@@ -7,12 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use lb_common::abi::{
-    Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId, ServiceKey, path, protocol,
+    Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId, ServiceKey, arrival, path,
+    protocol,
 };
 use lb_common::addr;
 use lb_common::select::{Client, Reason};
@@ -21,7 +23,7 @@ use tokio::time::Instant;
 
 use super::tcp::TcpProxy;
 use super::udp::UdpProxy;
-use super::{Candidate, Chooser, bind};
+use super::{Candidate, Chooser, Traffic, bind};
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::health::Suspicions;
 use crate::host::{HostTables, boot_ns};
@@ -118,12 +120,7 @@ impl Front {
 
     /// What the userspace path has counted for a backend.
     pub fn backend_counts(&self, id: BackendId) -> BackendCounts {
-        self.tables
-            .counts()
-            .backends
-            .get(&id)
-            .copied()
-            .unwrap_or_default()
+        with_traffic(&self.tables.counts(), id)
     }
 
     /// What the userspace path has counted for a service.
@@ -224,6 +221,7 @@ struct Counts {
     services: HashMap<ServiceId, ServiceCounts>,
     /// Open connections.
     active: HashMap<ServiceId, u64>,
+    traffic: HashMap<BackendId, Arc<Traffic>>,
     /// When a backend last could not be reached.
     failed: HashMap<BackendId, Instant>,
 }
@@ -298,6 +296,10 @@ impl Chooser for Proxied {
                     backend,
                     pad: 0,
                 };
+                let known = self.clients.affinity(protocol, &client.key);
+                if let Some(counter) = arrival(known.as_ref(), &affinity, head.affinity_ns) {
+                    self.counts().services.entry(head.id).or_default()[counter as usize] += 1;
+                }
                 self.clients.remember(protocol, &client.key, affinity);
             }
         }
@@ -320,8 +322,15 @@ impl Chooser for Proxied {
         }
     }
 
+    fn traffic(&self, backend: BackendId) -> Arc<Traffic> {
+        Arc::clone(self.counts().traffic.entry(backend).or_default())
+    }
+
     fn failed(&self, backend: BackendId) {
-        self.counts().failed.insert(backend, Instant::now());
+        let mut counts = self.counts();
+        counts.failed.insert(backend, Instant::now());
+        counts.backends.entry(backend).or_default().failures += 1;
+        drop(counts);
         let observed = self.observed.load();
         let entry = &observed.backends[backend.index() as usize];
         tracing::debug!(backend = %address_of(entry), "cannot be connected to");
@@ -332,6 +341,16 @@ impl Chooser for Proxied {
             suspicions.failed(service, &observed.address(entry), error);
         }
     }
+}
+
+/// Tells what the userspace path has counted.
+fn with_traffic(counts: &Counts, id: BackendId) -> BackendCounts {
+    let mut of_backend = counts.backends.get(&id).copied().unwrap_or_default();
+    if let Some(traffic) = counts.traffic.get(&id) {
+        of_backend.bytes_in = traffic.bytes_in.load(Ordering::Relaxed);
+        of_backend.bytes_out = traffic.bytes_out.load(Ordering::Relaxed);
+    }
+    of_backend
 }
 
 impl Clients for Proxied {

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use lb_common::abi::BackendId;
 use tokio::sync::watch;
@@ -40,6 +41,20 @@ pub trait Chooser: Send + Sync + 'static {
     fn closed(&self, backend: BackendId);
     /// Connecting failed, or the backend refused a datagram.
     fn failed(&self, backend: BackendId);
+    /// Where the bytes of a backend's connections are counted.
+    fn traffic(&self, backend: BackendId) -> Arc<Traffic> {
+        let _ = backend;
+        Arc::default()
+    }
+}
+
+/// Bytes that were passed on for one backend.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From clients.
+    pub bytes_in: AtomicU64,
+    /// To clients.
+    pub bytes_out: AtomicU64,
 }
 
 /// Tells a proxy when to stop: `None` while it should serve, then the time up to which what is

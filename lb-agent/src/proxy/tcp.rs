@@ -11,6 +11,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::{Candidate, Chooser, Open, Visit, asked_to_stop};
+use super::{Candidate, Chooser, Open, Traffic, Visit, asked_to_stop};
 
 /// Most bytes read at once, and so the most kept for one direction of a connection.
 const CHUNK: usize = 64 * 1024;
@@ -97,9 +98,10 @@ impl TcpProxy {
             reset(&client);
             return;
         };
+        let traffic = chooser.traffic(candidate.backend);
         let _open = Open::new(chooser, &visit, candidate.backend);
         prepare(&backend);
-        if let Err(error) = copy(&client, &backend).await {
+        if let Err(error) = copy(&client, &backend, &traffic).await {
             debug!(%error, client = %visit.client, backend = %candidate.address, "reset");
             reset(&client);
             reset(&backend);
@@ -221,9 +223,9 @@ async fn failure(stream: &TcpStream) -> io::Error {
 
 /// Copies both ways until both sides have ended. An error means that one side was reset (or timed
 /// out), and that the other should be reset, too.
-async fn copy(client: &TcpStream, backend: &TcpStream) -> io::Result<()> {
-    let mut there = Direction::new(client, backend);
-    let mut back = Direction::new(backend, client);
+async fn copy(client: &TcpStream, backend: &TcpStream, traffic: &Traffic) -> io::Result<()> {
+    let mut there = Direction::new(client, backend, &traffic.bytes_in);
+    let mut back = Direction::new(backend, client, &traffic.bytes_out);
     let both = poll_fn(|context| {
         let (there, back) = (there.poll(context)?, back.poll(context)?);
         match there.is_ready() && back.is_ready() {
@@ -246,6 +248,8 @@ async fn copy(client: &TcpStream, backend: &TcpStream) -> io::Result<()> {
 struct Direction<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
+    /// Bytes read.
+    passed: &'a AtomicU64,
     /// Read, but not yet taken by the other side. Unallocated most of the time.
     kept: Vec<u8>,
     /// How much of it has been taken.
@@ -255,10 +259,11 @@ struct Direction<'a> {
 }
 
 impl<'a> Direction<'a> {
-    const fn new(from: &'a TcpStream, to: &'a TcpStream) -> Self {
+    const fn new(from: &'a TcpStream, to: &'a TcpStream, passed: &'a AtomicU64) -> Self {
         Self {
             from,
             to,
+            passed,
             kept: Vec::new(),
             taken: 0,
             ended: false,
@@ -297,6 +302,7 @@ impl<'a> Direction<'a> {
                 self.ended = true;
                 return SockRef::from(self.to).shutdown(Shutdown::Write);
             }
+            self.passed.fetch_add(length as u64, Ordering::Relaxed);
             let taken = write(self.to, &scratch[..length])?;
             self.kept.extend_from_slice(&scratch[taken..length]);
             Ok(())

@@ -7,8 +7,8 @@ use lb_common::abi::state;
 
 use super::{Reconciler, chain};
 use crate::config::{self, BackendAddress};
-use crate::control::message::{Command, Refusal, RefusalKind, Reply};
-use crate::report;
+use crate::control::message::{Command, Refusal, RefusalKind, Reply, Status};
+use crate::report::{self, figures::Figures};
 use crate::state::desired::{Backend, Service};
 use crate::state::overlay::{self, Overlay, Target};
 
@@ -19,7 +19,8 @@ impl Reconciler {
     /// Carries out one command. After [`Command::Stop`] the reconciler is to be dropped.
     pub fn handle(&mut self, command: Command) -> Result<Reply, Refusal> {
         match command {
-            Command::Status => self.status(),
+            Command::Status => self.status().map(Reply::Status),
+            Command::Stats => self.stats(),
             Command::Lookup { client, service } => self.lookup(client, service.as_deref()),
             Command::AddBackend {
                 address,
@@ -54,7 +55,23 @@ impl Reconciler {
         }
     }
 
-    fn status(&self) -> Result<Reply, Refusal> {
+    fn stats(&self) -> Result<Reply, Refusal> {
+        let status = self.status()?;
+        let figures = Figures {
+            desired: &self.desired,
+            observed: &self.observed,
+            plane: self.plane.as_ref(),
+            front: &self.front,
+            sources: &self.sources,
+            evicted: &self.evicted,
+        };
+        figures
+            .stats(status)
+            .map(|stats| Reply::Stats(Box::new(stats)))
+            .map_err(|error| failed("read the tables", &error))
+    }
+
+    fn status(&self) -> Result<Status, Refusal> {
         let notes = self.problems.iter().cloned().chain(self.front.problems());
         let status = report::status(
             &self.about,
@@ -65,9 +82,7 @@ impl Reconciler {
             &self.health,
             notes.collect(),
         );
-        status
-            .map(Reply::Status)
-            .map_err(|error| failed("read the tables", &error))
+        status.map_err(|error| failed("read the tables", &error))
     }
 
     fn lookup(&self, client: IpAddr, service: Option<&str>) -> Result<Reply, Refusal> {

@@ -17,8 +17,9 @@ pub use commands::DEFAULT_DRAIN;
 use crate::config::Config;
 use crate::dataplane::{self, Action, DataPlane};
 use crate::health::{Health, Watched};
+use crate::metrics::Sources;
 use crate::proxy::front::Front;
-use crate::report;
+use crate::report::{self, figures::Evicted};
 use crate::state::desired::{Desired, Surroundings, Verdict};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Overlay, Target};
@@ -53,6 +54,8 @@ pub struct Reconciler {
     health: Health,
     about: report::About,
     problems: Vec<String>,
+    sources: Sources,
+    evicted: Evicted,
 }
 
 struct Here<'a> {
@@ -104,6 +107,8 @@ impl Reconciler {
             front,
             health,
             problems: Vec::new(),
+            sources: Sources::default(),
+            evicted: Evicted::default(),
         })
     }
 
@@ -148,6 +153,11 @@ impl Reconciler {
             }
         }
         self.health.watch(wanted);
+    }
+
+    /// Where parts that count by themselves are entered.
+    pub fn sources(&self) -> Sources {
+        self.sources.clone()
     }
 
     /// When [`Reconciler::tick`] is to be called next, at the latest.

@@ -24,6 +24,9 @@ pub(crate) fn ensure() -> Result<PathBuf> {
             debian::ensure(&[package], "the end-to-end tests")?;
         }
     }
+    if find_program("promtool").is_none() {
+        debian::ensure_without_services(&["prometheus"], "checking metrics", &["prometheus"])?;
+    }
     check_node()?;
     let dir = sh::workspace().join("tests/apps");
     install_packages(&dir)?;

@@ -109,10 +109,10 @@ fn junk_is_told_what_is_wrong_with_it() {
 
 #[test]
 fn a_wrong_path_and_a_wrong_method_are_told_the_right_ones() {
-    let (status, error, hint) = no(Method::GET, "/metrics", "");
+    let (status, error, hint) = no(Method::GET, "/metric", "");
     assert_eq!(
         (status, error.as_str()),
-        (404, "there is nothing at \"/metrics\"")
+        (404, "there is nothing at \"/metric\"")
     );
     assert!(hint.contains("POST /v1/backends/drain"));
     let (status, error, hint) = no(Method::GET, "/v1/backends", "");

@@ -212,7 +212,7 @@ fn target_of(link: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// The bpf system call, for the commands that aya does not offer for these kinds of links.
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+pub(super) fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is the command's part of `union bpf_attr`, laid out as the kernel has it and
     // valid for its size; the pointers in it live as long as the call.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };

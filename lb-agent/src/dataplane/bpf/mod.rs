@@ -3,6 +3,7 @@
 //! Nothing in here has to be alive for connections to be forwarded.
 
 mod adopt;
+mod count;
 mod inet_diag;
 mod link;
 mod load;
@@ -17,15 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{Array, MapData, MapError, PerCpuValues};
 use lb_common::abi::{
-    self, BackendId, BackendStats, Counter, MAX_BACKENDS, MAX_NAME, MAX_SERVICES, OwnerKey,
-    ServiceId, path, state,
+    self, BackendId, BackendStats, Counter, MAX_BACKENDS, MAX_LISTEN, MAX_LISTENERS, MAX_NAME,
+    MAX_SERVICES, OwnerKey, ServiceId, path, state,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use load::{OpenError, Settings};
 use maps::{ClientMaps, Maps};
 
-use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts};
+use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts, TableCounts};
 use crate::state::observed::{Built, Observed, TableSpec};
 
 /// The pinned maps and what is in them.
@@ -35,6 +36,7 @@ pub struct Bpf {
     observed: Observed,
     owners: HashMap<OwnerKey, BackendId>,
     pin_dir: PathBuf,
+    remembered: [Arc<count::Counted>; 2],
 }
 
 /// What opening the data plane came with.
@@ -91,6 +93,10 @@ impl Bpf {
             clients: Arc::new(KernelClients(Mutex::new(loaded.clients))),
             observed: Observed::default(),
             owners: HashMap::new(),
+            remembered: [
+                count::Counted::open(&settings.pin_dir, "AFFINITY")?,
+                count::Counted::open(&settings.pin_dir, "AFFINITY_UDP")?,
+            ],
             pin_dir: settings.pin_dir.clone(),
         };
         plane.read_back()?;
@@ -331,6 +337,7 @@ impl DataPlane for Bpf {
                 .iter()
                 .map(|cpu| cpu.0.connections + cpu.0.datagrams)
                 .sum(),
+            ..BackendCounts::default()
         })
     }
 
@@ -345,6 +352,40 @@ impl DataPlane for Bpf {
             *count = values.iter().sum();
         }
         Ok(counts)
+    }
+
+    fn tables(&self) -> Result<Vec<TableCounts>, Error> {
+        let failed = |error| Error::table("count the remembered clients", error);
+        let noted = adopt::noted(&self.maps)
+            .map_err(|error| Error::table("list the listening sockets", error))?;
+        let used = self
+            .observed
+            .backends
+            .iter()
+            .filter(|backend| backend.state != state::REMOVED);
+        let table = |table, entries: usize, capacity: usize| TableCounts {
+            table,
+            entries: entries as u64,
+            capacity: capacity as u64,
+        };
+        let mut tables = vec![
+            table("services", self.observed.names.len(), MAX_SERVICES),
+            table("listen", self.observed.listen.len(), MAX_LISTEN),
+            table("backends", used.count(), MAX_BACKENDS),
+            table("owners", self.owners.len(), MAX_BACKENDS * 4),
+            table("listeners", noted.len(), MAX_LISTENERS),
+        ];
+        for (table, map) in ["affinity", "affinity_udp"]
+            .into_iter()
+            .zip(&self.remembered)
+        {
+            tables.push(TableCounts {
+                table,
+                entries: map.entries().map_err(failed)?,
+                capacity: map.capacity,
+            });
+        }
+        Ok(tables)
     }
 }
 

@@ -392,7 +392,8 @@ async fn nothing_is_kept_when_all_has_been_taken() {
     let (from, to) = (pair().await, pair().await);
     let (mut source, from) = (from.1, from.2);
     let (to, mut sink) = (to.1, to.2);
-    let mut direction = Direction::new(&from, &to);
+    let passed = AtomicU64::new(0);
+    let mut direction = Direction::new(&from, &to, &passed);
     let sent = noise(16 << 20);
     let (written, got) = (
         async {

@@ -1,0 +1,195 @@
+//! `lb-agent stats`: every figure, once or again and again.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::failure::Failure;
+use super::{Control, output, wait_for};
+use crate::control::client::Client;
+use crate::control::message::Command;
+use crate::control::stats::{Stats as Figures, TrafficStats};
+
+/// Show what is counted: connections, clients, drops, tables
+#[derive(Debug, Args)]
+#[command(after_help = "Example: lb-agent stats --watch")]
+pub(super) struct Stats {
+    /// Print JSON; with --watch, a line each time
+    #[arg(long)]
+    json: bool,
+    /// Again and again, with rates, until interrupted
+    #[arg(long)]
+    watch: bool,
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", requires = "watch",
+          value_parser = super::duration)]
+    interval: Duration,
+}
+
+impl Stats {
+    pub(super) fn carry_out(&self, control: &Control) -> Result<(), Failure> {
+        let client = control.client();
+        let failed = |error| Failure::of_call("stats", error);
+        if self.watch {
+            return wait_for(self.go_on(&client))?;
+        }
+        if self.json {
+            return output::text(&wait_for(client.text(&Command::Stats))?.map_err(failed)?);
+        }
+        let stats: Figures = wait_for(client.read(&Command::Stats))?.map_err(failed)?;
+        output::text(&render(&stats, None))
+    }
+
+    async fn go_on(&self, client: &Client) -> Result<(), Failure> {
+        let mut ticks = tokio::time::interval(self.interval.max(Duration::from_millis(100)));
+        let mut before: Option<Figures> = None;
+        loop {
+            ticks.tick().await;
+            let stats: Figures = client
+                .read(&Command::Stats)
+                .await
+                .map_err(|error| Failure::of_call("stats", error))?;
+            let shown = if self.json {
+                serde_json::to_string(&stats)
+                    .map(|line| line + "\n")
+                    .map_err(|error| Failure::failed(format!("stats: {error}")))?
+            } else {
+                render(&stats, before.as_ref()) + "\n"
+            };
+            if !output::goes_on(&shown)? {
+                return Ok(());
+            }
+            before = Some(stats);
+        }
+    }
+}
+
+/// All tables. With an earlier snapshot, connections have a rate.
+fn render(stats: &Figures, before: Option<&Figures>) -> String {
+    let mut text = table(
+        &[
+            "SERVICE",
+            "BACKEND",
+            "PATH",
+            "ACTIVE",
+            "TOTAL",
+            "PER SECOND",
+            "FAILED",
+            "BYTES IN",
+            "BYTES OUT",
+        ],
+        3,
+        stats.traffic.iter().map(|row| {
+            vec![
+                row.service.clone(),
+                row.backend.clone(),
+                row.path.clone(),
+                row.active.to_string(),
+                row.connections.to_string(),
+                or_dash(before.and_then(|before| rate(stats, before, row))),
+                or_dash(row.failures),
+                or_dash(row.bytes_in),
+                or_dash(row.bytes_out),
+            ]
+        }),
+    );
+    text.push('\n');
+    text += &services(stats);
+    text.push('\n');
+    text += &table(
+        &["TABLE", "ENTRIES", "OF", "EVICTED"],
+        1,
+        stats.tables.iter().map(|row| {
+            vec![
+                row.table.clone(),
+                row.entries.to_string(),
+                row.capacity.to_string(),
+                or_dash(row.evictions),
+            ]
+        }),
+    );
+    text
+}
+
+fn services(stats: &Figures) -> String {
+    let drops = |name: &str| {
+        let rows = stats.drops.iter().filter(|row| row.service == name);
+        rows.map(|row| row.count).sum::<u64>()
+    };
+    let rows = stats.status.services.iter().map(|service| {
+        let clients = stats.clients.iter().find(|row| row.service == service.name);
+        vec![
+            service.name.clone(),
+            service.counters.affinity.to_string(),
+            service.counters.slot.to_string(),
+            service.counters.next.to_string(),
+            drops(&service.name).to_string(),
+            or_dash(clients.map(|row| row.new)),
+            or_dash(clients.map(|row| row.moved)),
+        ]
+    });
+    table(
+        &[
+            "SERVICE",
+            "BY AFFINITY",
+            "BY SLOT",
+            "NEXT",
+            "DROPPED",
+            "NEW CLIENTS",
+            "MOVED",
+        ],
+        1,
+        rows,
+    )
+}
+
+/// Connections a second since an earlier snapshot.
+pub(super) fn rate(now: &Figures, before: &Figures, row: &TrafficStats) -> Option<u64> {
+    let same = |other: &&TrafficStats| {
+        (&other.service, &other.backend, &other.path) == (&row.service, &row.backend, &row.path)
+    };
+    let earlier = before.traffic.iter().find(same)?;
+    let elapsed_ms = now.at_unix_ms.checked_sub(before.at_unix_ms)?;
+    let more = row.connections.saturating_sub(earlier.connections);
+    (more * 1000).checked_div(elapsed_ms)
+}
+
+fn or_dash(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+/// Columns as wide as they have to be, those from `numbers` on with numbers.
+fn table(heads: &[&str], numbers: usize, rows: impl Iterator<Item = Vec<String>>) -> String {
+    let heads = heads.iter().map(|head| (*head).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column);
+            // Writing to a string cannot fail.
+            let _ = if column < numbers {
+                write!(line, "{cell:width$}  ")
+            } else {
+                write!(line, "{cell:>width$}  ")
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_columns_as_wide_as_they_have_to_be() {
+        let rows = [["a", "10"], ["long", "5"]].map(|row| row.map(str::to_owned).to_vec());
+        let text = table(&["X", "N"], 1, rows.into_iter());
+        assert_eq!(text, "X      N\na     10\nlong   5\n");
+    }
+}

@@ -1,0 +1,188 @@
+//! What `stats` and the metrics tell: figures, as flat rows that are easy to add to.
+
+use serde::{Deserialize, Serialize};
+
+use super::message::Status;
+
+/// Every figure that the agent has, at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// When it was taken, milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// What `status` shows.
+    pub status: Status,
+    /// The agent's process.
+    pub process: ProcessStats,
+    /// One row for each service.
+    pub clients: Vec<ClientStats>,
+    /// One row for each backend and path that it has been reached by.
+    pub traffic: Vec<TrafficStats>,
+    /// One row for each service and reason for which something was not forwarded.
+    pub drops: Vec<DropStats>,
+    /// One row for each table with a limit.
+    pub tables: Vec<TableStats>,
+    /// What the agent has logged lately, the latest last.
+    pub events: Vec<Event>,
+    /// Figures of parts that have no row of their own above.
+    pub families: Vec<Family>,
+}
+
+/// The agent's process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProcessStats {
+    /// When it was started, seconds since 1970.
+    pub start_unix_seconds: f64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Processor time used, user and system.
+    pub cpu_seconds: f64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// How many there can be.
+    pub max_fds: u64,
+    /// Threads.
+    pub threads: u64,
+}
+
+/// The remembered clients of one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientStats {
+    /// Name of the service.
+    pub service: String,
+    /// Clients that were not remembered when they came.
+    pub new: u64,
+    /// Clients that were remembered with another backend than the one they went to.
+    pub moved: u64,
+}
+
+/// What has gone to one backend on one path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficStats {
+    /// Name of the service.
+    pub service: String,
+    /// The backend, as `status` writes it.
+    pub backend: String,
+    /// `socket`, `proxy`, …
+    pub path: String,
+    /// Open connections.
+    pub active: u64,
+    /// Connections (UDP: datagrams on the socket path, flows on the proxy path) so far.
+    pub connections: u64,
+    /// Attempts that the backend refused or did not answer; `None` where nobody can tell.
+    pub failures: Option<u64>,
+    /// Bytes from clients; `None` where they do not pass by the balancer.
+    pub bytes_in: Option<u64>,
+    /// Bytes to clients.
+    pub bytes_out: Option<u64>,
+    /// Packets from clients.
+    pub packets_in: Option<u64>,
+    /// Packets to clients.
+    pub packets_out: Option<u64>,
+}
+
+impl TrafficStats {
+    /// A row with nothing in it yet.
+    pub fn new(service: &str, backend: impl ToString, path: &str) -> Self {
+        Self {
+            service: service.to_owned(),
+            backend: backend.to_string(),
+            path: path.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What was not forwarded, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropStats {
+    /// Name of the service; empty where none is concerned.
+    pub service: String,
+    /// A word for the reason.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// A table with a limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStats {
+    /// Its name.
+    pub table: String,
+    /// How many entries it has.
+    pub entries: u64,
+    /// How many it can have.
+    pub capacity: u64,
+    /// Entries that had to make room for others; `None` for a table that refuses when it is full.
+    pub evictions: Option<u64>,
+}
+
+/// A line of the agent's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, milliseconds since 1970.
+    pub at_unix_ms: u64,
+    /// `INFO`, `WARN` or `ERROR`.
+    pub level: String,
+    /// What.
+    pub message: String,
+}
+
+/// A metric with its samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Family {
+    /// Name by the Prometheus conventions: `lb_agent_`, what, unit; without `_total`.
+    pub name: String,
+    /// A sentence without a full stop.
+    pub help: String,
+    /// What it does.
+    pub kind: Kind,
+    /// One for each combination of labels.
+    pub samples: Vec<Sample>,
+}
+
+/// What a metric does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// One value of a metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Names and values.
+    pub labels: Vec<(String, String)>,
+    /// The value.
+    pub value: f64,
+}
+
+impl Family {
+    /// A metric without samples, which is not shown.
+    pub fn new(kind: Kind, name: &str, help: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            help: help.to_owned(),
+            kind,
+            samples: Vec::new(),
+        }
+    }
+
+    /// Adds a sample.
+    pub fn add(&mut self, labels: &[(&str, &str)], value: f64) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.samples.push(Sample {
+            labels: labels.iter().map(owned).collect(),
+            value,
+        });
+    }
+
+    /// The same metric with one sample more.
+    #[must_use]
+    pub fn with(mut self, labels: &[(&str, &str)], value: f64) -> Self {
+        self.add(labels, value);
+        self
+    }
+}

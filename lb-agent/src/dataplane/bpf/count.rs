@@ -1,0 +1,123 @@
+//! How many clients are remembered: the kernel keeps no count of an LRU map's entries, so they are
+//! walked over, many at a time, and seldom.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, MapError};
+
+use super::link::bpf;
+use super::maps;
+
+/// How old a count may be.
+const GOOD_FOR: Duration = Duration::from_secs(10);
+/// Entries that are read at once. A bucket of the map has to fit.
+const BATCH: u32 = 4096;
+
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// The kernel's `union bpf_attr` for BPF_MAP_LOOKUP_BATCH (`batch` in `linux/bpf.h`, Linux 5.6).
+#[repr(C)]
+struct LookupBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// A pinned map whose entries are counted now and then.
+pub(super) struct Counted {
+    map: MapData,
+    key_size: usize,
+    value_size: usize,
+    pub(super) capacity: u64,
+    last: Mutex<Option<(Instant, u64)>>,
+    under_way: AtomicBool,
+}
+
+impl Counted {
+    /// The map `name` of the pins.
+    pub(super) fn open(pin_dir: &Path, name: &str) -> Result<Arc<Self>, MapError> {
+        let map = MapData::from_pin(maps::pin_of(pin_dir, name))?;
+        let info = map.info()?;
+        Ok(Arc::new(Self {
+            key_size: info.key_size() as usize,
+            value_size: info.value_size() as usize,
+            capacity: info.max_entries().into(),
+            map,
+            last: Mutex::new(None),
+            under_way: AtomicBool::new(false),
+        }))
+    }
+
+    /// The entries, as they were some seconds ago: nobody waits for a new count but the first.
+    pub(super) fn entries(self: &Arc<Self>) -> io::Result<u64> {
+        let last = *self.last();
+        let Some((at, count)) = last else {
+            return self.count();
+        };
+        if at.elapsed() >= GOOD_FOR && !self.under_way.swap(true, Ordering::AcqRel) {
+            let this = Arc::clone(self);
+            let count = move || {
+                if let Err(error) = this.count() {
+                    tracing::warn!(%error, "the remembered clients cannot be counted");
+                }
+                this.under_way.store(false, Ordering::Release);
+            };
+            let thread = std::thread::Builder::new().name("count-clients".into());
+            if thread.spawn(count).is_err() {
+                self.under_way.store(false, Ordering::Release);
+            }
+        }
+        Ok(count)
+    }
+
+    fn count(&self) -> io::Result<u64> {
+        let count = count(self.map.fd().as_fd(), self.key_size, self.value_size)?;
+        *self.last() = Some((Instant::now(), count));
+        Ok(count)
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<(Instant, u64)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(map: BorrowedFd<'_>, key_size: usize, value_size: usize) -> io::Result<u64> {
+    let mut keys = vec![0u8; key_size.next_multiple_of(8) * BATCH as usize];
+    let mut values = vec![0u8; value_size.next_multiple_of(8) * BATCH as usize];
+    // Where the kernel goes on: the number of a bucket.
+    let (mut from, mut next) = (0u32, 0u32);
+    let mut total = 0;
+    let mut first = true;
+    loop {
+        let mut attr = LookupBatch {
+            in_batch: if first { 0 } else { &raw mut from as u64 },
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: BATCH,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => total += u64::from(attr.count),
+            // The end; what was left has been read all the same.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                return Ok(total + u64::from(attr.count));
+            }
+            Err(error) => return Err(error),
+        }
+        from = next;
+        first = false;
+    }
+}

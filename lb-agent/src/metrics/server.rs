@@ -1,0 +1,191 @@
+//! Metrics on a socket of their own: `GET /metrics` on a TCP address or a unix socket.
+//!
+//! Many scrapers cost no more than one: a snapshot is good for a while.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::{collect, text};
+use crate::config::MetricsAddress;
+use crate::control::message::{Call, Command, Reply};
+use crate::control::stats::Family;
+
+/// Connections at a time; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 32;
+/// For the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// For a whole connection.
+const WHOLE_TIME: Duration = Duration::from_secs(30);
+/// For the agent's answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long a snapshot is good for.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// A socket on which metrics can be asked for.
+pub enum Listener {
+    /// A TCP address.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+/// Listens at `address`. A unix socket that nobody serves any more is replaced.
+///
+/// # Errors
+/// The operating system's, with the address in words.
+pub async fn bind(address: &MetricsAddress) -> io::Result<Listener> {
+    let failed = |error: io::Error| {
+        let hint = "give [agent] metrics another address, or see who is there with `ss -lpn`";
+        io::Error::new(
+            error.kind(),
+            format!("serve metrics on {address}: {error} ({hint})"),
+        )
+    };
+    match address {
+        MetricsAddress::Tcp(address) => TcpListener::bind(address)
+            .await
+            .map(Listener::Tcp)
+            .map_err(failed),
+        MetricsAddress::Unix(path) => bind_unix(path).map(Listener::Unix).map_err(failed),
+    }
+}
+
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    UnixListener::bind(path)
+}
+
+/// Serves `listener` for as long as the agent answers `calls`.
+pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>) {
+    let snapshots = Arc::new(Snapshots {
+        calls,
+        last: Mutex::new(None),
+    });
+    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
+            return;
+        };
+        let snapshots = Arc::clone(&snapshots);
+        let accepted = match &listener {
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                tokio::spawn(async move {
+                    connection(stream, snapshots).await;
+                    drop(permit);
+                })
+            }),
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                tokio::spawn(async move {
+                    connection(stream, snapshots).await;
+                    drop(permit);
+                })
+            }),
+        };
+        // Out of descriptors or memory: others may give some back.
+        if let Err(error) = accepted {
+            tracing::warn!(%error, "accept on the metrics socket");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    snapshots: Arc<Snapshots>,
+) {
+    let service = service_fn(|request| {
+        let snapshots = Arc::clone(&snapshots);
+        async move { Ok::<_, Infallible>(respond(&request, &snapshots).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(WHOLE_TIME, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a metrics connection broke off"),
+        Err(_) => tracing::debug!("a metrics connection took too long"),
+    }
+}
+
+async fn respond(request: &Request<Incoming>, snapshots: &Snapshots) -> Response<Full<Bytes>> {
+    let plain = |status: StatusCode, line: &'static str| {
+        let mut response = Response::new(Full::new(Bytes::from_static(line.as_bytes())));
+        *response.status_mut() = status;
+        response
+    };
+    if request.uri().path() != "/metrics" {
+        return plain(StatusCode::NOT_FOUND, "there is GET /metrics\n");
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match snapshots.families().await {
+        Some(families) => response(&families, request.headers().get(ACCEPT)),
+        None => plain(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy\n"),
+    }
+}
+
+/// The metrics as an HTTP answer, in the format that an `Accept` header asks for.
+pub fn response(families: &[Family], accept: Option<&HeaderValue>) -> Response<Full<Bytes>> {
+    let accept = accept.and_then(|value| value.to_str().ok());
+    let (kind, text) = text::encode(families, accept.unwrap_or_default());
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// The latest snapshot, and where to get a newer one.
+struct Snapshots {
+    calls: mpsc::Sender<Call>,
+    last: Mutex<Option<(Instant, Arc<Vec<Family>>)>>,
+}
+
+impl Snapshots {
+    async fn families(&self) -> Option<Arc<Vec<Family>>> {
+        // Those who come meanwhile wait here for the same snapshot.
+        let mut last = self.last.lock().await;
+        if let Some((at, families)) = last.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return Some(Arc::clone(families));
+        }
+        let (reply, replied) = oneshot::channel();
+        let asked = async {
+            self.calls.send((Command::Stats, reply)).await.ok()?;
+            replied.await.ok()?.ok()
+        };
+        let Ok(Some(Reply::Stats(stats))) = timeout(ANSWER_TIME, asked).await else {
+            return None;
+        };
+        let families = Arc::new(collect::families(&stats));
+        *last = Some((Instant::now(), Arc::clone(&families)));
+        Some(families)
+    }
+}

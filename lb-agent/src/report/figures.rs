@@ -1,0 +1,150 @@
+//! Every figure at one moment, for `stats` and the metrics.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use lb_common::abi::{Counter, path, protocol};
+
+use crate::control::message::Status;
+use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficStats};
+use crate::dataplane::{BackendCounts, DataPlane, Error, ServiceCounts};
+use crate::metrics::{Sources, events, process};
+use crate::proxy::front::Front;
+use crate::state::desired::{Backend, Desired, Service};
+use crate::state::observed::Observed;
+use crate::state::overlay;
+
+/// Where figures come from.
+pub struct Figures<'a> {
+    /// The services that should be.
+    pub desired: &'a Desired,
+    /// What is in force.
+    pub observed: &'a Observed,
+    /// The kernel's counts.
+    pub plane: &'a dyn DataPlane,
+    /// Those of the userspace path.
+    pub front: &'a Front,
+    /// Those of other parts.
+    pub sources: &'a Sources,
+    /// Memory of evictions.
+    pub evicted: &'a Evicted,
+}
+
+impl Figures<'_> {
+    /// All of them, beside `status`.
+    pub fn stats(&self, status: Status) -> Result<Stats, Error> {
+        let mut clients = Vec::new();
+        let mut drops = Vec::new();
+        let mut traffic = Vec::new();
+        let mut arrived: HashMap<u8, u64> = HashMap::new();
+        for service in &self.desired.services {
+            let counts = self.service_counts(service)?;
+            let new = counts[Counter::New as usize];
+            *arrived.entry(service.protocol).or_default() += new;
+            clients.push(ClientStats {
+                service: service.name.clone(),
+                new,
+                moved: counts[Counter::Moved as usize],
+            });
+            drops.push(DropStats {
+                service: service.name.clone(),
+                reason: "no_backend".to_owned(),
+                count: counts[Counter::Refused as usize],
+            });
+            for backend in &service.backends {
+                traffic.extend(self.traffic(service, backend)?);
+            }
+        }
+        Ok(Stats {
+            at_unix_ms: overlay::unix_ms(),
+            status,
+            process: process::read(),
+            clients,
+            traffic,
+            drops,
+            tables: self.tables(&arrived)?,
+            events: events::last(),
+            families: self.sources.families(),
+        })
+    }
+
+    fn service_counts(&self, service: &Service) -> Result<ServiceCounts, Error> {
+        let mut counts = ServiceCounts::default();
+        if let Some(id) = self.observed.service(&service.name) {
+            counts = self.plane.service_counts(id)?;
+            let more = self.front.service_counts(id);
+            counts.iter_mut().zip(more).for_each(|(sum, n)| *sum += n);
+        }
+        Ok(counts)
+    }
+
+    /// The kernel's row, if the backend is one of the kernel's, and the agent's, if it has passed
+    /// anything on.
+    fn traffic(&self, service: &Service, backend: &Backend) -> Result<Vec<TrafficStats>, Error> {
+        let Some(entry) = super::entry(service, backend.address.key(), self.observed) else {
+            return Ok(Vec::new());
+        };
+        let row = |path| TrafficStats::new(&service.name, &backend.address, path);
+        let mut rows = Vec::new();
+        if self.plane.steers() && entry.path == path::SOCKET {
+            let BackendCounts { active, total, .. } = self.plane.backend_counts(entry)?;
+            rows.push(TrafficStats {
+                active,
+                connections: total,
+                ..row("socket")
+            });
+        }
+        let proxied = self.front.backend_counts(entry.id);
+        if proxied != BackendCounts::default() || entry.path == path::PROXY {
+            let tcp = service.protocol == protocol::TCP;
+            rows.push(TrafficStats {
+                active: proxied.active,
+                connections: proxied.total,
+                failures: Some(proxied.failures),
+                bytes_in: tcp.then_some(proxied.bytes_in),
+                bytes_out: tcp.then_some(proxied.bytes_out),
+                ..row("proxy")
+            });
+        }
+        Ok(rows)
+    }
+
+    fn tables(&self, arrived: &HashMap<u8, u64>) -> Result<Vec<TableStats>, Error> {
+        let of = |protocol: u8| arrived.get(&protocol).copied().unwrap_or(0);
+        let counts = self.plane.tables()?;
+        Ok(counts
+            .into_iter()
+            .map(|counts| {
+                let arrived = match counts.table {
+                    "affinity" if !self.plane.steers() => {
+                        Some(of(protocol::TCP) + of(protocol::UDP))
+                    }
+                    "affinity" => Some(of(protocol::TCP)),
+                    "affinity_udp" => Some(of(protocol::UDP)),
+                    _ => None,
+                };
+                let missing = arrived.map(|arrived| arrived.saturating_sub(counts.entries));
+                TableStats {
+                    table: counts.table.to_owned(),
+                    entries: counts.entries,
+                    capacity: counts.capacity,
+                    evictions: missing.map(|missing| self.evicted.at_least(counts.table, missing)),
+                }
+            })
+            .collect())
+    }
+}
+
+/// How many clients had to make room for others. The kernel does not say: they are those that came
+/// and are not there any more. That a service is gone, and its count with it, takes nothing back.
+#[derive(Default)]
+pub struct Evicted(Mutex<HashMap<&'static str, u64>>);
+
+impl Evicted {
+    fn at_least(&self, table: &'static str, missing: u64) -> u64 {
+        let mut most = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = most.entry(table).or_default();
+        *count = missing.max(*count);
+        *count
+    }
+}

@@ -1,0 +1,245 @@
+//! Everything that is counted is told: by `stats`, on the control socket and on a metrics socket,
+//! with names by the Prometheus conventions, and the dashboard shows nothing that is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use lb_tests::agent::Agent;
+use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::{http, node, wait};
+use serde_json::Value;
+
+const SERVICES: &str = "metrics = '127.0.0.1:9600'\n\
+    [[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
+    backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
+const METRICS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9600);
+
+/// The head and body of the answer to `request`.
+fn ask(mut stream: impl std::io::Read + std::io::Write, request: &str) -> (String, String) {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+fn scrape(hosts: &Hosts) -> String {
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let (head, body) = hosts
+        .balancer
+        .run(|| ask(TcpStream::connect(METRICS).unwrap(), request));
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    body
+}
+
+/// Sample lines, as `name{labels}` to value.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.rsplit_once(' ').unwrap())
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+/// Sum of the samples of a metric whose labels contain all of `labels`.
+fn sum(text: &str, metric: &str, labels: &[&str]) -> f64 {
+    let fits = |name: &String| {
+        name.split('{').next() == Some(metric) && labels.iter().all(|label| name.contains(label))
+    };
+    let all = samples(text);
+    all.iter()
+        .filter(|(name, _)| fits(name))
+        .map(|(_, value)| value)
+        .sum()
+}
+
+fn promtool(text: &str) {
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool");
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}
+
+#[test]
+fn counts_are_exact_and_their_names_good() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, SERVICES);
+    let apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+    let visit = |n: u16| {
+        hosts
+            .clients
+            .run(|| http::get(client_v4(n), SERVICE_V4).unwrap());
+        // An IPv6 client of an IPv4 application comes by the agent.
+        hosts
+            .clients
+            .run(|| http::get(client_v6(n), SERVICE_V6).unwrap());
+    };
+    (1..=20).for_each(visit);
+    (1..=20).for_each(visit);
+    let text = scrape(&hosts);
+    promtool(&text);
+    let of = |metric, labels: &[&str]| sum(&text, metric, labels);
+    assert_eq!(
+        of("lb_agent_connections_total", &["path=\"socket\""]),
+        40.0,
+        "{text}"
+    );
+    assert_eq!(
+        of("lb_agent_connections_total", &["path=\"proxy\""]),
+        40.0,
+        "{text}"
+    );
+    assert_eq!(of("lb_agent_choices_total", &["reason=\"affinity\""]), 40.0);
+    assert_eq!(of("lb_agent_choices_total", &["reason=\"slot\""]), 40.0);
+    assert_eq!(of("lb_agent_clients_new_total", &[]), 40.0);
+    assert_eq!(of("lb_agent_clients_moved_total", &[]), 0.0);
+    assert_eq!(of("lb_agent_table_entries", &["table=\"affinity\""]), 40.0);
+    assert_eq!(
+        of("lb_agent_table_capacity", &["table=\"affinity\""]),
+        4096.0
+    );
+    assert!(
+        of(
+            "lb_agent_bytes_total",
+            &["path=\"proxy\"", "direction=\"out\""]
+        ) > 1000.0
+    );
+    assert_eq!(of("lb_agent_backend_listening", &[]), 2.0);
+
+    // Clients of a backend that is away move, each once; without any, connections are dropped.
+    let [first, second] = apps;
+    let home = agent.backend("127.0.0.1:5000")["connections"]
+        .as_u64()
+        .unwrap();
+    drop(first);
+    (1..=20).for_each(visit);
+    (1..=20).for_each(visit);
+    drop(second);
+    wait::until("nobody listening", || {
+        let text = scrape(&hosts);
+        (sum(&text, "lb_agent_backend_listening", &[]) == 0.0).then_some(())
+    });
+    for n in 1..=5 {
+        hosts
+            .clients
+            .run(|| http::get(client_v4(n), SERVICE_V4).unwrap_err());
+    }
+    let text = wait::until("a fresh snapshot", || {
+        let text = scrape(&hosts);
+        (sum(&text, "lb_agent_drops_total", &["reason=\"no_backend\""]) >= 5.0).then_some(text)
+    });
+    let moved = sum(&text, "lb_agent_clients_moved_total", &[]);
+    assert_eq!(moved, home as f64 / 2.0, "as many as the backend had");
+    promtool(&text);
+}
+
+#[test]
+fn the_control_socket_and_a_unix_socket_tell_the_same() {
+    let hosts = Hosts::new();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics.sock");
+    let services = SERVICES.replace("127.0.0.1:9600", &format!("unix:{}", path.display()));
+    let agent = Agent::start(&hosts.balancer, &services);
+    let get = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+    let names = |text: &str| samples(text).into_keys().collect::<BTreeSet<_>>();
+    let (_, own) = ask(UnixStream::connect(&path).unwrap(), &format!("{get}\r\n"));
+    let (_, control) = ask(
+        UnixStream::connect(agent.control()).unwrap(),
+        &format!("{get}\r\n"),
+    );
+    assert_eq!(names(&own), names(&control));
+    let open = format!("{get}Accept: application/openmetrics-text\r\n\r\n");
+    let (head, text) = ask(UnixStream::connect(&path).unwrap(), &open);
+    assert!(head.contains("application/openmetrics-text"), "{head}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for (request, status) in [("GET / HTTP/1.1", "404"), ("POST /metrics HTTP/1.1", "405")] {
+        let request = format!("{request}\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let (head, _) = ask(UnixStream::connect(&path).unwrap(), &request);
+        assert!(head.contains(status), "{head}");
+    }
+}
+
+#[test]
+fn stats_prints_tables_json_and_rates() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, SERVICES);
+    let text = agent.ok(&["stats"]);
+    for word in ["127.0.0.1:5000", "socket", "MOVED", "affinity_udp", "4096"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let stats: Value = serde_json::from_str(&agent.ok(&["stats", "--json"])).unwrap();
+    assert_eq!(stats["traffic"].as_array().unwrap().len(), 2);
+    let events = stats["events"].as_array().unwrap();
+    assert!(
+        events.iter().any(|event| event["message"] == "ready"),
+        "{events:?}"
+    );
+    // It goes on until nobody reads.
+    let mut command = hosts.balancer.command(lb_tests::agent::program());
+    command.args(["stats", "--watch", "--json", "--interval", "100ms"]);
+    command.env("LB_AGENT_CONTROL", agent.control());
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let at: Vec<u64> = lines
+        .take(3)
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
+        .map(|stats| stats["at_unix_ms"].as_u64().unwrap())
+        .collect();
+    assert!(at.is_sorted() && at[0] < at[2], "{at:?}");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn the_dashboard_shows_metrics_that_exist() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/grafana/lb-agent.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let mut expressions = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            expressions.push(target["expr"].as_str().unwrap().to_owned());
+        }
+    }
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let named: BTreeSet<&str> = expressions
+        .iter()
+        .flat_map(|expression| expression.split(|c: char| !is_name(c)))
+        .filter(|word| word.starts_with("lb_agent_") || word.starts_with("process_"))
+        .collect();
+    assert!(named.len() >= 10, "{named:?}");
+
+    let hosts = Hosts::new();
+    let services = "metrics = '127.0.0.1:9600'\n[[service]]\nname = 'web'\nlisten = ['[::]:80']\n\
+                    backends = ['127.0.0.1:5000']\n";
+    let agent = Agent::start(&hosts.balancer, services);
+    let _app = node::copies(&hosts.balancer, [5000], agent.dir());
+    hosts
+        .clients
+        .run(|| http::get(client_v6(1), SERVICE_V6).unwrap());
+    let text = scrape(&hosts);
+    let told = samples(&text);
+    let told: BTreeSet<&str> = told
+        .keys()
+        .map(|name| name.split('{').next().unwrap())
+        .collect();
+    let missing: Vec<_> = named.difference(&told).collect();
+    assert!(missing.is_empty(), "{missing:?}\n{text}");
+}
