@@ -71,6 +71,13 @@ impl Client {
     #[inline(always)]
     pub fn new(head: &ServiceHead, addr: &Addr) -> Self {
         let prefix = addr::client_prefix(addr, head.ipv4_prefix, head.ipv6_prefix);
+        Self::with_prefix(head, prefix)
+    }
+
+    /// The client that `prefix` stands for, whole: its prefix, or what takes the place of one
+    /// where clients are told apart by something else than their addresses.
+    #[inline(always)]
+    pub fn with_prefix(head: &ServiceHead, prefix: Addr) -> Self {
         Self {
             key: AffinityKey {
                 prefix,

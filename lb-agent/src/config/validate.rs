@@ -212,6 +212,11 @@ fn check_backends(service: &Written, problems: &mut Problems) {
             let message = "HTTP always goes through the agent (leave path out)";
             problems.add(&address.place, message);
         }
+        if service.raw.send_proxy_protocol.is_some() && *path == Path::Socket {
+            let message = "a PROXY header is sent by the agent alone, and the application sees the \
+                           client's address without one (leave path or send_proxy_protocol out)";
+            problems.add(&address.place, message);
+        }
         if let Some(before) = seen.before(address.value.key(), &address.place) {
             let line = before.offset.map_or(0, |offset| problems.line(offset));
             let message = format!(

@@ -273,6 +273,7 @@ impl Chooser for Proxied {
         let candidate = |(backend, _): (Backend, Reason)| Candidate {
             backend: backend.id,
             address: address_of(&backend),
+            proxy_protocol: observed.proxy_protocol.get(&id).copied(),
         };
         let mut candidates: Vec<Candidate> = preferences.into_iter().map(candidate).collect();
         if protocol == protocol::UDP {

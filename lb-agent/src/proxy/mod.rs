@@ -12,9 +12,12 @@ use lb_common::abi::BackendId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::config::http::ProxyVersion;
+
 pub mod bind;
 mod datagram;
 pub mod front;
+pub mod header;
 pub mod tcp;
 pub mod udp;
 
@@ -25,6 +28,8 @@ pub struct Candidate {
     pub backend: BackendId,
     /// Where it listens.
     pub address: SocketAddr,
+    /// The PROXY header that connections to it begin with.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 /// Who chooses the backend.

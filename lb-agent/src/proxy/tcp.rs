@@ -25,7 +25,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::{Candidate, Chooser, Open, Traffic, Visit, asked_to_stop};
+use super::{Candidate, Chooser, Open, Traffic, Visit, asked_to_stop, header};
+use crate::config::http::ProxyVersion;
 
 /// Most bytes read at once, and so the most kept for one direction of a connection.
 const CHUNK: usize = 64 * 1024;
@@ -101,6 +102,13 @@ impl TcpProxy {
         let traffic = chooser.traffic(candidate.backend);
         let _open = Open::new(chooser, &visit, candidate.backend);
         prepare(&backend);
+        if let Some(version) = candidate.proxy_protocol
+            && let Err(error) = introduce(&backend, version, &visit).await
+        {
+            debug!(%error, backend = %candidate.address, "cannot tell whose connection it is");
+            reset(&client);
+            return;
+        }
         if let Err(error) = copy(&client, &backend, &traffic).await {
             debug!(%error, client = %visit.client, backend = %candidate.address, "reset");
             reset(&client);
@@ -128,6 +136,22 @@ impl TcpProxy {
         debug!(client = %visit.client, local = %visit.local, "no backend can be reached");
         None
     }
+}
+
+/// Tells the backend whose connection it is. The header is far smaller than what a new socket
+/// takes at once.
+async fn introduce(backend: &TcpStream, version: ProxyVersion, visit: &Visit) -> io::Result<()> {
+    let header = header::write(version, visit.client, visit.local)?;
+    let mut rest = header.as_slice();
+    while !rest.is_empty() {
+        backend.writable().await?;
+        match backend.try_write(rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Waits for a connection; `None` after an error that has been dealt with.

@@ -48,6 +48,7 @@ impl Fixed {
         let candidate = |(nth, &address)| Candidate {
             backend: BackendId(nth),
             address,
+            proxy_protocol: None,
         };
         Arc::new(Self {
             candidates: Mutex::new((1..).zip(addresses).map(candidate).collect()),

@@ -231,12 +231,12 @@ impl Reconciler {
     }
 
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
-        self.observed.unix_sockets = desired.unix_sockets();
         let actions = plan(desired, &self.observed, &|index| self.plane.busy(index))?;
         let outcome = actions
             .iter()
             .try_for_each(|action| self.carry_out_one(action));
         // Also after a failure: what is in force must be known to the userspace path.
+        self.observed.complete(desired);
         self.front.publish(&self.observed);
         outcome?;
         self.adopt();

@@ -10,6 +10,7 @@ use lb_common::abi::{self, state};
 use super::observed::HeadSettings;
 use super::overlay::{Overlay, Target};
 use crate::config::health::{AllDown, Health};
+use crate::config::http::ProxyVersion;
 use crate::config::{BackendAddress, Config, Mode, Path};
 
 /// All services.
@@ -30,6 +31,8 @@ pub struct Service {
     pub mode: Mode,
     /// One of [`abi::protocol`].
     pub protocol: u8,
+    /// The PROXY header that connections to its backends begin with.
+    pub send_proxy_protocol: Option<ProxyVersion>,
     /// Settings of its table.
     pub settings: HeadSettings,
     /// How its backends are checked.
@@ -155,6 +158,7 @@ impl Service {
                 Mode::Tcp | Mode::Http => abi::protocol::TCP,
                 Mode::Udp => abi::protocol::UDP,
             },
+            send_proxy_protocol: service.send_proxy_protocol,
             settings: HeadSettings {
                 hash_key,
                 affinity_ns: u64::try_from(affinity.timeout.as_nanos()).unwrap_or(u64::MAX),
@@ -314,6 +318,9 @@ fn route(
     }
     if !surroundings.can_steer() {
         return proxy("no BPF here");
+    }
+    if service.send_proxy_protocol.is_some() {
+        return proxy("PROXY protocol");
     }
     let Some(address) = address.ip() else {
         return proxy("a unix socket");

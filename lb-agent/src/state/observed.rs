@@ -13,7 +13,9 @@ use lb_common::maglev::{self, Member};
 use lb_common::{addr, hash};
 
 use crate::config::BackendAddress;
+use crate::config::http::ProxyVersion;
 use crate::dataplane::Action;
+use crate::state::desired::Desired;
 
 /// Everything in force. Cheap to clone: tables are shared.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct Observed {
     pub backends: Vec<Backend>,
     /// The unix sockets among the backends, by what stands for each in `backends`.
     pub unix_sockets: HashMap<SocketAddr, Arc<Path>>,
+    /// The PROXY header that a service's connections to its backends begin with.
+    pub proxy_protocol: HashMap<ServiceId, ProxyVersion>,
     /// Tables, as far as this agent has put them in force itself.
     pub tables: HashMap<ServiceId, Built>,
 }
@@ -38,6 +42,7 @@ impl Default for Observed {
             listen: HashMap::new(),
             backends: vec![FREE; MAX_BACKENDS],
             unix_sockets: HashMap::new(),
+            proxy_protocol: HashMap::new(),
             tables: HashMap::new(),
         }
     }
@@ -81,6 +86,16 @@ impl Observed {
                 self.tables.remove(id);
             }
         }
+    }
+
+    /// Takes over from `desired` what the tables themselves have no place for.
+    pub fn complete(&mut self, desired: &Desired) {
+        self.unix_sockets = desired.unix_sockets();
+        let versions = desired.services.iter().filter_map(|service| {
+            let version = service.send_proxy_protocol?;
+            Some((self.service(&service.name)?, version))
+        });
+        self.proxy_protocol = versions.collect();
     }
 
     /// The id of the service called `name`.
