@@ -19,6 +19,7 @@ use crate::control::message::{
 use crate::dataplane::{Clients, DataPlane, Error};
 use crate::health::{About as Known, Health, State};
 use crate::host::{HostTables, boot_ns};
+use crate::l7::L7;
 use crate::proxy::front::Front;
 use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
@@ -52,6 +53,7 @@ pub fn status(
     plane: &dyn DataPlane,
     front: &Front,
     health: &Health,
+    l7: &L7,
     problems: Vec<String>,
 ) -> Result<Status, Error> {
     let listening = plane.listening()?;
@@ -60,7 +62,7 @@ pub fn status(
         .iter()
         .map(|service| {
             let listening = listening.as_ref();
-            let mut status = service_status(service, observed, plane, front, listening)?;
+            let mut status = service_status(service, observed, plane, front, l7, listening)?;
             add_health(&mut status, service, health);
             Ok(status)
         })
@@ -83,6 +85,7 @@ fn service_status(
     observed: &Observed,
     plane: &dyn DataPlane,
     front: &Front,
+    l7: &L7,
     listening: Option<&HashSet<BackendId>>,
 ) -> Result<ServiceStatus, Error> {
     let settings = &service.settings;
@@ -93,12 +96,13 @@ fn service_status(
         counts
             .iter_mut()
             .zip(front.service_counts(id))
-            .for_each(|(sum, more)| *sum += more);
+            .zip(l7.service_counts(id))
+            .for_each(|((sum, proxied), requests)| *sum += proxied + requests);
     }
     let backends = service
         .backends
         .iter()
-        .map(|backend| backend_status(service, backend, observed, plane, front, listening))
+        .map(|backend| backend_status(service, backend, observed, plane, front, l7, listening))
         .collect::<Result<_, _>>()?;
     Ok(ServiceStatus {
         name: service.name.clone(),
@@ -132,6 +136,7 @@ fn backend_status(
     observed: &Observed,
     plane: &dyn DataPlane,
     front: &Front,
+    l7: &L7,
     listening: Option<&HashSet<BackendId>>,
 ) -> Result<BackendStatus, Error> {
     let entry = entry(service, backend.address.key(), observed);
@@ -141,8 +146,9 @@ fn backend_status(
     };
     if let Some(entry) = entry {
         let proxied = front.backend_counts(entry.id);
-        counts.active += proxied.active;
-        counts.total += proxied.total;
+        let requests = l7.backend_counts(entry.id);
+        counts.active += proxied.active + requests.active;
+        counts.total += proxied.total + requests.total;
     }
     let ip = backend.address.ip().map(|address| address.ip());
     let on_this_host = ip.is_some_and(crate::dataplane::is_local);

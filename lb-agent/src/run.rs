@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lb_common::abi::PROXY_HTTP;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -14,6 +15,7 @@ use crate::control::server;
 use crate::dataplane::DataPlane;
 use crate::dataplane::bpf::{self, Bpf, KernelLog, OpenError};
 use crate::dataplane::memory::Memory;
+use crate::l7::L7;
 use crate::metrics;
 use crate::proxy::{bind, front::Front};
 use crate::reconcile::{Reconciler, chain};
@@ -44,8 +46,9 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<(
         notes,
         log,
         front,
+        l7,
     } = open_planes(&config)?;
-    let mut reconciler = Reconciler::new(config, config_path, store, plane, front, notes)?;
+    let mut reconciler = Reconciler::new(config, config_path, store, plane, front, l7, notes)?;
     reconciler.start()?;
 
     let (calls, inbox) = mpsc::channel(64);
@@ -144,6 +147,7 @@ struct Planes {
     notes: Vec<String>,
     log: Option<KernelLog>,
     front: Front,
+    l7: L7,
 }
 
 /// Opens the data plane that the configuration asks for, or the best that there is.
@@ -153,11 +157,13 @@ fn open_planes(config: &Config) -> anyhow::Result<Planes> {
     let userspace = |notes: Vec<String>| {
         let plane = Memory::new(max_clients);
         let front = Front::new(plane.clients(), false);
+        let l7 = L7::new(front.clients(), false, usize::from(agent.l7_workers));
         Planes {
             plane: Box::new(plane),
             notes,
             log: None,
             front,
+            l7,
         }
     };
     if agent.data_plane == config::DataPlane::Userspace {
@@ -169,7 +175,7 @@ fn open_planes(config: &Config) -> anyhow::Result<Planes> {
         cgroup: agent.cgroup.clone(),
     };
     match Bpf::open(&settings) {
-        Ok(opened) => with_bpf(opened),
+        Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers)),
         Err(error) if agent.data_plane == config::DataPlane::Auto && error.may_fall_back() => {
             let missing = format!("BPF cannot serve here: {}", explain(&error));
             tracing::warn!("{missing}; every connection goes through the agent");
@@ -199,14 +205,15 @@ fn explain(error: &OpenError) -> String {
     text.to_owned()
 }
 
-/// The kernel's data plane, with the two listeners to which it hands what it cannot join itself.
-fn with_bpf(opened: bpf::Opened) -> anyhow::Result<Planes> {
+/// The kernel's data plane, with the listeners to which it hands what it cannot join itself.
+fn with_bpf(opened: bpf::Opened, l7_workers: usize) -> anyhow::Result<Planes> {
     let bpf::Opened {
         mut plane,
         notes,
         log,
     } = opened;
     let mut front = Front::new(plane.clients(), true);
+    let mut l7 = L7::new(front.clients(), true, l7_workers);
     let mut notes = notes;
     let loopbacks = [
         (libc::AF_INET, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
@@ -223,12 +230,15 @@ fn with_bpf(opened: bpf::Opened) -> anyhow::Result<Planes> {
         };
         plane.offer(family as u32, &listener)?;
         front.serve_handed_over(listener)?;
+        let listener = l7.listen_handed_over(address)?;
+        plane.offer(family as u32 | PROXY_HTTP, &listener)?;
     }
     Ok(Planes {
         plane: Box::new(plane),
         notes,
         log: Some(log),
         front,
+        l7,
     })
 }
 

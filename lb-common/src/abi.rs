@@ -252,10 +252,19 @@ pub struct ServiceHead {
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 client's address that count, 0 to 128.
     pub ipv6_prefix: u8,
-    /// Padding, zero.
-    pub pad: u16,
+    /// [`ServiceHead::HTTP`] or nothing.
+    pub flags: u16,
 }
 const _: () = assert!(size_of::<ServiceHead>() == 56);
+
+impl ServiceHead {
+    /// Flag of a service whose connections all go to the agent's L7 path, which chooses a backend
+    /// for each request; also while the service has no member.
+    pub const HTTP: u16 = 1;
+}
+
+/// Bit of a key of the `PROXY` map, beside the address family: the listener of the L7 path.
+pub const PROXY_HTTP: u32 = 1 << 16;
 
 /// The one value of a service's inner map. It is built beside the live one and swapped in whole.
 #[repr(C)]

@@ -5,8 +5,8 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::SkLookupContext;
 use lb_common::abi::{
-    Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, ServiceHead,
-    ServiceTable, arrival, path, protocol,
+    Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, PROXY_HTTP,
+    ServiceHead, ServiceTable, arrival, path, protocol,
 };
 use lb_common::addr;
 use lb_common::select::{Client, Reason, Tables, select};
@@ -33,6 +33,9 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     let Some(table) = TABLES.get_value(service.0, &0) else {
         return SK_PASS;
     };
+    if table.head.flags & ServiceHead::HTTP != 0 {
+        return to_l7(ctx);
+    }
     if table.head.members == 0 {
         return SK_PASS;
     }
@@ -58,6 +61,15 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
         datagram_handed_over(&table.head, &client.key, choice.backend);
     }
     SK_PASS
+}
+
+/// The L7 path chooses a backend for each request; connections all go there.
+#[inline(always)]
+fn to_l7(ctx: &SkLookupContext) -> u32 {
+    match PROXY.redirect_sk_lookup(ctx, family(ctx) | PROXY_HTTP, 0) {
+        Ok(()) => SK_PASS,
+        Err(_) => SK_DROP,
+    }
 }
 
 /// TCP clients are remembered once their handshake is complete, by `lb_listen`; UDP has none.

@@ -12,6 +12,13 @@ const me = (req) => ({ pid: process.pid, port, remote: req.socket.remoteAddress 
 
 app.get('/id', (req, res) => res.json(me(req)));
 
+// What Express makes of a request. TRUST_PROXY is its setting of that name, in JSON.
+app.set('trust proxy', JSON.parse(process.env.TRUST_PROXY || '1'));
+app.all('/request', (req, res) => res.json({
+  ip: req.ip, ips: req.ips, protocol: req.protocol, hostname: req.hostname,
+  method: req.method, url: req.url, headers: req.headers,
+}));
+
 const server = http.createServer(app);
 server.keepAliveTimeout = 60000;
 const io = new Server(server, { pingInterval: 2000, pingTimeout: 8000 });

@@ -1,11 +1,248 @@
-//! `mode = "http"`: requests read and forwarded in user space.
+//! The L7 path: services with `mode = "http"`, in user space. All of hyper is in here.
 //!
-//! | module | owns |
+//! | file | owns |
 //! | --- | --- |
 //! | `access_log` | a line for each request |
+//! | `worker`, `accept` | threads, each with a runtime, listeners and upstream connections of its own |
+//! | `settings` | what the workers know, swapped whole; the choice of a backend |
+//! | `visit` | a client's connection |
+//! | `forward` | a request, from its head to the head of its answer |
+//! | `headers` | what goes and what is set on the way |
+//! | `upstream` | connections to backends |
+//! | `tunnel` | WebSockets |
+//! | `body`, `stream` | the bytes |
 //! | [`compress`] | answers made smaller on their way |
 //! | [`tls`] | TLS for clients: certificates, server names, session tickets |
+//! | `clock` | deadlines |
+//! | `counts` | what `status` shows |
 
+mod accept;
 mod access_log;
+mod body;
+mod clock;
 pub mod compress;
+mod counts;
+mod forward;
+mod headers;
+mod settings;
+mod stream;
 pub mod tls;
+mod tunnel;
+mod upstream;
+mod visit;
+mod worker;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use lb_common::abi::{Affinity, AffinityKey, BackendId, ServiceId, ServiceKey};
+use lb_common::addr;
+
+use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
+use crate::proxy::bind;
+use crate::state::desired::Desired;
+use crate::state::observed::Observed;
+use counts::Counts;
+use settings::Snapshot;
+use worker::{Handle, Message};
+
+/// How long the workers may take to put new settings in force.
+const PUBLISHED: Duration = Duration::from_secs(2);
+
+/// The workers.
+pub struct L7 {
+    workers: Vec<Handle>,
+    wanted: usize,
+    /// Sockets to which the kernel hands connections, waiting for workers.
+    handed_over: Vec<TcpListener>,
+    steers: bool,
+    clients: Arc<dyn Clients>,
+    counts: Arc<Counts>,
+    generation: u64,
+    serving: HashSet<ServiceKey>,
+    problems: HashMap<ServiceKey, String>,
+}
+
+impl L7 {
+    /// No thread yet: they start when there is a service for them. `workers` is how many, 0 for
+    /// one a core. `steers` says that the kernel hands connections over by itself.
+    pub fn new(clients: Arc<dyn Clients>, steers: bool, workers: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workers: Vec::new(),
+            wanted: if workers == 0 { cores } else { workers },
+            handed_over: Vec::new(),
+            steers,
+            clients,
+            counts: Arc::default(),
+            generation: 0,
+            serving: HashSet::new(),
+            problems: HashMap::new(),
+        }
+    }
+
+    /// Opens sockets on `address`, one a worker, for what the kernel hands over. The first of them
+    /// is returned: it stands for the group.
+    pub fn listen_handed_over(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
+        let group = bind::tcp_group(address, self.wanted)?;
+        let first = group[0].try_clone()?;
+        self.handed_over.extend(group);
+        Ok(first)
+    }
+
+    /// Puts services and tables in force: when this returns, every request sees them.
+    pub fn publish(&mut self, desired: &Desired, observed: &Observed) {
+        let services = settings::services(desired, observed);
+        if services.is_empty() && self.workers.is_empty() {
+            return;
+        }
+        self.generation += 1;
+        let wanted: HashSet<ServiceKey> = services.keys().copied().collect();
+        let snapshot = Arc::new(Snapshot {
+            generation: self.generation,
+            services,
+            observed: observed.clone(),
+            clients: Arc::clone(&self.clients),
+            counts: Arc::clone(&self.counts),
+        });
+        self.start(&snapshot);
+        let (done, confirmed) = mpsc::channel();
+        for worker in &self.workers {
+            worker.tell(Message::Publish(Arc::clone(&snapshot), done.clone()));
+        }
+        drop(done);
+        for _ in &self.workers {
+            if confirmed.recv_timeout(PUBLISHED).is_err() {
+                tracing::warn!("a worker of the L7 path is late to take new settings");
+                break;
+            }
+        }
+        if !self.steers {
+            self.listen(wanted);
+        }
+    }
+
+    /// Starts the workers, once.
+    fn start(&mut self, snapshot: &Arc<Snapshot>) {
+        if !self.workers.is_empty() {
+            return;
+        }
+        for index in 0..self.wanted {
+            match Handle::start(index, Arc::clone(snapshot)) {
+                Ok(worker) => self.workers.push(worker),
+                Err(error) => tracing::error!(%error, "a worker of the L7 path cannot start"),
+            }
+        }
+        if self.workers.is_empty() {
+            return;
+        }
+        let turns = self.workers.iter().cycle();
+        for (listener, worker) in self.handed_over.drain(..).zip(turns) {
+            worker.tell(Message::Listen(None, listener));
+        }
+    }
+
+    /// Listens on the service addresses themselves.
+    fn listen(&mut self, wanted: HashSet<ServiceKey>) {
+        for key in self.serving.difference(&wanted) {
+            for worker in &self.workers {
+                worker.tell(Message::Unlisten(*key));
+            }
+        }
+        self.serving.retain(|key| wanted.contains(key));
+        self.problems.retain(|key, _| wanted.contains(key));
+        for key in wanted {
+            if self.serving.contains(&key) {
+                continue;
+            }
+            let address = SocketAddr::new(addr::to_ip(&key.addr), key.port);
+            match bind::tcp_group(address, self.workers.len()) {
+                Ok(group) => {
+                    for (listener, worker) in group.into_iter().zip(&self.workers) {
+                        worker.tell(Message::Listen(Some(key), listener));
+                    }
+                    self.serving.insert(key);
+                    self.problems.remove(&key);
+                }
+                Err(error) => {
+                    let problem = format!(
+                        "listen on {address} (HTTP): {error} (see who is there: ss -lpn 'sport = :{}')",
+                        key.port
+                    );
+                    tracing::warn!("{problem}");
+                    self.problems.insert(key, problem);
+                }
+            }
+        }
+    }
+
+    /// What stands in the way of listeners, for `status`.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        self.problems.values().cloned()
+    }
+
+    /// What was counted for a backend.
+    pub fn backend_counts(&self, id: BackendId) -> BackendCounts {
+        self.counts.of(id)
+    }
+
+    /// What was counted for a service.
+    pub fn service_counts(&self, id: ServiceId) -> ServiceCounts {
+        self.counts.choices(id)
+    }
+
+    /// The memory of clients and the open connections, those of this path included.
+    pub fn clients(&self) -> Arc<dyn Clients> {
+        Arc::new(Counted {
+            clients: Arc::clone(&self.clients),
+            counts: Arc::clone(&self.counts),
+        })
+    }
+
+    /// Ends the workers. What is open may go on for `grace`; returns when it is over.
+    pub async fn wind_down(self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        for worker in &self.workers {
+            worker.tell(Message::Stop(deadline));
+        }
+        let threads: Vec<_> = self
+            .workers
+            .into_iter()
+            .filter_map(Handle::into_thread)
+            .collect();
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+        });
+        let _ = joined.await;
+    }
+}
+
+/// The clients of a data plane with what this path has open.
+struct Counted {
+    clients: Arc<dyn Clients>,
+    counts: Arc<Counts>,
+}
+
+impl Clients for Counted {
+    fn affinity(&self, protocol: u8, key: &AffinityKey) -> Option<Affinity> {
+        self.clients.affinity(protocol, key)
+    }
+
+    fn remember(&self, protocol: u8, key: &AffinityKey, affinity: Affinity) {
+        self.clients.remember(protocol, key, affinity);
+    }
+
+    fn active(&self, backend: BackendId) -> u64 {
+        self.counts.active(backend) + self.clients.active(backend)
+    }
+
+    fn active_total(&self, service: ServiceId) -> u64 {
+        self.counts.active_total(service) + self.clients.active_total(service)
+    }
+}

@@ -23,6 +23,28 @@ pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// TCP sockets that share `address` (SO_REUSEPORT): the kernel spreads connections over them. With
+/// port 0 all have the port that the first was given.
+pub fn tcp_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let mut address = address;
+    let mut group = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        bind(&socket, address)?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        address = listener.local_addr()?;
+        group.push(listener);
+    }
+    Ok(group)
+}
+
 /// A UDP socket bound to `address`.
 pub fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(

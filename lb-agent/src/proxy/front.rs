@@ -27,7 +27,7 @@ use super::{Candidate, Chooser, Traffic, bind};
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::health::Suspicions;
 use crate::host::{HostTables, boot_ns};
-use crate::state::observed::{Observed, address_of};
+use crate::state::observed::{Built, Observed, address_of};
 
 /// Tells a listener to stop.
 type Stop = watch::Sender<Option<Instant>>;
@@ -197,7 +197,8 @@ fn listen_address(key: &ServiceKey) -> SocketAddr {
 fn needs_socket(observed: &Observed, key: &ServiceKey, id: ServiceId, steers: bool) -> bool {
     let proxied = |backend: &Backend| backend.path == path::PROXY;
     if key.protocol == protocol::TCP {
-        return !steers && observed.backends_of(id).next().is_some();
+        let http = observed.tables.get(&id).is_some_and(Built::is_http);
+        return !steers && !http && observed.backends_of(id).next().is_some();
     }
     // A UDP datagram of an IPv6 client for an IPv4 socket comes this way too.
     observed

@@ -73,6 +73,7 @@ impl Reconciler {
 
     fn status(&self) -> Result<Status, Refusal> {
         let notes = self.problems.iter().cloned().chain(self.front.problems());
+        let notes = notes.chain(self.l7.problems());
         let status = report::status(
             &self.about,
             &self.desired,
@@ -80,6 +81,7 @@ impl Reconciler {
             self.plane.as_ref(),
             &self.front,
             &self.health,
+            &self.l7,
             notes.collect(),
         );
         status.map_err(|error| failed("read the tables", &error))
@@ -91,7 +93,7 @@ impl Reconciler {
             .plane
             .listening()
             .map_err(|error| failed("read the tables", &error))?;
-        let clients = self.front.clients();
+        let clients = self.l7.clients();
         report::lookup(
             service,
             &self.observed,

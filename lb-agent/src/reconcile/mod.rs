@@ -17,6 +17,7 @@ pub use commands::DEFAULT_DRAIN;
 use crate::config::Config;
 use crate::dataplane::{self, Action, DataPlane};
 use crate::health::{Health, Watched};
+use crate::l7::L7;
 use crate::metrics::Sources;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
@@ -52,6 +53,7 @@ pub struct Reconciler {
     observed: Observed,
     front: Front,
     health: Health,
+    l7: L7,
     about: report::About,
     problems: Vec<String>,
     sources: Sources,
@@ -86,6 +88,7 @@ impl Reconciler {
         store: Store,
         plane: Box<dyn DataPlane>,
         front: Front,
+        l7: L7,
         notes: Vec<String>,
     ) -> Result<Self, ReconcileError> {
         let secret = config.agent.hash_seed.map_or_else(|| store.secret(), Ok)?;
@@ -106,6 +109,7 @@ impl Reconciler {
             observed,
             front,
             health,
+            l7,
             problems: Vec::new(),
             sources: Sources::default(),
             evicted: Evicted::default(),
@@ -192,7 +196,7 @@ impl Reconciler {
 
     /// Ends the userspace path: what is open may go on for `grace`, a new agent takes what comes.
     pub async fn wind_down(self, grace: Duration) {
-        self.front.wind_down(grace).await;
+        tokio::join!(self.front.wind_down(grace), self.l7.wind_down(grace));
     }
 
     fn steers_udp(&self) -> bool {
@@ -238,6 +242,7 @@ impl Reconciler {
         // Also after a failure: what is in force must be known to the userspace path.
         self.observed.complete(desired);
         self.front.publish(&self.observed);
+        self.l7.publish(desired, &self.observed);
         outcome?;
         self.adopt();
         Ok(())

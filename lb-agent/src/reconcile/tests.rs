@@ -91,9 +91,10 @@ impl Bench {
         let config = config::load(Some(&self.config_path())).unwrap();
         let store = Store::open(&config.agent.state_dir).unwrap();
         let front = Front::new(self.plane.clients(), true);
+        let l7 = L7::new(front.clients(), true, 1);
         let path = Some(self.config_path());
         let plane = Box::new(self.plane.clone());
-        let mut agent = Reconciler::new(config, path, store, plane, front, Vec::new()).unwrap();
+        let mut agent = Reconciler::new(config, path, store, plane, front, l7, Vec::new()).unwrap();
         agent.start().unwrap();
         agent
     }

@@ -10,18 +10,18 @@ use lb_common::abi::{self, state};
 use super::observed::HeadSettings;
 use super::overlay::{Overlay, Target};
 use crate::config::health::{AllDown, Health};
-use crate::config::http::ProxyVersion;
+use crate::config::http::{HttpService, ProxyVersion};
 use crate::config::{BackendAddress, Config, Mode, Path};
 
 /// All services.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
     /// In the order of the configuration.
     pub services: Vec<Service>,
 }
 
 /// One service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Its name.
     pub name: String,
@@ -37,6 +37,8 @@ pub struct Service {
     pub settings: HeadSettings,
     /// How its backends are checked.
     pub health: Option<Arc<Health>>,
+    /// What the L7 path has to know, for a service that it serves.
+    pub http: Option<Arc<HttpService>>,
     /// Its backends.
     pub backends: Vec<Backend>,
 }
@@ -165,8 +167,10 @@ impl Service {
                 max_load_permille: service.max_load_permille.unwrap_or(0),
                 ipv4_prefix: affinity.ipv4_prefix,
                 ipv6_prefix: affinity.ipv6_prefix,
+                http: service.mode == Mode::Http,
             },
             health: service.health.clone().map(Arc::new),
+            http: service.http.clone(),
             backends: Vec::new(),
         }
     }

@@ -203,6 +203,11 @@ impl Built {
         &self.spec
     }
 
+    /// Whether the connections of the service go to the L7 path.
+    pub fn is_http(&self) -> bool {
+        self.table.head.flags & ServiceHead::HTTP != 0
+    }
+
     /// The table itself.
     pub fn table(&self) -> &ServiceTable {
         &self.table
@@ -228,6 +233,8 @@ pub struct HeadSettings {
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 address that count.
     pub ipv6_prefix: u8,
+    /// Whether its connections go to the L7 path.
+    pub http: bool,
 }
 
 impl HeadSettings {
@@ -243,7 +250,7 @@ impl HeadSettings {
             max_load_permille: self.max_load_permille,
             ipv4_prefix: self.ipv4_prefix,
             ipv6_prefix: self.ipv6_prefix,
-            pad: 0,
+            flags: if self.http { ServiceHead::HTTP } else { 0 },
         }
     }
 }

@@ -101,7 +101,7 @@ impl Memory {
                 max_load_permille: 0,
                 ipv4_prefix: 32,
                 ipv6_prefix: 64,
-                pad: 0,
+                flags: 0,
             },
             slots: owners.iter().map(id_of).collect(),
             members: ids,

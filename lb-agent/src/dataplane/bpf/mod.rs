@@ -107,8 +107,9 @@ impl Bpf {
         })
     }
 
-    /// Lets `lb_steer` hand connections of an address family (AF_INET, AF_INET6) to the agent's
-    /// own listener, in the place of that of an earlier agent.
+    /// Lets `lb_steer` hand connections of an address family (AF_INET, AF_INET6; for the L7 path
+    /// with [`abi::PROXY_HTTP`]) to the agent's own listener, in the place of that of an earlier
+    /// agent.
     pub fn offer(&mut self, family: u32, listener: &TcpListener) -> Result<(), Error> {
         self.maps
             .proxy
@@ -192,11 +193,11 @@ impl Bpf {
 
     /// A table without members takes no part; an entry cannot be taken out of its map.
     fn drop_service(&mut self, id: ServiceId) -> Result<(), MapError> {
-        let empty = self
-            .observed
-            .tables
-            .get(&id)
-            .map(|built| Built::new(TableSpec::new(built.spec().head, Vec::new())));
+        let empty = self.observed.tables.get(&id).map(|built| {
+            let mut head = built.spec().head;
+            head.flags = 0;
+            Built::new(TableSpec::new(head, Vec::new()))
+        });
         if let Some(empty) = empty {
             self.put_table(id, empty.table())?;
         }

@@ -1,0 +1,131 @@
+//! What the workers count: relaxed atomics, read by `status`.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use lb_common::abi::{BackendId, Counter, MAX_BACKENDS, MAX_SERVICES, ServiceId};
+use lb_common::select::Reason;
+
+use crate::dataplane::{BackendCounts, ServiceCounts};
+
+/// Counts of all services and backends.
+pub(super) struct Counts {
+    backends: Vec<OfBackend>,
+    services: Vec<OfService>,
+}
+
+#[derive(Default)]
+struct OfBackend {
+    active: AtomicU64,
+    total: AtomicU64,
+}
+
+#[derive(Default)]
+struct OfService {
+    active: AtomicU64,
+    choices: [AtomicU64; Counter::COUNT],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            backends: std::iter::repeat_with(OfBackend::default)
+                .take(MAX_BACKENDS)
+                .collect(),
+            services: std::iter::repeat_with(OfService::default)
+                .take(MAX_SERVICES)
+                .collect(),
+        }
+    }
+}
+
+impl Counts {
+    /// Requests under way and tunnels open at a backend.
+    pub(super) fn active(&self, id: BackendId) -> u64 {
+        self.of_backend(id)
+            .map_or(0, |counts| counts.active.load(Relaxed))
+    }
+
+    /// The same of a whole service.
+    pub(super) fn active_total(&self, id: ServiceId) -> u64 {
+        let counts = self.services.get(id.0 as usize);
+        counts.map_or(0, |counts| counts.active.load(Relaxed))
+    }
+
+    /// Both counts of a backend.
+    pub(super) fn of(&self, id: BackendId) -> BackendCounts {
+        self.of_backend(id)
+            .map_or_else(BackendCounts::default, |counts| BackendCounts {
+                active: counts.active.load(Relaxed),
+                total: counts.total.load(Relaxed),
+                ..BackendCounts::default()
+            })
+    }
+
+    /// How backends of a service were chosen.
+    pub(super) fn choices(&self, id: ServiceId) -> ServiceCounts {
+        let mut choices = [0; Counter::COUNT];
+        if let Some(counts) = self.services.get(id.0 as usize) {
+            for (choice, count) in choices.iter_mut().zip(&counts.choices) {
+                *choice = count.load(Relaxed);
+            }
+        }
+        choices
+    }
+
+    /// Counts a choice; `None` for one that found nothing.
+    pub(super) fn chosen(&self, service: ServiceId, reason: Option<Reason>) {
+        let counter = match reason {
+            Some(Reason::Affinity) => Counter::Affinity,
+            Some(Reason::Slot) => Counter::Slot,
+            Some(Reason::Next) => Counter::Next,
+            None => Counter::Refused,
+        };
+        if let Some(counts) = self.services.get(service.0 as usize) {
+            counts.choices[counter as usize].fetch_add(1, Relaxed);
+        }
+    }
+
+    fn of_backend(&self, id: BackendId) -> Option<&OfBackend> {
+        self.backends.get(id.index() as usize)
+    }
+}
+
+/// A request or a tunnel, counted for as long as this lives.
+pub(super) struct Active {
+    counts: std::sync::Arc<Counts>,
+    service: ServiceId,
+    backend: BackendId,
+}
+
+impl Active {
+    /// Counts one more.
+    pub(super) fn new(
+        counts: &std::sync::Arc<Counts>,
+        service: ServiceId,
+        backend: BackendId,
+    ) -> Self {
+        if let Some(of_backend) = counts.of_backend(backend) {
+            of_backend.active.fetch_add(1, Relaxed);
+            of_backend.total.fetch_add(1, Relaxed);
+        }
+        if let Some(of_service) = counts.services.get(service.0 as usize) {
+            of_service.active.fetch_add(1, Relaxed);
+        }
+        Self {
+            counts: std::sync::Arc::clone(counts),
+            service,
+            backend,
+        }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if let Some(of_backend) = self.counts.of_backend(self.backend) {
+            of_backend.active.fetch_sub(1, Relaxed);
+        }
+        if let Some(of_service) = self.counts.services.get(self.service.0 as usize) {
+            of_service.active.fetch_sub(1, Relaxed);
+        }
+    }
+}

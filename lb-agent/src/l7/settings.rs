@@ -1,0 +1,170 @@
+//! What a worker knows: the services, the tables in force, the memory of clients. Every worker
+//! has a copy of its own, which is swapped whole.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, ServiceKey, ServiceTable,
+    protocol,
+};
+use lb_common::addr;
+use lb_common::select::{self, Choice, Client, Tables};
+
+use super::counts::Counts;
+use crate::config::http::HttpService;
+use crate::dataplane::Clients;
+use crate::host::boot_ns;
+use crate::state::desired::Desired;
+use crate::state::observed::{Observed, address_of};
+
+/// One state of everything, shared by the workers.
+pub(super) struct Snapshot {
+    /// Grows with every snapshot.
+    pub(super) generation: u64,
+    /// The services with `mode = "http"` by their listen addresses.
+    pub(super) services: HashMap<ServiceKey, Arc<Service>>,
+    /// The tables in force.
+    pub(super) observed: Observed,
+    /// Where clients were sent last.
+    pub(super) clients: Arc<dyn Clients>,
+    /// What has happened.
+    pub(super) counts: Arc<Counts>,
+}
+
+/// One service.
+pub(super) struct Service {
+    /// Its place in the tables.
+    pub(super) id: ServiceId,
+    /// What was configured.
+    pub(super) http: Arc<HttpService>,
+}
+
+/// The services with `mode = "http"` by their listen addresses.
+pub(super) fn services(
+    desired: &Desired,
+    observed: &Observed,
+) -> HashMap<ServiceKey, Arc<Service>> {
+    let mut services = HashMap::new();
+    for service in &desired.services {
+        let (Some(http), Some(id)) = (&service.http, observed.service(&service.name)) else {
+            continue;
+        };
+        let live = Arc::new(Service {
+            id,
+            http: Arc::clone(http),
+        });
+        for listen in http.all_listen() {
+            let key = ServiceKey::new(addr::from_ip(listen.ip()), listen.port(), protocol::TCP);
+            services.insert(key, Arc::clone(&live));
+        }
+    }
+    services
+}
+
+impl Snapshot {
+    /// The service that listens on `local`.
+    pub(super) fn service_at(&self, local: SocketAddr) -> Option<&Arc<Service>> {
+        let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol::TCP);
+        self.services
+            .get(&key)
+            .or_else(|| self.services.get(&key.wildcard()))
+    }
+
+    /// Chooses a backend of `service` for a client, other than those in `passed`, by the function
+    /// that the kernel uses.
+    pub(super) fn choose(
+        &self,
+        service: ServiceId,
+        client: IpAddr,
+        passed: &[BackendId],
+    ) -> Option<(Choice, Client)> {
+        let table = self.observed.tables.get(&service)?.table();
+        let client = Client::new(&table.head, &addr::from_ip(client));
+        let mut choosing = Choosing {
+            snapshot: self,
+            table,
+            passed,
+        };
+        Some((select::select(&mut choosing, &client)?, client))
+    }
+
+    /// Remembers where a client was sent.
+    pub(super) fn remember(&self, service: ServiceId, client: &Client, backend: BackendId) {
+        let head = self
+            .observed
+            .tables
+            .get(&service)
+            .map(|built| built.table().head);
+        if head.is_some_and(|head| head.affinity_ns != 0) {
+            let affinity = Affinity {
+                seen_ns: boot_ns(),
+                backend,
+                pad: 0,
+            };
+            self.clients.remember(protocol::TCP, &client.key, affinity);
+        }
+    }
+
+    /// The entry of a backend, if it still is one.
+    pub(super) fn backend(&self, id: BackendId) -> Option<&Backend> {
+        let entry = self.observed.backends.get(id.index() as usize)?;
+        (entry.id == id && entry.state != lb_common::abi::state::REMOVED).then_some(entry)
+    }
+
+    /// Where a backend listens.
+    pub(super) fn address(&self, id: BackendId) -> Option<SocketAddr> {
+        self.backend(id).map(address_of)
+    }
+}
+
+/// The tables of one service as `lb_common::select` wants them.
+struct Choosing<'a> {
+    snapshot: &'a Snapshot,
+    table: &'a ServiceTable,
+    passed: &'a [BackendId],
+}
+
+impl Tables for Choosing<'_> {
+    fn head(&self) -> &ServiceHead {
+        &self.table.head
+    }
+
+    fn slot(&self, slot: u32) -> BackendId {
+        self.table.slots[slot as usize]
+    }
+
+    fn member(&self, member: u32) -> BackendId {
+        self.table.members[member as usize]
+    }
+
+    fn backend(&self, id: BackendId) -> Option<Backend> {
+        self.snapshot
+            .observed
+            .backends
+            .get(id.index() as usize)
+            .copied()
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.snapshot.clients.affinity(protocol::TCP, key)
+    }
+
+    fn now_ns(&self) -> u64 {
+        boot_ns()
+    }
+
+    fn active(&self, id: BackendId) -> u64 {
+        self.snapshot.counts.active(id) + self.snapshot.clients.active(id)
+    }
+
+    fn active_total(&self) -> u64 {
+        let id = self.table.head.id;
+        self.snapshot.counts.active_total(id) + self.snapshot.clients.active_total(id)
+    }
+
+    fn hand_over(&mut self, backend: &Backend) -> bool {
+        !self.passed.contains(&backend.id)
+    }
+}

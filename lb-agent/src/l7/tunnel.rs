@@ -1,0 +1,154 @@
+//! What was HTTP and is bytes both ways from now on: WebSockets.
+//!
+//! A tunnel that is idle holds no buffer: bytes are read into one that all tunnels of the thread
+//! share, and only what the other side does not take at once is kept. While something is kept
+//! nothing more is read, so that the slower side sets the pace.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::clock::Deadline;
+
+/// Most bytes read at once, and so the most kept for one direction of a tunnel.
+const CHUNK: usize = 64 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// One direction.
+struct Direction {
+    /// Read, but not yet taken by the other side.
+    kept: Bytes,
+    /// Something was written since the last flush.
+    unflushed: bool,
+    /// The end was read.
+    ended: bool,
+    /// And passed on.
+    closed: bool,
+}
+
+impl Direction {
+    /// One that begins with `early`, which was read before.
+    const fn new(early: Bytes) -> Self {
+        Self {
+            kept: early,
+            unflushed: false,
+            ended: false,
+            closed: false,
+        }
+    }
+
+    /// Copies what it can; ready when the end has been passed on. `moved` tells of any byte.
+    fn poll(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        moved: &mut bool,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            while !self.kept.is_empty() {
+                let taken = ready!(Pin::new(&mut *to).poll_write(context, &self.kept))?;
+                self.kept.advance(taken);
+                *moved = true;
+                self.unflushed = true;
+            }
+            // What is empty holds no memory.
+            self.kept = Bytes::new();
+            if self.closed {
+                return Poll::Ready(Ok(()));
+            }
+            if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(context))?;
+                self.closed = true;
+                return Poll::Ready(Ok(()));
+            }
+            if self.poll_read(from, to, context)?.is_pending() {
+                if self.unflushed {
+                    ready!(Pin::new(&mut *to).poll_flush(context))?;
+                    self.unflushed = false;
+                }
+                return Poll::Pending;
+            }
+            *moved = true;
+        }
+    }
+
+    /// Reads once, and passes that on.
+    fn poll_read(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(from).poll_read(context, &mut buffer))?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let taken = match Pin::new(to).poll_write(context, bytes)? {
+                Poll::Ready(taken) => taken,
+                Poll::Pending => 0,
+            };
+            self.unflushed = true;
+            self.kept = Bytes::copy_from_slice(&bytes[taken..]);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+/// One end of a tunnel, with what was read from it before the tunnel began.
+pub(super) struct End<S> {
+    pub(super) stream: S,
+    pub(super) early: Bytes,
+}
+
+/// Copies both ways until both sides have ended, or until nothing has moved for `idle`. An error
+/// means that one side was reset.
+pub(super) async fn copy<A, B>(
+    client: End<A>,
+    backend: End<B>,
+    idle: Option<Duration>,
+) -> (A, B, io::Result<()>)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut a, mut b) = (client.stream, backend.stream);
+    let mut there = Direction::new(client.early);
+    let mut back = Direction::new(backend.early);
+    let deadline = idle.map(|idle| {
+        let deadline = Deadline::new();
+        deadline.set(Some(idle));
+        (deadline, idle)
+    });
+    let ended = poll_fn(|context| {
+        let mut moved = false;
+        let there = there.poll(&mut a, &mut b, &mut moved, context)?;
+        let back = back.poll(&mut b, &mut a, &mut moved, context)?;
+        if there.is_ready() && back.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some((deadline, idle)) = &deadline {
+            if moved {
+                deadline.set(Some(*idle));
+            }
+            ready!(deadline.poll(context));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    })
+    .await;
+    (a, b, ended)
+}

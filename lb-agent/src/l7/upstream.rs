@@ -1,0 +1,234 @@
+//! Connections to backends: one request at a time on each, idle ones kept for the next.
+//!
+//! A connection has no task of its own. Whoever waits for the answer drives it, and then whoever
+//! reads the body: one wake-up for one packet, and nothing at all happens on one that is idle. It
+//! is looked at when it is taken again, and by the [`Pool`]'s own round, which ends old ones.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use hyper::body::Bytes;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use lb_common::abi::BackendId;
+
+use super::body::{BodyError, RequestBody};
+use super::clock;
+use super::stream::Stream;
+
+/// For how long an idle connection is kept when its backend does not say: Node.js closes it after
+/// five seconds, and a request must not meet the close.
+const IDLE_MS: u64 = 4000;
+
+/// A connection to a backend.
+pub(super) struct Upstream {
+    /// The backend.
+    pub(super) backend: BackendId,
+    /// Whether it has carried a request before.
+    pub(super) reused: bool,
+    /// For how long it may be idle, in milliseconds.
+    pub(super) idle_ms: u64,
+    sender: SendRequest<RequestBody>,
+    /// Nothing once it is over.
+    connection: Option<Connection<TokioIo<Stream>, RequestBody>>,
+}
+
+/// What is left of a connection that has become a tunnel.
+pub(super) struct Tunnelled {
+    /// The connection.
+    pub(super) stream: Stream,
+    /// What came with the answer, and belongs to the tunnel.
+    pub(super) early: Bytes,
+}
+
+impl Upstream {
+    /// Speaks HTTP over `stream`.
+    pub(super) async fn new(backend: BackendId, stream: Stream) -> hyper::Result<Self> {
+        let (sender, connection) = http1::Builder::new()
+            .handshake(TokioIo::new(stream))
+            .await?;
+        Ok(Self {
+            backend,
+            reused: false,
+            idle_ms: IDLE_MS,
+            sender,
+            connection: Some(connection),
+        })
+    }
+
+    /// Sends `request` and waits for the head of the answer. A request that was never written is
+    /// in the error.
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let connection = &mut self.connection;
+        poll_fn(|context| {
+            let over = drive(connection, context);
+            // Only the connection can make the answer ready, and it has just been driven: a waker
+            // would be woken from within its own task.
+            let mut quiet = Context::from_waker(Waker::noop());
+            if let Poll::Ready(answer) = answer.as_mut().poll(&mut quiet) {
+                return Poll::Ready(answer);
+            }
+            if over {
+                // Whatever it had not written comes back.
+                *connection = None;
+                return answer.as_mut().poll(&mut quiet);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Whether another request can be sent.
+    fn is_ready(&mut self) -> bool {
+        let mut quiet = Context::from_waker(Waker::noop());
+        if drive(&mut self.connection, &mut quiet) {
+            self.connection = None;
+        }
+        self.connection.is_some() && self.sender.is_ready()
+    }
+
+    /// The stream below, after an answer that was 101.
+    pub(super) fn into_tunnel(self) -> Option<Tunnelled> {
+        let parts = self.connection?.into_parts();
+        Some(Tunnelled {
+            stream: parts.io.into_inner(),
+            early: parts.read_buf,
+        })
+    }
+}
+
+/// Lets the connection do what it can; true when it is over.
+fn drive(
+    connection: &mut Option<Connection<TokioIo<Stream>, RequestBody>>,
+    context: &mut Context<'_>,
+) -> bool {
+    match connection {
+        Some(connection) => connection.poll_without_shutdown(context).is_ready(),
+        None => true,
+    }
+}
+
+/// The body of an answer, together with the connection that it comes from.
+pub(super) struct Driven {
+    body: Incoming,
+    upstream: Option<Box<Upstream>>,
+    over: bool,
+    pool: Rc<Pool>,
+}
+
+impl Driven {
+    /// The rest of the answer on `upstream`, which goes back to `pool` at its end.
+    pub(super) fn new(body: Incoming, upstream: Upstream, pool: Rc<Pool>) -> Self {
+        Self {
+            body,
+            upstream: Some(Box::new(upstream)),
+            over: false,
+            pool,
+        }
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut quiet = Context::from_waker(Waker::noop());
+        let frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
+        if frame.is_ready() {
+            return frame.map_err(BodyError::from);
+        }
+        if !self.over
+            && let Some(upstream) = &mut self.upstream
+        {
+            self.over = drive(&mut upstream.connection, context);
+        }
+        let frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
+        frame.map_err(BodyError::from)
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A connection whose answer was read to its end carries the next request; any other is closed.
+impl Drop for Driven {
+    fn drop(&mut self) {
+        if let Some(upstream) = self.upstream.take()
+            && self.body.is_end_stream()
+            && !self.over
+        {
+            self.pool.put(*upstream);
+        }
+    }
+}
+
+/// The idle connections of a thread.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: RefCell<HashMap<BackendId, Vec<Idle>>>,
+}
+
+struct Idle {
+    upstream: Upstream,
+    until_ms: u64,
+}
+
+/// Most idle connections to one backend.
+const MOST_IDLE: usize = 64;
+
+impl Pool {
+    /// An idle connection to `backend`, the one used last.
+    pub(super) fn take(&self, backend: BackendId) -> Option<Upstream> {
+        let mut idle = self.idle.borrow_mut();
+        let of_backend = idle.get_mut(&backend)?;
+        while let Some(mut last) = of_backend.pop() {
+            if last.until_ms > clock::now_ms() && last.upstream.is_ready() {
+                last.upstream.reused = true;
+                return Some(last.upstream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose answer is over, if it can be used again.
+    pub(super) fn put(&self, mut upstream: Upstream) {
+        if upstream.idle_ms == 0 || !upstream.is_ready() {
+            return;
+        }
+        let until_ms = clock::now_ms() + upstream.idle_ms;
+        let mut idle = self.idle.borrow_mut();
+        let of_backend = idle.entry(upstream.backend).or_default();
+        if of_backend.len() < MOST_IDLE {
+            of_backend.push(Idle { upstream, until_ms });
+        }
+    }
+
+    /// Closes what has been idle for too long, and what the other side has closed.
+    pub(super) fn tidy(&self) {
+        let now_ms = clock::now_ms();
+        self.idle.borrow_mut().retain(|_, of_backend| {
+            of_backend.retain_mut(|idle| idle.until_ms > now_ms && idle.upstream.is_ready());
+            !of_backend.is_empty()
+        });
+    }
+
+    /// Closes everything.
+    pub(super) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+}

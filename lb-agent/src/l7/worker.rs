@@ -1,0 +1,176 @@
+//! A worker: one thread with a runtime, listeners and upstream connections of its own. Nothing
+//! that a request needs is shared with another thread.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc as sync;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use lb_common::abi::ServiceKey;
+use tokio::sync::{mpsc, watch};
+
+use super::settings::Snapshot;
+use super::upstream::Pool;
+use super::{accept, clock, visit};
+
+/// What a worker is told.
+pub(super) enum Message {
+    /// New settings are in force; to be confirmed.
+    Publish(Arc<Snapshot>, sync::Sender<()>),
+    /// Accept connections on a socket. `None` is the one to which the kernel hands connections.
+    Listen(Option<ServiceKey>, TcpListener),
+    /// No more on this address. What waits to be accepted is.
+    Unlisten(ServiceKey),
+    /// End: requests finish, and what is still open then is closed.
+    Stop(Instant),
+}
+
+/// The thread's own state.
+pub(super) struct Worker {
+    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+    /// Idle connections to backends.
+    pub(super) pool: Rc<Pool>,
+    stopping: Cell<bool>,
+    open: Cell<usize>,
+}
+
+impl Worker {
+    /// The settings in force.
+    pub(super) fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+        Rc::clone(&self.snapshot.borrow())
+    }
+
+    /// Whether connections should end after the request that they carry.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Runs `task` on this thread; the worker does not end before it, unless its time is over.
+    pub(super) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        self.open.set(self.open.get() + 1);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            task.await;
+            worker.open.set(worker.open.get() - 1);
+        });
+    }
+
+    /// Serves a connection.
+    pub(super) fn serve(
+        self: &Rc<Self>,
+        stream: tokio::net::TcpStream,
+        peer: std::net::SocketAddr,
+    ) {
+        self.spawn(visit::serve(Rc::clone(self), stream, peer));
+    }
+}
+
+/// A running worker.
+pub(super) struct Handle {
+    inbox: mpsc::UnboundedSender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    /// Starts one.
+    pub(super) fn start(index: usize, snapshot: Arc<Snapshot>) -> io::Result<Self> {
+        let (inbox, messages) = mpsc::unbounded_channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("l7-{index}"))
+            .spawn(move || run(snapshot, messages))?;
+        Ok(Self {
+            inbox,
+            thread: Some(thread),
+        })
+    }
+
+    /// Tells it something. One that has ended hears nothing.
+    pub(super) fn tell(&self, message: Message) {
+        let _ = self.inbox.send(message);
+    }
+
+    /// Its thread, to be waited for.
+    pub(super) fn into_thread(mut self) -> Option<JoinHandle<()>> {
+        self.thread.take()
+    }
+}
+
+fn run(snapshot: Arc<Snapshot>, messages: mpsc::UnboundedReceiver<Message>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default());
+    match runtime {
+        Ok(runtime) => runtime.block_on(live(snapshot, messages)),
+        Err(error) => tracing::error!(%error, "a worker of the L7 path cannot start"),
+    }
+}
+
+async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Message>) {
+    let worker = Rc::new(Worker {
+        snapshot: RefCell::new(Rc::new(snapshot)),
+        pool: Rc::default(),
+        stopping: Cell::new(false),
+        open: Cell::new(0),
+    });
+    tokio::task::spawn_local(clock::tick_forever());
+    tokio::task::spawn_local(tidy(Rc::clone(&worker)));
+    let mut listeners: Vec<(Option<ServiceKey>, watch::Sender<bool>)> = Vec::new();
+    let deadline = loop {
+        match messages.recv().await {
+            Some(Message::Publish(snapshot, done)) => {
+                *worker.snapshot.borrow_mut() = Rc::new(snapshot);
+                let _ = done.send(());
+            }
+            Some(Message::Listen(key, listener)) => {
+                let (stop, stopped) = watch::channel(false);
+                tokio::task::spawn_local(accept::accept(Rc::clone(&worker), listener, stopped));
+                listeners.push((key, stop));
+            }
+            Some(Message::Unlisten(key)) => {
+                listeners.retain(|(known, _)| *known != Some(key));
+            }
+            Some(Message::Stop(deadline)) => break deadline,
+            None => break Instant::now(),
+        }
+    };
+    wind_down(&worker, listeners, deadline).await;
+}
+
+/// Lets what is open end, until `deadline`. Dropping the runtime closes the rest.
+async fn wind_down(
+    worker: &Worker,
+    listeners: Vec<(Option<ServiceKey>, watch::Sender<bool>)>,
+    deadline: Instant,
+) {
+    worker.stopping.set(true);
+    drop(listeners);
+    worker.pool.clear();
+    clock::wake_all();
+    let pause = Duration::from_millis(20);
+    // The listeners first take what waits to be accepted.
+    tokio::time::sleep(pause).await;
+    while worker.open.get() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(pause).await;
+    }
+    if worker.open.get() > 0 {
+        tracing::info!(
+            connections = worker.open.get(),
+            "closed when the drain time was over"
+        );
+    }
+}
+
+/// Ends idle connections to backends in their time.
+async fn tidy(worker: Rc<Worker>) {
+    let mut rounds = tokio::time::interval(Duration::from_millis(500));
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        worker.pool.tidy();
+    }
+}
