@@ -12,6 +12,10 @@
 //! | `tunnel` | WebSockets |
 //! | `body`, `stream` | the bytes |
 //! | [`compress`] | answers made smaller on their way |
+//! | [`routes`] | which route a request takes |
+//! | [`forwarded`] | who asks for what: the forwarding headers |
+//! | [`rules`] | header rules, and where redirects lead |
+//! | [`pages`] | what is shown when there is no answer of an application |
 //! | [`tls`] | TLS for clients: certificates, server names, session tickets |
 //! | `clock` | deadlines |
 //! | `counts` | what `status` shows |
@@ -23,7 +27,11 @@ mod clock;
 pub mod compress;
 mod counts;
 mod forward;
+pub mod forwarded;
 mod headers;
+pub mod pages;
+pub mod routes;
+pub mod rules;
 mod settings;
 mod stream;
 pub mod tls;

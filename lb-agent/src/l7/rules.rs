@@ -1,0 +1,309 @@
+//! Header rules and redirects at work: what was compiled from templates, rendered for a request.
+
+use std::cell::RefCell;
+
+use hyper::Method;
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+
+use super::forwarded::{self, Asker, Origin};
+use super::routes::hostname;
+use crate::config::BackendAddress;
+use crate::config::http::{HeaderRule, Operation, Part, Template, Variable};
+
+/// What variables stand for, in one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// The connection.
+    pub origin: &'a Origin,
+    /// Who asks.
+    pub asker: &'a Asker,
+    /// The method.
+    pub method: &'a Method,
+    /// Host as the request has it; empty if it has none.
+    pub host: &'a str,
+    /// Path and query as the request has them.
+    pub target: &'a str,
+    /// The backend, once it is chosen.
+    pub backend: Option<&'a BackendAddress>,
+}
+
+/// Header rules, ready to be applied.
+#[derive(Clone, Debug, Default)]
+pub struct Rules(Vec<Rule>);
+
+#[derive(Clone, Debug)]
+struct Rule {
+    name: HeaderName,
+    change: Change,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Set(Value),
+    Add(Value),
+    Remove,
+}
+
+/// A value: the same for every request, or rendered.
+#[derive(Clone, Debug)]
+enum Value {
+    Fixed(HeaderValue),
+    /// Clone of a value that is there already.
+    ClientIp,
+    RequestId,
+    Template(Template),
+}
+
+impl Rules {
+    /// Compiles `rules`, which are applied in their order.
+    pub fn new<'a>(rules: impl IntoIterator<Item = &'a HeaderRule>) -> Self {
+        let rule = |rule: &HeaderRule| Rule {
+            name: rule.name.clone(),
+            change: match &rule.operation {
+                Operation::Set(template) => Change::Set(Value::new(template)),
+                Operation::Add(template) => Change::Add(Value::new(template)),
+                Operation::Remove => Change::Remove,
+            },
+        };
+        Self(rules.into_iter().map(rule).collect())
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a value depends on the backend, which is chosen late.
+    pub fn name_backend(&self) -> bool {
+        self.0.iter().any(|rule| match &rule.change {
+            Change::Set(Value::Template(template)) | Change::Add(Value::Template(template)) => {
+                template.names(Variable::Backend)
+            }
+            _ => false,
+        })
+    }
+
+    /// Changes `headers`. A value that does not make a header, which an odd Host or target can
+    /// bring about, leaves its header unset.
+    pub fn apply(&self, headers: &mut HeaderMap, context: &Context<'_>) {
+        for rule in &self.0 {
+            let value = match &rule.change {
+                Change::Set(value) | Change::Add(value) => value.render(context),
+                Change::Remove => None,
+            };
+            match (&rule.change, value) {
+                (Change::Add(_), Some(value)) => {
+                    headers.append(rule.name.clone(), value);
+                }
+                (Change::Add(_), None) => {}
+                (Change::Set(_), Some(value)) => {
+                    headers.insert(rule.name.clone(), value);
+                }
+                (Change::Set(_) | Change::Remove, _) => {
+                    headers.remove(&rule.name);
+                }
+            }
+        }
+    }
+}
+
+impl Value {
+    fn new(template: &Template) -> Self {
+        let fixed = template.fixed().map(HeaderValue::from_str);
+        match (fixed, template.parts.as_slice()) {
+            (Some(Ok(value)), _) => Self::Fixed(value),
+            (_, [Part::Variable(Variable::ClientIp)]) => Self::ClientIp,
+            (_, [Part::Variable(Variable::RequestId)]) => Self::RequestId,
+            _ => Self::Template(template.clone()),
+        }
+    }
+
+    fn render(&self, context: &Context<'_>) -> Option<HeaderValue> {
+        match self {
+            Self::Fixed(value) => Some(value.clone()),
+            Self::ClientIp => Some(context.asker.ip_text.clone()),
+            Self::RequestId => Some(context.asker.request_id.clone()),
+            Self::Template(template) => rendered(template, context),
+        }
+    }
+}
+
+/// The value of Location for a redirect; `None` if the request makes it none.
+pub fn location(template: &Template, context: &Context<'_>) -> Option<HeaderValue> {
+    rendered(template, context)
+}
+
+/// `https://` and what was asked for, on the port `port`; `None` if the request names no host.
+pub fn on_https(host: &str, target: &str, port: u16) -> Option<HeaderValue> {
+    let name = hostname(host);
+    if name.is_empty() {
+        return None;
+    }
+    // The target of `OPTIONS *` is no path.
+    let target = if target.starts_with('/') { target } else { "/" };
+    let text = match port {
+        443 => format!("https://{name}{target}"),
+        _ => format!("https://{name}:{port}{target}"),
+    };
+    HeaderValue::from_str(&text).ok()
+}
+
+thread_local! {
+    /// Where values are rendered, before they are copied to their place.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn rendered(template: &Template, context: &Context<'_>) -> Option<HeaderValue> {
+    SCRATCH.with_borrow_mut(|text| {
+        text.clear();
+        for part in &template.parts {
+            match part {
+                Part::Literal(literal) => text.extend_from_slice(literal.as_bytes()),
+                Part::Variable(variable) => variable_into(text, *variable, context),
+            }
+        }
+        HeaderValue::from_bytes(text).ok()
+    })
+}
+
+fn variable_into(text: &mut Vec<u8>, variable: Variable, context: &Context<'_>) {
+    let path_and_query = || {
+        context
+            .target
+            .split_once('?')
+            .unwrap_or((context.target, ""))
+    };
+    let mut put = |bytes: &[u8]| text.extend_from_slice(bytes);
+    match variable {
+        Variable::ClientIp => put(context.asker.ip_text.as_bytes()),
+        Variable::RemotePort => put(context.origin.peer.port().to_string().as_bytes()),
+        Variable::Host => put(context.host.as_bytes()),
+        Variable::Hostname => put(hostname(context.host).as_bytes()),
+        Variable::Scheme => put(forwarded::scheme(context.asker.https).as_bytes()),
+        Variable::ServerPort => put(context.origin.local.port().to_string().as_bytes()),
+        Variable::Method => put(context.method.as_str().as_bytes()),
+        Variable::Uri => put(context.target.as_bytes()),
+        Variable::Path => put(path_and_query().0.as_bytes()),
+        Variable::Query => put(path_and_query().1.as_bytes()),
+        Variable::RequestId => put(context.asker.request_id.as_bytes()),
+        Variable::Service => put(context.service.as_bytes()),
+        Variable::Backend => match context.backend {
+            Some(backend) => put(backend.to_string().as_bytes()),
+            None => {}
+        },
+    }
+}
+
+/// The host of a request: that of its target, else its Host line; empty if there is none.
+pub fn host_of<'a>(uri: &'a hyper::Uri, headers: &'a HeaderMap) -> &'a str {
+    let line = || headers.get(HOST).and_then(|host| host.to_str().ok());
+    let named = uri.authority().map(|authority| authority.as_str());
+    named.or_else(line).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn rules(lines: &str) -> Rules {
+        let text = format!(
+            "[[service]]\nname = 'app'\nmode = 'http'\nlisten = ['0.0.0.0:80']\n[service.http]\nresponse_headers = [{lines}]"
+        );
+        let config = parse(&text, std::path::Path::new("f")).unwrap();
+        let http = config.services[0].http.as_ref().unwrap();
+        Rules::new(&http.settings.response_headers)
+    }
+
+    fn applied(lines: &str, mut headers: HeaderMap) -> Vec<(String, String)> {
+        let peer = "203.0.113.9:51000".parse().unwrap();
+        let origin = Origin::new(peer, "192.0.2.1:80".parse().unwrap(), false, &[]);
+        let asker = Asker {
+            ip: origin.peer.ip(),
+            ip_text: HeaderValue::from_static("203.0.113.9"),
+            https: true,
+            request_id: HeaderValue::from_static("abc"),
+        };
+        let backend = "unix:/run/a.sock".parse().unwrap();
+        let context = Context {
+            service: "app",
+            origin: &origin,
+            asker: &asker,
+            method: &Method::GET,
+            host: "Example.com:8080",
+            target: "/a/b?c=d",
+            backend: Some(&backend),
+        };
+        rules(lines).apply(&mut headers, &context);
+        let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+        headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), text(value)))
+            .collect()
+    }
+
+    #[test]
+    fn every_variable_has_a_value() {
+        let expected = [
+            ("$client_ip", "203.0.113.9"),
+            ("$remote_port", "51000"),
+            ("$host", "Example.com:8080"),
+            ("$hostname", "Example.com"),
+            ("$scheme", "https"),
+            ("$server_port", "80"),
+            ("$method", "GET"),
+            ("$uri", "/a/b?c=d"),
+            ("$path", "/a/b"),
+            ("$query", "c=d"),
+            ("$request_id", "abc"),
+            ("$backend", "unix:/run/a.sock"),
+            ("$service", "app"),
+        ];
+        assert_eq!(expected.len(), Variable::ALL.len());
+        for (variable, value) in expected {
+            for (text, value) in [
+                (variable.to_owned(), value.to_owned()),
+                (format!("<{variable}>"), format!("<{value}>")),
+            ] {
+                let line = format!("{{ set = 'x', value = '{text}' }}");
+                let headers = applied(&line, HeaderMap::new());
+                assert_eq!(headers, [("x".to_owned(), value)], "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn rules_are_applied_in_their_order() {
+        let mut before = HeaderMap::new();
+        before.append("a", HeaderValue::from_static("1"));
+        before.append("a", HeaderValue::from_static("2"));
+        before.append("b", HeaderValue::from_static("3"));
+        let lines = "{ set = 'A', value = 'x' }, { add = 'A', value = '$$' }, { remove = 'b' }";
+        let expected = [("a", "x"), ("a", "$")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(applied(lines, before), expected);
+    }
+
+    #[test]
+    fn rules_tell_whether_they_want_the_backend() {
+        assert!(rules("{ set = 'A', value = '$backend' }").name_backend());
+        assert!(!rules("{ set = 'A', value = '$host' }").name_backend());
+    }
+
+    #[test]
+    fn a_redirect_to_https_keeps_host_and_target() {
+        let to = |host, target, port| {
+            on_https(host, target, port).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(
+            to("a.com:80", "/x?y", 443).as_deref(),
+            Some("https://a.com/x?y")
+        );
+        assert_eq!(
+            to("[::1]", "*", 8443).as_deref(),
+            Some("https://[::1]:8443/")
+        );
+        assert_eq!(to("", "/", 443), None);
+    }
+}
