@@ -11,6 +11,7 @@
 //! | [`health`] | checks of the backends, and what they say of them |
 //! | [`host`] | choices made on the host, by the kernel's own function |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
+//! | [`privilege`] | threads that give up what they need not |
 //! | [`proxy`] | the userspace path |
 //! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
 //! | [`report`] | what `status` and `lookup` tell |
@@ -25,6 +26,7 @@ pub mod health;
 pub mod host;
 pub mod l7;
 pub mod metrics;
+pub mod privilege;
 pub mod proxy;
 pub mod reconcile;
 pub mod report;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lb_common::abi::PROXY_HTTP;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::config::{self, Config};
 use crate::control::message::{Call, Command};
@@ -26,17 +26,26 @@ const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 
 /// Runs the agent until SIGTERM, SIGINT or `lb-agent stop`. `config_path` is what `reload` reads
 /// again; `None` for the usual place.
-pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(serve(config, config_path))
 }
 
-async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<()> {
+/// What ended an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A signal: whoever supervises it may start it again.
+    Signal,
+    /// `lb-agent stop`: it is to stay stopped.
+    Told,
+}
+
+async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> {
     // The lock comes first: a second agent must not get as far as the maps.
     let store = Store::open(&config.agent.state_dir)?;
-    let control = server::bind(&config.agent.control)?;
+    let control = server::bind(&config.agent.control, config.agent.control_mode)?;
     let metrics = match &config.agent.metrics {
         Some(address) => Some(metrics::server::bind(address).await?),
         None => None,
@@ -72,13 +81,13 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<(
     if let Some(log) = log {
         log.forward();
     }
-    let watchdog = tokio::spawn(ready());
     let probes = tokio::spawn(reconciler.health().probe());
-    answer(&mut reconciler, inbox).await?;
+    tracing::info!("ready");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let end = answer(&mut reconciler, inbox).await?;
 
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    watchdog.abort();
     probes.abort();
     if let Some(metrics) = metrics {
         metrics.abort();
@@ -86,59 +95,52 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<(
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
     reconciler.wind_down(LAST_CONNECTIONS).await;
-    Ok(())
+    Ok(end)
 }
 
 /// Carries out commands until one of them, or a signal, ends the agent.
 async fn answer(
     reconciler: &mut Reconciler,
     mut inbox: mpsc::Receiver<Call>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let health = reconciler.health();
+    // In this very loop: an agent that does not get to it is one that hangs.
+    let alive = sd_notify::watchdog_enabled().map(|period| period / 2);
+    let mut watchdog = tokio::time::interval(alive.unwrap_or(Duration::from_secs(3600)));
+    watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let tick = reconciler.next_tick().map(Instant::from_std);
         tokio::select! {
             call = inbox.recv() => {
-                let Some((command, reply)) = call else { return Ok(()) };
+                let Some((command, reply)) = call else { return Ok(End::Signal) };
                 let stops = matches!(command, Command::Stop { .. });
                 let answer = tokio::task::block_in_place(|| reconciler.handle(command));
                 let done = answer.is_ok();
                 // The asker may have hung up.
                 let _ = reply.send(answer);
                 if stops && done {
-                    return Ok(());
+                    return Ok(End::Told);
                 }
             }
             () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
                 tokio::task::block_in_place(|| reconciler.tick());
             }
             () = health.changed() => tokio::task::block_in_place(|| reconciler.tick()),
+            _ = watchdog.tick(), if alive.is_some() => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
             _ = hangup.recv() => {
                 let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload));
                 if let Err(refusal) = answer {
                     tracing::error!("reload on SIGHUP: {}", refusal.error);
                 }
             }
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(End::Signal),
+            _ = interrupt.recv() => return Ok(End::Signal),
         }
-    }
-}
-
-/// Tells systemd that everything serves, then that the agent is alive as often as it asks.
-async fn ready() {
-    tracing::info!("ready");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let Some(period) = sd_notify::watchdog_enabled() else {
-        return;
-    };
-    let mut ticks = tokio::time::interval(period / 2);
-    loop {
-        ticks.tick().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
     }
 }
 

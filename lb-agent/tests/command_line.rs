@@ -54,7 +54,7 @@ impl FakeAgent {
         let dir = tempfile::tempdir().unwrap();
         let listener = {
             let _inside = runtime.enter();
-            server::bind(&dir.path().join("control.sock")).unwrap()
+            server::bind(&dir.path().join("control.sock"), None).unwrap()
         };
         let (calls, mut inbox) = mpsc::channel::<Call>(4);
         runtime.spawn(server::serve(listener, calls, std::future::pending()));

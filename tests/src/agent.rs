@@ -143,6 +143,13 @@ impl<'a> Agent<'a> {
         self.process = None;
     }
 
+    /// Waits for it to end by itself, and says how.
+    #[track_caller]
+    pub fn wait_for_end(&mut self) -> std::process::ExitStatus {
+        let mut process = self.process.take().expect("an agent that runs");
+        process.wait()
+    }
+
     /// Everything it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir().join("agent.log")).unwrap_or_default()

@@ -96,6 +96,48 @@ fn the_units_capabilities_suffice() {
     assert!(!agent.pin_dir().exists());
 }
 
+/// The values of a key of the unit, from all its lines.
+fn unit_has(key: &str) -> Vec<String> {
+    let text = fs::read_to_string(unit()).unwrap();
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    let values = lines.filter(|(name, _)| *name == key);
+    values
+        .flat_map(|(_, value)| {
+            value
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn an_agent_that_was_told_to_stop_is_not_started_again_and_any_other_is() {
+    let hosts = Hosts::new();
+    let services = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
+    let mut agent = Agent::start(&hosts.balancer, services);
+    let stays_stopped = unit_has("RestartPreventExitStatus");
+    assert_eq!(unit_has("Restart"), ["always"]);
+    for purge in [&["stop"][..], &["stop", "--purge"]] {
+        agent.ok(purge);
+        let code = agent.wait_for_end().code().unwrap().to_string();
+        assert!(stays_stopped.contains(&code), "{code}");
+        assert!(unit_has("SuccessExitStatus").contains(&code), "{code}");
+        agent.start_again();
+    }
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
+        let pid = rustix::process::Pid::from_raw(agent.pid() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+        let ended = agent.wait_for_end();
+        let code = ended.code().map(|code| code.to_string());
+        assert!(
+            !code.is_some_and(|code| stays_stopped.contains(&code)),
+            "{ended}"
+        );
+        agent.start_again();
+    }
+}
+
 #[test]
 fn the_unit_is_sound_by_systemds_own_judgement() {
     let analyze = |arguments: &[&str], path: &Path| {

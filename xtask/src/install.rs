@@ -10,6 +10,7 @@ use std::process::Command;
 
 const PROGRAM: &str = "usr/local/bin/lb-agent";
 const UNIT: &str = "etc/systemd/system/lb-agent.service";
+const SYSUSERS: &str = "usr/lib/sysusers.d/lb-agent.conf";
 const CONFIG: &str = "etc/lb-agent/config.toml";
 
 /// Arguments of `cargo xtask install`.
@@ -43,6 +44,11 @@ pub(crate) fn install(args: &Args) -> Result<()> {
     put(
         &packaging.join("lb-agent.service"),
         &args.root.join(UNIT),
+        0o644,
+    )?;
+    put(
+        &packaging.join("lb-agent.sysusers"),
+        &args.root.join(SYSUSERS),
         0o644,
     )?;
     put_config(&packaging.join("config.toml"), &args.root.join(CONFIG))?;
@@ -79,6 +85,9 @@ fn start(no_start: bool) -> Result<()> {
         say("systemd does not run here; start it by: lb-agent run");
         return host::mount_bpffs();
     }
+    Command::new("systemd-sysusers")
+        .arg(Path::new("/").join(SYSUSERS))
+        .run_shown()?;
     systemctl(&["daemon-reload"])?;
     if no_start {
         say("not started, as asked; start it by: systemctl enable --now lb-agent");

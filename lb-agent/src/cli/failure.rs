@@ -15,6 +15,10 @@ pub(super) const USAGE: u8 = 2;
 /// No agent answers.
 pub(super) const UNREACHABLE: u8 = 3;
 
+/// What `run` ends with when `lb-agent stop` has ended it: whoever supervises it must not start it
+/// again. The systemd unit names it.
+pub(super) const TOLD_TO_STOP: u8 = 4;
+
 /// An end that is not a good one.
 #[derive(Debug)]
 pub(super) struct Failure {

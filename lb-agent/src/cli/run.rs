@@ -8,10 +8,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::{Control, output};
 use crate::config;
 use crate::metrics::events::Keep;
+use crate::run::End;
 
 /// What is logged without [`FILTER`].
 const USUAL_FILTER: &str = "info";
@@ -21,8 +22,9 @@ const FILTER: &str = "LB_AGENT_LOG";
 /// Run the agent in the foreground
 ///
 /// It logs to standard error; LB_AGENT_LOG says how much, as in "debug" or
-/// "info,lb_agent::control=debug". SIGTERM and SIGINT end it, SIGHUP has it read its configuration
-/// again. The kernel goes on forwarding without it.
+/// "info,lb_agent::control=debug". SIGTERM and SIGINT end it (exit code 0), so does `lb-agent stop`
+/// (exit code 4, for whoever would start it again); SIGHUP has it read its configuration again. The
+/// kernel goes on forwarding without it.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent run --config /etc/lb-agent/config.toml --log json")]
 pub(super) struct Run {
@@ -53,8 +55,11 @@ impl Run {
         for warning in config::warnings(&config) {
             tracing::warn!("{warning}");
         }
-        crate::run::run(config, self.config)
-            .map_err(|error| Failure::failed(format!("run: {error:#}")))
+        match crate::run::run(config, self.config) {
+            Ok(End::Signal) => Ok(()),
+            Ok(End::Told) => Err(Failure::shown(failure::TOLD_TO_STOP)),
+            Err(error) => Err(Failure::failed(format!("run: {error:#}"))),
+        }
     }
 }
 

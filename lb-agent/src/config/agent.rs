@@ -41,6 +41,9 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
     let metrics = table
         .take("metrics")
         .and_then(|value| value.string("\"127.0.0.1:9600\"", problems, metrics::address));
+    let control_mode = table
+        .take("control_mode")
+        .and_then(|value| value.string("\"0660\"", problems, control_mode));
     table.finish(problems);
     AgentConfig {
         state_dir,
@@ -51,8 +54,23 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
         max_clients: max_clients.unwrap_or(usual.max_clients),
         l7_workers: l7_workers.unwrap_or(usual.l7_workers),
         cgroup,
+        control_mode,
         metrics,
     }
+}
+
+/// Three octal digits, of which the owner's are read and write.
+fn control_mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix('0').unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok();
+    mode.filter(|mode| digits.len() == 3 && mode & 0o711 == 0o600)
+        .ok_or_else(|| {
+            format!(
+                "{} is not a mode for the control socket (write \"0660\", or \"0666\" to let \
+                 everybody on this host read)",
+                value::quoted(text)
+            )
+        })
 }
 
 fn data_plane(value: &Value<'_, '_>, problems: &mut Problems) -> Option<DataPlane> {

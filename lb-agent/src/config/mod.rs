@@ -79,6 +79,8 @@ pub struct AgentConfig {
     pub l7_workers: u16,
     /// The cgroup whose sockets are watched; the root of the cgroup v2 mount if not given.
     pub cgroup: Option<PathBuf>,
+    /// Permissions of the control socket. Whoever may open it may read; changing things takes more.
+    pub control_mode: Option<u32>,
     /// Where metrics are served, beside the control socket.
     pub metrics: Option<MetricsAddress>,
 }
@@ -173,6 +175,7 @@ impl Default for AgentConfig {
             max_clients: 262_144,
             l7_workers: 0,
             cgroup: None,
+            control_mode: None,
             metrics: None,
         }
     }

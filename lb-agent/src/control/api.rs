@@ -38,6 +38,14 @@ impl No {
         }
     }
 
+    pub(super) fn forbidden() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "only root and members of the group lb-agent may change anything",
+            "use sudo, or have yourself added to the group: adduser NAME lb-agent",
+        )
+    }
+
     pub(super) fn too_large() -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -12,7 +12,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixSocket};
 
-/// The owner and the group may use the socket.
+use super::peer;
+
+/// The owner and the group may use the socket, unless the configuration lets others read.
 const MODE: u32 = 0o660;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -55,12 +57,13 @@ pub enum BindError {
     },
 }
 
-/// Listens at `path`, which then has mode 0660. The directory is made if need be; the socket of an
+/// Listens at `path`, which then belongs to the group `lb-agent`, if there is one, and has `mode`,
+/// 0660 if not given. The directory is made if need be; the socket of an
 /// agent that has died is replaced.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
-pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
+pub fn bind(path: &Path, mode: Option<u32>) -> Result<UnixListener, BindError> {
     let failed = |what| {
         move |source| BindError::Io {
             what,
@@ -86,15 +89,21 @@ pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
             });
         }
     }
-    listen(path).map_err(failed("make the control socket"))
+    listen(path, mode.unwrap_or(MODE)).map_err(failed("make the control socket"))
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
+fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = UnixSocket::new_stream()?;
     // The file takes its mode from the socket, less the umask: nobody else can get in between.
-    rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & MODE))?;
     socket.bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    if let Some(group) = peer::group()
+        && let Err(error) = std::os::unix::fs::chown(path, None, Some(group))
+    {
+        let group = peer::GROUP;
+        tracing::warn!(%error, "the control socket cannot be given to the group {group}");
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)
 }
 
@@ -157,7 +166,7 @@ mod tests {
     async fn the_socket_is_for_owner_and_group() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/for/it/control.sock");
-        let _listener = bind(&path).unwrap();
+        let _listener = bind(&path, None).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, MODE);
     }
@@ -166,12 +175,12 @@ mod tests {
     async fn a_living_agents_socket_is_left_alone_and_a_dead_ones_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        let first = bind(&path).unwrap();
-        let error = bind(&path).unwrap_err();
+        let first = bind(&path, None).unwrap();
+        let error = bind(&path, None).unwrap_err();
         assert!(matches!(error, BindError::Taken { .. }), "{error}");
         assert!(error.to_string().starts_with("another lb-agent is running"));
         drop(first);
-        let _second = bind(&path).unwrap();
+        let _second = bind(&path, None).unwrap();
         assert!(matches!(occupant(&path), Ok(Occupant::Alive)));
     }
 
@@ -180,7 +189,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(bind(&path), Err(BindError::NotASocket { .. })));
+        assert!(matches!(
+            bind(&path, None),
+            Err(BindError::NotASocket { .. })
+        ));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 
@@ -188,11 +200,11 @@ mod tests {
     async fn of_agents_that_start_together_one_wins() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        drop(bind(&path).unwrap());
+        drop(bind(&path, None).unwrap());
         let starts: Vec<_> = (0..8)
             .map(|_| {
                 let path = path.clone();
-                tokio::task::spawn_blocking(move || bind(&path))
+                tokio::task::spawn_blocking(move || bind(&path, None))
             })
             .collect();
         let mut listeners = Vec::new();

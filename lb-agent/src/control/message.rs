@@ -57,6 +57,13 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it changes anything, which not everybody may.
+    pub fn changes(&self) -> bool {
+        !matches!(self, Self::Status | Self::Stats | Self::Lookup { .. })
+    }
+}
+
 /// What the agent answers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `message` | commands, answers and refusals, and their JSON |
 //! | `stats` | every figure, and its JSON |
+//! | `peer` | who asks, and what they may |
 //! | `bind` | making the socket, and telling a dead agent's from a living one's |
 //! | `api` | from an HTTP request to a command |
 //! | `server` | connections, their limits and deadlines |
@@ -15,6 +16,7 @@ mod api;
 mod bind;
 pub mod client;
 pub mod message;
+pub mod peer;
 pub mod server;
 pub mod stats;
 

@@ -1,9 +1,12 @@
 //! Connections to the control socket. Each has a task and a deadline of its own, and there are
 //! only so many at a time: a client that is idle, slow or talks nonsense holds up nobody else.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -15,16 +18,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::api::{self, MAX_BODY, No};
 pub use super::bind::{BindError, bind};
 use super::message::{Call, Command, Reply};
+use super::peer::Peer;
 use crate::metrics;
 
 /// Connections at a time; more wait in the socket's backlog.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 1024;
+/// For the first byte of a request while others wait for room.
+const SILENT_TIME: Duration = Duration::from_millis(500);
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// For its body.
@@ -49,23 +55,37 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut connections = JoinSet::new();
+    let mut waiting = VecDeque::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+            accepted = listener.accept(), if make_room(connections.len(), &mut waiting) => {
                 match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(connection(stream, calls.clone()));
+                        let asking = Arc::new(AtomicBool::new(false));
+                        let served = connection(stream, calls.clone(), Arc::clone(&asking));
+                        waiting.push_back(Waiting {
+                            task: connections.spawn(served),
+                            since: Instant::now(),
+                            asking,
+                        });
+                        if waiting.len() > 2 * MAX_CONNECTIONS {
+                            forget_the_others(&mut waiting);
+                        }
                     }
-                    // Out of descriptors or memory: others may give some back.
+                    // Out of descriptors or memory: those who say nothing have to give some back.
                     Err(error) => {
                         tracing::warn!(%error, "accept on the control socket");
+                        forget_the_others(&mut waiting);
+                        waiting.drain(..).for_each(|one| one.task.abort());
                         sleep(Duration::from_millis(100)).await;
                     }
                 }
             }
             Some(_) = connections.join_next() => {}
+            // Somebody may have been silent for long enough by then.
+            () = sleep(SILENT_TIME / 5), if connections.len() >= MAX_CONNECTIONS => {}
         }
     }
     // While the listener lives no other agent takes the path: what is removed is ours.
@@ -80,11 +100,47 @@ pub async fn serve(
     Ok(())
 }
 
+/// A connection, since when it is there, and whether a request has come on it.
+struct Waiting {
+    task: AbortHandle,
+    since: Instant,
+    asking: Arc<AtomicBool>,
+}
+
+/// Keeps those that are silent.
+fn forget_the_others(waiting: &mut VecDeque<Waiting>) {
+    waiting.retain(|one| !one.task.is_finished() && !one.asking.load(Ordering::Relaxed));
+}
+
+/// Whether there is room for one connection more, made if need be by ending the one that has been
+/// silent for longest: ten thousand who say nothing must not keep out one who does.
+fn make_room(connections: usize, waiting: &mut VecDeque<Waiting>) -> bool {
+    if connections < MAX_CONNECTIONS {
+        return true;
+    }
+    forget_the_others(waiting);
+    match waiting.pop_front_if(|one| one.since.elapsed() >= SILENT_TIME) {
+        Some(one) => {
+            one.task.abort();
+            true
+        }
+        None => false,
+    }
+}
+
 /// One request, one answer.
-async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>) {
+async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>, asking: Arc<AtomicBool>) {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::warn!(%error, "who asks on the control socket cannot be known");
+            return;
+        }
+    };
     let service = service_fn(|request| {
+        asking.store(true, Ordering::Relaxed);
         let calls = calls.clone();
-        async move { Ok::<_, Infallible>(respond(request, &calls).await) }
+        async move { Ok::<_, Infallible>(respond(request, peer, &calls).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -101,11 +157,15 @@ async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn respond(request: Request<Incoming>, calls: &mpsc::Sender<Call>) -> Response<Full<Bytes>> {
+async fn respond(
+    request: Request<Incoming>,
+    peer: Peer,
+    calls: &mpsc::Sender<Call>,
+) -> Response<Full<Bytes>> {
     let asked = format!("{} {}", request.method(), request.uri().path());
     let accept = request.headers().get(ACCEPT).cloned();
     let metrics = request.uri().path() == "/metrics";
-    let response = match answer(request, calls).await {
+    let response = match answer(request, peer, calls).await {
         Ok(Reply::Stats(stats)) if metrics => {
             metrics::server::response(&metrics::collect::families(&stats), accept.as_ref())
         }
@@ -123,7 +183,11 @@ async fn respond(request: Request<Incoming>, calls: &mpsc::Sender<Call>) -> Resp
     response
 }
 
-async fn answer(request: Request<Incoming>, calls: &mpsc::Sender<Call>) -> Result<Reply, No> {
+async fn answer(
+    request: Request<Incoming>,
+    peer: Peer,
+    calls: &mpsc::Sender<Call>,
+) -> Result<Reply, No> {
     let (head, body) = request.into_parts();
     let declared = body.size_hint().lower();
     // Who asks first whether to send so much has not sent it yet.
@@ -140,7 +204,24 @@ async fn answer(request: Request<Incoming>, calls: &mpsc::Sender<Call>) -> Resul
     })??;
     let endpoint = api::endpoint(&head.method, head.uri.path())?;
     let command = api::command(endpoint, head.uri.query().unwrap_or_default(), &body)?;
-    carry_out(command, calls).await
+    if !command.changes() {
+        return carry_out(command, calls).await;
+    }
+    if !peer.may_change() {
+        tracing::warn!("{command:?} is refused to {peer}");
+        return Err(No::forbidden());
+    }
+    let asked = format!("{command:?}");
+    let outcome = carry_out(command, calls).await;
+    match &outcome {
+        Ok(Reply::Changed { message }) => tracing::info!("{message} (asked by {peer})"),
+        Ok(_) => tracing::info!("{asked} (asked by {peer})"),
+        Err(no) => tracing::info!(
+            "{asked} was not done: {} (asked by {peer})",
+            no.document.error
+        ),
+    }
+    outcome
 }
 
 /// The body, if it is not too long.

@@ -30,7 +30,7 @@ impl Fake {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        let listener = bind(&path).unwrap();
+        let listener = bind(&path, None).unwrap();
         let (calls, mut inbox) = mpsc::channel::<Call>(4);
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&seen);
@@ -314,7 +314,11 @@ async fn an_agent_that_is_going_away_says_so() {
     let path = dir.path().join("control.sock");
     let (calls, inbox) = mpsc::channel::<Call>(1);
     drop(inbox);
-    tokio::spawn(serve(bind(&path).unwrap(), calls, std::future::pending()));
+    tokio::spawn(serve(
+        bind(&path, None).unwrap(),
+        calls,
+        std::future::pending(),
+    ));
     let error = Client::new(&path).text(&Command::Status).await.unwrap_err();
     assert_eq!(error.to_string(), "the agent is stopping");
 }

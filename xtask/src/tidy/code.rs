@@ -6,7 +6,8 @@ use super::{Complaint, Source};
 const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
-const UNSAFE_FILES: [&str; 11] = [
+const UNSAFE_FILES: [&str; 12] = [
+    "lb-agent/src/control/peer.rs",
     "lb-agent/src/dataplane/bpf/link.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
     "lb-agent/src/dataplane/bpf/pod.rs",

@@ -1,0 +1,124 @@
+//! The control socket: who may read, who may change things, and what the log says of them.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::process::Command;
+
+use lb_tests::agent::{Agent, Outcome, program};
+use lb_tests::hosts::Host;
+
+const GROUP: u32 = 54_321;
+const SERVICES: &str =
+    "control_mode = '0666'\n[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
+
+/// An agent for which there is a group `lb-agent` with the number [`GROUP`], whatever this machine's
+/// /etc/group says. Its directory is open to everybody.
+fn agent(host: &Host) -> Agent<'_> {
+    let mut agent = Agent::start(host, SERVICES);
+    agent.kill();
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    let others = groups.lines().filter(|line| !line.starts_with("lb-agent:"));
+    let mut text: String = others.map(|line| format!("{line}\n")).collect();
+    text += &format!("lb-agent:x:{GROUP}:\n");
+    let file = agent.dir().join("group");
+    fs::write(&file, text).unwrap();
+    fs::set_permissions(agent.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = agent.run_command();
+    let mut command = host.command("unshare");
+    command
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind \"$0\" /etc/group && exec \"$@\"",
+        ])
+        .arg(&file)
+        .arg(run.get_program())
+        .args(run.get_args());
+    agent.start_as(command);
+    agent
+}
+
+/// `lb-agent ARGUMENTS` as another user than root.
+fn as_nobody(host: &Host, agent: &Agent<'_>, groups: &str, arguments: &[&str]) -> Outcome {
+    let mut command = host.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", groups]);
+    // The program itself may be where only root can go.
+    let copy = agent.dir().join("lb-agent");
+    if !copy.exists() {
+        fs::copy(program(), &copy).unwrap();
+    }
+    command.arg(copy).args(arguments);
+    command.env("LB_AGENT_CONTROL", agent.control());
+    command.output().unwrap().into()
+}
+
+#[test]
+fn everybody_reads_and_only_the_group_changes_anything() {
+    let host = Host::new("balancer");
+    let agent = agent(&host);
+    let socket = fs::metadata(agent.control()).unwrap();
+    assert_eq!((socket.mode() & 0o777, socket.gid()), (0o666, GROUP));
+
+    let reads: [&[&str]; 3] = [&["status"], &["stats"], &["lookup", "192.0.2.1"]];
+    for arguments in reads {
+        let outcome = as_nobody(&host, &agent, "--clear-groups", arguments);
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+    }
+    let changes: [&[&str]; 5] = [
+        &["add-backend", "127.0.0.1:5000"],
+        &["remove-backend", "127.0.0.1:5000"],
+        &["drain-backend", "127.0.0.1:5000"],
+        &["reload"],
+        &["stop", "--purge"],
+    ];
+    for arguments in changes {
+        let outcome = as_nobody(&host, &agent, "--clear-groups", arguments);
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        let way_out = "only root and members of the group lb-agent";
+        assert!(outcome.stderr.contains(way_out), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    }
+    assert_eq!(
+        agent.status()["services"][0]["backends"],
+        serde_json::json!([])
+    );
+    assert!(
+        agent
+            .log()
+            .contains("is refused to uid 65534, gid 65534, pid "),
+        "{}",
+        agent.log()
+    );
+
+    let member = format!("--groups={GROUP}");
+    let outcome = as_nobody(&host, &agent, &member, changes[0]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    agent.ok(&["remove-backend", "127.0.0.1:5000"]);
+    let log = agent.log();
+    let said = |text: &str| log.lines().any(|line| line.contains(text));
+    assert!(
+        said("added 127.0.0.1:5000 (web: 1 backend) (asked by uid 65534, gid 65534, pid "),
+        "{log}"
+    );
+    assert!(
+        said("removed 127.0.0.1:5000 (web: 0 backends) (asked by uid 0, gid 0, pid "),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_socket_that_is_not_for_all_is_not_open_to_all() {
+    let host = Host::new("balancer");
+    let agent = Agent::start(&host, &SERVICES.replace("control_mode = '0666'\n", ""));
+    fs::set_permissions(agent.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let outcome = as_nobody(&host, &agent, "--clear-groups", &["status"]);
+    assert_eq!(outcome.code, 3, "{outcome:?}");
+    assert!(outcome.stderr.contains("permission denied"), "{outcome:?}");
+    let mode = Command::new("stat")
+        .args(["-c", "%a"])
+        .arg(agent.control())
+        .output()
+        .unwrap();
+    assert_eq!(mode.stdout, b"660\n");
+}
