@@ -160,12 +160,7 @@ fn backend_status(
     };
     Ok(BackendStatus {
         address: backend.address.clone(),
-        state: match backend.state {
-            state::UP => "up",
-            state::DRAINING => "draining",
-            _ => "down",
-        }
-        .to_owned(),
+        state: state_of(backend).to_owned(),
         listening: listening
             .filter(|_| on_this_host)
             .zip(entry)
@@ -187,18 +182,36 @@ fn backend_status(
         active: counts.active,
         connections: counts.total,
         drain_seconds_left: backend
-            .drained_at_unix_ms
-            .filter(|_| backend.state == state::DRAINING)
-            .map(|end| end.saturating_sub(overlay::unix_ms()).div_ceil(1000)),
-        down_because: (backend.state == state::DOWN).then(|| {
+            .drain
+            .filter(|drain| state_of(backend) == "draining" && !drain.over)
+            .map(|drain| drain.until_unix_ms.saturating_sub(overlay::unix_ms()))
+            .map(|left_ms| left_ms.div_ceil(1000)),
+        down_because: (state_of(backend) == "down").then(|| {
             match backend.fit {
                 true => "drained",
                 false => "unhealthy",
             }
             .to_owned()
         }),
+        clients: match backend.state {
+            state::UP => "all",
+            state::DRAINING => "known",
+            _ => "none",
+        }
+        .to_owned(),
         health: None,
     })
+}
+
+/// The state of a backend as its operator thinks of it: a drain lasts until its time is over, even
+/// where its clients have been moved at once.
+fn state_of(backend: &Backend) -> &'static str {
+    match (backend.state, backend.drain) {
+        (state::UP, _) => "up",
+        (state::DRAINING, _) => "draining",
+        (_, Some(drain)) if backend.fit && !drain.over => "draining",
+        _ => "down",
+    }
 }
 
 fn add_health(status: &mut ServiceStatus, service: &Service, health: &Health) {

@@ -35,6 +35,14 @@ const OPEN_STATES: u32 = 1 << ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 
 /// Whether an application has accepted the connection whose near end is `local`; `None` where the
 /// kernel knows no such connection: the other end is on another host.
 pub fn accepted(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<bool>> {
+    let found = find(local, remote)?.filter(|connection| connection.state == ESTABLISHED);
+    // The inode is that of the file which accept(2) has made.
+    Ok(found.map(|connection| connection.inode != 0))
+}
+
+/// The connection between these two, seen from its end at `local`, if that is in this network
+/// namespace.
+pub fn find(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Connection>> {
     let socket = open()?;
     let mut request = body(family(&local), u32::MAX);
     id(&mut request[8..8 + ID], &local, &remote);
@@ -43,11 +51,7 @@ pub fn accepted(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<bool
     let size = socket.recv(&mut &mut buffer[..], 0)?;
     for (kind, body) in Messages(&buffer[..size]) {
         match kind {
-            BY_FAMILY if body.len() >= MESSAGE => {
-                // The inode is that of the file which accept(2) has made.
-                let inode = body[MESSAGE - 4..MESSAGE] != [0; 4];
-                return Ok((body[1] == ESTABLISHED).then_some(inode));
-            }
+            BY_FAMILY => return Ok(Connection::read(body)),
             NLMSG_ERROR => {
                 return match error(body) {
                     Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -65,7 +69,26 @@ pub fn accepted(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<bool
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     family: u8,
+    state: u8,
     id: [u8; ID],
+    inode: u32,
+}
+
+impl Connection {
+    /// From a `struct inet_diag_msg`.
+    fn read(message: &[u8]) -> Option<Self> {
+        Some(Self {
+            family: *message.first()?,
+            state: *message.get(1)?,
+            id: *message.get(4..)?.first_chunk()?,
+            inode: u32::from_ne_bytes(*message.get(MESSAGE - 4..)?.first_chunk()?),
+        })
+    }
+
+    /// The inode by which `/proc/PID/fd` names it; 0 while no process has it.
+    pub fn inode(&self) -> u32 {
+        self.inode
+    }
 }
 
 /// The open TCP connections of this network namespace whose value in the socket storage with this
@@ -100,10 +123,7 @@ fn dumped(
         match kind {
             BY_FAMILY if body.len() >= MESSAGE => {
                 if stored(&body[MESSAGE..]).is_some_and(wanted) {
-                    let mut id = [0; ID];
-                    id.copy_from_slice(&body[4..4 + ID]);
-                    let family = body[0];
-                    found.push(Connection { family, id });
+                    found.extend(Connection::read(body));
                 }
             }
             NLMSG_DONE => return Ok(true),
@@ -255,6 +275,30 @@ mod tests {
             let _accepted = listener.accept().unwrap();
             assert_eq!(accepted(near, far).unwrap(), Some(true), "{address}");
         }
+    }
+
+    #[test]
+    fn a_connection_that_is_destroyed_is_reset_at_both_ends() {
+        use std::io::{ErrorKind, Read as _};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let (near, far) = (client.peer_addr().unwrap(), client.local_addr().unwrap());
+        let connection = find(near, far).unwrap().unwrap();
+        match destroy(&connection) {
+            Ok(done) => assert!(done),
+            // Not root, or a kernel without it.
+            Err(error) => return assert!(error.raw_os_error().is_some(), "{error}"),
+        }
+        assert_eq!(
+            server.read(&mut [0]).unwrap_err().kind(),
+            ErrorKind::ConnectionAborted
+        );
+        assert_eq!(
+            client.read(&mut [0]).unwrap_err().kind(),
+            ErrorKind::ConnectionReset
+        );
+        assert!(!destroy(&connection).unwrap(), "it is gone");
     }
 
     #[test]

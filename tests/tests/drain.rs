@@ -1,8 +1,10 @@
 //! A backend that is drained keeps the clients it has until the drain is over, and gets no others.
+//! What is left is counted down, and at the end left alone, closed or kept.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
+use std::process::Stdio;
 
-use lb_tests::agent::Agent;
+use lb_tests::agent::{Agent, Outcome, program};
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::node::{self, Clients};
 use lb_tests::{http, wait};
@@ -74,4 +76,174 @@ fn a_drain_ends_by_itself_at_its_time() {
     wait::until("the end of the drain", || {
         (agent.backend("127.0.0.1:5001")["state"] == "down").then_some(())
     });
+}
+
+/// Connections from so many clients to the backend on port 5001, open.
+fn connections(hosts: &Hosts, count: usize) -> Vec<TcpStream> {
+    let open = |n| {
+        let stream = http::connect(client_v4(n), SERVICE_V4).unwrap();
+        let port = http::ask(&stream).unwrap().port;
+        (port == 5001).then_some(stream)
+    };
+    hosts
+        .clients
+        .run(|| (1..=200).filter_map(open).take(count).collect())
+}
+
+/// `drain-backend 127.0.0.1:5001 --wait …`, while `meanwhile` happens.
+fn drain_and_wait(agent: &Agent<'_>, more: &[&str], meanwhile: impl FnOnce()) -> Outcome {
+    let mut command = std::process::Command::new(program());
+    command
+        .args(["drain-backend", "127.0.0.1:5001", "--wait"])
+        .args(more)
+        .env("LB_AGENT_CONTROL", agent.control())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let waiting = command.spawn().unwrap();
+    meanwhile();
+    waiting.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn waiting_counts_down_and_ends_when_the_last_connection_does() {
+    for data_plane in ["bpf", "userspace"] {
+        let hosts = Hosts::new();
+        let agent = Agent::start_on(&hosts.balancer, SERVICES, data_plane);
+        let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+        let mut open = connections(&hosts, 3);
+        assert_eq!(open.len(), 3);
+        let outcome = drain_and_wait(&agent, &["--timeout", "1h"], || {
+            wait::until("the drain", || {
+                (agent.backend("127.0.0.1:5001")["state"] == "draining").then_some(())
+            });
+            assert!(
+                open.iter().all(|stream| http::ask(stream).is_ok()),
+                "they go on"
+            );
+            open.clear();
+        });
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        let lines: Vec<&str> = outcome.stdout.lines().collect();
+        assert!(
+            lines[0].starts_with("draining 127.0.0.1:5001 of web"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[1].starts_with("127.0.0.1:5001: 3 connections left, "),
+            "{lines:?}"
+        );
+        assert_eq!(lines.last(), Some(&"127.0.0.1:5001 is empty"));
+        let backend = agent.backend("127.0.0.1:5001");
+        assert_eq!(backend["clients"], "none", "it can be stopped: {backend}");
+        // Nobody is waited for a second time.
+        let outcome = drain_and_wait(&agent, &["--json"], || ());
+        let told: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!(told["empty"], true, "{told}");
+    }
+}
+
+#[test]
+fn what_is_left_at_the_end_is_left_closed_or_kept_by_choice() {
+    for data_plane in ["bpf", "userspace"] {
+        let hosts = Hosts::new();
+        let agent = Agent::start_on(&hosts.balancer, SERVICES, data_plane);
+        let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+        let open = connections(&hosts, 2);
+        let client = open[0].local_addr().unwrap().ip();
+        let get = || {
+            hosts
+                .clients
+                .run(|| http::get(client, SERVICE_V4))
+                .unwrap()
+                .port
+        };
+
+        let more = ["--timeout", "1s", "--at-end", "keep"];
+        let outcome = drain_and_wait(&agent, &more, || ());
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("still has 2 connections left"),
+            "{outcome:?}"
+        );
+        assert_eq!(get(), 5001, "kept");
+        assert!(open.iter().all(|stream| http::ask(stream).is_ok()));
+
+        let outcome = drain_and_wait(&agent, &["--timeout", "1s"], || ());
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        assert_eq!(get(), 5000, "left");
+        assert!(open.iter().all(|stream| http::ask(stream).is_ok()));
+
+        let more = ["--timeout", "1s", "--at-end", "close"];
+        let outcome = drain_and_wait(&agent, &more, || ());
+        assert_eq!(
+            outcome.code,
+            0,
+            "{data_plane}: {outcome:?}\n{}",
+            agent.log()
+        );
+        assert!(
+            open.iter().all(|stream| http::ask(stream).is_err()),
+            "closed"
+        );
+        assert_eq!(agent.backend("127.0.0.1:5001")["active"], 0);
+        let others = hosts
+            .clients
+            .run(|| http::connect(client_v4(1), SERVICE_V4));
+        assert!(http::ask(&others.unwrap()).is_ok(), "nobody else's is");
+    }
+}
+
+#[test]
+fn known_clients_move_at_once_with_now_and_their_open_connections_go_on() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, SERVICES);
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+    let open = connections(&hosts, 1);
+    let client = open[0].local_addr().unwrap().ip();
+    agent.ok(&[
+        "drain-backend",
+        "127.0.0.1:5001",
+        "--now",
+        "--timeout",
+        "1h",
+    ]);
+    let backend = agent.backend("127.0.0.1:5001");
+    assert_eq!(
+        (&backend["state"], &backend["clients"]),
+        (&"draining".into(), &"none".into())
+    );
+    assert_eq!(
+        hosts
+            .clients
+            .run(|| http::get(client, SERVICE_V4))
+            .unwrap()
+            .port,
+        5000
+    );
+    assert!(http::ask(&open[0]).is_ok());
+    agent.ok(&["add-backend", "127.0.0.1:5001"]);
+    assert_eq!(agent.backend("127.0.0.1:5001")["state"], "up");
+    let again = agent.ok(&["add-backend", "127.0.0.1:5001", "--ensure"]);
+    assert!(again.contains("already a backend"), "{again}");
+}
+
+#[test]
+fn an_agent_that_is_started_again_closes_what_was_to_be_closed() {
+    let hosts = Hosts::new();
+    let mut agent = Agent::start(&hosts.balancer, SERVICES);
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+    let open = connections(&hosts, 1);
+    agent.ok(&[
+        "drain-backend",
+        "127.0.0.1:5001",
+        "--timeout",
+        "1s",
+        "--at-end",
+        "close",
+    ]);
+    agent.kill();
+    assert!(http::ask(&open[0]).is_ok(), "nobody is there to close it");
+    agent.start_again();
+    wait::until("the end of the connection", || http::ask(&open[0]).err());
 }

@@ -2,10 +2,11 @@
 
 use clap::Args;
 
-use super::Control;
 use super::failure::Failure;
+use super::{Control, output, wait_for};
 use crate::config::BackendAddress;
-use crate::control::message::Command;
+use crate::control::client::CallError;
+use crate::control::message::{Command, RefusalKind};
 
 /// Add a backend, or put one back in service
 ///
@@ -23,6 +24,9 @@ pub(super) struct AddBackend {
     /// Its share in relation to the other backends [default: 1]
     #[arg(long, value_name = "N", value_parser = super::weight, allow_negative_numbers = true)]
     weight: Option<u16>,
+    /// Do not complain when it is in service already
+    #[arg(long)]
+    ensure: bool,
 }
 
 impl AddBackend {
@@ -31,12 +35,21 @@ impl AddBackend {
             address,
             service,
             weight,
+            ensure,
         } = self;
         let command = Command::AddBackend {
             address,
             service,
             weight,
         };
-        control.change("add-backend", &command)
+        let outcome = wait_for(control.client().change(&command))?;
+        match outcome {
+            Ok(message) => output::line(&message),
+            // It is there as it was asked for: a script that starts it again is content.
+            Err(CallError::Refused(refusal)) if ensure && refusal.kind == RefusalKind::Conflict => {
+                output::line(&refusal.error)
+            }
+            Err(error) => Err(Failure::of_call("add-backend", error)),
+        }
     }
 }

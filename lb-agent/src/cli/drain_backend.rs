@@ -1,19 +1,21 @@
-//! `lb-agent drain-backend`: a backend keeps the clients it has, for a while.
+//! `lb-agent drain-backend`: a backend gets no new clients, and loses those it has in good order.
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use serde_json::json;
 
-use super::Control;
 use super::failure::Failure;
+use super::{Control, drain_wait, output, wait_for};
 use crate::config::BackendAddress;
 use crate::control::message::Command;
+use crate::state::overlay;
 
 /// Give a backend no new clients; let the known ones stay for a while
 ///
-/// When the time is over it gets nothing any more. add-backend puts it back in service.
+/// When the time is over it gets nothing any more. add-backend puts it back in service, at any time.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: lb-agent drain-backend 127.0.0.1:5001 --timeout 10m")]
+#[command(after_help = "Example: lb-agent drain-backend 127.0.0.1:5001 --timeout 10m --wait")]
 pub(super) struct DrainBackend {
     /// Where the application listens
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
@@ -24,20 +26,70 @@ pub(super) struct DrainBackend {
     /// How long the known clients may stay, as in "90s" or "1h30m" [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     timeout: Option<Duration>,
+    /// Stay until it is empty or the time is over, and tell what is left. Once it is empty its
+    /// known clients go elsewhere, too: it can be stopped then, and nobody notices. Exits with 1
+    /// when connections are left
+    #[arg(long)]
+    wait: bool,
+    /// What becomes of what it still has then
+    #[arg(long, value_enum, default_value_t = AtEnd::Leave, value_name = "WHAT")]
+    at_end: AtEnd,
+    /// Let the known clients move at once, not at the end: with their next connection
+    #[arg(long)]
+    now: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AtEnd {
+    /// Clients go elsewhere, open connections go on
+    Leave,
+    /// Clients go elsewhere, open connections are closed
+    Close,
+    /// Clients stay for as long as they like
+    Keep,
+}
+
+impl From<AtEnd> for overlay::AtEnd {
+    fn from(at_end: AtEnd) -> Self {
+        match at_end {
+            AtEnd::Leave => Self::Leave,
+            AtEnd::Close => Self::Close,
+            AtEnd::Keep => Self::Keep,
+        }
+    }
 }
 
 impl DrainBackend {
     pub(super) fn carry_out(self, control: &Control) -> Result<(), Failure> {
-        let Self {
-            address,
-            service,
-            timeout,
-        } = self;
         let command = Command::DrainBackend {
-            address,
-            service,
-            timeout,
+            address: self.address.clone(),
+            service: self.service.clone(),
+            timeout: self.timeout,
+            at_end: self.at_end.into(),
+            now: self.now,
         };
-        control.change("drain-backend", &command)
+        let message = wait_for(control.client().change(&command))?
+            .map_err(|error| Failure::of_call("drain-backend", error))?;
+        if !self.wait {
+            return if self.json {
+                output::line(&json!({ "message": message }).to_string())
+            } else {
+                output::line(&message)
+            };
+        }
+        if !self.json {
+            output::line(&message)?;
+        }
+        let drained = drain_wait::Drained {
+            client: control.client(),
+            address: self.address,
+            service: self.service,
+            json: self.json,
+            closes: matches!(self.at_end, AtEnd::Close),
+        };
+        wait_for(drained.wait())?
     }
 }

@@ -7,6 +7,7 @@
 mod add_backend;
 mod check;
 mod drain_backend;
+mod drain_wait;
 mod failure;
 mod lookup;
 mod output;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::message::{Command, Refusal, RefusalDocument, RefusalKind};
 use crate::config::value::{self, BadValue};
+use crate::state::overlay::AtEnd;
 
 /// Longest body that is taken, in bytes.
 pub(super) const MAX_BODY: usize = 64 << 10;
@@ -201,6 +202,10 @@ struct Drain {
     address: String,
     service: Option<String>,
     timeout_seconds: Option<f64>,
+    #[serde(default)]
+    at_end: AtEnd,
+    #[serde(default)]
+    now: bool,
 }
 
 fn lookup(parameters: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Command, No> {
@@ -249,11 +254,15 @@ fn drain_backend(body: &[u8]) -> Result<Command, No> {
         address,
         service,
         timeout_seconds,
+        at_end,
+        now,
     } = document(body, EXAMPLE)?;
     Ok(Command::DrainBackend {
         address: value::backend_address(&address)?,
         service: checked_name(service)?,
         timeout: timeout_seconds.map(value::seconds).transpose()?,
+        at_end,
+        now,
     })
 }
 

@@ -196,10 +196,13 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
             address,
             service,
             timeout,
+            at_end,
+            now,
         } => {
-            let seconds = timeout.map(|timeout| timeout.as_secs_f64());
-            let body =
-                json!({ "address": address, "service": service, "timeout_seconds": seconds });
+            let body = json!({
+                "address": address, "service": service, "at_end": at_end, "now": now,
+                "timeout_seconds": timeout.map(|timeout| timeout.as_secs_f64()),
+            });
             (Method::POST, "/v1/backends/drain".to_owned(), Some(body))
         }
         Command::Reload => (Method::POST, "/v1/reload".to_owned(), None),

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::stats::Stats;
 use crate::config::BackendAddress;
+use crate::state::overlay::AtEnd;
 
 /// What can be asked of the agent. Where `service` is `None`, the only service is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,10 @@ pub enum Command {
         service: Option<String>,
         /// For how long; the agent's default if not given.
         timeout: Option<Duration>,
+        /// What becomes of what it still has then.
+        at_end: AtEnd,
+        /// Its clients move at once, not at the end.
+        now: bool,
     },
     /// Read the configuration again.
     Reload,
@@ -212,6 +217,8 @@ pub struct BackendStatus {
     pub connections: u64,
     /// Until a drain ends.
     pub drain_seconds_left: Option<u64>,
+    /// Which clients it gets: `all`, `known` or `none`.
+    pub clients: String,
     /// Why it is down, if it is: `drained` or `unhealthy`.
     pub down_because: Option<String>,
     /// What the checks of its health say; `None` where there are none.

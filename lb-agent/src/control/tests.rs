@@ -151,6 +151,8 @@ async fn every_command_arrives_as_it_was_sent() {
             address: address.clone(),
             service,
             timeout: Some(Duration::from_millis(2500)),
+            at_end: Default::default(),
+            now: false,
         },
         Command::Reload,
         Command::Stop { purge: true },

@@ -76,6 +76,10 @@ impl DataPlane for Memory {
         Ok(None)
     }
 
+    fn close_connections(&self, _backend: &Backend) -> Result<usize, Error> {
+        Ok(0)
+    }
+
     fn backend_counts(&self, _backend: &Backend) -> Result<BackendCounts, Error> {
         Ok(BackendCounts::default())
     }

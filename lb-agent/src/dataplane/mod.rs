@@ -124,6 +124,8 @@ pub trait DataPlane: Send {
     fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String>;
     /// Which backends have a listening socket on this host; `None` where that is not known.
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error>;
+    /// Closes the open connections that were handed to a backend; returns how many there were.
+    fn close_connections(&self, backend: &Backend) -> Result<usize, Error>;
     /// Counts of one backend.
     fn backend_counts(&self, backend: &Backend) -> Result<BackendCounts, Error>;
     /// Counts of one service.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::schedule::{Random, Schedule, first_wait, next_wait};
 use super::threshold::{Rules, State, Threshold};
 use crate::config::health::Health as Check;
-use crate::state::desired::{FULL_RAMP, Verdict};
+use crate::state::judge::{FULL_RAMP, Verdict};
 use crate::state::overlay::Target;
 
 /// A backend that is to be watched.

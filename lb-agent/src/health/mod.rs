@@ -26,7 +26,7 @@ pub use board::{About, Watched};
 pub use threshold::State;
 
 use crate::config::BackendAddress;
-use crate::state::desired::Verdict;
+use crate::state::judge::Verdict;
 use crate::state::overlay::Target;
 use board::Board;
 use schedule::Random;

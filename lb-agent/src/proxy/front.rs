@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::tcp::TcpProxy;
 use super::udp::UdpProxy;
-use super::{Candidate, Chooser, Traffic, bind};
+use super::{Candidate, Chooser, Ending, Traffic, bind};
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::health::Suspicions;
 use crate::host::{HostTables, boot_ns};
@@ -53,6 +53,7 @@ impl Front {
             clients,
             counts: Mutex::new(Counts::default()),
             suspicions: OnceLock::new(),
+            ending: watch::Sender::default(),
         };
         Self {
             tables: Arc::new(tables),
@@ -60,6 +61,15 @@ impl Front {
             problems: HashMap::new(),
             own: Vec::new(),
         }
+    }
+
+    /// Ends the connections to these backends, and new ones as well, until it is told otherwise.
+    pub fn end(&self, backends: &HashSet<BackendId>) {
+        self.tables.ending.send_if_modified(|ending| {
+            let other = ending != backends;
+            ending.clone_from(backends);
+            other
+        });
     }
 
     /// Tells of backends that could not be reached.
@@ -214,6 +224,7 @@ struct Proxied {
     clients: Arc<dyn Clients>,
     counts: Mutex<Counts>,
     suspicions: OnceLock<Suspicions>,
+    ending: watch::Sender<HashSet<BackendId>>,
 }
 
 #[derive(Default)]
@@ -326,6 +337,10 @@ impl Chooser for Proxied {
 
     fn traffic(&self, backend: BackendId) -> Arc<Traffic> {
         Arc::clone(self.counts().traffic.entry(backend).or_default())
+    }
+
+    fn ending(&self) -> Ending {
+        self.ending.subscribe()
     }
 
     fn failed(&self, backend: BackendId) {

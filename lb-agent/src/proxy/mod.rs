@@ -4,6 +4,7 @@
 //! This module owns the copying. Where the listening sockets come from is left to the data plane,
 //! and so is the choice of a backend, through [`Chooser`].
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -51,6 +52,8 @@ pub trait Chooser: Send + Sync + 'static {
         let _ = backend;
         Arc::default()
     }
+    /// The backends whose connections are to end now.
+    fn ending(&self) -> Ending;
 }
 
 /// Bytes that were passed on for one backend.
@@ -60,6 +63,21 @@ pub struct Traffic {
     pub bytes_in: AtomicU64,
     /// To clients.
     pub bytes_out: AtomicU64,
+}
+
+/// The backends whose connections are to end: most of the time none.
+pub type Ending = watch::Receiver<HashSet<BackendId>>;
+
+/// Waits until the connections of `backend` are to end.
+async fn asked_to_end(ending: &mut Ending, backend: BackendId) {
+    if ending
+        .wait_for(|ending| ending.contains(&backend))
+        .await
+        .is_err()
+    {
+        // Nobody is left to ask for it.
+        std::future::pending().await
+    }
 }
 
 /// Tells a proxy when to stop: `None` while it should serve, then the time up to which what is

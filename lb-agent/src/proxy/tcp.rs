@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::{Candidate, Chooser, Open, Traffic, Visit, asked_to_stop, header};
+use super::{Candidate, Chooser, Open, Traffic, Visit, asked_to_end, asked_to_stop, header};
 use crate::config::http::ProxyVersion;
 
 /// Most bytes read at once, and so the most kept for one direction of a connection.
@@ -99,6 +99,7 @@ impl TcpProxy {
             reset(&client);
             return;
         };
+        let mut ending = chooser.ending();
         let traffic = chooser.traffic(candidate.backend);
         let _open = Open::new(chooser, &visit, candidate.backend);
         prepare(&backend);
@@ -109,7 +110,11 @@ impl TcpProxy {
             reset(&client);
             return;
         }
-        if let Err(error) = copy(&client, &backend, &traffic).await {
+        let copied = tokio::select! {
+            copied = copy(&client, &backend, &traffic) => copied,
+            () = asked_to_end(&mut ending, candidate.backend) => Err(io::Error::other("drained")),
+        };
+        if let Err(error) = copied {
             debug!(%error, client = %visit.client, backend = %candidate.address, "reset");
             reset(&client);
             reset(&backend);

@@ -1,6 +1,7 @@
 //! What the tests of both proxies need: a chooser that notes what it is told, and waiting for
 //! conditions.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use lb_common::abi::BackendId;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::{Candidate, Chooser};
+use super::{Candidate, Chooser, Ending};
 
 /// Longest that anything may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,6 +41,7 @@ pub(super) struct Told {
 pub(super) struct Fixed {
     candidates: Mutex<Vec<Candidate>>,
     told: watch::Sender<Told>,
+    pub(super) ending: watch::Sender<HashSet<BackendId>>,
 }
 
 impl Fixed {
@@ -53,6 +55,7 @@ impl Fixed {
         Arc::new(Self {
             candidates: Mutex::new((1..).zip(addresses).map(candidate).collect()),
             told: watch::Sender::default(),
+            ending: watch::Sender::default(),
         })
     }
 
@@ -81,6 +84,10 @@ impl Chooser for Fixed {
 
     fn closed(&self, backend: BackendId) {
         self.told.send_modify(|told| told.closed.push(backend));
+    }
+
+    fn ending(&self) -> Ending {
+        self.ending.subscribe()
     }
 
     fn failed(&self, backend: BackendId) {

@@ -10,7 +10,7 @@ use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply, Status};
 use crate::report::{self, figures::Figures};
 use crate::state::desired::{Backend, Service};
-use crate::state::overlay::{self, Overlay, Target};
+use crate::state::overlay::{self, AtEnd, Drained, Overlay, Target};
 
 /// How long a drain lasts when nobody says.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
@@ -34,11 +34,12 @@ impl Reconciler {
                 address,
                 service,
                 timeout,
-            } => self.drain_backend(
-                address,
-                service.as_deref(),
-                timeout.unwrap_or(DEFAULT_DRAIN),
-            ),
+                at_end,
+                now,
+            } => {
+                let timeout = timeout.unwrap_or(DEFAULT_DRAIN);
+                self.drain_backend(address, service.as_deref(), timeout, (at_end, now))
+            }
             Command::Reload => self.reload(),
             // The caller ends the agent once this is answered.
             Command::Stop { purge: false } => changed(if self.plane.steers() {
@@ -192,22 +193,25 @@ impl Reconciler {
         address: BackendAddress,
         service: Option<&str>,
         timeout: Duration,
+        (at_end, moved): (AtEnd, bool),
     ) -> Result<Reply, Refusal> {
         let service = self.named(service)?;
         let (target, present) = self.target(service, address);
         present.ok_or_else(|| no_such_backend(&target))?;
         let mut overlay = self.overlay.clone();
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        overlay.drain(
-            target.clone(),
-            overlay::unix_ms().saturating_add(timeout_ms),
-        );
+        overlay.put_drain(Drained {
+            target: target.clone(),
+            until_unix_ms: overlay::unix_ms().saturating_add(timeout_ms),
+            at_end,
+            moved,
+        });
         self.change_overlay(overlay)?;
         changed(format!(
-            "draining {} of {}: no new clients, known ones may stay for {}",
+            "draining {} of {}: no new clients, {}",
             target.address,
             target.service,
-            humantime::format_duration(Duration::from_secs(timeout.as_secs())),
+            about_drain(timeout, at_end, moved),
         ))
     }
 
@@ -351,6 +355,20 @@ fn no_such_backend(target: &Target) -> Refusal {
         format!("{} is not a backend of {}", target.address, target.service),
         Some("`lb-agent status` lists them"),
     )
+}
+
+/// What the clients of a backend may expect that is drained.
+fn about_drain(timeout: Duration, at_end: AtEnd, moved: bool) -> String {
+    let time = humantime::format_duration(Duration::from_secs(timeout.as_secs()));
+    let clients = match (moved, at_end) {
+        (true, _) => "known ones move".to_owned(),
+        (false, AtEnd::Keep) => "known ones stay".to_owned(),
+        (false, _) => format!("known ones may stay for {time}"),
+    };
+    match at_end {
+        AtEnd::Close => format!("{clients}; connections are closed after {time}"),
+        AtEnd::Leave | AtEnd::Keep => clients,
+    }
 }
 
 /// "1 backend", "2 backends".

@@ -2,9 +2,11 @@
 //! other, each is answered when the data plane has the change.
 
 mod commands;
+mod drain;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +23,8 @@ use crate::l7::L7;
 use crate::metrics::Sources;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
-use crate::state::desired::{Desired, Surroundings, Verdict};
+use crate::state::desired::{Desired, Surroundings};
+use crate::state::judge::Verdict;
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Overlay, Target};
 use crate::state::plan::{PlanError, plan};
@@ -41,6 +44,9 @@ pub enum ReconcileError {
     DataPlane(#[from] dataplane::Error),
 }
 
+/// After how long a change is tried again that could not be put in force.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Owner of all state.
 pub struct Reconciler {
     config: Config,
@@ -58,6 +64,8 @@ pub struct Reconciler {
     problems: Vec<String>,
     sources: Sources,
     evicted: Evicted,
+    /// When a change that could not be put in force is tried again.
+    retry: Option<Instant>,
 }
 
 struct Here<'a> {
@@ -113,6 +121,7 @@ impl Reconciler {
             problems: Vec::new(),
             sources: Sources::default(),
             evicted: Evicted::default(),
+            retry: None,
         })
     }
 
@@ -152,7 +161,7 @@ impl Reconciler {
                 wanted.push(Watched {
                     target,
                     check: Arc::clone(check),
-                    up: !down || backend.drained_at_unix_ms.is_some(),
+                    up: !down || backend.drain.is_some(),
                 });
             }
         }
@@ -166,29 +175,40 @@ impl Reconciler {
 
     /// When [`Reconciler::tick`] is to be called next, at the latest.
     pub fn next_tick(&self) -> Option<Instant> {
-        let now_ms = overlay::unix_ms();
-        let drain = self
-            .overlay
-            .next_drain_end(now_ms)
-            .map(|end| Instant::now() + Duration::from_millis(end - now_ms + 1));
+        let now = Instant::now();
         // The kernel does not tell of UDP sockets that come.
-        let udp = self
-            .steers_udp()
-            .then(|| Instant::now() + Duration::from_millis(200));
-        [drain, udp, self.health.next_step()]
-            .into_iter()
-            .flatten()
+        let udp = self.steers_udp().then(|| now + Duration::from_millis(200));
+        let closing = self.closing().then(|| now + drain::AGAIN);
+        let step = self.next_step(now).map(|step| match self.retry {
+            Some(retry) => step.max(retry),
+            None => step,
+        });
+        [step, udp, closing, self.retry].into_iter().flatten().min()
+    }
+
+    /// When what is desired changes by itself next; it may have done so already.
+    fn next_step(&self, now: Instant) -> Option<Instant> {
+        let now_ms = overlay::unix_ms();
+        let backends = self.desired.services.iter().flat_map(|s| &s.backends);
+        let drains = backends.filter_map(|backend| backend.drain.filter(|drain| !drain.over));
+        let drain = drains
+            .map(|drain| drain.until_unix_ms.saturating_sub(now_ms))
             .min()
+            .map(|left_ms| now + Duration::from_millis(left_ms));
+        [drain, self.health.next_step()].into_iter().flatten().min()
     }
 
     /// Ends drains that are over, follows the health of backends, and looks for new UDP sockets.
     pub fn tick(&mut self) {
         let desired = self.compose(&self.config, &self.overlay);
+        self.retry = None;
         if desired != self.desired
             && let Err(error) = self.put_in_force(desired)
         {
             tracing::error!(error = %chain(&error), "a change of state could not be put in force");
+            self.retry = Some(Instant::now() + RETRY);
         }
+        self.close_drained();
         if self.steers_udp() {
             self.adopt();
         }
@@ -266,6 +286,9 @@ impl Reconciler {
         }
         self.config = config;
         self.overlay = overlay;
+        if !self.closing() {
+            self.front.end(&HashSet::new());
+        }
         Ok(())
     }
 

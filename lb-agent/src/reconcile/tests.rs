@@ -50,6 +50,9 @@ impl DataPlane for Shared {
     ) -> Result<Option<std::collections::HashSet<lb_common::abi::BackendId>>, Error> {
         self.get().listening()
     }
+    fn close_connections(&self, backend: &lb_common::abi::Backend) -> Result<usize, Error> {
+        self.get().close_connections(backend)
+    }
     fn backend_counts(&self, backend: &abi::Backend) -> Result<BackendCounts, Error> {
         self.get().backend_counts(backend)
     }
@@ -121,6 +124,8 @@ fn drain(address: &str, timeout: Duration) -> Command {
         address,
         service: None,
         timeout: Some(timeout),
+        at_end: Default::default(),
+        now: false,
     }
 }
 

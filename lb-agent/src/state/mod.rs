@@ -4,6 +4,7 @@
 //! together; `observed` is what a data plane has in force; `plan` compares the two and is pure.
 
 pub mod desired;
+pub mod judge;
 pub mod observed;
 pub mod overlay;
 pub mod plan;

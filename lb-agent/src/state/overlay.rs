@@ -51,6 +51,42 @@ pub struct Drained {
     pub target: Target,
     /// When it loses the clients it still has, milliseconds since 1970 (UTC).
     pub until_unix_ms: u64,
+    /// What becomes of what it still has then.
+    #[serde(default, skip_serializing_if = "AtEnd::is_leave")]
+    pub at_end: AtEnd,
+    /// Its clients move at once, not at the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
+}
+
+/// What becomes of what a backend still has at the end of its drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AtEnd {
+    /// Its clients go elsewhere, their open connections go on.
+    #[default]
+    Leave,
+    /// Its clients go elsewhere, their open connections are closed.
+    Close,
+    /// It keeps its clients.
+    Keep,
+}
+
+impl AtEnd {
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_leave(&self) -> bool {
+        *self == Self::Leave
+    }
+}
+
+impl Drained {
+    /// Whether known clients still go to it at the time `now_ms`.
+    pub fn keeps_clients(&self, now_ms: u64) -> bool {
+        !self.moved && (self.until_unix_ms > now_ms || self.at_end == AtEnd::Keep)
+    }
 }
 
 impl Default for Overlay {
@@ -92,21 +128,28 @@ impl Overlay {
     }
 
     /// Drains `target` until then.
+    #[cfg(test)]
     pub fn drain(&mut self, target: Target, until_unix_ms: u64) {
-        self.drained.retain(|drained| drained.target != target);
-        self.drained.push(Drained {
+        self.put_drain(Drained {
             target,
             until_unix_ms,
+            at_end: AtEnd::Leave,
+            moved: false,
         });
     }
 
-    /// When the next drain ends after `now_ms`.
-    pub fn next_drain_end(&self, now_ms: u64) -> Option<u64> {
-        self.drained
-            .iter()
-            .map(|drained| drained.until_unix_ms)
-            .filter(|end| *end > now_ms)
-            .min()
+    /// Drains a backend, in the place of what it was told before.
+    pub fn put_drain(&mut self, drained: Drained) {
+        let target = &drained.target;
+        self.drained.retain(|before| before.target != *target);
+        self.drained.push(drained);
+    }
+
+    /// The backends whose connections are to be closed at the time `now_ms`.
+    pub fn to_close(&self, now_ms: u64) -> impl Iterator<Item = &Drained> {
+        self.drained.iter().filter(move |drained| {
+            drained.at_end == AtEnd::Close && drained.until_unix_ms <= now_ms
+        })
     }
 }
 

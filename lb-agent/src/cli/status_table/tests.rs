@@ -21,6 +21,7 @@ fn backend(address: &str) -> BackendStatus {
         active: 120,
         connections: 10_234,
         drain_seconds_left: None,
+        clients: "all".to_owned(),
         down_because: None,
         health: None,
     }

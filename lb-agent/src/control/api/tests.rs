@@ -45,6 +45,8 @@ fn requests_become_commands() {
         address: address.clone(),
         service: None,
         timeout: Some(Duration::from_millis(1500)),
+        at_end: Default::default(),
+        now: false,
     };
     let body = r#" {"address":"[::ffff:127.0.0.1]:5000","timeout_seconds":1.5} "#;
     assert_eq!(post("/v1/backends/drain", body), expected);

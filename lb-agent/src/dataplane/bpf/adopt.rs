@@ -110,13 +110,13 @@ pub(super) fn noted(maps: &Maps) -> Result<HashSet<ListenKey>, MapError> {
 }
 
 /// Who has a socket open, and under which number.
-struct Holder {
+pub(super) struct Holder {
     pid: Pid,
     fd: i32,
 }
 
 /// One holder of each of the sockets with these inodes.
-fn holders(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Holder>> {
+pub(super) fn holders(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Holder>> {
     let mut found = BTreeMap::new();
     for process in fs::read_dir("/proc")?.flatten() {
         let pid = process
@@ -197,7 +197,7 @@ fn enter(
     Ok(())
 }
 
-fn borrow(holder: &Holder) -> io::Result<OwnedFd> {
+pub(super) fn borrow(holder: &Holder) -> io::Result<OwnedFd> {
     let process = pidfd_open(holder.pid, PidfdFlags::empty())?;
     Ok(pidfd_getfd(process, holder.fd, PidfdGetfdFlags::empty())?)
 }

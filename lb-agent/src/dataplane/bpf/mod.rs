@@ -3,6 +3,7 @@
 //! Nothing in here has to be alive for connections to be forwarded.
 
 mod adopt;
+mod close;
 mod count;
 mod inet_diag;
 mod link;
@@ -326,6 +327,14 @@ impl DataPlane for Bpf {
                 .map(|b| b.id)
                 .collect(),
         ))
+    }
+
+    fn close_connections(&self, backend: &abi::Backend) -> Result<usize, Error> {
+        close::close(&self.pin_dir, backend.id).map_err(|error| {
+            let what = "close the connections of a backend (it takes CAP_NET_ADMIN and a kernel with \
+                        CONFIG_INET_DIAG_DESTROY, or CAP_SYS_PTRACE)";
+            Error::table(what, error)
+        })
     }
 
     fn backend_counts(&self, backend: &abi::Backend) -> Result<BackendCounts, Error> {

@@ -1,0 +1,189 @@
+//! `drain-backend --wait`: how much is left, until nothing is or the time is over.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::failure::Failure;
+use super::output;
+use crate::config::BackendAddress;
+use crate::control::client::{CallError, Client};
+use crate::control::message::{BackendStatus, Command, Status};
+use crate::state::overlay::AtEnd;
+
+/// From one look to the next.
+const LOOK: Duration = Duration::from_millis(100);
+/// From one line about what is left to the next.
+const TELL: Duration = Duration::from_secs(1);
+/// An agent may be started again meanwhile: for so long it is not missed.
+const AWAY: Duration = Duration::from_secs(30);
+/// For so long there has to be nothing left after the last client was sent elsewhere: handshakes
+/// that were under way then need a moment.
+const QUIET: Duration = Duration::from_millis(300);
+/// How long closing what is left may take after the time is over.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// A backend that is being drained.
+pub(super) struct Drained {
+    pub(super) client: Client,
+    pub(super) address: BackendAddress,
+    pub(super) service: Option<String>,
+    pub(super) json: bool,
+    /// What is left is closed by the agent, for which it gets a moment.
+    pub(super) closes: bool,
+}
+
+/// Where a drain stands.
+enum Stand {
+    /// So many connections, and seconds, are left.
+    Going(u64, u64),
+    /// Its time is over; so many connections are left.
+    Over(u64),
+}
+
+impl Drained {
+    /// Waits until the backend is empty, or the drain is over.
+    pub(super) async fn wait(self) -> Result<(), Failure> {
+        let start = Instant::now();
+        let mut told: Option<(u64, Instant)> = None;
+        // Since when there has been nothing left, and since when the time has been over.
+        let (mut empty, mut over) = (None, None);
+        loop {
+            let left = match self.look().await? {
+                Stand::Going(0, _) => {
+                    self.send_elsewhere().await?;
+                    continue;
+                }
+                Stand::Going(left, seconds) => {
+                    self.tell(&mut told, left, seconds)?;
+                    left
+                }
+                Stand::Over(left) => {
+                    let since = *over.get_or_insert_with(Instant::now);
+                    if left > 0 && (!self.closes || since.elapsed() > CLOSING) {
+                        return self.told_left(left, start);
+                    }
+                    left
+                }
+            };
+            if left > 0 {
+                empty = None;
+            } else if empty.get_or_insert_with(Instant::now).elapsed() >= QUIET {
+                return self.told_empty(start);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// The drain is over for the clients that are still known, too.
+    async fn send_elsewhere(&self) -> Result<(), Failure> {
+        let command = Command::DrainBackend {
+            address: self.address.clone(),
+            service: self.service.clone(),
+            timeout: Some(Duration::ZERO),
+            at_end: AtEnd::Leave,
+            now: true,
+        };
+        let outcome = self.client.change(&command).await;
+        outcome.map_err(failed).map(drop)
+    }
+
+    async fn look(&self) -> Result<Stand, Failure> {
+        let backend = self.backend().await?;
+        match (backend.state.as_str(), backend.drain_seconds_left) {
+            ("up", _) => Err(Failure::failed(format!(
+                "drain-backend: {} has been put back in service meanwhile",
+                self.address
+            ))),
+            ("draining", Some(seconds)) => Ok(Stand::Going(backend.active, seconds)),
+            _ => Ok(Stand::Over(backend.active)),
+        }
+    }
+
+    /// What `status` has of the backend.
+    async fn backend(&self) -> Result<BackendStatus, Failure> {
+        let deadline = Instant::now() + AWAY;
+        let status: Status = loop {
+            match self.client.read(&Command::Status).await {
+                Ok(status) => break status,
+                Err(CallError::Unreachable { .. } | CallError::Garbled { .. })
+                    if Instant::now() < deadline =>
+                {
+                    sleep(LOOK).await;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        };
+        let wanted = |name: &str| self.service.as_deref().is_none_or(|wanted| wanted == name);
+        let mut backends = status
+            .services
+            .into_iter()
+            .filter(|service| wanted(&service.name))
+            .flat_map(|service| service.backends);
+        backends
+            .find(|backend| backend.address == self.address)
+            .ok_or_else(|| {
+                Failure::failed(format!(
+                    "drain-backend: {} has been removed meanwhile; what it had open goes on",
+                    self.address
+                ))
+            })
+    }
+
+    fn tell(
+        &self,
+        told: &mut Option<(u64, Instant)>,
+        left: u64,
+        seconds: u64,
+    ) -> Result<(), Failure> {
+        let new = told.is_none_or(|(before, at)| before != left && at.elapsed() >= TELL);
+        if self.json || !new {
+            return Ok(());
+        }
+        *told = Some((left, Instant::now()));
+        let time = humantime::format_duration(Duration::from_secs(seconds));
+        output::line(&format!("{}: {}, {time}", self.address, connections(left)))
+    }
+
+    fn told_empty(&self, start: Instant) -> Result<(), Failure> {
+        if self.json {
+            return self.tell_json(0, start);
+        }
+        output::line(&format!("{} is empty", self.address))
+    }
+
+    fn told_left(&self, left: u64, start: Instant) -> Result<(), Failure> {
+        if self.json {
+            self.tell_json(left, start)?;
+            return Err(Failure::shown(super::failure::FAILED));
+        }
+        Err(Failure::failed(format!(
+            "drain-backend: the time is over and {} still has {} (--at-end close ends them)",
+            self.address,
+            connections(left)
+        )))
+    }
+
+    fn tell_json(&self, left: u64, start: Instant) -> Result<(), Failure> {
+        let document = json!({
+            "address": self.address,
+            "empty": left == 0,
+            "connections_left": left,
+            "seconds": (start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+        });
+        output::line(&document.to_string())
+    }
+}
+
+fn failed(error: CallError) -> Failure {
+    Failure::of_call("drain-backend", error)
+}
+
+/// "1 connection", "2 connections".
+fn connections(number: u64) -> String {
+    format!(
+        "{number} connection{} left",
+        if number == 1 { "" } else { "s" }
+    )
+}

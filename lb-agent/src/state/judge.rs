@@ -1,0 +1,189 @@
+//! What the health of backends does to their states and weights.
+
+use lb_common::abi::state;
+
+use super::desired::{Backend, Service, Surroundings};
+use super::overlay::Target;
+use crate::config::Mode;
+use crate::config::health::AllDown;
+
+/// [`Verdict::ramp`] of a backend that has its whole weight.
+pub const FULL_RAMP: u16 = 16;
+
+/// What its health says of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// It can serve.
+    pub fit: bool,
+    /// The part of its weight that it is to have, in parts of [`FULL_RAMP`].
+    pub ramp: u16,
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Self {
+            fit: true,
+            ramp: FULL_RAMP,
+        }
+    }
+}
+
+/// Lays what is known of their health over the backends of a service.
+pub(super) fn judge(
+    service: &mut Service,
+    config: &crate::config::Service,
+    surroundings: &dyn Surroundings,
+) {
+    let Some(health) = &config.health else {
+        return;
+    };
+    let verdicts: Vec<Verdict> = service
+        .backends
+        .iter()
+        .map(|backend| {
+            surroundings.verdict(&Target {
+                service: config.name.clone(),
+                address: backend.address.clone(),
+            })
+        })
+        .collect();
+    for (backend, verdict) in service.backends.iter_mut().zip(&verdicts) {
+        backend.fit = verdict.fit;
+    }
+    let in_service = |backend: &Backend| backend.state == state::UP;
+    let none_fit = !service.backends.iter().any(|b| in_service(b) && b.fit);
+    // A broken answer is worse than an honest 503 where the protocol has one.
+    let usual = match config.mode {
+        Mode::Tcp | Mode::Udp => AllDown::Serve,
+        Mode::Http => AllDown::Refuse,
+    };
+    let all_down = health.all_down.unwrap_or(usual);
+    // Where nobody is known to be fit, an answer of a backend that may be broken is better than
+    // none. Who has been drained stays out.
+    if !(none_fit && all_down == AllDown::Serve) {
+        for backend in service.backends.iter_mut().filter(|backend| !backend.fit) {
+            backend.state = state::DOWN;
+        }
+    }
+    ramp_up(&mut service.backends, &verdicts);
+}
+
+/// Gives backends that are back a part of their weight. Weights are whole numbers, so those of the
+/// others grow instead; where they are too large for that, those of the newcomers shrink.
+fn ramp_up(backends: &mut [Backend], verdicts: &[Verdict]) {
+    if verdicts.iter().all(|verdict| verdict.ramp == FULL_RAMP) {
+        return;
+    }
+    let heaviest = backends.iter().map(|b| b.weight).max().unwrap_or(1);
+    let scale = if heaviest <= u16::MAX / FULL_RAMP {
+        FULL_RAMP
+    } else {
+        1
+    };
+    for (backend, verdict) in backends.iter_mut().zip(verdicts) {
+        let part = u32::from(backend.weight) * u32::from(scale) * u32::from(verdict.ramp)
+            / u32::from(FULL_RAMP);
+        backend.table_weight = part.max(1) as u16;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::state::desired::Desired;
+    use crate::state::desired::tests::config;
+    use crate::state::overlay::Overlay;
+
+    fn target(address: &str) -> Target {
+        Target {
+            service: "web".to_owned(),
+            address: address.parse().unwrap(),
+        }
+    }
+
+    /// As the surroundings, with these backends (by port) not fit or in a slow start.
+    struct Judged(Vec<(u16, Verdict)>);
+
+    impl Surroundings for Judged {
+        fn can_steer(&self) -> bool {
+            true
+        }
+
+        fn is_local(&self, _: SocketAddr) -> bool {
+            true
+        }
+
+        fn verdict(&self, target: &Target) -> Verdict {
+            let found = self
+                .0
+                .iter()
+                .find(|(port, _)| *port == target.address.key().port());
+            found.map_or_else(Verdict::default, |(_, verdict)| *verdict)
+        }
+    }
+
+    const UNFIT: Verdict = Verdict {
+        fit: false,
+        ramp: FULL_RAMP,
+    };
+
+    /// States and table weights of two backends, the second of weight 2.
+    fn judged(all_down: &str, overlay: &Overlay, verdicts: Vec<(u16, Verdict)>) -> Vec<(u8, u16)> {
+        let config = config(&format!(
+            "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nhealth = {{ {all_down} }}\n\
+             backends = ['127.0.0.1:5000', {{ address = '127.0.0.1:5001', weight = 2 }}]"
+        ));
+        let desired = Desired::new(&config, overlay, [1, 2], 0, &Judged(verdicts));
+        let backends = desired.services[0].backends.iter();
+        backends.map(|b| (b.state, b.table_weight)).collect()
+    }
+
+    #[test]
+    fn a_backend_that_is_not_fit_is_down() {
+        let states = judged("", &Overlay::default(), vec![(5001, UNFIT)]);
+        assert_eq!(states, [(state::UP, 1), (state::DOWN, 2)]);
+        // Not its clients alone leave one that is being drained.
+        let mut overlay = Overlay::default();
+        overlay.drain(target("127.0.0.1:5001"), 1000);
+        let states = judged("", &overlay, vec![(5001, UNFIT)]);
+        assert_eq!(states, [(state::UP, 1), (state::DOWN, 2)]);
+    }
+
+    #[test]
+    fn when_all_are_down_they_serve_or_refuse_as_configured() {
+        let both = || vec![(5000, UNFIT), (5001, UNFIT)];
+        let (up, down) = (
+            [(state::UP, 1), (state::UP, 2)],
+            [(state::DOWN, 1), (state::DOWN, 2)],
+        );
+        let none = Overlay::default();
+        assert_eq!(judged("", &none, both()), up);
+        assert_eq!(judged("all_down = 'serve'", &none, both()), up);
+        assert_eq!(judged("all_down = 'refuse'", &none, both()), down);
+        // One that was drained is not called back for that, nor one that still drains.
+        let mut overlay = Overlay::default();
+        overlay.drain(target("127.0.0.1:5001"), 0);
+        let expected = [(state::UP, 1), (state::DOWN, 2)];
+        assert_eq!(judged("", &overlay, vec![(5000, UNFIT)]), expected);
+        overlay.drain(target("127.0.0.1:5001"), 1000);
+        let expected = [(state::UP, 1), (state::DRAINING, 2)];
+        assert_eq!(judged("", &overlay, vec![(5000, UNFIT)]), expected);
+    }
+
+    #[test]
+    fn a_slow_start_gives_a_part_of_the_weight() {
+        let ramp = |ramp| Verdict { fit: true, ramp };
+        let none = Overlay::default();
+        let weights = |verdicts| -> Vec<u16> {
+            judged("", &none, verdicts)
+                .iter()
+                .map(|(_, weight)| *weight)
+                .collect()
+        };
+        assert_eq!(weights(vec![(5001, ramp(1))]), [16, 2]);
+        assert_eq!(weights(vec![(5001, ramp(8))]), [16, 16]);
+        assert_eq!(weights(vec![(5001, ramp(FULL_RAMP))]), [1, 2]);
+    }
+}
