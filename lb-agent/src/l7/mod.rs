@@ -15,6 +15,7 @@
 //! | [`routes`] | which route a request takes |
 //! | [`forwarded`] | who asks for what: the forwarding headers |
 //! | [`rules`] | header rules, and where redirects lead |
+//! | [`sticky`] | what keeps a client with its backend, beyond its address |
 //! | [`pages`] | what is shown when there is no answer of an application |
 //! | [`tls`] | TLS for clients: certificates, server names, session tickets |
 //! | `clock` | deadlines |
@@ -33,6 +34,7 @@ pub mod pages;
 pub mod routes;
 pub mod rules;
 mod settings;
+pub mod sticky;
 mod stream;
 pub mod tls;
 mod tunnel;

@@ -1,0 +1,183 @@
+//! The cookie that keeps a client with its backend. Its value is a code of the backend's address
+//! under a secret (HMAC-SHA-256, RFC 2104): it tells nothing, and nobody can make one up.
+
+use std::collections::HashMap;
+
+use aws_lc_rs::hmac;
+use hyper::header::{COOKIE, HeaderMap, HeaderValue};
+use lb_common::abi::{Backend, BackendId};
+
+use std::time::Duration;
+
+/// Bytes of a code: half of the whole, which RFC 2104, section 5, has as the least.
+const CODE: usize = 16;
+
+/// The cookies of one service's backends.
+#[derive(Debug)]
+pub struct Cookies {
+    name: String,
+    path: String,
+    max_age: Option<Duration>,
+    backends: HashMap<[u8; CODE], BackendId>,
+}
+
+impl Cookies {
+    /// Cookies called `name` for `backends`, those that are draining included. `path` is where
+    /// the service is.
+    pub fn new<'a>(
+        name: &str,
+        path: &str,
+        max_age: Option<Duration>,
+        secret: [u64; 2],
+        service: &str,
+        backends: impl IntoIterator<Item = &'a Backend>,
+    ) -> Self {
+        let key = key(secret, service);
+        let coded = |backend: &Backend| (code(&key, backend), backend.id);
+        Self {
+            name: name.to_owned(),
+            path: if path.is_empty() { "/" } else { path }.to_owned(),
+            max_age,
+            backends: backends.into_iter().map(coded).collect(),
+        }
+    }
+
+    /// The backend that a request's cookie names. Cookies of the same name for another path, and
+    /// forged ones, name nobody.
+    pub fn named_in(&self, headers: &HeaderMap) -> Option<BackendId> {
+        headers
+            .get_all(COOKIE)
+            .iter()
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+            .filter_map(|pair| {
+                let value = pair.trim_ascii_start().strip_prefix(self.name.as_bytes())?;
+                self.backends.get(&from_hex(value.strip_prefix(b"=")?)?)
+            })
+            .next()
+            .copied()
+    }
+
+    /// The value of Set-Cookie that names `backend`; `None` if there is no such backend any more.
+    pub fn set(&self, backend: BackendId, https: bool) -> Option<HeaderValue> {
+        let (code, _) = self.backends.iter().find(|(_, id)| **id == backend)?;
+        let mut text = format!("{}={}; Path={}", self.name, hex(code), self.path);
+        if let Some(age) = self.max_age {
+            text.push_str(&format!("; Max-Age={}", age.as_secs()));
+        }
+        text.push_str("; HttpOnly; SameSite=Lax");
+        if https {
+            text.push_str("; Secure");
+        }
+        HeaderValue::from_str(&text).ok()
+    }
+}
+
+fn key(secret: [u64; 2], service: &str) -> hmac::Key {
+    let [first, second] = secret.map(u64::to_be_bytes);
+    // The secret is used for other things too: what is signed says what for.
+    let purpose = [&first[..], &second[..], b"cookie of ", service.as_bytes()].concat();
+    hmac::Key::new(hmac::HMAC_SHA256, &purpose)
+}
+
+fn code(key: &hmac::Key, backend: &Backend) -> [u8; CODE] {
+    let mut message = [0; 18];
+    message[..16].copy_from_slice(&backend.addr);
+    message[16..].copy_from_slice(&backend.port.to_be_bytes());
+    let tag = hmac::sign(key, &message);
+    let mut code = [0; CODE];
+    code.copy_from_slice(&tag.as_ref()[..CODE]);
+    code
+}
+
+fn hex(code: &[u8; CODE]) -> String {
+    format!("{:032x}", u128::from_be_bytes(*code))
+}
+
+fn from_hex(text: &[u8]) -> Option<[u8; CODE]> {
+    let text = std::str::from_utf8(text.trim_ascii_end()).ok()?;
+    let digits = text.len() == 2 * CODE && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = digits
+        .then(|| u128::from_str_radix(text, 16).ok())
+        .flatten();
+    number.map(u128::to_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::abi::{ServiceId, path, protocol, state};
+
+    fn backend(port: u16) -> Backend {
+        Backend {
+            addr: [0; 16],
+            port,
+            protocol: protocol::TCP,
+            state: state::UP,
+            id: BackendId(port.into()),
+            service: ServiceId(1),
+            weight: 1,
+            path: path::PROXY,
+            pad: 0,
+        }
+    }
+
+    fn cookies(secret: u64, service: &str) -> Cookies {
+        let backends = [backend(1), backend(2)];
+        Cookies::new("lb", "", None, [secret, 2], service, &backends)
+    }
+
+    fn sent(value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, HeaderValue::from_str(value).unwrap());
+        headers
+    }
+
+    fn value(cookies: &Cookies, id: u32) -> String {
+        let set = cookies.set(BackendId(id), false).unwrap();
+        let (pair, _) = set.to_str().unwrap().split_once(';').unwrap();
+        pair.to_owned()
+    }
+
+    #[test]
+    fn a_cookie_leads_back_to_its_backend() {
+        let ours = cookies(1, "app");
+        for id in [1, 2] {
+            let pair = value(&ours, id);
+            let named = |header: &str| ours.named_in(&sent(header));
+            assert_eq!(named(&pair), Some(BackendId(id)));
+            assert_eq!(named(&format!("a=b; {pair}; c=d")), Some(BackendId(id)));
+            assert_eq!(named(&format!("lb=old; {pair}")), Some(BackendId(id)));
+            assert_eq!(named(&format!("x{pair}")), None);
+        }
+    }
+
+    #[test]
+    fn a_cookie_that_was_made_up_names_nobody() {
+        let ours = cookies(1, "app");
+        assert_eq!(ours.named_in(&sent(&value(&cookies(9, "app"), 1))), None);
+        assert_eq!(ours.named_in(&sent(&value(&cookies(1, "other"), 1))), None);
+        assert_eq!(
+            ours.named_in(&sent(&format!("lb={}", "0".repeat(32)))),
+            None
+        );
+        assert_eq!(ours.named_in(&sent("lb=")), None);
+        assert_eq!(
+            ours.named_in(&sent("lb=+0000000000000000000000000000000")),
+            None
+        );
+    }
+
+    #[test]
+    fn scripts_cannot_read_it_and_other_sites_do_not_send_it() {
+        let backends = [backend(1)];
+        let age = Some(Duration::from_secs(60));
+        let cookies = Cookies::new("lb", "/api", age, [1, 2], "app", &backends);
+        let set = cookies.set(BackendId(1), true).unwrap();
+        let (_, attributes) = set.to_str().unwrap().split_once("; ").unwrap();
+        assert_eq!(
+            attributes,
+            "Path=/api; Max-Age=60; HttpOnly; SameSite=Lax; Secure"
+        );
+        assert_eq!(cookies.set(BackendId(3), true), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! Engine.IO, protocols 3 and 4, as far as a balancer must read it: the query of its requests, and
+//! the answer to its handshake, which names the session.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+/// Longest answer that is read to find a session; a handshake takes some hundred bytes.
+pub const LONGEST: usize = 2048;
+/// Longest id of a session that is taken for one. Engine.IO's own have 20 characters.
+const LONGEST_SID: usize = 128;
+
+/// What a request of Engine.IO asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// The session that it belongs to; none yet in a handshake.
+    pub sid: Option<Cow<'a, str>>,
+    /// Whether it goes by polling.
+    pub polling: bool,
+}
+
+/// Reads a query; `None` if it is not of Engine.IO.
+pub fn asked(query: &str) -> Option<Asked<'_>> {
+    let mut version = false;
+    let mut transport = None;
+    let mut sid = None;
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            "EIO" => version = !value.is_empty(),
+            "transport" => transport = Some(value),
+            "sid" if !value.is_empty() => sid = Some(value),
+            _ => {}
+        }
+    }
+    let transport = transport.filter(|_| version)?;
+    Some(Asked {
+        sid: sid.map(decoded).filter(|sid| sid.len() <= LONGEST_SID),
+        polling: transport == "polling",
+    })
+}
+
+fn decoded(value: &str) -> Cow<'_, str> {
+    if !value.contains(['%', '+']) {
+        return Cow::Borrowed(value);
+    }
+    let pair = form_urlencoded::parse(value.as_bytes()).next();
+    pair.map_or(Cow::Borrowed(""), |(text, _)| text)
+}
+
+/// What the beginning of an answer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// The handshake of this session.
+    Of(String),
+    /// More of it is needed.
+    Partial,
+    /// Something else.
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Open {
+    sid: String,
+}
+
+/// Finds the session in the answer to a handshake: `0{"sid":"…"}` (protocol 4), `96:0{"sid":…}`
+/// (protocol 3), the same in the binary framing of old protocol 3 servers, or as a JavaScript call
+/// for JSONP.
+pub fn handshake(body: &[u8]) -> Handshake {
+    if body.starts_with(b"___eio[") || b"___eio[".starts_with(body) && !body.is_empty() {
+        return from_jsonp(body);
+    }
+    from_payload(body)
+}
+
+/// `___eio[0]("96:0{\"sid\":…}");`: the payload is a string literal, escaped as JSON is.
+fn from_jsonp(body: &[u8]) -> Handshake {
+    let Some(at) = body.iter().take(32).position(|byte| *byte == b'(') else {
+        return if body.len() < 32 {
+            Handshake::Partial
+        } else {
+            Handshake::Other
+        };
+    };
+    match first_value::<String>(&body[at + 1..]) {
+        Ok(payload) => match from_payload(payload.as_bytes()) {
+            // The literal is whole: there is no more to come.
+            Handshake::Partial => Handshake::Other,
+            found => found,
+        },
+        Err(other) => other,
+    }
+}
+
+fn from_payload(body: &[u8]) -> Handshake {
+    let packet = match body.first() {
+        None => return Handshake::Partial,
+        // Binary framing: 0 for text, the length in digits of one byte each, 255.
+        Some(0) => {
+            let digits = body[1..].iter().take_while(|digit| **digit < 10).count();
+            match body.get(1 + digits) {
+                None if digits < 8 => return Handshake::Partial,
+                Some(255) if digits > 0 => &body[digits + 2..],
+                _ => return Handshake::Other,
+            }
+        }
+        // A length, a colon, and as many characters; or a packet right away, whose kind is a
+        // digit too.
+        Some(_) => {
+            let digits = body
+                .iter()
+                .take_while(|digit| digit.is_ascii_digit())
+                .count();
+            match body.get(digits) {
+                None if digits <= 8 => return Handshake::Partial,
+                Some(b':') => &body[digits + 1..],
+                _ => body,
+            }
+        }
+    };
+    match packet.split_first() {
+        None => Handshake::Partial,
+        Some((b'0', open)) => match first_value::<Open>(open) {
+            Ok(open) if is_sid(&open.sid) => Handshake::Of(open.sid),
+            Ok(_) => Handshake::Other,
+            Err(other) => other,
+        },
+        Some(_) => Handshake::Other,
+    }
+}
+
+/// The JSON value that `text` begins with; other packets may follow it.
+fn first_value<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Handshake> {
+    match serde_json::Deserializer::from_slice(text)
+        .into_iter()
+        .next()
+    {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) if !error.is_eof() => Err(Handshake::Other),
+        _ => Err(Handshake::Partial),
+    }
+}
+
+fn is_sid(sid: &str) -> bool {
+    (1..=LONGEST_SID).contains(&sid.len()) && !sid.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OPEN: &str = r#"0{"sid":"lv_VI97HAXpY6yYWAAAB","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
+
+    fn found() -> Handshake {
+        Handshake::Of("lv_VI97HAXpY6yYWAAAB".to_owned())
+    }
+
+    fn answers() -> Vec<Vec<u8>> {
+        let digits: Vec<u8> = OPEN.len().to_string().bytes().map(|d| d - b'0').collect();
+        vec![
+            OPEN.into(),
+            format!("{OPEN}\x1e40").into(),
+            format!("{}:{OPEN}2:40", OPEN.len()).into(),
+            [&[0], digits.as_slice(), &[255], OPEN.as_bytes()].concat(),
+            format!(
+                "___eio[3]({});",
+                serde_json::to_string(&format!("{}:{OPEN}2:40", OPEN.len())).unwrap()
+            )
+            .into(),
+        ]
+    }
+
+    #[test]
+    fn the_session_is_found_in_every_framing_and_from_any_piece_on() {
+        for answer in answers() {
+            assert_eq!(handshake(&answer), found(), "{answer:?}");
+            let mut known = false;
+            for cut in 0..answer.len() {
+                match handshake(&answer[..cut]) {
+                    Handshake::Partial => assert!(!known),
+                    Handshake::Of(_) => known = true,
+                    Handshake::Other => panic!("given up at {cut} of {answer:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_answers_are_no_handshakes() {
+        for other in [
+            "ok",
+            "<html>",
+            "2probe",
+            "0{\"sid\":5}",
+            "0{\"sid\":\"\"}",
+            "0{}",
+            "{\"code\":1,\"message\":\"Session ID unknown\"}",
+            "96:1",
+            "___eio[0](\"ok\");",
+        ] {
+            assert_eq!(handshake(other.as_bytes()), Handshake::Other, "{other}");
+        }
+    }
+
+    #[test]
+    fn requests_of_engine_io_are_told_from_others() {
+        let polling = asked("EIO=4&transport=polling&t=abc").unwrap();
+        assert_eq!((polling.sid, polling.polling), (None, true));
+        let upgrade = asked("EIO=3&transport=websocket&sid=a-b_c").unwrap();
+        assert_eq!(upgrade.sid.as_deref(), Some("a-b_c"));
+        assert!(!upgrade.polling);
+        assert_eq!(
+            asked("EIO=4&transport=polling&sid=a%2Db")
+                .unwrap()
+                .sid
+                .as_deref(),
+            Some("a-b")
+        );
+        assert_eq!(asked("sid=x"), None);
+        assert_eq!(asked("transport=polling"), None);
+        assert_eq!(asked(""), None);
+        let long = format!("EIO=4&transport=polling&sid={}", "x".repeat(200));
+        assert_eq!(asked(&long).unwrap().sid, None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            handshake(&bytes);
+            handshake(&[b"0{\"sid\":", bytes.as_slice()].concat());
+            handshake(&[b"___eio[", bytes.as_slice()].concat());
+            asked(&String::from_utf8_lossy(&bytes));
+        }
+    }
+}
