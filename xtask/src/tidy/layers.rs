@@ -4,16 +4,24 @@
 use super::{Complaint, Source};
 
 /// Every crate with the crates of ours that it may depend on.
-const CRATES: [(&str, &[&str]); 5] = [
+const CRATES: [(&str, &[&str]); 6] = [
     ("lb-common", &[]),
     ("lb-ebpf", &["lb-common"]),
     ("lb-agent", &["lb-common"]),
     ("tests", &["lb-common", "lb-agent"]),
+    ("load", &[]),
     ("xtask", &[]),
 ];
 
 /// All names that a dependency of ours can have.
-const OURS: [&str; 5] = ["lb-common", "lb-ebpf", "lb-agent", "lb-tests", "xtask"];
+const OURS: [&str; 6] = [
+    "lb-common",
+    "lb-ebpf",
+    "lb-agent",
+    "lb-load",
+    "lb-tests",
+    "xtask",
+];
 
 /// Modules of the agent with those of its modules that they must not know.
 const MODULES: [(&str, &[&str]); 5] = [
