@@ -106,6 +106,7 @@ async fn answer(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut reopen = signal(SignalKind::user_defined1())?;
     let health = reconciler.health();
     // In this very loop: an agent that does not get to it is one that hangs.
     let alive = sd_notify::watchdog_enabled().map(|period| period / 2);
@@ -138,6 +139,7 @@ async fn answer(
                     tracing::error!("reload on SIGHUP: {}", refusal.error);
                 }
             }
+            _ = reopen.recv() => tokio::task::block_in_place(|| reconciler.reopen_logs()),
             _ = terminate.recv() => return Ok(End::Signal),
             _ = interrupt.recv() => return Ok(End::Signal),
         }

@@ -1,12 +1,14 @@
 //! `lb-agent check`: everything that is wrong with a configuration, without an agent.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::Args;
 
 use super::failure::Failure;
 use super::output;
 use crate::config::{self, Config};
+use crate::l7::tls::check_config;
 
 /// Check a configuration without using it
 ///
@@ -23,9 +25,16 @@ impl Check {
     pub(super) fn carry_out(&self) -> Result<(), Failure> {
         let config =
             config::load(self.config.as_deref()).map_err(|error| Failure::of_config(&error))?;
+        let mut certificates = check_config(&config, SystemTime::now());
+        let mut problems = std::mem::take(&mut certificates.unusable);
+        problems.append(&mut certificates.refused);
+        if !problems.is_empty() {
+            return Err(Failure::of_lines(problems));
+        }
         output::line(&summary(&config))?;
         config::warnings(&config)
             .iter()
+            .chain(&certificates.warnings)
             .try_for_each(|warning| output::line(&format!("warning: {warning}")))
     }
 }

@@ -46,6 +46,11 @@ impl Failure {
         Self::new(USAGE, error.to_string().lines().map(str::to_owned))
     }
 
+    /// Problems found beside those in the text of a configuration.
+    pub(super) fn of_lines(lines: Vec<String>) -> Self {
+        Self::new(USAGE, lines)
+    }
+
     /// A call for the command `tried` that has no good answer.
     pub(super) fn of_call(tried: &str, error: CallError) -> Self {
         match &error {

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -11,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::failure::{self, Failure};
 use super::{Control, output};
 use crate::config;
+use crate::l7::tls::check_config;
 use crate::metrics::events::Keep;
 use crate::run::End;
 
@@ -23,8 +25,8 @@ const FILTER: &str = "LB_AGENT_LOG";
 ///
 /// It logs to standard error; LB_AGENT_LOG says how much, as in "debug" or
 /// "info,lb_agent::control=debug". SIGTERM and SIGINT end it (exit code 0), so does `lb-agent stop`
-/// (exit code 4, for whoever would start it again); SIGHUP has it read its configuration again. The
-/// kernel goes on forwarding without it.
+/// (exit code 4, for whoever would start it again); SIGHUP has it read its configuration again, SIGUSR1
+/// open the files of its access logs anew. The kernel goes on forwarding without it.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent run --config /etc/lb-agent/config.toml --log json")]
 pub(super) struct Run {
@@ -52,6 +54,14 @@ impl Run {
             config.agent.control = path;
         }
         start_log(self.log)?;
+        let certificates = check_config(&config, SystemTime::now());
+        if !certificates.unusable.is_empty() {
+            return Err(Failure::of_lines(certificates.unusable));
+        }
+        // An agent that did not start for this would serve nobody at all.
+        for problem in certificates.refused.iter().chain(&certificates.warnings) {
+            tracing::warn!("{problem}");
+        }
         for warning in config::warnings(&config) {
             tracing::warn!("{warning}");
         }

@@ -1,15 +1,17 @@
 //! Bodies: of requests on their way to a backend, and of answers on their way to a client.
 
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use hyper::body::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
+use super::access_log::{End, Record};
+use super::compress::{CompressError, Compressed};
 use super::counts::Active;
 use super::upstream::Driven;
-use super::visit::Visit;
+use super::visit::UnderWay;
+use crate::config::http::Algorithm;
 
 /// Why a body ended before its end. Whoever gets it aborts the connection.
 #[derive(Debug, thiserror::Error)]
@@ -23,13 +25,27 @@ pub(super) enum BodyError {
     /// There was more of it than allowed.
     #[error("the body is larger than allowed")]
     TooLarge,
+    /// It could not be compressed.
+    #[error("compress an answer: {0}")]
+    Compress(std::io::Error),
+}
+
+impl From<CompressError<Self>> for BodyError {
+    fn from(error: CompressError<Self>) -> Self {
+        match error {
+            CompressError::Body(error) => error,
+            CompressError::Encoder(error) => Self::Compress(error),
+        }
+    }
 }
 
 /// The body of an answer. Its end is the end of the request.
 pub(super) struct Body {
     kind: Kind,
-    /// Told of the end.
-    visit: Option<Rc<Visit>>,
+    /// Gone with the end.
+    under_way: Option<UnderWay>,
+    /// Written at the end.
+    record: Option<Box<Record>>,
     /// Counted until then.
     _active: Option<Active>,
 }
@@ -38,13 +54,15 @@ enum Kind {
     Empty,
     Full(Bytes),
     Upstream(Driven),
+    Compressed(Box<Compressed<Body>>),
 }
 
 impl Body {
     const fn new(kind: Kind, active: Option<Active>) -> Self {
         Self {
             kind,
-            visit: None,
+            under_way: None,
+            record: None,
             _active: active,
         }
     }
@@ -74,17 +92,47 @@ impl Body {
         }
     }
 
-    /// Tells `visit` of the end.
-    pub(super) fn ending(mut self, visit: &Rc<Visit>) -> Self {
-        self.visit = Some(Rc::clone(visit));
+    /// The same in a content coding.
+    pub(super) fn compressed(self, algorithm: Algorithm) -> Self {
+        let compressed = Compressed::new(algorithm, self);
+        Self::new(Kind::Compressed(Box::new(compressed)), None)
+    }
+
+    /// With its end the request is not under way any more, and what was noted of it is written.
+    pub(super) fn ending(mut self, under_way: UnderWay, record: Option<Box<Record>>) -> Self {
+        self.under_way = Some(under_way);
+        self.record = record;
         self
+    }
+
+    fn poll_kind(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.kind = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Kind::Upstream(body) => body.poll_frame(context),
+            Kind::Compressed(body) => Pin::new(&mut **body)
+                .poll_frame(context)
+                .map_err(BodyError::from),
+        }
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Some(visit) = &self.visit {
-            visit.end();
+        if let Some(record) = self.record.take() {
+            let end = if self.is_end_stream() {
+                End::Complete
+            } else {
+                End::Aborted
+            };
+            record.finish(end);
         }
     }
 }
@@ -98,15 +146,16 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        match &mut this.kind {
-            Kind::Empty => Poll::Ready(None),
-            Kind::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                this.kind = Kind::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
+        let polled = this.poll_kind(context);
+        match (&polled, &mut this.record) {
+            (Poll::Ready(Some(Ok(frame))), Some(record)) => {
+                record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
-            Kind::Upstream(body) => body.poll_frame(context),
+            // The end, which not every kind of body remembers.
+            (Poll::Ready(None), _) => this.kind = Kind::Empty,
+            _ => {}
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -114,6 +163,7 @@ impl HttpBody for Body {
             Kind::Empty => true,
             Kind::Full(_) => false,
             Kind::Upstream(body) => body.is_end_stream(),
+            Kind::Compressed(body) => body.is_end_stream(),
         }
     }
 
@@ -122,6 +172,7 @@ impl HttpBody for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Upstream(body) => body.size_hint(),
+            Kind::Compressed(body) => body.size_hint(),
         }
     }
 }

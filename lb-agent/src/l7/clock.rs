@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::access_log;
+
 /// How often deadlines are looked at, in milliseconds.
 pub(super) const TICK_MS: u64 = 100;
 
@@ -48,6 +50,7 @@ pub(super) async fn tick_forever() {
     loop {
         ticks.tick().await;
         tick();
+        access_log::flush_thread();
     }
 }
 

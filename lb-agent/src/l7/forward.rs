@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
@@ -12,11 +13,13 @@ use tokio::time::timeout;
 use super::body::{Body, RequestBody};
 use super::counts::Active;
 use super::headers;
+use super::passage::{Passage, plain};
 use super::settings::Service;
 use super::stream::Stream;
 use super::upstream::{Driven, Upstream};
-use super::visit::Visit;
+use super::visit::{UnderWay, Visit};
 use lb_common::abi::BackendId;
+use lb_common::select::Reason;
 
 /// How long a backend may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -26,27 +29,28 @@ pub(super) async fn handle(
     visit: Rc<Visit>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    visit.begin();
-    let answer = match visit.service() {
-        Some(service) => forward(&visit, &service, request).await,
-        None => Err(StatusCode::SERVICE_UNAVAILABLE),
+    let under_way = UnderWay::begin(&visit);
+    let Some(service) = visit.service() else {
+        let answer = plain(StatusCode::SERVICE_UNAVAILABLE);
+        return Ok(answer.map(|body| body.ending(under_way, None)));
+    };
+    let (head, body) = request.into_parts();
+    let passage = Passage::begin(&visit, Arc::clone(&service), under_way, &head);
+    let answer = match passage.redirect(&head) {
+        Some(answer) => Ok(answer),
+        None => {
+            let request = Request::from_parts(head, body);
+            forward(&visit, &service, &passage, request).await
+        }
     };
     visit.answer();
-    let answer = answer.unwrap_or_else(plain);
-    Ok(answer.map(|body| body.ending(&visit)))
-}
-
-/// An answer of our own.
-fn plain(status: StatusCode) -> Response<Body> {
-    let text = format!("{status}\n");
-    let mut answer = Response::new(Body::full(text));
-    *answer.status_mut() = status;
-    answer
+    Ok(passage.finish(answer.unwrap_or_else(plain)))
 }
 
 async fn forward(
     visit: &Rc<Visit>,
     service: &Service,
+    passage: &Passage,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, StatusCode> {
     let (mut head, body) = request.into_parts();
@@ -72,7 +76,7 @@ async fn forward(
     let mut request = Request::from_parts(head, body);
     let mut passed = Vec::new();
     loop {
-        let (mut upstream, active) = reach(visit, service, &mut passed).await?;
+        let (mut upstream, active) = reach(visit, service, passage, &mut passed).await?;
         match upstream.exchange(request).await {
             Ok(answer) => return Ok(finish(visit, upstream, active, answer, upgrade)),
             Err(mut error) => {
@@ -120,6 +124,7 @@ fn finish(
 async fn reach(
     visit: &Rc<Visit>,
     service: &Service,
+    passage: &Passage,
     passed: &mut Vec<BackendId>,
 ) -> Result<(Upstream, Active), StatusCode> {
     loop {
@@ -131,17 +136,30 @@ async fn reach(
         let id = choice.backend;
         let active = Active::new(&snapshot.counts, service.id, id);
         if let Some(upstream) = visit.worker.pool.take(id) {
+            passage.chose(&upstream.name, why(choice.reason), Duration::ZERO);
             return Ok((upstream, active));
         }
         let address = snapshot.address(id).ok_or(StatusCode::BAD_GATEWAY)?;
+        let begun = std::time::Instant::now();
         if let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(address)).await {
             let _ = stream.set_nodelay(true);
-            if let Ok(upstream) = Upstream::new(id, Stream::Tcp(stream)).await {
+            if let Ok(upstream) = Upstream::new(id, address.to_string(), Stream::Tcp(stream)).await
+            {
+                passage.chose(&upstream.name, why(choice.reason), begun.elapsed());
                 snapshot.counts.chosen(service.id, Some(choice.reason));
                 snapshot.remember(service.id, &client, id);
                 return Ok((upstream, active));
             }
         }
         passed.push(id);
+    }
+}
+
+/// Why a backend was chosen, in the words of `lookup`.
+const fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Affinity => "affinity",
+        Reason::Slot => "slot",
+        Reason::Next => "next",
     }
 }

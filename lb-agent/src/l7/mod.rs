@@ -7,6 +7,9 @@
 //! | `settings` | what the workers know, swapped whole; the choice of a backend |
 //! | `visit` | a client's connection |
 //! | `forward` | a request, from its head to the head of its answer |
+//! | `passage` | what a service does to every request and answer: redirect, compress, note |
+//! | `edge` | what that takes, made from the configuration |
+//! | `handshake`, `h2` | TLS and HTTP/2 on a client's connection |
 //! | `headers` | what goes and what is set on the way |
 //! | `upstream` | connections to backends |
 //! | `tunnel` | WebSockets |
@@ -27,10 +30,14 @@ mod body;
 mod clock;
 pub mod compress;
 mod counts;
+mod edge;
 mod forward;
 pub mod forwarded;
+mod h2;
+mod handshake;
 mod headers;
 pub mod pages;
+mod passage;
 pub mod routes;
 pub mod rules;
 mod settings;
@@ -57,6 +64,7 @@ use crate::proxy::bind;
 use crate::state::desired::Desired;
 use crate::state::observed::Observed;
 use counts::Counts;
+use edge::Edges;
 use settings::Snapshot;
 use worker::{Handle, Message};
 
@@ -72,6 +80,7 @@ pub struct L7 {
     steers: bool,
     clients: Arc<dyn Clients>,
     counts: Arc<Counts>,
+    edges: Edges,
     generation: u64,
     serving: HashSet<ServiceKey>,
     problems: HashMap<ServiceKey, String>,
@@ -89,6 +98,7 @@ impl L7 {
             steers,
             clients,
             counts: Arc::default(),
+            edges: Edges::default(),
             generation: 0,
             serving: HashSet::new(),
             problems: HashMap::new(),
@@ -106,7 +116,7 @@ impl L7 {
 
     /// Puts services and tables in force: when this returns, every request sees them.
     pub fn publish(&mut self, desired: &Desired, observed: &Observed) {
-        let services = settings::services(desired, observed);
+        let services = settings::services(desired, observed, &mut self.edges);
         if services.is_empty() && self.workers.is_empty() {
             return;
         }
@@ -190,9 +200,19 @@ impl L7 {
         }
     }
 
+    /// Has certificates read again by the next [`L7::publish`]; they were found to be good.
+    pub fn read_certificates_again(&mut self) {
+        self.edges.read_certificates_again();
+    }
+
+    /// Opens the files of the access logs anew, after they were moved away.
+    pub fn reopen_logs(&self) {
+        self.edges.reopen_logs();
+    }
+
     /// What stands in the way of listeners, for `status`.
     pub fn problems(&self) -> impl Iterator<Item = String> {
-        self.problems.values().cloned()
+        self.problems.values().cloned().chain(self.edges.problems())
     }
 
     /// What was counted for a backend.
@@ -228,6 +248,7 @@ impl L7 {
             for thread in threads {
                 let _ = thread.join();
             }
+            self.edges.flush_logs();
         });
         let _ = joined.await;
     }

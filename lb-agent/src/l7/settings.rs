@@ -13,6 +13,7 @@ use lb_common::addr;
 use lb_common::select::{self, Choice, Client, Tables};
 
 use super::counts::Counts;
+use super::edge::{Edge, Edges};
 use crate::config::http::HttpService;
 use crate::dataplane::Clients;
 use crate::host::boot_ns;
@@ -39,13 +40,17 @@ pub(super) struct Service {
     pub(super) id: ServiceId,
     /// What was configured.
     pub(super) http: Arc<HttpService>,
+    /// What was made of it for its clients.
+    pub(super) edge: Edge,
 }
 
 /// The services with `mode = "http"` by their listen addresses.
 pub(super) fn services(
     desired: &Desired,
     observed: &Observed,
+    edges: &mut Edges,
 ) -> HashMap<ServiceKey, Arc<Service>> {
+    edges.begin();
     let mut services = HashMap::new();
     for service in &desired.services {
         let (Some(http), Some(id)) = (&service.http, observed.service(&service.name)) else {
@@ -54,12 +59,15 @@ pub(super) fn services(
         let live = Arc::new(Service {
             id,
             http: Arc::clone(http),
+            edge: edges.of(http),
         });
         for listen in http.all_listen() {
             let key = ServiceKey::new(addr::from_ip(listen.ip()), listen.port(), protocol::TCP);
             services.insert(key, Arc::clone(&live));
         }
     }
+    let in_force = desired.services.iter();
+    edges.keep_only(in_force.filter_map(|service| service.http.as_deref()));
     services
 }
 
@@ -70,6 +78,18 @@ impl Snapshot {
         self.services
             .get(&key)
             .or_else(|| self.services.get(&key.wildcard()))
+    }
+
+    /// Whether `local` is one of the service's addresses for TLS.
+    pub(super) fn is_tls(service: &Service, local: SocketAddr) -> bool {
+        let matches = |listen: &SocketAddr| {
+            let wildcard = listen.ip().is_unspecified() && listen.is_ipv4() == local.is_ipv4();
+            listen.port() == local.port() && (wildcard || listen.ip() == local.ip())
+        };
+        let plain = |listen: &SocketAddr| *listen == local;
+        let tls = service.http.tls.as_ref();
+        tls.is_some_and(|tls| tls.listen.iter().any(matches))
+            && !service.http.listen.iter().any(plain)
     }
 
     /// Chooses a backend of `service` for a client, other than those in `passed`, by the function

@@ -1,4 +1,4 @@
-//! One byte stream for everything that HTTP goes over: TCP and unix sockets.
+//! One byte stream for everything that HTTP goes over: TCP, TLS and unix sockets.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// A connection, to a client or to a backend.
 pub(super) enum Stream {
@@ -14,6 +15,8 @@ pub(super) enum Stream {
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
+    /// TCP with TLS in it.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 macro_rules! each {
@@ -21,6 +24,7 @@ macro_rules! each {
         match $self {
             Stream::Tcp($stream) => $what,
             Stream::Unix($stream) => $what,
+            Stream::Tls($stream) => $what,
         }
     };
 }
@@ -71,6 +75,10 @@ impl AsyncWrite for Stream {
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        each!(self, stream => stream.as_fd())
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
+        }
     }
 }

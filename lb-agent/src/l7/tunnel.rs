@@ -33,6 +33,8 @@ struct Direction {
     ended: bool,
     /// And passed on.
     closed: bool,
+    /// Bytes that the other side took.
+    passed: u64,
 }
 
 impl Direction {
@@ -43,6 +45,7 @@ impl Direction {
             unflushed: false,
             ended: false,
             closed: false,
+            passed: 0,
         }
     }
 
@@ -58,6 +61,7 @@ impl Direction {
             while !self.kept.is_empty() {
                 let taken = ready!(Pin::new(&mut *to).poll_write(context, &self.kept))?;
                 self.kept.advance(taken);
+                self.passed += taken as u64;
                 *moved = true;
                 self.unflushed = true;
             }
@@ -102,6 +106,7 @@ impl Direction {
                 Poll::Pending => 0,
             };
             self.unflushed = true;
+            self.passed += taken as u64;
             self.kept = Bytes::copy_from_slice(&bytes[taken..]);
             Poll::Ready(Ok(()))
         })
@@ -115,12 +120,12 @@ pub(super) struct End<S> {
 }
 
 /// Copies both ways until both sides have ended, or until nothing has moved for `idle`. An error
-/// means that one side was reset.
+/// means that one side was reset. The number is that of the bytes that the client took.
 pub(super) async fn copy<A, B>(
     client: End<A>,
     backend: End<B>,
     idle: Option<Duration>,
-) -> (A, B, io::Result<()>)
+) -> (A, B, io::Result<()>, u64)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -150,5 +155,5 @@ where
         Poll::Pending
     })
     .await;
-    (a, b, ended)
+    (a, b, ended, back.passed)
 }

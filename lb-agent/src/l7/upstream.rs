@@ -31,6 +31,8 @@ const IDLE_MS: u64 = 4000;
 pub(super) struct Upstream {
     /// The backend.
     pub(super) backend: BackendId,
+    /// Its name in the access log.
+    pub(super) name: String,
     /// Whether it has carried a request before.
     pub(super) reused: bool,
     /// For how long it may be idle, in milliseconds.
@@ -50,12 +52,17 @@ pub(super) struct Tunnelled {
 
 impl Upstream {
     /// Speaks HTTP over `stream`.
-    pub(super) async fn new(backend: BackendId, stream: Stream) -> hyper::Result<Self> {
+    pub(super) async fn new(
+        backend: BackendId,
+        name: String,
+        stream: Stream,
+    ) -> hyper::Result<Self> {
         let (sender, connection) = http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await?;
         Ok(Self {
             backend,
+            name,
             reused: false,
             idle_ms: IDLE_MS,
             sender,

@@ -17,14 +17,16 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::access_log::{self, Record};
 use super::clock::Deadline;
 use super::counts::Active;
-use super::settings::Service;
+use super::handshake::{self, Agreed};
+use super::settings::{Service, Snapshot};
 use super::stream::Stream;
 use super::tunnel::{self, End};
 use super::upstream::Tunnelled;
 use super::worker::Worker;
-use super::{forward, headers};
+use super::{forward, h2, headers};
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +53,40 @@ pub(super) struct Visit {
     pub(super) deadline: Deadline,
     /// How far it is.
     pub(super) phase: Cell<Phase>,
+    /// What was agreed on in the TLS handshake, if there was one.
+    pub(super) tls: Option<Agreed>,
+    /// Requests under way: more than one with HTTP/2 alone.
+    under_way: Cell<u32>,
     /// The header values that are the same for each of its requests.
     pub(super) values: headers::Values,
     /// The service that its requests go to, with the generation of the settings.
     service: RefCell<Option<(u64, Arc<Service>)>>,
     /// The backend's side of a tunnel, while the answer that begins it is written.
     tunnel: RefCell<Option<(Tunnelled, Active)>>,
+    /// What is noted of it.
+    tunnel_record: RefCell<Option<Box<Record>>>,
+}
+
+/// A request on its way through this connection, until this is dropped.
+pub(super) struct UnderWay(Rc<Visit>);
+
+impl UnderWay {
+    /// One more.
+    pub(super) fn begin(visit: &Rc<Visit>) -> Self {
+        visit.under_way.set(visit.under_way.get() + 1);
+        visit.begin();
+        Self(Rc::clone(visit))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let left = self.0.under_way.get() - 1;
+        self.0.under_way.set(left);
+        if left == 0 {
+            self.0.end();
+        }
+    }
 }
 
 /// How long a client may take to read what was written to it.
@@ -73,23 +103,31 @@ impl Visit {
     }
 
     /// A request is there.
-    pub(super) fn begin(&self) {
+    fn begin(&self) {
         self.enter(Phase::Exchange, None);
     }
 
-    /// Its answer begins.
+    /// Its answer begins. Where several are on their way, what stands still is not to be told by
+    /// the bytes that go over the connection: HTTP/2 has its own signs of life.
     pub(super) fn answer(&self) {
-        self.enter(Phase::Answer, Some(WRITE));
+        if !self.tls.is_some_and(|agreed| agreed.http2) {
+            self.enter(Phase::Answer, Some(WRITE));
+        }
     }
 
     /// Its answer is over.
-    pub(super) fn end(&self) {
+    fn end(&self) {
         self.enter(Phase::Idle, Some(IDLE));
     }
 
     /// The connection becomes a tunnel once the answer is written.
     pub(super) fn tunnel(&self, backend: Tunnelled, active: Active) {
         *self.tunnel.borrow_mut() = Some((backend, active));
+    }
+
+    /// What is noted of that tunnel.
+    pub(super) fn tunnel_record(&self, record: Option<Box<Record>>) {
+        *self.tunnel_record.borrow_mut() = record;
     }
 
     /// The service that this connection's requests go to.
@@ -117,21 +155,44 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_keepalive(true);
     let (peer, local) = (canonical(peer), canonical(local));
+    let snapshot = worker.snapshot();
+    let service = snapshot.service_at(local);
+    let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
+    let (stream, tls) = match over_tls.map(|service| service.edge.tls.clone()) {
+        None => (Stream::Tcp(stream), None),
+        Some(config) => {
+            drop(snapshot);
+            // Boxed: those without TLS need not hold room for it.
+            let Some(config) = config else { return };
+            let accepted = Box::pin(handshake::accept(config, stream, HEAD)).await;
+            let Some((stream, agreed)) = accepted else {
+                return;
+            };
+            (stream, Some(agreed))
+        }
+    };
     let visit = Rc::new(Visit {
-        values: headers::Values::new(peer, local, "http"),
+        values: headers::Values::new(peer, local, if tls.is_some() { "https" } else { "http" }),
         worker,
         peer,
         local,
+        tls,
+        under_way: Cell::new(0),
         deadline: Deadline::new(),
         phase: Cell::new(Phase::Idle),
         service: RefCell::new(None),
         tunnel: RefCell::new(None),
+        tunnel_record: RefCell::new(None),
     });
     visit.end();
     let io = Watched {
-        stream: Stream::Tcp(stream),
+        stream,
         visit: Rc::clone(&visit),
     };
+    if visit.tls.is_some_and(|agreed| agreed.http2) {
+        Box::pin(h2::converse(io, &visit)).await;
+        return;
+    }
     if let Some((io, early)) = converse(io, &visit).await {
         become_tunnel(io.stream, early, &visit);
     }
@@ -171,6 +232,7 @@ fn become_tunnel(stream: Stream, early: hyper::body::Bytes, visit: &Visit) {
     let Some((backend, active)) = visit.tunnel.take() else {
         return;
     };
+    let record = visit.tunnel_record.take();
     let client = End { stream, early };
     let backend = End {
         stream: backend.stream,
@@ -178,7 +240,11 @@ fn become_tunnel(stream: Stream, early: hyper::body::Bytes, visit: &Visit) {
     };
     visit.worker.spawn(async move {
         let _active = active;
-        let (client, backend, ended) = tunnel::copy(client, backend, None).await;
+        let (client, backend, ended, bytes) = tunnel::copy(client, backend, None).await;
+        if let Some(mut record) = record {
+            record.bytes = bytes;
+            record.finish(access_log::End::Complete);
+        }
         if ended.is_err() {
             reset(&client);
             reset(&backend);
@@ -197,7 +263,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// A client's stream, which notes when something moves.
-struct Watched {
+pub(super) struct Watched {
     stream: Stream,
     visit: Rc<Visit>,
 }

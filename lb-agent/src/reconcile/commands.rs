@@ -1,13 +1,14 @@
 //! What each command does, and what it answers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lb_common::abi::state;
 
 use super::{Reconciler, chain};
 use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply, Status};
+use crate::l7::tls::check_config;
 use crate::report::{self, figures::Figures};
 use crate::state::desired::{Backend, Service};
 use crate::state::overlay::{self, AtEnd, Drained, Overlay, Target};
@@ -224,6 +225,18 @@ impl Reconciler {
                 Some("nothing was changed; `lb-agent check` finds the same"),
             )
         })?;
+        let certificates = check_config(&config, SystemTime::now());
+        if !certificates.unusable.is_empty() {
+            return Err(refuse(
+                RefusalKind::BadRequest,
+                certificates.unusable.join("\n"),
+                Some("nothing was changed; `lb-agent check` finds the same"),
+            ));
+        }
+        for problem in &certificates.refused {
+            tracing::warn!("{problem}");
+        }
+        self.l7.read_certificates_again();
         let mut overlay = self.overlay.clone();
         // What the file does not have any more need not be hidden.
         overlay.removed.retain(|target| {

@@ -214,6 +214,11 @@ impl Reconciler {
         }
     }
 
+    /// Opens the files of the access logs anew, after they were moved away.
+    pub fn reopen_logs(&self) {
+        self.l7.reopen_logs();
+    }
+
     /// Ends the userspace path: what is open may go on for `grace`, a new agent takes what comes.
     pub async fn wind_down(self, grace: Duration) {
         tokio::join!(self.front.wind_down(grace), self.l7.wind_down(grace));

@@ -113,6 +113,8 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// The line of the configuration, for messages.
+    pub line: usize,
 }
 
 /// Versions of TLS.

@@ -201,6 +201,7 @@ fn certificates(
         Some(item.locate(CertificateFiles {
             certificate: certificate?,
             key: key?,
+            line: item.place.offset.map_or(0, |offset| problems.line(offset)),
         }))
     };
     items.iter().filter_map(one).collect()

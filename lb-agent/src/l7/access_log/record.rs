@@ -35,6 +35,7 @@ pub(in crate::l7) struct Record {
     status: Option<StatusCode>,
     /// Bytes of the answer's body so far.
     pub(in crate::l7) bytes: u64,
+    written: bool,
 }
 
 /// Where texts are.
@@ -84,6 +85,7 @@ impl Record {
             first_byte: None,
             status: None,
             bytes: 0,
+            written: false,
         };
         record.copy(head);
         record
@@ -134,9 +136,14 @@ impl Record {
     }
 
     /// Writes the line.
-    pub(in crate::l7) fn finish(self, end: End) {
-        let total = self.begun.elapsed();
-        self.sink.write(&self, total, end);
+    pub(in crate::l7) fn finish(mut self, end: End) {
+        self.write(end);
+    }
+
+    fn write(&mut self, end: End) {
+        if !std::mem::replace(&mut self.written, true) {
+            self.sink.write(self, self.begun.elapsed(), end);
+        }
     }
 
     pub(super) fn method(&self) -> &[u8] {
@@ -183,7 +190,9 @@ impl Record {
 }
 
 impl Drop for Record {
+    /// A request that nobody finished is noted too.
     fn drop(&mut self) {
+        self.write(End::Aborted);
         let mut texts = std::mem::take(&mut self.texts);
         if texts.capacity() == 0 || texts.capacity() > LONGEST {
             return;

@@ -87,7 +87,9 @@ impl Sink {
 
     /// Adds the line of `record` to this thread's buffer.
     pub(super) fn write(self: &Arc<Self>, record: &Record, total: Duration, end: End) {
-        BUFFERS.with_borrow_mut(|Buffers(buffers)| {
+        // When a thread ends, what it drops last finds no buffer any more.
+        let _ = BUFFERS.try_with(|buffers| {
+            let Buffers(buffers) = &mut *buffers.borrow_mut();
             let known = buffers
                 .iter()
                 .position(|buffer| Arc::ptr_eq(&buffer.sink, self));

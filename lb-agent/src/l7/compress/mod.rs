@@ -12,5 +12,5 @@ mod body;
 mod encoder;
 mod plan;
 
-pub use body::Compressed;
+pub use body::{CompressError, Compressed};
 pub use plan::{Asked, Compressor};

@@ -1,6 +1,5 @@
 //! Whether an answer is compressed, and what becomes of its header then.
 
-use hyper::body::Body;
 use hyper::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, VARY,
@@ -9,7 +8,6 @@ use hyper::http::response;
 use hyper::{Method, StatusCode};
 
 use super::accept::Accepted;
-use super::body::Compressed;
 use crate::config::http::{Algorithm, Compression};
 
 /// What a request says about compression; noted before the request is passed on.
@@ -58,7 +56,7 @@ impl Compressor {
     }
 
     /// Changes the header of an answer as needs be. What is returned is to be handed to
-    /// [`Compressed::new`] with the answer's body.
+    /// [`Compressed::new`](super::Compressed::new) with the answer's body.
     pub fn plan(&self, asked: &Asked, head: &mut response::Parts) -> Option<Algorithm> {
         if head.status == StatusCode::NOT_MODIFIED {
             keep_weak(&asked.if_none_match, &mut head.headers);
@@ -76,19 +74,6 @@ impl Compressor {
         let algorithm = asked.accepted.best(&self.algorithms)?;
         rewrite(&mut head.headers, algorithm);
         (!asked.is_head).then_some(algorithm)
-    }
-
-    /// Plans, and compresses the body where it is due.
-    pub fn apply<B: Body<Data = hyper::body::Bytes>>(
-        &self,
-        asked: &Asked,
-        head: &mut response::Parts,
-        body: B,
-    ) -> Result<Compressed<B>, B> {
-        match self.plan(asked, head) {
-            Some(algorithm) => Ok(Compressed::new(algorithm, body)),
-            None => Err(body),
-        }
     }
 
     fn has_fitting_type(&self, headers: &HeaderMap) -> bool {

@@ -1,34 +1,74 @@
-//! What `lb-agent check` says about the certificates of a service.
+//! What `lb-agent check` says about certificates, and a start or a reload beforehand.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 use super::load::{Loaded, Validity, load};
 use super::names::Name;
+use crate::config::Config;
 use crate::config::http::CertificateFiles;
+
+/// What there is to say about all certificates of a configuration, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// What cannot be used at all: with it a configuration is not put in force.
+    pub unusable: Vec<String>,
+    /// What clients will refuse, now or for the time being.
+    pub refused: Vec<String>,
+    /// What works, and not as one may think.
+    pub warnings: Vec<String>,
+}
+
+/// Reads all certificates of `config` and tells everything that is wrong with them at `now`.
+pub fn check_config(config: &Config, now: SystemTime) -> Findings {
+    let mut findings = Findings::default();
+    let source = config.source.as_deref().unwrap_or(std::path::Path::new(""));
+    for (index, service) in config.services.iter().enumerate() {
+        let tls = service.http.as_ref().and_then(|http| http.tls.as_ref());
+        let files = tls.map_or(&[][..], |tls| &tls.certificates);
+        for finding in check(files, now) {
+            let line = format!(
+                "{}:{}: service[{index}].tls.certificates[{}]: {}",
+                source.display(),
+                files[finding.index].line,
+                finding.index,
+                finding.message
+            );
+            let list = match finding.severity {
+                Severity::Unusable => &mut findings.unusable,
+                Severity::Refused => &mut findings.refused,
+                Severity::Warning => &mut findings.warnings,
+            };
+            list.push(line);
+        }
+    }
+    findings
+}
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// Clients will refuse it, or it cannot be used at all.
-    Error,
+enum Severity {
+    /// It cannot be used at all.
+    Unusable,
+    /// Clients will refuse it.
+    Refused,
     /// It works, and not as one may think.
     Warning,
 }
 
 /// Something to know about a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+struct Finding {
     /// Which of the pairs, from 0.
-    pub index: usize,
+    index: usize,
     /// How bad it is.
-    pub severity: Severity,
+    severity: Severity,
     /// What is wrong, and what to do.
-    pub message: String,
+    message: String,
 }
 
 /// Reads all pairs and tells everything that is wrong with them at `now`.
-pub fn check(pairs: &[CertificateFiles], now: SystemTime) -> Vec<Finding> {
+fn check(pairs: &[CertificateFiles], now: SystemTime) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut owners = Owners::new();
     for (index, pair) in pairs.iter().enumerate() {
@@ -42,7 +82,7 @@ pub fn check(pairs: &[CertificateFiles], now: SystemTime) -> Vec<Finding> {
         let loaded = match load(pair) {
             Ok(loaded) => loaded,
             Err(error) => {
-                add(Severity::Error, error.to_string());
+                add(Severity::Unusable, error.to_string());
                 continue;
             }
         };
@@ -50,7 +90,7 @@ pub fn check(pairs: &[CertificateFiles], now: SystemTime) -> Vec<Finding> {
         match loaded.validity(now) {
             Validity::Valid => {}
             Validity::ExpiresSoon(text) => add(Severity::Warning, format!("{file}: {text}")),
-            Validity::Invalid(text) => add(Severity::Error, format!("{file}: {text}")),
+            Validity::Invalid(text) => add(Severity::Refused, format!("{file}: {text}")),
         }
         if loaded.names.is_empty() {
             let message = format!(
@@ -109,8 +149,8 @@ mod tests {
         assert_eq!(
             short,
             [
-                (1, Severity::Error),
-                (2, Severity::Error),
+                (1, Severity::Refused),
+                (2, Severity::Unusable),
                 (3, Severity::Warning)
             ],
             "{found:?}"

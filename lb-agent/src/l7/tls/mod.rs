@@ -5,12 +5,11 @@
 //! | `load` | one certificate and its key: two files, whether they fit, until when |
 //! | `names` | which certificate a server name (SNI) leads to |
 //! | `store` | the certificates of a service, renewed when their files are |
+//! | `watch` | the thread that sees to that |
 //! | `server` | versions, protocols (ALPN), session tickets |
 //! | `check` | what `lb-agent check` says about certificates |
 //!
-//! The engine accepts connections with what [`server_config`] gives and calls
-//! [`Certificates::refresh`] every now and then, off the way of requests. The cryptography is
-//! aws-lc: it takes half a minute longer to compile than ring, needs no more than a C compiler
+//! Connections are accepted with what [`server_config`] gives. The cryptography is aws-lc: it takes half a minute longer to compile than ring, needs no more than a C compiler
 //! either, and signs with RSA and agrees on keys in less than half the time.
 
 mod check;
@@ -22,16 +21,18 @@ mod store;
 pub(in crate::l7) mod testing;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-pub use check::{Finding, Severity, check};
+pub use check::{Findings, check_config};
 pub use load::LoadError;
 pub use names::Name;
 pub use server::{TicketKeys, server_config};
 pub use store::{CertificateStatus, Certificates, Change};
+pub use watch::Watcher;
 
 /// The cryptography of all connections.
 fn provider() -> &'static Arc<CryptoProvider> {

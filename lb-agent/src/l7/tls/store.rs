@@ -232,6 +232,7 @@ mod tests {
         let pair = CertificateFiles {
             certificate: dir.path().join("cert.pem"),
             key: dir.path().join("key.pem"),
+            line: 1,
         };
         let lead_to = |to: CertificateFiles| {
             for (link, file) in [(&pair.certificate, to.certificate), (&pair.key, to.key)] {

@@ -1,0 +1,120 @@
+//! A request's way through a service, from its head to the last byte of its answer: sent to TLS
+//! where it should have come by TLS, noted in the access log, its answer compressed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{HOST, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
+use hyper::http::request;
+use hyper::{Response, StatusCode};
+
+use super::access_log::Record;
+use super::body::Body;
+use super::compress::Asked;
+use super::edge::redirect_target;
+use super::settings::Service;
+use super::visit::{UnderWay, Visit};
+
+/// One request under way.
+pub(super) struct Passage {
+    visit: Rc<Visit>,
+    service: Arc<Service>,
+    under_way: UnderWay,
+    record: RefCell<Option<Box<Record>>>,
+    asked: Option<Asked>,
+}
+
+impl Passage {
+    /// A request with this head begins.
+    pub(super) fn begin(
+        visit: &Rc<Visit>,
+        service: Arc<Service>,
+        under_way: UnderWay,
+        head: &request::Parts,
+    ) -> Self {
+        let edge = &service.edge;
+        let record = edge.log.as_ref().map(|sink| {
+            let mut record = Record::begin(sink, visit.peer.ip(), head);
+            record.tls = visit.tls.map(|agreed| agreed.version);
+            Box::new(record)
+        });
+        let compressor = edge.compressor.as_ref();
+        let asked = compressor.map(|_| Asked::new(&head.method, &head.headers));
+        Self {
+            visit: Rc::clone(visit),
+            under_way,
+            record: RefCell::new(record),
+            asked,
+            service,
+        }
+    }
+
+    /// The answer to a plain request that should have come by TLS (308, so that a POST stays one).
+    pub(super) fn redirect(&self, head: &request::Parts) -> Option<Response<Body>> {
+        let port = self.service.edge.redirect_port?;
+        if self.visit.tls.is_some() {
+            return None;
+        }
+        let authority = head
+            .uri
+            .authority()
+            .map(|authority| authority.as_str().as_bytes());
+        let host = authority.or_else(|| head.headers.get(HOST).map(HeaderValue::as_bytes));
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        let Some(to) = redirect_target(host.unwrap_or_default(), port, target) else {
+            return Some(plain(StatusCode::BAD_REQUEST));
+        };
+        let mut answer = plain(StatusCode::PERMANENT_REDIRECT);
+        answer.headers_mut().insert(LOCATION, to);
+        Some(answer)
+    }
+
+    /// Changes what is noted, if the request is noted.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.record.borrow_mut().as_deref_mut() {
+            change(record);
+        }
+    }
+
+    /// A backend was chosen.
+    pub(super) fn chose(&self, backend: &str, why: &'static str, connect: Duration) {
+        self.note(|record| {
+            record.chose(backend, why);
+            record.connect = Some(connect);
+        });
+    }
+
+    /// The answer as it goes to the client. Its end is the end of the request, unless it begins a
+    /// tunnel.
+    pub(super) fn finish(self, answer: Response<Body>) -> Response<Body> {
+        let (mut head, mut body) = answer.into_parts();
+        self.note(|record| record.answered(head.status));
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.visit.tunnel_record(self.record.into_inner());
+            return Response::from_parts(head, body.ending(self.under_way, None));
+        }
+        let edge = &self.service.edge;
+        if let (Some(hsts), Some(_)) = (&edge.hsts, self.visit.tls) {
+            head.headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        if let (Some(compressor), Some(asked)) = (&edge.compressor, &self.asked)
+            && let Some(algorithm) = compressor.plan(asked, &mut head)
+        {
+            body = body.compressed(algorithm);
+        }
+        Response::from_parts(head, body.ending(self.under_way, self.record.into_inner()))
+    }
+}
+
+/// An answer of our own.
+pub(super) fn plain(status: StatusCode) -> Response<Body> {
+    let text = format!("{status}\n");
+    let mut answer = Response::new(Body::full(text));
+    *answer.status_mut() = status;
+    answer
+}
