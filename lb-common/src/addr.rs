@@ -11,6 +11,11 @@ pub const ANY_V6: Addr = [0; 16];
 /// `::ffff:0.0.0.0`, the IPv4 wildcard.
 pub const ANY_V4: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
 
+/// `127.0.0.1`.
+pub const LOOPBACK_V4: Addr = from_v4([127, 0, 0, 1]);
+/// `::1`.
+pub const LOOPBACK_V6: Addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
 /// Maps four bytes in network order to an [`Addr`].
 #[inline(always)]
 pub const fn from_v4(v4: [u8; 4]) -> Addr {
@@ -25,6 +30,13 @@ pub const fn is_v4(addr: &Addr) -> bool {
     // Two wide comparisons instead of twelve narrow ones: this runs in the kernel.
     let (high, low) = halves(addr);
     high == 0 && low >> 32 == 0xffff
+}
+
+/// Whether `addr` is in 127.0.0.0/8 or is `::1`.
+#[inline(always)]
+pub const fn is_loopback(addr: &Addr) -> bool {
+    let (high, low) = halves(addr);
+    high == 0 && (low == 1 || low >> 24 == 0x00ff_ff7f)
 }
 
 /// The wildcard of the family of `addr`.
@@ -117,6 +129,24 @@ mod tests {
         assert_eq!(to_ip(&addr).to_string(), "203.0.113.9");
         assert_eq!(wildcard_of(&addr), ANY_V4);
         assert_eq!(wildcard_of(&parse("2001:db8::1")), ANY_V6);
+    }
+
+    #[test]
+    fn loopback_addresses_are_told_from_others() {
+        for own in ["127.0.0.1", "127.255.0.9", "::1"] {
+            assert!(is_loopback(&parse(own)), "{own}");
+        }
+        for other in [
+            "128.0.0.1",
+            "126.1.1.1",
+            "0.0.0.0",
+            "::",
+            "::2",
+            "1::1",
+            "::7f00:1",
+        ] {
+            assert!(!is_loopback(&parse(other)), "{other}");
+        }
     }
 
     #[test]

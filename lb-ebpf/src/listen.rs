@@ -2,21 +2,23 @@
 //! many of them are open.
 
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
+    BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
 };
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_ktime_get_boot_ns};
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::{debug, warn};
+use lb_common::abi::local::{halves, whole};
 use lb_common::abi::{
-    Affinity, BackendId, ListenKey, MAX_GROUP, OwnerKey, ServiceHead, ServiceId, ServiceKey,
-    SocketOwner, arrival, protocol,
+    Affinity, AffinityKey, BackendId, ListenKey, MAX_GROUP, OwnerKey, ServiceHead, ServiceId,
+    ServiceKey, SocketOwner, arrival, protocol,
 };
 use lb_common::select::Client;
 
+use crate::connect;
 use crate::frame::Socket;
 use crate::maps::{
-    ACTIVE, AFFINITY, BACKEND_STATS, BACKENDS, LISTENERS, META, OWNERS, SERVICE_ACTIVE,
+    ACTIVE, AFFINITY, BACKEND_STATS, BACKENDS, LISTENERS, LOCAL_PEER, META, OWNERS, SERVICE_ACTIVE,
     SOCKET_OWNER, TABLES, add, count, service_at,
 };
 
@@ -30,6 +32,9 @@ pub fn socket_event(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             // Nothing to count is no failure.
             let _ = established(ctx);
+        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            let _ = connected(ctx);
         }
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => {
             let _ = closed(ctx);
@@ -109,24 +114,55 @@ fn established(ctx: &SockOpsContext) -> Option<()> {
     // SAFETY: the agent is the only writer; an id is one aligned word, read whole.
     let backend = *unsafe { OWNERS.get(key) }?;
     owner.backend = backend;
+    let head = &TABLES.get_value(service.0, &0)?.head;
+    let client = Client::new(head, &socket.remote_addr());
+    opened(ctx, head, &client.key, backend)
+}
+
+/// The same on the client's side, for a client on this host whose connection `lb_connect4` or
+/// `lb_connect6` has sent to a backend.
+#[inline(always)]
+fn connected(ctx: &SockOpsContext) -> Option<()> {
+    let socket = Socket::new(ctx);
+    let sk = socket.socket()?;
+    // SAFETY: the kernel gave the socket to this run.
+    let peer = unsafe { LOCAL_PEER.of(sk) }?;
+    if !connect::is_to(peer, halves(&socket.remote_addr()), socket.remote_port()) {
+        return None;
+    }
+    let owner = SocketOwner {
+        addr: whole(peer.addr),
+        port: peer.port,
+        pad: 0,
+        backend: peer.backend,
+    };
+    // SAFETY: as above.
+    unsafe { SOCKET_OWNER.set(sk, owner) }.ok()?;
+    let head = &TABLES.get_value(peer.service.0, &0)?.head;
+    let asked = whole(connect::meant_by(peer.asked));
+    let client = Client::new(head, &connect::source(&asked, &whole(peer.bound))?);
+    opened(ctx, head, &client.key, peer.backend)
+}
+
+/// Counts a connection until it closes, and remembers its client.
+#[inline(always)]
+fn opened(
+    ctx: &SockOpsContext,
+    head: &ServiceHead,
+    client: &AffinityKey,
+    backend: BackendId,
+) -> Option<()> {
     ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
         .ok()?;
     add(&ACTIVE, backend.index(), 1);
-    add(&SERVICE_ACTIVE, service.0, 1);
+    add(&SERVICE_ACTIVE, head.id.0, 1);
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend.index()) {
         // SAFETY: this CPU's own element, valid while the program runs.
         unsafe { (*stats).connections += 1 };
     }
-    remember(&TABLES.get_value(service.0, &0)?.head, &socket, backend);
-    Some(())
-}
-
-#[inline(always)]
-fn remember(head: &ServiceHead, socket: &Socket, backend: BackendId) {
     if head.affinity_ns == 0 {
-        return;
+        return None;
     }
-    let client = Client::new(head, &socket.remote_addr());
     // SAFETY: boot time can be read anywhere.
     let seen_ns = unsafe { bpf_ktime_get_boot_ns() };
     let affinity = Affinity {
@@ -135,12 +171,12 @@ fn remember(head: &ServiceHead, socket: &Socket, backend: BackendId) {
         pad: 0,
     };
     // SAFETY: a torn read at worst counts a client wrongly.
-    let known = unsafe { AFFINITY.get(&client.key) };
+    let known = unsafe { AFFINITY.get(client) };
     if let Some(counter) = arrival(known, &affinity, head.affinity_ns) {
         count(head.id, counter);
     }
     // A full map pushes out the client unseen for longest; nothing else can fail.
-    let _ = AFFINITY.insert(client.key, affinity, 0);
+    AFFINITY.insert(client, affinity, 0).ok()
 }
 
 /// Takes a closed connection off the count.

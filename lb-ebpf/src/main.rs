@@ -1,19 +1,21 @@
 //! The eBPF programs of lb-agent: entry points only.
 //!
-//! `steer` and `listen` hold what each program does, `maps` every map, `frame` every read of a
+//! `steer`, `listen` and `connect` hold what each program does, `maps` every map, `frame` every read of a
 //! kernel context. Decisions are not made here but in `lb_common::select`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // For the one instruction in `maps::atomic_add`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod connect;
 mod frame;
 mod listen;
 mod maps;
 mod steer;
+mod tables;
 
-use aya_ebpf::macros::{sk_lookup, sock_ops};
-use aya_ebpf::programs::{SkLookupContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 
 /// Hands a new connection, or a UDP datagram, to the socket of the chosen backend.
 #[sk_lookup]
@@ -27,6 +29,43 @@ pub fn lb_listen(ctx: SockOpsContext) -> u32 {
     listen::socket_event(&ctx);
     // The return value of a sock_ops program is an answer to some operations, none of them ours.
     0
+}
+
+/// The entry points of `connect`. 1 lets the system call go on; nothing here refuses one.
+macro_rules! at_system_call {
+    ($($hook:ident, $name:ident, $does:path;)+) => {$(
+        #[cgroup_sock_addr($hook)]
+        pub fn $name(ctx: SockAddrContext) -> i32 {
+            $does(&ctx);
+            1
+        }
+    )+};
+}
+
+at_system_call! {
+    connect4, lb_connect4, connect::connect::<false>;
+    connect6, lb_connect6, connect::connect::<true>;
+    sendmsg4, lb_sendmsg4, connect::send::<false>;
+    sendmsg6, lb_sendmsg6, connect::send::<true>;
+    recvmsg4, lb_recvmsg4, connect::receive::<false>;
+    recvmsg6, lb_recvmsg6, connect::receive::<true>;
+    getpeername4, lb_getpeername4, connect::peer_name::<false>;
+    getpeername6, lb_getpeername6, connect::peer_name::<true>;
+}
+
+/// Hides from the compiler what it knows of a number: it would leave out bounds checks that it
+/// can prove needless, and the verifier cannot follow its proof.
+#[inline(always)]
+pub(crate) fn opaque(number: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    let mut number = number;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: adding nothing changes nothing. (Without any instruction the line table would name
+    // one place twice, which the kernel refuses.)
+    unsafe {
+        core::arch::asm!("{0} += 0", inout(reg) number, options(pure, nomem, nostack));
+    }
+    number
 }
 
 /// GPL-compatible, as some helpers ask; the sources are MIT OR Apache-2.0.

@@ -8,11 +8,15 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, S
 use aya_ebpf::helpers::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use core::ptr;
+use lb_common::abi::local::{
+    Asked, LocalDatagram, LocalPeer, MAX_LOCAL_ADDRESSES, MAX_LOCAL_DATAGRAMS,
+};
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, BackendStats, Counter, ListenKey, MAX_BACKENDS,
     MAX_LISTEN, MAX_LISTENERS, MAX_SERVICES, Meta, OwnerKey, ServiceId, ServiceKey, ServiceName,
     ServiceTable, SocketOwner,
 };
+use lb_common::addr::Addr;
 
 /// Who made the pins, and for which network namespace.
 #[btf_map]
@@ -73,23 +77,41 @@ pub static SERVICE_STATS: PerCpuArray<u64, { MAX_SERVICES * Counter::COUNT }> = 
 
 /// What a socket is bound to and which backend it is counted for; cloned to accepted sockets.
 #[btf_map]
-pub static SOCKET_OWNER: ClonedSkStorage<SocketOwner> = ClonedSkStorage::new();
+pub static SOCKET_OWNER: SocketStorage<SocketOwner, CLONED> = SocketStorage::new();
 
-/// A BPF_MAP_TYPE_SK_STORAGE whose values an accepted socket inherits from its listener
-/// (BPF_F_CLONE), which `aya_ebpf::btf_maps::SkStorage` cannot express.
+/// Addresses of this host, and the source address that a connection to each has when the client
+/// has not bound one.
+#[btf_map]
+pub static LOCAL_ADDRESSES: HashMap<Addr, Addr, MAX_LOCAL_ADDRESSES> = HashMap::new();
+
+/// What a client on this host asked for, when its socket was connected to a backend instead.
+#[btf_map]
+pub static LOCAL_PEER: SocketStorage<LocalPeer, OWN> = SocketStorage::new();
+
+/// The same for the datagrams of unconnected UDP sockets, each of which may ask many services.
+#[btf_map]
+pub static LOCAL_DATAGRAMS: LruHashMap<LocalDatagram, Asked, MAX_LOCAL_DATAGRAMS> =
+    LruHashMap::new();
+
+/// Flags of a socket storage whose values stay with their socket.
+const OWN: usize = BPF_F_NO_PREALLOC as usize;
+/// The same of one whose values an accepted socket inherits from its listener.
+const CLONED: usize = OWN | BPF_F_CLONE as usize;
+
+/// A BPF_MAP_TYPE_SK_STORAGE. (`aya_ebpf::btf_maps::SkStorage` cannot express BPF_F_CLONE.)
 #[repr(C)]
-pub struct ClonedSkStorage<T> {
+pub struct SocketStorage<T, const FLAGS: usize> {
     r#type: *const [i32; aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE as usize],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+    map_flags: *const [i32; FLAGS],
 }
 
 // SAFETY: the fields are placeholders for the loader and are never read.
-unsafe impl<T> Sync for ClonedSkStorage<T> {}
+unsafe impl<T, const FLAGS: usize> Sync for SocketStorage<T, FLAGS> {}
 
-impl<T> ClonedSkStorage<T> {
+impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
     const fn new() -> Self {
         Self {
             r#type: ptr::null(),
@@ -115,21 +137,30 @@ impl<T> ClonedSkStorage<T> {
         unsafe { value.cast::<T>().as_mut() }
     }
 
+    /// The value of `socket`, all zero if it had none. `None` when the kernel has no memory for it.
+    ///
+    /// # Safety
+    ///
+    /// `socket` is a socket that the kernel gave to this run of the program.
+    #[inline(always)]
+    pub unsafe fn made<'s>(&self, socket: *mut bpf_sock) -> Option<&'s mut T> {
+        let map = ptr::from_ref(self).cast_mut().cast();
+        let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        // SAFETY: the map is one of socket storage, and the caller vouches for the socket.
+        let value = unsafe { bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), create) };
+        // SAFETY: as in `of`.
+        unsafe { value.cast::<T>().as_mut() }
+    }
+
     /// Gives `socket` a value. Fails when the kernel has no memory for it.
     ///
     /// # Safety
     ///
     /// `socket` is a socket that the kernel gave to this run of the program.
     #[inline(always)]
-    pub unsafe fn set(&self, socket: *mut bpf_sock, mut value: T) -> Result<(), ()> {
-        let map = ptr::from_ref(self).cast_mut().cast();
-        let initial = ptr::from_mut(&mut value).cast();
-        let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-        // SAFETY: the map is one of socket storage, and the caller vouches for the socket.
-        let stored = unsafe { bpf_sk_storage_get(map, socket.cast(), initial, create) };
-        // SAFETY: null, or a value that lives as long as the socket.
-        let stored = unsafe { stored.cast::<T>().as_mut() }.ok_or(())?;
-        *stored = value;
+    pub unsafe fn set(&self, socket: *mut bpf_sock, value: T) -> Result<(), ()> {
+        // SAFETY: the caller vouches for the socket.
+        *unsafe { self.made(socket) }.ok_or(())? = value;
         Ok(())
     }
 }
@@ -173,7 +204,13 @@ unsafe fn atomic_add(counter: *mut u64, amount: i64) {
 /// Counts one choice of a service.
 #[inline(always)]
 pub fn count(service: ServiceId, counter: Counter) {
-    let index = service.0 * Counter::COUNT as u32 + counter as u32;
+    count_by_number(service, counter as u32);
+}
+
+/// The same, by the number of the counter.
+#[inline(always)]
+pub fn count_by_number(service: ServiceId, counter: u32) {
+    let index = service.0 * Counter::COUNT as u32 + counter;
     if let Some(value) = SERVICE_STATS.get_ptr_mut(index) {
         // SAFETY: this CPU's own element; the program is not preempted by another on this CPU.
         unsafe { *value += 1 };

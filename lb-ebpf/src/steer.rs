@@ -1,4 +1,4 @@
-//! `lb_steer`: the tables as `lb_common::select` wants them, and the hand-over of a connection.
+//! `lb_steer`: which service a connection is for, and its hand-over to a socket.
 
 use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
@@ -6,16 +6,16 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::SkLookupContext;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, PROXY_HTTP,
-    ServiceHead, ServiceTable, arrival, path, protocol,
+    ServiceHead, arrival, path, protocol,
 };
 use lb_common::addr;
-use lb_common::select::{Client, Reason, Tables, select};
+use lb_common::select::{Client, Reason, select};
 
 use crate::frame::{Lookup, family};
 use crate::maps::{
-    ACTIVE, AFFINITY, AFFINITY_UDP, BACKEND_STATS, BACKENDS, LISTENERS, PROXY, SERVICE_ACTIVE,
-    TABLES, count, service_at,
+    AFFINITY_UDP, BACKEND_STATS, BACKENDS, LISTENERS, PROXY, TABLES, count, service_at,
 };
+use crate::tables::ServiceTables;
 
 /// `bpf_sk_assign` on a socket of an address family that cannot take the connection.
 const EAFNOSUPPORT: i32 = 97;
@@ -40,12 +40,12 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
         return SK_PASS;
     }
     let client = Client::new(&table.head, &lookup.client);
-    let mut steering = Steering {
-        ctx,
+    let mut tables = ServiceTables {
         table,
-        lookup: &lookup,
+        protocol: lookup.service.protocol,
+        hand_over: |backend: &Backend| lb_hand_over(ctx.lookup, backend.id.index()) != 0,
     };
-    let Some(choice) = select(&mut steering, &client) else {
+    let Some(choice) = select(&mut tables, &client) else {
         count(service, Counter::Refused);
         return SK_DROP;
     };
@@ -74,7 +74,7 @@ fn to_l7(ctx: &SkLookupContext) -> u32 {
 
 /// TCP clients are remembered once their handshake is complete, by `lb_listen`; UDP has none.
 #[inline(always)]
-fn datagram_handed_over(head: &ServiceHead, key: &AffinityKey, backend: BackendId) {
+pub fn datagram_handed_over(head: &ServiceHead, key: &AffinityKey, backend: BackendId) {
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend.index()) {
         // SAFETY: this CPU's own element, valid while the program runs.
         unsafe { (*stats).datagrams += 1 };
@@ -100,69 +100,6 @@ fn datagram_handed_over(head: &ServiceHead, key: &AffinityKey, backend: BackendI
     }
 }
 
-/// One run of the program.
-struct Steering<'a> {
-    ctx: &'a SkLookupContext,
-    table: &'a ServiceTable,
-    lookup: &'a Lookup,
-}
-
-impl Tables for Steering<'_> {
-    #[inline(always)]
-    fn head(&self) -> &ServiceHead {
-        &self.table.head
-    }
-
-    #[inline(always)]
-    fn slot(&self, slot: u32) -> BackendId {
-        element(&self.table.slots, slot)
-    }
-
-    #[inline(always)]
-    fn member(&self, member: u32) -> BackendId {
-        element(&self.table.members, member)
-    }
-
-    #[inline(always)]
-    fn backend(&self, id: BackendId) -> Option<Backend> {
-        BACKENDS.get(id.index()).copied()
-    }
-
-    #[inline(always)]
-    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        if self.lookup.service.protocol == protocol::UDP {
-            // SAFETY: a torn read names a backend that is checked before use.
-            return unsafe { AFFINITY_UDP.get(key) }.copied();
-        }
-        // SAFETY: as above.
-        unsafe { AFFINITY.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn now_ns(&self) -> u64 {
-        // SAFETY: boot time can be read anywhere.
-        unsafe { bpf_ktime_get_boot_ns() }
-    }
-
-    #[inline(always)]
-    fn active(&self, id: BackendId) -> u64 {
-        ACTIVE.get(id.index()).copied().unwrap_or(0)
-    }
-
-    #[inline(always)]
-    fn active_total(&self) -> u64 {
-        SERVICE_ACTIVE
-            .get(self.table.head.id.0)
-            .copied()
-            .unwrap_or(0)
-    }
-
-    #[inline(always)]
-    fn hand_over(&mut self, backend: &Backend) -> bool {
-        lb_hand_over(self.ctx.lookup, backend.id.index()) != 0
-    }
-}
-
 /// Hands the connection to the backend at `index`; 0 when it cannot take it.
 ///
 /// A function of its own to the verifier, which checks it once instead of at every step of the
@@ -180,30 +117,6 @@ pub extern "C" fn lb_hand_over(ctx: *mut bpf_sk_lookup, index: u32) -> u32 {
         to_agent(&ctx, backend)
     };
     u32::from(done)
-}
-
-/// One element of an array that lies in a map.
-#[inline(always)]
-fn element<const N: usize>(array: &[BackendId; N], index: u32) -> BackendId {
-    array
-        .get(opaque(index as usize))
-        .copied()
-        .unwrap_or(BackendId::NONE)
-}
-
-/// Hides from the compiler what it knows of a number: it would leave out bounds checks that it
-/// can prove needless, and the verifier cannot follow its proof.
-#[inline(always)]
-fn opaque(number: usize) -> usize {
-    #[cfg(target_arch = "bpf")]
-    let mut number = number;
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: adding nothing changes nothing. (Without any instruction the line table would name
-    // one place twice, which the kernel refuses.)
-    unsafe {
-        core::arch::asm!("{0} += 0", inout(reg) number, options(pure, nomem, nostack));
-    }
-    number
 }
 
 /// Looks for a listening socket of the backend: bound to its very address, to the wildcard of its

@@ -1,7 +1,7 @@
 //! Hosts in network namespaces, an agent on one of them, applications behind it, and clients.
 //!
-//! The tests use the command line and the control socket like anybody else; only `bpf_*` reach
-//! into the agent's library. Every test makes its own hosts and nothing outlives it.
+//! The tests use the command line and the control socket like anybody else; only `bpf_*` and
+//! those that use `plane` reach into the agent's library. Every test makes its own hosts and nothing outlives it.
 
 pub mod agent;
 pub mod hosts;
@@ -9,6 +9,7 @@ pub mod http;
 pub mod load;
 pub mod moody;
 pub mod node;
+pub mod plane;
 pub mod process;
 pub mod prog_run;
 pub mod random;

@@ -6,16 +6,18 @@ use super::{Complaint, Source};
 const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
-const UNSAFE_FILES: [&str; 12] = [
+const UNSAFE_FILES: [&str; 14] = [
     "lb-agent/src/control/peer.rs",
     "lb-agent/src/dataplane/bpf/link.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
     "lb-agent/src/dataplane/bpf/pod.rs",
+    "lb-ebpf/src/connect.rs",
     "lb-ebpf/src/frame.rs",
     "lb-ebpf/src/listen.rs",
     "lb-ebpf/src/main.rs",
     "lb-ebpf/src/maps.rs",
     "lb-ebpf/src/steer.rs",
+    "lb-ebpf/src/tables.rs",
     "tests/src/hosts.rs",
     "tests/src/prog_run.rs",
     "tests/tests/bpf_agreement.rs",

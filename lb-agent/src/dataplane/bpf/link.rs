@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, ProgramFd, SkLookup, SockOps};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramFd, SkLookup, SockOps};
 
 /// Why a program could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ impl AttachError {
 /// pinned link at `pin` runs.
 pub(super) fn steer(program: &mut SkLookup, pin: &Path) -> Result<(), AttachError> {
     let attach = |program: &mut SkLookup| -> Result<FdLink, BoxedError> {
-        let id = program.attach(File::open("/proc/self/ns/net")?)?;
+        let id = program.attach(File::open("/proc/thread-self/ns/net")?)?;
         Ok(program.take_link(id)?.into())
     };
     let failed = |source| AttachError::new("attach lb_steer to the network namespace", source);
@@ -53,16 +53,36 @@ pub(super) fn listen(program: &mut SockOps, cgroup: &Path, pin: &Path) -> Result
         let id = program.attach(File::open(cgroup)?, CgroupAttachMode::Single)?;
         Ok(program.take_link(id)?.try_into()?)
     };
-    let failed = |source| {
-        AttachError::new(
-            format!("attach lb_listen to the cgroup {}", cgroup.display()),
-            source,
-        )
-    };
+    let failed = |source| to_cgroup("lb_listen", cgroup, source);
     if replace(program.fd().map_err(|error| failed(error.into()))?, pin)? {
         return Ok(());
     }
     keep(attach(program).map_err(failed)?, pin)
+}
+
+/// The same for the program called `name`, at a system call that names an address.
+pub(super) fn at_system_call(
+    name: &str,
+    program: &mut CgroupSockAddr,
+    cgroup: &Path,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    let attach = |program: &mut CgroupSockAddr| -> Result<FdLink, BoxedError> {
+        let id = program.attach(File::open(cgroup)?, CgroupAttachMode::Single)?;
+        Ok(program.take_link(id)?.try_into()?)
+    };
+    let failed = |source| to_cgroup(name, cgroup, source);
+    if replace(program.fd().map_err(|error| failed(error.into()))?, pin)? {
+        return Ok(());
+    }
+    keep(attach(program).map_err(failed)?, pin)
+}
+
+fn to_cgroup(name: &str, cgroup: &Path, source: BoxedError) -> AttachError {
+    AttachError::new(
+        format!("attach {name} to the cgroup {}", cgroup.display()),
+        source,
+    )
 }
 
 fn keep(link: FdLink, pin: &Path) -> Result<(), AttachError> {

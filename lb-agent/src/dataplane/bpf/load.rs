@@ -6,10 +6,11 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use aya::programs::{Program, SkLookup, SockOps};
+use aya::programs::{CgroupSockAddr, Program, SkLookup, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta};
 
+use super::addresses;
 use super::link::{self, AttachError};
 use super::maps::{self, COUNTED_BY_LISTEN, ClientMaps, Maps};
 use super::pod;
@@ -19,6 +20,17 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb
 
 /// Names of the programs.
 pub(super) const PROGRAMS: [&str; 2] = ["lb_listen", "lb_steer"];
+/// Those for clients on this host. What comes back is mended before anything is sent elsewhere.
+const AT_SYSTEM_CALLS: [&str; 8] = [
+    "lb_getpeername4",
+    "lb_getpeername6",
+    "lb_recvmsg4",
+    "lb_recvmsg6",
+    "lb_sendmsg4",
+    "lb_sendmsg6",
+    "lb_connect4",
+    "lb_connect6",
+];
 
 /// What to load, and where to leave it.
 #[derive(Clone, Debug)]
@@ -144,7 +156,8 @@ fn open(settings: &Settings) -> Result<Loaded, OpenError> {
         .clone()
         .or_else(cgroup_root)
         .ok_or(OpenError::NoCgroup)?;
-    let cookie = netns_cookie().map_err(io_error("read the cookie of", "/proc/self/ns/net"))?;
+    let cookie =
+        netns_cookie().map_err(io_error("read the cookie of", "/proc/thread-self/ns/net"))?;
     check_meta(pin_dir, cookie)?;
     if !link::is_live(&link::pin_of(pin_dir, "lb_listen")) {
         maps::unpin(pin_dir, &COUNTED_BY_LISTEN).map_err(io_error("clean up", pin_dir))?;
@@ -159,9 +172,10 @@ fn open(settings: &Settings) -> Result<Loaded, OpenError> {
     };
     maps.meta.set(0, pod::Meta(meta), 0)?;
     let clients = ClientMaps::take(&mut object, pin_dir)?;
-    let notes = size_note(pin_dir, settings.max_clients)?
+    let mut notes: Vec<String> = size_note(pin_dir, settings.max_clients)?
         .into_iter()
         .collect();
+    notes.extend(addresses::keep(maps::local_addresses(&mut object)?));
 
     // First all listeners are noted, then connections are steered to them.
     let listen: &mut SockOps = program(&mut object, "lb_listen")?;
@@ -170,7 +184,12 @@ fn open(settings: &Settings) -> Result<Loaded, OpenError> {
     let steer: &mut SkLookup = program(&mut object, "lb_steer")?;
     steer.load().map_err(refused("lb_steer"))?;
     link::steer(steer, &link::pin_of(pin_dir, "lb_steer"))?;
-    for name in PROGRAMS {
+    for name in AT_SYSTEM_CALLS {
+        let hook: &mut CgroupSockAddr = program(&mut object, name)?;
+        hook.load().map_err(refused(name))?;
+        link::at_system_call(name, hook, &cgroup, &link::pin_of(pin_dir, name))?;
+    }
+    for name in PROGRAMS.into_iter().chain(AT_SYSTEM_CALLS) {
         pin_program(&mut object, name, pin_dir)?;
     }
     Ok(Loaded {

@@ -9,11 +9,12 @@ use aya::maps::{
     Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash,
 };
 use lb_common::abi;
+use lb_common::addr::Addr;
 
 use super::pod;
 
 /// Every map of the eBPF object that is pinned: all but the log's, which is of one agent's life.
-pub(super) const NAMES: [&str; 15] = [
+pub(super) const NAMES: [&str; 18] = [
     "META",
     "NAMES",
     "SERVICES",
@@ -29,6 +30,9 @@ pub(super) const NAMES: [&str; 15] = [
     "BACKEND_STATS",
     "SERVICE_STATS",
     "SOCKET_OWNER",
+    "LOCAL_ADDRESSES",
+    "LOCAL_PEER",
+    "LOCAL_DATAGRAMS",
 ];
 
 /// Those that count what `lb_listen` sees: worth nothing once it has been away.
@@ -50,6 +54,10 @@ pub(super) struct Maps {
     pub service_stats: PerCpuArray<MapData, u64>,
     pub socket_owner: SkStorage<MapData, pod::SocketOwner>,
 }
+
+/// Addresses of this host, each with the source address of a connection to it, as bytes in network
+/// order.
+pub(super) type LocalAddresses = HashMap<MapData, Addr, Addr>;
 
 /// The maps that are read for choices made on the host.
 pub(super) struct ClientMaps {
@@ -90,6 +98,11 @@ impl ClientMaps {
             service_active: take(object, "SERVICE_ACTIVE")?.try_into()?,
         })
     }
+}
+
+/// Takes the addresses of this host, for the thread that keeps them.
+pub(super) fn local_addresses(object: &mut Ebpf) -> Result<LocalAddresses, MapError> {
+    take(object, "LOCAL_ADDRESSES")?.try_into()
 }
 
 fn take(object: &mut Ebpf, name: &str) -> Result<Map, MapError> {

@@ -2,6 +2,7 @@
 //!
 //! Nothing in here has to be alive for connections to be forwarded.
 
+mod addresses;
 mod adopt;
 mod close;
 mod count;

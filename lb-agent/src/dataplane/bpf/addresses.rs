@@ -1,0 +1,130 @@
+//! The addresses of this host for the connect hooks: read, and followed as they come and go.
+//!
+//! A service on all addresses is on those of this host, and a client that has not bound an address
+//! has the one that the kernel would take. Neither can be asked by a program at connect(2), so the
+//! agent does, before.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use lb_common::addr::{self, Addr};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+use nix::ifaddrs::getifaddrs;
+
+use super::maps::LocalAddresses;
+
+/// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (`linux/rtnetlink.h`): addresses that come and go.
+const ADDRESSES_OF_BOTH_FAMILIES: u32 = 0x10 | 0x100;
+
+/// Fills `map`, and keeps it up to date by a thread of its own for as long as the agent lives.
+/// Returns what stood in the way: local clients are then served as those from elsewhere are.
+pub(super) fn keep(mut map: LocalAddresses) -> Option<String> {
+    // First the subscription, so that nothing is missed between it and the reading.
+    let started = subscribe().and_then(|news| {
+        refresh(&mut map)?;
+        std::thread::Builder::new()
+            .name("addresses".into())
+            .spawn(move || follow(&news, &mut map))
+    });
+    let error = started.err()?;
+    Some(format!(
+        "the addresses of this host are not followed: {error}"
+    ))
+}
+
+fn subscribe() -> io::Result<Socket> {
+    let mut news = Socket::new(NETLINK_ROUTE)?;
+    news.bind(&NetlinkAddr::new(0, ADDRESSES_OF_BOTH_FAMILIES))?;
+    Ok(news)
+}
+
+fn follow(news: &Socket, map: &mut LocalAddresses) {
+    // What has changed is not read: the whole is little, and news may have been lost.
+    let mut message = Vec::with_capacity(16 * 1024);
+    loop {
+        message.clear();
+        match news.recv(&mut message, 0) {
+            Ok(_) => {}
+            Err(error)
+                if error.raw_os_error() == Some(libc::ENOBUFS)
+                    || error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::warn!(%error, "the addresses of this host are not followed any more");
+                return;
+            }
+        }
+        if let Err(error) = refresh(map) {
+            tracing::warn!(%error, "the addresses of this host are not known");
+        }
+    }
+}
+
+/// Brings the map up to date.
+fn refresh(map: &mut LocalAddresses) -> io::Result<()> {
+    let wanted = own_addresses()?;
+    let known: HashMap<Addr, Addr> = map
+        .iter()
+        .collect::<Result<_, _>>()
+        .map_err(io::Error::other)?;
+    for addr in known.keys().filter(|addr| !wanted.contains_key(*addr)) {
+        map.remove(addr).map_err(io::Error::other)?;
+    }
+    for (addr, source) in &wanted {
+        if known.get(addr) != Some(source) {
+            map.insert(addr, source, 0).map_err(io::Error::other)?;
+        }
+    }
+    Ok(())
+}
+
+/// The addresses of all interfaces, each with the source address of a connection to it.
+fn own_addresses() -> io::Result<HashMap<Addr, Addr>> {
+    let own = getifaddrs()?
+        .filter_map(|interface| ip_of(&interface.address?))
+        .map(|ip| (addr::from_ip(ip), addr::from_ip(source_towards(ip))))
+        .collect();
+    Ok(own)
+}
+
+fn ip_of(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+/// The source address that the kernel takes for a connection to `own`, which for a second address
+/// of an interface is the first one.
+fn source_towards(own: IpAddr) -> IpAddr {
+    let any: IpAddr = if own.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    // Nothing is sent, and no service has port 0.
+    let asked = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((own, 0))?;
+        socket.local_addr()
+    });
+    // An address that cannot be used yet (RFC 4862, section 5.4) is its own source when it can.
+    asked.map_or(own, |source| source.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_addresses_are_among_them_and_their_own_sources() {
+        let own = own_addresses().unwrap();
+        assert_eq!(own.get(&addr::LOOPBACK_V4), Some(&addr::LOOPBACK_V4));
+        assert!(!own.contains_key(&addr::ANY_V4));
+        assert!(!own.contains_key(&addr::from_v4([192, 0, 2, 1])));
+    }
+
+    #[test]
+    fn any_other_address_of_the_loopback_network_has_the_first_one_as_source() {
+        let source = source_towards([127, 9, 9, 9].into());
+        assert_eq!(source, IpAddr::from([127, 0, 0, 1]));
+    }
+}
