@@ -134,7 +134,7 @@ async fn answer(
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
             _ = hangup.recv() => {
-                let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload));
+                let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload { max_moved: None }));
                 if let Err(refusal) = answer {
                     tracing::error!("reload on SIGHUP: {}", refusal.error);
                 }

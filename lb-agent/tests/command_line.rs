@@ -76,7 +76,7 @@ impl FakeAgent {
                 error: format!("{address} is there already"),
                 hint: Some("see status".to_owned()),
             }),
-            Request::Reload => Err(Refusal {
+            Request::Reload { .. } => Err(Refusal {
                 kind: RefusalKind::BadRequest,
                 error: "/etc/c:1: a: bad\n/etc/c:2: b: bad".to_owned(),
                 hint: Some("nothing was changed".to_owned()),
@@ -190,8 +190,8 @@ fn bad_values_end_with_2_and_one_line() {
 fn unknown_commands_and_missing_arguments_end_with_2_and_one_line() {
     let cases: [(&[&str], &str); 4] = [
         (
-            &["sttus"],
-            "unrecognized subcommand 'sttus', tip: a similar subcommand exists: 'status' (see \"lb-agent --help\")",
+            &["lokup"],
+            "unrecognized subcommand 'lokup', tip: a similar subcommand exists: 'lookup' (see \"lb-agent --help\")",
         ),
         (
             &["add-backend"],

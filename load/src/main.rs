@@ -14,7 +14,10 @@ use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[derive(Parser)]
-#[command(name = "lb-load", about = "Load and backends for `cargo xtask bench http`")]
+#[command(
+    name = "lb-load",
+    about = "Load and backends for `cargo xtask bench http`"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -11,6 +11,7 @@ mod drain_wait;
 mod failure;
 mod lookup;
 mod output;
+mod plan;
 mod reload;
 mod remove_backend;
 mod run;
@@ -31,7 +32,7 @@ use clap::{Parser, Subcommand};
 use crate::config::value::{self, BadValue};
 use crate::config::{BackendAddress, DEFAULT_CONTROL};
 use crate::control::client::Client;
-use crate::control::message::Command as Request;
+use crate::control::message::{Command as Request, Part};
 use failure::Failure;
 
 /// A sticky load balancer that lets the kernel do the work.
@@ -64,6 +65,7 @@ struct Control {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Plan(plan::Plan),
     Reload(reload::Reload),
     AddBackend(add_backend::AddBackend),
     RemoveBackend(remove_backend::RemoveBackend),
@@ -109,6 +111,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
     match command {
         Command::Run(run) => run.carry_out(control),
         Command::Check(check) => check.carry_out(),
+        Command::Plan(plan) => plan.carry_out(&control),
         Command::Reload(reload) => reload.carry_out(&control),
         Command::AddBackend(add) => add.carry_out(&control),
         Command::RemoveBackend(remove) => remove.carry_out(&control),
@@ -175,6 +178,10 @@ fn service_name(text: &str) -> Result<String, BadValue> {
 
 fn duration(text: &str) -> Result<Duration, BadValue> {
     value::duration(text)
+}
+
+fn percent(text: &str) -> Result<Part, BadValue> {
+    value::percent(text).map(Part)
 }
 
 fn weight(text: &str) -> Result<u16, BadValue> {

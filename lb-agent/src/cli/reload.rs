@@ -4,17 +4,32 @@ use clap::Args;
 
 use super::Control;
 use super::failure::Failure;
+use super::plan::{Options, show};
 use crate::control::message::Command;
 
 /// Have the agent read its configuration again
 ///
 /// A configuration with problems changes nothing. What was changed at run time stays.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: lb-agent reload")]
-pub(super) struct Reload {}
+#[command(after_help = "Example: lb-agent reload --max-moved 5%")]
+pub(super) struct Reload {
+    /// Tell what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    options: Options,
+}
 
 impl Reload {
     pub(super) fn carry_out(&self, control: &Control) -> Result<(), Failure> {
-        control.change("reload", &Command::Reload)
+        if self.dry_run {
+            return show("reload --dry-run", control, None, &self.options);
+        }
+        if self.options.json {
+            let remedy = "reload: --json is for --dry-run (leave it out)";
+            return Err(Failure::usage(remedy));
+        }
+        let max_moved = self.options.max_moved;
+        control.change("reload", &Command::Reload { max_moved })
     }
 }

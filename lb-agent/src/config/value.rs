@@ -151,6 +151,28 @@ pub fn seconds(number: f64) -> Result<Duration, BadValue> {
     }
 }
 
+/// A part of the whole, 0 to 1, in millionths.
+pub fn part(number: f64) -> Result<u32, BadValue> {
+    if !(0.0..=1.0).contains(&number) {
+        return bad(format!("{number} is not a part of the whole"), "use 0 to 1");
+    }
+    Ok((number * 1e6).round() as u32)
+}
+
+/// A part of the whole in percent, in millionths.
+pub fn percent(text: &str) -> Result<u32, BadValue> {
+    let number = text
+        .strip_suffix('%')
+        .and_then(|number| number.trim().parse::<f64>().ok());
+    match number.map(|number| part(number / 100.0)) {
+        Some(Ok(part)) => Ok(part),
+        _ => bad(
+            format!("{} is no percentage", quoted(text)),
+            "write it like \"5%\", at most \"100%\"",
+        ),
+    }
+}
+
 /// The name of a service.
 pub fn service_name(text: &str) -> Result<String, BadValue> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);

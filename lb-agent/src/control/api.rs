@@ -7,12 +7,22 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::message::{Command, Refusal, RefusalDocument, RefusalKind};
+use super::message::{Command, Part, Refusal, RefusalDocument, RefusalKind, Submitted};
 use crate::config::value::{self, BadValue};
 use crate::state::overlay::AtEnd;
 
 /// Longest body that is taken, in bytes.
-pub(super) const MAX_BODY: usize = 64 << 10;
+const MAX_BODY: usize = 64 << 10;
+/// The same where a whole configuration is sent along; as JSON it may take twice its size.
+const MAX_PLAN_BODY: usize = 2 * crate::config::MAX_FILE_BYTES as usize + MAX_BODY;
+
+/// Longest body that is taken at `path`, in bytes.
+pub(super) fn max_body(path: &str) -> usize {
+    match path {
+        "/v1/plan" => MAX_PLAN_BODY,
+        _ => MAX_BODY,
+    }
+}
 
 /// An answer that says no.
 #[derive(Debug)]
@@ -47,10 +57,10 @@ impl No {
         )
     }
 
-    pub(super) fn too_large() -> Self {
+    pub(super) fn too_large(most: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is longer than {} KiB", MAX_BODY >> 10),
+            format!("the body is longer than {} KiB", most >> 10),
             "send one change in each request",
         )
     }
@@ -92,6 +102,7 @@ pub(super) enum Endpoint {
     RemoveBackend,
     DrainBackend,
     Reload,
+    Plan,
     Stop,
 }
 
@@ -117,6 +128,7 @@ pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
             pick(method, [(Method::POST, Endpoint::DrainBackend)]),
         ),
         "/v1/reload" => ("POST", pick(method, [(Method::POST, Endpoint::Reload)])),
+        "/v1/plan" => ("POST", pick(method, [(Method::POST, Endpoint::Plan)])),
         "/v1/stop" => ("POST", pick(method, [(Method::POST, Endpoint::Stop)])),
         _ => {
             return Err(No::new(
@@ -124,7 +136,8 @@ pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
                 format!("there is nothing at {}", value::quoted(path)),
                 "there is GET /v1/status, GET /v1/stats, GET /metrics, GET \
                  /v1/lookup?client=ADDRESS, POST and DELETE \
-                 /v1/backends, POST /v1/backends/drain, POST /v1/reload and POST /v1/stop",
+                 /v1/backends, POST /v1/backends/drain, POST /v1/reload, POST /v1/plan and POST \
+                 /v1/stop",
             ));
         }
     };
@@ -160,8 +173,14 @@ pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Co
         Endpoint::RemoveBackend => remove_backend(body),
         Endpoint::DrainBackend => drain_backend(body),
         Endpoint::Reload => {
-            let Nothing {} = document(body, "{}")?;
-            Ok(Command::Reload)
+            let Reload { max_moved } = document(body, r#"{"max_moved": 0.05}"#)?;
+            let max_moved = max_moved.map(value::part).transpose()?.map(Part);
+            Ok(Command::Reload { max_moved })
+        }
+        Endpoint::Plan => {
+            const EXAMPLE: &str = r#"{"config": {"text": "[[service]]…", "source": "new.toml"}}"#;
+            let Plan { config } = document(body, EXAMPLE)?;
+            Ok(Command::Plan { config })
         }
         Endpoint::Stop => {
             let Stop { purge } = document(body, r#"{"purge": false}"#)?;
@@ -172,7 +191,15 @@ pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Co
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct Reload {
+    max_moved: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plan {
+    config: Option<Submitted>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::message::{Command, Refusal, RefusalDocument, RefusalKind};
+use super::message::{Command, Part, Refusal, RefusalDocument, RefusalKind};
 
 /// For a whole call: a little more than the agent takes to say that it is busy.
 const CALL_TIME: Duration = Duration::from_secs(40);
@@ -205,7 +205,14 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
             });
             (Method::POST, "/v1/backends/drain".to_owned(), Some(body))
         }
-        Command::Reload => (Method::POST, "/v1/reload".to_owned(), None),
+        Command::Reload { max_moved } => {
+            let body = json!({ "max_moved": max_moved.map(Part::fraction) });
+            (Method::POST, "/v1/reload".to_owned(), Some(body))
+        }
+        Command::Plan { config } => {
+            let body = json!({ "config": config });
+            (Method::POST, "/v1/plan".to_owned(), Some(body))
+        }
         Command::Stop { purge } => {
             let body = json!({ "purge": purge });
             (Method::POST, "/v1/stop".to_owned(), Some(body))

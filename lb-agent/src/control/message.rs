@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::stats::Stats;
 use crate::config::BackendAddress;
 use crate::state::overlay::AtEnd;
+pub use crate::state::preview::Preview;
 
 /// What can be asked of the agent. Where `service` is `None`, the only service is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,15 @@ pub enum Command {
         now: bool,
     },
     /// Read the configuration again.
-    Reload,
+    Reload {
+        /// Refuse if a greater part than this of a service's clients or connections would move.
+        max_moved: Option<Part>,
+    },
+    /// Tell what a configuration would change.
+    Plan {
+        /// Which; the agent's own file, read again, if not given.
+        config: Option<Submitted>,
+    },
     /// End the agent.
     Stop {
         /// Also take everything out of the kernel.
@@ -62,10 +71,40 @@ pub enum Command {
     },
 }
 
+/// A part of something, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part(pub u32);
+
+impl Part {
+    /// The same as a number from 0 to 1.
+    pub fn fraction(self) -> f64 {
+        f64::from(self.0) / 1e6
+    }
+}
+
+/// A configuration that is sent along.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submitted {
+    /// Its text.
+    pub text: String,
+    /// Where it is from, for messages.
+    pub source: String,
+}
+
+impl std::fmt::Debug for Submitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.source)
+    }
+}
+
 impl Command {
     /// Whether it changes anything, which not everybody may.
     pub fn changes(&self) -> bool {
-        !matches!(self, Self::Status | Self::Stats | Self::Lookup { .. })
+        !matches!(
+            self,
+            Self::Status | Self::Stats | Self::Lookup { .. } | Self::Plan { .. }
+        )
     }
 }
 
@@ -82,6 +121,8 @@ pub enum Reply {
     Status(Status),
     /// Answer to [`Command::Lookup`].
     Lookup(Lookup),
+    /// Answer to [`Command::Plan`].
+    Plan(Preview),
     /// Answer to [`Command::Stats`].
     Stats(Box<Stats>),
 }

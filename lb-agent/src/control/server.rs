@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::api::{self, MAX_BODY, No};
+use super::api::{self, No};
 pub use super::bind::{BindError, bind};
 use super::message::{Call, Command, Reply};
 use super::peer::Peer;
@@ -191,11 +191,12 @@ async fn answer(
     let (head, body) = request.into_parts();
     let declared = body.size_hint().lower();
     // Who asks first whether to send so much has not sent it yet.
-    if declared > MAX_BODY as u64 && head.headers.contains_key(EXPECT) {
-        return Err(No::too_large());
+    let most = api::max_body(head.uri.path());
+    if declared > most as u64 && head.headers.contains_key(EXPECT) {
+        return Err(No::too_large(most));
     }
     // Before any other answer too: a client that is still sending might not see it.
-    let body = timeout(BODY_TIME, whole(body)).await.map_err(|_| {
+    let body = timeout(BODY_TIME, whole(body, most)).await.map_err(|_| {
         No::new(
             StatusCode::REQUEST_TIMEOUT,
             "the rest of the body did not come",
@@ -225,7 +226,7 @@ async fn answer(
 }
 
 /// The body, if it is not too long.
-async fn whole(mut body: Incoming) -> Result<Vec<u8>, No> {
+async fn whole(mut body: Incoming, most: usize) -> Result<Vec<u8>, No> {
     let mut bytes = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -240,15 +241,15 @@ async fn whole(mut body: Incoming) -> Result<Vec<u8>, No> {
             continue;
         };
         length += chunk.len();
-        if length <= MAX_BODY {
+        if length <= most {
             bytes.extend_from_slice(&chunk);
         }
         if length > MAX_WASTE {
             break;
         }
     }
-    if length > MAX_BODY {
-        return Err(No::too_large());
+    if length > most {
+        return Err(No::too_large(most));
     }
     Ok(bytes)
 }

@@ -154,7 +154,7 @@ async fn every_command_arrives_as_it_was_sent() {
             at_end: Default::default(),
             now: false,
         },
-        Command::Reload,
+        Command::Reload { max_moved: None },
         Command::Stop { purge: true },
     ];
     for command in &commands {

@@ -76,6 +76,18 @@ impl DataPlane for Memory {
         Ok(None)
     }
 
+    fn known_clients(&self) -> Result<Vec<(AffinityKey, Affinity)>, Error> {
+        let cache = self
+            .clients
+            .cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(cache
+            .iter()
+            .map(|((_, key), affinity)| (*key, *affinity))
+            .collect())
+    }
+
     fn close_connections(&self, _backend: &Backend) -> Result<usize, Error> {
         Ok(0)
     }

@@ -124,6 +124,8 @@ pub trait DataPlane: Send {
     fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String>;
     /// Which backends have a listening socket on this host; `None` where that is not known.
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error>;
+    /// The clients that are remembered.
+    fn known_clients(&self) -> Result<Vec<(AffinityKey, Affinity)>, Error>;
     /// Closes the open connections that were handed to a backend; returns how many there were.
     fn close_connections(&self, backend: &Backend) -> Result<usize, Error>;
     /// Counts of one backend.

@@ -1,14 +1,13 @@
 //! What each command does, and what it answers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use lb_common::abi::state;
 
 use super::{Reconciler, chain};
 use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply, Status};
-use crate::l7::tls::check_config;
 use crate::report::{self, figures::Figures};
 use crate::state::desired::{Backend, Service};
 use crate::state::overlay::{self, AtEnd, Drained, Overlay, Target};
@@ -41,7 +40,8 @@ impl Reconciler {
                 let timeout = timeout.unwrap_or(DEFAULT_DRAIN);
                 self.drain_backend(address, service.as_deref(), timeout, (at_end, now))
             }
-            Command::Reload => self.reload(),
+            Command::Reload { max_moved } => self.reload(max_moved),
+            Command::Plan { config } => self.plan(config.as_ref()).map(Reply::Plan),
             // The caller ends the agent once this is answered.
             Command::Stop { purge: false } => changed(if self.plane.steers() {
                 "stopping; the kernel goes on forwarding"
@@ -216,58 +216,6 @@ impl Reconciler {
         ))
     }
 
-    /// Reads the configuration again. A bad one changes nothing.
-    fn reload(&mut self) -> Result<Reply, Refusal> {
-        let mut config = config::load(self.config_path.as_deref()).map_err(|error| {
-            refuse(
-                RefusalKind::BadRequest,
-                error.to_string(),
-                Some("nothing was changed; `lb-agent check` finds the same"),
-            )
-        })?;
-        let certificates = check_config(&config, SystemTime::now());
-        if !certificates.unusable.is_empty() {
-            return Err(refuse(
-                RefusalKind::BadRequest,
-                certificates.unusable.join("\n"),
-                Some("nothing was changed; `lb-agent check` finds the same"),
-            ));
-        }
-        for problem in &certificates.refused {
-            tracing::warn!("{problem}");
-        }
-        self.l7.read_certificates_again();
-        let mut overlay = self.overlay.clone();
-        // What the file does not have any more need not be hidden.
-        overlay.removed.retain(|target| {
-            config.services.iter().any(|service| {
-                service.name == target.service
-                    && service
-                        .backends
-                        .iter()
-                        .any(|backend| backend.address == target.address)
-            })
-        });
-        // The socket may have been named on the command line.
-        config.agent.control.clone_from(&self.config.agent.control);
-        let restart = config.agent != self.config.agent;
-        config.agent = self.config.agent.clone();
-        self.change(config, overlay)
-            .map_err(|error| failed("reload", &error))?;
-        let backends: usize = self.desired.services.iter().map(|s| s.backends.len()).sum();
-        let services = self.desired.services.len();
-        changed(format!(
-            "reloaded: {}, {}{}",
-            count(services, "service"),
-            count(backends, "backend"),
-            if restart {
-                " (what changed under [agent] comes with a restart)"
-            } else {
-                ""
-            },
-        ))
-    }
-
     fn change_overlay(&mut self, overlay: Overlay) -> Result<(), Refusal> {
         self.change(self.config.clone(), overlay)
             .map_err(|error| failed("make the change", &error))
@@ -340,13 +288,13 @@ impl Reconciler {
     }
 }
 
-fn changed(message: impl Into<String>) -> Result<Reply, Refusal> {
+pub(super) fn changed(message: impl Into<String>) -> Result<Reply, Refusal> {
     Ok(Reply::Changed {
         message: message.into(),
     })
 }
 
-fn refuse(kind: RefusalKind, error: String, hint: Option<&str>) -> Refusal {
+pub(super) fn refuse(kind: RefusalKind, error: String, hint: Option<&str>) -> Refusal {
     Refusal {
         kind,
         error,
@@ -354,7 +302,7 @@ fn refuse(kind: RefusalKind, error: String, hint: Option<&str>) -> Refusal {
     }
 }
 
-fn failed(what: &str, error: &dyn std::error::Error) -> Refusal {
+pub(super) fn failed(what: &str, error: &dyn std::error::Error) -> Refusal {
     refuse(
         RefusalKind::Failed,
         format!("{what}: {}", chain(error)),
@@ -385,6 +333,6 @@ fn about_drain(timeout: Duration, at_end: AtEnd, moved: bool) -> String {
 }
 
 /// "1 backend", "2 backends".
-fn count(number: usize, what: &str) -> String {
+pub(super) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod drain;
+mod reload;
 #[cfg(test)]
 mod tests;
 

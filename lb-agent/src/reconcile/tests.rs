@@ -50,6 +50,11 @@ impl DataPlane for Shared {
     ) -> Result<Option<std::collections::HashSet<lb_common::abi::BackendId>>, Error> {
         self.get().listening()
     }
+    fn known_clients(
+        &self,
+    ) -> Result<Vec<(lb_common::abi::AffinityKey, lb_common::abi::Affinity)>, Error> {
+        self.get().known_clients()
+    }
     fn close_connections(&self, backend: &lb_common::abi::Backend) -> Result<usize, Error> {
         self.get().close_connections(backend)
     }
@@ -286,11 +291,13 @@ fn a_bad_file_changes_nothing_and_a_good_one_everything_at_once() {
         "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:0']\n",
     )
     .unwrap();
-    let refusal = agent.handle(Command::Reload).unwrap_err();
+    let refusal = agent
+        .handle(Command::Reload { max_moved: None })
+        .unwrap_err();
     assert!(refusal.error.contains("config.toml:3"), "{}", refusal.error);
     assert_eq!(backends(&mut agent), ["127.0.0.1:5000 up file"]);
     bench.configure("'127.0.0.1:6000', '127.0.0.1:6001'");
-    agent.handle(Command::Reload).unwrap();
+    agent.handle(Command::Reload { max_moved: None }).unwrap();
     assert_eq!(
         backends(&mut agent),
         ["127.0.0.1:6000 up file", "127.0.0.1:6001 up file"]
@@ -305,7 +312,7 @@ fn a_removed_backend_of_the_file_stays_away_until_it_is_added_again() {
         panic!("no message");
     };
     assert!(message.contains("still in the configuration"), "{message}");
-    agent.handle(Command::Reload).unwrap();
+    agent.handle(Command::Reload { max_moved: None }).unwrap();
     assert_eq!(backends(&mut agent), ["127.0.0.1:5000 up file"]);
     agent.handle(add("127.0.0.1:5001")).unwrap();
     assert_eq!(status(&mut agent).services[0].backends[1].weight, 7);
@@ -321,7 +328,7 @@ fn another_weight_is_a_change_and_outlives_a_reload() {
         weight: Some(5),
     };
     agent.handle(heavier).unwrap();
-    agent.handle(Command::Reload).unwrap();
+    agent.handle(Command::Reload { max_moved: None }).unwrap();
     assert_eq!(status(&mut agent).services[0].backends[0].weight, 5);
 }
 

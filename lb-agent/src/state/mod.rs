@@ -8,4 +8,5 @@ pub mod judge;
 pub mod observed;
 pub mod overlay;
 pub mod plan;
+pub mod preview;
 pub mod store;

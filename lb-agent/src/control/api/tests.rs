@@ -56,7 +56,7 @@ fn requests_become_commands() {
     };
     let body = r#"{"address":"127.0.0.1:5000","service":null}"#;
     assert_eq!(ask(Method::DELETE, "/v1/backends", body).unwrap(), expected);
-    assert_eq!(post("/v1/reload", ""), Command::Reload);
+    assert_eq!(post("/v1/reload", ""), Command::Reload { max_moved: None });
     assert_eq!(post("/v1/stop", ""), Command::Stop { purge: false });
     assert_eq!(
         post("/v1/stop", r#"{"purge":true}"#),

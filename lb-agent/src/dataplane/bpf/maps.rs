@@ -121,6 +121,27 @@ pub(super) fn pinned_meta(pin_dir: &Path) -> Result<Option<abi::Meta>, MapError>
     Ok(Some(meta.get(&0, 0)?.0))
 }
 
+/// Everybody in the maps of clients. An entry that comes or goes meanwhile may be missing.
+pub(super) fn known_clients(
+    pin_dir: &Path,
+) -> Result<Vec<(abi::AffinityKey, abi::Affinity)>, MapError> {
+    let mut known = Vec::new();
+    for name in ["AFFINITY", "AFFINITY_UDP"] {
+        let map = Map::LruHashMap(MapData::from_pin(pin_of(pin_dir, name))?);
+        let map: HashMap<MapData, pod::AffinityKey, pod::Affinity> = map.try_into()?;
+        for key in map.keys() {
+            let key = key?;
+            match map.get(&key, 0) {
+                Ok(affinity) => known.push((key.0, affinity.0)),
+                // Pushed out since.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(known)
+}
+
 /// Where the map `name` is pinned.
 pub(super) fn pin_of(pin_dir: &Path, name: &str) -> PathBuf {
     pin_dir.join("maps").join(name)

@@ -330,6 +330,12 @@ impl DataPlane for Bpf {
         ))
     }
 
+    fn known_clients(&self) -> Result<Vec<(abi::AffinityKey, abi::Affinity)>, Error> {
+        // By pins of its own: those who serve do not wait for the end of a long list.
+        maps::known_clients(&self.pin_dir)
+            .map_err(|error| Error::table("list the clients that are remembered", error))
+    }
+
     fn close_connections(&self, backend: &abi::Backend) -> Result<usize, Error> {
         close::close(&self.pin_dir, backend.id).map_err(|error| {
             let what = "close the connections of a backend (it takes CAP_NET_ADMIN and a kernel with \

@@ -1,0 +1,443 @@
+//! What a change would do before it is made: services, addresses and backends, and who would have
+//! to move. Pure: a comparison of two pictures, of which the second has not come true.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend as Entry, BackendId, ServiceId, ServiceTable, state,
+};
+use lb_common::select::Client;
+use serde::{Deserialize, Serialize};
+
+use super::desired::{Backend, Desired, Service};
+use super::observed::{Observed, address_of};
+use crate::config::BackendAddress;
+
+/// What would change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The services that would change, in the order of the new configuration, then those that go.
+    pub services: Vec<ServicePreview>,
+    /// The greatest part of its known clients, or of its open connections, that a service would
+    /// lose, 0 to 1. Of a service without affinity the part of its slots counts, too.
+    pub moved: f64,
+    /// Settings under `[agent]` have changed, which come with a restart only.
+    pub restart: bool,
+}
+
+/// What would change of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServicePreview {
+    /// Its name.
+    pub name: String,
+    /// What happens to it.
+    pub change: Change,
+    /// Addresses that would be listened on.
+    pub listen_added: Vec<SocketAddr>,
+    /// Addresses that would be given up.
+    pub listen_removed: Vec<SocketAddr>,
+    /// Other settings, as in "affinity: 3h -> 1h".
+    pub settings: Vec<String>,
+    /// Backends that would change, and those whose share would.
+    pub backends: Vec<BackendPreview>,
+    /// The part of the slots that would change their owner, 0 to 1: so many clients that nobody
+    /// knows yet would go elsewhere.
+    pub slots_moved: f64,
+    /// Known clients that would go elsewhere with their next connection.
+    pub clients: Moved,
+    /// Open connections on backends that would get nobody any more. They go on until they end.
+    pub connections: Moved,
+}
+
+/// What happens to a service or a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It comes.
+    Added,
+    /// It goes.
+    Removed,
+    /// It stays, and something is different.
+    Changed,
+}
+
+/// What would change of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendPreview {
+    /// Where it is.
+    pub address: BackendAddress,
+    /// What happens to it.
+    pub change: Change,
+    /// What is different, as in "weight 1 -> 2".
+    pub settings: Vec<String>,
+    /// Its part of the slots, 0 to 1.
+    pub share_before: f64,
+    /// The same afterwards.
+    pub share_after: f64,
+    /// Its open connections.
+    pub connections: u64,
+}
+
+/// Some of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// So many would move.
+    pub moved: u64,
+    /// Of so many.
+    pub of: u64,
+}
+
+impl Moved {
+    fn part(self) -> f64 {
+        if self.of == 0 {
+            return 0.0;
+        }
+        self.moved as f64 / self.of as f64
+    }
+}
+
+/// A client that is remembered.
+pub type Known = (AffinityKey, Affinity);
+
+/// One of the two pictures.
+#[derive(Clone, Copy)]
+pub struct Picture<'a> {
+    /// What is wanted.
+    pub desired: &'a Desired,
+    /// The tables that follow from it.
+    pub observed: &'a Observed,
+}
+
+/// Who there is to move.
+pub struct Present<'a> {
+    /// The clients that are remembered.
+    pub known: &'a [Known],
+    /// Open connections of a backend.
+    pub active: &'a dyn Fn(&Entry) -> u64,
+    /// CLOCK_BOOTTIME in nanoseconds.
+    pub now_ns: u64,
+}
+
+/// What the step from `before` to `after` would change.
+pub fn preview(before: Picture<'_>, after: Picture<'_>, present: &Present<'_>) -> Preview {
+    let names = |desired: &Desired| -> Vec<String> {
+        desired.services.iter().map(|s| s.name.clone()).collect()
+    };
+    let mut all = names(after.desired);
+    all.extend(
+        names(before.desired)
+            .into_iter()
+            .filter(|name| after.desired.service(name).is_none()),
+    );
+    let services: Vec<ServicePreview> = all
+        .iter()
+        .map(|name| of_service(name, before, after, present))
+        .collect();
+    let part = |service: &ServicePreview| {
+        let remembers = |picture: Picture<'_>| {
+            let service = picture.desired.service(&service.name);
+            service.is_none_or(|service| service.settings.affinity_ns != 0)
+        };
+        let slots = match remembers(before) && remembers(after) {
+            true => 0.0,
+            false => service.slots_moved,
+        };
+        service
+            .clients
+            .part()
+            .max(service.connections.part())
+            .max(slots)
+    };
+    Preview {
+        moved: services.iter().map(part).fold(0.0, f64::max),
+        services: services
+            .into_iter()
+            .filter(ServicePreview::is_any)
+            .collect(),
+        restart: false,
+    }
+}
+
+impl ServicePreview {
+    /// Whether there is anything to tell.
+    fn is_any(&self) -> bool {
+        self.change != Change::Changed
+            || !self.listen_added.is_empty()
+            || !self.listen_removed.is_empty()
+            || !self.settings.is_empty()
+            || !self.backends.is_empty()
+            || self.slots_moved > 0.0
+    }
+}
+
+/// A service in one of the pictures.
+#[derive(Clone, Copy)]
+struct There<'a> {
+    service: &'a Service,
+    observed: &'a Observed,
+    id: ServiceId,
+    table: &'a ServiceTable,
+}
+
+impl<'a> There<'a> {
+    fn find(name: &str, picture: Picture<'a>) -> Option<Self> {
+        let observed = picture.observed;
+        let id = observed.service(name)?;
+        Some(Self {
+            service: picture.desired.service(name)?,
+            observed,
+            id,
+            table: observed.tables.get(&id)?.table(),
+        })
+    }
+
+    fn entry(&self, backend: &Backend) -> Option<&'a Entry> {
+        let key = backend.address.key();
+        self.observed
+            .backends_of(self.id)
+            .find(|entry| address_of(entry) == key)
+    }
+
+    fn share(&self, backend: &Backend) -> f64 {
+        let built = self.observed.tables.get(&self.id);
+        let share = built
+            .zip(self.entry(backend))
+            .map(|(built, entry)| built.share(entry.id));
+        share.unwrap_or(0.0)
+    }
+
+    /// Whether clients that are known to be on the backend still go there.
+    fn keeps(&self, id: BackendId) -> bool {
+        let entry = self.observed.backends.get(id.index() as usize);
+        entry.is_some_and(|entry| {
+            entry.id == id
+                && entry.service == self.id
+                && matches!(entry.state, state::UP | state::DRAINING)
+        })
+    }
+}
+
+fn of_service(
+    name: &str,
+    before: Picture<'_>,
+    after: Picture<'_>,
+    present: &Present<'_>,
+) -> ServicePreview {
+    let (was, will) = (There::find(name, before), There::find(name, after));
+    let listen = |there: Option<There<'_>>| -> Vec<SocketAddr> {
+        there
+            .map(|there| there.service.listen.clone())
+            .unwrap_or_default()
+    };
+    let (old, new) = (listen(was), listen(will));
+    let without = |these: &[SocketAddr], those: &[SocketAddr]| {
+        these
+            .iter()
+            .filter(|address| !those.contains(address))
+            .copied()
+            .collect()
+    };
+    ServicePreview {
+        name: name.to_owned(),
+        change: match (was, will) {
+            (None, _) => Change::Added,
+            (_, None) => Change::Removed,
+            _ => Change::Changed,
+        },
+        listen_added: without(&new, &old),
+        listen_removed: without(&old, &new),
+        settings: was
+            .zip(will)
+            .map(|(was, will)| settings(was.service, will.service))
+            .unwrap_or_default(),
+        backends: backends(was, will, present),
+        slots_moved: was
+            .zip(will)
+            .map_or(0.0, |(was, will)| slots_moved(was.table, will.table)),
+        clients: was
+            .map(|was| clients(was, will, present))
+            .unwrap_or_default(),
+        connections: was
+            .map(|was| connections(was, will, present))
+            .unwrap_or_default(),
+    }
+}
+
+/// Slots that have an owner before and after, and another one.
+fn slots_moved(before: &ServiceTable, after: &ServiceTable) -> f64 {
+    let both = before.slots.iter().zip(&after.slots);
+    let owned = |id: BackendId| id != BackendId::NONE;
+    let moved = both
+        .filter(|(was, will)| owned(**was) && owned(**will) && was != will)
+        .count();
+    moved as f64 / before.slots.len() as f64
+}
+
+fn settings(was: &Service, will: &Service) -> Vec<String> {
+    let (old, new) = (&was.settings, &will.settings);
+    let span = |ns| humantime::format_duration(Duration::from_nanos(ns)).to_string();
+    let load = |permille| match permille {
+        0 => "none".to_owned(),
+        _ => (f64::from(permille) / 1000.0).to_string(),
+    };
+    let checks = |service: &Service| {
+        let health = service.health.as_ref();
+        health.map_or_else(|| "none".to_owned(), |health| health.probe.to_string())
+    };
+    let pairs = [
+        (
+            "mode",
+            format!("{:?}", was.mode).to_lowercase(),
+            format!("{:?}", will.mode).to_lowercase(),
+        ),
+        ("affinity", span(old.affinity_ns), span(new.affinity_ns)),
+        (
+            "ipv4_prefix",
+            old.ipv4_prefix.to_string(),
+            new.ipv4_prefix.to_string(),
+        ),
+        (
+            "ipv6_prefix",
+            old.ipv6_prefix.to_string(),
+            new.ipv6_prefix.to_string(),
+        ),
+        (
+            "max_load",
+            load(old.max_load_permille),
+            load(new.max_load_permille),
+        ),
+        ("health", checks(was), checks(will)),
+    ];
+    let mut found: Vec<String> = pairs
+        .into_iter()
+        .filter(|(_, old, new)| old != new)
+        .map(|(what, old, new)| format!("{what}: {old} -> {new}"))
+        .collect();
+    // Many keys stand behind each of these; which one, the files tell better.
+    if was.health != will.health && checks(was) == checks(will) {
+        found.push("health: other settings".to_owned());
+    }
+    if was.http != will.http {
+        found.push("http: other settings".to_owned());
+    }
+    found
+}
+
+fn backends(
+    was: Option<There<'_>>,
+    will: Option<There<'_>>,
+    present: &Present<'_>,
+) -> Vec<BackendPreview> {
+    fn all<'a>(there: Option<There<'a>>) -> &'a [Backend] {
+        there.map_or(&[], |there| &there.service.backends)
+    }
+    let of = |backend: &Backend, change, settings| BackendPreview {
+        address: backend.address.clone(),
+        change,
+        settings,
+        share_before: was.map_or(0.0, |was| was.share(backend)),
+        share_after: will.map_or(0.0, |will| will.share(backend)),
+        connections: was
+            .and_then(|was| was.entry(backend))
+            .map_or(0, present.active),
+    };
+    let mut found = Vec::new();
+    for backend in all(will) {
+        let before = was.and_then(|was| was.service.backend(&backend.address));
+        let preview = match before {
+            None => of(backend, Change::Added, Vec::new()),
+            Some(before) => of(backend, Change::Changed, differences(before, backend)),
+        };
+        let shares_differ = (preview.share_before - preview.share_after).abs() > 1e-9;
+        if preview.change == Change::Added || !preview.settings.is_empty() || shares_differ {
+            found.push(preview);
+        }
+    }
+    let gone = |backend: &&Backend| {
+        will.is_none_or(|will| will.service.backend(&backend.address).is_none())
+    };
+    let removed = all(was).iter().filter(gone);
+    found.extend(removed.map(|backend| of(backend, Change::Removed, Vec::new())));
+    found
+}
+
+fn differences(old: &Backend, new: &Backend) -> Vec<String> {
+    let state = |state| match state {
+        state::UP => "up",
+        state::DRAINING => "draining",
+        _ => "down",
+    };
+    let path = |backend: &Backend| match backend.route.path {
+        lb_common::abi::path::SOCKET => "socket".to_owned(),
+        lb_common::abi::path::PROXY => "proxy".to_owned(),
+        other => format!("path {other}"),
+    };
+    let pairs = [
+        ("weight", old.weight.to_string(), new.weight.to_string()),
+        (
+            "state",
+            state(old.state).to_owned(),
+            state(new.state).to_owned(),
+        ),
+        ("path", path(old), path(new)),
+    ];
+    pairs
+        .into_iter()
+        .filter(|(_, old, new)| old != new)
+        .map(|(what, old, new)| format!("{what} {old} -> {new}"))
+        .collect()
+}
+
+/// Known clients: all, and those that would go elsewhere.
+fn clients(was: There<'_>, will: Option<There<'_>>, present: &Present<'_>) -> Moved {
+    let mut clients = Moved::default();
+    for (key, affinity) in present.known {
+        let age_ns = present.now_ns.saturating_sub(affinity.seen_ns);
+        let valid = key.service == was.id
+            && age_ns < was.service.settings.affinity_ns
+            && was.keeps(affinity.backend);
+        if valid {
+            clients.of += 1;
+            let stays = will.is_some_and(|will| stays(was, will, key, affinity, age_ns));
+            clients.moved += u64::from(!stays);
+        }
+    }
+    clients
+}
+
+fn stays(
+    was: There<'_>,
+    will: There<'_>,
+    key: &AffinityKey,
+    known: &Affinity,
+    age_ns: u64,
+) -> bool {
+    if !will.keeps(known.backend) {
+        return false;
+    }
+    let (old, new) = (&was.service.settings, &will.service.settings);
+    let same_prefix = (old.ipv4_prefix, old.ipv6_prefix) == (new.ipv4_prefix, new.ipv6_prefix);
+    if same_prefix && age_ns < new.affinity_ns {
+        return true;
+    }
+    // It would not be remembered: the slot decides.
+    let client = Client::new(&will.table.head, &key.prefix);
+    will.table.slots[client.slot() as usize] == known.backend
+}
+
+/// Open connections: all, and those on backends that would get nobody any more.
+fn connections(was: There<'_>, will: Option<There<'_>>, present: &Present<'_>) -> Moved {
+    let mut connections = Moved::default();
+    for entry in was.observed.backends_of(was.id) {
+        let active = (present.active)(entry);
+        connections.of += active;
+        if will.is_none_or(|will| !will.keeps(entry.id)) {
+            connections.moved += active;
+        }
+    }
+    connections
+}
+
+#[cfg(test)]
+mod tests;
