@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::error::Problems;
 use super::metrics;
+use super::packet;
 use super::reader::{Table, Value};
 use super::value;
 use super::{AgentConfig, DataPlane};
@@ -44,6 +45,7 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
     let control_mode = table
         .take("control_mode")
         .and_then(|value| value.string("\"0660\"", problems, control_mode));
+    let packet = packet::agent(&mut table, problems);
     table.finish(problems);
     AgentConfig {
         state_dir,
@@ -55,6 +57,7 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
         l7_workers: l7_workers.unwrap_or(usual.l7_workers),
         cgroup,
         control_mode,
+        packet,
         metrics,
     }
 }

@@ -10,6 +10,7 @@
 //! | [`health`] | the keys of `[service.health]` |
 //! | [`http`] | everything for `mode = "http"` |
 //! | `metrics` | where metrics are served |
+//! | `packet` | everything for the paths `nat` and `dsr` |
 //! | `validate` | rules between values: duplicates, clashes, limits |
 //! | `warnings` | what is allowed and still likely to surprise |
 //!
@@ -22,6 +23,7 @@ mod error;
 pub mod health;
 pub mod http;
 mod metrics;
+mod packet;
 mod raw;
 mod reader;
 mod validate;
@@ -38,7 +40,10 @@ use std::time::Duration;
 pub use address::BackendAddress;
 pub use error::{ConfigError, Problem};
 pub use metrics::MetricsAddress;
-pub use validate::check_backend;
+pub use packet::{
+    Attach, Encapsulation, FlowTimeouts, InterfaceConfig, PacketConfig, Prefix, ServicePaths,
+};
+pub use validate::{check_backend, check_path};
 pub use warnings::warnings;
 
 /// The file that is read when none is named.
@@ -83,6 +88,8 @@ pub struct AgentConfig {
     pub control_mode: Option<u32>,
     /// Where metrics are served, beside the control socket.
     pub metrics: Option<MetricsAddress>,
+    /// The packet paths.
+    pub packet: PacketConfig,
 }
 
 /// Which data plane to use.
@@ -114,6 +121,10 @@ pub enum Path {
     Auto,
     /// By handing them to its listening socket on this host.
     Socket,
+    /// By rewriting packets there and back.
+    Nat,
+    /// By sending packets on as they are; it answers its clients itself.
+    Dsr,
     /// Through the agent.
     Proxy,
 }
@@ -144,6 +155,8 @@ pub struct Service {
     pub max_load_permille: Option<u32>,
     /// How its backends are checked, if they are.
     pub health: Option<health::Health>,
+    /// Paths to its backends.
+    pub paths: ServicePaths,
     /// Its backends; there may be none yet.
     pub backends: Vec<Backend>,
     /// The PROXY header that connections to its backends begin with, for TCP.
@@ -176,6 +189,7 @@ impl Default for AgentConfig {
             l7_workers: 0,
             cgroup: None,
             control_mode: None,
+            packet: PacketConfig::default(),
             metrics: None,
         }
     }
@@ -204,6 +218,7 @@ impl Default for Config {
             affinity: Affinity::default(),
             max_load_permille: None,
             health: None,
+            paths: ServicePaths::default(),
             backends: Vec::new(),
             send_proxy_protocol: None,
             http: None,

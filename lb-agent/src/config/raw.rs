@@ -9,7 +9,7 @@ use super::error::{Located, Place, Problems};
 use super::health::{self, Health};
 use super::reader::{Table, Value};
 use super::value;
-use super::{Affinity, AgentConfig, BackendAddress, Mode, Path, agent, http};
+use super::{Affinity, AgentConfig, BackendAddress, Mode, Path, ServicePaths, agent, http, packet};
 
 const LISTEN: &str = "[\"0.0.0.0:80\", \"[::]:80\"]";
 const BACKENDS: &str = "[\"127.0.0.1:5000\", { address = \"127.0.0.1:5001\", weight = 2 }]";
@@ -30,6 +30,7 @@ pub(super) struct RawService {
     pub(super) affinity: Affinity,
     pub(super) max_load_permille: Option<u32>,
     pub(super) health: Option<Health>,
+    pub(super) paths: ServicePaths,
     pub(super) backends: Vec<RawBackend>,
     pub(super) send_proxy_protocol: Option<http::ProxyVersion>,
     /// With `mode = "http"`.
@@ -110,9 +111,10 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
         .take("health")
         .and_then(|value| value.table("{ type = \"tcp\" }", problems))
         .map(|table| health::read(table, problems));
+    let paths = packet::service(&mut table, problems);
     let backends = table
         .take("backends")
-        .map(|value| backends(&value, problems));
+        .map(|value| backends(&value, paths.path, problems));
     let mode = mode.unwrap_or(Mode::Tcp);
     let send_proxy_protocol = table
         .take("send_proxy_protocol")
@@ -130,6 +132,7 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
         affinity: affinity.unwrap_or_default(),
         max_load_permille,
         health,
+        paths,
         backends: backends.unwrap_or_default(),
         send_proxy_protocol,
         http,
@@ -253,23 +256,28 @@ fn max_load(value: &Value<'_, '_>, problems: &mut Problems) -> Option<u32> {
     Some((number * 1000.0).round() as u32)
 }
 
-pub(super) fn backends(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<RawBackend> {
+/// Backends, on the path `usual` where they name none.
+pub(super) fn backends(
+    value: &Value<'_, '_>,
+    usual: Path,
+    problems: &mut Problems,
+) -> Vec<RawBackend> {
     let items = value.list(BACKENDS, problems);
     items
         .iter()
-        .filter_map(|item| backend(item, problems))
+        .filter_map(|item| backend(item, usual, problems))
         .collect()
 }
 
 /// A backend: a table, or just its address.
-fn backend(item: &Value<'_, '_>, problems: &mut Problems) -> Option<RawBackend> {
+fn backend(item: &Value<'_, '_>, usual: Path, problems: &mut Problems) -> Option<RawBackend> {
     const EXAMPLE: &str = "\"127.0.0.1:5000\"";
     if !item.is_table() {
         let address = item.string(EXAMPLE, problems, value::backend_address)?;
         return Some(RawBackend {
             address: item.locate(address),
             weight: 1,
-            path: Path::Auto,
+            path: usual,
         });
     }
     let mut table = item.table(EXAMPLE, problems)?;
@@ -283,20 +291,13 @@ fn backend(item: &Value<'_, '_>, problems: &mut Problems) -> Option<RawBackend> 
         let number = value.integer("1", problems)?;
         problems.keep(&value.place, value::weight(number))
     });
-    let path = table.take("path").and_then(|value| path(&value, problems));
+    let path = table
+        .take("path")
+        .and_then(|value| packet::path(&value, problems));
     table.finish(problems);
     Some(RawBackend {
         address: address?,
         weight: weight.unwrap_or(1),
-        path: path.unwrap_or(Path::Auto),
+        path: path.unwrap_or(usual),
     })
-}
-
-fn path(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Path> {
-    let choices = [
-        ("auto", Path::Auto),
-        ("socket", Path::Socket),
-        ("proxy", Path::Proxy),
-    ];
-    value.choice(&choices, &["nat", "dsr"], problems)
 }

@@ -10,9 +10,10 @@ use lb_common::abi::{MAX_BACKENDS, MAX_LISTEN, MAX_MEMBERS, MAX_SERVICES};
 
 use super::error::{Place, Problems};
 use super::http::{self, HttpService};
+use super::packet::Reach;
 use super::raw::{Raw, RawBackend, RawService};
 use super::value::BadValue;
-use super::{Backend, BackendAddress, Config, Mode, Path, Service};
+use super::{Backend, BackendAddress, Config, Mode, Path, Service, ServicePaths};
 
 /// Backends that all services can have together: index 0 of the kernel's table is never given out.
 const TOTAL_BACKENDS: usize = MAX_BACKENDS - 1;
@@ -116,6 +117,10 @@ fn is_wildcard_of(listen: &SocketAddr, address: &SocketAddr) -> bool {
 }
 
 fn service(Written { raw, http, .. }: Written) -> Service {
+    let paths = ServicePaths {
+        path: common_path(&raw),
+        ..raw.paths
+    };
     let backend = |raw: RawBackend| Backend {
         address: raw.address.value,
         weight: raw.weight,
@@ -130,8 +135,29 @@ fn service(Written { raw, http, .. }: Written) -> Service {
         health: raw.health,
         backends: raw.backends.into_iter().map(backend).collect(),
         send_proxy_protocol: raw.send_proxy_protocol,
+        paths,
         http,
     }
+}
+
+/// The path of backends to come: `dsr` is that of all or of none.
+fn common_path(raw: &RawService) -> Path {
+    let dsr = |backend: &RawBackend| backend.path == Path::Dsr;
+    if raw.backends.iter().any(dsr) {
+        Path::Dsr
+    } else {
+        raw.paths.path
+    }
+}
+
+/// Whether the path that a service has for backends added at run time can lead to `address`.
+pub fn check_path(service: &Service, address: &BackendAddress) -> Result<(), BadValue> {
+    let reach = Reach {
+        mode: service.mode,
+        listen: &service.listen,
+        encapsulation: service.paths.encapsulation,
+    };
+    reach.check(service.paths.path, address)
 }
 
 fn check_limits(services: &[Written], problems: &mut Problems) {
@@ -207,12 +233,32 @@ fn check_listen_addresses(services: &[Written], problems: &mut Problems) {
 
 fn check_backends(service: &Written, problems: &mut Problems) {
     let mut seen = Seen::default();
+    let listen: Vec<SocketAddr> = service
+        .raw
+        .listen
+        .iter()
+        .map(|listen| listen.value)
+        .collect();
+    let reach = Reach {
+        mode: service.raw.mode,
+        listen: &listen,
+        encapsulation: service.raw.paths.encapsulation,
+    };
+    let dsr = common_path(&service.raw) == Path::Dsr;
     for RawBackend { address, path, .. } in &service.raw.backends {
         if service.raw.mode == Mode::Http && *path == Path::Socket {
             let message = "HTTP always goes through the agent (leave path out)";
             problems.add(&address.place, message);
         }
-        if service.raw.send_proxy_protocol.is_some() && *path == Path::Socket {
+        problems.keep(&address.place, reach.check(*path, &address.value));
+        if dsr && *path != Path::Dsr {
+            let message = "dsr is the path of all backends of a service or of none (write path = \
+                           \"dsr\" in the service)";
+            problems.add(&address.place, message);
+        }
+        if service.raw.send_proxy_protocol.is_some()
+            && matches!(path, Path::Socket | Path::Nat | Path::Dsr)
+        {
             let message = "a PROXY header is sent by the agent alone, and the application sees the \
                            client's address without one (leave path or send_proxy_protocol out)";
             problems.add(&address.place, message);

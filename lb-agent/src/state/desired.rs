@@ -272,6 +272,7 @@ fn route(
     match wanted {
         Path::Socket => socket("configured"),
         Path::Proxy => proxy("configured"),
+        Path::Nat | Path::Dsr => proxy("no packet path here"),
         Path::Auto if !surroundings.is_local(address) => proxy("on another host"),
         // A UDP application answers from the port that it is bound to: handed over, it would
         // answer from another port than the one that was asked.

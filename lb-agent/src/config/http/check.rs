@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::route::{Action, HostPattern, RawRoute, Route, Target};
 use super::{HttpService, RawTls, Settings, Tls};
+use crate::config::ServicePaths;
 use crate::config::error::{Located, Place, Problems};
 use crate::config::raw::{RawBackend, RawService};
 use crate::config::value;
@@ -36,6 +37,7 @@ impl Inner {
             affinity: outer.affinity.clone(),
             max_load_permille: outer.max_load_permille,
             health: outer.health.clone(),
+            paths: ServicePaths::default(),
             backends: self.backends,
             send_proxy_protocol: None,
             http: None,

@@ -8,6 +8,7 @@ use ::http::StatusCode;
 use super::header::{self, HeaderRule};
 use super::template::Template;
 use super::{sections, value};
+use crate::config::Path;
 use crate::config::error::{Located, Place, Problems};
 use crate::config::raw::{self, RawBackend};
 use crate::config::reader::{Table, Value};
@@ -210,7 +211,7 @@ fn target(table: &mut Table<'_, '_>, problems: &mut Problems) -> Target {
     }
     if let Some(value) = backends {
         let found = problems.count();
-        let backends = raw::backends(&value, problems);
+        let backends = raw::backends(&value, Path::Auto, problems);
         if backends.is_empty() && problems.count() == found {
             problems.add(
                 &value.place,

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod packet;
 mod values;
 
 const FULL: &str = r#"

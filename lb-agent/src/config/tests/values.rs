@@ -94,12 +94,8 @@ fn what_is_wrong_with_one_value_is_said_in_one_line() {
             "service[0].backends[0].weight: expected a whole number, not a number (write something like 1)",
         ),
         (
-            "backends = [{ address = '10.0.0.1:1', path = 'nat' }]",
-            "service[0].backends[0].path: \"nat\" is not in this version (use \"auto\", \"socket\" or \"proxy\")",
-        ),
-        (
-            "backends = [{ address = '10.0.0.1:1', path = 'dsr' }]",
-            "service[0].backends[0].path: \"dsr\" is not in this version (use \"auto\", \"socket\" or \"proxy\")",
+            "backends = [{ address = '10.0.0.1:1', path = 'ipvs' }]",
+            "service[0].backends[0].path: \"ipvs\" is unknown (use \"auto\", \"socket\", \"nat\", \"dsr\" or \"proxy\")",
         ),
         (
             "backends = '127.0.0.1:5000'",
