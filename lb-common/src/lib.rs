@@ -14,7 +14,11 @@ extern crate std;
 
 pub mod abi;
 pub mod addr;
+pub mod checksum;
+pub mod decide;
 pub mod hash;
+pub mod headers;
 #[cfg(feature = "alloc")]
 pub mod maglev;
+pub mod packet;
 pub mod select;

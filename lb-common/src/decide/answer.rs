@@ -1,0 +1,301 @@
+//! Packets of our own, made from the one that came and sent back the way it came: resets (RFC
+//! 9293, section 3.5.2), ICMP errors (RFC 792, RFC 4443).
+
+use super::send::REFUSED;
+use super::world::World;
+use super::{Segment, Verdict, is_martian};
+use crate::abi::packet::{Ip, PacketCounter};
+use crate::checksum::Sum;
+use crate::headers::{ETHERNET, IpHeader, Piece, number, ports_word, tcp};
+use crate::packet::{Outer, Packet};
+
+/// TTL of what we send (IANA "IP Time To Live Parameter").
+pub(super) const TTL: u32 = 64;
+/// Words of an IPv4 header with all options and eight bytes of payload.
+const MOST_QUOTED: u32 = 17;
+
+/// An ICMP error to be sent.
+#[derive(Clone, Copy)]
+struct Problem {
+    /// Type and code, IPv4.
+    v4: u16,
+    /// Type and code, IPv6.
+    v6: u16,
+    /// The second word of the ICMP header.
+    rest: u32,
+    /// What to count when no answer is possible.
+    drop: PacketCounter,
+}
+
+/// "Fragmentation needed" (RFC 1191) or "packet too big": no more than `mtu` bytes fit.
+#[inline(always)]
+pub(super) fn too_big<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+    mtu: u32,
+) -> Verdict {
+    let problem = Problem {
+        v4: 0x0304,
+        v6: 0x0200,
+        rest: mtu,
+        drop: PacketCounter::DropTooBig,
+    };
+    error(packet, world, ip, problem)
+}
+
+/// "Time exceeded" in transit.
+#[inline(always)]
+pub(super) fn time_exceeded<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+) -> Verdict {
+    let problem = Problem {
+        v4: 0x0b00,
+        v6: 0x0300,
+        rest: 0,
+        drop: PacketCounter::DropTtl,
+    };
+    error(packet, world, ip, problem)
+}
+
+/// "Port unreachable".
+#[inline(always)]
+pub(super) fn port_unreachable<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+) -> Verdict {
+    let problem = Problem {
+        v4: 0x0303,
+        v6: 0x0104,
+        rest: 0,
+        drop: PacketCounter::DropNoBackend,
+    };
+    error(packet, world, ip, problem)
+}
+
+/// Sends an ICMP error about a packet, from the address that it went to. It quotes the IP header
+/// and eight bytes behind it.
+#[inline(always)]
+fn error<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+    problem: Problem,
+) -> Verdict {
+    // RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e). An error about an error is ruled out by
+    // who calls this: only flows of TCP and UDP, and ICMP about them, get here.
+    let about_error = matches!(ip.protocol, number::ICMP | number::ICMPV6);
+    if ip.piece == Piece::Later || is_martian(&ip.src) || about_error {
+        return Verdict::Drop(problem.drop);
+    }
+    let done = if ip.v6 {
+        error_v6(packet, ip, problem)
+    } else {
+        error_v4(packet, ip, problem)
+    };
+    if done.is_none() {
+        return Verdict::Drop(problem.drop);
+    }
+    world.count(PacketCounter::IcmpSent);
+    Verdict::Transmit
+}
+
+#[inline(always)]
+fn error_v4<P: Packet>(packet: &mut P, ip: &IpHeader, problem: Problem) -> Option<()> {
+    let quoted = (ip.payload - ip.at + 8) / 4;
+    let link = Link::read(packet, ip.at)?;
+    packet.truncate(ip.at + quoted * 4)?;
+    let head = u32::from(problem.v4) << 16;
+    let rest = problem.rest;
+    let mut sum = Sum::ZERO.word(head.to_be()).word(rest.to_be());
+    let mut i = 0;
+    while i < MOST_QUOTED && i < quoted {
+        let [word] = packet.words::<1>(ip.at + i * 4)?;
+        sum = sum.word(word);
+        i += 1;
+    }
+    let head = (head | u32::from(u16::from_be(sum.checksum()))).to_be();
+    packet.grow(28, Outer::Answer)?;
+    link.write_back(packet, ip.at)?;
+    let header = ipv4_header(28 + quoted * 4, u32::from(number::ICMP), &ip.dst, &ip.src, 0);
+    packet.set_words(ip.at, header)?;
+    packet.set_words(ip.at + 20, [head, rest.to_be()])
+}
+
+#[inline(always)]
+fn error_v6<P: Packet>(packet: &mut P, ip: &IpHeader, problem: Problem) -> Option<()> {
+    let link = Link::read(packet, ip.at)?;
+    packet.truncate(ip.at + 48)?;
+    let head = u32::from(problem.v6) << 16;
+    let (length, rest) = (8 + 48u32, problem.rest.to_be());
+    let sum = pseudo_v6(&ip.dst, &ip.src, length, number::ICMPV6)
+        .word(head.to_be())
+        .word(rest)
+        .words(&packet.words::<12>(ip.at)?);
+    let head = (head | u32::from(u16::from_be(sum.checksum()))).to_be();
+    packet.grow(48, Outer::Answer)?;
+    link.write_back(packet, ip.at)?;
+    set_ipv6(packet, ip.at, length, number::ICMPV6, &ip.dst, &ip.src)?;
+    packet.set_words(ip.at + 40, [head, rest])
+}
+
+/// Answers a TCP segment with a reset.
+#[inline(always)]
+pub(super) fn reset<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    segment: &Segment,
+) -> Verdict {
+    if is_martian(&segment.ip.src) {
+        return Verdict::Drop(PacketCounter::DropMartian);
+    }
+    if write_reset(packet, segment).is_none() {
+        return REFUSED;
+    }
+    world.count(PacketCounter::ResetSent);
+    Verdict::Transmit
+}
+
+#[inline(always)]
+fn write_reset<P: Packet>(packet: &mut P, segment: &Segment) -> Option<()> {
+    let (ip, transport) = (&segment.ip, &segment.transport);
+    let link = Link::read(packet, ip.at)?;
+    let header = if ip.v6 { 40 } else { 20 };
+    packet.truncate(ip.at + header + 20)?;
+    link.write_back(packet, ip.at)?;
+    let control = u32::from(transport.flags & tcp::SYN != 0)
+        + u32::from(transport.flags & tcp::FIN != 0);
+    let length = ip.payload_len().saturating_sub(transport.header) + control;
+    let (seq, ack, flags) = if transport.flags & tcp::ACK != 0 {
+        (transport.ack, 0, tcp::RST)
+    } else {
+        (0, transport.seq.wrapping_add(length), tcp::RST | tcp::ACK)
+    };
+    let ports = ports_word([transport.ports[1], transport.ports[0]]);
+    let fourth = (5 << 28 | u32::from(flags) << 16).to_be();
+    let mut words = [ports, seq.to_be(), ack.to_be(), fourth, 0];
+    let pseudo = if ip.v6 {
+        pseudo_v6(&ip.dst, &ip.src, 20, crate::abi::protocol::TCP)
+    } else {
+        let tail = u32::from(crate::abi::protocol::TCP) << 16 | 20;
+        Sum::ZERO
+            .word(ip.src.0[3])
+            .word(ip.dst.0[3])
+            .word(tail.to_be())
+    };
+    let checksum = pseudo.words(&words).checksum();
+    words[4] = (u32::from(u16::from_be(checksum)) << 16).to_be();
+    if ip.v6 {
+        set_ipv6(packet, ip.at, 20, crate::abi::protocol::TCP, &ip.dst, &ip.src)?;
+    } else {
+        let tcp = u32::from(crate::abi::protocol::TCP);
+        let words = ipv4_header(40, tcp, &ip.dst, &ip.src, 0);
+        packet.set_words(ip.at, words)?;
+    }
+    packet.set_words(ip.at + header, words)
+}
+
+/// The frame header of a packet that is answered.
+pub(super) struct Link {
+    macs: [u32; 3],
+    /// EtherType and tags, in pairs of bytes; as many as there are.
+    kinds: [u16; 5],
+}
+
+impl Link {
+    /// Reads the header of a frame whose IP header is at `at`.
+    #[inline(always)]
+    pub(super) fn read<P: Packet>(packet: &P, at: u32) -> Option<Self> {
+        let macs = packet.words::<3>(0)?;
+        let mut kinds = [packet.half(12)?, 0, 0, 0, 0];
+        if at > ETHERNET {
+            kinds[1] = packet.half(14)?;
+            kinds[2] = packet.half(16)?;
+        }
+        if at > ETHERNET + 4 {
+            kinds[3] = packet.half(18)?;
+            kinds[4] = packet.half(20)?;
+        }
+        Some(Self { macs, kinds })
+    }
+
+    /// Writes it with sender and receiver exchanged.
+    #[inline(always)]
+    pub(super) fn write_back<P: Packet>(&self, packet: &mut P, at: u32) -> Option<()> {
+        packet.set_words(0, exchanged(self.macs))?;
+        packet.set_half(12, self.kinds[0])?;
+        if at > ETHERNET {
+            packet.set_half(14, self.kinds[1])?;
+            packet.set_half(16, self.kinds[2])?;
+        }
+        if at > ETHERNET + 4 {
+            packet.set_half(18, self.kinds[3])?;
+            packet.set_half(20, self.kinds[4])?;
+        }
+        Some(())
+    }
+}
+
+/// Two MAC addresses in the other order.
+#[inline(always)]
+const fn exchanged(macs: [u32; 3]) -> [u32; 3] {
+    let (a, b, c) = (macs[0].to_ne_bytes(), macs[1].to_ne_bytes(), macs[2].to_ne_bytes());
+    [
+        u32::from_ne_bytes([b[2], b[3], c[0], c[1]]),
+        u32::from_ne_bytes([c[2], c[3], a[0], a[1]]),
+        u32::from_ne_bytes([a[2], a[3], b[0], b[1]]),
+    ]
+}
+
+/// An IPv4 header without options (RFC 791); `len` with the header.
+#[inline(always)]
+pub(super) fn ipv4_header(len: u32, protocol: u32, src: &Ip, dst: &Ip, tos: u8) -> [u32; 5] {
+    let first = 0x4500_0000 | u32::from(tos) << 16 | len;
+    let third = TTL << 24 | protocol << 16;
+    let (src, dst) = (src.0[3], dst.0[3]);
+    let words = [first.to_be(), 0, third.to_be(), src, dst];
+    let checksum = u32::from(u16::from_be(Sum::ZERO.words(&words).checksum()));
+    [first.to_be(), 0, (third | checksum).to_be(), src, dst]
+}
+
+/// Writes an IPv6 header (RFC 8200); `len` without the header.
+#[inline(always)]
+pub(super) fn set_ipv6<P: Packet>(
+    packet: &mut P,
+    at: u32,
+    len: u32,
+    protocol: u8,
+    src: &Ip,
+    dst: &Ip,
+) -> Option<()> {
+    let second = len << 16 | u32::from(protocol) << 8 | TTL;
+    let (s, d) = (src.0, dst.0);
+    packet.set_words(
+        at,
+        [
+            (6u32 << 28).to_be(),
+            second.to_be(),
+            s[0],
+            s[1],
+            s[2],
+            s[3],
+            d[0],
+            d[1],
+            d[2],
+            d[3],
+        ],
+    )
+}
+
+/// The pseudo header of RFC 8200, section 8.1.
+#[inline(always)]
+fn pseudo_v6(src: &Ip, dst: &Ip, len: u32, protocol: u8) -> Sum {
+    Sum::ZERO
+        .words(&src.0)
+        .words(&dst.0)
+        .word(len.to_be())
+        .word(u32::from(protocol).to_be())
+}

@@ -1,0 +1,307 @@
+//! The `dsr` path: a slot names a backend, and the packet is sent there; the backend answers the
+//! client itself.
+//!
+//! Nothing is stored while a slot has had one owner. When it changes hands, what was there keeps
+//! going to the old one, its *base*, and only what is new is tracked, until the agent finds the
+//! old ones over (after "JET: Just Enough Tracking", Mendelson et al., CoNEXT 2021). Flows are
+//! tracked by all of their key: a new connection never drags along a client's open ones.
+
+use super::nat::flow_hash;
+use super::send::{REFUSED, frame, lower_hops};
+use super::world::{BackendEvent, World};
+use super::{Segment, Verdict, answer, impossible_source, is_martian};
+use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, Tracked, dsr, kind};
+use crate::abi::{BackendId, ServiceHead, ServiceId, protocol};
+use crate::checksum::Delta;
+use crate::headers::{ETHERNET, ether, number, tcp};
+use crate::packet::{Outer, Packet};
+use crate::select::Client;
+
+/// How long a way to a backend is trusted before the routes are asked again, seconds.
+const HOP_FRESH_S: u32 = 2;
+/// TCP options that are looked at for the maximum segment size.
+const OPTIONS: u32 = 8;
+/// Source ports of GUE: the dynamic ones (RFC 6335, section 6).
+const GUE_PORTS: u32 = 49_152;
+
+/// Sends a packet for a service to its backend.
+#[inline(always)]
+pub(super) fn forward<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    segment: &Segment,
+    service: ServiceId,
+) -> Verdict {
+    let ip = &segment.ip;
+    if is_martian(&ip.src) {
+        return Verdict::Drop(PacketCounter::DropMartian);
+    }
+    if starts(segment)
+        && let Some(reason) = impossible_source(world, &ip.src)
+    {
+        return Verdict::Drop(reason);
+    }
+    let Some(table) = world.dsr(service) else {
+        return Verdict::Pass;
+    };
+    let head = world.dsr_head(table);
+    let client = Client::new(&head, &ip.src.to_addr());
+    let slot = world.dsr_slot(table, client.slot());
+    let backend = if slot.owner == slot.base {
+        slot.owner
+    } else {
+        let dirty = Dirty {
+            head,
+            client,
+            owner: slot.owner,
+            base: dsr::id(slot.base),
+        };
+        dirty.backend(world, segment, table)
+    };
+    let Some(target) = world.target(backend) else {
+        return Verdict::Drop(PacketCounter::DropNoBackend);
+    };
+    world.count_backend(backend, BackendEvent::Packet(packet.len()));
+    send(packet, world, segment, backend, &target)
+}
+
+/// Whether a packet begins a flow, as far as it tells.
+#[inline(always)]
+fn starts(segment: &Segment) -> bool {
+    let flags = segment.transport.flags;
+    segment.ip.protocol == protocol::TCP && flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+}
+
+/// A slot that has changed hands and is not clean yet.
+struct Dirty {
+    head: ServiceHead,
+    client: Client,
+    owner: BackendId,
+    base: BackendId,
+}
+
+impl Dirty {
+    /// Where a packet goes: tracked flows where they began, a client that is remembered where it
+    /// was, what is new to the owner, and all the rest to the base.
+    #[inline(always)]
+    fn backend<W: World>(&self, world: &mut W, segment: &Segment, table: W::Dsr) -> BackendId {
+        let key = segment.ip.key(segment.transport.ports);
+        let now_s = world.now_s();
+        let fresh = starts(segment);
+        if let Some(tracked) = world.tracked(&key)
+            && !fresh
+            && world.target(tracked.backend).is_some()
+        {
+            if tracked.seen_s != now_s {
+                let seen = Tracked {
+                    seen_s: now_s,
+                    ..tracked
+                };
+                world.track(&key, &seen);
+            }
+            return tracked.backend;
+        }
+        let base_lives = world.target(self.base).is_some();
+        // A datagram that is not tracked may be of a flow of before: UDP knows no beginning.
+        if base_lives && (!fresh || self.stays(world, &key)) {
+            world.base_seen(table, self.client.slot());
+            if !fresh {
+                let addr = segment.ip.src.to_addr();
+                world.remember(key.protocol, self.head.id, &addr, self.base);
+            }
+            return self.base;
+        }
+        if fresh || !base_lives {
+            let tracked = Tracked {
+                backend: self.owner,
+                seen_s: now_s,
+            };
+            world.track(&key, &tracked);
+            world.count(PacketCounter::Tracked);
+        }
+        self.owner
+    }
+
+    /// Whether a client that opens a connection was seen at the base and may stay there.
+    #[inline(always)]
+    fn stays<W: World>(&self, world: &W, key: &FlowKey) -> bool {
+        world.remembered(key.protocol, &self.head, &self.client.key) == Some(self.base)
+    }
+}
+
+/// Sends a packet on, wrapped or by MAC address.
+#[inline(always)]
+fn send<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    segment: &Segment,
+    backend: BackendId,
+    target: &Target,
+) -> Verdict {
+    let ip = &segment.ip;
+    let Some(hop) = way(world, backend, target, ip.len) else {
+        return Verdict::Drop(PacketCounter::DropNoRoute);
+    };
+    if ip.ttl <= 1 {
+        return answer::time_exceeded(packet, world, ip);
+    }
+    let overhead = overhead(target);
+    let mtu = if target.mtu == 0 {
+        hop.mtu
+    } else {
+        u32::from(target.mtu)
+    };
+    let room = mtu.saturating_sub(overhead);
+    if packet.segment_len(ip.len) > room {
+        if !ip.whole_only {
+            return Verdict::Drop(PacketCounter::DropTooBig);
+        }
+        return answer::too_big(packet, world, ip, room);
+    }
+    if overhead != 0 && ip.protocol == protocol::TCP && segment.transport.flags & tcp::SYN != 0 {
+        // An option that cannot be read is the business of the ends.
+        let _ = clamp(packet, segment, room);
+    }
+    if lower_hops(packet, ip).is_none() {
+        return REFUSED;
+    }
+    world.count(PacketCounter::Forwarded);
+    if overhead == 0 {
+        return frame(packet, world, ip, &hop);
+    }
+    let seed = world.settings().seed;
+    let hash = flow_hash(&ip.key(segment.transport.ports), seed);
+    if wrap(packet, segment, target, &hop, hash).is_none() {
+        return REFUSED;
+    }
+    if hop.ifindex == world.ingress() {
+        Verdict::Transmit
+    } else {
+        Verdict::Redirect(hop.ifindex)
+    }
+}
+
+/// The way to a backend, from what this CPU found lately.
+#[inline(always)]
+fn way<W: World>(world: &mut W, backend: BackendId, target: &Target, len: u32) -> Option<Hop> {
+    if let Some(hop) = world.backend_hop(backend)
+        && hop.ifindex != 0
+        && world.now_s().wrapping_sub(hop.at_s) < HOP_FRESH_S
+    {
+        return Some(hop);
+    }
+    // The longest packet would be refused for its length; that is looked at by the caller.
+    let hop = world.route(&target.source, &target.addr, len.min(576))?;
+    world.set_backend_hop(backend, &hop);
+    Some(hop)
+}
+
+/// Bytes that wrapping adds.
+#[inline(always)]
+const fn overhead(target: &Target) -> u32 {
+    let ip = if target.addr.is_v4() { 20 } else { 40 };
+    match target.kind {
+        kind::IP => ip,
+        kind::GUE => ip + 8,
+        _ => 0,
+    }
+}
+
+/// Lowers the maximum segment size that a SYN announces to what fits in `room` (RFC 9293, section
+/// 3.7.1).
+#[inline(always)]
+fn clamp<P: Packet>(packet: &mut P, segment: &Segment, room: u32) -> Option<()> {
+    let ip = &segment.ip;
+    let headers = 20 + if ip.v6 { 40 } else { 20 };
+    let most = room.checked_sub(headers)?;
+    let end = ip.payload + segment.transport.header;
+    let mut at = ip.payload + 20;
+    let mut looked = 0;
+    while looked < OPTIONS && at + 4 <= end {
+        let option = u32::from(u16::from_be(packet.half(at)?));
+        let (kind, len) = (option >> 8, option & 0xff);
+        if kind == 0 {
+            return None;
+        }
+        if kind == 2 && len == 4 {
+            return lower_mss(packet, segment, at + 2, most);
+        }
+        at += if kind == 1 { 1 } else { len.max(2) };
+        looked += 1;
+    }
+    None
+}
+
+/// Lowers the maximum segment size at `at`.
+#[inline(always)]
+fn lower_mss<P: Packet>(packet: &mut P, segment: &Segment, at: u32, most: u32) -> Option<()> {
+    let old = packet.half(at)?;
+    if u32::from(u16::from_be(old)) <= most {
+        return None;
+    }
+    let new = (most as u16).to_be();
+    let mut delta = Delta::default();
+    if (at - segment.ip.payload) & 1 == 0 {
+        delta.half(old, new);
+    } else {
+        // The checksum adds up pairs of bytes that begin at even places.
+        delta.half(old.swap_bytes(), new.swap_bytes());
+    }
+    packet.set_half(at, new)?;
+    packet.fix_checksum(segment.ip.payload + 16, &delta)
+}
+
+/// Puts the outer headers around a packet.
+#[inline(always)]
+fn wrap<P: Packet>(
+    packet: &mut P,
+    segment: &Segment,
+    target: &Target,
+    hop: &Hop,
+    hash: u32,
+) -> Option<()> {
+    let ip = &segment.ip;
+    if ip.at > ETHERNET {
+        packet.shrink(ip.at - ETHERNET)?;
+    }
+    let gue = target.kind == kind::GUE;
+    let udp = if gue { 8 } else { 0 };
+    let inner = if ip.v6 { number::IPV6 } else { number::IPV4 };
+    let carried = if gue { protocol::UDP } else { inner };
+    let source = varied(target, hash);
+    let v4 = target.addr.is_v4();
+    if v4 {
+        packet.grow(20 + udp, if gue { Outer::Ipv4Udp } else { Outer::Ipv4 })?;
+        packet.set_half(12, ether::IPV4)?;
+        let len = 20 + udp + ip.len;
+        let words = answer::ipv4_header(len, u32::from(carried), &source, &target.addr, ip.tos);
+        packet.set_words(ETHERNET, words)?;
+    } else {
+        packet.grow(40 + udp, if gue { Outer::Ipv6Udp } else { Outer::Ipv6 })?;
+        packet.set_half(12, ether::IPV6)?;
+        answer::set_ipv6(packet, ETHERNET, udp + ip.len, carried, &source, &target.addr)?;
+    }
+    packet.set_words(0, hop.macs)?;
+    if gue {
+        let sport = GUE_PORTS | hash & 0x3fff;
+        let ports = sport << 16 | u32::from(u16::from_be(target.port_be));
+        // No checksum: RFC 768, and for IPv6 RFC 6935, since the inner packet has its own.
+        let len = (8 + ip.len) << 16;
+        let at = ETHERNET + if v4 { 20 } else { 40 };
+        packet.set_words(at, [ports.to_be(), len.to_be()])?;
+    }
+    Some(())
+}
+
+/// The outer source, varied by flow so that the receiving network card spreads what comes.
+#[inline(always)]
+const fn varied(target: &Target, hash: u32) -> Ip {
+    let bits = if target.source_bits > 16 {
+        16
+    } else {
+        target.source_bits as u32
+    };
+    let mask = (1u32 << bits) - 1;
+    let [a, b, c, d] = target.source.0;
+    Ip([a, b, c, d ^ (hash & mask).to_be()])
+}

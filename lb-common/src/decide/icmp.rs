@@ -1,0 +1,320 @@
+//! ICMP: echo to service addresses, and errors about flows, whose quoted headers are mended so
+//! that whoever gets them knows what they are about (RFC 5508, section 4).
+
+use super::send::{REFUSED, addresses, frame};
+use super::world::World;
+use super::{Segment, Verdict, answer, dsr, malformed, nat};
+use crate::abi::packet::{Flow, FlowKey, Ip, PacketCounter, VipKey, flow, vip};
+use crate::abi::protocol;
+use crate::checksum::Delta;
+use crate::headers::{self, IpHeader, Piece, Transport, number, ports, ports_word};
+use crate::packet::Packet;
+
+/// An ICMP error and the packet that it quotes.
+struct Quote {
+    /// The quoted IP header.
+    ip: IpHeader,
+    /// The quoted ports.
+    ports: [u16; 2],
+    /// Key of the flow in the direction in which the error goes.
+    key: FlowKey,
+}
+
+/// An ICMP message that came by an interface.
+#[inline(always)]
+pub(super) fn received<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+) -> Verdict {
+    if ip.piece != Piece::Whole || ip.v6 != (ip.protocol == number::ICMPV6) {
+        return Verdict::Pass;
+    }
+    let Some([first]) = packet.words::<1>(ip.payload) else {
+        return malformed(world, &ip.dst);
+    };
+    if ip.payload_len() < 8 {
+        return malformed(world, &ip.dst);
+    }
+    let kind = (u32::from_be(first) >> 24) as u8;
+    if kind == if ip.v6 { 128 } else { 8 } {
+        return echo(packet, world, ip, first);
+    }
+    if !is_error(ip, kind) {
+        return Verdict::Pass;
+    }
+    let Some(quote) = quote(packet, ip) else {
+        return malformed(world, &ip.dst);
+    };
+    about(packet, world, ip, &quote)
+}
+
+/// An ICMP error from the host's own stack about a flow of a backend on this host.
+#[inline(always)]
+pub(super) fn local_error<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+) -> Verdict {
+    if ip.piece != Piece::Whole || ip.v6 != (ip.protocol == number::ICMPV6) {
+        return Verdict::Pass;
+    }
+    let Some([first]) = packet.words::<1>(ip.payload) else {
+        return Verdict::Pass;
+    };
+    if ip.payload_len() < 8 || !is_error(ip, (u32::from_be(first) >> 24) as u8) {
+        return Verdict::Pass;
+    }
+    let Some(quote) = quote(packet, ip) else {
+        return Verdict::Pass;
+    };
+    let Some(handle) = world.flow(&quote.key) else {
+        return Verdict::Pass;
+    };
+    let entry = world.read(handle);
+    let wanted = flow::REPLY | flow::LOCAL;
+    if entry.flags & wanted != wanted {
+        return Verdict::Pass;
+    }
+    world.count(PacketCounter::IcmpPassed);
+    let done = mend(packet, ip, &quote, &entry, 0);
+    done.map_or(REFUSED, |()| Verdict::Stack)
+}
+
+/// RFC 792; RFC 4443.
+#[inline(always)]
+const fn is_error(ip: &IpHeader, kind: u8) -> bool {
+    if ip.v6 {
+        kind >= 1 && kind <= 4
+    } else {
+        matches!(kind, 3 | 11 | 12)
+    }
+}
+
+/// Answers an echo request to an address of a service that the host itself does not have.
+#[inline(always)]
+fn echo<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+    first: u32,
+) -> Verdict {
+    let Some(address) = world.vip(&VipKey::address(ip.dst)) else {
+        return Verdict::Pass;
+    };
+    if address.flags & vip::ECHO == 0 {
+        return Verdict::Pass;
+    }
+    if let Some(reason) = super::impossible_source(world, &ip.src) {
+        return Verdict::Drop(reason);
+    }
+    if echo_reply(packet, ip, first).is_none() {
+        return REFUSED;
+    }
+    world.count(PacketCounter::Echoed);
+    Verdict::Transmit
+}
+
+#[inline(always)]
+fn echo_reply<P: Packet>(packet: &mut P, ip: &IpHeader, first: u32) -> Option<()> {
+    let link = answer::Link::read(packet, ip.at)?;
+    link.write_back(packet, ip.at)?;
+    // Exchanging the addresses changes no checksum.
+    if ip.v6 {
+        let (s, d) = (ip.dst.0, ip.src.0);
+        packet.set_words(ip.at + 8, [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]])?;
+    } else {
+        packet.set_words(ip.at + 12, [ip.dst.0[3], ip.src.0[3]])?;
+    }
+    let answer = if ip.v6 { 129 } else { 0u32 };
+    let word = (u32::from_be(first) & 0x00ff_ffff) | answer << 24;
+    let mut delta = Delta::default();
+    delta.word(
+        (u32::from_be(first) & 0xffff_0000).to_be(),
+        (word & 0xffff_0000).to_be(),
+    );
+    packet.set_words(ip.payload, [word.to_be()])?;
+    packet.fix_checksum(ip.payload + 2, &delta)
+}
+
+/// Reads what an ICMP error quotes; `None` if it is not a TCP or UDP packet with its ports.
+#[inline(always)]
+fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
+    let inner = headers::quoted(packet, ip.payload + 8, ip.v6)?;
+    let is_flow = matches!(inner.protocol, protocol::TCP | protocol::UDP);
+    if !is_flow || inner.piece == Piece::Later {
+        return None;
+    }
+    let [word] = packet.words::<1>(inner.payload)?;
+    let ports = ports(word);
+    Some(Quote {
+        ip: inner,
+        ports,
+        key: inner.key(ports).reversed(),
+    })
+}
+
+/// An error about a packet of a service: it goes where packets in its direction go.
+#[inline(always)]
+fn about<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+    quote: &Quote,
+) -> Verdict {
+    let key = &quote.key;
+    // It concerns who sent the quoted packet, and comes to them.
+    if ip.dst != key.dst {
+        return Verdict::Pass;
+    }
+    let vip = world.vip(&VipKey::new(key.dst, key.dport_be, quote.ip.protocol));
+    if let Some(vip) = vip
+        && vip.flags & vip::DSR != 0
+    {
+        let transport = Transport {
+            ports: [key.sport_be, key.dport_be],
+            ..Transport::default()
+        };
+        let about = Segment {
+            ip: IpHeader {
+                src: key.src,
+                protocol: quote.ip.protocol,
+                // What is sent on is the error itself, whatever it is about.
+                piece: Piece::Later,
+                ..*ip
+            },
+            transport,
+        };
+        world.count(PacketCounter::IcmpPassed);
+        return dsr::forward(packet, world, &about, vip.service);
+    }
+    let Some(handle) = world.flow(key) else {
+        return match vip {
+            Some(_) => Verdict::Drop(PacketCounter::DropIcmp),
+            None => Verdict::Pass,
+        };
+    };
+    let entry = world.read(handle);
+    let (hop, hops) = match nat::way_out(packet, world, ip, handle, &entry) {
+        Ok(hop) => (Some(hop), 1),
+        Err(Some(verdict)) => return verdict,
+        Err(None) => (None, 0),
+    };
+    if mend(packet, ip, quote, &entry, hops).is_none() {
+        return REFUSED;
+    }
+    world.count(PacketCounter::IcmpPassed);
+    match hop {
+        Some(hop) => frame(packet, world, ip, &hop),
+        None => Verdict::Stack,
+    }
+}
+
+/// Rewrites an ICMP error about a flow: the quoted packet to what its sender sent, the error to go
+/// to that sender.
+#[inline(always)]
+fn mend<P: Packet>(
+    packet: &mut P,
+    ip: &IpHeader,
+    quote: &Quote,
+    entry: &Flow,
+    hops: u32,
+) -> Option<()> {
+    let mut delta = Delta::default();
+    inner_addresses(packet, &quote.ip, &entry.out.reversed(), &mut delta)?;
+    inner_ports(packet, quote, &entry.out, &mut delta)?;
+    // The error of a router keeps its address, that of the other end gets the end's.
+    let src = if ip.src == quote.key.src {
+        entry.out.src
+    } else {
+        ip.src
+    };
+    let out = FlowKey { src, ..entry.out };
+    let mut pseudo = Delta::default();
+    addresses(packet, ip, &out, hops, &mut pseudo)?;
+    if ip.v6 {
+        delta.pseudo = pseudo.pseudo;
+    }
+    packet.fix_checksum(ip.payload + 2, &delta)
+}
+
+/// The quoted IP header; what changes in it is noted in `delta`.
+#[inline(always)]
+fn inner_addresses<P: Packet>(
+    packet: &mut P,
+    inner: &IpHeader,
+    original: &FlowKey,
+    delta: &mut Delta,
+) -> Option<()> {
+    if inner.v6 {
+        note(delta, &inner.src, &original.src);
+        note(delta, &inner.dst, &original.dst);
+        let (s, d) = (original.src.0, original.dst.0);
+        return packet.set_words(
+            inner.at + 8,
+            [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]],
+        );
+    }
+    // A header whose checksum is right adds nothing to the sum around it, before or after. But a
+    // router may have quoted it with its TTL lowered and the checksum not; so go by differences.
+    let [third] = packet.words::<1>(inner.at + 8)?;
+    let old = (u32::from_be(third) as u16).to_be();
+    let mut header = Delta::default();
+    header.word(inner.src.0[3], original.src.0[3]);
+    header.word(inner.dst.0[3], original.dst.0[3]);
+    let new = header.applied(old);
+    delta.segment = header.segment;
+    delta.half(old, new);
+    let third = (u32::from_be(third) & 0xffff_0000) | u32::from(u16::from_be(new));
+    let (src, dst) = (original.src.0[3], original.dst.0[3]);
+    packet.set_words(inner.at + 8, [third.to_be(), src, dst])
+}
+
+#[inline(always)]
+fn note(delta: &mut Delta, old: &Ip, new: &Ip) {
+    let mut i = 0;
+    while i < 4 {
+        delta.word(old.0[i], new.0[i]);
+        i += 1;
+    }
+}
+
+/// The quoted ports, and the quoted checksum where the quote reaches that far.
+#[inline(always)]
+fn inner_ports<P: Packet>(
+    packet: &mut P,
+    quote: &Quote,
+    out: &FlowKey,
+    delta: &mut Delta,
+) -> Option<()> {
+    let inner = &quote.ip;
+    let old_ports = ports_word(quote.ports);
+    let new_ports = ports_word([out.dport_be, out.sport_be]);
+    delta.word(old_ports, new_ports);
+    let tcp = inner.protocol == protocol::TCP;
+    let at = inner.payload + if tcp { 16 } else { 6 };
+    if let Some(old) = packet.half(at)
+        && (tcp || old != 0)
+    {
+        let mut segment = Delta {
+            zero_is_none: !tcp,
+            ..Delta::default()
+        };
+        segment.word(old_ports, new_ports);
+        note_pseudo(&mut segment, &inner.src, &out.dst);
+        note_pseudo(&mut segment, &inner.dst, &out.src);
+        let new = segment.applied(old);
+        delta.half(old, new);
+        packet.set_half(at, new)?;
+    }
+    packet.set_words(inner.payload, [new_ports])
+}
+
+#[inline(always)]
+fn note_pseudo(delta: &mut Delta, old: &Ip, new: &Ip) {
+    let mut i = 0;
+    while i < 4 {
+        delta.address(old.0[i], new.0[i]);
+        i += 1;
+    }
+}

@@ -1,0 +1,135 @@
+//! The last step of a forwarded packet: hop limit, addresses and ports, frame header.
+
+use super::{Segment, Verdict};
+use crate::abi::packet::{FlowKey, Hop, PacketCounter};
+use crate::abi::protocol;
+use crate::checksum::{Delta, corrected};
+use crate::decide::world::World;
+use crate::headers::{ETHERNET, IpHeader, Piece, ether, ports_word};
+use crate::packet::Packet;
+
+/// What the kernel says when a packet cannot be changed: cut off, or out of memory.
+pub(super) const REFUSED: Verdict = Verdict::Drop(PacketCounter::DropKernel);
+
+/// Changes addresses and ports from what came in to `out`; the TTL goes down by `hops`.
+#[inline(always)]
+pub(super) fn rewrite<P: Packet>(
+    packet: &mut P,
+    segment: &Segment,
+    out: &FlowKey,
+    hops: u32,
+) -> Option<()> {
+    let ip = &segment.ip;
+    let mut delta = Delta::default();
+    let tcp = ip.protocol == protocol::TCP;
+    delta.zero_is_none = !tcp;
+    addresses(packet, ip, out, hops, &mut delta)?;
+    if ip.piece == Piece::Later {
+        return Some(());
+    }
+    let old = ports_word(segment.transport.ports);
+    let new = ports_word([out.sport_be, out.dport_be]);
+    delta.word(old, new);
+    let at = ip.payload + if tcp { 16 } else { 6 };
+    if tcp || ip.v6 || packet.half(at)? != 0 {
+        packet.fix_checksum(at, &delta)?;
+    }
+    packet.set_words(ip.payload, [new])
+}
+
+/// Changes the addresses of the IP header, noting in `delta` what that does to the pseudo header.
+#[inline(always)]
+pub(super) fn addresses<P: Packet>(
+    packet: &mut P,
+    ip: &IpHeader,
+    out: &FlowKey,
+    hops: u32,
+    delta: &mut Delta,
+) -> Option<()> {
+    if ip.v6 {
+        return addresses_v6(packet, ip, out, hops, delta);
+    }
+    let [third, src, dst] = packet.words::<3>(ip.at + 8)?;
+    let (new_src, new_dst) = (out.src.0[3], out.dst.0[3]);
+    delta.address(src, new_src);
+    delta.address(dst, new_dst);
+    let lowered = u32::from_be(third) - (hops << 24);
+    let mut header = Delta::default();
+    header.address(src, new_src);
+    header.address(dst, new_dst);
+    header.word(third, lowered.to_be());
+    let checksum = header.applied(third_low(third));
+    let lowered = (lowered & 0xffff_0000) | u32::from(u16::from_be(checksum));
+    packet.set_words(ip.at + 8, [lowered.to_be(), new_src, new_dst])
+}
+
+/// The checksum of an IPv4 header, in the word with the TTL, in memory order.
+#[inline(always)]
+const fn third_low(word: u32) -> u16 {
+    (u32::from_be(word) as u16).to_be()
+}
+
+#[inline(always)]
+fn addresses_v6<P: Packet>(
+    packet: &mut P,
+    ip: &IpHeader,
+    out: &FlowKey,
+    hops: u32,
+    delta: &mut Delta,
+) -> Option<()> {
+    let (src, dst) = (ip.src.0, ip.dst.0);
+    let (s, d) = (out.src.0, out.dst.0);
+    let mut i = 0;
+    while i < 4 {
+        delta.address(src[i], s[i]);
+        delta.address(dst[i], d[i]);
+        i += 1;
+    }
+    let [second] = packet.words::<1>(ip.at + 4)?;
+    let second = (u32::from_be(second) - hops).to_be();
+    packet.set_words(
+        ip.at + 4,
+        [second, s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]],
+    )
+}
+
+/// The TTL of a packet that is sent on unchanged otherwise goes down by one.
+#[inline(always)]
+pub(super) fn lower_hops<P: Packet>(packet: &mut P, ip: &IpHeader) -> Option<()> {
+    if ip.v6 {
+        let [second] = packet.words::<1>(ip.at + 4)?;
+        return packet.set_words(ip.at + 4, [(u32::from_be(second) - 1).to_be()]);
+    }
+    let [third] = packet.words::<1>(ip.at + 8)?;
+    let lowered = u32::from_be(third) - (1 << 24);
+    let checksum = corrected(third_low(third), third, lowered.to_be());
+    let word = (lowered & 0xffff_0000) | u32::from(u16::from_be(checksum));
+    packet.set_words(ip.at + 8, [word.to_be()])
+}
+
+/// Gives the frame the header for `hop` and sends it there. Tags stay on a frame that goes back
+/// by the interface that it came by.
+#[inline(always)]
+pub(super) fn frame<P: Packet, W: World>(
+    packet: &mut P,
+    world: &W,
+    ip: &IpHeader,
+    hop: &Hop,
+) -> Verdict {
+    let back = hop.ifindex == world.ingress();
+    if !back && ip.at > ETHERNET {
+        let kind = if ip.v6 { ether::IPV6 } else { ether::IPV4 };
+        let done = packet.shrink(ip.at - ETHERNET);
+        if done.and_then(|()| packet.set_half(12, kind)).is_none() {
+            return REFUSED;
+        }
+    }
+    if packet.set_words(0, hop.macs).is_none() {
+        return REFUSED;
+    }
+    if back {
+        Verdict::Transmit
+    } else {
+        Verdict::Redirect(hop.ifindex)
+    }
+}

@@ -1,0 +1,147 @@
+//! What the packet paths need to know and may change beside the packet: in the kernel maps and
+//! helpers, on the host whatever holds the same values.
+
+use crate::abi::packet::{
+    DsrSlot, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketCounter, PacketSettings, Target,
+    Tracked, Vip, VipKey,
+};
+use crate::abi::{AffinityKey, BackendId, ServiceHead, ServiceId};
+use crate::addr::Addr;
+
+/// What the choice of a backend came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// This backend, on a packet path.
+    Packet(BackendId),
+    /// A backend on another path: the stack takes the packet as it is.
+    OtherPath,
+    /// None can take it.
+    None,
+}
+
+/// What is counted for a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendEvent {
+    /// A packet of so many bytes was sent to it.
+    Packet(u32),
+    /// A new flow.
+    Flow,
+    /// It completed a handshake.
+    Answered,
+    /// It refused one.
+    Refused,
+}
+
+/// Tables, time and routes.
+pub trait World {
+    /// An entry of the flow tables.
+    type Flow: Copy;
+    /// The table of a service on the `dsr` path.
+    type Dsr: Copy;
+
+    /// CLOCK_BOOTTIME in seconds, coarse.
+    fn now_s(&self) -> u32;
+    /// Settings.
+    fn settings(&self) -> PacketSettings;
+    /// Interface that the packet came by.
+    fn ingress(&self) -> u32;
+    /// This CPU, from 0.
+    fn cpu(&self) -> u32;
+    /// Counts.
+    fn count(&mut self, counter: PacketCounter);
+    /// Counts for a backend.
+    fn count_backend(&mut self, backend: BackendId, event: BackendEvent);
+
+    /// What listens on an address, or what an address is.
+    fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// How packets get to a backend; `None` when it has been removed.
+    fn target(&self, backend: BackendId) -> Option<Target>;
+    /// Whether a backend may get what is new.
+    fn usable(&self, backend: BackendId) -> bool;
+    /// Chooses a backend for a new flow of `client`.
+    fn choose(&mut self, service: ServiceId, client: &Addr) -> Chosen;
+    /// Remembers where a client went, if the service wants that.
+    fn remember(&mut self, protocol: u32, service: ServiceId, client: &Addr, backend: BackendId);
+
+    /// The entry of a flow, established or not.
+    fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
+    /// The value of an entry.
+    fn read(&self, flow: Self::Flow) -> Flow;
+    /// Notes a packet: flags are replaced.
+    fn touch(&mut self, flow: Self::Flow, flags: u32, seen_s: u32, next_seq: u32);
+    /// Notes the way out.
+    fn set_hop(&mut self, flow: Self::Flow, hop: &Hop);
+    /// Enters a flow that is not established yet, unless there is one. False if it was not
+    /// entered.
+    fn insert(&mut self, key: &FlowKey, flow: &NewFlow) -> bool;
+    /// Moves both entries of a flow to the established ones. False when the quota is used up;
+    /// then they stay where they are.
+    fn establish(&mut self, key: &FlowKey, pair: &FlowKey) -> bool;
+    /// Removes both entries.
+    fn remove(&mut self, key: &FlowKey, pair: &FlowKey);
+
+    /// Ports of a datagram whose first fragment has come.
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// Notes the ports of a first fragment.
+    fn note_fragment(&mut self, key: &FragmentKey, fragment: &Fragment);
+
+    /// The way to `dst` for a packet of `len` bytes from `src`; `None` where frames cannot be sent
+    /// on directly: no neighbour yet, no route, or an interface that takes none.
+    fn route(&mut self, src: &Ip, dst: &Ip, len: u32) -> Option<Hop>;
+
+    /// The table of a service on the `dsr` path.
+    fn dsr(&self, service: ServiceId) -> Option<Self::Dsr>;
+    /// Its settings.
+    fn dsr_head(&self, table: Self::Dsr) -> ServiceHead;
+    /// One of its slots.
+    fn dsr_slot(&self, table: Self::Dsr, slot: u32) -> DsrSlot;
+    /// Notes that the base of a slot was sent something.
+    fn base_seen(&mut self, table: Self::Dsr, slot: u32);
+    /// Where a client was sent last, while that is remembered and the backend may keep it.
+    fn remembered(&self, protocol: u32, head: &ServiceHead, key: &AffinityKey) -> Option<BackendId>;
+    /// A flow that began in a slot that was not clean.
+    fn tracked(&self, key: &FlowKey) -> Option<Tracked>;
+    /// Notes such a flow, or that it is still there.
+    fn track(&mut self, key: &FlowKey, tracked: &Tracked);
+    /// The way to a backend on the `dsr` path as it was last found on this CPU.
+    fn backend_hop(&self, backend: BackendId) -> Option<Hop>;
+    /// Notes it.
+    fn set_backend_hop(&mut self, backend: BackendId, hop: &Hop);
+}
+
+/// One entry of a flow to be made; see [`Flow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewFlow {
+    /// What the packets leave as.
+    pub out: FlowKey,
+    /// Its backend.
+    pub backend: BackendId,
+    /// Its service.
+    pub service: ServiceId,
+    /// Bits of [`crate::abi::packet::flow`].
+    pub flags: u32,
+    /// See [`Flow::next_seq`].
+    pub next_seq: u32,
+}
+
+impl NewFlow {
+    /// The whole value.
+    #[inline(always)]
+    pub const fn value(&self, now_s: u32) -> Flow {
+        Flow {
+            out: self.out,
+            backend: self.backend,
+            service: self.service,
+            seen_s: now_s,
+            flags: self.flags,
+            next_seq: self.next_seq,
+            pad: 0,
+            hop: Hop {
+                ifindex: 0,
+                at_s: 0,
+                macs: [0; 3],
+                mtu: 0,
+            },
+        }
+    }
+}

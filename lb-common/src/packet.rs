@@ -1,0 +1,138 @@
+//! A packet as the packet paths see it: reads and writes by offset, whole words in memory order.
+
+use crate::checksum::Delta;
+
+/// A frame that can be read and changed. Offsets and lengths are in bytes from the start of the
+/// Ethernet header; words and halves are in memory order, that is in network byte order as they
+/// lie.
+pub trait Packet {
+    /// Length of the frame.
+    fn len(&self) -> u32;
+
+    /// `W` words from `at`; `None` if they are not all inside the frame.
+    fn words<const W: usize>(&self, at: u32) -> Option<[u32; W]>;
+
+    /// Two bytes from `at`; `None` if they are not inside the frame.
+    fn half(&self, at: u32) -> Option<u16>;
+
+    /// Writes `W` words from `at`. `None`, and nothing written, if they are not all inside.
+    fn set_words<const W: usize>(&mut self, at: u32, words: [u32; W]) -> Option<()>;
+
+    /// Writes two bytes from `at`. `None`, and nothing written, if they are not inside.
+    fn set_half(&mut self, at: u32, half: u16) -> Option<()>;
+
+    /// Corrects the TCP, UDP or ICMPv6 checksum at `at` for what was changed.
+    fn fix_checksum(&mut self, at: u32, delta: &Delta) -> Option<()>;
+
+    /// Makes room for `by` bytes between the Ethernet header (of 14 bytes) and what follows.
+    /// What is in the Ethernet header and in the room is undefined afterwards.
+    fn grow(&mut self, by: u32, outer: Outer) -> Option<()>;
+
+    /// Takes `by` bytes out behind the first 12; so one or two VLAN tags, with what is in the
+    /// Ethernet header undefined afterwards.
+    fn shrink(&mut self, by: u32) -> Option<()>;
+
+    /// Cuts the frame off after `len` bytes; `len` is at most its length.
+    fn truncate(&mut self, len: u32) -> Option<()>;
+
+    /// The largest IP packet that the frame will be on the wire, `ip_len` unless the frame is one
+    /// that will be cut up (GSO).
+    fn segment_len(&self, ip_len: u32) -> u32 {
+        ip_len
+    }
+}
+
+/// What [`Packet::grow`] makes room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outer {
+    /// An IPv4 header.
+    Ipv4,
+    /// An IPv6 header.
+    Ipv6,
+    /// An IPv4 and a UDP header.
+    Ipv4Udp,
+    /// An IPv6 and a UDP header.
+    Ipv6Udp,
+    /// Headers of an answer of ours.
+    Answer,
+}
+
+#[cfg(feature = "alloc")]
+pub use host::Frame;
+
+#[cfg(feature = "alloc")]
+mod host {
+    use super::{Delta, Outer, Packet};
+    use alloc::vec::Vec;
+
+    /// A frame in the memory of the host.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Frame(pub Vec<u8>);
+
+    impl Frame {
+        fn slice(&self, at: u32, len: usize) -> Option<&[u8]> {
+            let at = at as usize;
+            self.0.get(at..at.checked_add(len)?)
+        }
+
+        fn slice_mut(&mut self, at: u32, len: usize) -> Option<&mut [u8]> {
+            let at = at as usize;
+            self.0.get_mut(at..at.checked_add(len)?)
+        }
+    }
+
+    impl Packet for Frame {
+        fn len(&self) -> u32 {
+            self.0.len() as u32
+        }
+
+        fn words<const W: usize>(&self, at: u32) -> Option<[u32; W]> {
+            let (words, _) = self.slice(at, 4 * W)?.as_chunks::<4>();
+            let mut out = [0; W];
+            for (out, word) in out.iter_mut().zip(words) {
+                *out = u32::from_ne_bytes(*word);
+            }
+            Some(out)
+        }
+
+        fn half(&self, at: u32) -> Option<u16> {
+            self.slice(at, 2)
+                .map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]))
+        }
+
+        fn set_words<const W: usize>(&mut self, at: u32, words: [u32; W]) -> Option<()> {
+            let (places, _) = self.slice_mut(at, 4 * W)?.as_chunks_mut::<4>();
+            for (place, word) in places.iter_mut().zip(words) {
+                *place = word.to_ne_bytes();
+            }
+            Some(())
+        }
+
+        fn set_half(&mut self, at: u32, half: u16) -> Option<()> {
+            self.slice_mut(at, 2)?.copy_from_slice(&half.to_ne_bytes());
+            Some(())
+        }
+
+        fn fix_checksum(&mut self, at: u32, delta: &Delta) -> Option<()> {
+            let old = self.half(at)?;
+            self.set_half(at, delta.applied(old))
+        }
+
+        fn grow(&mut self, by: u32, _outer: Outer) -> Option<()> {
+            self.0.splice(0..0, core::iter::repeat_n(0, by as usize));
+            Some(())
+        }
+
+        fn shrink(&mut self, by: u32) -> Option<()> {
+            self.slice(0, by as usize)?;
+            self.0.drain(..by as usize);
+            Some(())
+        }
+
+        fn truncate(&mut self, len: u32) -> Option<()> {
+            self.slice(0, len as usize)?;
+            self.0.truncate(len as usize);
+            Some(())
+        }
+    }
+}
