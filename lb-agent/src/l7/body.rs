@@ -1,7 +1,9 @@
 //! Bodies: of requests on their way to a backend, and of answers on their way to a client.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -9,7 +11,8 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use super::access_log::{End, Record};
 use super::compress::{CompressError, Compressed};
 use super::counts::Active;
-use super::upstream::Driven;
+use super::progress::Progress;
+use super::upstream::{Driven, clean};
 use super::visit::UnderWay;
 use crate::config::http::Algorithm;
 
@@ -19,9 +22,6 @@ pub(super) enum BodyError {
     /// The other side failed.
     #[error(transparent)]
     Http(#[from] hyper::Error),
-    /// It took too long.
-    #[error("no progress within the time allowed")]
-    Timeout,
     /// There was more of it than allowed.
     #[error("the body is larger than allowed")]
     TooLarge,
@@ -182,7 +182,66 @@ pub(super) enum RequestBody {
     /// Nothing.
     Empty,
     /// As it comes from the client.
-    Client(Incoming),
+    Client(ClientBody),
+}
+
+/// The body of a request, with what it is held to.
+pub(super) struct ClientBody {
+    body: Incoming,
+    progress: Rc<Progress>,
+    /// Bytes that may still come; `None` for any number.
+    left: Option<u64>,
+    /// Between two pieces.
+    pause: Option<Duration>,
+    /// From its end to the answer.
+    answer: Option<Duration>,
+}
+
+impl ClientBody {
+    pub(super) fn new(
+        body: Incoming,
+        progress: Rc<Progress>,
+        most: Option<u64>,
+        pause: Option<Duration>,
+        answer: Option<Duration>,
+    ) -> Self {
+        Self {
+            body,
+            progress,
+            left: most,
+            pause,
+            answer,
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.progress.set_awaits_body(frame.is_pending());
+        let frame = match ready!(frame) {
+            Some(frame) => clean(frame?),
+            None => {
+                self.progress.within(self.answer);
+                return Poll::Ready(None);
+            }
+        };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(left) = &mut self.left {
+            match left.checked_sub(length) {
+                Some(rest) => *left = rest,
+                None => {
+                    self.progress.set_too_large();
+                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                }
+            }
+        }
+        let over = self.body.is_end_stream();
+        self.progress
+            .within(if over { self.answer } else { self.pause });
+        Poll::Ready(Some(Ok(frame)))
+    }
 }
 
 impl HttpBody for RequestBody {
@@ -195,21 +254,21 @@ impl HttpBody for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Client(body) => Pin::new(body).poll_frame(context).map_err(BodyError::from),
+            Self::Client(body) => body.poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Client(body) => body.is_end_stream(),
+            Self::Client(body) => body.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Client(body) => body.size_hint(),
+            Self::Client(body) => body.body.size_hint(),
         }
     }
 }

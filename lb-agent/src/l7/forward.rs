@@ -1,165 +1,269 @@
 //! One request from its head to the head of its answer.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::{Request, Response, StatusCode, Uri, Version};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-
-use super::body::{Body, RequestBody};
-use super::counts::Active;
-use super::headers;
-use super::passage::{Passage, plain};
-use super::settings::Service;
-use super::stream::Stream;
-use super::upstream::{Driven, Upstream};
-use super::visit::{UnderWay, Visit};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use lb_common::abi::BackendId;
-use lb_common::select::Reason;
 
-/// How long a backend may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+use super::answers;
+use super::body::{Body, ClientBody, RequestBody};
+use super::checks;
+use super::headers;
+use super::passage::Passage;
+use super::progress::{Progress, Tunnel};
+use super::reach::{Reached, Way};
+use super::settings::Service;
+use super::upstream::{Driven, Failure};
+use super::visit::{UnderWay, Visit};
+
+/// One request under way.
+struct Forward<'a> {
+    visit: &'a Rc<Visit>,
+    service: &'a Service,
+    passage: &'a Passage,
+    progress: &'a Rc<Progress>,
+    client: IpAddr,
+    /// The protocol that the client wants to go on with.
+    upgrade: Option<String>,
+    /// Whether it may be sent twice: nothing is changed by it that would not be by sending it once
+    /// (RFC 9110, section 9.2.2), and all of it is at hand.
+    repeatable: bool,
+}
 
 /// Answers a request.
 pub(super) async fn handle(
     visit: Rc<Visit>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let clean = visit.hand_over();
     let under_way = UnderWay::begin(&visit);
+    let progress = Rc::clone(&under_way.progress);
     let Some(service) = visit.service() else {
-        let answer = plain(StatusCode::SERVICE_UNAVAILABLE);
+        let answer = answers::plain(StatusCode::SERVICE_UNAVAILABLE);
         return Ok(answer.map(|body| body.ending(under_way, None)));
     };
     let (head, body) = request.into_parts();
     let passage = Passage::begin(&visit, Arc::clone(&service), under_way, &head);
-    let answer = match passage.redirect(&head) {
-        Some(answer) => Ok(answer),
-        None => {
-            let request = Request::from_parts(head, body);
-            forward(&visit, &service, &passage, request).await
-        }
+    let answer = if clean {
+        let request = Request::from_parts(head, body);
+        answer(&visit, &service, &passage, &progress, request).await
+    } else {
+        Err(StatusCode::BAD_REQUEST)
     };
-    visit.answer();
-    Ok(passage.finish(answer.unwrap_or_else(plain)))
+    let mut answer = answer.unwrap_or_else(answers::plain);
+    if !visit.is_http2() && (!clean || must_close(answer.status())) {
+        answers::close(&mut answer);
+    }
+    progress.answer();
+    Ok(passage.finish(answer))
 }
 
-async fn forward(
+/// After these the rest of the request is not worth reading.
+fn must_close(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
+    )
+}
+
+async fn answer(
     visit: &Rc<Visit>,
     service: &Service,
     passage: &Passage,
+    progress: &Rc<Progress>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, StatusCode> {
     let (mut head, body) = request.into_parts();
-    let upgrade = head.version == Version::HTTP_11 && headers::is_websocket(&head.headers);
-    headers::strip_hop_by_hop(&mut head.headers);
+    let settings = &service.http.settings;
+    let wishes = checks::check(&mut head, &settings.limits)?;
+    if let Some(answer) = passage.redirect(&head) {
+        return Ok(answer);
+    }
+    if let Some(answer) = answers::max_forwards(&mut head)? {
+        return Ok(answer);
+    }
+    let may_upgrade = head.version == Version::HTTP_11 && body.is_end_stream();
+    let hop = headers::strip_hop_by_hop(&mut head.headers);
+    let upgrade = headers::upgrade_to(&head.headers, &settings.upgrade)
+        .filter(|_| hop.upgrade && may_upgrade)
+        .map(str::to_owned);
+    head.headers.remove(header::UPGRADE);
+    head.headers.remove(header::EXPECT);
+    if !settings.underscore_headers {
+        headers::drop_underscores(&mut head.headers);
+    }
     headers::forwarded(&mut head.headers, &visit.values);
-    if upgrade {
-        headers::set_websocket(&mut head.headers);
+    if let Some(protocol) = &upgrade {
+        headers::set_upgrade(&mut head.headers, protocol);
+    }
+    if hop.trailers {
+        headers::ask_for_trailers(&mut head.headers);
+    }
+    if wishes.chunked {
+        // Said aloud, as GET with a body of unknown length would be sent without it.
+        let chunked = HeaderValue::from_static("chunked");
+        head.headers.insert(header::TRANSFER_ENCODING, chunked);
     }
     head.version = Version::HTTP_11;
-    if head.uri.authority().is_some() {
-        head.uri = head
-            .uri
-            .path_and_query()
-            .cloned()
-            .map_or_else(Uri::default, Uri::from);
-    }
-    let body = if body.is_end_stream() {
-        RequestBody::Empty
-    } else {
-        RequestBody::Client(body)
+    let body = client_body(body, progress, service);
+    let forward = Forward {
+        visit,
+        service,
+        passage,
+        progress,
+        client: visit.peer.ip(),
+        repeatable: is_idempotent(&head.method) && matches!(body, RequestBody::Empty),
+        upgrade,
     };
-    let mut request = Request::from_parts(head, body);
-    let mut passed = Vec::new();
-    loop {
-        let (mut upstream, active) = reach(visit, service, passage, &mut passed).await?;
-        match upstream.exchange(request).await {
-            Ok(answer) => return Ok(finish(visit, upstream, active, answer, upgrade)),
-            Err(mut error) => {
-                let fresh = !upstream.reused;
-                match error.take_message() {
-                    // A connection that its backend closed while it was idle: nothing was written.
-                    Some(unsent) if !fresh => request = unsent,
-                    _ => return Err(StatusCode::BAD_GATEWAY),
+    forward.run(Request::from_parts(head, body)).await
+}
+
+fn client_body(body: Incoming, progress: &Rc<Progress>, service: &Service) -> RequestBody {
+    if body.is_end_stream() {
+        return RequestBody::Empty;
+    }
+    let settings = &service.http.settings;
+    RequestBody::Client(ClientBody::new(
+        body,
+        Rc::clone(progress),
+        settings.limits.body,
+        settings.timeouts.body,
+        settings.timeouts.first_byte,
+    ))
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::PUT,
+        Method::DELETE,
+    ]
+    .contains(method)
+}
+
+impl Forward<'_> {
+    async fn run(&self, request: Request<RequestBody>) -> Result<Response<Body>, StatusCode> {
+        let settings = &self.service.http.settings;
+        let worker = &self.visit.worker;
+        worker.budget.earn(settings.upstream.retry_budget_permille);
+        let mut way = Way {
+            visit: self.visit,
+            service: self.service,
+            passage: self.passage,
+            client: self.client,
+            passed: Vec::new(),
+        };
+        let mut request = request;
+        let mut repeated = false;
+        loop {
+            let mut reached = way.reach().await?;
+            let id = reached.upstream.backend;
+            let copy = (self.repeatable && !repeated).then(|| copy(&request));
+            self.progress.within(match request.body() {
+                RequestBody::Empty => settings.timeouts.first_byte,
+                RequestBody::Client(_) => settings.timeouts.body,
+            });
+            match reached.upstream.exchange(request, self.progress).await {
+                Ok(answer) => {
+                    worker.faults.answered(id);
+                    self.visit.remember(self.service.id, self.client, id);
+                    return Ok(self.finish(reached, answer));
+                }
+                // A connection that its backend closed while it was idle: nothing was written.
+                Err(Failure::Unsent(unsent)) if reached.upstream.reused => request = *unsent,
+                Err(failure) => {
+                    let status = self.failed(&failure, id);
+                    match copy {
+                        Some(copy) if self.may_repeat(&failure, &reached) => {
+                            repeated = true;
+                            request = copy;
+                        }
+                        _ => return Err(status),
+                    }
                 }
             }
         }
     }
-}
 
-/// The answer as the client gets it.
-fn finish(
-    visit: &Visit,
-    mut upstream: Upstream,
-    active: Active,
-    answer: Response<Incoming>,
-    upgrade: bool,
-) -> Response<Body> {
-    let (mut head, body) = answer.into_parts();
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        let granted = upgrade && headers::is_websocket(&head.headers);
-        let Some(tunnel) = granted.then(|| upstream.into_tunnel()).flatten() else {
-            return plain(StatusCode::BAD_GATEWAY);
-        };
-        headers::strip_hop_by_hop(&mut head.headers);
-        headers::set_websocket(&mut head.headers);
-        visit.tunnel(tunnel, active);
-        return Response::from_parts(head, Body::empty());
+    /// No byte of an answer came, and the request can be sent again; over a connection that had
+    /// been idle it most likely never arrived.
+    fn may_repeat(&self, failure: &Failure, reached: &Reached) -> bool {
+        matches!(failure, Failure::Broken)
+            && (reached.upstream.reused || self.visit.worker.budget.spend())
     }
-    if let Some(seconds) = headers::keep_alive_seconds(&head.headers) {
-        upstream.idle_ms = seconds.saturating_sub(1) * 1000;
-    }
-    headers::strip_hop_by_hop(&mut head.headers);
-    head.version = Version::HTTP_11;
-    let pool = Rc::clone(&visit.worker.pool);
-    let driven = Driven::new(body, upstream, pool);
-    Response::from_parts(head, Body::upstream(driven, active))
-}
 
-/// A connection to the backend of this client.
-async fn reach(
-    visit: &Rc<Visit>,
-    service: &Service,
-    passage: &Passage,
-    passed: &mut Vec<BackendId>,
-) -> Result<(Upstream, Active), StatusCode> {
-    loop {
-        let snapshot = visit.worker.snapshot();
-        let Some((choice, client)) = snapshot.choose(service.id, visit.peer.ip(), passed) else {
-            snapshot.counts.chosen(service.id, None);
-            return Err(StatusCode::SERVICE_UNAVAILABLE);
-        };
-        let id = choice.backend;
-        let active = Active::new(&snapshot.counts, service.id, id);
-        if let Some(upstream) = visit.worker.pool.take(id) {
-            passage.chose(&upstream.name, why(choice.reason), Duration::ZERO);
-            return Ok((upstream, active));
+    /// What a failure means for the backend, and for the client.
+    fn failed(&self, failure: &Failure, id: BackendId) -> StatusCode {
+        if self.progress.is_too_large() {
+            return StatusCode::PAYLOAD_TOO_LARGE;
         }
-        let address = snapshot.address(id).ok_or(StatusCode::BAD_GATEWAY)?;
-        let begun = std::time::Instant::now();
-        if let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(address)).await {
-            let _ = stream.set_nodelay(true);
-            if let Ok(upstream) = Upstream::new(id, address.to_string(), Stream::Tcp(stream)).await
-            {
-                passage.chose(&upstream.name, why(choice.reason), begun.elapsed());
-                snapshot.counts.chosen(service.id, Some(choice.reason));
-                snapshot.remember(service.id, &client, id);
-                return Ok((upstream, active));
+        let faults = &self.visit.worker.faults;
+        let settings = &self.service.http.settings.upstream;
+        match failure {
+            Failure::Timeout if self.progress.awaits_body() => StatusCode::REQUEST_TIMEOUT,
+            Failure::Timeout => {
+                faults.failed(id, settings);
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Failure::Client => StatusCode::BAD_REQUEST,
+            Failure::Unsent(_) | Failure::Broken | Failure::Malformed => {
+                faults.failed(id, settings);
+                StatusCode::BAD_GATEWAY
             }
         }
-        passed.push(id);
+    }
+
+    /// The answer as the client gets it.
+    fn finish(&self, reached: Reached, answer: Response<Incoming>) -> Response<Body> {
+        let Reached {
+            mut upstream,
+            active,
+        } = reached;
+        let (mut head, body) = answer.into_parts();
+        let seconds = headers::keep_alive_seconds(&head.headers);
+        let hop = headers::strip_hop_by_hop(&mut head.headers);
+        head.version = Version::HTTP_11;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let granted = headers::upgrade_to(&head.headers, self.upgrade.as_slice());
+            let granted = granted.filter(|_| hop.upgrade).map(str::to_owned);
+            let Some((protocol, tunnel)) = granted.zip(upstream.into_tunnel()) else {
+                return answers::plain(StatusCode::BAD_GATEWAY);
+            };
+            headers::set_upgrade(&mut head.headers, &protocol);
+            let idle = self.service.http.settings.timeouts.tunnel;
+            self.progress.set_tunnel(Tunnel {
+                backend: tunnel,
+                active,
+                idle,
+                record: None,
+            });
+            return Response::from_parts(head, Body::empty());
+        }
+        head.headers.remove(header::UPGRADE);
+        if let Some(seconds) = seconds {
+            upstream.idle_ms = Duration::from_secs(seconds.saturating_sub(1)).as_millis() as u64;
+        }
+        let pool = Rc::clone(&self.visit.worker.pool);
+        let most = self.service.http.settings.upstream.keepalive;
+        let driven = Driven::new(body, upstream, pool, most);
+        Response::from_parts(head, Body::upstream(driven, active))
     }
 }
 
-/// Why a backend was chosen, in the words of `lookup`.
-const fn why(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Affinity => "affinity",
-        Reason::Slot => "slot",
-        Reason::Next => "next",
-    }
+/// The same request once more; only for one without a body.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }

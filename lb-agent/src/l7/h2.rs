@@ -15,8 +15,10 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::body::Body;
-use super::visit::{Phase, Visit, Watched};
-use super::{forward, passage};
+use super::progress::Phase;
+use super::visit::Visit;
+use super::watched::Watched;
+use super::{answers, forward};
 
 /// Streams that a client may open and reset before they were looked at (CVE-2023-44487). hyper
 /// closes the connection of one that does so more often.
@@ -64,7 +66,8 @@ pub(super) async fn converse(io: Watched, visit: &Rc<Visit>) {
         .serve_connection(TokioIo::new(io), service);
     let mut told = false;
     poll_fn(|context| {
-        let idle = visit.phase.get() != Phase::Exchange && visit.deadline.poll(context).is_ready();
+        let idle = visit.progress.phase() != Phase::Exchange
+            && visit.progress.poll_deadline(context).is_ready();
         if (idle || visit.worker.is_stopping()) && !told {
             told = true;
             // GOAWAY: what is under way is answered.
@@ -86,7 +89,7 @@ async fn answer(
         join_cookies(&mut request);
         return forward::handle(visit, request).await;
     }
-    Ok(passage::plain(StatusCode::BAD_REQUEST))
+    Ok(answers::plain(StatusCode::BAD_REQUEST))
 }
 
 /// `:authority` is the Host of HTTP/1.1 (RFC 9113, section 8.3.1). `false` if both are there and

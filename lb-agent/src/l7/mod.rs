@@ -6,11 +6,16 @@
 //! | `worker`, `accept` | threads, each with a runtime, listeners and upstream connections of its own |
 //! | `settings` | what the workers know, swapped whole; the choice of a backend |
 //! | `visit` | a client's connection |
+//! | `watched`, `sentry` | its bytes: when they move, and what hyper would mend in silence |
+//! | `progress` | how far a request is, and its deadline |
 //! | `forward` | a request, from its head to the head of its answer |
 //! | `passage` | what a service does to every request and answer: redirect, compress, note |
 //! | `edge` | what that takes, made from the configuration |
 //! | `handshake`, `h2` | TLS and HTTP/2 on a client's connection |
+//! | `checks` | which requests are refused |
 //! | `headers` | what goes and what is set on the way |
+//! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
+//! | `answers` | answers of the gateway's own |
 //! | `upstream` | connections to backends |
 //! | `tunnel` | WebSockets |
 //! | `body`, `stream` | the bytes |
@@ -26,11 +31,15 @@
 
 mod accept;
 mod access_log;
+mod answers;
+
 mod body;
+mod checks;
 mod clock;
 pub mod compress;
 mod counts;
 mod edge;
+mod faults;
 mod forward;
 pub mod forwarded;
 mod h2;
@@ -38,8 +47,11 @@ mod handshake;
 mod headers;
 pub mod pages;
 mod passage;
+mod progress;
+mod reach;
 pub mod routes;
 pub mod rules;
+mod sentry;
 mod settings;
 pub mod sticky;
 mod stream;
@@ -47,6 +59,7 @@ pub mod tls;
 mod tunnel;
 mod upstream;
 mod visit;
+mod watched;
 mod worker;
 
 use std::collections::{HashMap, HashSet};

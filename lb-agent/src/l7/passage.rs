@@ -11,6 +11,7 @@ use hyper::http::request;
 use hyper::{Response, StatusCode};
 
 use super::access_log::Record;
+use super::answers::plain;
 use super::body::Body;
 use super::compress::Asked;
 use super::edge::redirect_target;
@@ -95,7 +96,8 @@ impl Passage {
         let (mut head, mut body) = answer.into_parts();
         self.note(|record| record.answered(head.status));
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            self.visit.tunnel_record(self.record.into_inner());
+            let record = self.record.into_inner();
+            self.under_way.progress.set_tunnel_record(record);
             return Response::from_parts(head, body.ending(self.under_way, None));
         }
         let edge = &self.service.edge;
@@ -109,12 +111,4 @@ impl Passage {
         }
         Response::from_parts(head, body.ending(self.under_way, self.record.into_inner()))
     }
-}
-
-/// An answer of our own.
-pub(super) fn plain(status: StatusCode) -> Response<Body> {
-    let text = format!("{status}\n");
-    let mut answer = Response::new(Body::full(text));
-    *answer.status_mut() = status;
-    answer
 }

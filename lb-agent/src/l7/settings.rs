@@ -14,11 +14,12 @@ use lb_common::select::{self, Choice, Client, Tables};
 
 use super::counts::Counts;
 use super::edge::{Edge, Edges};
+use crate::config::BackendAddress;
 use crate::config::http::HttpService;
 use crate::dataplane::Clients;
 use crate::host::boot_ns;
 use crate::state::desired::Desired;
-use crate::state::observed::{Observed, address_of};
+use crate::state::observed::Observed;
 
 /// One state of everything, shared by the workers.
 pub(super) struct Snapshot {
@@ -111,13 +112,13 @@ impl Snapshot {
     }
 
     /// Remembers where a client was sent.
-    pub(super) fn remember(&self, service: ServiceId, client: &Client, backend: BackendId) {
-        let head = self
-            .observed
-            .tables
-            .get(&service)
-            .map(|built| built.table().head);
-        if head.is_some_and(|head| head.affinity_ns != 0) {
+    pub(super) fn remember(&self, service: ServiceId, client: IpAddr, backend: BackendId) {
+        let Some(built) = self.observed.tables.get(&service) else {
+            return;
+        };
+        let head = &built.table().head;
+        if head.affinity_ns != 0 {
+            let client = Client::new(head, &addr::from_ip(client));
             let affinity = Affinity {
                 seen_ns: boot_ns(),
                 backend,
@@ -134,8 +135,9 @@ impl Snapshot {
     }
 
     /// Where a backend listens.
-    pub(super) fn address(&self, id: BackendId) -> Option<SocketAddr> {
-        self.backend(id).map(address_of)
+    pub(super) fn address(&self, id: BackendId) -> Option<BackendAddress> {
+        self.backend(id)
+            .map(|backend| self.observed.address(backend))
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use hyper::body::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -21,6 +21,8 @@ use lb_common::abi::BackendId;
 
 use super::body::{BodyError, RequestBody};
 use super::clock;
+use super::headers;
+use super::progress::Progress;
 use super::stream::Stream;
 
 /// For how long an idle connection is kept when its backend does not say: Node.js closes it after
@@ -50,6 +52,37 @@ pub(super) struct Tunnelled {
     pub(super) early: Bytes,
 }
 
+/// Why there is no answer.
+pub(super) enum Failure {
+    /// The connection was over before anything was written.
+    Unsent(Box<Request<RequestBody>>),
+    /// The connection broke before any byte of the answer.
+    Broken,
+    /// What came is no HTTP.
+    Malformed,
+    /// The client's body did not come to its end.
+    Client,
+    /// It took too long.
+    Timeout,
+}
+
+impl Failure {
+    fn new(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        if let Some(unsent) = error.take_message() {
+            return Self::Unsent(Box::new(unsent));
+        }
+        let error = error.into_error();
+        tracing::debug!(%error, "no answer from a backend");
+        if error.is_user() {
+            Self::Client
+        } else if error.is_parse() {
+            Self::Malformed
+        } else {
+            Self::Broken
+        }
+    }
+}
+
 impl Upstream {
     /// Speaks HTTP over `stream`.
     pub(super) async fn new(
@@ -70,30 +103,35 @@ impl Upstream {
         })
     }
 
-    /// Sends `request` and waits for the head of the answer. A request that was never written is
-    /// in the error.
+    /// Sends `request` and waits for the head of the answer, for as long as `progress` allows.
     pub(super) async fn exchange(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, Failure> {
         let mut answer = pin!(self.sender.try_send_request(request));
         let connection = &mut self.connection;
-        poll_fn(|context| {
+        let outcome = poll_fn(|context| {
             let over = drive(connection, context);
             // Only the connection can make the answer ready, and it has just been driven: a waker
             // would be woken from within its own task.
             let mut quiet = Context::from_waker(Waker::noop());
             if let Poll::Ready(answer) = answer.as_mut().poll(&mut quiet) {
-                return Poll::Ready(answer);
+                return Poll::Ready(Some(answer));
             }
             if over {
                 // Whatever it had not written comes back.
                 *connection = None;
-                return answer.as_mut().poll(&mut quiet);
+                return answer.as_mut().poll(&mut quiet).map(Some);
             }
-            Poll::Pending
+            ready!(progress.poll_deadline(context));
+            Poll::Ready(None)
         })
-        .await
+        .await;
+        match outcome {
+            Some(answer) => answer.map_err(Failure::new),
+            None => Err(Failure::Timeout),
+        }
     }
 
     /// Whether another request can be sent.
@@ -132,16 +170,25 @@ pub(super) struct Driven {
     upstream: Option<Box<Upstream>>,
     over: bool,
     pool: Rc<Pool>,
+    /// Most idle connections to keep.
+    most_idle: usize,
 }
 
 impl Driven {
-    /// The rest of the answer on `upstream`, which goes back to `pool` at its end.
-    pub(super) fn new(body: Incoming, upstream: Upstream, pool: Rc<Pool>) -> Self {
+    /// The rest of the answer on `upstream`, which goes back to `pool` at its end, unless there
+    /// are `most_idle` like it.
+    pub(super) fn new(
+        body: Incoming,
+        upstream: Upstream,
+        pool: Rc<Pool>,
+        most_idle: usize,
+    ) -> Self {
         Self {
             body,
             upstream: Some(Box::new(upstream)),
             over: false,
             pool,
+            most_idle,
         }
     }
 
@@ -150,17 +197,15 @@ impl Driven {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut quiet = Context::from_waker(Waker::noop());
-        let frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
-        if frame.is_ready() {
-            return frame.map_err(BodyError::from);
-        }
-        if !self.over
+        let mut frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
+        if frame.is_pending()
+            && !self.over
             && let Some(upstream) = &mut self.upstream
         {
             self.over = drive(&mut upstream.connection, context);
+            frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
         }
-        let frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
-        frame.map_err(BodyError::from)
+        frame.map_ok(clean).map_err(BodyError::from)
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -172,6 +217,17 @@ impl Driven {
     }
 }
 
+/// A frame as it is passed on.
+pub(super) fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            headers::clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
 /// A connection whose answer was read to its end carries the next request; any other is closed.
 impl Drop for Driven {
     fn drop(&mut self) {
@@ -179,7 +235,7 @@ impl Drop for Driven {
             && self.body.is_end_stream()
             && !self.over
         {
-            self.pool.put(*upstream);
+            self.pool.put(*upstream, self.most_idle);
         }
     }
 }
@@ -194,9 +250,6 @@ struct Idle {
     upstream: Upstream,
     until_ms: u64,
 }
-
-/// Most idle connections to one backend.
-const MOST_IDLE: usize = 64;
 
 impl Pool {
     /// An idle connection to `backend`, the one used last.
@@ -213,14 +266,14 @@ impl Pool {
     }
 
     /// Keeps a connection whose answer is over, if it can be used again.
-    pub(super) fn put(&self, mut upstream: Upstream) {
+    pub(super) fn put(&self, mut upstream: Upstream, most: usize) {
         if upstream.idle_ms == 0 || !upstream.is_ready() {
             return;
         }
         let until_ms = clock::now_ms() + upstream.idle_ms;
         let mut idle = self.idle.borrow_mut();
         let of_backend = idle.entry(upstream.backend).or_default();
-        if of_backend.len() < MOST_IDLE {
+        if of_backend.len() < most {
             of_backend.push(Idle { upstream, until_ms });
         }
     }

@@ -2,44 +2,36 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use lb_common::abi::{BackendId, ServiceId};
+use lb_common::select::Reason;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::access_log::{self, Record};
-use super::clock::Deadline;
-use super::counts::Active;
 use super::handshake::{self, Agreed};
+use super::progress::{Phase, Progress};
+use super::sentry::Sentry;
 use super::settings::{Service, Snapshot};
 use super::stream::Stream;
 use super::tunnel::{self, End};
-use super::upstream::Tunnelled;
+use super::watched::Watched;
 use super::worker::Worker;
-use super::{forward, h2, headers};
+use super::{access_log, clock, forward, h2, headers};
+use crate::config::http::{Limits, Timeouts};
 
-/// How far a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Between two requests.
-    Idle,
-    /// Some bytes of a request are there.
-    Head,
-    /// A request is under way; whoever carries it minds the time.
-    Exchange,
-    /// The answer is on its way to the client.
-    Answer,
-}
+/// How soon a client that goes on is remembered again.
+const REMEMBER_MS: u64 = 60_000;
 
 /// One connection of a client.
 pub(super) struct Visit {
@@ -49,85 +41,110 @@ pub(super) struct Visit {
     pub(super) peer: SocketAddr,
     /// The address that it came to.
     pub(super) local: SocketAddr,
-    /// The one deadline that is running.
-    pub(super) deadline: Deadline,
-    /// How far it is.
-    pub(super) phase: Cell<Phase>,
+    /// How far it is, over HTTP/1.1.
+    pub(super) progress: Rc<Progress>,
+    /// The header values that are the same for each of its requests.
+    pub(super) values: headers::Values,
+    /// Where its requests went last.
+    pub(super) chosen: Cell<Option<Chosen>>,
+    /// Where its client was remembered to be, and when.
+    remembered: Cell<Option<(ServiceId, IpAddr, BackendId, u64)>>,
+    /// The service that its requests go to, with the generation of the settings.
+    service: RefCell<Option<(u64, Arc<Service>)>>,
+    sentry: RefCell<Sentry>,
     /// What was agreed on in the TLS handshake, if there was one.
     pub(super) tls: Option<Agreed>,
     /// Requests under way: more than one with HTTP/2 alone.
     under_way: Cell<u32>,
-    /// The header values that are the same for each of its requests.
-    pub(super) values: headers::Values,
-    /// The service that its requests go to, with the generation of the settings.
-    service: RefCell<Option<(u64, Arc<Service>)>>,
-    /// The backend's side of a tunnel, while the answer that begins it is written.
-    tunnel: RefCell<Option<(Tunnelled, Active)>>,
-    /// What is noted of it.
-    tunnel_record: RefCell<Option<Box<Record>>>,
+    idle: Cell<Duration>,
+    head: Cell<Duration>,
 }
 
 /// A request on its way through this connection, until this is dropped.
-pub(super) struct UnderWay(Rc<Visit>);
+pub(super) struct UnderWay {
+    visit: Rc<Visit>,
+    pub(super) progress: Rc<Progress>,
+}
 
 impl UnderWay {
     /// One more.
     pub(super) fn begin(visit: &Rc<Visit>) -> Self {
         visit.under_way.set(visit.under_way.get() + 1);
-        visit.begin();
-        Self(Rc::clone(visit))
+        visit.progress.exchange();
+        let progress = if visit.is_http2() {
+            let of_stream = Progress::new();
+            of_stream.exchange();
+            Rc::new(of_stream)
+        } else {
+            Rc::clone(&visit.progress)
+        };
+        Self {
+            visit: Rc::clone(visit),
+            progress,
+        }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let left = self.0.under_way.get() - 1;
-        self.0.under_way.set(left);
+        let left = self.visit.under_way.get() - 1;
+        self.visit.under_way.set(left);
         if left == 0 {
-            self.0.end();
+            self.visit.end();
         }
     }
 }
 
-/// How long a client may take to read what was written to it.
-const WRITE: Duration = Duration::from_secs(60);
-/// Between two requests.
-const IDLE: Duration = Duration::from_secs(75);
-/// From the first byte of a request to the end of its head.
-const HEAD: Duration = Duration::from_secs(60);
+/// A choice of a backend, and what it was made for.
+#[derive(Clone, Copy)]
+pub(super) struct Chosen {
+    pub(super) generation: u64,
+    pub(super) service: ServiceId,
+    pub(super) client: IpAddr,
+    pub(super) backend: BackendId,
+    pub(super) reason: Reason,
+}
 
 impl Visit {
-    fn enter(&self, phase: Phase, within: Option<Duration>) {
-        self.phase.set(phase);
-        self.deadline.set(within);
-    }
-
-    /// A request is there.
-    fn begin(&self) {
-        self.enter(Phase::Exchange, None);
-    }
-
-    /// Its answer begins. Where several are on their way, what stands still is not to be told by
-    /// the bytes that go over the connection: HTTP/2 has its own signs of life.
-    pub(super) fn answer(&self) {
-        if !self.tls.is_some_and(|agreed| agreed.http2) {
-            self.enter(Phase::Answer, Some(WRITE));
+    /// Bytes of a client were read.
+    pub(super) fn read(&self, bytes: &[u8]) {
+        if self.is_http2() {
+            return;
         }
+        if self.progress.phase() == Phase::Idle {
+            self.progress.head(self.head.get());
+        }
+        self.sentry.borrow_mut().read(bytes);
     }
 
-    /// Its answer is over.
+    /// A request was handed over; false if hyper has mended what should be refused.
+    pub(super) fn hand_over(&self) -> bool {
+        self.is_http2() || !self.sentry.borrow_mut().hand_over()
+    }
+
+    /// No request is under way any more.
     fn end(&self) {
-        self.enter(Phase::Idle, Some(IDLE));
+        self.sentry.borrow_mut().resume();
+        self.progress.idle(self.idle.get());
     }
 
-    /// The connection becomes a tunnel once the answer is written.
-    pub(super) fn tunnel(&self, backend: Tunnelled, active: Active) {
-        *self.tunnel.borrow_mut() = Some((backend, active));
+    /// Whether it is HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.tls.is_some_and(|agreed| agreed.http2)
     }
 
-    /// What is noted of that tunnel.
-    pub(super) fn tunnel_record(&self, record: Option<Box<Record>>) {
-        *self.tunnel_record.borrow_mut() = record;
+    /// Remembers where the client went, at the beginning and then every now and then.
+    pub(super) fn remember(&self, service: ServiceId, client: IpAddr, backend: BackendId) {
+        let now_ms = clock::now_ms();
+        let known = self.remembered.get();
+        let fresh = known.is_some_and(|(known, ip, id, at_ms)| {
+            (known, ip, id) == (service, client, backend) && now_ms < at_ms + REMEMBER_MS
+        });
+        if !fresh {
+            self.remembered
+                .set(Some((service, client, backend, now_ms)));
+            self.worker.snapshot().remember(service, client, backend);
+        }
     }
 
     /// The service that this connection's requests go to.
@@ -140,6 +157,9 @@ impl Visit {
             return Some(Arc::clone(service));
         }
         let service = Arc::clone(snapshot.service_at(self.local)?);
+        let timeouts = &service.http.settings.timeouts;
+        self.idle.set(timeouts.idle);
+        self.head.set(timeouts.header);
         *known = Some((snapshot.generation, Arc::clone(&service)));
         Some(service)
     }
@@ -155,6 +175,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_keepalive(true);
     let (peer, local) = (canonical(peer), canonical(local));
+    let usual = Timeouts::default();
     let snapshot = worker.snapshot();
     let service = snapshot.service_at(local);
     let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
@@ -164,7 +185,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             drop(snapshot);
             // Boxed: those without TLS need not hold room for it.
             let Some(config) = config else { return };
-            let accepted = Box::pin(handshake::accept(config, stream, HEAD)).await;
+            let accepted = Box::pin(handshake::accept(config, stream, usual.header)).await;
             let Some((stream, agreed)) = accepted else {
                 return;
             };
@@ -176,35 +197,46 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         worker,
         peer,
         local,
+        progress: Rc::new(Progress::new()),
+        chosen: Cell::new(None),
+        remembered: Cell::new(None),
+        service: RefCell::new(None),
+        sentry: RefCell::default(),
         tls,
         under_way: Cell::new(0),
-        deadline: Deadline::new(),
-        phase: Cell::new(Phase::Idle),
-        service: RefCell::new(None),
-        tunnel: RefCell::new(None),
-        tunnel_record: RefCell::new(None),
+        idle: Cell::new(usual.idle),
+        head: Cell::new(usual.header),
     });
-    visit.end();
+    let Some(service) = visit.service() else {
+        return;
+    };
     let io = Watched {
         stream,
         visit: Rc::clone(&visit),
     };
-    if visit.tls.is_some_and(|agreed| agreed.http2) {
+    if visit.is_http2() {
+        visit.end();
         Box::pin(h2::converse(io, &visit)).await;
         return;
     }
-    if let Some((io, early)) = converse(io, &visit).await {
+    if let Some((io, early)) = converse(io, &visit, &service.http.settings.limits).await {
         become_tunnel(io.stream, early, &visit);
     }
 }
 
 /// Answers requests until the connection ends. What is left of it is returned when it becomes a
 /// tunnel.
-async fn converse(io: Watched, visit: &Rc<Visit>) -> Option<(Watched, hyper::body::Bytes)> {
+async fn converse(io: Watched, visit: &Rc<Visit>, limits: &Limits) -> Option<(Watched, Bytes)> {
     let service = service_fn(|request| forward::handle(Rc::clone(visit), request));
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .header_read_timeout(None)
-        .serve_connection(TokioIo::new(io), service);
+        .max_header_size(limits.header_bytes);
+    if limits.headers > DEFAULT_HEADERS {
+        builder.max_headers(limits.headers);
+    }
+    let mut connection = builder.serve_connection(TokioIo::new(io), service);
+    visit.progress.head(visit.head.get());
     let mut told = false;
     let over = poll_fn(|context| {
         if visit.worker.is_stopping() && !told {
@@ -212,35 +244,70 @@ async fn converse(io: Watched, visit: &Rc<Visit>) -> Option<(Watched, hyper::bod
             Pin::new(&mut connection).graceful_shutdown();
         }
         if let Poll::Ready(over) = Pin::new(&mut connection).poll(context) {
-            return Poll::Ready(over.is_ok());
+            return Poll::Ready(if over.is_ok() {
+                Over::Done
+            } else {
+                Over::Broken
+            });
         }
-        if visit.deadline.poll(context).is_ready() && visit.phase.get() != Phase::Exchange {
-            return Poll::Ready(false);
+        if visit.progress.poll_deadline(context).is_ready() {
+            match visit.progress.phase() {
+                // The request itself minds the time.
+                Phase::Exchange => {}
+                Phase::Head => return Poll::Ready(Over::Late),
+                Phase::Idle | Phase::Answer => return Poll::Ready(Over::Broken),
+            }
         }
         Poll::Pending
     })
     .await;
-    if over && visit.tunnel.borrow().is_some() {
-        let parts = connection.into_parts();
-        return Some((parts.io.into_inner(), parts.read_buf));
+    match over {
+        Over::Done if visit.progress.is_tunnel() => {
+            let parts = connection.into_parts();
+            Some((parts.io.into_inner(), parts.read_buf))
+        }
+        Over::Late => {
+            too_late(connection.into_parts().io.into_inner().stream).await;
+            None
+        }
+        Over::Done | Over::Broken => None,
     }
-    None
+}
+
+/// Header lines for which hyper needs no memory of its own.
+const DEFAULT_HEADERS: usize = 100;
+
+/// Why a connection is over.
+enum Over {
+    /// It came to its end, or becomes a tunnel.
+    Done,
+    /// The head of a request took too long.
+    Late,
+    /// The client went away, or does not read.
+    Broken,
+}
+
+/// Answers 408 to a head that did not come to its end (RFC 9110, section 15.5.9).
+async fn too_late(mut stream: Stream) {
+    let answer = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let _ = stream.write_all(answer).await;
+    let _ = stream.shutdown().await;
 }
 
 /// Goes on in a task of its own, which is much smaller than that of a connection.
-fn become_tunnel(stream: Stream, early: hyper::body::Bytes, visit: &Visit) {
-    let Some((backend, active)) = visit.tunnel.take() else {
+fn become_tunnel(stream: Stream, early: Bytes, visit: &Visit) {
+    let Some(tunnel) = visit.progress.take_tunnel() else {
         return;
     };
-    let record = visit.tunnel_record.take();
     let client = End { stream, early };
     let backend = End {
-        stream: backend.stream,
-        early: backend.early,
+        stream: tunnel.backend.stream,
+        early: tunnel.backend.early,
     };
+    let (active, idle, record) = (tunnel.active, tunnel.idle, tunnel.record);
     visit.worker.spawn(async move {
         let _active = active;
-        let (client, backend, ended, bytes) = tunnel::copy(client, backend, None).await;
+        let (client, backend, ended, bytes) = tunnel::copy(client, backend, idle).await;
         if let Some(mut record) = record {
             record.bytes = bytes;
             record.finish(access_log::End::Complete);
@@ -260,74 +327,4 @@ fn reset(stream: &Stream) {
 /// The IPv4 address that an IPv4-mapped IPv6 address stands for; others as they are.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// A client's stream, which notes when something moves.
-pub(super) struct Watched {
-    stream: Stream,
-    visit: Rc<Visit>,
-}
-
-impl AsyncRead for Watched {
-    #[inline]
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
-        if this.visit.phase.get() == Phase::Idle && buffer.filled().len() > before {
-            this.visit.enter(Phase::Head, Some(HEAD));
-        }
-        read
-    }
-}
-
-impl Watched {
-    fn written(&self, written: &Poll<io::Result<usize>>) {
-        if self.visit.phase.get() == Phase::Answer && matches!(written, Poll::Ready(Ok(1..))) {
-            self.visit.deadline.set(Some(WRITE));
-        }
-    }
-}
-
-impl AsyncWrite for Watched {
-    #[inline]
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
-        this.written(&written);
-        written
-    }
-
-    #[inline]
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(context, parts);
-        this.written(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    #[inline]
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
-    }
 }

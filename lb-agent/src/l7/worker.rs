@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use lb_common::abi::ServiceKey;
 use tokio::sync::{mpsc, watch};
 
+use super::faults::{Budget, Faults};
 use super::settings::Snapshot;
 use super::upstream::Pool;
 use super::{accept, clock, visit};
@@ -35,6 +36,10 @@ pub(super) struct Worker {
     snapshot: RefCell<Rc<Arc<Snapshot>>>,
     /// Idle connections to backends.
     pub(super) pool: Rc<Pool>,
+    /// What was learnt of the backends.
+    pub(super) faults: Faults,
+    /// How many retries there may be.
+    pub(super) budget: Budget,
     stopping: Cell<bool>,
     open: Cell<usize>,
 }
@@ -114,6 +119,8 @@ async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Mes
     let worker = Rc::new(Worker {
         snapshot: RefCell::new(Rc::new(snapshot)),
         pool: Rc::default(),
+        faults: Faults::default(),
+        budget: Budget::default(),
         stopping: Cell::new(false),
         open: Cell::new(0),
     });

@@ -1,0 +1,159 @@
+//! What a worker has learnt of its backends by using them: who refuses connections and since when,
+//! who fails too often, and how many retries there may be.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use lb_common::abi::BackendId;
+
+use super::clock;
+use crate::config::http::Upstream;
+
+/// The faults that one worker has met.
+#[derive(Default)]
+pub(super) struct Faults {
+    backends: RefCell<HashMap<BackendId, Fault>>,
+    /// None of them is empty as long as nothing has ever failed: then nobody looks any further.
+    any: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Fault {
+    /// When it first refused a connection, if it has not accepted one since.
+    refused_since_ms: Option<u64>,
+    failures: u32,
+    /// When the first of them was.
+    failing_since_ms: u64,
+    /// Passed by until then.
+    open_until_ms: u64,
+}
+
+impl Faults {
+    /// The backends to be passed by.
+    pub(super) fn open(&self) -> Vec<BackendId> {
+        if !self.any.get() {
+            return Vec::new();
+        }
+        let now_ms = clock::now_ms();
+        let backends = self.backends.borrow();
+        let open = backends
+            .iter()
+            .filter(|(_, fault)| fault.open_until_ms > now_ms);
+        open.map(|(id, _)| *id).collect()
+    }
+
+    /// A connection was refused. Whether the backend may be restarting, and is worth waiting for.
+    pub(super) fn refused(&self, backend: BackendId, grace: Duration) -> bool {
+        self.any.set(true);
+        let mut backends = self.backends.borrow_mut();
+        let fault = backends.entry(backend).or_default();
+        let now_ms = clock::now_ms();
+        let since_ms = *fault.refused_since_ms.get_or_insert(now_ms);
+        now_ms - since_ms < grace.as_millis() as u64
+    }
+
+    /// A connection was made.
+    pub(super) fn connected(&self, backend: BackendId) {
+        if self.any.get()
+            && let Some(fault) = self.backends.borrow_mut().get_mut(&backend)
+        {
+            fault.refused_since_ms = None;
+        }
+    }
+
+    /// A request has failed: no connection, no answer, or none in time.
+    pub(super) fn failed(&self, backend: BackendId, settings: &Upstream) {
+        if settings.max_fails == 0 {
+            return;
+        }
+        self.any.set(true);
+        let mut backends = self.backends.borrow_mut();
+        let fault = backends.entry(backend).or_default();
+        let now_ms = clock::now_ms();
+        let window_ms = settings.fail_timeout.as_millis() as u64;
+        if now_ms.saturating_sub(fault.failing_since_ms) > window_ms {
+            fault.failures = 0;
+            fault.failing_since_ms = now_ms;
+        }
+        fault.failures += 1;
+        if fault.failures >= settings.max_fails {
+            fault.open_until_ms = now_ms + window_ms;
+            // The next failure after that opens it again at once; an answer forgets everything.
+            fault.failures = settings.max_fails - 1;
+            fault.failing_since_ms = fault.open_until_ms;
+        }
+    }
+
+    /// A request was answered.
+    pub(super) fn answered(&self, backend: BackendId) {
+        if self.any.get() {
+            let mut backends = self.backends.borrow_mut();
+            backends.remove(&backend);
+            self.any.set(!backends.is_empty());
+        }
+    }
+}
+
+/// How many retries there may be: a share of the requests, with a few to begin with.
+pub(super) struct Budget {
+    /// In thousandths of a retry.
+    left: Cell<u32>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            left: Cell::new(Self::MOST),
+        }
+    }
+}
+
+impl Budget {
+    const MOST: u32 = 10_000;
+
+    /// A request has come.
+    pub(super) fn earn(&self, permille: u32) {
+        self.left
+            .set(self.left.get().saturating_add(permille).min(Self::MOST));
+    }
+
+    /// Whether there may be one more retry.
+    pub(super) fn spend(&self) -> bool {
+        let left = self.left.get().checked_sub(1000);
+        left.inspect(|left| self.left.set(*left)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: BackendId = BackendId::new(1, 0);
+
+    #[test]
+    fn a_backend_that_fails_too_often_is_passed_by_until_it_answers() {
+        let settings = Upstream {
+            max_fails: 2,
+            ..Upstream::default()
+        };
+        let faults = Faults::default();
+        faults.failed(A, &settings);
+        assert_eq!(faults.open(), []);
+        faults.failed(A, &settings);
+        assert_eq!(faults.open(), [A]);
+        faults.answered(A);
+        assert_eq!(faults.open(), []);
+    }
+
+    #[test]
+    fn retries_are_a_share_of_the_requests() {
+        let budget = Budget::default();
+        let spent = std::iter::from_fn(|| budget.spend().then_some(())).count();
+        assert_eq!(spent, 10);
+        (0..4).for_each(|_| budget.earn(200));
+        assert!(!budget.spend());
+        budget.earn(200);
+        assert!(budget.spend());
+    }
+}

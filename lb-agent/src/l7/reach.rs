@@ -1,0 +1,183 @@
+//! Getting a connection to the backend that a request belongs to.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+use lb_common::abi::BackendId;
+use lb_common::select::Reason;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
+
+use super::counts::Active;
+use super::passage::Passage;
+use super::settings::Service;
+use super::stream::Stream;
+use super::upstream::Upstream;
+use super::visit::{Chosen, Visit};
+use crate::config::BackendAddress;
+
+/// How soon a backend that refused a connection is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A connection, and what it took to get it.
+pub(super) struct Reached {
+    pub(super) upstream: Upstream,
+    pub(super) active: Active,
+}
+
+/// One request's way to a backend.
+pub(super) struct Way<'a> {
+    pub(super) visit: &'a Visit,
+    pub(super) service: &'a Service,
+    pub(super) passage: &'a Passage,
+    pub(super) client: IpAddr,
+    /// Backends that have failed this request.
+    pub(super) passed: Vec<BackendId>,
+}
+
+impl Way<'_> {
+    /// A connection to the backend of this client: an idle one, or a new one. The error is the
+    /// status to answer with.
+    pub(super) async fn reach(&mut self) -> Result<Reached, StatusCode> {
+        let worker = &self.visit.worker;
+        loop {
+            let snapshot = worker.snapshot();
+            let Some((id, reason)) = self.choose() else {
+                snapshot.counts.chosen(self.service.id, None);
+                let any_tried = !self.passed.is_empty();
+                return Err(if any_tried {
+                    StatusCode::BAD_GATEWAY
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                });
+            };
+            let active = Active::new(&snapshot.counts, self.service.id, id);
+            if let Some(upstream) = worker.pool.take(id) {
+                self.passage
+                    .chose(&upstream.name, why(reason), Duration::ZERO);
+                snapshot.counts.chosen(self.service.id, Some(reason));
+                return Ok(Reached { upstream, active });
+            }
+            let Some(address) = snapshot.address(id) else {
+                self.passed.push(id);
+                continue;
+            };
+            let begun = Instant::now();
+            match self.connect(id, &address).await {
+                Ok(upstream) => {
+                    self.passage
+                        .chose(&upstream.name, why(reason), begun.elapsed());
+                    snapshot.counts.chosen(self.service.id, Some(reason));
+                    return Ok(Reached { upstream, active });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, backend = %address, "cannot connect");
+                    worker
+                        .faults
+                        .failed(id, &self.service.http.settings.upstream);
+                    self.passed.push(id);
+                }
+            }
+        }
+    }
+
+    /// The backend of this client. Those that fail all the time are passed by, unless nobody else
+    /// is left.
+    fn choose(&self) -> Option<(BackendId, Reason)> {
+        let worker = &self.visit.worker;
+        let snapshot = worker.snapshot();
+        let open = worker.faults.open();
+        if self.passed.is_empty() && open.is_empty() {
+            return self.choose_as_before();
+        }
+        let passed = [&open[..], &self.passed].concat();
+        let choice = snapshot
+            .choose(self.service.id, self.client, &passed)
+            .or_else(|| snapshot.choose(self.service.id, self.client, &self.passed));
+        choice.map(|(choice, _)| (choice.backend, choice.reason))
+    }
+
+    /// While nothing has changed, the requests of a connection go where the first one went.
+    fn choose_as_before(&self) -> Option<(BackendId, Reason)> {
+        let snapshot = self.visit.worker.snapshot();
+        let service = self.service.id;
+        if let Some(chosen) = self.visit.chosen.get()
+            && chosen.generation == snapshot.generation
+            && (chosen.service, chosen.client) == (service, self.client)
+        {
+            return Some((chosen.backend, chosen.reason));
+        }
+        let (choice, _) = snapshot.choose(service, self.client, &[])?;
+        self.visit.chosen.set(Some(Chosen {
+            generation: snapshot.generation,
+            service,
+            client: self.client,
+            backend: choice.backend,
+            reason: choice.reason,
+        }));
+        Some((choice.backend, choice.reason))
+    }
+
+    /// A new connection. A backend that refuses may be restarting: it is waited for.
+    async fn connect(&self, id: BackendId, address: &BackendAddress) -> io::Result<Upstream> {
+        let settings = &self.service.http.settings;
+        let timeouts = &settings.timeouts;
+        let faults = &self.visit.worker.faults;
+        loop {
+            let stream = match timeout(timeouts.connect, open(address)).await {
+                Ok(stream) => stream,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            };
+            match stream {
+                Ok(stream) => {
+                    faults.connected(id);
+                    let upstream = Upstream::new(id, address.to_string(), stream).await;
+                    return upstream.map_err(io::Error::other);
+                }
+                Err(error) if is_refusal(&error) => {
+                    let snapshot = self.visit.worker.snapshot();
+                    // It may have been removed meanwhile.
+                    let is_there = snapshot.backend(id).is_some();
+                    if !is_there || !faults.refused(id, timeouts.restart_grace) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+/// Why a backend was chosen, in the words of `lookup`.
+const fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Affinity => "affinity",
+        Reason::Slot => "slot",
+        Reason::Next => "next",
+    }
+}
+
+/// Nobody listens there at the moment.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+    )
+}
+
+async fn open(address: &BackendAddress) -> io::Result<Stream> {
+    match address {
+        BackendAddress::Ip(address) => tcp(*address).await,
+        BackendAddress::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+    }
+}
+
+async fn tcp(address: SocketAddr) -> io::Result<Stream> {
+    let stream = TcpStream::connect(address).await?;
+    // A socket that is broken already says so when it is used.
+    let _ = stream.set_nodelay(true);
+    Ok(Stream::Tcp(stream))
+}
