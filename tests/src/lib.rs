@@ -14,4 +14,5 @@ pub mod process;
 pub mod prog_run;
 pub mod random;
 pub mod standin;
+pub mod tls;
 pub mod wait;

@@ -51,7 +51,7 @@ pub(super) fn stream() -> String {
 }
 
 /// What every nginx here has in common.
-fn nginx(name: &str) -> String {
+pub(super) fn nginx(name: &str) -> String {
     format!(
         "daemon off;\nmaster_process off;\nworker_processes 1;\npid {name}.pid;\n\
          error_log stderr warn;\nevents {{ worker_connections 8192; }}\n"

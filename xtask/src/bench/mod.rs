@@ -1,11 +1,15 @@
 //! `cargo xtask bench`: what it costs, measured here and now.
 //!
 //! `socket` compares ways to a backend in one run: `net` makes the hosts, `config` and
-//! `servers` the programs on them, `wrk` the load, `report` the medians. `maglev` is criterion's affair, in lb-common.
+//! `servers` the programs on them, `wrk` the load, `report` the medians. `http` does the same for
+//! proxies that read requests. `maglev` is criterion's affair, in lb-common.
 
 mod config;
+mod http;
 mod net;
+mod programs;
 mod report;
+mod scratch;
 mod servers;
 mod socket;
 mod wrk;
@@ -34,6 +38,15 @@ enum Bench {
     /// requests. Paths take turns in rounds; the medians of the rounds, and of each round's ratio
     /// to direct, are printed.
     Socket(socket::Args),
+    /// What HTTP costs: lb-agent, nginx and HAProxy as reverse proxies; root
+    ///
+    /// Hosts as for `socket`. Each proxy has one worker or thread, keeps connections to the backends,
+    /// sets the same headers, writes an access log, and serves HTTPS with the same certificate. Where
+    /// there are two processors, the proxies have one of them to themselves, clients and backends
+    /// share the other. Requests come from wrk; handshakes and WebSockets from `load`. The proxies
+    /// take turns in rounds; the medians of the rounds are printed, and the median of each round's
+    /// ratio of lb-agent to the better of the other two.
+    Http(http::Args),
     /// Time to build a Maglev table (criterion)
     Maglev {
         /// Handed to criterion
@@ -46,6 +59,7 @@ enum Bench {
 pub(crate) fn bench(args: &Args) -> Result<()> {
     match &args.bench {
         Bench::Socket(args) => socket::bench(args),
+        Bench::Http(args) => http::bench(args),
         Bench::Maglev { arguments } => maglev(arguments),
     }
 }

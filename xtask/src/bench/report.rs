@@ -40,7 +40,7 @@ fn find(all: &[Series], way: Way, kind: Kind) -> Option<&Series> {
 }
 
 /// The middle value, or the mean of the two middle ones.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let (lower, upper) = (values.len().checked_sub(1)? / 2, values.len() / 2);
     Some(f64::midpoint(*values.get(lower)?, *values.get(upper)?))

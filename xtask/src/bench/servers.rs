@@ -1,18 +1,14 @@
 //! The programs on the server host: two backends, and the balancers before them.
 
 use super::config;
-use super::net::{Host, Net, SERVER};
+use super::net::{Host, Net};
+use super::programs::Programs;
 use crate::build;
 use crate::sh::CommandExt;
-use anyhow::{Context, Result, bail, ensure};
-use std::fs::{self, File};
+use anyhow::{Context, Result, ensure};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-/// How long a server may take to answer its first connection.
-const START: Duration = Duration::from_secs(15);
+use std::process::Command;
 
 /// Ports of the two backends, on the loopback and on the server's own address.
 pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
@@ -61,7 +57,7 @@ pub(super) struct Servers<'a> {
     /// For configurations, logs and state.
     dir: &'a Path,
     pin_dir: PathBuf,
-    children: Vec<Child>,
+    programs: Programs<'a>,
 }
 
 impl<'a> Servers<'a> {
@@ -73,7 +69,7 @@ impl<'a> Servers<'a> {
             net,
             dir,
             pin_dir,
-            children: Vec::new(),
+            programs: Programs::new(net, dir),
         };
         for port in BACKENDS {
             servers.start_nginx(&format!("backend-{port}"), &config::backend(port), port)?;
@@ -90,7 +86,7 @@ impl<'a> Servers<'a> {
     }
 
     fn start_nginx(&mut self, name: &str, config: &str, port: u16) -> Result<()> {
-        let file = self.write(&format!("{name}.conf"), config)?;
+        let file = self.programs.write(&format!("{name}.conf"), config)?;
         let mut nginx = self.net.command(Host::Server, "nginx");
         nginx
             .arg("-p")
@@ -98,23 +94,27 @@ impl<'a> Servers<'a> {
             .arg("-c")
             .arg(file)
             .args(["-e", "stderr"]);
-        self.spawn(name, nginx, port)
+        self.programs.spawn(name, nginx, port).map(drop)
     }
 
     fn start_haproxy(&mut self) -> Result<()> {
-        let file = self.write("haproxy.cfg", &config::haproxy())?;
+        let file = self.programs.write("haproxy.cfg", &config::haproxy())?;
         let mut haproxy = self.net.command(Host::Server, "haproxy");
         haproxy.arg("-db").arg("-f").arg(file);
-        self.spawn("haproxy", haproxy, Way::Haproxy.port())
+        let port = Way::Haproxy.port();
+        self.programs.spawn("haproxy", haproxy, port).map(drop)
     }
 
     fn start_agent(&mut self) -> Result<()> {
-        let file = self.write("agent.toml", &config::agent(self.dir, &self.pin_dir))?;
+        let file = self
+            .programs
+            .write("agent.toml", &config::agent(self.dir, &self.pin_dir))?;
         let mut agent = self
             .net
             .command(Host::Server, &build::agent().to_string_lossy());
         agent.arg("run").arg("--config").arg(file);
-        self.spawn("lb-agent", agent, Way::Steered.port())?;
+        self.programs
+            .spawn("lb-agent", agent, Way::Steered.port())?;
         self.check_paths()
     }
 
@@ -137,53 +137,11 @@ impl<'a> Servers<'a> {
         );
         Ok(())
     }
-
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let file = self.dir.join(name);
-        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-        Ok(file)
-    }
-
-    /// Starts a server with its output in a file, and waits until its port answers the client.
-    fn spawn(&mut self, name: &str, mut command: Command, port: u16) -> Result<()> {
-        let log = self.dir.join(format!("{name}.log"));
-        let output = File::create(&log).with_context(|| format!("write {}", log.display()))?;
-        let errors = output.try_clone().context("share a log file")?;
-        let child = command.stdout(output).stderr(errors).spawn();
-        self.children
-            .push(child.with_context(|| format!("start {name}"))?);
-        let deadline = Instant::now() + START;
-        while !self.answers(port) {
-            let ended = self.children.last_mut().map(Child::try_wait);
-            if Instant::now() > deadline || !matches!(ended, Some(Ok(None))) {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                bail!(
-                    "{name} does not answer on port {port}; it said:\n{}",
-                    said.trim()
-                );
-            }
-            sleep(Duration::from_millis(20));
-        }
-        Ok(())
-    }
-
-    /// Whether the client can connect.
-    fn answers(&self, port: u16) -> bool {
-        let connect = format!("exec 3<>/dev/tcp/{SERVER}/{port}");
-        self.net
-            .command(Host::Client, "timeout")
-            .args(["1", "bash", "-c", &connect])
-            .output()
-            .is_ok_and(|output| output.status.success())
-    }
 }
 
 impl Drop for Servers<'_> {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.programs.end();
         // Programs without pins leave the kernel. There are none where no agent was started.
         let _ = fs::remove_dir_all(&self.pin_dir);
     }

@@ -4,7 +4,7 @@ use super::net::{Host, Net, SERVER};
 use super::servers::Way;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
@@ -49,9 +49,17 @@ pub(super) fn measure(net: &Net, way: Way, kind: Kind, seconds: u32) -> Result<R
     if kind == Kind::PerRequest {
         wrk.args(["-H", "Connection: close"]);
     }
-    wrk.arg(format!("http://{SERVER}:{}/", way.port()))
-        .stdout(Stdio::piped());
-    let mut child = wrk.spawn().context("start wrk")?;
+    wrk.arg(format!("http://{SERVER}:{}/", way.port()));
+    let text = run(wrk)?;
+    parse(&text).with_context(|| format!("wrk to {} said:\n{text}", way.name()))
+}
+
+/// Runs a program that makes load, and returns what it says.
+pub(super) fn run(mut load: Command) -> Result<String> {
+    let mut child = load
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {load:?}"))?;
     let finished = wait(&mut child);
     if finished.is_err() {
         let _ = child.kill();
@@ -59,18 +67,18 @@ pub(super) fn measure(net: &Net, way: Way, kind: Kind, seconds: u32) -> Result<R
     }
     finished?;
     let mut text = String::new();
-    let mut output = child.stdout.take().context("wrk has no output")?;
+    let mut output = child.stdout.take().context("no output")?;
     output
         .read_to_string(&mut text)
-        .context("read what wrk says")?;
-    parse(&text).with_context(|| format!("wrk to {} said:\n{text}", way.name()))
+        .context("read what the load says")?;
+    Ok(text)
 }
 
-/// Waits for wrk, or for Ctrl-C.
+/// Waits for the load, or for Ctrl-C.
 fn wait(child: &mut Child) -> Result<()> {
     loop {
-        if let Some(status) = child.try_wait().context("wait for wrk")? {
-            ensure!(status.success(), "wrk failed ({status})");
+        if let Some(status) = child.try_wait().context("wait for the load")? {
+            ensure!(status.success(), "the load failed ({status})");
             return Ok(());
         }
         if INTERRUPTED.load(Ordering::Relaxed) {
@@ -81,7 +89,7 @@ fn wait(child: &mut Child) -> Result<()> {
 }
 
 /// Reads the last lines of wrk's report.
-fn parse(text: &str) -> Option<Reading> {
+pub(super) fn parse(text: &str) -> Option<Reading> {
     let after = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name));
     let requests_per_second = after("Requests/sec:")?.trim().parse().ok()?;
     let socket_errors: u64 = after("Socket errors:").map_or(0, |line| {

@@ -19,10 +19,19 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         ("systemd-analyze", "systemd"),
         ("node", "nodejs"),
         ("npm", "npm"),
+        ("curl", "curl"),
+        ("openssl", "openssl"),
     ] {
         if find_program(program).is_none() {
             debian::ensure(&[package], "the end-to-end tests")?;
         }
+    }
+    let browsers = ["chromium-headless-shell", "chromium"];
+    if !browsers.iter().any(|name| find_program(name).is_some())
+        && let Err(error) = debian::ensure(&browsers[..1], "the test with a browser")
+    {
+        // Its test says that it is skipped.
+        say(format!("{error:#}"));
     }
     if find_program("promtool").is_none() {
         debian::ensure_without_services(&["prometheus"], "checking metrics", &["prometheus"])?;

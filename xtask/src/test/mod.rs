@@ -20,7 +20,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs};
 
 /// The crates with tests that need nothing.
-const UNIT_CRATES: [&str; 3] = ["lb-common", "lb-agent", "xtask"];
+const UNIT_CRATES: [&str; 4] = ["lb-common", "lb-agent", "lb-load", "xtask"];
 
 /// Tests in network namespaces wait more than they compute, but each starts several programs.
 const E2E_THREADS: &str = "2";

@@ -1,0 +1,64 @@
+//! A real browser, Chromium without a window, on an HTTPS page with a WebSocket.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use lb_tests::agent::Agent;
+use lb_tests::hosts::{Hosts, SERVICE_V4};
+use lb_tests::node;
+use lb_tests::process::Process;
+use lb_tests::tls::Authority;
+
+/// Debian's packages, either of them.
+fn browser() -> Option<PathBuf> {
+    let programs = ["/usr/bin/chromium-headless-shell", "/usr/bin/chromium"];
+    let found = programs.iter().find(|program| Path::new(program).exists());
+    if found.is_none() {
+        eprintln!("skipped: there is no chromium-headless-shell");
+        if let Some(list) = std::env::var_os("LB_TEST_SKIPPED") {
+            let mut list = fs::File::options().append(true).open(list).unwrap();
+            writeln!(list, "chromium_shows_a_page_with_a_websocket_over_tls").unwrap();
+        }
+    }
+    found.map(PathBuf::from)
+}
+
+#[test]
+fn chromium_shows_a_page_with_a_websocket_over_tls() {
+    let Some(browser) = browser() else { return };
+    let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
+    let authority = Authority::new(dir.path());
+    let services = format!(
+        "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\
+         backends = ['127.0.0.1:5000']\n[service.tls]\nlisten = ['0.0.0.0:443']\n\
+         certificates = [{}]\nredirect_http = true\nhsts = '180d'\n",
+        authority.issue("a", &["a.test"]).toml()
+    );
+    let agent = Agent::start(&hosts.balancer, &services);
+    let listen = "127.0.0.1:5000".parse().unwrap();
+    let mut app = node::serve(&hosts.balancer, "content.js", listen, agent.dir());
+    let mut command = hosts.clients.command(browser);
+    command
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-port=0",
+        ])
+        // It keeps its authorities elsewhere; that it trusts ours is not what is tested.
+        .arg("--ignore-certificate-errors")
+        .arg(format!(
+            "--host-resolver-rules=MAP a.test {}",
+            SERVICE_V4.ip()
+        ))
+        .arg(format!(
+            "--user-data-dir={}",
+            dir.path().join("profile").display()
+        ))
+        .arg("http://a.test/page")
+        .env("HOME", dir.path());
+    let _chromium = Process::start(command, &dir.path().join("chromium.log"));
+    let told = app.wait_for("told: ");
+    assert_eq!(told, "told: WebSocket says hello by h2");
+}
