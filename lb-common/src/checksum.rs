@@ -152,7 +152,10 @@ mod tests {
 
     #[test]
     fn a_udp_checksum_never_becomes_none() {
-        let mut zero = Delta { zero_is_none: true, ..Delta::default() };
+        let mut zero = Delta {
+            zero_is_none: true,
+            ..Delta::default()
+        };
         zero.half(0, 0x1234);
         assert_eq!(zero.applied(0x1234), 0xffff);
     }

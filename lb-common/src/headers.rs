@@ -103,7 +103,8 @@ pub enum Bad {
     Beyond(Ip),
 }
 
-/// Reads the Ethernet header and its tags, and the IP header.
+/// Reads the Ethernet header and its tags, and the IP header. Of an IPv6 packet only the fixed
+/// header: where [`IpHeader::has_extensions`], [`extensions`] reads on.
 #[inline(always)]
 pub fn ip<P: Packet>(packet: &P) -> Result<IpHeader, Bad> {
     let mut at = ETHERNET;
@@ -169,16 +170,19 @@ fn ipv4_fields<P: Packet>(packet: &P, at: u32) -> Result<IpHeader, Bad> {
 
 #[inline(always)]
 fn ipv6<P: Packet>(packet: &P, at: u32) -> Result<IpHeader, Bad> {
-    let mut header = ipv6_fields(packet, at)?;
-    let beyond = Bad::Beyond(header.dst);
+    let header = ipv6_fields(packet, at)?;
     if at + header.len > packet.len() {
-        return Err(beyond);
-    }
-    walk(packet, &mut header).ok_or(beyond)?;
-    if header.payload > at + header.len {
-        return Err(beyond);
+        return Err(Bad::Beyond(header.dst));
     }
     Ok(header)
+}
+
+/// Steps over the extension headers of an IPv6 packet; `None` when there are too many, or they do
+/// not fit the packet.
+#[inline(always)]
+pub fn extensions<P: Packet>(packet: &P, header: &mut IpHeader) -> Option<()> {
+    walk(packet, header)?;
+    (header.payload <= header.at + header.len).then_some(())
 }
 
 #[inline(always)]
@@ -274,6 +278,28 @@ fn extension<P: Packet>(packet: &P, header: &mut IpHeader) -> Option<()> {
 }
 
 impl IpHeader {
+    /// No header.
+    pub const NONE: Self = Self {
+        at: 0,
+        payload: 0,
+        v6: false,
+        src: Ip([0; 4]),
+        dst: Ip([0; 4]),
+        len: 0,
+        ttl: 0,
+        protocol: 0,
+        tos: 0,
+        piece: Piece::Whole,
+        whole_only: false,
+        id: 0,
+    };
+
+    /// Whether extension headers stand before the payload.
+    #[inline(always)]
+    pub const fn has_extensions(&self) -> bool {
+        self.v6 && is_extension(self.protocol)
+    }
+
     /// The key under which the ports of its datagram are remembered.
     #[inline(always)]
     pub fn fragment_key(&self) -> FragmentKey {
@@ -306,7 +332,7 @@ impl IpHeader {
 }
 
 /// What a transport header tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {
     /// Source and destination port, network byte order.
     pub ports: [u16; 2],
@@ -318,6 +344,17 @@ pub struct Transport {
     pub flags: u8,
     /// Length of the transport header, bytes.
     pub header: u32,
+}
+
+impl Transport {
+    /// No header.
+    pub const NONE: Self = Self {
+        ports: [0; 2],
+        seq: 0,
+        ack: 0,
+        flags: 0,
+        header: 0,
+    };
 }
 
 /// Reads the TCP or UDP header of a packet that is not a later fragment; `None` if it is cut off
@@ -337,7 +374,7 @@ pub fn transport<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Transport> {
     Some(Transport {
         ports: ports(words[0]),
         header: 8,
-        ..Transport::default()
+        ..Transport::NONE
     })
 }
 
@@ -382,4 +419,19 @@ pub fn quoted<P: Packet>(packet: &P, at: u32, v6: bool) -> Option<IpHeader> {
     }
     let header = ipv4_fields(packet, at).ok()?;
     (header.payload >= at + 20).then_some(header)
+}
+
+/// Two MAC addresses in the other order.
+#[inline(always)]
+pub const fn exchanged(macs: [u32; 3]) -> [u32; 3] {
+    let (a, b, c) = (
+        macs[0].to_ne_bytes(),
+        macs[1].to_ne_bytes(),
+        macs[2].to_ne_bytes(),
+    );
+    [
+        u32::from_ne_bytes([b[2], b[3], c[0], c[1]]),
+        u32::from_ne_bytes([c[2], c[3], a[0], a[1]]),
+        u32::from_ne_bytes([a[2], a[3], b[0], b[1]]),
+    ]
 }

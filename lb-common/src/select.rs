@@ -5,7 +5,8 @@
 //! kernel from maps and on the host from whatever holds the same values.
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, BackendId, MAX_MEMBERS, ServiceHead, TABLE_SLOTS, state,
+    Affinity, AffinityKey, Backend, BackendId, MAX_MEMBERS, ServiceHead, ServiceId, TABLE_SLOTS,
+    state,
 };
 use crate::addr::{self, Addr};
 use crate::hash;
@@ -36,6 +37,14 @@ pub trait Tables {
     fn active_total(&self) -> u64;
     /// Hands the connection over, if the backend can take it now.
     fn hand_over(&mut self, backend: &Backend) -> bool;
+    /// [`in_order`], for the kernel to make a function of its own of it.
+    #[inline(always)]
+    fn search(&mut self, client: &Client, bounded: bool) -> Option<Choice>
+    where
+        Self: Sized,
+    {
+        in_order(self, client, bounded)
+    }
 }
 
 /// Why a backend was chosen.
@@ -85,6 +94,24 @@ impl Client {
             },
             hash: hash::client(head.hash_key, head.salt, &prefix),
         }
+    }
+
+    /// The client with this hash, to look for a backend with.
+    #[inline(always)]
+    pub const fn of_hash(hash: u64) -> Self {
+        Self {
+            key: AffinityKey {
+                prefix: addr::ANY_V6,
+                service: ServiceId(0),
+            },
+            hash,
+        }
+    }
+
+    /// The hash that its order follows from.
+    #[inline(always)]
+    pub const fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// The client's own slot.
@@ -138,11 +165,11 @@ pub fn select<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
         });
     }
     if tables.head().max_load_permille != 0
-        && let Some(choice) = in_order(tables, client, true)
+        && let Some(choice) = tables.search(client, true)
     {
         return Some(choice);
     }
-    in_order(tables, client, false)
+    tables.search(client, false)
 }
 
 /// All members of the service in the order in which `client` would be handed to them if it were
@@ -181,17 +208,15 @@ pub fn remembered<T: Tables>(tables: &T, client: &Client) -> Option<Backend> {
     matches!(backend.state, state::UP | state::DRAINING).then_some(backend)
 }
 
+/// Tries the backends of the client's order, and hands the connection to the first that takes it;
+/// if `bounded`, to one that has not got its share.
 #[inline(always)]
-fn in_order<T: Tables>(tables: &mut T, client: &Client, bounded: bool) -> Option<Choice> {
-    let own = client.candidate(tables, 0)?;
+pub fn in_order<T: Tables>(tables: &mut T, client: &Client, bounded: bool) -> Option<Choice> {
     let mut step = 0;
     while step <= PROBES + WALK {
-        let id = client.candidate(tables, step)?;
-        // Trying the owner of the slot again would cost as much as the first time.
-        if (step == 0 || id != own)
-            && let Some(backend) = entry(tables, id)
-            && backend.state == state::UP
-            && !(bounded && has_its_share(tables, &backend))
+        let id = look(tables, client, step, bounded)?;
+        if id != BackendId::NONE
+            && let Some(backend) = tables.backend(id)
             && tables.hand_over(&backend)
         {
             let reason = if step == 0 {
@@ -207,6 +232,21 @@ fn in_order<T: Tables>(tables: &mut T, client: &Client, bounded: bool) -> Option
         step += 1;
     }
     None
+}
+
+/// The backend at `step` of the client's order, [`BackendId::NONE`] if it may not have the
+/// connection; `None` after the last.
+#[inline(always)]
+fn look<T: Tables>(tables: &T, client: &Client, step: u32, bounded: bool) -> Option<BackendId> {
+    let id = client.candidate(tables, step)?;
+    // Trying the owner of the slot again would cost as much as the first time.
+    if step != 0 && id == tables.slot(client.slot()) {
+        return Some(BackendId::NONE);
+    }
+    let may = entry(tables, id).is_some_and(|backend| {
+        backend.state == state::UP && !(bounded && has_its_share(tables, &backend))
+    });
+    Some(if may { id } else { BackendId::NONE })
 }
 
 /// The entry of `id`, if it still belongs to the service.

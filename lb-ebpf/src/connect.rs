@@ -23,7 +23,7 @@ use crate::maps::{
     service_at,
 };
 use crate::steer::datagram_handed_over;
-use crate::tables::ServiceTables;
+use crate::tables::{ServiceTables, Taker, search};
 
 /// connect(2), of TCP and UDP.
 #[inline(always)]
@@ -204,8 +204,7 @@ pub extern "C" fn lb_select(service: u32, protocol: u32, high: u64, low: u64) ->
     let mut tables = ServiceTables {
         table,
         protocol: protocol as u8,
-        // Whether anybody listens shows only when the connection is made.
-        hand_over: |_: &Backend| true,
+        taker: Caller,
     };
     let Some(choice) = select(&mut tables, &client) else {
         return 0;
@@ -216,6 +215,22 @@ pub extern "C" fn lb_select(service: u32, protocol: u32, high: u64, low: u64) ->
         Reason::Next => Counter::Next,
     };
     u64::from(choice.backend.0) | (counter as u64) << 32
+}
+
+/// A client on this host.
+struct Caller;
+
+impl Taker for Caller {
+    /// Whether anybody listens shows only when the connection is made.
+    #[inline(always)]
+    fn takes(&mut self, _backend: &Backend) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn search(&mut self, service: u32, hash: u64, bounded: bool) -> u64 {
+        search(Self, service, hash, bounded)
+    }
 }
 
 /// The address of the client: what it has bound, else what a connection to the service would have.

@@ -1,21 +1,48 @@
 //! The eBPF programs of lb-agent: entry points only.
 //!
-//! `steer`, `listen` and `connect` hold what each program does, `maps` every map, `frame` every read of a
-//! kernel context. Decisions are not made here but in `lb_common::select`.
+//! `steer`, `listen`, `connect`, `xdp` and `tc` hold what each program does, `maps` every map,
+//! `frame` and `packet` every read of a kernel context, `tables` and `world` what decisions are made
+//! from. They are not made here but in `lb_common`: `select` and `decide`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // For the one instruction in `maps::atomic_add`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+/// Makes each part of the way a function of its own to the verifier, and `call`, which runs them.
+macro_rules! stages {
+    ($context:ident $($name:ident: $stage:ident,)+) => {
+        $(
+            /// See the [`Stage`] of this name.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $name(ctx: *mut $context) -> u64 {
+                run_stage(Stage::$stage, crate::kept(ctx))
+            }
+        )+
+
+        #[inline(always)]
+        fn call(ctx: *mut $context, stage: Stage) -> u64 {
+            match stage {
+                $(Stage::$stage => $name(ctx),)+
+            }
+        }
+    };
+}
+
+
 mod connect;
 mod frame;
 mod listen;
 mod maps;
+mod packet;
 mod steer;
 mod tables;
+mod tc;
+mod world;
+mod xdp;
 
-use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
-use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier, sk_lookup, sock_ops, xdp};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext, TcContext, XdpContext};
 
 /// Hands a new connection, or a UDP datagram, to the socket of the chosen backend.
 #[sk_lookup]
@@ -51,6 +78,38 @@ at_system_call! {
     recvmsg6, lb_recvmsg6, connect::receive::<true>;
     getpeername4, lb_getpeername4, connect::peer_name::<false>;
     getpeername6, lb_getpeername6, connect::peer_name::<true>;
+}
+
+/// The packet paths at the driver: `nat` and `dsr`.
+#[xdp]
+pub fn lb_xdp(ctx: XdpContext) -> u32 {
+    xdp::forward(ctx.ctx)
+}
+
+/// The same at TC ingress, where a driver has no XDP.
+#[classifier]
+pub fn lb_tc_ingress(ctx: TcContext) -> i32 {
+    tc::forward(ctx.skb.skb)
+}
+
+/// Gives the replies of `nat` backends on this host the address of the service.
+#[classifier]
+pub fn lb_tc_egress(ctx: TcContext) -> i32 {
+    tc::mend_reply(ctx.skb.skb)
+}
+
+/// Keeps the compiler from leaving out an argument that a function does not use: the verifier
+/// wants every function to be called as it is declared.
+#[inline(always)]
+pub(crate) fn kept<T>(ctx: *mut T) -> *mut T {
+    #[cfg(target_arch = "bpf")]
+    let mut ctx = ctx;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: a move to itself changes nothing.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) ctx, options(nomem, nostack));
+    }
+    ctx
 }
 
 /// Hides from the compiler what it knows of a number: it would leave out bounds checks that it

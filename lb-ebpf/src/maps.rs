@@ -10,6 +10,9 @@ use aya_ebpf::macros::btf_map;
 use core::ptr;
 use lb_common::abi::local::{
     Asked, LocalDatagram, LocalPeer, MAX_LOCAL_ADDRESSES, MAX_LOCAL_DATAGRAMS,
+use lb_common::abi::packet::{
+    Device, DsrTable, Flow, FlowKey, Fragment, FragmentKey, MAX_VIPS, PacketBackend, PacketCounter,
+    PacketSettings, Target, Tracked, Vip, VipKey,
 };
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, BackendStats, Counter, ListenKey, MAX_BACKENDS,
@@ -17,6 +20,7 @@ use lb_common::abi::{
     ServiceTable, SocketOwner,
 };
 use lb_common::addr::Addr;
+use lb_common::decide::Job;
 
 /// Who made the pins, and for which network namespace.
 #[btf_map]
@@ -74,6 +78,84 @@ pub static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray:
 /// [`Counter`]s per service.
 #[btf_map]
 pub static SERVICE_STATS: PerCpuArray<u64, { MAX_SERVICES * Counter::COUNT }> = PerCpuArray::new();
+
+/// Listen addresses of the packet paths, with ports and alone, and the host's own addresses.
+#[btf_map]
+pub static VIPS: HashMap<VipKey, Vip, MAX_VIPS> = HashMap::new();
+
+/// How packets get to backends, by the index in their id.
+#[btf_map]
+pub static TARGETS: Array<Target, MAX_BACKENDS> = Array::new();
+
+/// Established flows, both directions. Nothing pushes them out; the agent takes out what is over.
+/// The agent sets the size.
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
+
+/// Flows whose handshake is not complete. The agent sets the size.
+#[btf_map]
+pub static FLOWS_NEW: LruHashMap<FlowKey, Flow, 1> = LruHashMap::new();
+
+/// Ports of datagrams that come in fragments.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 16_384> = LruHashMap::new();
+
+/// Per service on the `dsr` path one inner map with one value, which is swapped in whole.
+#[btf_map]
+pub static DSR_TABLES: ArrayOfMaps<Array<DsrTable, 1>, MAX_SERVICES> = ArrayOfMaps::new();
+
+/// Flows of the `dsr` path that began in a slot that was not clean. The agent sets the size.
+#[btf_map]
+pub static TRACKED: LruHashMap<FlowKey, Tracked, 1> = LruHashMap::new();
+
+/// Totals per backend of the packet paths, and the way there.
+#[btf_map]
+pub static PACKET_BACKENDS: PerCpuArray<PacketBackend, MAX_BACKENDS> = PerCpuArray::new();
+
+/// Settings of the packet paths.
+#[btf_map]
+pub static PACKET_SETTINGS: Array<PacketSettings, 1> = Array::new();
+
+/// What interfaces can do.
+#[btf_map]
+pub static DEVICES: HashMap<u32, Device, 1024> = HashMap::new();
+
+/// [`lb_common::abi::packet::PacketCounter`]s.
+#[btf_map]
+pub static PACKET_STATS: PerCpuArray<u64, { PacketCounter::COUNT }> = PerCpuArray::new();
+
+/// Room for what is too large for a program's stack.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// See [`SCRATCH`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Scratch {
+    pub job: Job,
+    pub flow: Flow,
+    pub route: Route,
+}
+
+/// The kernel's `struct bpf_fib_lookup`, in words.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Route {
+    pub family: u8,
+    pub protocol: u8,
+    pub ports: [u16; 2],
+    /// Length of the packet; afterwards the greatest that can go.
+    pub len: u16,
+    /// Interface by which it came; afterwards that by which it goes.
+    pub ifindex: u32,
+    pub tos: u32,
+    pub src: [u32; 4],
+    pub dst: [u32; 4],
+    pub vlan: u32,
+    /// Source and destination MAC address.
+    pub macs: [u32; 3],
+}
+const _: () = assert!(size_of::<Route>() == size_of::<aya_ebpf::bindings::bpf_fib_lookup>());
 
 /// What a socket is bound to and which backend it is counted for; cloned to accepted sockets.
 #[btf_map]

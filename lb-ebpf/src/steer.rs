@@ -15,7 +15,7 @@ use crate::frame::{Lookup, family};
 use crate::maps::{
     AFFINITY_UDP, BACKEND_STATS, BACKENDS, LISTENERS, PROXY, TABLES, count, service_at,
 };
-use crate::tables::ServiceTables;
+use crate::tables::{ServiceTables, Taker, search};
 
 /// `bpf_sk_assign` on a socket of an address family that cannot take the connection.
 const EAFNOSUPPORT: i32 = 97;
@@ -43,7 +43,7 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     let mut tables = ServiceTables {
         table,
         protocol: lookup.service.protocol,
-        hand_over: |backend: &Backend| lb_hand_over(ctx.lookup, backend.id.index()) != 0,
+        taker: Steering { ctx: ctx.lookup },
     };
     let Some(choice) = select(&mut tables, &client) else {
         count(service, Counter::Refused);
@@ -98,6 +98,30 @@ pub fn datagram_handed_over(head: &ServiceHead, key: &AffinityKey, backend: Back
         // A full map pushes out the client unseen for longest; nothing else can fail.
         let _ = AFFINITY_UDP.insert(key, affinity, 0);
     }
+}
+
+/// One run of the program.
+struct Steering {
+    ctx: *mut bpf_sk_lookup,
+}
+
+impl Taker for Steering {
+    #[inline(always)]
+    fn takes(&mut self, backend: &Backend) -> bool {
+        lb_hand_over(self.ctx, backend.id.index()) != 0
+    }
+
+    #[inline(always)]
+    fn search(&mut self, service: u32, hash: u64, bounded: bool) -> u64 {
+        lb_search(self.ctx, service, hash, u32::from(bounded))
+    }
+}
+
+/// See [`search`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_search(ctx: *mut bpf_sk_lookup, service: u32, hash: u64, bounded: u32) -> u64 {
+    search(Steering { ctx }, service, hash, bounded != 0)
 }
 
 /// Hands the connection to the backend at `index`; 0 when it cannot take it.

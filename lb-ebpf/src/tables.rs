@@ -4,20 +4,27 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceTable, protocol,
 };
-use lb_common::select::Tables;
+use lb_common::select::{Choice, Client, Reason, Tables, in_order};
 
-use crate::maps::{ACTIVE, AFFINITY, AFFINITY_UDP, BACKENDS, SERVICE_ACTIVE};
+use crate::maps::{ACTIVE, AFFINITY, AFFINITY_UDP, BACKENDS, SERVICE_ACTIVE, TABLES};
 use crate::opaque;
 
 /// The tables of one service in one run of a program.
-pub struct ServiceTables<'a, H> {
+pub struct ServiceTables<'a, T> {
     pub table: &'a ServiceTable,
     pub protocol: u8,
-    /// Whether a backend takes the connection.
-    pub hand_over: H,
+    pub taker: T,
 }
 
-impl<H: FnMut(&Backend) -> bool> Tables for ServiceTables<'_, H> {
+/// How a program hands a connection over.
+pub trait Taker {
+    /// Whether a backend takes the connection.
+    fn takes(&mut self, backend: &Backend) -> bool;
+    /// [`search`], in a function of the program's own.
+    fn search(&mut self, service: u32, hash: u64, bounded: bool) -> u64;
+}
+
+impl<T: Taker> Tables for ServiceTables<'_, T> {
     #[inline(always)]
     fn head(&self) -> &ServiceHead {
         &self.table.head
@@ -63,8 +70,46 @@ impl<H: FnMut(&Backend) -> bool> Tables for ServiceTables<'_, H> {
 
     #[inline(always)]
     fn hand_over(&mut self, backend: &Backend) -> bool {
-        (self.hand_over)(backend)
+        self.taker.takes(backend)
     }
+
+    #[inline(always)]
+    fn search(&mut self, client: &Client, bounded: bool) -> Option<Choice> {
+        let service = self.table.head.id.0;
+        unpack(self.taker.search(service, client.hash(), bounded))
+    }
+}
+
+/// Runs the search of a function that stands on its own: to the verifier it is one function that
+/// it checks once, and what it returns one number that it knows nothing of.
+#[inline(always)]
+pub fn search<T: Taker>(taker: T, service: u32, hash: u64, bounded: bool) -> u64 {
+    let Some(table) = TABLES.get_value(service, &0) else {
+        return 0;
+    };
+    let mut tables = ServiceTables {
+        table,
+        protocol: 0,
+        taker,
+    };
+    let found = in_order(&mut tables, &Client::of_hash(hash), bounded);
+    found.map_or(0, |choice| {
+        u64::from(choice.reason == Reason::Slot) << 32 | u64::from(choice.backend.0)
+    })
+}
+
+/// The choice that a number of [`search`] stands for; 0 for none.
+#[inline(always)]
+fn unpack(found: u64) -> Option<Choice> {
+    let reason = if found >> 32 != 0 {
+        Reason::Slot
+    } else {
+        Reason::Next
+    };
+    (found != 0).then_some(Choice {
+        backend: BackendId(found as u32),
+        reason,
+    })
 }
 
 /// What is remembered of a client.

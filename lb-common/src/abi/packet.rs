@@ -181,6 +181,15 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 40);
 
 impl FlowKey {
+    /// No flow.
+    pub const NONE: Self = Self {
+        src: Ip([0; 4]),
+        dst: Ip([0; 4]),
+        sport_be: 0,
+        dport_be: 0,
+        protocol: 0,
+    };
+
     /// The key of what comes back.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
@@ -208,6 +217,22 @@ pub struct Hop {
     pub mtu: u32,
 }
 const _: () = assert!(size_of::<Hop>() == 24);
+
+impl Hop {
+    /// Not known.
+    pub const NONE: Self = Self {
+        ifindex: 0,
+        at_s: 0,
+        macs: [0; 3],
+        mtu: 0,
+    };
+
+    /// Whether it is known, and was found less than `fresh_s` seconds ago.
+    #[inline(always)]
+    pub const fn is_fresh(&self, now_s: u32, fresh_s: u32) -> bool {
+        self.ifindex != 0 && now_s.wrapping_sub(self.at_s) < fresh_s
+    }
+}
 
 /// Value of the `FLOWS` maps: what becomes of the packets of a flow in one direction. A flow is a
 /// pair of entries; [`Flow::pair`] is the key of the other.
@@ -257,8 +282,6 @@ pub mod flow {
     pub const RST: u32 = 16;
     /// [`super::kind::LOCAL`]: the host's own stack takes it from here.
     pub const LOCAL: u32 = 32;
-    /// The service's affinity has been renewed for this flow.
-    pub const REMEMBERED: u32 = 64;
 }
 
 /// Key of the `FRAGMENTS` map (RFC 791, section 3.2; RFC 8200, section 4.5).
@@ -399,8 +422,8 @@ pub mod device {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PacketCounter {
-    /// Not for a service: passed untouched.
-    NotOurs = 0,
+    /// Passed untouched: not for a service, or its backend is reached by another path.
+    Passed = 0,
     /// For a service, and passed on to the stack: its backend is reached by another path.
     OtherPath = 1,
     /// Forwarded from clients to backends.

@@ -3,10 +3,10 @@
 
 use super::send::REFUSED;
 use super::world::World;
-use super::{Segment, Verdict, is_martian};
+use super::{Job, Segment, Verdict, is_martian};
 use crate::abi::packet::{Ip, PacketCounter};
 use crate::checksum::Sum;
-use crate::headers::{ETHERNET, IpHeader, Piece, number, ports_word, tcp};
+use crate::headers::{ETHERNET, IpHeader, Piece, exchanged, number, ports_word, tcp};
 use crate::packet::{Outer, Packet};
 
 /// TTL of what we send (IANA "IP Time To Live Parameter").
@@ -15,8 +15,8 @@ pub(super) const TTL: u32 = 64;
 const MOST_QUOTED: u32 = 17;
 
 /// An ICMP error to be sent.
-#[derive(Clone, Copy)]
-struct Problem {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
     /// Type and code, IPv4.
     v4: u16,
     /// Type and code, IPv6.
@@ -27,69 +27,52 @@ struct Problem {
     drop: PacketCounter,
 }
 
-/// "Fragmentation needed" (RFC 1191) or "packet too big": no more than `mtu` bytes fit.
-#[inline(always)]
-pub(super) fn too_big<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    ip: &IpHeader,
-    mtu: u32,
-) -> Verdict {
-    let problem = Problem {
-        v4: 0x0304,
-        v6: 0x0200,
-        rest: mtu,
-        drop: PacketCounter::DropTooBig,
+impl Problem {
+    /// None.
+    pub(super) const NONE: Self = Self {
+        v4: 0,
+        v6: 0,
+        rest: 0,
+        drop: PacketCounter::Passed,
     };
-    error(packet, world, ip, problem)
-}
 
-/// "Time exceeded" in transit.
-#[inline(always)]
-pub(super) fn time_exceeded<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    ip: &IpHeader,
-) -> Verdict {
-    let problem = Problem {
+    /// "Time exceeded" in transit.
+    pub(super) const TIME_EXCEEDED: Self = Self {
         v4: 0x0b00,
         v6: 0x0300,
         rest: 0,
         drop: PacketCounter::DropTtl,
     };
-    error(packet, world, ip, problem)
-}
 
-/// "Port unreachable".
-#[inline(always)]
-pub(super) fn port_unreachable<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    ip: &IpHeader,
-) -> Verdict {
-    let problem = Problem {
+    /// "Port unreachable".
+    pub(super) const PORT_UNREACHABLE: Self = Self {
         v4: 0x0303,
         v6: 0x0104,
         rest: 0,
         drop: PacketCounter::DropNoBackend,
     };
-    error(packet, world, ip, problem)
+
+    /// "Fragmentation needed" (RFC 1191) or "packet too big": no more than `mtu` bytes fit.
+    #[inline(always)]
+    pub(super) const fn too_big(mtu: u32) -> Self {
+        Self {
+            v4: 0x0304,
+            v6: 0x0200,
+            rest: mtu,
+            drop: PacketCounter::DropTooBig,
+        }
+    }
 }
 
 /// Sends an ICMP error about a packet, from the address that it went to. It quotes the IP header
 /// and eight bytes behind it.
 #[inline(always)]
-fn error<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    ip: &IpHeader,
-    problem: Problem,
-) -> Verdict {
-    // RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e). An error about an error is ruled out by
-    // who calls this: only flows of TCP and UDP, and ICMP about them, get here.
+pub(super) fn error<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
+    let (ip, problem) = (&job.segment.ip, &job.problem);
+    // RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e).
     let about_error = matches!(ip.protocol, number::ICMP | number::ICMPV6);
     if ip.piece == Piece::Later || is_martian(&ip.src) || about_error {
-        return Verdict::Drop(problem.drop);
+        return Verdict::drop(problem.drop);
     }
     let done = if ip.v6 {
         error_v6(packet, ip, problem)
@@ -97,44 +80,57 @@ fn error<P: Packet, W: World>(
         error_v4(packet, ip, problem)
     };
     if done.is_none() {
-        return Verdict::Drop(problem.drop);
+        return Verdict::drop(problem.drop);
     }
-    world.count(PacketCounter::IcmpSent);
-    Verdict::Transmit
+    world.note(PacketCounter::IcmpSent);
+    Verdict::TRANSMIT
 }
 
 #[inline(always)]
-fn error_v4<P: Packet>(packet: &mut P, ip: &IpHeader, problem: Problem) -> Option<()> {
-    let quoted = (ip.payload - ip.at + 8) / 4;
+fn error_v4<P: Packet>(packet: &mut P, ip: &IpHeader, problem: &Problem) -> Option<()> {
+    let quoted = ((ip.payload - ip.at + 8) / 4).min(MOST_QUOTED);
     let link = Link::read(packet, ip.at)?;
     packet.truncate(ip.at + quoted * 4)?;
     let head = u32::from(problem.v4) << 16;
     let rest = problem.rest;
-    let mut sum = Sum::ZERO.word(head.to_be()).word(rest.to_be());
-    let mut i = 0;
-    while i < MOST_QUOTED && i < quoted {
-        let [word] = packet.words::<1>(ip.at + i * 4)?;
-        sum = sum.word(word);
-        i += 1;
-    }
+    let sum = Sum::ZERO.word(head.to_be()).word(rest.to_be());
+    let sum = with_quote(packet, ip.at, quoted, sum)?;
     let head = (head | u32::from(u16::from_be(sum.checksum()))).to_be();
     packet.grow(28, Outer::Answer)?;
     link.write_back(packet, ip.at)?;
-    let header = ipv4_header(28 + quoted * 4, u32::from(number::ICMP), &ip.dst, &ip.src, 0);
+    let header = ipv4_header(
+        28 + quoted * 4,
+        u32::from(number::ICMP),
+        &ip.dst,
+        &ip.src,
+        0,
+    );
     packet.set_words(ip.at, header)?;
     packet.set_words(ip.at + 20, [head, rest.to_be()])
 }
 
+/// A sum with `quoted` words of the packet more.
 #[inline(always)]
-fn error_v6<P: Packet>(packet: &mut P, ip: &IpHeader, problem: Problem) -> Option<()> {
+fn with_quote<P: Packet>(packet: &P, at: u32, quoted: u32, mut sum: Sum) -> Option<Sum> {
+    let mut i = 0;
+    while i < quoted {
+        let [word] = packet.words::<1>(at + i * 4)?;
+        sum = sum.word(word);
+        i += 1;
+    }
+    Some(sum)
+}
+
+#[inline(always)]
+fn error_v6<P: Packet>(packet: &mut P, ip: &IpHeader, problem: &Problem) -> Option<()> {
     let link = Link::read(packet, ip.at)?;
     packet.truncate(ip.at + 48)?;
     let head = u32::from(problem.v6) << 16;
     let (length, rest) = (8 + 48u32, problem.rest.to_be());
     let sum = pseudo_v6(&ip.dst, &ip.src, length, number::ICMPV6)
         .word(head.to_be())
-        .word(rest)
-        .words(&packet.words::<12>(ip.at)?);
+        .word(rest);
+    let sum = with_quote(packet, ip.at, 12, sum)?;
     let head = (head | u32::from(u16::from_be(sum.checksum()))).to_be();
     packet.grow(48, Outer::Answer)?;
     link.write_back(packet, ip.at)?;
@@ -144,19 +140,16 @@ fn error_v6<P: Packet>(packet: &mut P, ip: &IpHeader, problem: Problem) -> Optio
 
 /// Answers a TCP segment with a reset.
 #[inline(always)]
-pub(super) fn reset<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    segment: &Segment,
-) -> Verdict {
+pub(super) fn reset<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
+    let segment = &job.segment;
     if is_martian(&segment.ip.src) {
-        return Verdict::Drop(PacketCounter::DropMartian);
+        return Verdict::drop(PacketCounter::DropMartian);
     }
     if write_reset(packet, segment).is_none() {
         return REFUSED;
     }
-    world.count(PacketCounter::ResetSent);
-    Verdict::Transmit
+    world.note(PacketCounter::ResetSent);
+    Verdict::TRANSMIT
 }
 
 #[inline(always)]
@@ -166,8 +159,8 @@ fn write_reset<P: Packet>(packet: &mut P, segment: &Segment) -> Option<()> {
     let header = if ip.v6 { 40 } else { 20 };
     packet.truncate(ip.at + header + 20)?;
     link.write_back(packet, ip.at)?;
-    let control = u32::from(transport.flags & tcp::SYN != 0)
-        + u32::from(transport.flags & tcp::FIN != 0);
+    let control =
+        u32::from(transport.flags & tcp::SYN != 0) + u32::from(transport.flags & tcp::FIN != 0);
     let length = ip.payload_len().saturating_sub(transport.header) + control;
     let (seq, ack, flags) = if transport.flags & tcp::ACK != 0 {
         (transport.ack, 0, tcp::RST)
@@ -189,7 +182,14 @@ fn write_reset<P: Packet>(packet: &mut P, segment: &Segment) -> Option<()> {
     let checksum = pseudo.words(&words).checksum();
     words[4] = (u32::from(u16::from_be(checksum)) << 16).to_be();
     if ip.v6 {
-        set_ipv6(packet, ip.at, 20, crate::abi::protocol::TCP, &ip.dst, &ip.src)?;
+        set_ipv6(
+            packet,
+            ip.at,
+            20,
+            crate::abi::protocol::TCP,
+            &ip.dst,
+            &ip.src,
+        )?;
     } else {
         let tcp = u32::from(crate::abi::protocol::TCP);
         let words = ipv4_header(40, tcp, &ip.dst, &ip.src, 0);
@@ -237,17 +237,6 @@ impl Link {
         }
         Some(())
     }
-}
-
-/// Two MAC addresses in the other order.
-#[inline(always)]
-const fn exchanged(macs: [u32; 3]) -> [u32; 3] {
-    let (a, b, c) = (macs[0].to_ne_bytes(), macs[1].to_ne_bytes(), macs[2].to_ne_bytes());
-    [
-        u32::from_ne_bytes([b[2], b[3], c[0], c[1]]),
-        u32::from_ne_bytes([c[2], c[3], a[0], a[1]]),
-        u32::from_ne_bytes([a[2], a[3], b[0], b[1]]),
-    ]
 }
 
 /// An IPv4 header without options (RFC 791); `len` with the header.

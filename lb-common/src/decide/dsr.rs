@@ -6,12 +6,13 @@
 //! old ones over (after "JET: Just Enough Tracking", Mendelson et al., CoNEXT 2021). Flows are
 //! tracked by all of their key: a new connection never drags along a client's open ones.
 
+use super::answer::Problem;
 use super::nat::flow_hash;
 use super::send::{REFUSED, frame, lower_hops};
 use super::world::{BackendEvent, World};
-use super::{Segment, Verdict, answer, impossible_source, is_martian};
+use super::{Job, Segment, Stage, Verdict, answer, impossible_source, is_martian, note_first};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, Tracked, dsr, kind};
-use crate::abi::{BackendId, ServiceHead, ServiceId, protocol};
+use crate::abi::{BackendId, ServiceHead, protocol};
 use crate::checksum::Delta;
 use crate::headers::{ETHERNET, ether, number, tcp};
 use crate::packet::{Outer, Packet};
@@ -29,20 +30,23 @@ const GUE_PORTS: u32 = 49_152;
 pub(super) fn forward<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
-    segment: &Segment,
-    service: ServiceId,
+    job: &mut Job,
 ) -> Verdict {
-    let ip = &segment.ip;
+    let Some(vip) = job.vip else {
+        return Verdict::PASS;
+    };
+    let (segment, ip) = (&job.segment, &job.segment.ip);
+    note_first(world, segment);
     if is_martian(&ip.src) {
-        return Verdict::Drop(PacketCounter::DropMartian);
+        return Verdict::drop(PacketCounter::DropMartian);
     }
     if starts(segment)
         && let Some(reason) = impossible_source(world, &ip.src)
     {
-        return Verdict::Drop(reason);
+        return Verdict::drop(reason);
     }
-    let Some(table) = world.dsr(service) else {
-        return Verdict::Pass;
+    let Some(table) = world.dsr(vip.service) else {
+        return Verdict::PASS;
     };
     let head = world.dsr_head(table);
     let client = Client::new(&head, &ip.src.to_addr());
@@ -56,13 +60,13 @@ pub(super) fn forward<P: Packet, W: World>(
             owner: slot.owner,
             base: dsr::id(slot.base),
         };
-        dirty.backend(world, segment, table)
+        dirty.backend(world, job, table)
     };
     let Some(target) = world.target(backend) else {
-        return Verdict::Drop(PacketCounter::DropNoBackend);
+        return Verdict::drop(PacketCounter::DropNoBackend);
     };
     world.count_backend(backend, BackendEvent::Packet(packet.len()));
-    send(packet, world, segment, backend, &target)
+    send(packet, world, job, backend, &target)
 }
 
 /// Whether a packet begins a flow, as far as it tells.
@@ -84,8 +88,8 @@ impl Dirty {
     /// Where a packet goes: tracked flows where they began, a client that is remembered where it
     /// was, what is new to the owner, and all the rest to the base.
     #[inline(always)]
-    fn backend<W: World>(&self, world: &mut W, segment: &Segment, table: W::Dsr) -> BackendId {
-        let key = segment.ip.key(segment.transport.ports);
+    fn backend<W: World>(&self, world: &mut W, job: &Job, table: W::Dsr) -> BackendId {
+        let (segment, key) = (&job.segment, job.key);
         let now_s = world.now_s();
         let fresh = starts(segment);
         if let Some(tracked) = world.tracked(&key)
@@ -117,7 +121,7 @@ impl Dirty {
                 seen_s: now_s,
             };
             world.track(&key, &tracked);
-            world.count(PacketCounter::Tracked);
+            world.note(PacketCounter::Tracked);
         }
         self.owner
     }
@@ -134,16 +138,18 @@ impl Dirty {
 fn send<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
-    segment: &Segment,
+    job: &mut Job,
     backend: BackendId,
     target: &Target,
 ) -> Verdict {
-    let ip = &segment.ip;
-    let Some(hop) = way(world, backend, target, ip.len) else {
-        return Verdict::Drop(PacketCounter::DropNoRoute);
-    };
+    let ip = &job.segment.ip;
+    let hop = way(world, backend, target);
+    if hop.ifindex == 0 {
+        return Verdict::drop(PacketCounter::DropNoRoute);
+    }
     if ip.ttl <= 1 {
-        return answer::time_exceeded(packet, world, ip);
+        job.problem = Problem::TIME_EXCEEDED;
+        return Verdict::next(Stage::Error);
     }
     let overhead = overhead(target);
     let mtu = if target.mtu == 0 {
@@ -154,46 +160,45 @@ fn send<P: Packet, W: World>(
     let room = mtu.saturating_sub(overhead);
     if packet.segment_len(ip.len) > room {
         if !ip.whole_only {
-            return Verdict::Drop(PacketCounter::DropTooBig);
+            return Verdict::drop(PacketCounter::DropTooBig);
         }
-        return answer::too_big(packet, world, ip, room);
+        job.problem = Problem::too_big(room);
+        return Verdict::next(Stage::Error);
     }
-    if overhead != 0 && ip.protocol == protocol::TCP && segment.transport.flags & tcp::SYN != 0 {
+    if overhead != 0 && ip.protocol == protocol::TCP && job.segment.transport.flags & tcp::SYN != 0
+    {
         // An option that cannot be read is the business of the ends.
-        let _ = clamp(packet, segment, room);
+        let _ = clamp(packet, &job.segment, room);
     }
     if lower_hops(packet, ip).is_none() {
         return REFUSED;
     }
-    world.count(PacketCounter::Forwarded);
+    world.note(PacketCounter::Forwarded);
     if overhead == 0 {
         return frame(packet, world, ip, &hop);
     }
     let seed = world.settings().seed;
-    let hash = flow_hash(&ip.key(segment.transport.ports), seed);
-    if wrap(packet, segment, target, &hop, hash).is_none() {
+    let hash = flow_hash(&job.key, seed);
+    if wrap(packet, &job.segment, target, &hop, hash).is_none() {
         return REFUSED;
     }
     if hop.ifindex == world.ingress() {
-        Verdict::Transmit
+        Verdict::TRANSMIT
     } else {
-        Verdict::Redirect(hop.ifindex)
+        Verdict::redirect(hop.ifindex)
     }
 }
 
 /// The way to a backend, from what this CPU found lately.
 #[inline(always)]
-fn way<W: World>(world: &mut W, backend: BackendId, target: &Target, len: u32) -> Option<Hop> {
-    if let Some(hop) = world.backend_hop(backend)
-        && hop.ifindex != 0
-        && world.now_s().wrapping_sub(hop.at_s) < HOP_FRESH_S
-    {
-        return Some(hop);
+fn way<W: World>(world: &mut W, backend: BackendId, target: &Target) -> Hop {
+    let known = world.backend_hop(backend);
+    if known.is_fresh(world.now_s(), HOP_FRESH_S) {
+        return known;
     }
-    // The longest packet would be refused for its length; that is looked at by the caller.
-    let hop = world.route(&target.source, &target.addr, len.min(576))?;
+    let hop = world.route(&target.source, &target.addr);
     world.set_backend_hop(backend, &hop);
-    Some(hop)
+    hop
 }
 
 /// Bytes that wrapping adds.
@@ -279,7 +284,14 @@ fn wrap<P: Packet>(
     } else {
         packet.grow(40 + udp, if gue { Outer::Ipv6Udp } else { Outer::Ipv6 })?;
         packet.set_half(12, ether::IPV6)?;
-        answer::set_ipv6(packet, ETHERNET, udp + ip.len, carried, &source, &target.addr)?;
+        answer::set_ipv6(
+            packet,
+            ETHERNET,
+            udp + ip.len,
+            carried,
+            &source,
+            &target.addr,
+        )?;
     }
     packet.set_words(0, hop.macs)?;
     if gue {

@@ -3,7 +3,7 @@
 
 use super::send::{REFUSED, addresses, frame};
 use super::world::World;
-use super::{Segment, Verdict, answer, dsr, malformed, nat};
+use super::{Job, Stage, Verdict, answer, malformed, nat};
 use crate::abi::packet::{Flow, FlowKey, Ip, PacketCounter, VipKey, flow, vip};
 use crate::abi::protocol;
 use crate::checksum::Delta;
@@ -25,10 +25,11 @@ struct Quote {
 pub(super) fn received<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
-    ip: &IpHeader,
+    job: &mut Job,
 ) -> Verdict {
+    let ip = &job.segment.ip;
     if ip.piece != Piece::Whole || ip.v6 != (ip.protocol == number::ICMPV6) {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
     let Some([first]) = packet.words::<1>(ip.payload) else {
         return malformed(world, &ip.dst);
@@ -41,12 +42,12 @@ pub(super) fn received<P: Packet, W: World>(
         return echo(packet, world, ip, first);
     }
     if !is_error(ip, kind) {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
     let Some(quote) = quote(packet, ip) else {
         return malformed(world, &ip.dst);
     };
-    about(packet, world, ip, &quote)
+    about(packet, world, job, &quote)
 }
 
 /// An ICMP error from the host's own stack about a flow of a backend on this host.
@@ -54,31 +55,36 @@ pub(super) fn received<P: Packet, W: World>(
 pub(super) fn local_error<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
-    ip: &IpHeader,
+    job: &Job,
 ) -> Verdict {
+    let ip = &job.segment.ip;
     if ip.piece != Piece::Whole || ip.v6 != (ip.protocol == number::ICMPV6) {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
     let Some([first]) = packet.words::<1>(ip.payload) else {
-        return Verdict::Pass;
+        return Verdict::PASS;
     };
     if ip.payload_len() < 8 || !is_error(ip, (u32::from_be(first) >> 24) as u8) {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
     let Some(quote) = quote(packet, ip) else {
-        return Verdict::Pass;
+        return Verdict::PASS;
     };
     let Some(handle) = world.flow(&quote.key) else {
-        return Verdict::Pass;
+        return Verdict::PASS;
     };
     let entry = world.read(handle);
     let wanted = flow::REPLY | flow::LOCAL;
     if entry.flags & wanted != wanted {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
-    world.count(PacketCounter::IcmpPassed);
+    world.note(PacketCounter::IcmpPassed);
     let done = mend(packet, ip, &quote, &entry, 0);
-    done.map_or(REFUSED, |()| Verdict::Stack)
+    if done.is_some() {
+        Verdict::STACK
+    } else {
+        REFUSED
+    }
 }
 
 /// RFC 792; RFC 4443.
@@ -93,26 +99,21 @@ const fn is_error(ip: &IpHeader, kind: u8) -> bool {
 
 /// Answers an echo request to an address of a service that the host itself does not have.
 #[inline(always)]
-fn echo<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    ip: &IpHeader,
-    first: u32,
-) -> Verdict {
+fn echo<P: Packet, W: World>(packet: &mut P, world: &mut W, ip: &IpHeader, first: u32) -> Verdict {
     let Some(address) = world.vip(&VipKey::address(ip.dst)) else {
-        return Verdict::Pass;
+        return Verdict::PASS;
     };
     if address.flags & vip::ECHO == 0 {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
     if let Some(reason) = super::impossible_source(world, &ip.src) {
-        return Verdict::Drop(reason);
+        return Verdict::drop(reason);
     }
     if echo_reply(packet, ip, first).is_none() {
         return REFUSED;
     }
-    world.count(PacketCounter::Echoed);
-    Verdict::Transmit
+    world.note(PacketCounter::Echoed);
+    Verdict::TRANSMIT
 }
 
 #[inline(always)]
@@ -159,55 +160,48 @@ fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
 fn about<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
-    ip: &IpHeader,
+    job: &mut Job,
     quote: &Quote,
 ) -> Verdict {
+    let ip = &job.segment.ip;
     let key = &quote.key;
     // It concerns who sent the quoted packet, and comes to them.
     if ip.dst != key.dst {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
     let vip = world.vip(&VipKey::new(key.dst, key.dport_be, quote.ip.protocol));
     if let Some(vip) = vip
         && vip.flags & vip::DSR != 0
     {
-        let transport = Transport {
-            ports: [key.sport_be, key.dport_be],
-            ..Transport::default()
-        };
-        let about = Segment {
-            ip: IpHeader {
-                src: key.src,
-                protocol: quote.ip.protocol,
-                // What is sent on is the error itself, whatever it is about.
-                piece: Piece::Later,
-                ..*ip
-            },
-            transport,
-        };
-        world.count(PacketCounter::IcmpPassed);
-        return dsr::forward(packet, world, &about, vip.service);
+        // What is sent on is the error as it is, to where the client's packets go.
+        world.note(PacketCounter::IcmpPassed);
+        job.key = *key;
+        job.vip = Some(vip);
+        job.segment.transport = Transport::NONE;
+        job.segment.ip.src = key.src;
+        return Verdict::next(Stage::Dsr);
     }
     let Some(handle) = world.flow(key) else {
         return match vip {
-            Some(_) => Verdict::Drop(PacketCounter::DropIcmp),
-            None => Verdict::Pass,
+            Some(_) => Verdict::drop(PacketCounter::DropIcmp),
+            None => Verdict::PASS,
         };
     };
     let entry = world.read(handle);
-    let (hop, hops) = match nat::way_out(packet, world, ip, handle, &entry) {
-        Ok(hop) => (Some(hop), 1),
-        Err(Some(verdict)) => return verdict,
-        Err(None) => (None, 0),
-    };
+    let way = nat::way_out(packet, world, job, handle, &entry);
+    if way.instead != Verdict::PASS {
+        return way.instead;
+    }
+    let ip = &job.segment.ip;
+    let hops = u32::from(way.hop.ifindex != 0);
     if mend(packet, ip, quote, &entry, hops).is_none() {
         return REFUSED;
     }
-    world.count(PacketCounter::IcmpPassed);
-    match hop {
-        Some(hop) => frame(packet, world, ip, &hop),
-        None => Verdict::Stack,
+    world.note(PacketCounter::IcmpPassed);
+    if hops == 0 {
+        return Verdict::STACK;
     }
+    frame(packet, world, ip, &way.hop)
 }
 
 /// Rewrites an ICMP error about a flow: the quoted packet to what its sender sent, the error to go

@@ -19,15 +19,20 @@ mod nat;
 mod send;
 pub mod world;
 
-use crate::abi::packet::{Fragment, Ip, PacketCounter, VipKey, vip};
+use crate::abi::packet::{FlowKey, Fragment, Ip, PacketCounter, Vip, VipKey, vip};
 use crate::abi::protocol;
 use crate::headers::{self, Bad, IpHeader, Piece, Transport, number};
 use crate::packet::Packet;
 use world::World;
 
+/// What becomes of a packet, or the next [`Stage`]: an [`Outcome`] as one number, which in the kernel goes from function
+/// to function without a part that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict(u64);
+
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Outcome {
     /// It is not ours, or the stack serves it as it is: untouched.
     Pass,
     /// It was rewritten, and the stack takes it from here.
@@ -36,8 +41,89 @@ pub enum Verdict {
     Transmit,
     /// It goes out by this interface.
     Redirect(u32),
-    /// It is dropped, for this reason.
-    Drop(PacketCounter),
+    /// It is dropped, for a reason that has been counted.
+    Drop,
+}
+
+impl Verdict {
+    pub(crate) const PASS: Self = Self(0);
+    pub(crate) const STACK: Self = Self(1 << 32);
+    pub(crate) const TRANSMIT: Self = Self(2 << 32);
+    const REDIRECT: u64 = 3 << 32;
+    const DROP: u64 = 4 << 32;
+    const NEXT: u64 = 5 << 32;
+
+    /// Not decided yet: that part of the way is next.
+    #[inline(always)]
+    pub(crate) const fn next(stage: Stage) -> Self {
+        Self(Self::NEXT | stage as u64)
+    }
+
+    /// The part of the way that is next.
+    #[inline(always)]
+    const fn stage(self) -> Option<Stage> {
+        match self.0.wrapping_sub(Self::NEXT) {
+            0 => Some(Stage::Ingress),
+            1 => Some(Stage::Flow),
+            2 => Some(Stage::Forget),
+            3 => Some(Stage::Known),
+            4 => Some(Stage::Advance),
+            5 => Some(Stage::Fresh),
+            6 => Some(Stage::Orphaned),
+            7 => Some(Stage::Dsr),
+            8 => Some(Stage::Icmp),
+            9 => Some(Stage::Reset),
+            10 => Some(Stage::Error),
+            11 => Some(Stage::Extensions),
+            12 => Some(Stage::Received),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn redirect(ifindex: u32) -> Self {
+        Self(Self::REDIRECT | ifindex as u64)
+    }
+
+    /// Dropped, for a reason that is not counted yet.
+    #[inline(always)]
+    pub(crate) const fn drop(reason: PacketCounter) -> Self {
+        Self(Self::DROP | (reason as u64 + 1))
+    }
+
+    /// The reason of a drop that is not counted yet, by its number.
+    #[inline(always)]
+    const fn uncounted(self) -> Option<u32> {
+        if self.0 > Self::DROP && self.0 < Self::NEXT {
+            Some(self.0 as u32 - 1)
+        } else {
+            None
+        }
+    }
+
+    /// The number.
+    #[inline(always)]
+    pub const fn code(self) -> u64 {
+        self.0
+    }
+
+    /// The verdict with this number.
+    #[inline(always)]
+    pub const fn from_code(code: u64) -> Self {
+        Self(code)
+    }
+
+    /// What it says.
+    #[inline(always)]
+    pub const fn outcome(self) -> Outcome {
+        match self.0 >> 32 {
+            0 => Outcome::Pass,
+            1 => Outcome::Stack,
+            2 => Outcome::Transmit,
+            3 => Outcome::Redirect(self.0 as u32),
+            _ => Outcome::Drop,
+        }
+    }
 }
 
 /// A TCP or UDP packet that was read.
@@ -47,93 +133,218 @@ struct Segment {
     transport: Transport,
 }
 
-/// A packet that came by an interface.
-#[inline(always)]
-pub fn ingress<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Verdict {
-    let verdict = match headers::ip(packet) {
-        Ok(ip) => received(packet, world, &ip),
-        Err(Bad::Beyond(dst)) => malformed(world, &dst),
-        Err(Bad::NotIp | Bad::Ip) => Verdict::Pass,
+/// What is known of the packet while it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    segment: Segment,
+    /// Key of its flow.
+    key: FlowKey,
+    /// What listens on its destination.
+    vip: Option<Vip>,
+    /// The answer that it gets.
+    problem: answer::Problem,
+}
+
+impl Job {
+    /// Nothing yet.
+    pub const NONE: Self = Self {
+        segment: Segment {
+            ip: IpHeader::NONE,
+            transport: Transport::NONE,
+        },
+        key: FlowKey::NONE,
+        vip: None,
+        problem: answer::Problem::NONE,
     };
-    if let Verdict::Drop(reason) = verdict {
-        world.count(reason);
+}
+
+/// Parts of the way; each names the next. In the kernel each is a function of its own, which the
+/// verifier checks once and whose stack is its own, and the job lies where all of them find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Read the headers, and see what the packet is for.
+    Ingress = 0,
+    /// Find the flow.
+    Flow = 1,
+    /// A SYN on a known flow: forget the flow if it is over.
+    Forget = 2,
+    /// Go the way of a flow that is known.
+    Known = 3,
+    /// What a packet does for a flow that is not established.
+    Advance = 4,
+    /// Enter a new flow.
+    Fresh = 5,
+    /// Tell the sender that the backend is gone.
+    Orphaned = 6,
+    /// Send to the owner of the slot.
+    Dsr = 7,
+    /// An ICMP message.
+    Icmp = 8,
+    /// Answer with a reset.
+    Reset = 9,
+    /// Answer with an ICMP error.
+    Error = 10,
+    /// Read the extension headers of IPv6.
+    Extensions = 11,
+    /// See what a packet whose IP header has been read is for.
+    Received = 12,
+}
+
+/// The longest way: a SYN with extension headers on a flow that is over (arrived, extensions,
+/// received, flow, forget, fresh, known, error).
+const MOST_STAGES: u32 = 8;
+
+/// The whole way of a packet that came by an interface.
+#[inline(always)]
+pub fn ingress<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+    let mut verdict = world.call(Stage::Ingress, packet, job);
+    let mut stages = 1;
+    while stages < MOST_STAGES
+        && let Some(stage) = verdict.stage()
+    {
+        verdict = world.call(stage, packet, job);
+        stages += 1;
     }
     verdict
+}
+
+/// Runs one part of the way.
+#[inline(always)]
+pub fn run<P: Packet, W: World>(
+    stage: Stage,
+    packet: &mut P,
+    world: &mut W,
+    job: &mut Job,
+) -> Verdict {
+    let verdict = match stage {
+        Stage::Ingress => arrived(packet, world, job),
+        Stage::Flow => nat::flow(packet, world, job),
+        Stage::Forget => nat::forget(world, job),
+        Stage::Known => nat::known(packet, world, job),
+        Stage::Advance => nat::advance(world, job),
+        Stage::Fresh => nat::fresh(world, job),
+        Stage::Orphaned => nat::orphaned(world, job),
+        Stage::Dsr => dsr::forward(packet, world, job),
+        Stage::Icmp => icmp::received(packet, world, job),
+        Stage::Reset => answer::reset(packet, world, job),
+        Stage::Error => answer::error(packet, world, job),
+        Stage::Extensions => extended(packet, world, job),
+        Stage::Received => received(packet, world, job),
+    };
+    if verdict == Verdict::PASS {
+        world.note(PacketCounter::Passed);
+    }
+    counted(world, verdict)
+}
+
+/// Counts why a packet is dropped, where that is decided.
+#[inline(always)]
+fn counted<W: World>(world: &mut W, verdict: Verdict) -> Verdict {
+    match verdict.uncounted() {
+        Some(reason) => {
+            world.count(reason);
+            Verdict(Verdict::DROP)
+        }
+        None => verdict,
+    }
+}
+
+/// A packet that came by an interface.
+#[inline(always)]
+fn arrived<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
+    match headers::ip(packet) {
+        Ok(ip) => {
+            job.segment.ip = ip;
+            if ip.has_extensions() {
+                return Verdict::next(Stage::Extensions);
+            }
+            received(packet, world, job)
+        }
+        Err(Bad::Beyond(dst)) => malformed(world, &dst),
+        Err(Bad::NotIp | Bad::Ip) => Verdict::PASS,
+    }
 }
 
 /// A packet of the host's own stack that goes out by an interface: replies of backends on this
 /// host get the address of the service. Everything else is left as it is.
 #[inline(always)]
-pub fn egress<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Verdict {
+pub fn egress<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
     let Ok(ip) = headers::ip(packet) else {
-        return Verdict::Pass;
+        return Verdict::PASS;
     };
-    match ip.protocol {
-        protocol::TCP | protocol::UDP => match segment(packet, world, &ip) {
-            Ok(segment) => nat::local_reply(packet, world, &segment),
-            Err(_) => Verdict::Pass,
+    job.segment.ip = ip;
+    if headers::extensions(packet, &mut job.segment.ip).is_none() {
+        return Verdict::PASS;
+    }
+    match job.segment.ip.protocol {
+        protocol::TCP | protocol::UDP => match read_segment(packet, world, job) {
+            None => nat::local_reply(packet, world, job),
+            Some(_) => Verdict::PASS,
         },
-        number::ICMP | number::ICMPV6 => icmp::local_error(packet, world, &ip),
-        _ => Verdict::Pass,
+        number::ICMP | number::ICMPV6 => icmp::local_error(packet, world, job),
+        _ => Verdict::PASS,
     }
 }
 
+/// A packet with IPv6 extension headers.
 #[inline(always)]
-fn received<P: Packet, W: World>(packet: &mut P, world: &mut W, ip: &IpHeader) -> Verdict {
-    match ip.protocol {
-        protocol::TCP | protocol::UDP => {}
-        number::ICMP | number::ICMPV6 => return icmp::received(packet, world, ip),
-        _ => return Verdict::Pass,
+fn extended<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
+    let ip = &mut job.segment.ip;
+    if headers::extensions(packet, ip).is_none() {
+        return malformed(world, &job.segment.ip.dst);
     }
-    let segment = match segment(packet, world, ip) {
-        Ok(segment) => segment,
-        Err(verdict) => return verdict,
-    };
-    let key = ip.key(segment.transport.ports);
-    let vip = world.vip(&VipKey::new(key.dst, key.dport_be, ip.protocol));
-    if let Some(vip) = vip
+    Verdict::next(Stage::Received)
+}
+
+/// A packet whose IP header has been read.
+#[inline(always)]
+fn received<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
+    match job.segment.ip.protocol {
+        protocol::TCP | protocol::UDP => {}
+        number::ICMP | number::ICMPV6 => return Verdict::next(Stage::Icmp),
+        _ => return Verdict::PASS,
+    }
+    if let Some(verdict) = read_segment(packet, world, job) {
+        return verdict;
+    }
+    let (key, protocol) = (&job.key, job.segment.ip.protocol);
+    job.vip = world.vip(&VipKey::new(key.dst, key.dport_be, protocol));
+    if let Some(vip) = job.vip
         && vip.flags & vip::DSR != 0
     {
-        note_first(world, ip, &segment.transport);
-        return dsr::forward(packet, world, &segment, vip.service);
+        return Verdict::next(Stage::Dsr);
     }
-    if let Some(flow) = world.flow(&key) {
-        note_first(world, ip, &segment.transport);
-        return nat::known(packet, world, &segment, flow);
-    }
-    let Some(vip) = vip else {
-        return Verdict::Pass;
-    };
-    note_first(world, ip, &segment.transport);
-    nat::fresh(packet, world, &segment, vip.service)
+    Verdict::next(Stage::Flow)
 }
 
-/// Reads the transport header, or what the first fragment told of it. Else what becomes of the
-/// packet.
+/// Reads the transport header, or takes what the first fragment told of it; else says what becomes
+/// of the packet.
 #[inline(always)]
-fn segment<P: Packet, W: World>(
-    packet: &P,
-    world: &mut W,
-    ip: &IpHeader,
-) -> Result<Segment, Verdict> {
-    if ip.piece != Piece::Later {
-        return match headers::transport(packet, ip) {
-            Some(transport) => Ok(Segment { ip: *ip, transport }),
-            None => Err(malformed(world, &ip.dst)),
+fn read_segment<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Option<Verdict> {
+    let ip = &job.segment.ip;
+    let transport = if ip.piece == Piece::Later {
+        let Some(fragment) = world.fragment(&ip.fragment_key()) else {
+            return Some(for_service(world, &ip.dst, PacketCounter::DropFragment));
         };
-    }
-    let Some(fragment) = world.fragment(&ip.fragment_key()) else {
-        return Err(for_service(world, &ip.dst, PacketCounter::DropFragment));
+        Transport {
+            ports: fragment.ports,
+            ..Transport::NONE
+        }
+    } else {
+        let Some(transport) = headers::transport(packet, ip) else {
+            return Some(malformed(world, &ip.dst));
+        };
+        transport
     };
-    let transport = Transport {
-        ports: fragment.ports,
-        ..Transport::default()
-    };
-    Ok(Segment { ip: *ip, transport })
+    job.segment.transport = transport;
+    job.key = job.segment.ip.key(transport.ports);
+    None
 }
 
+/// Notes the ports of the first fragment of a datagram that is ours.
 #[inline(always)]
-fn note_first<W: World>(world: &mut W, ip: &IpHeader, transport: &Transport) {
+fn note_first<W: World>(world: &mut W, segment: &Segment) {
+    let Segment { ip, transport } = segment;
     if ip.piece == Piece::First {
         let fragment = Fragment {
             ports: transport.ports,
@@ -153,8 +364,8 @@ fn malformed<W: World>(world: &mut W, dst: &Ip) -> Verdict {
 #[inline(always)]
 fn for_service<W: World>(world: &W, dst: &Ip, reason: PacketCounter) -> Verdict {
     match world.vip(&VipKey::address(*dst)) {
-        Some(vip) if vip.flags & vip::SERVICE != 0 => Verdict::Drop(reason),
-        _ => Verdict::Pass,
+        Some(vip) if vip.flags & vip::SERVICE != 0 => Verdict::drop(reason),
+        _ => Verdict::PASS,
     }
 }
 

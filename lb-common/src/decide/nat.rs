@@ -4,13 +4,14 @@
 //! can push them out, and it is then served by hash again. Once established it is moved to where
 //! nothing pushes it out.
 
+use super::answer::Problem;
 use super::send::{REFUSED, frame, rewrite};
 use super::world::{BackendEvent, Chosen, NewFlow, World};
-use super::{Segment, Verdict, answer, impossible_source};
+use super::{Job, Segment, Stage, Verdict, impossible_source, note_first};
 use crate::abi::packet::{Flow, FlowKey, Hop, Ip, PacketCounter, Target, flow, kind};
 use crate::abi::{BackendId, ServiceId, protocol};
 use crate::hash;
-use crate::headers::{IpHeader, Piece, tcp};
+use crate::headers::{Piece, tcp};
 use crate::packet::Packet;
 
 /// How long a way out is trusted before the routes are asked again, seconds.
@@ -18,34 +19,39 @@ const HOP_FRESH_S: u32 = 5;
 /// Source ports tried for one flow.
 const PORT_TRIES: u32 = 8;
 
-/// A packet of a flow that is known.
+/// A packet that may belong to a flow.
 #[inline(always)]
-pub(super) fn known<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    segment: &Segment,
-    handle: W::Flow,
-) -> Verdict {
+pub(super) fn flow<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+    let Some(handle) = world.flow(&job.key) else {
+        if job.vip.is_none() {
+            return Verdict::PASS;
+        }
+        note_first(world, &job.segment);
+        return Verdict::next(Stage::Fresh);
+    };
+    note_first(world, &job.segment);
     let entry = world.read(handle);
+    if opens(&job.segment) && entry.flags & flow::REPLY == 0 {
+        return Verdict::next(Stage::Forget);
+    }
     if world.target(entry.backend).is_none() {
-        return orphaned(packet, world, segment, &entry);
+        return Verdict::next(Stage::Orphaned);
     }
-    let reply = entry.flags & flow::REPLY != 0;
-    if !reply && opens(segment) && is_over(world, &entry) {
-        let key = segment.ip.key(segment.transport.ports);
-        world.remove(&key, &entry.pair());
-        return fresh(packet, world, segment, entry.service);
+    if entry.flags & flow::ESTABLISHED == 0 {
+        return Verdict::next(Stage::Advance);
     }
-    note(world, segment, handle, &entry);
-    if entry.flags & flow::ESTABLISHED == 0 && advance(world, segment, &entry) {
-        // Its entry is another one now.
-        let key = segment.ip.key(segment.transport.ports);
-        let Some(handle) = world.flow(&key) else {
-            return REFUSED;
-        };
-        return forward(packet, world, segment, handle, &entry);
-    }
-    forward(packet, world, segment, handle, &entry)
+    note(world, &job.segment, handle, &entry);
+    forward(packet, world, job, handle, &entry)
+}
+
+/// The rest of the way of a packet whose flow has been seen to.
+#[inline(always)]
+pub(super) fn known<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+    let Some(handle) = world.flow(&job.key) else {
+        return REFUSED;
+    };
+    let entry = world.read(handle);
+    forward(packet, world, job, handle, &entry)
 }
 
 /// Whether a packet opens a connection.
@@ -55,7 +61,21 @@ fn opens(segment: &Segment) -> bool {
         && segment.transport.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
 }
 
-/// Whether a flow has ended or aged, so that a SYN on it is a new one.
+/// A SYN on a flow that is known: when that has ended or aged, it is a new one.
+#[inline(always)]
+pub(super) fn forget<W: World>(world: &mut W, job: &Job) -> Verdict {
+    let Some(handle) = world.flow(&job.key) else {
+        return Verdict::next(Stage::Fresh);
+    };
+    let entry = world.read(handle);
+    if world.target(entry.backend).is_some() && !is_over(world, &entry) {
+        return Verdict::next(Stage::Advance);
+    }
+    world.remove(&job.key, &entry.pair());
+    Verdict::next(Stage::Fresh)
+}
+
+/// Whether a flow has ended or aged.
 #[inline(always)]
 fn is_over<W: World>(world: &W, entry: &Flow) -> bool {
     let pair = world.flow(&entry.pair()).map(|pair| world.read(pair));
@@ -97,55 +117,67 @@ fn next_seq(segment: &Segment, old: u32) -> u32 {
         return old;
     }
     let data = ip.payload_len().saturating_sub(transport.header);
-    let control = u32::from(transport.flags & tcp::SYN != 0)
-        + u32::from(transport.flags & tcp::FIN != 0);
+    let control =
+        u32::from(transport.flags & tcp::SYN != 0) + u32::from(transport.flags & tcp::FIN != 0);
     transport.seq.wrapping_add(data).wrapping_add(control)
 }
 
-/// What a packet does for a flow that is not established. Whether it is now.
+/// What a packet does for a flow that is not established.
 #[inline(always)]
-fn advance<W: World>(world: &mut W, segment: &Segment, entry: &Flow) -> bool {
-    let refuses = segment.transport.flags & tcp::RST != 0;
-    if entry.flags & flow::REPLY != 0 {
-        if refuses && entry.flags & flow::SEEN == 0 {
-            world.count_backend(entry.backend, BackendEvent::Refused);
+pub(super) fn advance<W: World>(world: &mut W, job: &Job) -> Verdict {
+    let Some(handle) = world.flow(&job.key) else {
+        return REFUSED;
+    };
+    let entry = world.read(handle);
+    note(world, &job.segment, handle, &entry);
+    if entry.flags & flow::ESTABLISHED == 0 {
+        if entry.flags & flow::REPLY != 0 {
+            answered(world, &job.segment, &entry);
+        } else {
+            confirmed(world, job, &entry);
         }
-        return false;
     }
+    Verdict::next(Stage::Known)
+}
+
+/// The backend speaks: it may refuse.
+#[inline(always)]
+fn answered<W: World>(world: &mut W, segment: &Segment, entry: &Flow) {
+    if segment.transport.flags & tcp::RST != 0 {
+        world.count_backend(entry.backend, BackendEvent::Refused);
+    }
+}
+
+/// The client speaks: once the backend has spoken too the flow is established.
+#[inline(always)]
+fn confirmed<W: World>(world: &mut W, job: &Job, entry: &Flow) {
     let pair = entry.pair();
     let Some(reply) = world.flow(&pair) else {
         // Pushed out by others; it is still needed.
-        let key = segment.ip.key(segment.transport.ports);
-        world.insert(&pair, &reply_entry(&key, entry));
-        return false;
+        let new = NewFlow {
+            out: entry.out,
+            backend: entry.backend,
+            service: entry.service,
+            flags: entry.flags,
+            next_seq: 0,
+        };
+        world.insert(&pair, &reply_of(&job.key, &new));
+        return;
     };
-    let answered = world.read(reply).flags & (flow::SEEN | flow::RST) == flow::SEEN;
-    if !answered || refuses || opens(segment) {
-        return false;
+    let spoken = world.read(reply).flags & (flow::SEEN | flow::RST) == flow::SEEN;
+    let refuses = job.segment.transport.flags & tcp::RST != 0;
+    if !spoken || refuses || opens(&job.segment) {
+        return;
     }
-    let key = segment.ip.key(segment.transport.ports);
-    let moved = world.establish(&key, &pair);
-    world.count(if moved {
+    let moved = world.establish(&job.key, &pair);
+    world.note(if moved {
         PacketCounter::FlowEstablished
     } else {
         PacketCounter::FlowQuota
     });
     world.count_backend(entry.backend, BackendEvent::Answered);
-    let client = segment.ip.src.to_addr();
-    world.remember(key.protocol, entry.service, &client, entry.backend);
-    moved
-}
-
-/// The entry of what comes back, for a flow that comes in as `key`.
-#[inline(always)]
-fn reply_entry(key: &FlowKey, forward: &Flow) -> NewFlow {
-    NewFlow {
-        out: key.reversed(),
-        backend: forward.backend,
-        service: forward.service,
-        flags: flow::REPLY | forward.flags & flow::LOCAL,
-        next_seq: 0,
-    }
+    let client = job.key.src.to_addr();
+    world.remember(job.key.protocol, entry.service, &client, entry.backend);
 }
 
 /// Rewrites a packet and sends it on.
@@ -153,7 +185,7 @@ fn reply_entry(key: &FlowKey, forward: &Flow) -> NewFlow {
 fn forward<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
-    segment: &Segment,
+    job: &mut Job,
     handle: W::Flow,
     entry: &Flow,
 ) -> Verdict {
@@ -162,180 +194,204 @@ fn forward<P: Packet, W: World>(
         let event = BackendEvent::Packet(packet.len());
         world.count_backend(entry.backend, event);
     }
-    let hop = match way_out(packet, world, &segment.ip, handle, entry) {
-        Ok(hop) => hop,
-        Err(Some(verdict)) => return verdict,
-        Err(None) => {
-            world.count(PacketCounter::ToStack);
-            let done = rewrite(packet, segment, &entry.out, 0);
-            return done.map_or(REFUSED, |()| Verdict::Stack);
-        }
-    };
-    if rewrite(packet, segment, &entry.out, 1).is_none() {
+    let way = way_out(packet, world, job, handle, entry);
+    if way.instead != Verdict::PASS {
+        return way.instead;
+    }
+    if way.hop.ifindex == 0 {
+        world.note(PacketCounter::ToStack);
+        let done = rewrite(packet, &job.segment, &entry.out, 0);
+        return if done.is_some() {
+            Verdict::STACK
+        } else {
+            REFUSED
+        };
+    }
+    if rewrite(packet, &job.segment, &entry.out, 1).is_none() {
         return REFUSED;
     }
-    world.count(if reply {
+    world.note(if reply {
         PacketCounter::Replied
     } else {
         PacketCounter::Forwarded
     });
-    frame(packet, world, &segment.ip, &hop)
+    frame(packet, world, &job.segment.ip, &way.hop)
 }
 
-/// Where a packet of a flow goes; else what becomes of it instead, or nothing: the stack has to
-/// deliver it.
+/// Where a packet of a flow goes.
+pub(super) struct Way {
+    /// The way out; [`Hop::NONE`] when the stack has to deliver the packet.
+    pub(super) hop: Hop,
+    /// What becomes of it instead; [`Verdict::PASS`] for nothing.
+    pub(super) instead: Verdict,
+}
+
+impl Way {
+    const BY_STACK: Self = Self {
+        hop: Hop::NONE,
+        instead: Verdict::PASS,
+    };
+
+    #[inline(always)]
+    const fn refused(instead: Verdict) -> Self {
+        Self {
+            hop: Hop::NONE,
+            instead,
+        }
+    }
+}
+
+/// Finds the way out for a packet of a flow, and whether it may go that way.
 #[inline(always)]
 pub(super) fn way_out<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
-    ip: &IpHeader,
+    job: &mut Job,
     handle: W::Flow,
     entry: &Flow,
-) -> Result<Hop, Option<Verdict>> {
+) -> Way {
     if entry.flags & flow::LOCAL != 0 {
-        return Err(None);
+        return Way::BY_STACK;
     }
-    if ip.ttl <= 1 {
-        return Err(Some(answer::time_exceeded(packet, world, ip)));
+    if job.segment.ip.ttl <= 1 {
+        job.problem = Problem::TIME_EXCEEDED;
+        return Way::refused(Verdict::next(Stage::Error));
     }
-    let hop = if entry.hop.ifindex != 0
-        && world.now_s().wrapping_sub(entry.hop.at_s) < HOP_FRESH_S
-    {
-        entry.hop
-    } else {
-        let hop = world.route(&entry.out.src, &entry.out.dst, ip.len).ok_or(None)?;
-        world.set_hop(handle, &hop);
-        hop
-    };
-    if packet.segment_len(ip.len) > hop.mtu {
-        if !ip.whole_only {
-            // The stack fragments it.
-            return Err(None);
+    let mut hop = entry.hop;
+    if !hop.is_fresh(world.now_s(), HOP_FRESH_S) {
+        hop = world.route(&entry.out.src, &entry.out.dst);
+        if hop.ifindex == 0 {
+            return Way::BY_STACK;
         }
-        return Err(Some(answer::too_big(packet, world, ip, hop.mtu)));
+        world.set_hop(handle, &hop);
     }
-    Ok(hop)
+    if packet.segment_len(job.segment.ip.len) > hop.mtu {
+        if !job.segment.ip.whole_only {
+            // The stack fragments it.
+            return Way::BY_STACK;
+        }
+        job.problem = Problem::too_big(hop.mtu);
+        return Way::refused(Verdict::next(Stage::Error));
+    }
+    Way {
+        hop,
+        instead: Verdict::PASS,
+    }
 }
 
 /// A packet of a flow whose backend has been removed: the sender is told, so that it connects
 /// again now and not when it has given up.
 #[inline(always)]
-fn orphaned<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    segment: &Segment,
-    entry: &Flow,
-) -> Verdict {
-    let key = segment.ip.key(segment.transport.ports);
-    if opens(segment) {
-        world.remove(&key, &entry.pair());
-        return fresh(packet, world, segment, entry.service);
+pub(super) fn orphaned<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let Some(handle) = world.flow(&job.key) else {
+        return Verdict::drop(PacketCounter::DropNoBackend);
+    };
+    let entry = world.read(handle);
+    if job.segment.ip.protocol == protocol::UDP {
+        if entry.flags & flow::REPLY != 0 {
+            return Verdict::drop(PacketCounter::DropNoBackend);
+        }
+        // The client's next datagram begins anew.
+        world.remove(&job.key, &entry.pair());
     }
-    let flags = segment.transport.flags;
-    if segment.ip.piece == Piece::Later || flags & tcp::RST != 0 {
-        return Verdict::Drop(PacketCounter::DropNoBackend);
-    }
-    if segment.ip.protocol == protocol::TCP {
-        return answer::reset(packet, world, segment);
-    }
-    if entry.flags & flow::REPLY != 0 {
-        return Verdict::Drop(PacketCounter::DropNoBackend);
-    }
-    // The client's next datagram begins anew.
-    world.remove(&key, &entry.pair());
-    answer::port_unreachable(packet, world, &segment.ip)
+    nobody(job)
 }
 
 /// A packet for a service that belongs to no flow that is known.
 #[inline(always)]
-pub(super) fn fresh<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    segment: &Segment,
-    service: ServiceId,
-) -> Verdict {
-    let ip = &segment.ip;
-    if let Some(reason) = impossible_source(world, &ip.src) {
-        return Verdict::Drop(reason);
+pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let Some(vip) = job.vip else {
+        return Verdict::PASS;
+    };
+    if let Some(reason) = impossible_source(world, &job.key.src) {
+        return Verdict::drop(reason);
     }
-    let chosen = world.choose(service, &ip.src.to_addr());
+    let chosen = world.choose(vip.service, job.key.protocol, &job.key.src.to_addr());
     let backend = match chosen {
         Chosen::OtherPath => {
-            world.count(PacketCounter::OtherPath);
-            return Verdict::Pass;
+            world.note(PacketCounter::OtherPath);
+            return Verdict::PASS;
         }
         Chosen::Packet(backend) => backend,
-        Chosen::None => return nobody(packet, world, segment),
+        Chosen::None => return nobody(job),
     };
     let Some(target) = world.target(backend) else {
-        return nobody(packet, world, segment);
+        return nobody(job);
     };
-    if segment.transport.flags & tcp::RST != 0 {
+    if job.segment.transport.flags & tcp::RST != 0 {
         // It ends what is not known.
-        return Verdict::Drop(PacketCounter::DropNoBackend);
+        return Verdict::drop(PacketCounter::DropNoBackend);
     }
-    let Some(entry) = enter(world, segment, service, backend, &target) else {
-        return Verdict::Drop(PacketCounter::DropNoPort);
-    };
-    world.count(PacketCounter::FlowNew);
+    if !enter(world, job, vip.service, backend, &target) {
+        return Verdict::drop(PacketCounter::DropNoPort);
+    }
+    world.note(PacketCounter::FlowNew);
     world.count_backend(backend, BackendEvent::Flow);
-    let key = ip.key(segment.transport.ports);
-    match world.flow(&key) {
-        Some(handle) => forward(packet, world, segment, handle, &entry),
-        None => Verdict::Drop(PacketCounter::DropKernel),
-    }
+    Verdict::next(Stage::Known)
 }
 
-/// Nobody can take what is new: the client is told, as a closed port would.
+/// Nobody can take a packet: the sender is told, as a closed port would.
 #[inline(always)]
-fn nobody<P: Packet, W: World>(packet: &mut P, world: &mut W, segment: &Segment) -> Verdict {
-    let rst = segment.transport.flags & tcp::RST != 0;
-    if rst || segment.ip.piece == Piece::Later {
-        return Verdict::Drop(PacketCounter::DropNoBackend);
+fn nobody(job: &mut Job) -> Verdict {
+    let rst = job.segment.transport.flags & tcp::RST != 0;
+    if rst || job.segment.ip.piece == Piece::Later {
+        return Verdict::drop(PacketCounter::DropNoBackend);
     }
-    if segment.ip.protocol == protocol::TCP {
-        return answer::reset(packet, world, segment);
+    if job.segment.ip.protocol == protocol::TCP {
+        return Verdict::next(Stage::Reset);
     }
-    answer::port_unreachable(packet, world, &segment.ip)
+    job.problem = Problem::PORT_UNREACHABLE;
+    Verdict::next(Stage::Error)
 }
 
-/// Enters both directions of a new flow; `None` when no source port is free.
+/// Enters both directions of a new flow; false when no source port is free.
 #[inline(always)]
 fn enter<W: World>(
     world: &mut W,
-    segment: &Segment,
+    job: &Job,
     service: ServiceId,
     backend: BackendId,
     target: &Target,
-) -> Option<Flow> {
-    let key = segment.ip.key(segment.transport.ports);
+) -> bool {
+    let key = job.key;
     let local = target.kind == kind::LOCAL;
     let mut new = NewFlow {
         out: FlowKey {
-            dst: if target.addr == Ip::default() {
-                key.dst
-            } else {
-                target.addr
-            },
             dport_be: target.port_be,
             ..key
         },
         backend,
         service,
         flags: flow::SEEN | if local { flow::LOCAL } else { 0 },
-        next_seq: next_seq(segment, 0),
+        next_seq: next_seq(&job.segment, 0),
     };
-    let entry = new.value(world.now_s());
-    let reply = reply_entry(&key, &entry);
+    if target.addr != Ip::default() {
+        new.out.dst = target.addr;
+    }
     if target.kind == kind::REMOTE {
         new.out.src = target.source;
-        new.out.sport_be = take_port(world, &key, target, &new.out, &reply)?;
+        let Some(port) = take_port(world, &key, target, &new) else {
+            return false;
+        };
+        new.out.sport_be = port;
     } else {
         // An entry that is there is one that is needed: of this flow, before it was pushed out.
-        world.insert(&new.out.reversed(), &reply);
+        world.insert(&new.out.reversed(), &reply_of(&key, &new));
     }
     world.insert(&key, &new);
-    Some(new.value(world.now_s()))
+    true
+}
+
+/// The entry of what comes back, for a new flow that comes in as `key`.
+#[inline(always)]
+fn reply_of(key: &FlowKey, new: &NewFlow) -> NewFlow {
+    NewFlow {
+        out: key.reversed(),
+        backend: new.backend,
+        service: new.service,
+        flags: flow::REPLY | new.flags & flow::LOCAL,
+        next_seq: 0,
+    }
 }
 
 /// Takes a source port for a flow by entering what will come back to it.
@@ -348,9 +404,9 @@ fn take_port<W: World>(
     world: &mut W,
     key: &FlowKey,
     target: &Target,
-    out: &FlowKey,
-    reply: &NewFlow,
+    new: &NewFlow,
 ) -> Option<u16> {
+    let reply = reply_of(key, new);
     let settings = world.settings();
     let cpus = settings.cpus.max(1);
     let span = u32::from(target.ports) / cpus;
@@ -365,7 +421,7 @@ fn take_port<W: World>(
         let port = (base + if place >= span { place % span } else { place }) as u16;
         let back = FlowKey {
             sport_be: port.to_be(),
-            ..*out
+            ..new.out
         }
         .reversed();
         let free = match world.flow(&back) {
@@ -374,7 +430,7 @@ fn take_port<W: World>(
             Some(found) => world.read(found).out == reply.out,
         };
         if free {
-            world.insert(&back, reply);
+            world.insert(&back, &reply);
             return Some(port.to_be());
         }
         tried += 1;
@@ -404,22 +460,26 @@ pub(super) fn flow_hash(key: &FlowKey, seed: u32) -> u32 {
 pub(super) fn local_reply<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
-    segment: &Segment,
+    job: &Job,
 ) -> Verdict {
-    let key = segment.ip.key(segment.transport.ports);
-    let Some(handle) = world.flow(&key) else {
-        return Verdict::Pass;
+    let Some(handle) = world.flow(&job.key) else {
+        return Verdict::PASS;
     };
     let entry = world.read(handle);
     let wanted = flow::REPLY | flow::LOCAL;
     if entry.flags & wanted != wanted {
-        return Verdict::Pass;
+        return Verdict::PASS;
     }
-    note(world, segment, handle, &entry);
+    note_first(world, &job.segment);
+    note(world, &job.segment, handle, &entry);
     if entry.flags & flow::ESTABLISHED == 0 {
-        advance(world, segment, &entry);
+        answered(world, &job.segment, &entry);
     }
-    world.count(PacketCounter::Replied);
-    let done = rewrite(packet, segment, &entry.out, 0);
-    done.map_or(REFUSED, |()| Verdict::Stack)
+    world.note(PacketCounter::Replied);
+    let done = rewrite(packet, &job.segment, &entry.out, 0);
+    if done.is_some() {
+        Verdict::STACK
+    } else {
+        REFUSED
+    }
 }

@@ -9,7 +9,7 @@ use crate::headers::{ETHERNET, IpHeader, Piece, ether, ports_word};
 use crate::packet::Packet;
 
 /// What the kernel says when a packet cannot be changed: cut off, or out of memory.
-pub(super) const REFUSED: Verdict = Verdict::Drop(PacketCounter::DropKernel);
+pub(super) const REFUSED: Verdict = Verdict::drop(PacketCounter::DropKernel);
 
 /// Changes addresses and ports from what came in to `out`; the TTL goes down by `hops`.
 #[inline(always)]
@@ -128,8 +128,8 @@ pub(super) fn frame<P: Packet, W: World>(
         return REFUSED;
     }
     if back {
-        Verdict::Transmit
+        Verdict::TRANSMIT
     } else {
-        Verdict::Redirect(hop.ifindex)
+        Verdict::redirect(hop.ifindex)
     }
 }

@@ -7,6 +7,8 @@ use crate::abi::packet::{
 };
 use crate::abi::{AffinityKey, BackendId, ServiceHead, ServiceId};
 use crate::addr::Addr;
+use crate::decide::{Job, Stage, Verdict};
+use crate::packet::Packet;
 
 /// What the choice of a backend came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,9 @@ pub trait World {
     /// The table of a service on the `dsr` path.
     type Dsr: Copy;
 
+    /// Runs a part of the way: [`super::run`], in the kernel as a function of its own.
+    fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict;
+
     /// CLOCK_BOOTTIME in seconds, coarse.
     fn now_s(&self) -> u32;
     /// Settings.
@@ -47,8 +52,13 @@ pub trait World {
     fn ingress(&self) -> u32;
     /// This CPU, from 0.
     fn cpu(&self) -> u32;
+    /// Counts, by the number of a [`PacketCounter`].
+    fn count(&mut self, counter: u32);
     /// Counts.
-    fn count(&mut self, counter: PacketCounter);
+    #[inline(always)]
+    fn note(&mut self, counter: PacketCounter) {
+        self.count(counter as u32);
+    }
     /// Counts for a backend.
     fn count_backend(&mut self, backend: BackendId, event: BackendEvent);
 
@@ -59,7 +69,7 @@ pub trait World {
     /// Whether a backend may get what is new.
     fn usable(&self, backend: BackendId) -> bool;
     /// Chooses a backend for a new flow of `client`.
-    fn choose(&mut self, service: ServiceId, client: &Addr) -> Chosen;
+    fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen;
     /// Remembers where a client went, if the service wants that.
     fn remember(&mut self, protocol: u32, service: ServiceId, client: &Addr, backend: BackendId);
 
@@ -85,9 +95,9 @@ pub trait World {
     /// Notes the ports of a first fragment.
     fn note_fragment(&mut self, key: &FragmentKey, fragment: &Fragment);
 
-    /// The way to `dst` for a packet of `len` bytes from `src`; `None` where frames cannot be sent
-    /// on directly: no neighbour yet, no route, or an interface that takes none.
-    fn route(&mut self, src: &Ip, dst: &Ip, len: u32) -> Option<Hop>;
+    /// The way from `src` to `dst`; [`Hop::NONE`] where frames cannot be sent on directly: no
+    /// neighbour yet, no route, or an interface that takes none.
+    fn route(&mut self, src: &Ip, dst: &Ip) -> Hop;
 
     /// The table of a service on the `dsr` path.
     fn dsr(&self, service: ServiceId) -> Option<Self::Dsr>;
@@ -98,13 +108,14 @@ pub trait World {
     /// Notes that the base of a slot was sent something.
     fn base_seen(&mut self, table: Self::Dsr, slot: u32);
     /// Where a client was sent last, while that is remembered and the backend may keep it.
-    fn remembered(&self, protocol: u32, head: &ServiceHead, key: &AffinityKey) -> Option<BackendId>;
+    fn remembered(&self, protocol: u32, head: &ServiceHead, key: &AffinityKey)
+    -> Option<BackendId>;
     /// A flow that began in a slot that was not clean.
     fn tracked(&self, key: &FlowKey) -> Option<Tracked>;
     /// Notes such a flow, or that it is still there.
     fn track(&mut self, key: &FlowKey, tracked: &Tracked);
     /// The way to a backend on the `dsr` path as it was last found on this CPU.
-    fn backend_hop(&self, backend: BackendId) -> Option<Hop>;
+    fn backend_hop(&self, backend: BackendId) -> Hop;
     /// Notes it.
     fn set_backend_hop(&mut self, backend: BackendId, hop: &Hop);
 }
@@ -136,12 +147,7 @@ impl NewFlow {
             flags: self.flags,
             next_seq: self.next_seq,
             pad: 0,
-            hop: Hop {
-                ifindex: 0,
-                at_s: 0,
-                macs: [0; 3],
-                mtu: 0,
-            },
+            hop: Hop::NONE,
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Complaint, Source};
 const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
-const UNSAFE_FILES: [&str; 14] = [
+const UNSAFE_FILES: [&str; 18] = [
     "lb-agent/src/control/peer.rs",
     "lb-agent/src/dataplane/bpf/link.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
@@ -16,8 +16,12 @@ const UNSAFE_FILES: [&str; 14] = [
     "lb-ebpf/src/listen.rs",
     "lb-ebpf/src/main.rs",
     "lb-ebpf/src/maps.rs",
+    "lb-ebpf/src/packet.rs",
     "lb-ebpf/src/steer.rs",
     "lb-ebpf/src/tables.rs",
+    "lb-ebpf/src/tc.rs",
+    "lb-ebpf/src/world.rs",
+    "lb-ebpf/src/xdp.rs",
     "tests/src/hosts.rs",
     "tests/src/prog_run.rs",
     "tests/tests/bpf_agreement.rs",

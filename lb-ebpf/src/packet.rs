@@ -1,0 +1,288 @@
+//! Packets of XDP and TC programs as `lb_common` reads and changes them: every raw packet pointer.
+
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::helpers::{
+    bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_xdp_adjust_head,
+    bpf_xdp_adjust_tail,
+};
+use core::ptr;
+use lb_common::checksum::Delta;
+use lb_common::packet::{Outer, Packet};
+
+use crate::opaque;
+
+/// Offsets beyond this are not looked at: the verifier wants a bound, and no walk gets so far.
+const FARTHEST: usize = 0x3fff;
+
+/// What XDP and TC do differently to a packet.
+pub trait Context {
+    /// Where the data begins.
+    fn start(&self) -> usize;
+    /// Where it ends.
+    fn end(&self) -> usize;
+    /// See [`Packet::len`].
+    fn len(&self) -> u32;
+    /// See [`Packet::segment_len`].
+    fn segment_len(&self, ip_len: u32) -> u32;
+    /// See [`Packet::fix_checksum`].
+    fn fix_checksum(packet: &mut Raw<Self>, at: u32, delta: &Delta) -> Option<()>
+    where
+        Self: Sized;
+    /// See [`Packet::grow`].
+    fn grow(&self, by: u32, outer: Outer) -> Option<()>;
+    /// See [`Packet::shrink`].
+    fn shrink(&self, by: u32) -> Option<()>;
+    /// See [`Packet::truncate`].
+    fn truncate(&self, len: u32) -> Option<()>;
+}
+
+/// The packet of a program's context.
+pub struct Raw<C>(pub C);
+
+impl<C: Context> Raw<C> {
+    /// A pointer to `len` bytes at `at` that are inside.
+    #[inline(always)]
+    fn inside(&self, at: u32, len: usize) -> Option<*mut u8> {
+        let place = self.0.start() + (opaque(at as usize) & FARTHEST);
+        (place + len <= self.0.end()).then_some(place as *mut u8)
+    }
+
+    #[inline(always)]
+    fn load<T: Copy>(&self, at: u32) -> Option<T> {
+        let place = self.inside(at, size_of::<T>())?;
+        // SAFETY: the bytes are inside the packet, and integers have no invalid values. To this
+        // target every place is aligned: the verifier refuses the program on machines where it
+        // matters. Told otherwise, the compiler would read byte by byte.
+        Some(unsafe { ptr::read(place.cast::<T>()) })
+    }
+
+    #[inline(always)]
+    fn store<T: Copy>(&mut self, at: u32, value: T) -> Option<()> {
+        let place = self.inside(at, size_of::<T>())?;
+        // SAFETY: as above.
+        unsafe { ptr::write(place.cast::<T>(), value) };
+        Some(())
+    }
+}
+
+impl<C: Context> Packet for Raw<C> {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn words<const W: usize>(&self, at: u32) -> Option<[u32; W]> {
+        self.load(at)
+    }
+
+    #[inline(always)]
+    fn half(&self, at: u32) -> Option<u16> {
+        self.load(at)
+    }
+
+    #[inline(always)]
+    fn set_words<const W: usize>(&mut self, at: u32, words: [u32; W]) -> Option<()> {
+        self.store(at, words)
+    }
+
+    #[inline(always)]
+    fn set_half(&mut self, at: u32, half: u16) -> Option<()> {
+        self.store(at, half)
+    }
+
+    #[inline(always)]
+    fn fix_checksum(&mut self, at: u32, delta: &Delta) -> Option<()> {
+        C::fix_checksum(self, at, delta)
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, by: u32, outer: Outer) -> Option<()> {
+        self.0.grow(by, outer)
+    }
+
+    #[inline(always)]
+    fn shrink(&mut self, by: u32) -> Option<()> {
+        self.0.shrink(by)
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: u32) -> Option<()> {
+        self.0.truncate(len)
+    }
+
+    #[inline(always)]
+    fn segment_len(&self, ip_len: u32) -> u32 {
+        self.0.segment_len(ip_len)
+    }
+}
+
+/// Reads one 32-bit field of a context. By hand: the compiler would join reads in two branches
+/// into one through a changed pointer, which the verifier refuses.
+macro_rules! field {
+    ($ctx:expr, $context:ty, $field:ident) => {{
+        #[cfg(target_arch = "bpf")]
+        let value = {
+            let value: u64;
+            // SAFETY: the context is valid for as long as the program runs, and the field is one
+            // of its words.
+            unsafe {
+                core::arch::asm!(
+                    "{value} = *(u32 *)({ctx} + {at})",
+                    value = lateout(reg) value,
+                    ctx = in(reg) $ctx,
+                    at = const core::mem::offset_of!($context, $field),
+                    options(readonly, nostack),
+                );
+            }
+            value
+        };
+        #[cfg(not(target_arch = "bpf"))]
+        // SAFETY: as above.
+        let value = u64::from(unsafe { (*$ctx).$field });
+        value
+    }};
+}
+pub(crate) use field;
+
+/// The context of an XDP program.
+#[derive(Clone, Copy)]
+pub struct Xdp(pub *mut xdp_md);
+
+impl Context for Xdp {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        field!(self.0, xdp_md, data) as usize
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        field!(self.0, xdp_md, data_end) as usize
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        (self.end() - self.start()) as u32
+    }
+
+    #[inline(always)]
+    fn segment_len(&self, ip_len: u32) -> u32 {
+        ip_len
+    }
+
+    #[inline(always)]
+    fn fix_checksum(packet: &mut Raw<Self>, at: u32, delta: &Delta) -> Option<()> {
+        let old: u16 = packet.load(at)?;
+        packet.store(at, delta.applied(old))
+    }
+
+    #[inline(always)]
+    fn grow(&self, by: u32, _outer: Outer) -> Option<()> {
+        // SAFETY: the context is valid; packet pointers are made anew at each access.
+        (unsafe { bpf_xdp_adjust_head(self.0, -(by as i32)) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn shrink(&self, by: u32) -> Option<()> {
+        // SAFETY: as above.
+        (unsafe { bpf_xdp_adjust_head(self.0, by as i32) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn truncate(&self, len: u32) -> Option<()> {
+        let now = self.len();
+        if len > now {
+            return None;
+        }
+        // SAFETY: as above.
+        (unsafe { bpf_xdp_adjust_tail(self.0, len as i32 - now as i32) } == 0).then_some(())
+    }
+}
+
+/// The context of a TC program. The first bytes of its packet, with all headers, are made linear
+/// beforehand.
+#[derive(Clone, Copy)]
+pub struct Skb(pub *mut __sk_buff);
+
+/// `bpf_l4_csum_replace`: the change is one of the pseudo header.
+const BPF_F_PSEUDO_HDR: u64 = 0x10;
+/// The same: a checksum of 0 means that there is none.
+const BPF_F_MARK_MANGLED_0: u64 = 0x20;
+/// `bpf_skb_adjust_room`: behind the MAC header.
+const BPF_ADJ_ROOM_MAC: u32 = 1;
+/// The same: an outer IPv4 header, an outer IPv6 header, an outer UDP header.
+const ENCAP_L3_IPV4: u64 = 1 << 1;
+const ENCAP_L3_IPV6: u64 = 1 << 2;
+const ENCAP_L4_UDP: u64 = 1 << 4;
+
+impl Context for Skb {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        field!(self.0, __sk_buff, data) as usize
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        field!(self.0, __sk_buff, data_end) as usize
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        field!(self.0, __sk_buff, len) as u32
+    }
+
+    #[inline(always)]
+    fn segment_len(&self, ip_len: u32) -> u32 {
+        match field!(self.0, __sk_buff, gso_size) {
+            0 => ip_len,
+            // The kernel cuts it up into packets of the size in which they came.
+            _ => 0,
+        }
+    }
+
+    /// By the helper, which knows whether the checksum is complete, or only begun for the network
+    /// card to end.
+    #[inline(always)]
+    fn fix_checksum(packet: &mut Raw<Self>, at: u32, delta: &Delta) -> Option<()> {
+        let ctx = packet.0.0;
+        let zero = if delta.zero_is_none {
+            BPF_F_MARK_MANGLED_0
+        } else {
+            0
+        };
+        let pseudo = u64::from(delta.pseudo.folded());
+        let segment = u64::from(delta.segment.folded());
+        let flags = BPF_F_PSEUDO_HDR | zero;
+        // SAFETY: the context is valid; packet pointers are made anew at each access.
+        let first = unsafe { bpf_l4_csum_replace(ctx, at, 0, pseudo, flags) };
+        // SAFETY: as above.
+        let second = unsafe { bpf_l4_csum_replace(ctx, at, 0, segment, zero) };
+        (first | second == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn grow(&self, by: u32, outer: Outer) -> Option<()> {
+        let flags = match outer {
+            Outer::Ipv4 => ENCAP_L3_IPV4,
+            Outer::Ipv6 => ENCAP_L3_IPV6,
+            Outer::Ipv4Udp => ENCAP_L3_IPV4 | ENCAP_L4_UDP,
+            Outer::Ipv6Udp => ENCAP_L3_IPV6 | ENCAP_L4_UDP,
+            Outer::Answer => 0,
+        };
+        // SAFETY: as above.
+        let done = unsafe { bpf_skb_adjust_room(self.0, by as i32, BPF_ADJ_ROOM_MAC, flags) };
+        (done == 0).then_some(())
+    }
+
+    /// The kernel has taken the tag of a frame with one out already; one with two is not for us.
+    #[inline(always)]
+    fn shrink(&self, _by: u32) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn truncate(&self, len: u32) -> Option<()> {
+        // SAFETY: as above.
+        (unsafe { bpf_skb_change_tail(self.0, len, 0) } == 0).then_some(())
+    }
+}

@@ -1,0 +1,110 @@
+//! `lb_tc_ingress` and `lb_tc_egress`: the packet paths behind the driver.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_skb_pull_data};
+use core::ptr;
+use lb_common::decide::{Outcome, Stage, egress, ingress, run};
+
+use crate::maps::Route;
+use crate::packet::{Raw, Skb, field};
+use crate::world::{Hook, Maps, job};
+
+/// Bytes that are made linear: Ethernet, two IP headers with their options or extensions, and what
+/// is quoted behind them.
+const HEADERS: u32 = 256;
+
+/// Returns what becomes of a packet that came by an interface.
+#[inline(always)]
+pub fn forward(skb: *mut __sk_buff) -> i32 {
+    pull(skb);
+    let Some(job) = job() else {
+        return TC_ACT_UNSPEC;
+    };
+    let mut maps = maps(skb);
+    match ingress(&mut Raw(Skb(skb)), &mut maps, job).outcome() {
+        // Programs and the stack after this one go on.
+        Outcome::Pass | Outcome::Stack => TC_ACT_UNSPEC,
+        Outcome::Transmit => send(maps.ingress),
+        Outcome::Redirect(ifindex) => send(ifindex),
+        Outcome::Drop => TC_ACT_SHOT,
+    }
+}
+
+/// Returns what becomes of a packet of the host itself that goes out by an interface.
+#[inline(always)]
+pub fn mend_reply(skb: *mut __sk_buff) -> i32 {
+    pull(skb);
+    let Some(job) = job() else {
+        return TC_ACT_UNSPEC;
+    };
+    let mut maps = maps(skb);
+    match egress(&mut Raw(Skb(skb)), &mut maps, job).outcome() {
+        Outcome::Drop => TC_ACT_SHOT,
+        _ => TC_ACT_UNSPEC,
+    }
+}
+
+/// Makes the headers linear. Where that fails, what is not linear reads as cut off.
+#[inline(always)]
+fn pull(skb: *mut __sk_buff) {
+    let len = field!(skb, __sk_buff, len) as u32;
+    // SAFETY: the context is valid for as long as the program runs.
+    unsafe { bpf_skb_pull_data(skb, len.min(HEADERS)) };
+}
+
+#[inline(always)]
+fn maps(skb: *mut __sk_buff) -> Maps<Skb> {
+    Maps {
+        hook: Skb(skb),
+        ingress: field!(skb, __sk_buff, ifindex) as u32,
+    }
+}
+
+#[inline(always)]
+fn run_stage(stage: Stage, skb: *mut __sk_buff) -> u64 {
+    match job() {
+        Some(job) => run(stage, &mut Raw(Skb(skb)), &mut maps(skb), job).code(),
+        None => 0,
+    }
+}
+
+stages! { __sk_buff
+    lb_tc_arrived: Ingress,
+    lb_tc_flow: Flow,
+    lb_tc_forget: Forget,
+    lb_tc_known: Known,
+    lb_tc_advance: Advance,
+    lb_tc_fresh: Fresh,
+    lb_tc_orphaned: Orphaned,
+    lb_tc_dsr: Dsr,
+    lb_tc_icmp: Icmp,
+    lb_tc_reset: Reset,
+    lb_tc_error: Error,
+    lb_tc_extensions: Extensions,
+    lb_tc_received: Received,
+}
+
+#[inline(always)]
+fn send(ifindex: u32) -> i32 {
+    // SAFETY: it notes an interface, and may be called anywhere.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+impl Hook for Skb {
+    #[inline(always)]
+    fn fib_lookup(&self, route: &mut Route) -> i64 {
+        let params = ptr::from_mut(route).cast();
+        // SAFETY: the context is valid, and `Route` is the struct that the helper wants.
+        unsafe { bpf_fib_lookup(self.0.cast(), params, size_of::<Route>() as i32, 0) }
+    }
+
+    #[inline(always)]
+    fn sends_to(&self, _ifindex: u32) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn call(&self, stage: Stage) -> u64 {
+        call(self.0, stage)
+    }
+}

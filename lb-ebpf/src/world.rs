@@ -1,0 +1,456 @@
+//! Maps, routes and time as `lb_common::decide` wants them.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use lb_common::abi::packet::{
+    DsrSlot, DsrTable, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
+    PacketSettings, Target, Tracked, Vip, VipKey, device, flow,
+};
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, BackendId, Counter, ServiceHead, ServiceId, path, protocol,
+    state,
+};
+use lb_common::addr::Addr;
+use lb_common::decide::world::{BackendEvent, Chosen, NewFlow, World};
+use lb_common::decide::{Job, Stage, Verdict};
+use lb_common::headers::exchanged;
+use lb_common::packet::Packet;
+use lb_common::select::{Client, Reason, select};
+
+use crate::maps::{
+    AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FLOWS, FLOWS_NEW, FRAGMENTS,
+    PACKET_BACKENDS, PACKET_SETTINGS, PACKET_STATS, Route, SCRATCH, TABLES, TARGETS, TRACKED, VIPS,
+    count,
+};
+use crate::opaque;
+use crate::tables::{ServiceTables, Taker, affinity, now_ns, search};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// How old a client's affinity may grow before another packet renews it.
+const RENEW_NS: u64 = 1_000_000_000;
+
+/// What XDP and TC do differently.
+pub trait Hook {
+    /// Asks the routes; 0 when `route` has been filled in.
+    fn fib_lookup(&self, route: &mut Route) -> i64;
+    /// Whether frames can be sent out by an interface.
+    fn sends_to(&self, ifindex: u32) -> bool;
+    /// Runs a part of the way as a function of its own; see [`Verdict::code`].
+    fn call(&self, stage: Stage) -> u64;
+}
+
+/// One run of a program.
+pub struct Maps<H> {
+    pub hook: H,
+    pub ingress: u32,
+}
+
+impl<H: Hook> World for Maps<H> {
+    type Flow = *mut Flow;
+    type Dsr = *mut DsrTable;
+
+    /// The packet is the context's, and the job lies in the scratch map.
+    #[inline(always)]
+    fn call<P: Packet>(&mut self, stage: Stage, _packet: &mut P, _job: &mut Job) -> Verdict {
+        Verdict::from_code(self.hook.call(stage))
+    }
+
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        (now_ns() / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> PacketSettings {
+        PACKET_SETTINGS.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        self.ingress
+    }
+
+    #[inline(always)]
+    fn cpu(&self) -> u32 {
+        // SAFETY: can be asked anywhere.
+        unsafe { bpf_get_smp_processor_id() as u32 }
+    }
+
+    #[inline(always)]
+    fn count(&mut self, counter: u32) {
+        if let Some(value) = PACKET_STATS.get_ptr_mut(counter) {
+            // SAFETY: this CPU's own element; the program is not preempted by another on it.
+            unsafe { *value += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn count_backend(&mut self, backend: BackendId, event: BackendEvent) {
+        let Some(totals) = totals(backend) else {
+            return;
+        };
+        match event {
+            BackendEvent::Packet(len) => {
+                totals.packets += 1;
+                totals.bytes += u64::from(len);
+            }
+            BackendEvent::Flow => totals.flows += 1,
+            BackendEvent::Answered => totals.answered += 1,
+            BackendEvent::Refused => totals.refused += 1,
+        }
+    }
+
+    #[inline(always)]
+    fn vip(&self, key: &VipKey) -> Option<Vip> {
+        // SAFETY: two aligned words that the agent writes; a torn read names a service or a flag
+        // that was there a moment ago.
+        unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn target(&self, backend: BackendId) -> Option<Target> {
+        let target = TARGETS.get(backend.index())?;
+        (target.id == backend && backend != BackendId::NONE).then_some(*target)
+    }
+
+    #[inline(always)]
+    fn usable(&self, backend: BackendId) -> bool {
+        BACKENDS
+            .get(backend.index())
+            .is_some_and(|entry| entry.id == backend && entry.state == state::UP)
+    }
+
+    #[inline(always)]
+    fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
+        choose(service, protocol, client)
+    }
+
+    #[inline(always)]
+    fn remember(&mut self, protocol: u32, service: ServiceId, client: &Addr, backend: BackendId) {
+        remember(protocol, service, client, backend);
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<*mut Flow> {
+        FLOWS
+            .get_ptr_mut(key)
+            .or_else(|| FLOWS_NEW.get_ptr_mut(key))
+    }
+
+    #[inline(always)]
+    fn read(&self, flow: *mut Flow) -> Flow {
+        // SAFETY: the kernel returned a valid, aligned element; words torn by another CPU are
+        // those of a moment ago.
+        unsafe { *flow }
+    }
+
+    #[inline(always)]
+    fn touch(&mut self, flow: *mut Flow, flags: u32, seen_s: u32, next_seq: u32) {
+        // SAFETY: as above.
+        let flow = unsafe { &mut *flow };
+        flow.flags = flags;
+        flow.seen_s = seen_s;
+        flow.next_seq = next_seq;
+    }
+
+    #[inline(always)]
+    fn set_hop(&mut self, flow: *mut Flow, hop: &Hop) {
+        // SAFETY: as above.
+        unsafe { (*flow).hop = *hop };
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, key: &FlowKey, new: &NewFlow) -> bool {
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+            return false;
+        };
+        // SAFETY: this CPU's own element.
+        let room = unsafe { &mut (*scratch).flow };
+        *room = new.value(self.now_s());
+        FLOWS_NEW
+            .insert(key, &*room, u64::from(BPF_NOEXIST))
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn establish(&mut self, key: &FlowKey, pair: &FlowKey) -> bool {
+        if !established(key) {
+            return false;
+        }
+        if !established(pair) {
+            let _ = FLOWS.remove(key);
+            return false;
+        }
+        let _ = FLOWS_NEW.remove(key);
+        let _ = FLOWS_NEW.remove(pair);
+        true
+    }
+
+    #[inline(always)]
+    fn remove(&mut self, key: &FlowKey, pair: &FlowKey) {
+        for key in [key, pair] {
+            let _ = FLOWS.remove(key);
+            let _ = FLOWS_NEW.remove(key);
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: ports that are torn lead to no flow.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn note_fragment(&mut self, key: &FragmentKey, fragment: &Fragment) {
+        let _ = FRAGMENTS.insert(key, fragment, 0);
+    }
+
+    #[inline(always)]
+    fn route(&mut self, src: &Ip, dst: &Ip) -> Hop {
+        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+            return Hop::NONE;
+        };
+        // SAFETY: this CPU's own element.
+        let route = unsafe { &mut (*scratch).route };
+        fill(route, src, dst, self.ingress);
+        if self.hook.fib_lookup(route) != 0 {
+            return Hop::NONE;
+        }
+        if route.ifindex != self.ingress && !self.hook.sends_to(route.ifindex) {
+            return Hop::NONE;
+        }
+        Hop {
+            ifindex: route.ifindex,
+            at_s: self.now_s(),
+            macs: exchanged(route.macs),
+            mtu: u32::from(route.len),
+        }
+    }
+
+    #[inline(always)]
+    fn dsr(&self, service: ServiceId) -> Option<*mut DsrTable> {
+        DSR_TABLES.get_value_ptr_mut(service.0, &0)
+    }
+
+    #[inline(always)]
+    fn dsr_head(&self, table: *mut DsrTable) -> ServiceHead {
+        // SAFETY: the kernel returned a valid, aligned value.
+        unsafe { (*table).head }
+    }
+
+    #[inline(always)]
+    fn dsr_slot(&self, table: *mut DsrTable, slot: u32) -> DsrSlot {
+        // SAFETY: as above.
+        let slots = unsafe { &(*table).slots };
+        slots
+            .get(opaque(slot as usize))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn base_seen(&mut self, table: *mut DsrTable, slot: u32) {
+        let now_s = self.now_s();
+        // SAFETY: as above; a word that several CPUs write with the same value.
+        let seen = unsafe { &mut (*table).base_seen_s };
+        if let Some(seen) = seen.get_mut(opaque(slot as usize)) {
+            *seen = now_s;
+        }
+    }
+
+    #[inline(always)]
+    fn remembered(
+        &self,
+        protocol: u32,
+        head: &ServiceHead,
+        key: &AffinityKey,
+    ) -> Option<BackendId> {
+        let known = affinity(protocol as u8, key)?;
+        if now_ns().wrapping_sub(known.seen_ns) >= head.affinity_ns {
+            return None;
+        }
+        let backend = BACKENDS.get(known.backend.index())?;
+        let keeps =
+            backend.id == known.backend && matches!(backend.state, state::UP | state::DRAINING);
+        keeps.then_some(known.backend)
+    }
+
+    #[inline(always)]
+    fn tracked(&self, key: &FlowKey) -> Option<Tracked> {
+        // SAFETY: an id that is torn is checked before use.
+        unsafe { TRACKED.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn track(&mut self, key: &FlowKey, tracked: &Tracked) {
+        let _ = TRACKED.insert(key, tracked, 0);
+    }
+
+    #[inline(always)]
+    fn backend_hop(&self, backend: BackendId) -> Hop {
+        totals(backend).map_or(Hop::NONE, |totals| totals.hop)
+    }
+
+    #[inline(always)]
+    fn set_backend_hop(&mut self, backend: BackendId, hop: &Hop) {
+        if let Some(totals) = totals(backend) {
+            totals.hop = *hop;
+        }
+    }
+}
+
+/// The job that all parts of the way share.
+#[inline(always)]
+pub fn job() -> Option<&'static mut Job> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element. Packet programs do not interrupt each other on a CPU, and
+    // whoever takes the job gives it to one function at a time. Zeros are a job.
+    Some(unsafe { &mut (*scratch).job })
+}
+
+#[inline(always)]
+fn totals(backend: BackendId) -> Option<&'static mut PacketBackend> {
+    let totals = PACKET_BACKENDS.get_ptr_mut(backend.index())?;
+    // SAFETY: this CPU's own element; the program is not preempted by another on it.
+    Some(unsafe { &mut *totals })
+}
+
+/// Copies a flow that is not established yet to where nothing pushes it out.
+#[inline(always)]
+fn established(key: &FlowKey) -> bool {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return false;
+    };
+    let Some(new) = FLOWS_NEW.get_ptr(key) else {
+        return false;
+    };
+    // SAFETY: this CPU's own element.
+    let room = unsafe { &mut (*scratch).flow };
+    // SAFETY: a valid, aligned element of the map.
+    *room = unsafe { *new };
+    room.flags |= flow::ESTABLISHED;
+    FLOWS.insert(key, &*room, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+/// Fills in a question to the routes.
+#[inline(always)]
+fn fill(route: &mut Route, src: &Ip, dst: &Ip, ingress: u32) {
+    let v4 = dst.is_v4();
+    route.family = if v4 { AF_INET } else { AF_INET6 };
+    route.protocol = 0;
+    route.ports = [0; 2];
+    // Not 0: TC would compare the length of its packet with the device's, before it is cut up.
+    route.len = 1;
+    route.ifindex = ingress;
+    route.tos = 0;
+    route.vlan = 0;
+    route.macs = [0; 3];
+    if v4 {
+        route.src = [src.0[3], 0, 0, 0];
+        route.dst = [dst.0[3], 0, 0, 0];
+    } else {
+        route.src = src.0;
+        route.dst = dst.0;
+    }
+}
+
+/// Chooses a backend for a new flow.
+#[inline(always)]
+fn choose(service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
+    let Some(table) = TABLES.get_value(service.0, &0) else {
+        return Chosen::OtherPath;
+    };
+    if table.head.members == 0 || table.head.flags & ServiceHead::HTTP != 0 {
+        return Chosen::OtherPath;
+    }
+    let client = Client::new(&table.head, client);
+    let mut tables = ServiceTables {
+        table,
+        protocol: protocol as u8,
+        taker: Packets,
+    };
+    let Some(choice) = select(&mut tables, &client) else {
+        count(service, Counter::Refused);
+        return Chosen::None;
+    };
+    let by_packets = BACKENDS
+        .get(choice.backend.index())
+        .is_some_and(|backend| backend.path == path::NAT);
+    if !by_packets {
+        // `lb_steer` chooses and counts.
+        return Chosen::OtherPath;
+    }
+    count(
+        service,
+        match choice.reason {
+            Reason::Affinity => Counter::Affinity,
+            Reason::Slot => Counter::Slot,
+            Reason::Next => Counter::Next,
+        },
+    );
+    Chosen::Packet(choice.backend)
+}
+
+/// New flows of the packet paths.
+struct Packets;
+
+impl Taker for Packets {
+    /// As far as can be told from here: of backends on other paths `lb_steer` knows.
+    #[inline(always)]
+    fn takes(&mut self, backend: &Backend) -> bool {
+        backend.path != path::NAT
+            || TARGETS
+                .get(backend.id.index())
+                .is_some_and(|target| target.id == backend.id)
+    }
+
+    #[inline(always)]
+    fn search(&mut self, service: u32, hash: u64, bounded: bool) -> u64 {
+        lb_search_packet(service, hash, u32::from(bounded))
+    }
+}
+
+/// See [`search`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_search_packet(service: u32, hash: u64, bounded: u32) -> u64 {
+    search(Packets, service, hash, bounded != 0)
+}
+
+/// Remembers where a client went.
+#[inline(always)]
+fn remember(protocol: u32, service: ServiceId, client: &Addr, backend: BackendId) {
+    let Some(table) = TABLES.get_value(service.0, &0) else {
+        return;
+    };
+    if table.head.affinity_ns == 0 {
+        return;
+    }
+    let client = Client::new(&table.head, client);
+    let now_ns = now_ns();
+    let fresh = affinity(protocol as u8, &client.key).is_some_and(|known| {
+        known.backend == backend && now_ns.wrapping_sub(known.seen_ns) < RENEW_NS
+    });
+    if fresh {
+        return;
+    }
+    let affinity = Affinity {
+        seen_ns: now_ns,
+        backend,
+        pad: 0,
+    };
+    // A full map pushes out the client unseen for longest; nothing else can fail.
+    let _ = if protocol == u32::from(protocol::UDP) {
+        AFFINITY_UDP.insert(client.key, affinity, 0)
+    } else {
+        AFFINITY.insert(client.key, affinity, 0)
+    };
+}
+
+/// Whether XDP can redirect to an interface.
+#[inline(always)]
+pub fn takes_xdp(ifindex: u32) -> bool {
+    // SAFETY: one aligned word, which the agent alone writes.
+    unsafe { DEVICES.get(ifindex) }.is_some_and(|found| found.flags & device::XDP_TARGET != 0)
+}

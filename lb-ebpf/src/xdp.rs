@@ -1,0 +1,78 @@
+//! `lb_xdp`: the packet paths at the driver.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect};
+use core::ptr;
+use lb_common::decide::{Outcome, Stage, ingress, run};
+
+use crate::maps::Route;
+use crate::packet::{Raw, Xdp, field};
+use crate::world::{Hook, Maps, job, takes_xdp};
+
+/// Returns what becomes of the packet.
+#[inline(always)]
+pub fn forward(ctx: *mut xdp_md) -> u32 {
+    let mut maps = maps(ctx);
+    let Some(job) = job() else {
+        return XDP_PASS;
+    };
+    match ingress(&mut Raw(Xdp(ctx)), &mut maps, job).outcome() {
+        Outcome::Pass | Outcome::Stack => XDP_PASS,
+        Outcome::Transmit => XDP_TX,
+        // SAFETY: it notes an interface, and may be called anywhere.
+        Outcome::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+        Outcome::Drop => XDP_DROP,
+    }
+}
+
+impl Hook for Xdp {
+    #[inline(always)]
+    fn fib_lookup(&self, route: &mut Route) -> i64 {
+        let params = ptr::from_mut(route).cast();
+        // SAFETY: the context is valid, and `Route` is the struct that the helper wants.
+        unsafe { bpf_fib_lookup(self.0.cast(), params, size_of::<Route>() as i32, 0) }
+    }
+
+    #[inline(always)]
+    fn sends_to(&self, ifindex: u32) -> bool {
+        takes_xdp(ifindex)
+    }
+
+    #[inline(always)]
+    fn call(&self, stage: Stage) -> u64 {
+        call(self.0, stage)
+    }
+}
+
+#[inline(always)]
+fn maps(ctx: *mut xdp_md) -> Maps<Xdp> {
+    Maps {
+        hook: Xdp(ctx),
+        ingress: field!(ctx, xdp_md, ingress_ifindex) as u32,
+    }
+}
+
+#[inline(always)]
+fn run_stage(stage: Stage, ctx: *mut xdp_md) -> u64 {
+    match job() {
+        Some(job) => run(stage, &mut Raw(Xdp(ctx)), &mut maps(ctx), job).code(),
+        None => 0,
+    }
+}
+
+stages! { xdp_md
+    lb_xdp_arrived: Ingress,
+    lb_xdp_flow: Flow,
+    lb_xdp_forget: Forget,
+    lb_xdp_known: Known,
+    lb_xdp_advance: Advance,
+    lb_xdp_fresh: Fresh,
+    lb_xdp_orphaned: Orphaned,
+    lb_xdp_dsr: Dsr,
+    lb_xdp_icmp: Icmp,
+    lb_xdp_reset: Reset,
+    lb_xdp_error: Error,
+    lb_xdp_extensions: Extensions,
+    lb_xdp_received: Received,
+}
