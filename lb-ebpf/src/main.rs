@@ -29,7 +29,6 @@ macro_rules! stages {
     };
 }
 
-
 mod connect;
 mod frame;
 mod listen;

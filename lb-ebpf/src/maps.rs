@@ -10,6 +10,7 @@ use aya_ebpf::macros::btf_map;
 use core::ptr;
 use lb_common::abi::local::{
     Asked, LocalDatagram, LocalPeer, MAX_LOCAL_ADDRESSES, MAX_LOCAL_DATAGRAMS,
+};
 use lb_common::abi::packet::{
     Device, DsrTable, Flow, FlowKey, Fragment, FragmentKey, MAX_VIPS, PacketBackend, PacketCounter,
     PacketSettings, Target, Tracked, Vip, VipKey,
