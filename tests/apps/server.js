@@ -37,3 +37,14 @@ server.on('upgrade', (req, socket, head) => {
 });
 
 server.listen(port, host, 4096, () => console.log('listening'));
+
+// Ends well: takes nothing new, answers what is under way, closes WebSockets. (Engine.IO's own
+// close makes clients come back by themselves; socket.disconnect() would tell them to stay away.)
+process.on('SIGTERM', () => {
+  server.close(() => process.exit(0));
+  server.closeIdleConnections();
+  io.engine.close();
+  ws.clients.forEach((socket) => socket.close(1012));
+  // Keep-alive connections whose last answer has just been sent.
+  setInterval(() => server.closeIdleConnections(), 50);
+});

@@ -1,6 +1,10 @@
 //! `lb-agent add-backend`: one more backend, or one back in service.
 
+use std::time::Duration;
+
 use clap::Args;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::Failure;
 use super::{Control, output, wait_for};
@@ -24,6 +28,9 @@ pub(super) struct AddBackend {
     /// Its share in relation to the other backends [default: 1]
     #[arg(long, value_name = "N", value_parser = super::weight, allow_negative_numbers = true)]
     weight: Option<u16>,
+    /// Wait until the application takes connections, for so long at most, before it is added
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    wait: Option<Duration>,
     /// Do not complain when it is in service already
     #[arg(long)]
     ensure: bool,
@@ -35,8 +42,12 @@ impl AddBackend {
             address,
             service,
             weight,
+            wait,
             ensure,
         } = self;
+        if let Some(patience) = wait {
+            wait_for(taking_connections(&address, patience))??;
+        }
         let command = Command::AddBackend {
             address,
             service,
@@ -51,5 +62,32 @@ impl AddBackend {
             }
             Err(error) => Err(Failure::of_call("add-backend", error)),
         }
+    }
+}
+
+/// Waits until a connection to the application succeeds.
+async fn taking_connections(address: &BackendAddress, patience: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let connecting = async {
+            match address {
+                BackendAddress::Ip(address) => TcpStream::connect(address).await.map(drop),
+                BackendAddress::Unix(path) => UnixStream::connect(path).await.map(drop),
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let cause = match timeout(left, connecting).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.kind().to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        if Instant::now() >= deadline {
+            return Err(Failure::failed(format!(
+                "add-backend: {address} takes no connections within {}: {cause} (is the application \
+                 running, on this address?)",
+                humantime::format_duration(patience)
+            )));
+        }
+        sleep(Duration::from_millis(50)).await;
     }
 }

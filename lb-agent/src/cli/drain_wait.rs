@@ -18,8 +18,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const TELL: Duration = Duration::from_secs(1);
 /// An agent may be started again meanwhile: for so long it is not missed.
 const AWAY: Duration = Duration::from_secs(30);
-/// For so long there has to be nothing left after the last client was sent elsewhere: handshakes
-/// that were under way then need a moment.
+/// How long it takes after the last client was sent elsewhere: handshakes that were under way then
+/// need a moment, and who stops the application at once would lose them.
 const QUIET: Duration = Duration::from_millis(300);
 /// How long closing what is left may take after the time is over.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -61,7 +61,8 @@ impl Drained {
                 }
                 Stand::Over(left) => {
                     let since = *over.get_or_insert_with(Instant::now);
-                    if left > 0 && (!self.closes || since.elapsed() > CLOSING) {
+                    let patience = if self.closes { CLOSING } else { QUIET };
+                    if left > 0 && since.elapsed() > patience {
                         return self.told_left(left, start);
                     }
                     left

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::failure::{self, Failure};
+use super::failure::Failure;
 use super::{Control, output, wait_for};
 use crate::config;
 use crate::control::message::{Command, Part, Preview, Submitted};

@@ -1,0 +1,240 @@
+//! The examples for systemd and PM2, by the very commands that are in them: a rolling restart of
+//! four Socket.IO applications under load loses no request, and moves only the clients of the
+//! process that is restarted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use lb_tests::agent::{Agent, Outcome, program};
+use lb_tests::hosts::{Host, Hosts, SERVICE_V4, client_v4};
+use lb_tests::load::{Load, Visit};
+use lb_tests::node::{Clients, apps_dir};
+use lb_tests::process::Process;
+use lb_tests::{http, wait};
+
+const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];
+const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
+/// What systemd would run for `key` (ExecStart and so on) of the unit's instance `port`.
+fn unit_command(key: &str, port: u16) -> Vec<String> {
+    let unit = fs::read_to_string(examples().join("app@.service")).unwrap();
+    let prefix = format!("{key}=");
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix(&prefix))
+        .unwrap();
+    let line = line
+        .trim_start_matches(['-', '+'])
+        .replace("%i", &port.to_string())
+        .replace("/usr/local/bin/lb-agent", program().to_str().unwrap())
+        .replace("/usr/bin/node", "node")
+        .replace("/srv/app", apps_dir().to_str().unwrap());
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn command(host: &Host, words: &[String], agent: &Agent<'_>) -> Command {
+    let mut command = host.command(&words[0]);
+    command
+        .args(&words[1..])
+        .env("LB_AGENT_CONTROL", agent.control())
+        .stdin(Stdio::null());
+    command
+}
+
+/// As systemd does it: the process, then ExecStartPost to its end.
+fn start(host: &Host, port: u16, agent: &Agent<'_>) -> Process {
+    let words = unit_command("ExecStart", port);
+    let log = agent.dir().join(format!("app-{port}.log"));
+    let process = Process::start(command(host, &words, agent), &log);
+    let post = unit_command("ExecStartPost", port);
+    let outcome: Outcome = command(host, &post, agent).output().unwrap().into();
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    process
+}
+
+/// ExecStop to its end, then SIGTERM.
+fn stop(host: &Host, port: u16, process: &mut Process, agent: &Agent<'_>) {
+    let words = unit_command("ExecStop", port);
+    let outcome: Outcome = command(host, &words, agent).output().unwrap().into();
+    // "-" in the unit: WebSockets may be left.
+    assert!([0, 1].contains(&outcome.code), "{outcome:?}");
+    let pid = rustix::process::Pid::from_raw(process.pid() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(process.wait().success(), "it ends well");
+}
+
+/// Clients with a Socket.IO session each, and others that come again and again.
+struct Visitors {
+    sessions: Clients,
+    load: Load,
+    homes: BTreeMap<IpAddr, u16>,
+}
+
+fn visitors(hosts: &Hosts, agent: &Agent<'_>) -> Visitors {
+    let coming: Vec<IpAddr> = (1..=60).map(client_v4).collect();
+    let staying: Vec<IpAddr> = (101..=140).map(client_v4).collect();
+    let mut sessions = Clients::new(&hosts.clients, agent.dir(), "sessions");
+    sessions.open("websocket", SERVICE_V4, &staying);
+    let home = |client: &IpAddr| (*client, http::get(*client, SERVICE_V4).unwrap().port);
+    let homes = hosts.clients.run(|| coming.iter().map(home).collect());
+    let load = Load::start(&hosts.clients, &coming, 100);
+    Visitors {
+        sessions,
+        load,
+        homes,
+    }
+}
+
+impl Visitors {
+    /// After every application was restarted in this order: nobody has lost a request, and nobody
+    /// has moved whose own process was not being restarted.
+    fn check(mut self, order: &[u16]) {
+        self.load.more(100);
+        self.sessions.echo(1000);
+        let restarted: BTreeSet<u16> = order.iter().copied().collect();
+        for (client, visits) in by_client(self.load.finish()) {
+            let mut home = self.homes[&client];
+            let mut moves = Vec::new();
+            for visit in visits {
+                let answer = visit
+                    .answer
+                    .unwrap_or_else(|error| panic!("{client}: {error}"));
+                if answer.port != home {
+                    moves.push(home);
+                    home = answer.port;
+                }
+            }
+            // It leaves a process when that is restarted, in the order in which they are, and at no
+            // other time.
+            let place = |port: &u16| order.iter().position(|other| other == port);
+            let places: Vec<_> = moves.iter().map(place).collect();
+            assert!(
+                places.is_sorted(),
+                "{client} left {moves:?}, but {order:?} were restarted"
+            );
+            assert!(
+                moves.iter().all(|port| restarted.contains(port)),
+                "{client}: {moves:?}"
+            );
+            let distinct: BTreeSet<&u16> = moves.iter().collect();
+            assert_eq!(
+                distinct.len(),
+                moves.len(),
+                "{client} left one twice: {moves:?}"
+            );
+        }
+    }
+}
+
+fn by_client(visits: Vec<Visit>) -> BTreeMap<IpAddr, Vec<Visit>> {
+    let mut sorted: BTreeMap<IpAddr, Vec<Visit>> = BTreeMap::new();
+    for visit in visits {
+        sorted.entry(visit.client).or_default().push(visit);
+    }
+    sorted
+}
+
+#[test]
+fn a_rolling_restart_by_the_systemd_template_loses_no_request() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, SERVICES);
+    let mut processes = PORTS.map(|port| start(&hosts.balancer, port, &agent));
+    let mut visitors = visitors(&hosts, &agent);
+    let before = visitors.sessions.ports();
+    // The first one alone: only its sessions end, and come back elsewhere.
+    for (nth, port) in PORTS.into_iter().enumerate() {
+        stop(&hosts.balancer, port, &mut processes[nth], &agent);
+        processes[nth] = start(&hosts.balancer, port, &agent);
+        if nth == 0 {
+            let on_it = before.iter().filter(|(_, home)| **home == port);
+            let on_it: Vec<IpAddr> = on_it.map(|(client, _)| *client).collect();
+            let lost = wait::until("the sessions to be over", || {
+                let mut lost = visitors.sessions.disconnects();
+                lost.sort();
+                (lost.len() >= on_it.len()).then_some(lost)
+            });
+            assert_eq!(lost, on_it, "no other session has ended");
+        }
+    }
+    visitors.check(&PORTS);
+    assert!(
+        PORTS
+            .iter()
+            .all(|port| { agent.backend(&format!("127.0.0.1:{port}"))["state"] == "up" })
+    );
+}
+
+/// `pm2 ARGUMENTS`, with a daemon of its own for the test.
+fn pm2(host: &Host, agent: &Agent<'_>, arguments: &[&str]) -> Outcome {
+    let mut command = host.command(apps_dir().join("node_modules/.bin/pm2"));
+    let server = apps_dir().join("server.js");
+    command
+        .args(arguments)
+        .current_dir(examples().join("pm2"))
+        .env("PM2_HOME", agent.dir().join("pm2"))
+        .env("APP_SCRIPT", server)
+        .env("LB_AGENT", program())
+        .env("LB_AGENT_CONTROL", agent.control())
+        .env("LB_DRAIN_TIMEOUT", "3s")
+        .stdin(Stdio::null());
+    command.output().expect("pm2").into()
+}
+
+/// Ends the daemon with all that it has started.
+struct Daemon<'a>(&'a Host, &'a Agent<'a>);
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = pm2(self.0, self.1, &["kill"]);
+    }
+}
+
+#[test]
+fn a_rolling_restart_by_pm2_loses_no_request() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, SERVICES);
+    let _daemon = Daemon(&hosts.balancer, &agent);
+    let run = |arguments: &[&str]| {
+        let outcome = pm2(&hosts.balancer, &agent, arguments);
+        assert_eq!(outcome.code, 0, "{arguments:?}: {outcome:?}");
+    };
+    run(&["start", "ecosystem.config.js"]);
+    for port in PORTS {
+        let backend = agent.backend(&format!("127.0.0.1:{port}"));
+        assert_eq!(
+            (&backend["state"], &backend["listening"]),
+            (&"up".into(), &true.into())
+        );
+    }
+    let visitors = visitors(&hosts, &agent);
+    for port in PORTS {
+        run(&["restart", &format!("app-{port}")]);
+    }
+    visitors.check(&PORTS);
+}
+
+#[test]
+fn systemd_finds_the_template_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(examples().join("app@.service")).unwrap();
+    let text = text
+        .replace("/usr/local/bin/lb-agent", "/bin/true")
+        .replace("/usr/bin/node", "/bin/true");
+    let unit = dir.path().join("app@5000.service");
+    fs::write(&unit, text).unwrap();
+    let output = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(&unit)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let about_it = text.lines().filter(|line| line.contains("app@"));
+    assert_eq!(about_it.collect::<Vec<_>>(), Vec::<&str>::new());
+}
