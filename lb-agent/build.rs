@@ -1,6 +1,6 @@
-//! Puts the eBPF object beside the code that embeds it.
+//! Puts the eBPF objects beside the code that embeds it.
 //!
-//! The object comes from `cargo xtask build`. Where there is none, an empty one takes its place: the
+//! They come from `cargo xtask build`. Where there is none, an empty one takes its place: the
 //! crate can then be checked and tested as usual, and the agent says "built without eBPF".
 
 use std::path::{Path, PathBuf};
@@ -10,18 +10,24 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LB_EBPF_OBJECT");
     println!("cargo:rerun-if-changed=build.rs");
     let object = object();
-    let content = fs::read(&object).unwrap_or_default();
+    embed(&object, "lb-ebpf.o");
+    embed(&object.with_file_name("lb-decap.o"), "lb-decap.o");
+}
+
+/// Puts the content of `object`, or nothing, into a file called `name`.
+fn embed(object: &Path, name: &str) {
+    let content = fs::read(object).unwrap_or_default();
     if content.is_empty() {
         println!(
             "cargo:warning=built without eBPF, as {} is missing: `cargo xtask build` makes it",
             object.display()
         );
-        watch_directory(&object);
+        watch_directory(object);
     } else {
         println!("cargo:rerun-if-changed={}", object.display());
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    fs::write(out.join("lb-ebpf.o"), content).expect("write lb-ebpf.o to OUT_DIR");
+    fs::write(out.join(name), content).expect("write the object to OUT_DIR");
 }
 
 /// Where the object is, or would be.

@@ -6,6 +6,7 @@
 
 use crate::addr::{self, Addr};
 
+pub mod decap;
 pub mod local;
 pub mod packet;
 

@@ -15,6 +15,7 @@ extern crate std;
 pub mod abi;
 pub mod addr;
 pub mod checksum;
+pub mod decap;
 pub mod decide;
 pub mod hash;
 pub mod headers;

@@ -16,3 +16,4 @@ pub mod random;
 pub mod standin;
 pub mod tls;
 pub mod wait;
+pub mod wire;

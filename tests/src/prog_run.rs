@@ -1,4 +1,5 @@
-//! Asking a pinned sk_lookup program where a connection would go (BPF_PROG_TEST_RUN), without one.
+//! Running pinned programs without a network (BPF_PROG_TEST_RUN): a sk_lookup program, asked where a
+//! connection would go, and XDP and TC programs with a packet.
 
 use std::ffi::CString;
 use std::io;
@@ -71,18 +72,54 @@ struct TestRun {
     pad: u32,
 }
 
+fn open(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = ObjGet {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel has just made it, for this process alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A pinned XDP or TC program.
+pub struct PacketProgram {
+    program: OwnedFd,
+    out: Vec<u8>,
+}
+
+impl PacketProgram {
+    /// Opens the program that is pinned at `pin`.
+    pub fn open(pin: &Path) -> io::Result<Self> {
+        Ok(Self {
+            program: open(pin)?,
+            // A packet of a test run fits in a page.
+            out: vec![0; 8192],
+        })
+    }
+
+    /// Runs it once with `frame`, of 14 bytes or more. What it returns, and what becomes of the
+    /// frame.
+    pub fn run(&mut self, frame: &[u8]) -> io::Result<(u32, &[u8])> {
+        let mut attr = TestRun {
+            prog_fd: self.program.as_raw_fd() as u32,
+            data_size_in: frame.len() as u32,
+            data_size_out: self.out.len() as u32,
+            data_in: frame.as_ptr() as u64,
+            data_out: self.out.as_mut_ptr() as u64,
+            ..TestRun::default()
+        };
+        bpf(BPF_PROG_TEST_RUN, &mut attr)?;
+        Ok((attr.retval, &self.out[..attr.data_size_out as usize]))
+    }
+}
+
 impl Steer {
     /// Opens the program that is pinned at `pin`.
     pub fn open(pin: &Path) -> io::Result<Self> {
-        let path = CString::new(pin.as_os_str().as_bytes())?;
-        let mut attr = ObjGet {
-            pathname: path.as_ptr() as u64,
-            bpf_fd: 0,
-            file_flags: 0,
-        };
-        let fd = bpf(BPF_OBJ_GET, &mut attr)?;
-        // SAFETY: the kernel has just made it, for this process alone.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+        open(pin).map(Self)
     }
 
     /// Where a TCP connection from `client` to `service` would go.

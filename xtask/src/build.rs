@@ -26,7 +26,7 @@ pub(crate) fn build() -> Result<()> {
         .run_shown()
 }
 
-/// Compiles the eBPF programs and puts the object in its place.
+/// Compiles the eBPF programs and puts the objects in their place.
 pub(crate) fn build_object() -> Result<()> {
     let toolchain = setup::ensure_toolchain()?;
     let crate_dir = sh::workspace().join("lb-ebpf");
@@ -34,8 +34,12 @@ pub(crate) fn build_object() -> Result<()> {
     let mut cargo = toolchain.cargo("build", &crate_dir);
     cargo.arg("--message-format=json-render-diagnostics");
     let messages = capture_stdout(&mut cargo)?;
-    let built = executable(&messages).context("cargo named no object for lb-ebpf")?;
-    install_if_changed(&built, &object())
+    for name in ["lb-decap", "lb-ebpf"] {
+        let built = executable(&messages, name)
+            .with_context(|| format!("cargo named no object for {name}"))?;
+        install_if_changed(&built, &object().with_file_name(format!("{name}.o")))?;
+    }
+    Ok(())
 }
 
 /// Runs cargo with its diagnostics on the terminal and its messages for us.
@@ -48,12 +52,12 @@ fn capture_stdout(cargo: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).context("read cargo's messages")
 }
 
-/// The file that cargo says it built.
-fn executable(messages: &str) -> Option<PathBuf> {
+/// The file that cargo says it built for the program `name`.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "lb-ebpf")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -82,10 +86,10 @@ mod tests {
 {"reason":"compiler-artifact","target":{"name":"lb-ebpf"},"executable":"target/x/lb-ebpf"}
 {"reason":"build-finished","success":true}"#;
         assert_eq!(
-            executable(messages),
+            executable(messages, "lb-ebpf"),
             Some(PathBuf::from("target/x/lb-ebpf"))
         );
-        assert_eq!(executable(""), None);
+        assert_eq!(executable(messages, "lb-decap"), None);
     }
 
     #[test]

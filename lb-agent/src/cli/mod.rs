@@ -6,6 +6,7 @@
 
 mod add_backend;
 mod check;
+mod decap;
 mod drain_backend;
 mod drain_wait;
 mod failure;
@@ -74,6 +75,7 @@ enum Command {
     Stats(stats::Stats),
     Lookup(lookup::Lookup),
     Stop(stop::Stop),
+    Decap(decap::DecapCommand),
 }
 
 impl Control {
@@ -120,6 +122,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::Stats(stats) => stats.carry_out(&control),
         Command::Lookup(lookup) => lookup.carry_out(&control),
         Command::Stop(stop) => stop.carry_out(&control),
+        Command::Decap(decap) => decap.carry_out(),
     }
 }
 

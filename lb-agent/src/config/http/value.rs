@@ -32,6 +32,19 @@ impl Cidr {
     pub fn contains(&self, ip: IpAddr) -> bool {
         u128::from_be_bytes(addr::from_ip(ip)) & self.mask == self.first
     }
+
+    /// Its first address, and how many of its 128 bits count.
+    pub fn prefix(&self) -> (addr::Addr, u32) {
+        (self.first.to_be_bytes(), self.mask.count_ones())
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        cidr(text)
+    }
 }
 
 impl fmt::Display for Cidr {

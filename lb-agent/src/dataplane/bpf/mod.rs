@@ -6,6 +6,7 @@ mod addresses;
 mod adopt;
 mod close;
 mod count;
+pub mod decap;
 mod inet_diag;
 mod link;
 mod load;

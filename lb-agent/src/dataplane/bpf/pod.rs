@@ -30,3 +30,11 @@ pod!(
     ServiceTable,
     SocketOwner,
 );
+
+/// [`abi::decap::DecapSettings`] as a map value.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DecapSettings(pub(super) abi::decap::DecapSettings);
+
+// SAFETY: as above.
+unsafe impl aya::Pod for DecapSettings {}
