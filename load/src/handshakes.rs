@@ -31,13 +31,17 @@ pub(crate) async fn run(
     connections: usize,
     resume: bool,
 ) -> anyhow::Result<Value> {
-    let connector = TlsConnector::from(Arc::new(client(resume)?));
-    // The first one brings a ticket, if there are any.
-    once(&connector, to).await?;
+    let mut connectors = Vec::new();
+    for _ in 0..connections {
+        // Each has a session of its own: tickets are used once.
+        let connector = TlsConnector::from(Arc::new(client(resume)?));
+        // The first connection brings the first ticket.
+        once(&connector, to).await?;
+        connectors.push(connector);
+    }
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
-    for _ in 0..connections {
-        let connector = connector.clone();
+    for connector in connectors {
         tasks.spawn(async move {
             let mut tally = Tally::default();
             while begun.elapsed() < time {

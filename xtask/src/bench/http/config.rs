@@ -6,7 +6,7 @@
 
 use super::super::config::nginx;
 use super::super::net::SERVER;
-use super::proxies::{BACKENDS, ECHO, Proxy};
+use super::proxies::{BACKENDS, ECHO, Proxy, open_files};
 use std::path::Path;
 
 /// A backend: pages of the sizes that are asked for.
@@ -27,8 +27,7 @@ pub(super) fn reverse_nginx(dir: &Path) -> String {
     let dir = dir.display();
     let common = nginx("nginx").replace("worker_connections 8192", "worker_connections 30000");
     format!(
-        "{common}worker_rlimit_nofile 65536;\n\
-         http {{\n\
+        "{common}http {{\n\
          log_format full '$remote_addr - $remote_user [$time_local] \"$request\" $status \
          $body_bytes_sent \"$http_referer\" \"$http_user_agent\" backend=$upstream_addr \
          connect=$upstream_connect_time first_byte=$upstream_header_time total=$request_time \
@@ -77,7 +76,7 @@ pub(super) fn haproxy(dir: &Path) -> String {
                    http-request set-header Via \"1.1 haproxy\"\n  \
                    unique-id-format %[uuid()]\n  unique-id-header X-Request-Id\n";
     format!(
-        "global\n  nbthread 1\n  maxconn 30000\n  log stdout format raw local0\n\
+        "global\n  nbthread 1\n  maxconn {most}\n  log stdout format raw local0\n\
          defaults\n  mode http\n  log global\n  http-reuse always\n  \
          timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n  timeout tunnel 1h\n  \
          log-format '%ci - - [%t] %{{+Q}}r %ST %B %hr %hs backend=%s connect=%Tc first_byte=%Tr \
@@ -90,6 +89,8 @@ pub(super) fn haproxy(dir: &Path) -> String {
          frontend websockets\n  bind {SERVER}:{websocket} backlog 8192\n\
          {headers}  default_backend echo\n\
          backend echo\n  server echo 127.0.0.1:{ECHO}\n",
+        // It wants two files for each, and some more.
+        most = open_files() / 2 - 50,
         both = dir.join("both.pem").display(),
         plain = ports.plain,
         tls = ports.tls,

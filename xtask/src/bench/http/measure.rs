@@ -74,8 +74,10 @@ pub(super) struct Amount {
 }
 
 impl Measure {
-    /// All of them, in the order of the table.
+    /// All of them, in their order: memory first, as it must be that of proxies which have not done
+    /// anything else yet.
     pub(super) const ALL: [Self; 9] = [
+        Self::Idle,
         Self::KeepAlive64,
         Self::KeepAlive512,
         Self::PerRequest,
@@ -84,7 +86,6 @@ impl Measure {
         Self::FullHandshakes,
         Self::Resumptions,
         Self::Messages,
-        Self::Idle,
     ];
 
     /// Its name in tables and JSON.
@@ -98,7 +99,7 @@ impl Measure {
             Self::FullHandshakes => "full TLS handshakes",
             Self::Resumptions => "resumed TLS handshakes",
             Self::Messages => "WebSocket messages",
-            Self::Idle => "idle WebSockets",
+            Self::Idle => "idle WebSockets (10,000 where files allow)",
         }
     }
 
@@ -203,13 +204,14 @@ fn idle(mut load: Command, pid: u32, sockets: u32) -> Result<Reading> {
         .stdout(Stdio::piped())
         .spawn()
         .context("start the load")?;
-    let output = child.stdout.take().context("no output")?;
+    let mut output = BufReader::new(child.stdout.take().context("no output")?);
     let mut line = String::new();
-    let read = BufReader::new(output).read_line(&mut line);
+    let read = output.read_line(&mut line);
     let after = resident_kib(pid);
     // The end of its input ends it.
     drop(child.stdin.take());
     let status = child.wait().context("wait for the load")?;
+    drop(output);
     read.context("read what the load says")?;
     anyhow::ensure!(line.trim() == "open", "the load said {line:?} ({status})");
     let each = (after? - before) / f64::from(sockets);

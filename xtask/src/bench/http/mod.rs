@@ -65,7 +65,8 @@ pub(super) fn bench(args: &Args) -> Result<()> {
     } else {
         let amount = Amount {
             seconds: args.seconds,
-            idle_sockets: 10_000,
+            // Each takes two files, and others are open too.
+            idle_sockets: (proxies::open_files() / 2 - 100).min(10_000),
         };
         (args.rounds, amount)
     };

@@ -10,13 +10,33 @@ use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 /// Ports of the backends that answer requests.
 pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
 /// The port of the backend that sends WebSocket messages back.
 pub(super) const ECHO: u16 = 6000;
-/// Sockets that a proxy may have open, two for each WebSocket.
-const OPEN_FILES: &str = "--nofile=65536:65536";
+/// Files that a proxy should be able to have open, two for each WebSocket.
+const OPEN_FILES: u32 = 65_536;
+
+/// Files that programs here can have open: [`OPEN_FILES`], or what this machine lets root have.
+pub(super) fn open_files() -> u32 {
+    static LIMIT: LazyLock<u32> = LazyLock::new(|| {
+        let raised = Command::new("prlimit")
+            .args([&format!("--nofile={OPEN_FILES}:{OPEN_FILES}"), "true"])
+            .read();
+        if raised.is_ok() {
+            return OPEN_FILES;
+        }
+        let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let hard = line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok());
+        hard.unwrap_or(1024).min(OPEN_FILES)
+    });
+    *LIMIT
+}
 
 /// Who is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -81,7 +101,8 @@ pub(super) fn command(net: &Net, host: Host, place: Place, program: &Path) -> Co
     };
     let mut command = net.command(host, "prlimit");
     command
-        .args([OPEN_FILES, "taskset", "--cpu-list", processor])
+        .arg(format!("--nofile={0}:{0}", open_files()))
+        .args(["taskset", "--cpu-list", processor])
         .arg(program);
     command
 }
