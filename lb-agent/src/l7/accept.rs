@@ -32,7 +32,22 @@ pub(super) async fn accept(
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             },
-            _ = stopped.changed() => return,
+            _ = stopped.changed() => break,
+        }
+    }
+    take_the_rest(&worker, listener);
+}
+
+/// Takes the connections whose clients have been told that they are made: closing the socket would
+/// reset them.
+fn take_the_rest(worker: &Rc<Worker>, listener: tokio::net::TcpListener) {
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    while let Ok((stream, peer)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).map(|()| stream);
+        if let Ok(stream) = stream.and_then(tokio::net::TcpStream::from_std) {
+            worker.serve(stream, peer);
         }
     }
 }

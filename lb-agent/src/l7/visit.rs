@@ -237,18 +237,32 @@ async fn converse(io: Watched, visit: &Rc<Visit>, limits: &Limits) -> Option<(Wa
     }
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
     visit.progress.head(visit.head.get());
-    let mut told = false;
+    let (mut told, mut hurried) = (false, false);
     let over = poll_fn(|context| {
-        if visit.worker.is_stopping() && !told {
-            told = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        if let Poll::Ready(over) = Pin::new(&mut connection).poll(context) {
-            return Poll::Ready(if over.is_ok() {
-                Over::Done
-            } else {
-                Over::Broken
-            });
+        loop {
+            let in_head = visit.progress.phase() == Phase::Head;
+            if visit.worker.is_stopping() && !told && !in_head {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            if let Poll::Ready(over) = Pin::new(&mut connection).poll(context) {
+                return Poll::Ready(if over.is_ok() {
+                    Over::Done
+                } else {
+                    Over::Broken
+                });
+            }
+            if !visit.worker.is_stopping() || told {
+                break;
+            }
+            if visit.progress.phase() == Phase::Head {
+                // Whoever has just connected is answered, if the request is on its way.
+                if !hurried {
+                    hurried = true;
+                    visit.progress.head(LAST_HEAD);
+                }
+                break;
+            }
         }
         if visit.progress.poll_deadline(context).is_ready() {
             match visit.progress.phase() {
@@ -274,6 +288,8 @@ async fn converse(io: Watched, visit: &Rc<Visit>, limits: &Limits) -> Option<(Wa
     }
 }
 
+/// How long the head of a request may take when the agent ends.
+const LAST_HEAD: Duration = Duration::from_secs(1);
 /// Header lines for which hyper needs no memory of its own.
 const DEFAULT_HEADERS: usize = 100;
 

@@ -1,0 +1,144 @@
+//! Backends that go, come back, hang and lie.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use super::{Backend, Echo, OK, Proxy};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+
+#[test]
+fn h9_2_2_a_request_on_a_connection_that_was_closed_meanwhile_is_sent_again() {
+    for request in [GET, POST] {
+        let backend = Backend::new();
+        let proxy = Proxy::new(&[&backend], "");
+        let mut client = proxy.ask(GET);
+        let (mut connection, _) = backend.request();
+        connection.send(OK);
+        assert_eq!(client.status(), 200);
+        drop(connection);
+        client.send(request);
+        let (mut fresh, _) = backend.request();
+        fresh.send(OK);
+        assert_eq!(client.status(), 200, "{request:?}");
+    }
+}
+
+#[test]
+fn h9_2_2_a_request_that_may_have_been_carried_out_is_sent_again_only_if_it_may_be() {
+    // Written, and the connection closed without an answer.
+    let outcome = |request: &str| {
+        let backend = Backend::new();
+        let proxy = Proxy::new(&[&backend], "");
+        let mut client = proxy.ask(request);
+        let (connection, _) = backend.request();
+        drop(connection);
+        let again = backend.try_accept(Duration::from_millis(300));
+        if let Some(stream) = again {
+            let mut again = super::Client::new(stream);
+            again.head();
+            again.send(OK);
+        }
+        client.status()
+    };
+    assert_eq!(outcome(GET), 200);
+    assert_eq!(outcome(POST), 502);
+}
+
+#[test]
+fn keep_alive_timeouts_are_kept_with_a_second_to_spare() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let mut client = proxy.ask(GET);
+    let (mut first, _) = backend.request();
+    // Nothing is left after the second that is to spare.
+    first.send("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.status(), 200);
+    client.send(GET);
+    let (mut second, _) = backend.request();
+    second.send("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=60\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.status(), 200);
+    client.send(GET);
+    second.head();
+    second.send(OK);
+    assert_eq!(client.status(), 200);
+}
+
+#[test]
+fn a_backend_that_restarts_is_waited_for() {
+    let (first, second) = (Backend::new(), Backend::new());
+    let proxy = Proxy::new(&[&first, &second], "timeouts = { restart_grace = '15s' }");
+    let mut client = proxy.ask(GET);
+    let (home, other) = match first.try_accept(Duration::from_millis(500)) {
+        Some(stream) => {
+            answer(stream);
+            (first, second)
+        }
+        None => {
+            answer(second.try_accept(super::PATIENCE).unwrap());
+            (second, first)
+        }
+    };
+    assert_eq!(client.status(), 200);
+    let address = home.address;
+    drop(home);
+    for request in [GET, POST] {
+        client.send(request);
+        client.is_silent();
+        let back = Backend {
+            listener: TcpListener::bind(address).unwrap(),
+            address,
+        };
+        answer(back.try_accept(super::PATIENCE).unwrap());
+        assert_eq!(client.status(), 200, "from the same backend");
+    }
+    other.was_spared();
+}
+
+/// Answers one request, and closes.
+fn answer(stream: std::net::TcpStream) {
+    let mut connection = super::Client::new(stream);
+    connection.head();
+    connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+}
+
+#[test]
+fn a_backend_that_stays_away_is_passed_by() {
+    let gone = Backend::new();
+    let echo = Echo::new(OK);
+    let proxy = Proxy::new(
+        &[&gone, &echo.backend],
+        "timeouts = { restart_grace = '0s' }",
+    );
+    drop(gone);
+    for _ in 0..4 {
+        assert_eq!(proxy.ask(GET).status(), 200);
+    }
+}
+
+#[test]
+fn without_any_backend_that_answers_there_is_a_502_or_503() {
+    let gone = Backend::new();
+    let proxy = Proxy::new(&[&gone], "timeouts = { restart_grace = '0s' }");
+    drop(gone);
+    assert_eq!(proxy.ask(GET).status(), 502);
+    assert_eq!(Proxy::new(&[], "").ask(GET).status(), 503);
+}
+
+#[test]
+fn a_backend_that_fails_again_and_again_is_passed_by_for_a_while() {
+    let (bad, echo) = (Backend::new(), Echo::new(OK));
+    let settings = "timeouts = { first_byte = '1s' }\n\
+                    upstream = { max_fails = 2, fail_timeout = '60s' }";
+    let proxy = Proxy::new(&[&bad, &echo.backend], settings);
+    // Whoever is sent to the bad one at all: its clients' requests stay unanswered.
+    let mut failures = 0;
+    for _ in 0..6 {
+        match proxy.ask(GET).status() {
+            504 => failures += 1,
+            status => assert_eq!(status, 200),
+        }
+    }
+    assert!(failures == 0 || failures == 2, "{failures}");
+}

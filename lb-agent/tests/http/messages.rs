@@ -1,0 +1,47 @@
+//! Requests that go through many connections, and back again.
+
+use super::{Backend, Echo, OK, Proxy};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn a_connection_to_the_backend_is_used_again() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let mut connection = None;
+    for _ in 0..5 {
+        let mut client = proxy.ask(GET);
+        let connection = connection.get_or_insert_with(|| backend.accept());
+        connection.head();
+        connection.send(OK);
+        assert_eq!(client.status(), 200);
+    }
+    backend.was_spared();
+}
+
+#[test]
+fn a_client_that_goes_away_takes_its_request_along() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let client = proxy.ask(GET);
+    let (mut connection, _) = backend.request();
+    drop(client);
+    assert_eq!(connection.rest(), "", "the backend can stop working on it");
+}
+
+#[test]
+fn many_clients_are_served_at_once() {
+    let echo = Echo::new(OK);
+    let proxy = Proxy::new(&[&echo.backend], "");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = proxy.connect();
+                for _ in 0..200 {
+                    client.send(GET);
+                    assert_eq!(client.status(), 200);
+                }
+            });
+        }
+    });
+}
