@@ -57,7 +57,7 @@ fn at_the_end_requests_are_answered_and_connections_closed() {
     tunnel.send("still here");
     assert_eq!(peer.exactly(10), "still here");
     assert!(!stopped.is_finished());
-    drop(tunnel);
+    drop((tunnel, peer));
     stopped.join().unwrap();
 }
 
