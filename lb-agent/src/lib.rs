@@ -9,6 +9,7 @@
 //! | [`state`] | what should be, what is, and the plan from one to the other |
 //! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
 //! | [`health`] | checks of the backends, and what they say of them |
+//! | [`doctor`] | what of the machine stands in the way |
 //! | [`host`] | choices made on the host, by the kernel's own function |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
 //! | [`privilege`] | threads that give up what they need not |
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod dataplane;
+pub mod doctor;
 pub mod health;
 pub mod host;
 pub mod l7;

@@ -33,6 +33,11 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> 
     runtime.block_on(serve(config, config_path))
 }
 
+/// Why there is no agent, and trying again will not help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WillNotHelp(String);
+
 /// What ended an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -185,6 +190,7 @@ fn open_planes(config: &Config) -> anyhow::Result<Planes> {
             tracing::warn!("{missing}; every connection goes through the agent");
             Ok(userspace(vec![missing]))
         }
+        Err(error) if !error.may_fall_back() => Err(WillNotHelp(explain(&error)).into()),
         Err(error) => Err(anyhow::anyhow!(explain(&error))),
     }
 }

@@ -89,6 +89,12 @@ impl Lookup {
     }
 }
 
+/// Whether the client's port is 0, which no real client has: the agent tries the program out.
+#[inline(always)]
+pub fn is_trial(ctx: &SkLookupContext) -> bool {
+    field!(ctx.lookup, remote_port) == 0
+}
+
 /// The address family of a connection: AF_INET or AF_INET6.
 #[inline(always)]
 pub fn family(ctx: &SkLookupContext) -> u32 {

@@ -11,7 +11,7 @@ use lb_common::abi::{
 use lb_common::addr;
 use lb_common::select::{Client, Reason, select};
 
-use crate::frame::{Lookup, family};
+use crate::frame::{Lookup, family, is_trial};
 use crate::maps::{
     AFFINITY_UDP, BACKEND_STATS, BACKENDS, LISTENERS, PROXY, TABLES, count, service_at,
 };
@@ -46,9 +46,14 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
         taker: Steering { ctx: ctx.lookup },
     };
     let Some(choice) = select(&mut tables, &client) else {
-        count(service, Counter::Refused);
+        if !is_trial(ctx) {
+            count(service, Counter::Refused);
+        }
         return SK_DROP;
     };
+    if is_trial(ctx) {
+        return SK_PASS;
+    }
     count(
         service,
         match choice.reason {

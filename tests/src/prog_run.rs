@@ -8,7 +8,15 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
+const BPF_SK_LOOKUP: u32 = 36;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 
 /// A pinned sk_lookup program.
@@ -206,4 +214,146 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     } else {
         Ok(done)
     }
+}
+
+/// A program, map or link of the kernel, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object {
+    by_id: libc::c_long,
+    id: u32,
+}
+
+/// `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `union bpf_attr` for BPF_*_GET_FD_BY_ID.
+#[repr(C)]
+struct ById {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// Everything that is pinned in the directories of `pin_dir`.
+pub fn pinned(pin_dir: &Path) -> Vec<Object> {
+    let parts = [
+        ("programs", BPF_PROG_GET_FD_BY_ID),
+        ("maps", BPF_MAP_GET_FD_BY_ID),
+        ("links", BPF_LINK_GET_FD_BY_ID),
+    ];
+    let mut found = Vec::new();
+    for (part, by_id) in parts {
+        let entries = std::fs::read_dir(pin_dir.join(part)).into_iter().flatten();
+        for entry in entries.flatten() {
+            let object = open_pin(&entry.path()).unwrap();
+            // All three infos begin with the type and the number.
+            let mut info = [0u32; 2];
+            let mut attr = InfoByFd {
+                bpf_fd: object.as_raw_fd() as u32,
+                info_len: size_of_val(&info) as u32,
+                info: info.as_mut_ptr() as u64,
+            };
+            bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr).unwrap();
+            found.push(Object { by_id, id: info[1] });
+        }
+    }
+    found
+}
+
+impl Object {
+    /// Whether the kernel still has it.
+    pub fn exists(&self) -> bool {
+        let mut attr = ById {
+            id: self.id,
+            next_id: 0,
+            open_flags: 0,
+        };
+        match bpf(self.by_id, &mut attr) {
+            // SAFETY: the kernel has just made it, for this process alone.
+            Ok(fd) => drop(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+            Err(_) => return false,
+        }
+        true
+    }
+}
+
+fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = ObjGet {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel has just made it, for this process alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// `union bpf_attr` for BPF_MAP_UPDATE_ELEM.
+#[repr(C)]
+struct MapUpdate {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Overwrites the first element of an array map that is pinned.
+pub fn overwrite(pin: &Path, value: &[u8]) -> io::Result<()> {
+    let map = open_pin(pin)?;
+    let key = 0u32;
+    let mut attr = MapUpdate {
+        map_fd: map.as_raw_fd() as u32,
+        pad: 0,
+        key: &raw const key as u64,
+        value: value.as_ptr() as u64,
+        flags: 0,
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// The head of `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type`.
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// An sk_lookup program that returns `verdict` for everybody and chooses no socket.
+pub fn careless_program(verdict: u32) -> io::Result<OwnedFd> {
+    // r0 = verdict; exit
+    let instructions = [0xb7 | u64::from(verdict) << 32, 0x95];
+    let mut attr = ProgLoad {
+        prog_type: BPF_PROG_TYPE_SK_LOOKUP,
+        insn_cnt: 2,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        expected_attach_type: BPF_SK_LOOKUP,
+    };
+    let fd = bpf(BPF_PROG_LOAD, &mut attr)?;
+    // SAFETY: the kernel has just made it, for this process alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

@@ -7,6 +7,7 @@
 mod add_backend;
 mod check;
 mod decap;
+mod doctor;
 mod drain_backend;
 mod drain_wait;
 mod failure;
@@ -73,6 +74,7 @@ enum Command {
     DrainBackend(drain_backend::DrainBackend),
     Status(status::Status),
     Stats(stats::Stats),
+    Doctor(doctor::Doctor),
     Lookup(lookup::Lookup),
     Stop(stop::Stop),
     Decap(decap::DecapCommand),
@@ -120,6 +122,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::DrainBackend(drain) => drain.carry_out(&control),
         Command::Status(status) => status.carry_out(&control),
         Command::Stats(stats) => stats.carry_out(&control),
+        Command::Doctor(doctor) => doctor.carry_out(control),
         Command::Lookup(lookup) => lookup.carry_out(&control),
         Command::Stop(stop) => stop.carry_out(&control),
         Command::Decap(decap) => decap.carry_out(),

@@ -14,7 +14,7 @@ use super::{Control, output};
 use crate::config;
 use crate::l7::tls::check_config;
 use crate::metrics::events::Keep;
-use crate::run::End;
+use crate::run::{End, WillNotHelp};
 
 /// What is logged without [`FILTER`].
 const USUAL_FILTER: &str = "info";
@@ -68,6 +68,10 @@ impl Run {
         match crate::run::run(config, self.config) {
             Ok(End::Signal) => Ok(()),
             Ok(End::Told) => Err(Failure::shown(failure::TOLD_TO_STOP)),
+            // Whoever supervises it need not try again.
+            Err(error) if error.is::<WillNotHelp>() => {
+                Err(Failure::usage(format!("run: {error:#}")))
+            }
             Err(error) => Err(Failure::failed(format!("run: {error:#}"))),
         }
     }

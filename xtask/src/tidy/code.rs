@@ -6,11 +6,12 @@ use super::{Complaint, Source};
 const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
-const UNSAFE_FILES: [&str; 19] = [
+const UNSAFE_FILES: &[&str] = &[
     "lb-agent/src/control/peer.rs",
     "lb-agent/src/dataplane/bpf/link.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
     "lb-agent/src/dataplane/bpf/pod.rs",
+    "lb-agent/src/doctor/ethtool.rs",
     "lb-ebpf/src/bin/lb-decap.rs",
     "lb-ebpf/src/connect.rs",
     "lb-ebpf/src/frame.rs",
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn a_file_that_is_listed_for_nothing_is_found() {
         let list = || Source::new(THIS_FILE, "//! T.\n");
-        let listed = |text| UNSAFE_FILES.map(|path| Source::new(path, text)).into_iter();
+        let listed = |text| UNSAFE_FILES.iter().map(move |path| Source::new(path, text));
         let sources: Vec<Source> = listed("unsafe {}\n").chain([list()]).collect();
         assert_eq!(unsafe_stays_where_it_is_listed(&sources), []);
         let sources: Vec<Source> = listed("//! safe\n").chain([list()]).collect();

@@ -118,6 +118,12 @@ fn replace(program: &ProgramFd, pin: &Path) -> Result<bool, AttachError> {
     }
 }
 
+/// Has the link pinned at `link` run the program pinned at `program` again.
+pub(super) fn put_back(program: &Path, link: &Path) -> io::Result<()> {
+    let (program, link) = (open_pin(program)?, open_pin(link)?);
+    update(link.as_fd(), program.as_fd())
+}
+
 fn remove(pin: &Path) -> Result<(), AttachError> {
     fs::remove_file(pin)
         .map_err(|error| AttachError::new(format!("remove the pin {}", pin.display()), error))
@@ -193,7 +199,7 @@ const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_LINK_TYPE_NETNS: u32 = 5;
 
 /// Opens what is pinned at `pin`. aya's own way hides the descriptor that the commands below need.
-fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = ObjGet {
         pathname: path.as_ptr() as u64,

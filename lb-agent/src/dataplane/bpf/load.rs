@@ -2,21 +2,23 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use aya::programs::{CgroupSockAddr, Program, SkLookup, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta};
+use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta, ServiceKey};
 
 use super::addresses;
+use super::canary::{self, CanaryError};
 use super::link::{self, AttachError};
 use super::maps::{self, COUNTED_BY_LISTEN, ClientMaps, Maps};
 use super::pod;
 
 /// The eBPF programs; empty when the agent was built without them.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
 
 /// Names of the programs.
 pub(super) const PROGRAMS: [&str; 2] = ["lb_listen", "lb_steer"];
@@ -110,13 +112,19 @@ pub enum OpenError {
     /// A program could not be attached.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The new program does worse than the one that runs.
+    #[error(transparent)]
+    Canary(#[from] CanaryError),
 }
 
 impl OpenError {
     /// Whether another data plane may serve instead. What other agents left must not be passed
     /// by: two balancers would answer on the same addresses.
     pub fn may_fall_back(&self) -> bool {
-        !matches!(self, Self::OtherNamespace { .. } | Self::OtherAbi { .. })
+        !matches!(
+            self,
+            Self::OtherNamespace { .. } | Self::OtherAbi { .. } | Self::Canary(_)
+        )
     }
 }
 
@@ -180,10 +188,20 @@ fn open(settings: &Settings) -> Result<Loaded, OpenError> {
     // First all listeners are noted, then connections are steered to them.
     let listen: &mut SockOps = program(&mut object, "lb_listen")?;
     listen.load().map_err(refused("lb_listen"))?;
-    link::listen(listen, &cgroup, &link::pin_of(pin_dir, "lb_listen"))?;
     let steer: &mut SkLookup = program(&mut object, "lb_steer")?;
     steer.load().map_err(refused("lb_steer"))?;
-    link::steer(steer, &link::pin_of(pin_dir, "lb_steer"))?;
+    let fd = steer.fd().map_err(refused("lb_steer"))?.as_fd();
+    canary::check(fd, &pin_dir.join("programs/lb_steer"), &services(&maps)?)?;
+    let listen: &mut SockOps = program(&mut object, "lb_listen")?;
+    link::listen(listen, &cgroup, &link::pin_of(pin_dir, "lb_listen"))?;
+    let steer: &mut SkLookup = program(&mut object, "lb_steer")?;
+    link::steer(steer, &link::pin_of(pin_dir, "lb_steer")).inspect_err(|_| {
+        // The two fit together: the one before gets its old companion back.
+        let old = pin_dir.join("programs/lb_listen");
+        if let Err(error) = link::put_back(&old, &link::pin_of(pin_dir, "lb_listen")) {
+            tracing::warn!(%error, "the lb_listen of before is not put back");
+        }
+    })?;
     for name in AT_SYSTEM_CALLS {
         let hook: &mut CgroupSockAddr = program(&mut object, name)?;
         hook.load().map_err(refused(name))?;
@@ -198,6 +216,16 @@ fn open(settings: &Settings) -> Result<Loaded, OpenError> {
         notes,
         object,
     })
+}
+
+/// The listen addresses in force.
+fn services(maps: &Maps) -> Result<Vec<ServiceKey>, OpenError> {
+    let keys: Result<_, _> = maps
+        .services
+        .keys()
+        .map(|key| key.map(|key| key.0))
+        .collect();
+    Ok(keys?)
 }
 
 fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {

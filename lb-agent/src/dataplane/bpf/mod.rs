@@ -4,6 +4,7 @@
 
 mod addresses;
 mod adopt;
+pub mod canary;
 mod close;
 mod count;
 pub mod decap;
@@ -12,6 +13,7 @@ mod link;
 mod load;
 mod maps;
 mod pod;
+pub mod probe;
 
 use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;

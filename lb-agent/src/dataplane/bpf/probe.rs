@@ -1,0 +1,235 @@
+//! What the kernel offers, found out by trying: for `lb-agent doctor`. Nothing stays behind.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
+
+use aya::EbpfLoader;
+use aya::maps::MapType;
+use aya::programs::{Program, ProgramType};
+use aya::sys::{is_map_supported, is_program_supported};
+use lb_common::abi::META_MAGIC;
+
+use super::link::bpf;
+use super::{canary, load, maps};
+
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_SK_LOOKUP: u32 = 36;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+/// Programs of one hook that are named.
+const MOST_PROGRAMS: usize = 64;
+
+/// Something that was tried, and what came of it.
+pub struct Tried {
+    /// What.
+    pub what: String,
+    /// Whether lb-agent cannot do without it.
+    pub needed: bool,
+    /// The answer, in words if it is no.
+    pub outcome: Result<(), String>,
+}
+
+/// Tries every type of program and map that lb-agent can use.
+pub fn features() -> Vec<Tried> {
+    let programs = [
+        ("program type sk_lookup", ProgramType::SkLookup, true),
+        ("program type sock_ops", ProgramType::SockOps, true),
+        ("program type xdp", ProgramType::Xdp, false),
+        (
+            "program type sched_cls",
+            ProgramType::SchedClassifier,
+            false,
+        ),
+        (
+            "program type cgroup_sock_addr",
+            ProgramType::CgroupSockAddr,
+            false,
+        ),
+    ];
+    let maps = [
+        ("map type hash", MapType::Hash, true),
+        ("map type lru_hash", MapType::LruHash, true),
+        ("map type percpu_array", MapType::PerCpuArray, true),
+        ("map type array_of_maps", MapType::ArrayOfMaps, true),
+        ("map type sockhash", MapType::SockHash, true),
+        ("map type sk_storage", MapType::SkStorage, true),
+        ("map type lpm_trie", MapType::LpmTrie, false),
+        ("map type lru_percpu_hash", MapType::LruPerCpuHash, false),
+    ];
+    let outcome = |supported: Result<bool, String>| match supported {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("this kernel does not have it".to_owned()),
+        Err(error) => Err(error),
+    };
+    let tried = |what: &str, needed, supported| Tried {
+        what: what.to_owned(),
+        needed,
+        outcome: outcome(supported),
+    };
+    let programs = programs.map(|(what, kind, needed)| {
+        tried(
+            what,
+            needed,
+            is_program_supported(kind).map_err(|error| error.to_string()),
+        )
+    });
+    let maps = maps.map(|(what, kind, needed)| {
+        tried(
+            what,
+            needed,
+            is_map_supported(kind).map_err(|error| error.to_string()),
+        )
+    });
+    let tcx = Tried {
+        what: "TCX (Linux 6.6)".to_owned(),
+        needed: false,
+        outcome: on_interface(1).map(drop).map_err(|error| error.to_string()),
+    };
+    programs.into_iter().chain(maps).chain([tcx]).collect()
+}
+
+/// Loads the programs that this binary carries on maps of their own, and tries them.
+pub fn programs() -> Vec<Tried> {
+    if load::OBJECT.is_empty() {
+        return vec![Tried {
+            what: "the eBPF programs of this binary".to_owned(),
+            needed: true,
+            outcome: Err("it was built without (build it with `cargo xtask build`)".to_owned()),
+        }];
+    }
+    let mut loader = EbpfLoader::new();
+    // The least that there can be: nothing of it is used.
+    for name in ["AFFINITY", "AFFINITY_UDP"] {
+        loader.map_max_entries(name, 1);
+    }
+    let mut object = match loader.load(load::OBJECT) {
+        Ok(object) => object,
+        Err(error) => {
+            return vec![Tried {
+                what: "the maps of this binary".to_owned(),
+                needed: true,
+                outcome: Err(in_short(&error)),
+            }];
+        }
+    };
+    let mut tried = Vec::new();
+    for (name, program) in object.programs_mut() {
+        let outcome = match program {
+            Program::SkLookup(program) => program
+                .load()
+                .map_err(|error| in_short(&error))
+                .and_then(|()| {
+                    let fd = program.fd().map_err(|error| in_short(&error))?;
+                    canary::check(fd.as_fd(), Path::new("/nonexistent"), &[])
+                        .map_err(|error| in_short(&error))
+                }),
+            Program::SockOps(program) => program.load().map_err(|error| in_short(&error)),
+            Program::Xdp(program) => program.load().map_err(|error| in_short(&error)),
+            Program::SchedClassifier(program) => program.load().map_err(|error| in_short(&error)),
+            Program::CgroupSockAddr(program) => program.load().map_err(|error| in_short(&error)),
+            // No program of ours; whoever adds one adds it here.
+            _ => Err("doctor does not know how to load it".to_owned()),
+        };
+        tried.push(Tried {
+            what: format!("the program {name}"),
+            needed: true,
+            outcome,
+        });
+    }
+    tried
+}
+
+/// An error without the verifier's log.
+fn in_short(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    let short = text.split("Verifier output:").next().unwrap_or_default();
+    short.trim_end_matches([' ', '.']).to_owned()
+}
+
+/// The kernel's `union bpf_attr` for BPF_PROG_QUERY (`query` in `linux/bpf.h`), up to Linux 6.6.
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+fn query(target: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; MOST_PROGRAMS];
+    let mut attr = ProgQuery {
+        target,
+        attach_type,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: MOST_PROGRAMS as u32,
+        ..ProgQuery::default()
+    };
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    ids.truncate(attr.prog_cnt as usize);
+    Ok(ids)
+}
+
+/// Names of the programs on the sk_lookup hook of this network namespace.
+pub fn on_sk_lookup() -> io::Result<Vec<String>> {
+    let namespace = File::open("/proc/self/ns/net")?;
+    let ids = query(namespace.as_raw_fd() as u32, BPF_SK_LOOKUP)?;
+    Ok(names(&ids))
+}
+
+/// Names of the programs on the TCX hooks of an interface. An error where there are no such hooks.
+pub fn on_interface(index: u32) -> io::Result<Vec<String>> {
+    let mut ids = query(index, BPF_TCX_INGRESS)?;
+    ids.extend(query(index, BPF_TCX_EGRESS)?);
+    Ok(names(&ids))
+}
+
+fn names(ids: &[u32]) -> Vec<String> {
+    let loaded: Vec<(u32, String)> = aya::programs::loaded_programs()
+        .flatten()
+        .map(|program| {
+            let name = program.name_as_str().unwrap_or("?").to_owned();
+            (program.id(), name)
+        })
+        .collect();
+    let name = |id: &u32| {
+        let found = loaded.iter().find(|(other, _)| other == id);
+        found.map_or_else(|| format!("program {id}"), |(_, name)| name.clone())
+    };
+    ids.iter().map(name).collect()
+}
+
+/// Pins of an agent.
+pub struct Pins {
+    /// Where.
+    pub dir: PathBuf,
+    /// Version of their layouts.
+    pub abi_version: u32,
+}
+
+/// The pins of agents, of any version, directly below `dir`.
+pub fn pins_below(dir: &Path) -> Vec<Pins> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let pins = |dir: PathBuf| {
+        let meta = maps::pinned_meta(&dir).ok().flatten()?;
+        (meta.magic == META_MAGIC).then_some(Pins {
+            dir,
+            abi_version: meta.abi_version,
+        })
+    };
+    entries.filter_map(|entry| pins(entry.path())).collect()
+}

@@ -1,0 +1,202 @@
+//! The kernel: its version, what it lets us do, and the file systems it needs.
+
+use std::fs;
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+
+use super::{Finding, Level};
+use crate::config::{Config, DataPlane};
+use crate::dataplane::bpf::probe::{self, Tried};
+
+/// The oldest kernel whose features suffice.
+const OLDEST: (u32, u32) = (5, 15);
+/// BPF_FS_MAGIC, `linux/magic.h`.
+const BPFFS: u64 = 0xcafe_4a11;
+
+/// What each capability is for.
+const CAPABILITIES: [(Capability, &str); 6] = [
+    (Capability::CAP_BPF, "loads programs and makes maps"),
+    (Capability::CAP_PERFMON, "lets programs compare pointers"),
+    (Capability::CAP_NET_ADMIN, "attaches programs"),
+    (
+        Capability::CAP_SYS_PTRACE,
+        "borrows listening sockets of before the agent's start",
+    ),
+    (
+        Capability::CAP_DAC_READ_SEARCH,
+        "finds the sockets of other users' processes",
+    ),
+    (
+        Capability::CAP_NET_BIND_SERVICE,
+        "listens on ports below 1024",
+    ),
+];
+
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![version(&release())];
+    findings.extend(privileges());
+    if config.agent.data_plane == DataPlane::Userspace {
+        findings.push(Finding::ok(
+            "data plane",
+            "userspace, as configured: nothing of BPF is needed",
+        ));
+        return findings;
+    }
+    findings.push(bpffs(&config.agent.pin_dir));
+    findings.push(cgroup(config));
+    findings.push(btf());
+    findings.push(jit());
+    let fallback = config.agent.data_plane == DataPlane::Auto;
+    findings.extend(tried("kernel feature", probe::features(), fallback));
+    findings.extend(tried("eBPF program", probe::programs(), fallback));
+    findings
+}
+
+fn release() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+fn version(release: &str) -> Finding {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok());
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if found >= OLDEST {
+        return Finding::ok("kernel", release);
+    }
+    Finding::failure(
+        "kernel",
+        format!("{release} is older than {}.{}", OLDEST.0, OLDEST.1),
+        "install a newer kernel, or set data_plane = \"userspace\"",
+    )
+}
+
+fn privileges() -> Vec<Finding> {
+    let check = "privileges";
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    let missing: Vec<String> = CAPABILITIES
+        .iter()
+        .filter(|(capability, _)| !has(*capability))
+        .map(|(capability, use_)| format!("{capability} ({use_})"))
+        .collect();
+    if missing.is_empty() {
+        return vec![Finding::ok(check, "all capabilities that are used")];
+    }
+    vec![Finding::failure(
+        check,
+        format!("missing: {}", missing.join(", ")),
+        "run this as root: sudo lb-agent doctor",
+    )]
+}
+
+fn bpffs(pin_dir: &Path) -> Finding {
+    let check = "bpf file system";
+    let there = pin_dir.ancestors().find(|dir| dir.exists());
+    let there = there.unwrap_or(Path::new("/"));
+    match rustix::fs::statfs(there) {
+        Ok(stat) if stat.f_type as u64 == BPFFS => {
+            Finding::ok(check, format!("{} is in one", pin_dir.display()))
+        }
+        Ok(_) => Finding::failure(
+            check,
+            format!("{} is not in one", pin_dir.display()),
+            "mount -t bpf bpf /sys/fs/bpf (systemd does that by itself)",
+        ),
+        Err(error) => Finding::failure(
+            check,
+            format!("{}: {error}", there.display()),
+            "run this as root: sudo lb-agent doctor",
+        ),
+    }
+}
+
+fn cgroup(config: &Config) -> Finding {
+    let check = "cgroup v2";
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mounted = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let dir = fields.next()?;
+        (fields.next()? == "cgroup2").then(|| dir.to_owned())
+    });
+    match (&config.agent.cgroup, mounted) {
+        (Some(dir), _) if dir.is_dir() => Finding::ok(check, dir.display().to_string()),
+        (Some(dir), _) => Finding::failure(
+            check,
+            format!("there is no {}", dir.display()),
+            "name another in [agent] cgroup, or leave it out",
+        ),
+        (None, Some(dir)) => Finding::ok(check, format!("mounted at {dir}")),
+        (None, None) => Finding::failure(
+            check,
+            "no hierarchy is mounted",
+            "mount -t cgroup2 none /sys/fs/cgroup",
+        ),
+    }
+}
+
+fn btf() -> Finding {
+    let file = "/sys/kernel/btf/vmlinux";
+    if Path::new(file).exists() {
+        return Finding::ok("kernel BTF", file);
+    }
+    Finding::warning(
+        "kernel BTF",
+        format!("there is no {file}"),
+        "use a kernel with CONFIG_DEBUG_INFO_BTF, if programs are refused",
+    )
+}
+
+fn jit() -> Finding {
+    let file = "/proc/sys/net/core/bpf_jit_enable";
+    match fs::read_to_string(file).unwrap_or_default().trim() {
+        "0" => Finding::warning(
+            "BPF compiler",
+            "off: programs are interpreted, several times slower",
+            "sysctl -w net.core.bpf_jit_enable=1",
+        ),
+        _ => Finding::ok("BPF compiler", "on"),
+    }
+}
+
+/// What was tried. Without a needed thing, `auto` still serves in user space.
+fn tried(check: &str, tried: Vec<Tried>, fallback: bool) -> Vec<Finding> {
+    let finding = |tried: Tried| match tried.outcome {
+        Ok(()) => Finding::ok(check, tried.what),
+        Err(error) => {
+            let (level, remedy) = match (tried.needed, fallback) {
+                (false, _) => (
+                    Level::Warning,
+                    "needed for packet paths only; a newer kernel has it",
+                ),
+                (true, true) => (
+                    Level::Failure,
+                    "run this as root on a kernel that has it; until then, connections go through \
+                     the agent (data_plane = \"userspace\")",
+                ),
+                (true, false) => (
+                    Level::Failure,
+                    "run this as root on a kernel that has it, or set data_plane = \"userspace\"",
+                ),
+            };
+            Finding::bad(level, check, format!("{}: {error}", tried.what), remedy)
+        }
+    };
+    tried.into_iter().map(finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_a_failure_and_says_what_to_do() {
+        assert_eq!(version("6.18.1-amd64").level, Level::Ok);
+        assert_eq!(version("5.15.0").level, Level::Ok);
+        let old = version("5.10.0-30-amd64");
+        assert_eq!(old.level, Level::Failure);
+        assert!(old.remedy.unwrap().contains("userspace"));
+        assert_eq!(version("").level, Level::Failure);
+    }
+}
