@@ -5,6 +5,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
 use super::body::Body;
+use super::pages::Shown;
 
 /// A line of text that says what the status means.
 pub(super) fn plain(status: StatusCode) -> Response<Body> {
@@ -16,6 +17,15 @@ pub(super) fn plain(status: StatusCode) -> Response<Body> {
         let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         answer.headers_mut().insert(header::ALLOW, allowed);
     }
+    answer
+}
+
+/// A page for `status`.
+pub(super) fn page(status: StatusCode, shown: Shown) -> Response<Body> {
+    let mut answer = plain(status);
+    *answer.body_mut() = Body::full(shown.body);
+    let kind = HeaderValue::from_static(shown.content_type);
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     answer
 }
 

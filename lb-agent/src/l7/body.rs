@@ -11,6 +11,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use super::access_log::{End, Record};
 use super::compress::{CompressError, Compressed};
 use super::counts::Active;
+use super::errand::Learner;
 use super::progress::Progress;
 use super::upstream::{Driven, clean};
 use super::visit::UnderWay;
@@ -48,6 +49,8 @@ pub(super) struct Body {
     record: Option<Box<Record>>,
     /// Counted until then.
     _active: Option<Active>,
+    /// Reads its beginning.
+    learner: Option<Box<Learner>>,
 }
 
 enum Kind {
@@ -64,6 +67,7 @@ impl Body {
             under_way: None,
             record: None,
             _active: active,
+            learner: None,
         }
     }
 
@@ -96,6 +100,12 @@ impl Body {
     pub(super) fn compressed(self, algorithm: Algorithm) -> Self {
         let compressed = Compressed::new(algorithm, self);
         Self::new(Kind::Compressed(Box::new(compressed)), None)
+    }
+
+    /// Has its beginning read by `learner` before the client gets it.
+    pub(super) fn read_by(mut self, learner: Option<Box<Learner>>) -> Self {
+        self.learner = learner;
+        self
     }
 
     /// With its end the request is not under way any more, and what was noted of it is written.
@@ -154,6 +164,12 @@ impl HttpBody for Body {
             // The end, which not every kind of body remembers.
             (Poll::Ready(None), _) => this.kind = Kind::Empty,
             _ => {}
+        }
+        if let Some(learner) = &mut this.learner
+            && let Poll::Ready(Some(Ok(frame))) = &polled
+            && !frame.data_ref().is_some_and(|piece| learner.look(piece))
+        {
+            this.learner = None;
         }
         polled
     }

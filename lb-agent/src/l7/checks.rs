@@ -24,7 +24,9 @@ pub(super) fn check(head: &mut Parts, limits: &Limits) -> Result<Wishes, StatusC
     host(head)?;
     let chunked = transfer_encoding(head)?;
     expect(&head.headers)?;
-    size(head, limits)?;
+    if head.headers.len() > limits.headers {
+        return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
     Ok(Wishes { chunked })
 }
 
@@ -159,14 +161,11 @@ fn expect(headers: &HeaderMap) -> Result<(), StatusCode> {
 }
 
 /// A body that says how large it is, and is too large, is not even asked for.
-fn size(head: &Parts, limits: &Limits) -> Result<(), StatusCode> {
-    if head.headers.len() > limits.headers {
-        return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-    }
-    let Some(most) = limits.body else {
+pub(super) fn size(headers: &HeaderMap, most: Option<u64>) -> Result<(), StatusCode> {
+    let Some(most) = most else {
         return Ok(());
     };
-    let length = head.headers.get(header::CONTENT_LENGTH);
+    let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > most) {
         return Err(StatusCode::PAYLOAD_TOO_LARGE);

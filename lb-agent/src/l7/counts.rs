@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use lb_common::abi::{BackendId, Counter, MAX_BACKENDS, MAX_SERVICES, ServiceId};
 use lb_common::select::Reason;
 
+use super::errand::Tunnelled;
 use crate::dataplane::{BackendCounts, ServiceCounts};
 
 /// Counts of all services and backends.
@@ -95,6 +96,8 @@ pub(super) struct Active {
     counts: std::sync::Arc<Counts>,
     service: ServiceId,
     backend: BackendId,
+    /// What ends with it.
+    pub(super) session: Option<Box<Tunnelled>>,
 }
 
 impl Active {
@@ -115,6 +118,7 @@ impl Active {
             counts: std::sync::Arc::clone(counts),
             service,
             backend,
+            session: None,
         }
     }
 }

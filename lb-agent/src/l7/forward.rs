@@ -1,7 +1,6 @@
 //! One request from its head to the head of its answer.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +13,13 @@ use lb_common::abi::BackendId;
 use super::answers;
 use super::body::{Body, ClientBody, RequestBody};
 use super::checks;
+use super::errand::{Errand, Received};
 use super::headers;
+use super::parts::Lane;
 use super::passage::Passage;
 use super::progress::{Progress, Tunnel};
 use super::reach::{Reached, Way};
+use super::rules;
 use super::settings::Service;
 use super::upstream::{Driven, Failure};
 use super::visit::{UnderWay, Visit};
@@ -27,8 +29,8 @@ struct Forward<'a> {
     visit: &'a Rc<Visit>,
     service: &'a Service,
     passage: &'a Passage,
+    errand: &'a Errand,
     progress: &'a Rc<Progress>,
-    client: IpAddr,
     /// The protocol that the client wants to go on with.
     upgrade: Option<String>,
     /// Whether it may be sent twice: nothing is changed by it that would not be by sending it once
@@ -74,7 +76,7 @@ fn must_close(status: StatusCode) -> bool {
 
 async fn answer(
     visit: &Rc<Visit>,
-    service: &Service,
+    service: &Arc<Service>,
     passage: &Passage,
     progress: &Rc<Progress>,
     request: Request<Incoming>,
@@ -85,6 +87,10 @@ async fn answer(
     if let Some(answer) = passage.redirect(&head) {
         return Ok(answer);
     }
+    let host = rules::host_of(&head.uri, &head.headers);
+    let place = service.parts.find(host, head.uri.path());
+    let lane = service.parts.lane(place);
+    checks::size(&head.headers, lane.body)?;
     if let Some(answer) = answers::max_forwards(&mut head)? {
         return Ok(answer);
     }
@@ -95,10 +101,14 @@ async fn answer(
         .map(str::to_owned);
     head.headers.remove(header::UPGRADE);
     head.headers.remove(header::EXPECT);
-    if !settings.underscore_headers {
-        headers::drop_underscores(&mut head.headers);
-    }
-    headers::forwarded(&mut head.headers, &visit.values);
+    let errand = match Errand::receive(visit, service, place, &mut head)? {
+        Received::Forward(errand) => errand,
+        Received::Answered(answer) => return Ok(answer),
+    };
+    passage.note(|record| {
+        record.client = errand.asker.ip;
+        record.identify(errand.asker.request_id.as_bytes());
+    });
     if let Some(protocol) = &upgrade {
         headers::set_upgrade(&mut head.headers, protocol);
     }
@@ -111,30 +121,30 @@ async fn answer(
         head.headers.insert(header::TRANSFER_ENCODING, chunked);
     }
     head.version = Version::HTTP_11;
-    let body = client_body(body, progress, service);
+    let body = client_body(body, progress, lane);
     let forward = Forward {
         visit,
         service,
         passage,
         progress,
-        client: visit.peer.ip(),
+        errand: &errand,
         repeatable: is_idempotent(&head.method) && matches!(body, RequestBody::Empty),
         upgrade,
     };
-    forward.run(Request::from_parts(head, body)).await
+    let answer = forward.run(Request::from_parts(head, body)).await;
+    Ok(answer.unwrap_or_else(|status| errand.page(status)))
 }
 
-fn client_body(body: Incoming, progress: &Rc<Progress>, service: &Service) -> RequestBody {
+fn client_body(body: Incoming, progress: &Rc<Progress>, lane: &Lane) -> RequestBody {
     if body.is_end_stream() {
         return RequestBody::Empty;
     }
-    let settings = &service.http.settings;
     RequestBody::Client(ClientBody::new(
         body,
         Rc::clone(progress),
-        settings.limits.body,
-        settings.timeouts.body,
-        settings.timeouts.first_byte,
+        lane.body,
+        lane.timeouts.body,
+        lane.timeouts.first_byte,
     ))
 }
 
@@ -152,29 +162,38 @@ fn is_idempotent(method: &Method) -> bool {
 impl Forward<'_> {
     async fn run(&self, request: Request<RequestBody>) -> Result<Response<Body>, StatusCode> {
         let settings = &self.service.http.settings;
+        let lane = self.errand.lane();
         let worker = &self.visit.worker;
         worker.budget.earn(settings.upstream.retry_budget_permille);
         let mut way = Way {
             visit: self.visit,
             service: self.service,
             passage: self.passage,
-            client: self.client,
+            target: self.errand.target,
+            key: self.errand.known.key,
+            client: self.errand.asker.ip,
             passed: Vec::new(),
         };
         let mut request = request;
         let mut repeated = false;
         loop {
-            let mut reached = way.reach().await?;
+            let mut reached = way.reach().await.inspect_err(|_| {
+                self.errand.all_down.set(true);
+            })?;
             let id = reached.upstream.backend;
+            if let Some(address) = worker.snapshot().address(id) {
+                self.errand.chosen(&mut request, &address);
+            }
             let copy = (self.repeatable && !repeated).then(|| copy(&request));
             self.progress.within(match request.body() {
-                RequestBody::Empty => settings.timeouts.first_byte,
-                RequestBody::Client(_) => settings.timeouts.body,
+                RequestBody::Empty => lane.timeouts.first_byte,
+                RequestBody::Client(_) => lane.timeouts.body,
             });
             match reached.upstream.exchange(request, self.progress).await {
                 Ok(answer) => {
                     worker.faults.answered(id);
-                    self.visit.remember(self.service.id, self.client, id);
+                    self.visit
+                        .remember(self.errand.target, self.errand.known.key, id);
                     return Ok(self.finish(reached, answer));
                 }
                 // A connection that its backend closed while it was idle: nothing was written.
@@ -225,8 +244,9 @@ impl Forward<'_> {
     fn finish(&self, reached: Reached, answer: Response<Incoming>) -> Response<Body> {
         let Reached {
             mut upstream,
-            active,
+            mut active,
         } = reached;
+        let backend = upstream.backend;
         let (mut head, body) = answer.into_parts();
         let seconds = headers::keep_alive_seconds(&head.headers);
         let hop = headers::strip_hop_by_hop(&mut head.headers);
@@ -238,23 +258,33 @@ impl Forward<'_> {
                 return answers::plain(StatusCode::BAD_GATEWAY);
             };
             headers::set_upgrade(&mut head.headers, &protocol);
-            let idle = self.service.http.settings.timeouts.tunnel;
+            self.errand
+                .answered(head.status, &mut head.headers, backend);
+            active.session = self.errand.tunnelled();
             self.progress.set_tunnel(Tunnel {
                 backend: tunnel,
                 active,
-                idle,
+                idle: self.errand.lane().timeouts.tunnel,
                 record: None,
             });
             return Response::from_parts(head, Body::empty());
         }
         head.headers.remove(header::UPGRADE);
+        self.errand
+            .answered(head.status, &mut head.headers, backend);
         if let Some(seconds) = seconds {
             upstream.idle_ms = Duration::from_secs(seconds.saturating_sub(1)).as_millis() as u64;
         }
         let pool = Rc::clone(&self.visit.worker.pool);
-        let most = self.service.http.settings.upstream.keepalive;
+        let upstreams = &self.service.http.settings;
+        // A connection that was introduced is one client's.
+        let most = match upstreams.send_proxy_protocol {
+            None => upstreams.upstream.keepalive,
+            Some(_) => 0,
+        };
+        let learner = self.errand.learner(head.status, backend);
         let driven = Driven::new(body, upstream, pool, most);
-        Response::from_parts(head, Body::upstream(driven, active))
+        Response::from_parts(head, Body::upstream(driven, active).read_by(learner))
     }
 }
 

@@ -1,51 +1,10 @@
 //! Header fields on their way through: what is for one hop only goes, what the next one must know
 //! is set.
 
-use std::net::SocketAddr;
-
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Header values that are the same for each request of a connection.
-pub(super) struct Values {
-    client: HeaderValue,
-    scheme: HeaderValue,
-    port: HeaderValue,
-}
-
-impl Values {
-    /// For a connection from `peer` to `local`.
-    pub(super) fn new(peer: SocketAddr, local: SocketAddr, scheme: &'static str) -> Self {
-        Self {
-            client: text(&peer.ip().to_string()),
-            scheme: HeaderValue::from_static(scheme),
-            port: HeaderValue::from(local.port()),
-        }
-    }
-}
-
-/// An address and the like is always a good value.
-fn text(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-/// Tells the backend who asks for what (the client's own claims are replaced).
-pub(super) fn forwarded(headers: &mut HeaderMap, values: &Values) {
-    headers.insert(X_FORWARDED_FOR, values.client.clone());
-    headers.insert(X_REAL_IP, values.client.clone());
-    headers.insert(X_FORWARDED_PROTO, values.scheme.clone());
-    headers.insert(X_FORWARDED_PORT, values.port.clone());
-    if let Some(host) = headers.get(header::HOST).cloned() {
-        headers.insert(X_FORWARDED_HOST, host);
-    }
-}
 
 /// What the fields for one hop said, before they went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,7 +115,11 @@ pub(super) fn upgrade_to<'a>(headers: &HeaderMap, allowed: &'a [String]) -> Opti
 /// Asks for another protocol, or grants it.
 pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: &str) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, text(protocol));
+    let protocol = HeaderValue::from_str(protocol);
+    headers.insert(
+        header::UPGRADE,
+        protocol.unwrap_or_else(|_| HeaderValue::from_static("websocket")),
+    );
 }
 
 /// Asks the next hop for trailers, which this one passes on.
@@ -167,18 +130,6 @@ pub(super) fn ask_for_trailers(headers: &mut HeaderMap) {
         None => HeaderValue::from_static("te"),
     };
     headers.insert(header::CONNECTION, option);
-}
-
-/// Removes fields with an underscore in their names, which some applications cannot tell from
-/// those with a hyphen.
-pub(super) fn drop_underscores(headers: &mut HeaderMap) {
-    let has = |name: &&HeaderName| name.as_str().as_bytes().contains(&b'_');
-    if headers.keys().any(|name| has(&name)) {
-        let names: Vec<HeaderName> = headers.keys().filter(has).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
 }
 
 /// Removes from trailers what must not come there: what frames or routes the message, who asks,
@@ -197,7 +148,7 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
         header::CONTENT_RANGE,
         header::UPGRADE,
         header::FORWARDED,
-        X_REAL_IP,
+        HeaderName::from_static("x-real-ip"),
     ] {
         trailers.remove(name);
     }

@@ -13,6 +13,9 @@
 //! | `edge` | what that takes, made from the configuration |
 //! | `handshake`, `h2` | TLS and HTTP/2 on a client's connection |
 //! | `checks` | which requests are refused |
+//! | `errand` | a request as its service sees it: route, rules, stickiness |
+//! | `parts` | what is made of the configuration for that |
+//! | `proxied` | the PROXY header of a client's connection |
 //! | `headers` | what goes and what is set on the way |
 //! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
 //! | `answers` | answers of the gateway's own |
@@ -39,6 +42,7 @@ mod clock;
 pub mod compress;
 mod counts;
 mod edge;
+mod errand;
 mod faults;
 mod forward;
 pub mod forwarded;
@@ -46,8 +50,10 @@ mod h2;
 mod handshake;
 mod headers;
 pub mod pages;
+mod parts;
 mod passage;
 mod progress;
+mod proxied;
 mod reach;
 pub mod routes;
 pub mod rules;
@@ -78,11 +84,16 @@ use crate::state::desired::Desired;
 use crate::state::observed::Observed;
 use counts::Counts;
 use edge::Edges;
+use parts::Maker;
 use settings::Snapshot;
+use sticky::sessions::Sessions;
 use worker::{Handle, Message};
 
 /// How long the workers may take to put new settings in force.
 const PUBLISHED: Duration = Duration::from_secs(2);
+
+/// Socket.IO sessions that are remembered; the one unseen for longest goes first.
+const MOST_SESSIONS: usize = 1 << 18;
 
 /// The workers.
 pub struct L7 {
@@ -94,6 +105,8 @@ pub struct L7 {
     clients: Arc<dyn Clients>,
     counts: Arc<Counts>,
     edges: Edges,
+    sessions: Arc<Sessions>,
+    parts: Maker,
     generation: u64,
     serving: HashSet<ServiceKey>,
     problems: HashMap<ServiceKey, String>,
@@ -112,6 +125,8 @@ impl L7 {
             clients,
             counts: Arc::default(),
             edges: Edges::default(),
+            sessions: Arc::new(Sessions::new(MOST_SESSIONS)),
+            parts: Maker::default(),
             generation: 0,
             serving: HashSet::new(),
             problems: HashMap::new(),
@@ -129,7 +144,7 @@ impl L7 {
 
     /// Puts services and tables in force: when this returns, every request sees them.
     pub fn publish(&mut self, desired: &Desired, observed: &Observed) {
-        let services = settings::services(desired, observed, &mut self.edges);
+        let services = settings::services(desired, observed, &mut self.edges, &mut self.parts);
         if services.is_empty() && self.workers.is_empty() {
             return;
         }
@@ -141,6 +156,7 @@ impl L7 {
             observed: observed.clone(),
             clients: Arc::clone(&self.clients),
             counts: Arc::clone(&self.counts),
+            sessions: Arc::clone(&self.sessions),
         });
         self.start(&snapshot);
         let (done, confirmed) = mpsc::channel();
@@ -225,7 +241,8 @@ impl L7 {
 
     /// What stands in the way of listeners, for `status`.
     pub fn problems(&self) -> impl Iterator<Item = String> {
-        self.problems.values().cloned().chain(self.edges.problems())
+        let files = self.edges.problems().chain(self.parts.problems());
+        self.problems.values().cloned().chain(files)
     }
 
     /// What was counted for a backend.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, HeaderMap};
+use hyper::header::HeaderValue;
 
 use crate::config::http::ErrorPages;
 
@@ -75,7 +75,7 @@ impl Pages {
         &self,
         status: StatusCode,
         all_down: bool,
-        request: &HeaderMap,
+        accept: Option<&HeaderValue>,
         request_id: &str,
     ) -> Shown {
         let maintenance = self.maintenance.as_ref().filter(|_| all_down);
@@ -88,7 +88,7 @@ impl Pages {
         let reason = status.canonical_reason().unwrap_or("Error");
         let code = status.as_u16();
         let hint = hint(status);
-        let (content_type, text) = match wanted(request) {
+        let (content_type, text) = match wanted(accept) {
             Form::Json => (
                 "application/json",
                 serde_json::json!({ "status": code, "error": reason, "request_id": request_id })
@@ -136,9 +136,9 @@ fn content_type(path: &Path) -> &'static str {
 
 /// What a client asks for: a browser takes HTML before anything else, a program JSON, and others
 /// get a line of text.
-fn wanted(request: &HeaderMap) -> Form {
+fn wanted(accept: Option<&HeaderValue>) -> Form {
     let quality_of = |wanted: &[&str]| {
-        let values = request.get_all(ACCEPT).iter();
+        let values = accept.into_iter();
         let ranges = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         ranges.filter_map(|range| quality(range, wanted)).max()
     };
@@ -204,17 +204,19 @@ fn html(code: u16, reason: &str, hint: &str, request_id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
     use std::collections::BTreeMap;
 
-    fn accepting(accept: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
-        headers
+    fn accepting(accept: &str) -> HeaderValue {
+        HeaderValue::from_str(accept).unwrap()
     }
 
     fn shown(accept: &str) -> Shown {
-        Pages::default().show(StatusCode::BAD_GATEWAY, false, &accepting(accept), "a<b>")
+        Pages::default().show(
+            StatusCode::BAD_GATEWAY,
+            false,
+            Some(&accepting(accept)),
+            "a<b>",
+        )
     }
 
     #[test]
@@ -250,7 +252,8 @@ mod tests {
             maintenance: Some(write("soon.html", "<p>soon")),
         };
         let pages = Pages::load(&configured).unwrap();
-        let show = |status, all_down| pages.show(status, all_down, &accepting("text/html"), "id");
+        let show =
+            |status, all_down| pages.show(status, all_down, Some(&accepting("text/html")), "id");
         let own = show(StatusCode::BAD_GATEWAY, false);
         assert_eq!(
             (own.content_type, &own.body[..]),

@@ -37,7 +37,7 @@ impl Passage {
     ) -> Self {
         let edge = &service.edge;
         let record = edge.log.as_ref().map(|sink| {
-            let mut record = Record::begin(sink, visit.peer.ip(), head);
+            let mut record = Record::begin(sink, visit.origin.peer.ip(), head);
             record.tls = visit.tls.map(|agreed| agreed.version);
             Box::new(record)
         });

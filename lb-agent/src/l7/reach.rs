@@ -5,18 +5,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
-use lb_common::abi::BackendId;
+use lb_common::abi::{BackendId, ServiceId};
 use lb_common::select::Reason;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::counts::Active;
 use super::passage::Passage;
 use super::settings::Service;
+use super::sticky::Key;
 use super::stream::Stream;
 use super::upstream::Upstream;
 use super::visit::{Chosen, Visit};
 use crate::config::BackendAddress;
+use crate::proxy::header;
 
 /// How soon a backend that refused a connection is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -32,6 +35,11 @@ pub(super) struct Way<'a> {
     pub(super) visit: &'a Visit,
     pub(super) service: &'a Service,
     pub(super) passage: &'a Passage,
+    /// Its backends' service.
+    pub(super) target: ServiceId,
+    /// By what the request is known.
+    pub(super) key: Key,
+    /// Whose connection it is, for backends that want to be told.
     pub(super) client: IpAddr,
     /// Backends that have failed this request.
     pub(super) passed: Vec<BackendId>,
@@ -45,7 +53,7 @@ impl Way<'_> {
         loop {
             let snapshot = worker.snapshot();
             let Some((id, reason)) = self.choose() else {
-                snapshot.counts.chosen(self.service.id, None);
+                snapshot.counts.chosen(self.target, None);
                 let any_tried = !self.passed.is_empty();
                 return Err(if any_tried {
                     StatusCode::BAD_GATEWAY
@@ -53,11 +61,14 @@ impl Way<'_> {
                     StatusCode::SERVICE_UNAVAILABLE
                 });
             };
-            let active = Active::new(&snapshot.counts, self.service.id, id);
-            if let Some(upstream) = worker.pool.take(id) {
+            let active = Active::new(&snapshot.counts, self.target, id);
+            // A connection that was introduced is one client's.
+            if !self.introduces()
+                && let Some(upstream) = worker.pool.take(id)
+            {
                 self.passage
                     .chose(&upstream.name, why(reason), Duration::ZERO);
-                snapshot.counts.chosen(self.service.id, Some(reason));
+                snapshot.counts.chosen(self.target, Some(reason));
                 return Ok(Reached { upstream, active });
             }
             let Some(address) = snapshot.address(id) else {
@@ -69,7 +80,7 @@ impl Way<'_> {
                 Ok(upstream) => {
                     self.passage
                         .chose(&upstream.name, why(reason), begun.elapsed());
-                    snapshot.counts.chosen(self.service.id, Some(reason));
+                    snapshot.counts.chosen(self.target, Some(reason));
                     return Ok(Reached { upstream, active });
                 }
                 Err(error) => {
@@ -93,31 +104,54 @@ impl Way<'_> {
             return self.choose_as_before();
         }
         let passed = [&open[..], &self.passed].concat();
+        let spread = &worker.spread;
         let choice = snapshot
-            .choose(self.service.id, self.client, &passed)
-            .or_else(|| snapshot.choose(self.service.id, self.client, &self.passed));
-        choice.map(|(choice, _)| (choice.backend, choice.reason))
+            .choose(spread, self.target, self.key, &passed)
+            .or_else(|| snapshot.choose(spread, self.target, self.key, &self.passed));
+        choice.map(|choice| (choice.backend, choice.reason))
     }
 
     /// While nothing has changed, the requests of a connection go where the first one went.
     fn choose_as_before(&self) -> Option<(BackendId, Reason)> {
         let snapshot = self.visit.worker.snapshot();
-        let service = self.service.id;
+        let (service, key) = (self.target, self.key);
         if let Some(chosen) = self.visit.chosen.get()
             && chosen.generation == snapshot.generation
-            && (chosen.service, chosen.client) == (service, self.client)
+            && (chosen.service, chosen.key) == (service, key)
+            && key != Key::New
         {
             return Some((chosen.backend, chosen.reason));
         }
-        let (choice, _) = snapshot.choose(service, self.client, &[])?;
+        let choice = snapshot.choose(&self.visit.worker.spread, service, key, &[])?;
         self.visit.chosen.set(Some(Chosen {
             generation: snapshot.generation,
             service,
-            client: self.client,
+            key,
             backend: choice.backend,
             reason: choice.reason,
         }));
         Some((choice.backend, choice.reason))
+    }
+
+    /// Whether connections begin with a PROXY header.
+    fn introduces(&self) -> bool {
+        self.service.http.settings.send_proxy_protocol.is_some()
+    }
+
+    /// Tells whose connection it is, where that is wanted. Behind a trusted proxy the client's
+    /// port is not known.
+    async fn introduce(&self, stream: &mut Stream) -> io::Result<()> {
+        let Some(version) = self.service.http.settings.send_proxy_protocol else {
+            return Ok(());
+        };
+        let origin = &self.visit.origin;
+        let client = if origin.peer.ip() == self.client {
+            origin.peer
+        } else {
+            SocketAddr::new(self.client, 0)
+        };
+        let header = header::write(version, client, origin.local)?;
+        stream.write_all(&header).await
     }
 
     /// A new connection. A backend that refuses may be restarting: it is waited for.
@@ -131,8 +165,9 @@ impl Way<'_> {
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
             match stream {
-                Ok(stream) => {
+                Ok(mut stream) => {
                     faults.connected(id);
+                    self.introduce(&mut stream).await?;
                     let upstream = Upstream::new(id, address.to_string(), stream).await;
                     return upstream.map_err(io::Error::other);
                 }

@@ -2,18 +2,22 @@
 //! has a copy of its own, which is swapped whole.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, ServiceKey, ServiceTable,
-    protocol,
+    protocol, state,
 };
 use lb_common::addr;
-use lb_common::select::{self, Choice, Client, Tables};
+use lb_common::select::{self, Choice, Reason, Tables};
 
 use super::counts::Counts;
 use super::edge::{Edge, Edges};
+use super::parts::{Maker, Parts};
+use super::sticky::Key;
+use super::sticky::sessions::Sessions;
+use super::sticky::spread::Spread;
 use crate::config::BackendAddress;
 use crate::config::http::HttpService;
 use crate::dataplane::Clients;
@@ -33,16 +37,18 @@ pub(super) struct Snapshot {
     pub(super) clients: Arc<dyn Clients>,
     /// What has happened.
     pub(super) counts: Arc<Counts>,
+    /// Who has which Socket.IO session.
+    pub(super) sessions: Arc<Sessions>,
 }
 
 /// One service.
 pub(super) struct Service {
-    /// Its place in the tables.
-    pub(super) id: ServiceId,
     /// What was configured.
     pub(super) http: Arc<HttpService>,
     /// What was made of it for its clients.
     pub(super) edge: Edge,
+    /// What was made of it for its requests.
+    pub(super) parts: Parts,
 }
 
 /// The services with `mode = "http"` by their listen addresses.
@@ -50,17 +56,18 @@ pub(super) fn services(
     desired: &Desired,
     observed: &Observed,
     edges: &mut Edges,
+    maker: &mut Maker,
 ) -> HashMap<ServiceKey, Arc<Service>> {
     edges.begin();
     let mut services = HashMap::new();
     for service in &desired.services {
-        let (Some(http), Some(id)) = (&service.http, observed.service(&service.name)) else {
+        let Some(http) = &service.http else {
             continue;
         };
         let live = Arc::new(Service {
-            id,
             http: Arc::clone(http),
             edge: edges.of(http),
+            parts: maker.parts(http, observed),
         });
         for listen in http.all_listen() {
             let key = ServiceKey::new(addr::from_ip(listen.ip()), listen.port(), protocol::TCP);
@@ -69,6 +76,7 @@ pub(super) fn services(
     }
     let in_force = desired.services.iter();
     edges.keep_only(in_force.filter_map(|service| service.http.as_deref()));
+    maker.keep_only(|name| desired.service(name).is_some());
     services
 }
 
@@ -93,32 +101,72 @@ impl Snapshot {
             && !service.http.listen.iter().any(plain)
     }
 
-    /// Chooses a backend of `service` for a client, other than those in `passed`, by the function
-    /// that the kernel uses.
+    /// Chooses a backend of `service` for a request that is known by `key`, other than those in
+    /// `passed`: by the function that the kernel uses, where the key is as good as an address.
     pub(super) fn choose(
         &self,
+        spread: &Spread,
         service: ServiceId,
-        client: IpAddr,
+        key: Key,
         passed: &[BackendId],
-    ) -> Option<(Choice, Client)> {
+    ) -> Option<Choice> {
         let table = self.observed.tables.get(&service)?.table();
-        let client = Client::new(&table.head, &addr::from_ip(client));
+        let Some(client) = key.client(&table.head) else {
+            return self.choose_freely(spread, table, key, passed);
+        };
         let mut choosing = Choosing {
             snapshot: self,
             table,
             passed,
         };
-        Some((select::select(&mut choosing, &client)?, client))
+        select::select(&mut choosing, &client)
     }
 
-    /// Remembers where a client was sent.
-    pub(super) fn remember(&self, service: ServiceId, client: IpAddr, backend: BackendId) {
+    /// The backend that the request names, if it still keeps who it has, else one by weight.
+    fn choose_freely(
+        &self,
+        spread: &Spread,
+        table: &ServiceTable,
+        key: Key,
+        passed: &[BackendId],
+    ) -> Option<Choice> {
+        let service = table.head.id;
+        if let Key::Backend(id) = key
+            && let Some(backend) = self.backend(id)
+            && backend.service == service
+            && matches!(backend.state, state::UP | state::DRAINING)
+            && !passed.contains(&id)
+        {
+            return Some(Choice {
+                backend: id,
+                reason: Reason::Affinity,
+            });
+        }
+        let members = &table.members[..table.head.members as usize];
+        let up = members
+            .iter()
+            .filter_map(|id| self.backend(*id))
+            .filter(|backend| backend.state == state::UP && !passed.contains(&backend.id))
+            .map(|backend| (backend.id, backend.weight));
+        let backend = spread.next(service, up, std::process::id().into())?;
+        let reason = if matches!(key, Key::New) {
+            Reason::Slot
+        } else {
+            Reason::Next
+        };
+        Some(Choice { backend, reason })
+    }
+
+    /// Remembers where a client was sent, if it is known by something that can be remembered.
+    pub(super) fn remember(&self, service: ServiceId, key: Key, backend: BackendId) {
         let Some(built) = self.observed.tables.get(&service) else {
             return;
         };
         let head = &built.table().head;
         if head.affinity_ns != 0 {
-            let client = Client::new(head, &addr::from_ip(client));
+            let Some(client) = key.client(head) else {
+                return;
+            };
             let affinity = Affinity {
                 seen_ns: boot_ns(),
                 backend,
@@ -131,7 +179,7 @@ impl Snapshot {
     /// The entry of a backend, if it still is one.
     pub(super) fn backend(&self, id: BackendId) -> Option<&Backend> {
         let entry = self.observed.backends.get(id.index() as usize)?;
-        (entry.id == id && entry.state != lb_common::abi::state::REMOVED).then_some(entry)
+        (entry.id == id && entry.state != state::REMOVED).then_some(entry)
     }
 
     /// Where a backend listens.

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,15 +19,17 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use super::forwarded::Origin;
 use super::handshake::{self, Agreed};
 use super::progress::{Phase, Progress};
 use super::sentry::Sentry;
 use super::settings::{Service, Snapshot};
+use super::sticky::Key;
 use super::stream::Stream;
 use super::tunnel::{self, End};
 use super::watched::Watched;
 use super::worker::Worker;
-use super::{access_log, clock, forward, h2, headers};
+use super::{access_log, clock, forward, h2, proxied};
 use crate::config::http::{Limits, Timeouts};
 
 /// How soon a client that goes on is remembered again.
@@ -37,18 +39,16 @@ const REMEMBER_MS: u64 = 60_000;
 pub(super) struct Visit {
     /// The thread that it belongs to.
     pub(super) worker: Rc<Worker>,
-    /// Whoever made the connection.
-    pub(super) peer: SocketAddr,
     /// The address that it came to.
     pub(super) local: SocketAddr,
     /// How far it is, over HTTP/1.1.
     pub(super) progress: Rc<Progress>,
-    /// The header values that are the same for each of its requests.
-    pub(super) values: headers::Values,
+    /// Whoever made it, and what is told of that.
+    pub(super) origin: Origin,
     /// Where its requests went last.
     pub(super) chosen: Cell<Option<Chosen>>,
     /// Where its client was remembered to be, and when.
-    remembered: Cell<Option<(ServiceId, IpAddr, BackendId, u64)>>,
+    remembered: Cell<Option<(ServiceId, Key, BackendId, u64)>>,
     /// The service that its requests go to, with the generation of the settings.
     service: RefCell<Option<(u64, Arc<Service>)>>,
     sentry: RefCell<Sentry>,
@@ -100,7 +100,7 @@ impl Drop for UnderWay {
 pub(super) struct Chosen {
     pub(super) generation: u64,
     pub(super) service: ServiceId,
-    pub(super) client: IpAddr,
+    pub(super) key: Key,
     pub(super) backend: BackendId,
     pub(super) reason: Reason,
 }
@@ -134,16 +134,15 @@ impl Visit {
     }
 
     /// Remembers where the client went, at the beginning and then every now and then.
-    pub(super) fn remember(&self, service: ServiceId, client: IpAddr, backend: BackendId) {
+    pub(super) fn remember(&self, service: ServiceId, key: Key, backend: BackendId) {
         let now_ms = clock::now_ms();
         let known = self.remembered.get();
-        let fresh = known.is_some_and(|(known, ip, id, at_ms)| {
-            (known, ip, id) == (service, client, backend) && now_ms < at_ms + REMEMBER_MS
+        let fresh = known.is_some_and(|(known, by, id, at_ms)| {
+            (known, by, id) == (service, key, backend) && now_ms < at_ms + REMEMBER_MS
         });
         if !fresh {
-            self.remembered
-                .set(Some((service, client, backend, now_ms)));
-            self.worker.snapshot().remember(service, client, backend);
+            self.remembered.set(Some((service, key, backend, now_ms)));
+            self.worker.snapshot().remember(service, key, backend);
         }
     }
 
@@ -166,7 +165,7 @@ impl Visit {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else {
         return;
     };
@@ -175,6 +174,9 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_keepalive(true);
     let (peer, local) = (canonical(peer), canonical(local));
+    let Some(mut origin) = origin(&worker, &mut stream, peer, local).await else {
+        return;
+    };
     let usual = Timeouts::default();
     let snapshot = worker.snapshot();
     let service = snapshot.service_at(local);
@@ -192,10 +194,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             (stream, Some(agreed))
         }
     };
+    origin.https = tls.is_some();
     let visit = Rc::new(Visit {
-        values: headers::Values::new(peer, local, if tls.is_some() { "https" } else { "http" }),
+        origin,
         worker,
-        peer,
         local,
         progress: Rc::new(Progress::new()),
         chosen: Cell::new(None),
@@ -221,6 +223,33 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     }
     if let Some((io, early)) = converse(io, &visit, &service.http.settings.limits).await {
         become_tunnel(io.stream, early, &visit);
+    }
+}
+
+/// Who made the connection: whoever its PROXY header names, if a trusted proxy is to send one.
+/// `None` if there is no service, or no header.
+async fn origin(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Option<Origin> {
+    let snapshot = worker.snapshot();
+    let settings = &snapshot.service_at(local)?.http.settings;
+    let trusted = &settings.trusted_proxies;
+    let is_proxy = || trusted.iter().any(|block| block.contains(peer.ip()));
+    if !(settings.proxy_protocol && is_proxy()) {
+        return Some(Origin::new(peer, local, false, trusted));
+    }
+    match proxied::read(stream, settings.timeouts.header).await {
+        Ok(told) => {
+            let (peer, local) = told.unwrap_or((peer, local));
+            Some(Origin::new(peer, local, false, trusted))
+        }
+        Err(error) => {
+            tracing::debug!(%error, %peer, "no PROXY header");
+            None
+        }
     }
 }
 

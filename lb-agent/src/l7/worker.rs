@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::faults::{Budget, Faults};
 use super::settings::Snapshot;
+use super::sticky::spread::Spread;
 use super::upstream::Pool;
 use super::{accept, clock, visit};
 
@@ -36,6 +37,8 @@ pub(super) struct Worker {
     snapshot: RefCell<Rc<Arc<Snapshot>>>,
     /// Idle connections to backends.
     pub(super) pool: Rc<Pool>,
+    /// Whose turn it is to get a new session.
+    pub(super) spread: Spread,
     /// What was learnt of the backends.
     pub(super) faults: Faults,
     /// How many retries there may be.
@@ -119,6 +122,7 @@ async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Mes
     let worker = Rc::new(Worker {
         snapshot: RefCell::new(Rc::new(snapshot)),
         pool: Rc::default(),
+        spread: Spread::default(),
         faults: Faults::default(),
         budget: Budget::default(),
         stopping: Cell::new(false),

@@ -14,6 +14,8 @@ const PARTS: usize = 16;
 /// A session that nobody has asked for in this time is over: one that polls asks twice a minute,
 /// and one that is a WebSocket ends with it.
 const AGE: Duration = Duration::from_secs(30 * 60);
+/// How long one is remembered whose WebSocket has ended.
+const AFTER_TUNNEL: Duration = Duration::from_secs(2 * 60);
 
 /// The memory of sessions.
 pub struct Sessions {
@@ -24,7 +26,7 @@ pub struct Sessions {
 #[derive(Clone, Copy)]
 struct Session {
     backend: BackendId,
-    seen: Instant,
+    until: Instant,
 }
 
 impl Sessions {
@@ -46,7 +48,7 @@ impl Sessions {
     pub fn learn(&self, service: ServiceId, sid: &str, backend: BackendId) {
         let session = Session {
             backend,
-            seen: Instant::now(),
+            until: Instant::now() + AGE,
         };
         let key = self.key(service, sid);
         self.part(key).put(key, session);
@@ -61,11 +63,11 @@ impl Sessions {
         let key = self.key(service, sid);
         let mut part = self.part(key);
         let session = part.get_mut(&key)?;
-        if now.saturating_duration_since(session.seen) > AGE {
+        if now > session.until {
             part.pop(&key);
             return None;
         }
-        session.seen = now;
+        session.until = now + AGE;
         Some(session.backend)
     }
 
@@ -73,6 +75,15 @@ impl Sessions {
     pub fn forget(&self, service: ServiceId, sid: &str) {
         let key = self.key(service, sid);
         self.part(key).pop(&key);
+    }
+
+    /// The session's WebSocket has ended, and the session with it; unless that was only tried,
+    /// and it goes on polling.
+    pub fn leave(&self, service: ServiceId, sid: &str) {
+        let key = self.key(service, sid);
+        if let Some(session) = self.part(key).get_mut(&key) {
+            session.until = Instant::now() + AFTER_TUNNEL;
+        }
     }
 
     /// How many are remembered.
@@ -92,7 +103,7 @@ impl Sessions {
         for part in &self.parts {
             let mut part = locked(part);
             while let Some((_, oldest)) = part.peek_lru()
-                && now.saturating_duration_since(oldest.seen) > AGE
+                && now > oldest.until
             {
                 part.pop_lru();
             }
