@@ -2,6 +2,7 @@
 //   {"do":"open","kind":"polling"|"websocket"|"both"|"ws","url":…,"from":[address, …]}
 //   {"do":"echo","size":N}   every client sends N bytes and waits for them to come back
 //   {"do":"ports"}           the port of the copy that each client is on, by address
+//   {"do":"counts"}          how many clients are on each copy, by its port
 //   {"do":"disconnects"}     the addresses that have lost their connection since they opened
 //   {"do":"close"}
 // Each is answered by one line: {"ok":…} or {"error":…}.
@@ -75,6 +76,11 @@ const actions = {
     return clients.length;
   },
   async ports() { return Object.fromEntries(clients.map((c) => [c.from, c.port])); },
+  async counts() {
+    const counts = {};
+    clients.forEach((c) => { counts[c.port] = (counts[c.port] || 0) + 1; });
+    return counts;
+  },
   async remotes() { return Object.fromEntries(clients.map((c) => [c.from, c.remote])); },
   async disconnects() { return clients.filter((c) => c.lost > 0).map((c) => c.from); },
   async close() { clients.forEach((client) => client.close()); return clients.length; },

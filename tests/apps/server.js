@@ -1,5 +1,5 @@
 // One copy of a web application: Express, Socket.IO and plain WebSockets.
-// usage: node server.js HOST PORT. Prints "listening" once it does.
+// usage: node server.js HOST PORT, or PATH NUMBER for a unix socket. Prints "listening" once it does.
 'use strict';
 const http = require('http');
 const express = require('express');
@@ -36,7 +36,8 @@ server.on('upgrade', (req, socket, head) => {
   if (req.url === '/ws') ws.handleUpgrade(req, socket, head, (s) => ws.emit('connection', s, req));
 });
 
-server.listen(port, host, 4096, () => console.log('listening'));
+const where = host.startsWith('/') ? { path: host } : { port, host, backlog: 4096 };
+server.listen(where, () => console.log('listening'));
 
 // Ends well: takes nothing new, answers what is under way, closes WebSockets. (Engine.IO's own
 // close makes clients come back by themselves; socket.disconnect() would tell them to stay away.)

@@ -4,6 +4,7 @@
 //! those that use `plane` reach into the agent's library. Every test makes its own hosts and nothing outlives it.
 
 pub mod agent;
+pub mod exchange;
 pub mod hosts;
 pub mod http;
 pub mod load;

@@ -32,6 +32,23 @@ pub fn serve(host: &Host, script: &str, listen: SocketAddr, dir: &Path) -> Proce
     process
 }
 
+/// The web application on a unix socket, or with settings in its environment (`TRUST_PROXY`); it
+/// listens when this returns.
+pub fn serve_with(
+    host: &Host,
+    listen: [&str; 2],
+    settings: &[(&str, &str)],
+    dir: &Path,
+) -> Process {
+    let mut command = host.command("node");
+    command.arg(apps_dir().join("server.js")).args(listen);
+    command.envs(settings.iter().copied());
+    let name = listen.join("-").replace('/', "_");
+    let mut process = Process::start(command, &dir.join(format!("{name}.log")));
+    process.wait_for("listening");
+    process
+}
+
 /// Copies of the web application on 127.0.0.1, one on each port; they listen when this returns.
 pub fn copies<const N: usize>(host: &Host, ports: [u16; N], dir: &Path) -> [Process; N] {
     ports.map(|port| serve(host, "server.js", ([127, 0, 0, 1], port).into(), dir))
@@ -70,6 +87,12 @@ impl Clients {
     #[track_caller]
     pub fn ports(&mut self) -> BTreeMap<IpAddr, u16> {
         serde_json::from_value(self.tell(json!({ "do": "ports" }))).unwrap()
+    }
+
+    /// How many clients are on each copy, by its port.
+    #[track_caller]
+    pub fn per_port(&mut self) -> BTreeMap<u16, usize> {
+        serde_json::from_value(self.tell(json!({ "do": "counts" }))).unwrap()
     }
 
     /// The address that each client has for its copy.
