@@ -83,7 +83,7 @@ fn a_trusted_proxy_is_believed_and_continued() {
     let proxy = client_v4(2);
     let agent = Agent::start(
         &hosts.balancer,
-        &service(&format!("trusted_proxies = ['{proxy}', '10.0.0.0/8']")),
+        &service(&format!("trusted_proxies = ['{proxy}', '172.16.0.0/12']")),
     );
     // Two hops of Express: the balancer and the proxy before it.
     let settings = [("TRUST_PROXY", "2")];
