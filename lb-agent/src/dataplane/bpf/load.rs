@@ -62,6 +62,16 @@ pub enum OpenError {
     /// There is no cgroup v2 hierarchy.
     #[error("no cgroup v2 hierarchy is mounted (mount one: mount -t cgroup2 none /sys/fs/cgroup)")]
     NoCgroup,
+    /// Another agent that runs has the pins.
+    #[error(
+        "another lb-agent uses the pins in {} (stop it first, or give this one a state_dir, control \
+         and pin_dir of its own)",
+        dir.display()
+    )]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The pins are of another network namespace.
     #[error(
         "the pins in {} serve another network namespace (give this agent a pin_dir of its own)",
@@ -123,7 +133,10 @@ impl OpenError {
     pub fn may_fall_back(&self) -> bool {
         !matches!(
             self,
-            Self::OtherNamespace { .. } | Self::OtherAbi { .. } | Self::Canary(_)
+            Self::OtherNamespace { .. }
+                | Self::OtherAbi { .. }
+                | Self::Canary(_)
+                | Self::InUse { .. }
         )
     }
 }
@@ -138,6 +151,8 @@ pub(super) struct Loaded {
     pub notes: Vec<String>,
     /// The object, for its log.
     pub object: Ebpf,
+    /// Keeps other agents from the pins for as long as it lives.
+    pub lock: fs::File,
 }
 
 /// Loads the programs, on the maps that are pinned if there are any, and attaches them, in the
@@ -149,7 +164,8 @@ pub(super) fn load(settings: &Settings) -> Result<Loaded, OpenError> {
     let pin_dir = &settings.pin_dir;
     let fresh = !pin_dir.exists();
     make_pin_dir(pin_dir)?;
-    open(settings).inspect_err(|_| {
+    let lock = lock_pins(pin_dir)?;
+    open(settings, lock).inspect_err(|_| {
         // A first start that fails leaves nothing behind.
         if fresh && let Err(error) = purge(pin_dir) {
             tracing::warn!("{error}");
@@ -157,7 +173,19 @@ pub(super) fn load(settings: &Settings) -> Result<Loaded, OpenError> {
     })
 }
 
-fn open(settings: &Settings) -> Result<Loaded, OpenError> {
+/// The state directory is locked as well, but two agents may share pins and nothing else.
+fn lock_pins(pin_dir: &Path) -> Result<fs::File, OpenError> {
+    let lock = fs::File::open(pin_dir).map_err(io_error("open", pin_dir))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse {
+            dir: pin_dir.to_owned(),
+        }),
+        Err(fs::TryLockError::Error(error)) => Err(io_error("lock", pin_dir)(error)),
+    }
+}
+
+fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
     let pin_dir = &settings.pin_dir;
     let cgroup = settings
         .cgroup
@@ -215,6 +243,7 @@ fn open(settings: &Settings) -> Result<Loaded, OpenError> {
         clients,
         notes,
         object,
+        lock,
     })
 }
 

@@ -42,6 +42,7 @@ pub struct Bpf {
     owners: HashMap<OwnerKey, BackendId>,
     pin_dir: PathBuf,
     remembered: [Arc<count::Counted>; 2],
+    _lock: std::fs::File,
 }
 
 /// What opening the data plane came with.
@@ -103,6 +104,7 @@ impl Bpf {
                 count::Counted::open(&settings.pin_dir, "AFFINITY_UDP")?,
             ],
             pin_dir: settings.pin_dir.clone(),
+            _lock: loaded.lock,
         };
         plane.read_back()?;
         Ok(Opened {
