@@ -2,6 +2,7 @@
 //!
 //! - `unit`: the crates' own tests on the host, no root.
 //! - `bpf`: `tests/tests/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
+//! - `verifier`: one of these, with the figures of each program printed.
 //! - `e2e`: every other file of `tests/tests`, hosts in network namespaces and real applications.
 //!
 //! A test that finds out by itself that it cannot run adds a line to the file that
@@ -41,6 +42,8 @@ enum Suite {
     Unit,
     /// The eBPF programs in the kernel; root
     Bpf,
+    /// One of `bpf`: what the verifier makes of each program, with figures; root
+    Verifier,
     /// Hosts in network namespaces with Node.js applications; root
     E2e,
 }
@@ -71,6 +74,7 @@ impl Suite {
         match self {
             Suite::Unit => "unit",
             Suite::Bpf => "bpf",
+            Suite::Verifier => "verifier",
             Suite::E2e => "e2e",
         }
     }
@@ -88,11 +92,15 @@ impl Suite {
             return skip(self, &files);
         }
         let environment = self.prepare()?;
+        let mut filter = filter.to_vec();
+        if self == Suite::Verifier {
+            filter.push("--nocapture".to_owned());
+        }
         let mut arguments = vec!["--package".to_owned(), "lb-tests".to_owned()];
         for name in files.iter().filter_map(|file| file.file_stem()) {
             arguments.extend(["--test".to_owned(), name.to_string_lossy().into_owned()]);
         }
-        cargo_test(&arguments, filter, &environment)
+        cargo_test(&arguments, &filter, &environment)
     }
 
     /// The test files of the suite, by the convention for their names.
@@ -103,7 +111,10 @@ impl Suite {
             .flatten()
             .map(|entry| entry.path())
             .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
-            .filter(|file| is_bpf_test(file) == (self == Suite::Bpf))
+            .filter(|file| match self {
+                Suite::Verifier => file.file_stem().is_some_and(|name| name == "bpf_verifier"),
+                _ => is_bpf_test(file) == (self == Suite::Bpf),
+            })
             .collect();
         files.sort();
         Ok(files)

@@ -15,7 +15,8 @@ use lb_common::decap::Outcome;
 
 use super::{addresses, pod};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-decap.o"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-decap.o"));
 
 /// Where pins are by default: a directory for each interface.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/lb-agent-decap";

@@ -116,6 +116,15 @@ pub enum OpenError {
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
+    /// The same, of any program.
+    #[error("load the program {name}")]
+    Trial {
+        /// Which.
+        name: String,
+        /// Its answer.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
     /// A map is not what it should be.
     #[error("open the maps")]
     Map(#[from] aya::maps::MapError),

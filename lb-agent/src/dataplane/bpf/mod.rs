@@ -14,6 +14,7 @@ mod load;
 mod maps;
 mod pod;
 pub mod probe;
+pub mod trial;
 
 use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;

@@ -1,0 +1,130 @@
+//! Every program loaded and none attached: what the verifier makes of them, and pins on which they
+//! can be run without a network (BPF_PROG_TEST_RUN).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader};
+
+use super::decap;
+use super::load::{OBJECT, OpenError};
+
+/// Entries of the maps whose size the agent sets.
+const ENTRIES: u32 = 65_536;
+
+/// What loading a program took.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Its name.
+    pub name: String,
+    /// Instructions that the verifier looked at, each as often as it did (Linux 5.16); the limit is
+    /// a million.
+    pub verified: u32,
+    /// Size after the verifier was through, bytes; an instruction has eight.
+    pub translated: u32,
+    /// Time of the whole.
+    pub time: Duration,
+}
+
+/// The loaded programs, on maps of their own.
+pub struct Trial {
+    object: Ebpf,
+    pins: Option<PathBuf>,
+}
+
+impl Trial {
+    /// Loads the agent's object, and no program yet.
+    pub fn open() -> Result<Self, OpenError> {
+        let mut loader = EbpfLoader::new();
+        for name in SIZED {
+            loader.map_max_entries(name, ENTRIES);
+        }
+        Self::load_object(&mut loader, OBJECT)
+    }
+
+    /// The same for the object of `lb_decap`.
+    pub fn open_decap() -> Result<Self, OpenError> {
+        Self::load_object(&mut EbpfLoader::new(), decap::OBJECT)
+    }
+
+    fn load_object(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Self, OpenError> {
+        if object.is_empty() {
+            return Err(OpenError::NoObject);
+        }
+        Ok(Self {
+            object: loader.load(object)?,
+            pins: None,
+        })
+    }
+
+    /// Names of the programs, in alphabetical order.
+    pub fn programs(&self) -> Vec<String> {
+        let mut names: Vec<_> = self
+            .object
+            .programs()
+            .map(|(name, _)| name.into())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Loads one program.
+    ///
+    /// # Panics
+    /// When there is none of that name, or of a type that the agent does not use.
+    pub fn load(&mut self, name: &str) -> Result<Figures, OpenError> {
+        let program = self.object.program_mut(name).expect("a program");
+        let begun = Instant::now();
+        let loaded = match program {
+            Program::SkLookup(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => panic!("{name} is of an unknown type"),
+        };
+        let time = begun.elapsed();
+        let failed = |source| OpenError::Trial {
+            name: name.to_owned(),
+            source: Box::new(source),
+        };
+        loaded.map_err(failed)?;
+        let info = program.info().map_err(failed)?;
+        Ok(Figures {
+            name: name.to_owned(),
+            verified: info.verified_instruction_count().unwrap_or(0),
+            translated: info.size_translated().unwrap_or(0),
+            time,
+        })
+    }
+
+    /// Pins a loaded program and every map under `dir` by their names, until this is dropped.
+    ///
+    /// # Panics
+    /// When the program is not there, or the kernel refuses.
+    pub fn pin(&mut self, name: &str, dir: &Path) {
+        fs::create_dir_all(dir).expect("a directory in a bpf file system");
+        self.pins = Some(dir.to_owned());
+        let maps = self.object.maps().filter(|(name, _)| *name != "AYA_LOGS");
+        for (name, map) in maps {
+            map.pin(dir.join(name)).expect("pin a map");
+        }
+        let program = self.object.program_mut(name).expect("a program");
+        program.pin(dir.join(name)).expect("pin a program");
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let Some(dir) = &self.pins else { return };
+        for pin in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let _ = fs::remove_file(pin.path());
+        }
+        let _ = fs::remove_dir(dir);
+    }
+}
+
+/// Maps whose size the object leaves open.
+const SIZED: [&str; 5] = ["AFFINITY", "AFFINITY_UDP", "FLOWS", "FLOWS_NEW", "TRACKED"];
