@@ -15,7 +15,7 @@ use crate::control::server;
 use crate::dataplane::DataPlane;
 use crate::dataplane::bpf::{self, Bpf, KernelLog, OpenError};
 use crate::dataplane::memory::Memory;
-use crate::l7::L7;
+use crate::l7::{L7, Newcomers};
 use crate::metrics;
 use crate::proxy::{bind, front::Front};
 use crate::reconcile::{Reconciler, chain};
@@ -99,7 +99,11 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<E
     }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
-    reconciler.wind_down(LAST_CONNECTIONS).await;
+    let newcomers = match end {
+        End::Signal => Newcomers::Served,
+        End::Told => Newcomers::Refused,
+    };
+    reconciler.wind_down(LAST_CONNECTIONS, newcomers).await;
     Ok(end)
 }
 

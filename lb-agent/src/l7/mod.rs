@@ -87,6 +87,7 @@ use edge::Edges;
 use parts::Maker;
 use settings::Snapshot;
 use sticky::sessions::Sessions;
+pub use worker::Newcomers;
 use worker::{Handle, Message};
 
 /// How long the workers may take to put new settings in force.
@@ -264,10 +265,10 @@ impl L7 {
     }
 
     /// Ends the workers. What is open may go on for `grace`; returns when it is over.
-    pub async fn wind_down(self, grace: Duration) {
+    pub async fn wind_down(self, grace: Duration, newcomers: Newcomers) {
         let deadline = Instant::now() + grace;
         for worker in &self.workers {
-            worker.tell(Message::Stop(deadline));
+            worker.tell(Message::Stop(deadline, newcomers));
         }
         let threads: Vec<_> = self
             .workers

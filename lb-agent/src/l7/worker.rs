@@ -29,7 +29,17 @@ pub(super) enum Message {
     /// No more on this address. What waits to be accepted is.
     Unlisten(ServiceKey),
     /// End: requests finish, and what is still open then is closed.
-    Stop(Instant),
+    Stop(Instant, Newcomers),
+}
+
+/// What becomes of those who come while the workers end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newcomers {
+    /// They are served, one request each, until nothing else is open: somebody starts the agent
+    /// again, and there should be no gap before.
+    Served,
+    /// They are refused.
+    Refused,
 }
 
 /// The thread's own state.
@@ -131,7 +141,7 @@ async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Mes
     tokio::task::spawn_local(clock::tick_forever());
     tokio::task::spawn_local(tidy(Rc::clone(&worker)));
     let mut listeners: Vec<(Option<ServiceKey>, watch::Sender<bool>)> = Vec::new();
-    let deadline = loop {
+    let end = loop {
         match messages.recv().await {
             Some(Message::Publish(snapshot, done)) => {
                 *worker.snapshot.borrow_mut() = Rc::new(snapshot);
@@ -145,34 +155,42 @@ async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Mes
             Some(Message::Unlisten(key)) => {
                 listeners.retain(|(known, _)| *known != Some(key));
             }
-            Some(Message::Stop(deadline)) => break deadline,
-            None => break Instant::now(),
+            Some(Message::Stop(deadline, newcomers)) => break (deadline, newcomers),
+            None => break (Instant::now(), Newcomers::Refused),
         }
     };
-    wind_down(&worker, listeners, deadline).await;
+    wind_down(&worker, listeners, end).await;
 }
 
-/// Lets what is open end, until `deadline`. Dropping the runtime closes the rest.
+/// Lets what is open end, until the deadline. Dropping the runtime closes the rest.
 async fn wind_down(
     worker: &Worker,
     listeners: Vec<(Option<ServiceKey>, watch::Sender<bool>)>,
-    deadline: Instant,
+    (deadline, newcomers): (Instant, Newcomers),
 ) {
     worker.stopping.set(true);
-    drop(listeners);
     worker.pool.clear();
     clock::wake_all();
-    let pause = Duration::from_millis(20);
-    // The listeners first take what waits to be accepted.
-    tokio::time::sleep(pause).await;
-    while worker.open.get() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(pause).await;
+    if newcomers == Newcomers::Served {
+        until_quiet(worker, deadline).await;
     }
-    if worker.open.get() > 0 {
-        tracing::info!(
-            connections = worker.open.get(),
-            "closed when the drain time was over"
-        );
+    drop(listeners);
+    // The listeners first take what waits to be accepted, which has a moment in any case.
+    let last = deadline.max(Instant::now() + PAUSE * 10);
+    tokio::time::sleep(PAUSE).await;
+    until_quiet(worker, last).await;
+    let connections = worker.open.get();
+    if connections > 0 {
+        tracing::info!(connections, "closed when the drain time was over");
+    }
+}
+
+/// How often it is looked whether everything is over.
+const PAUSE: Duration = Duration::from_millis(20);
+
+async fn until_quiet(worker: &Worker, deadline: Instant) {
+    while worker.open.get() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -20,7 +20,7 @@ pub use commands::DEFAULT_DRAIN;
 use crate::config::Config;
 use crate::dataplane::{self, Action, DataPlane};
 use crate::health::{Health, Watched};
-use crate::l7::L7;
+use crate::l7::{L7, Newcomers};
 use crate::metrics::Sources;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
@@ -220,9 +220,22 @@ impl Reconciler {
         self.l7.reopen_logs();
     }
 
-    /// Ends the userspace path: what is open may go on for `grace`, a new agent takes what comes.
-    pub async fn wind_down(self, grace: Duration) {
-        tokio::join!(self.front.wind_down(grace), self.l7.wind_down(grace));
+    /// Ends the userspace paths: what is open may go on for `grace`, on the L7 path for as long as
+    /// its services say. A new agent can start meanwhile.
+    pub async fn wind_down(self, grace: Duration, newcomers: Newcomers) {
+        let http = self.desired.services.iter().filter_map(|s| s.http.as_ref());
+        let drains = http.map(|http| http.settings.timeouts.drain);
+        let longest = drains.max().unwrap_or_default();
+        let Self {
+            front,
+            l7,
+            store,
+            plane,
+            ..
+        } = self;
+        // The lock on the state goes with the store.
+        drop((store, plane));
+        tokio::join!(front.wind_down(grace), l7.wind_down(longest, newcomers));
     }
 
     fn steers_udp(&self) -> bool {

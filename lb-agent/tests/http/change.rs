@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lb_agent::l7::Newcomers;
+
 use super::{Backend, OK, Proxy, field, status};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -46,7 +48,7 @@ fn at_the_end_requests_are_answered_and_connections_closed() {
     peer.send("HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     assert_eq!(status(&tunnel.head()), 101);
 
-    let stopped = proxy.stop(Duration::from_secs(15));
+    let stopped = proxy.stop(Duration::from_secs(15), Newcomers::Refused);
 
     assert_eq!(idle.rest(), "", "an idle connection ends at once");
     connection.send(OK);
@@ -66,7 +68,7 @@ fn at_the_end_whoever_has_connected_is_answered() {
     let backend = Backend::new();
     let mut proxy = Proxy::new(&[&backend], "");
     let mut clients: Vec<_> = (0..50).map(|_| proxy.ask(GET)).collect();
-    let stopped = proxy.stop(Duration::from_secs(15));
+    let stopped = proxy.stop(Duration::from_secs(15), Newcomers::Refused);
     for _ in &clients {
         let (mut connection, _) = backend.request();
         connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
@@ -78,6 +80,25 @@ fn at_the_end_whoever_has_connected_is_answered() {
 }
 
 #[test]
+fn until_the_agent_is_started_again_newcomers_are_served() {
+    let backend = Backend::new();
+    let mut proxy = Proxy::new(&[&backend], "");
+    let mut busy = proxy.ask(GET);
+    let (mut connection, _) = backend.request();
+    let stopped = proxy.stop(Duration::from_secs(15), Newcomers::Served);
+    let mut newcomer = proxy.ask(GET);
+    let (mut other, _) = backend.request();
+    other.send(OK);
+    let (status, head) = newcomer.answer();
+    assert_eq!(status, 200);
+    assert_eq!(field(&head, "connection"), Some("close"));
+    connection.send(OK);
+    assert_eq!(busy.status(), 200);
+    stopped.join().unwrap();
+    assert!(std::net::TcpStream::connect(proxy.address).is_err());
+}
+
+#[test]
 fn a_tunnel_lives_until_the_drain_is_over() {
     let backend = Backend::new();
     let mut proxy = Proxy::new(&[&backend], "");
@@ -86,6 +107,9 @@ fn a_tunnel_lives_until_the_drain_is_over() {
     let (mut peer, _) = backend.request();
     peer.send("HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     assert_eq!(status(&tunnel.head()), 101);
-    proxy.stop(Duration::from_millis(200)).join().unwrap();
+    proxy
+        .stop(Duration::from_millis(200), Newcomers::Served)
+        .join()
+        .unwrap();
     assert_eq!(tunnel.rest(), "");
 }

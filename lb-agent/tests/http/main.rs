@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use lb_agent::config;
 use lb_agent::dataplane::DataPlane as _;
 use lb_agent::dataplane::memory::Memory;
-use lb_agent::l7::L7;
+use lb_agent::l7::{L7, Newcomers};
 use lb_agent::state::desired::{Desired, Surroundings};
 use lb_agent::state::observed::Observed;
 use lb_agent::state::overlay::Overlay;
@@ -104,14 +104,14 @@ impl Proxy {
     }
 
     /// Ends it in the background.
-    fn stop(&mut self, grace: Duration) -> std::thread::JoinHandle<()> {
+    fn stop(&mut self, grace: Duration, newcomers: Newcomers) -> std::thread::JoinHandle<()> {
         let l7 = self.l7.take().unwrap();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(l7.wind_down(grace));
+            runtime.block_on(l7.wind_down(grace, newcomers));
         })
     }
 }
@@ -119,7 +119,9 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if self.l7.is_some() {
-            self.stop(Duration::ZERO).join().unwrap();
+            self.stop(Duration::ZERO, Newcomers::Refused)
+                .join()
+                .unwrap();
         }
     }
 }
