@@ -9,7 +9,7 @@
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 extern crate std;
 
 pub mod abi;

@@ -115,13 +115,6 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn usable(&self, backend: BackendId) -> bool {
-        BACKENDS
-            .get(backend.index())
-            .is_some_and(|entry| entry.id == backend && entry.state == state::UP)
-    }
-
-    #[inline(always)]
     fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
         choose(service, protocol, client)
     }

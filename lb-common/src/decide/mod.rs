@@ -3,6 +3,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`world`] | what is needed beside the packet |
+//! | `simulation` | all of that in memory |
 //! | `nat` | flows: rewriting there and back |
 //! | `dsr` | slots: sending on, wrapped or as it is |
 //! | `icmp` | echo, and errors about flows |
@@ -17,6 +18,8 @@ mod dsr;
 mod icmp;
 mod nat;
 mod send;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod world;
 
 use crate::abi::packet::{FlowKey, Fragment, Ip, PacketCounter, Vip, VipKey, vip};

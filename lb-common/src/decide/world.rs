@@ -66,8 +66,6 @@ pub trait World {
     fn vip(&self, key: &VipKey) -> Option<Vip>;
     /// How packets get to a backend; `None` when it has been removed.
     fn target(&self, backend: BackendId) -> Option<Target>;
-    /// Whether a backend may get what is new.
-    fn usable(&self, backend: BackendId) -> bool;
     /// Chooses a backend for a new flow of `client`.
     fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen;
     /// Remembers where a client went, if the service wants that.

@@ -1,0 +1,437 @@
+//! Flows, there and back.
+
+use lb_common::abi::packet::PacketCounter;
+use lb_common::decide::Outcome;
+use lb_common::decide::simulation::{Simulation, example};
+use lb_common::packet::Frame;
+use proptest::prelude::*;
+
+use crate::packets::{ACK, FIN, RST, SYN, Seen, Spec, icmp, seen, seen_ip, tcp, udp};
+use crate::{FAMILIES, Family, dropped, pass, untouched};
+
+const CONTAINER: u32 = 1;
+const REMOTE: u32 = 2;
+const LOCAL: u32 = 3;
+
+/// Sends a client's packet, which must go on to a backend.
+fn there(world: &mut Simulation, spec: &Spec) -> Seen {
+    let (outcome, out) = pass(world, &spec.frame());
+    assert_eq!(outcome, Outcome::Redirect(example::INSIDE));
+    seen(&out)
+}
+
+/// Answers what the backend saw; the answer must go back to the client.
+fn back(world: &mut Simulation, at_backend: &Seen, flags: u8) -> Seen {
+    let spec = answer(at_backend, flags);
+    world.ingress = example::INSIDE;
+    let (outcome, out) = pass(world, &spec.frame());
+    world.ingress = example::INGRESS;
+    assert_eq!(outcome, Outcome::Redirect(example::INGRESS));
+    seen(&out)
+}
+
+fn answer(at_backend: &Seen, flags: u8) -> Spec {
+    Spec {
+        src: at_backend.dst,
+        dst: at_backend.src,
+        sport: at_backend.dport,
+        dport: at_backend.sport,
+        tags: 0,
+        ttl: 64,
+        flags: at_backend.tcp.map(|_| flags),
+        payload: 9,
+    }
+}
+
+/// Opens a connection; what the backend sees of the client's packets.
+fn open(world: &mut Simulation, family: &Family, number: u32) -> Seen {
+    let service = family.service(number);
+    let seen = there(world, &tcp(family.client, &service, SYN));
+    back(world, &seen, SYN | ACK);
+    there(world, &tcp(family.client, &service, ACK));
+    assert_eq!(world.counter(PacketCounter::FlowEstablished), 1);
+    seen
+}
+
+#[test]
+fn a_container_sees_the_client_and_the_client_sees_the_service() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let service = family.service(CONTAINER);
+        let spec = tcp(family.client, &service, SYN);
+        let seen = there(&mut world, &spec);
+        assert!(family.is_backend(CONTAINER, seen.dst));
+        assert_eq!(
+            (seen.src, seen.sport, seen.dport),
+            (spec.src, spec.sport, 5000)
+        );
+        assert_eq!(seen.ttl, spec.ttl - 1);
+        let answer = back(&mut world, &seen, SYN | ACK);
+        assert_eq!((answer.src, answer.sport), (spec.dst, 80));
+        assert_eq!((answer.dst, answer.dport), (spec.src, spec.sport));
+        assert_eq!(answer.payload.len(), 9);
+    }
+}
+
+#[test]
+fn a_remote_backend_sees_the_balancer() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let service = family.service(REMOTE);
+        let spec = tcp(family.client, &service, SYN);
+        let seen = there(&mut world, &spec);
+        assert!(family.is_backend(REMOTE, seen.dst));
+        assert_eq!(seen.src.to_string(), family.source);
+        assert!((32_768..60_768).contains(&seen.sport));
+        let answer = back(&mut world, &seen, SYN | ACK);
+        assert_eq!((answer.src, answer.sport), (spec.dst, 80));
+        assert_eq!((answer.dst, answer.dport), (spec.src, spec.sport));
+    }
+}
+
+#[test]
+fn a_local_backend_gets_another_port_only_and_its_reply_is_mended() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let spec = tcp(family.client, &family.service(LOCAL), SYN);
+        let (outcome, out) = pass(&mut world, &spec.frame());
+        assert_eq!(outcome, Outcome::Stack);
+        let at_stack = seen(&out);
+        assert_eq!((at_stack.src, at_stack.dst), (spec.src, spec.dst));
+        assert_eq!((at_stack.dport, at_stack.ttl), (5000, spec.ttl));
+        let mut reply = answer(&at_stack, SYN | ACK).frame();
+        assert_eq!(world.send(&mut reply).outcome(), Outcome::Stack);
+        let mended = seen(&reply);
+        assert_eq!((mended.src, mended.sport), (spec.dst, 80));
+        assert_eq!((mended.dst, mended.dport), (spec.src, spec.sport));
+        // What the host sends otherwise is its own affair.
+        let mut other = tcp("192.0.2.254", "203.0.113.9", ACK).frame();
+        let before = other.clone();
+        assert_eq!(world.send(&mut other).outcome(), Outcome::Pass);
+        assert_eq!(other, before);
+    }
+}
+
+#[test]
+fn datagrams_go_there_and_back() {
+    for family in FAMILIES {
+        for number in [CONTAINER, REMOTE] {
+            let mut world = family.world();
+            let spec = udp(family.client, &family.service(number));
+            let seen = there(&mut world, &spec);
+            assert_eq!(seen.payload.len(), 32);
+            let answer = back(&mut world, &seen, 0);
+            assert_eq!((answer.src, answer.sport), (spec.dst, 80));
+            assert_eq!(there(&mut world, &spec), seen);
+            assert_eq!(world.counter(PacketCounter::FlowEstablished), 1);
+        }
+    }
+}
+
+#[test]
+fn a_client_stays_with_its_backend_and_is_remembered_once_the_handshake_is_complete() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let service = family.service(CONTAINER);
+        let seen = there(&mut world, &tcp(family.client, &service, SYN));
+        assert!(world.affinity.is_empty(), "a SYN alone is no client");
+        back(&mut world, &seen, SYN | ACK);
+        there(&mut world, &tcp(family.client, &service, ACK));
+        assert_eq!(world.affinity.len(), 1);
+        let again = Spec {
+            sport: 40_001,
+            ..tcp(family.client, &service, SYN)
+        };
+        assert_eq!(there(&mut world, &again).dst, seen.dst);
+    }
+}
+
+#[test]
+fn tags_of_one_or_two_vlans_are_understood() {
+    for family in FAMILIES {
+        for tags in [1, 2] {
+            let mut world = family.world();
+            let spec = Spec {
+                tags,
+                ..tcp(family.client, &family.service(CONTAINER), SYN)
+            };
+            let seen = there(&mut world, &spec);
+            assert!(family.is_backend(CONTAINER, seen.dst));
+        }
+    }
+}
+
+#[test]
+fn a_syn_on_a_flow_that_is_over_begins_a_new_one() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let service = family.service(REMOTE);
+        let seen = open(&mut world, &family, REMOTE);
+        let new = world.counter(PacketCounter::FlowNew);
+        // On a live one it does not.
+        there(&mut world, &tcp(family.client, &service, SYN));
+        assert_eq!(world.counter(PacketCounter::FlowNew), new);
+        there(&mut world, &tcp(family.client, &service, FIN | ACK));
+        back(&mut world, &seen, FIN | ACK);
+        there(&mut world, &tcp(family.client, &service, SYN));
+        assert_eq!(world.counter(PacketCounter::FlowNew), new + 1);
+        // And so on a stale one.
+        world.now_s += 31;
+        world.affinity.clear();
+        let routes: Vec<_> = world.routes.keys().copied().collect();
+        for to in routes {
+            let now_s = world.now_s;
+            if let Some(hop) = world.routes.get_mut(&to) {
+                hop.at_s = now_s;
+            }
+        }
+        there(&mut world, &tcp(family.client, &service, SYN));
+        assert_eq!(world.counter(PacketCounter::FlowNew), new + 2);
+    }
+}
+
+#[test]
+fn when_a_backend_is_gone_both_ends_are_told() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let service = family.service(CONTAINER);
+        let seen = open(&mut world, &family, CONTAINER);
+        world.targets.clear();
+        let spec = Spec {
+            payload: 10,
+            ..tcp(family.client, &service, ACK)
+        };
+        let (outcome, out) = pass(&mut world, &spec.frame());
+        assert_eq!(outcome, Outcome::Transmit);
+        let reset = crate::packets::seen(&out);
+        assert_eq!(
+            (reset.src, reset.sport, reset.dst, reset.dport),
+            (spec.dst, 80, spec.src, spec.sport)
+        );
+        assert_eq!(reset.tcp, Some((RST, 7000, 0)), "RFC 9293, section 3.5.2");
+        let (outcome, out) = pass(&mut world, &answer(&seen, ACK).frame());
+        assert_eq!(outcome, Outcome::Transmit);
+        assert_eq!(crate::packets::seen(&out).tcp, Some((RST, 7000, 0)));
+        // A reset is not answered.
+        let reset = tcp(family.client, &service, RST);
+        dropped(&mut world, &reset.frame(), PacketCounter::DropNoBackend);
+    }
+}
+
+#[test]
+fn a_datagram_for_nobody_gets_port_unreachable_with_its_own_header() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let spec = udp(family.client, &family.service(CONTAINER));
+        there(&mut world, &spec);
+        world.targets.clear();
+        let frame = spec.frame();
+        let (outcome, out) = pass(&mut world, &frame);
+        assert_eq!(outcome, Outcome::Transmit);
+        let (src, dst, kind, code, _, quoted) = icmp(&out);
+        assert_eq!((src, dst), (spec.dst, spec.src));
+        assert_eq!((kind, code), if family.v6 { (1, 4) } else { (3, 3) });
+        assert_eq!(frame.0[14..14 + quoted.len()], quoted);
+        assert_eq!(quoted.len(), if family.v6 { 48 } else { 28 });
+    }
+}
+
+#[test]
+fn a_syn_for_nobody_is_refused() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        world.targets.clear();
+        let spec = tcp(family.client, &family.service(CONTAINER), SYN);
+        let (outcome, out) = pass(&mut world, &spec.frame());
+        assert_eq!(outcome, Outcome::Transmit);
+        assert_eq!(seen(&out).tcp, Some((RST | ACK, 0, 1001)));
+    }
+}
+
+#[test]
+fn a_packet_that_is_too_big_gets_the_size_that_fits() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        for hop in world.routes.values_mut() {
+            hop.mtu = 1280;
+        }
+        let spec = Spec {
+            payload: 1400,
+            ..tcp(family.client, &family.service(CONTAINER), ACK)
+        };
+        let (outcome, out) = pass(&mut world, &spec.frame());
+        assert_eq!(outcome, Outcome::Transmit);
+        let (src, dst, kind, code, mtu, _) = icmp(&out);
+        assert_eq!((src, dst, mtu), (spec.dst, spec.src, 1280));
+        assert_eq!((kind, code), if family.v6 { (2, 0) } else { (3, 4) });
+    }
+}
+
+#[test]
+fn a_packet_at_the_end_of_its_life_gets_time_exceeded() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let spec = Spec {
+            ttl: 1,
+            ..tcp(family.client, &family.service(CONTAINER), SYN)
+        };
+        let (outcome, out) = pass(&mut world, &spec.frame());
+        assert_eq!(outcome, Outcome::Transmit);
+        let (_, _, kind, code, ..) = icmp(&out);
+        assert_eq!((kind, code), if family.v6 { (3, 0) } else { (11, 0) });
+    }
+}
+
+#[test]
+fn without_a_next_hop_the_stack_delivers() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        world.routes.clear();
+        let spec = tcp(family.client, &family.service(CONTAINER), SYN);
+        let (outcome, out) = pass(&mut world, &spec.frame());
+        assert_eq!(outcome, Outcome::Stack);
+        let seen = seen(&out);
+        assert!(family.is_backend(CONTAINER, seen.dst));
+        assert_eq!(seen.ttl, spec.ttl, "the stack lowers it");
+    }
+}
+
+#[test]
+fn a_flow_that_was_pushed_out_is_served_by_hash_again_by_the_same_port() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let spec = tcp(family.client, &family.service(REMOTE), SYN);
+        let first = there(&mut world, &spec);
+        world.new_flows.clear();
+        let again = there(
+            &mut world,
+            &tcp(family.client, &family.service(REMOTE), ACK),
+        );
+        assert_eq!((first.dst, first.sport), (again.dst, again.sport));
+        // And when only one half was.
+        let reply = *world
+            .new_flows
+            .keys()
+            .find(|key| key.src != example::ip(family.client))
+            .unwrap();
+        world.new_flows.remove(&reply);
+        there(&mut world, &spec);
+        assert!(world.new_flows.contains_key(&reply));
+    }
+}
+
+#[test]
+fn established_flows_have_a_quota_of_their_own() {
+    let family = FAMILIES[0];
+    let mut world = family.world();
+    world.quota = 1;
+    let seen = there(&mut world, &tcp(family.client, "192.0.2.1", SYN));
+    back(&mut world, &seen, SYN | ACK);
+    there(&mut world, &tcp(family.client, "192.0.2.1", ACK));
+    assert_eq!(world.counter(PacketCounter::FlowQuota), 1);
+    assert!(world.flows.is_empty());
+    // It is served all the same.
+    there(&mut world, &tcp(family.client, "192.0.2.1", ACK));
+}
+
+#[test]
+fn what_is_for_nobody_here_passes() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let other = if family.v6 {
+            "2001:db8:9::1"
+        } else {
+            "198.51.100.77"
+        };
+        untouched(&mut world, &tcp(family.client, other, SYN).frame());
+        untouched(&mut world, &udp(family.client, other).frame());
+        let closed = Spec {
+            dport: 81,
+            ..tcp(family.client, &family.service(CONTAINER), SYN)
+        };
+        untouched(&mut world, &closed.frame());
+    }
+}
+
+proptest! {
+    #[test]
+    fn there_and_back_is_the_identity(
+        client: [u8; 4], client6: [u8; 14], sport: u16, payload in 0usize..1300,
+        number in 1u32..=2, v6: bool, tcp_or_udp: bool,
+    ) {
+        let family = FAMILIES[usize::from(v6)];
+        let src = if v6 {
+            let mut bytes = [0x20; 16];
+            bytes[2..].copy_from_slice(&client6);
+            std::net::IpAddr::from(bytes)
+        } else {
+            std::net::IpAddr::from([client[0] % 100 + 20, client[1], client[2], client[3]])
+        };
+        let mut world = family.world();
+        let hop = example::hop(&world, example::INGRESS);
+        world.routes.insert(example::ip(&src.to_string()), hop);
+        let spec = Spec {
+            src, sport, payload, flags: tcp_or_udp.then_some(SYN),
+            ..tcp(family.client, &family.service(number), SYN)
+        };
+        let at_backend = there(&mut world, &spec);
+        let sent = seen(&spec.frame());
+        prop_assert_eq!(&at_backend.payload, &sent.payload);
+        let echoed = Spec { payload, ..answer(&at_backend, SYN | ACK) };
+        world.ingress = example::INSIDE;
+        let (outcome, out) = pass(&mut world, &echoed.frame());
+        prop_assert_eq!(outcome, Outcome::Redirect(example::INGRESS));
+        let back = seen(&out);
+        prop_assert_eq!((back.src, back.sport), (sent.dst, sent.dport));
+        prop_assert_eq!((back.dst, back.dport), (sent.src, sent.sport));
+        prop_assert_eq!(back.payload, sent.payload);
+    }
+}
+
+/// A fragment of an IPv4 packet; `at` in units of eight bytes.
+pub(crate) fn fragment(frame: &Frame, at: u16, more: bool, payload: &[u8]) -> Frame {
+    let mut bytes = frame.0[..34].to_vec();
+    bytes.extend(payload);
+    let len = (bytes.len() - 14) as u16;
+    bytes[16..18].copy_from_slice(&len.to_be_bytes());
+    bytes[20..22].copy_from_slice(&(at | u16::from(more) << 13).to_be_bytes());
+    bytes[24..26].fill(0);
+    let sum = crate::packets::checksum(&bytes[14..34], 0);
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+    Frame(bytes)
+}
+
+#[test]
+fn the_first_fragment_decides_and_the_rest_follow() {
+    let family = FAMILIES[0];
+    let mut world = family.world();
+    let whole = Spec {
+        payload: 1000,
+        ..udp(family.client, "192.0.2.2")
+    }
+    .frame();
+    let data = whole.0[34..].to_vec();
+    let first = fragment(&whole, 0, true, &data[..512]);
+    let second = fragment(&whole, 64, false, &data[512..]);
+    dropped(&mut world, &second, PacketCounter::DropFragment);
+    let (outcome, first) = pass(&mut world, &first);
+    assert_eq!(outcome, Outcome::Redirect(example::INSIDE));
+    let (outcome, second) = pass(&mut world, &second);
+    assert_eq!(outcome, Outcome::Redirect(example::INSIDE));
+    assert_eq!(first.0[26..34], second.0[26..34], "the same addresses");
+    // Put together they are what a whole packet would have become.
+    let mut joined = first.0[14..].to_vec();
+    joined.extend(&second.0[34..]);
+    let len = joined.len() as u16;
+    joined[2..4].copy_from_slice(&len.to_be_bytes());
+    joined[6..8].fill(0);
+    joined[10..12].fill(0);
+    let sum = crate::packets::checksum(&joined[..20], 0);
+    joined[10..12].copy_from_slice(&sum.to_be_bytes());
+    let seen = seen_ip(&joined);
+    assert_eq!(seen.payload.len(), 1000);
+    assert!(family.is_backend(REMOTE, seen.dst));
+    // A fragment for somebody else is not ours.
+    let other = udp(family.client, "198.51.100.77").frame();
+    untouched(&mut world, &fragment(&other, 64, false, &[0; 16]));
+}
