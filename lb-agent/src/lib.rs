@@ -10,6 +10,7 @@
 //! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
 //! | [`health`] | checks of the backends, and what they say of them |
 //! | [`doctor`] | what of the machine stands in the way |
+//! | [`fuzz`] | what must hold for any bytes from the network |
 //! | [`host`] | choices made on the host, by the kernel's own function |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
 //! | [`privilege`] | threads that give up what they need not |
@@ -24,6 +25,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod doctor;
+pub mod fuzz;
 pub mod health;
 pub mod host;
 pub mod l7;

@@ -101,3 +101,22 @@ fn the_packaged_configuration_is_the_built_in_default() {
     config.source = None;
     assert_eq!(config, lb_agent::config::Config::default());
 }
+
+#[test]
+fn the_configuration_page_is_accepted_by_check() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let page = fs::read_to_string(page).unwrap();
+    let blocks: Vec<&str> = page
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(blocks.len() >= 4, "{blocks:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.toml");
+    fs::write(&config, blocks.concat()).unwrap();
+    let mut check = std::process::Command::new(program());
+    let output = check.arg("check").arg("--config").arg(&config).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+}

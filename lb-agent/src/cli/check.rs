@@ -8,6 +8,7 @@ use clap::Args;
 use super::failure::Failure;
 use super::output;
 use crate::config::{self, Config};
+use crate::l7::pages;
 use crate::l7::tls::check_config;
 
 /// Check a configuration without using it
@@ -28,6 +29,7 @@ impl Check {
         let mut certificates = check_config(&config, SystemTime::now());
         let mut problems = std::mem::take(&mut certificates.unusable);
         problems.append(&mut certificates.refused);
+        problems.append(&mut pages::check_config(&config));
         if !problems.is_empty() {
             return Err(Failure::of_lines(problems));
         }

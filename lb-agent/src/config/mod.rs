@@ -177,6 +177,13 @@ pub struct Backend {
     pub path: Path,
 }
 
+impl Service {
+    /// Whether it holds the backends of a route of another service.
+    pub fn is_inside(&self) -> bool {
+        self.name.contains('/')
+    }
+}
+
 impl Default for AgentConfig {
     fn default() -> Self {
         Self {

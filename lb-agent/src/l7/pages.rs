@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::HeaderValue;
 
+use crate::config::Config;
 use crate::config::http::ErrorPages;
 
 /// Largest page that is read.
@@ -52,6 +53,29 @@ enum Form {
     Html,
     Json,
     Text,
+}
+
+/// What is wrong with the pages of `config`, a line each.
+pub fn check_config(config: &Config) -> Vec<String> {
+    let source = config.source.as_deref().unwrap_or(Path::new(""));
+    let written = config.services.iter().filter(|s| !s.is_inside());
+    let mut problems = Vec::new();
+    for (index, service) in written.enumerate() {
+        let files = service
+            .http
+            .iter()
+            .flat_map(|http| &http.settings.errors.lines);
+        for (path, line) in files {
+            if let Err(error) = Page::load(path) {
+                problems.push(format!(
+                    "{}:{line}: service[{index}].http.errors: {} (write the path of a page, or leave it out)",
+                    source.display(),
+                    crate::reconcile::chain(&error)
+                ));
+            }
+        }
+    }
+    problems
 }
 
 impl Pages {
@@ -250,6 +274,7 @@ mod tests {
         let configured = ErrorPages {
             pages: BTreeMap::from([(StatusCode::BAD_GATEWAY, write("502.json", "{}"))]),
             maintenance: Some(write("soon.html", "<p>soon")),
+            ..ErrorPages::default()
         };
         let pages = Pages::load(&configured).unwrap();
         let show =

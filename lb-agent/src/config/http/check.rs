@@ -133,11 +133,14 @@ fn route(service: &str, raw: RawRoute, inner: &mut Vec<Inner>, problems: &mut Pr
             let derived = name.clone().or_else(|| derived_name(&raw.path.value));
             let name = inner_name(service, derived, &raw.place, problems);
             let place = raw.name.as_ref().map_or(place, |name| name.place.clone());
-            inner.push(Inner {
-                place,
-                name: name.clone(),
-                backends,
-            });
+            // Without a name that is noted there is no service.
+            if name != service {
+                inner.push(Inner {
+                    place,
+                    name: name.clone(),
+                    backends,
+                });
+            }
             Action::Forward(name)
         }
         Target::Unsaid => {

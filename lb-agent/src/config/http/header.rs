@@ -2,7 +2,7 @@
 
 use ::http::HeaderName;
 
-use super::template::{Part, Template};
+use super::template::{Part, Template, Variable};
 use super::value;
 use crate::config::error::Problems;
 use crate::config::reader::{Table, Value};
@@ -36,6 +36,23 @@ pub(super) fn rules(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<Heade
         .iter()
         .filter_map(|item| rule(item.table(EXAMPLE, problems)?, problems))
         .collect()
+}
+
+/// Rules for requests: one that adds a header with the backend in it would add it again when the
+/// request is sent to another one.
+pub(super) fn request_rules(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<HeaderRule> {
+    let rules = rules(value, problems);
+    let adds_backend = |rule: &HeaderRule| match &rule.operation {
+        Operation::Add(value) => value.names(Variable::Backend),
+        Operation::Set(_) | Operation::Remove => false,
+    };
+    if rules.iter().any(adds_backend) {
+        problems.add(
+            &value.place,
+            "$backend cannot be added to a request, which may be sent twice (use set)",
+        );
+    }
+    rules
 }
 
 fn rule(mut table: Table<'_, '_>, problems: &mut Problems) -> Option<HeaderRule> {

@@ -274,6 +274,8 @@ pub struct ErrorPages {
     pub pages: BTreeMap<StatusCode, PathBuf>,
     /// The file that is shown while no backend can be used.
     pub maintenance: Option<PathBuf>,
+    /// The lines of the configuration that name these files, for messages.
+    pub lines: BTreeMap<PathBuf, usize>,
 }
 
 impl HttpService {

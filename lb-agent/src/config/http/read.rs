@@ -47,12 +47,12 @@ pub(in crate::config) fn http(mut table: Table<'_, '_>, problems: &mut Problems)
             |item: &Value<'_, '_>| item.string("\"websocket\"", problems, value::upgrade_token);
         items.iter().filter_map(one).collect()
     });
-    let mut rules = |key, problems: &mut Problems| {
-        let rules = table.take(key).map(|value| header::rules(&value, problems));
-        rules.unwrap_or_default()
-    };
-    let request_headers = rules("request_headers", problems);
-    let response_headers = rules("response_headers", problems);
+    let request_headers = table
+        .take("request_headers")
+        .map(|value| header::request_rules(&value, problems));
+    let response_headers = table
+        .take("response_headers")
+        .map(|value| header::rules(&value, problems));
     let mut section = |key, example, problems: &mut Problems| {
         let value = table.take(key)?;
         value.table(example, problems)
@@ -80,8 +80,8 @@ pub(in crate::config) fn http(mut table: Table<'_, '_>, problems: &mut Problems)
         send_proxy_protocol,
         forwarded,
         stickiness: stickiness.unwrap_or(usual.stickiness),
-        request_headers,
-        response_headers,
+        request_headers: request_headers.unwrap_or_default(),
+        response_headers: response_headers.unwrap_or_default(),
         underscore_headers,
         upgrade: upgrade.unwrap_or(usual.upgrade),
         timeouts: timeouts.unwrap_or_default(),

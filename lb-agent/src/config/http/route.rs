@@ -139,7 +139,7 @@ fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
     let does_something = options.iter().any(|key| table.has(key));
     let request_headers = table
         .take("request_headers")
-        .map(|value| header::rules(&value, problems))
+        .map(|value| header::request_rules(&value, problems))
         .unwrap_or_default();
     let response_headers = table
         .take("response_headers")

@@ -219,6 +219,13 @@ pub(super) fn upstream(mut table: Table<'_, '_>, problems: &mut Problems) -> Ups
 pub(super) fn errors(mut table: Table<'_, '_>, problems: &mut Problems) -> ErrorPages {
     const PAGE: &str = "\"/etc/lb-agent/502.html\"";
     let mut pages = BTreeMap::new();
+    let mut lines = BTreeMap::new();
+    let mut file = |value: &Value<'_, '_>, problems: &mut Problems| {
+        let path = value.string(PAGE, problems, file_path)?;
+        let line = value.place.offset.map_or(0, |offset| problems.line(offset));
+        lines.insert(path.clone(), line);
+        Some(path)
+    };
     let written = table
         .take("pages")
         .and_then(|value| value.table(&format!("{{ 502 = {PAGE} }}"), problems));
@@ -230,14 +237,18 @@ pub(super) fn errors(mut table: Table<'_, '_>, problems: &mut Problems) -> Error
                 400..600 => value::status(number).map_err(|error| error.to_string()),
                 _ => Err(format!("{number} is not an error (use 400 to 599)")),
             });
-        let page = value.string(PAGE, problems, file_path);
+        let page = file(&value, problems);
         if let Some((status, page)) = problems.keep(&value.place, status).zip(page) {
             pages.insert(status, page);
         }
     }
     let maintenance = table
         .take("maintenance")
-        .and_then(|value| value.string("\"/etc/lb-agent/maintenance.html\"", problems, file_path));
+        .and_then(|value| file(&value, problems));
     table.finish(problems);
-    ErrorPages { pages, maintenance }
+    ErrorPages {
+        pages,
+        maintenance,
+        lines,
+    }
 }

@@ -178,3 +178,102 @@ fn unix_sockets_are_for_http() {
         ]
     );
 }
+
+#[test]
+fn what_is_wrong_with_one_value_is_said_in_one_line() {
+    let table = [
+        (
+            "[service.http]\nstickiness = 'cookies'",
+            "7: service[0].http.stickiness: \"cookies\" is unknown (use \"address\", \"socketio\", { cookie = \"lb\" }, { header = \"X-User\" } or { query = \"room\" })",
+        ),
+        (
+            "[service.http]\nrequest_headers = [{ add = 'X-B', value = '$backend' }]",
+            "7: service[0].http.request_headers: $backend cannot be added to a request, which may be sent twice (use set)",
+        ),
+        (
+            "[service.http]\nlimits = { body = 'much' }",
+            "7: service[0].http.limits.body: \"much\" is not a size (write it like \"10MiB\", \"64KiB\" or \"512\")",
+        ),
+        (
+            "[service.http]\ntimeouts = { header = '0' }",
+            "7: service[0].http.timeouts.header: 0 is no time at all (write it like \"60s\" or \"250ms\")",
+        ),
+        (
+            "[service.http]\nerrors = { pages = { 200 = '/x.html' } }",
+            "7: service[0].http.errors.pages.200: 200 is not an error (use 400 to 599)",
+        ),
+        (
+            "[[service.route]]\npath = 'api'\nanswer = {}",
+            "7: service[0].route[0].path: \"api\" is not the beginning of a path (start it with \"/\", and write other than visible ASCII as %XX)",
+        ),
+        (
+            "[[service.route]]\npath = '/%61pi'\nanswer = {}",
+            "7: service[0].route[0].path: \"/%61pi\" is never seen by routes (paths are compared in their plain form: write \"/api\")",
+        ),
+        (
+            "[[service.route]]\nhost = 'a.com:80'\nanswer = {}",
+            "7: service[0].route[0].host: \"a.com:80\" has a port (leave the port out: names count, ports do not)",
+        ),
+        (
+            "[[service.route]]\nhost = 'a.com'\nbackends = ['127.0.0.1:2']",
+            "6: service[0].route[0]: name is missing (write name = \"api\": its backends are then those of \"app/api\")",
+        ),
+        (
+            "[[service.route]]\npath = '/a'\nbackends = ['127.0.0.1:80']",
+            "8: service[0].route[0].backends[0]: 127.0.0.1:80 is this service itself, which listens on 0.0.0.0:80 (let the application listen on another port)",
+        ),
+        (
+            "[[service.route]]\npath = '/a'\nredirect = 'example.com'",
+            "8: service[0].route[0].redirect: \"example.com\" is not a place to ask (write a URL or a path, as in \"https://example.com$uri\")",
+        ),
+        (
+            "[[service.route]]\npath = '/a'\nlimits = { headers = 5 }",
+            "8: service[0].route[0].limits.headers: counts before the route is known (set it under [service.http.limits])",
+        ),
+        (
+            "[service.tls]\nlisten = ['0.0.0.0:443']\ncertificates = []",
+            "8: service[0].tls.certificates: no certificate (write certificates = [{ certificate = \"/etc/lb-agent/fullchain.pem\", key = \"/etc/lb-agent/privkey.pem\" }])",
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(errors_with(text), [expected], "for {text}");
+    }
+}
+
+#[test]
+fn two_routes_cannot_have_one_name() {
+    let found = errors_with(
+        "[[service.route]]\npath = '/a'\nbackends = ['127.0.0.1:2']\n\
+         [[service.route]]\nname = 'a'\npath = '/b'\nbackends = ['127.0.0.1:3']\n",
+    );
+    assert_eq!(
+        found,
+        [
+            "10: service[0].route[1].name: \"app/a\" is the name of service[0] (line 8) too (give each service a name of its own)"
+        ]
+    );
+}
+
+/// The blocks of docs/configuration.md.
+fn documented() -> Vec<&'static str> {
+    let page = include_str!("../../../../docs/configuration.md");
+    let blocks = page.split("```toml\n").skip(1);
+    blocks.filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[test]
+fn the_documented_defaults_are_those_in_force() {
+    let config = of(documented()[0]);
+    let http = config.services[0].http.as_deref().unwrap();
+    assert_eq!(http.settings, Settings::default());
+    assert_eq!(config.agent.l7_workers, 0);
+}
+
+#[test]
+fn every_variable_is_documented() {
+    let page = include_str!("../../../../docs/configuration.md");
+    for variable in Variable::ALL {
+        let name = format!("`${}`", variable.name());
+        assert!(page.contains(&name), "{name}");
+    }
+}

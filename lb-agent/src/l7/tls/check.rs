@@ -23,7 +23,12 @@ pub struct Findings {
 pub fn check_config(config: &Config, now: SystemTime) -> Findings {
     let mut findings = Findings::default();
     let source = config.source.as_deref().unwrap_or(std::path::Path::new(""));
-    for (index, service) in config.services.iter().enumerate() {
+    // Services inside others stand in no place of their own.
+    let written = config
+        .services
+        .iter()
+        .filter(|service| !service.is_inside());
+    for (index, service) in written.enumerate() {
         let tls = service.http.as_ref().and_then(|http| http.tls.as_ref());
         let files = tls.map_or(&[][..], |tls| &tls.certificates);
         for finding in check(files, now) {

@@ -1,0 +1,152 @@
+//! What must hold for any bytes that the network may bring, for the readers written here: entry
+//! points of the fuzz targets in `fuzz/`, and of a test that runs them over changed samples.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::http::{ProxyVersion, Settings};
+use crate::l7::forwarded::{self, Origin, value};
+use crate::l7::sticky::engineio::{self, Handshake};
+use crate::proxy::header::{self, Parsed};
+
+/// A PROXY header is read the same however it comes in pieces, and what it tells can be told on.
+pub fn proxy_header(bytes: &[u8]) {
+    match header::parse(bytes) {
+        Parsed::Header { addresses, length } => {
+            assert!(length <= bytes.len());
+            for cut in 0..length {
+                assert_eq!(header::parse(&bytes[..cut]), Parsed::Partial);
+            }
+            assert_eq!(
+                header::parse(&bytes[..length]),
+                Parsed::Header { addresses, length }
+            );
+            if let Some((client, local)) = addresses {
+                let again = header::write(ProxyVersion::V2, client, local).unwrap_or_default();
+                let length = again.len();
+                let expected = Parsed::Header { addresses, length };
+                // Two families in one header are told as one.
+                assert!(client.is_ipv4() != local.is_ipv4() || header::parse(&again) == expected);
+            }
+        }
+        Parsed::Partial => assert!(bytes.len() < header::LONGEST),
+        Parsed::Wrong => {}
+    }
+}
+
+/// Whatever is in the forwarding headers, the client is an address and the headers that go on are
+/// well-formed; what is not trusted decides nothing.
+pub fn forwarded(bytes: &[u8]) {
+    let mut parts = bytes.split(|byte| *byte == b'\n');
+    let mut headers = HeaderMap::new();
+    let names = [
+        "x-forwarded-for",
+        "forwarded",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+    ];
+    for (name, value) in names.iter().cycle().zip(parts.by_ref()).take(8) {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    }
+    value::read(headers.get_all(FORWARDED));
+    let settings = Settings {
+        forwarded: true,
+        ..Settings::default()
+    };
+    let peer = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)), 1);
+    for trusted in [None, "203.0.113.0/24".parse().ok()] {
+        let settings = Settings {
+            trusted_proxies: trusted.into_iter().collect(),
+            ..settings.clone()
+        };
+        let mut headers = headers.clone();
+        let origin = Origin::new(peer, peer, false, &settings.trusted_proxies);
+        let asker = forwarded::forward(&mut headers, &origin, &settings);
+        let sent = headers["x-forwarded-for"].to_str().unwrap_or("");
+        let chain: Vec<Option<IpAddr>> = sent
+            .split(", ")
+            .map(|hop| forwarded::address(hop.as_bytes()))
+            .collect();
+        assert_eq!(chain.first(), Some(&Some(asker.ip)), "{sent}");
+        assert_eq!(chain.last(), Some(&Some(peer.ip())), "{sent}");
+        assert!(trusted.is_some() || asker.ip == peer.ip());
+        assert_eq!(value::read(headers.get_all(FORWARDED)).hops, chain);
+        let scheme = &headers["x-forwarded-proto"];
+        assert!(scheme == "http" || scheme == "https");
+    }
+}
+
+/// A handshake is found the same however it comes in pieces, and never given up too early.
+pub fn engineio(bytes: &[u8]) {
+    let whole = engineio::handshake(bytes);
+    if let Handshake::Of(sid) = &whole {
+        assert!(!sid.is_empty());
+        for cut in 0..bytes.len() {
+            let part = engineio::handshake(&bytes[..cut]);
+            assert!(
+                part == Handshake::Partial || part == whole,
+                "{part:?} at {cut}"
+            );
+        }
+    }
+    engineio::asked(&String::from_utf8_lossy(bytes));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What the targets begin with; `cargo fuzz` makes its own from there.
+    const SAMPLES: [&[u8]; 12] = [
+        b"PROXY TCP4 203.0.113.9 192.0.2.1 51000 80\r\nGET",
+        b"PROXY TCP6 2001:db8::9 ::ffff:192.0.2.1 51000 80\r\n",
+        b"PROXY UNKNOWN\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x09\xc0\x00\x02\x01\xc7\x38\x00\x50",
+        b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
+        b"203.0.113.9, 10.0.0.1\nfor=192.0.2.1;proto=https\nhttps\nexample.com",
+        b"[2001:db8::1]:80, unknown\nfor=\"[2001:db8::1]:80\";host=\"a\\\"b\", for=_x\nwss\n",
+        b"203.0.113.7:1,203.0.113.8\n;;,=,\"\nftp\nx",
+        b"0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\",\"upgrades\":[\"websocket\"]}",
+        b"53:0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\",\"upgrades\":[\"ws\"]}2:40",
+        b"\x00\x05\x03\xff0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\"}",
+        b"___eio[0](\"31:0{\\\"sid\\\":\\\"abc\\\"}\");",
+    ];
+
+    fn all(bytes: &[u8]) {
+        proxy_header(bytes);
+        forwarded(bytes);
+        engineio(bytes);
+    }
+
+    #[test]
+    fn samples_hold_what_must_hold() {
+        SAMPLES.iter().for_each(|sample| all(sample));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Damage to a good sample gets further than noise does.
+        #[test]
+        fn changed_samples_hold_what_must_hold(
+            sample in 0..SAMPLES.len(),
+            changes in proptest::collection::vec((any::<usize>(), 0u8..4, any::<u8>()), 1..6),
+        ) {
+            let mut bytes = SAMPLES[sample].to_vec();
+            for (at, kind, byte) in changes {
+                let at = at % (bytes.len() + 1);
+                match kind {
+                    0 => bytes.insert(at, byte),
+                    1 if at < bytes.len() => { bytes.remove(at); }
+                    2 if at < bytes.len() => bytes[at] = byte,
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            all(&bytes);
+        }
+    }
+}
