@@ -231,3 +231,27 @@ fn a_thousand_backends_are_checked_without_a_rush() {
         .run(|| http::get(IpAddr::from(client_v4(1)), SERVICE_V4));
     assert_eq!(served.unwrap().port, 5000);
 }
+
+#[test]
+fn requests_that_fail_count_like_failed_checks() {
+    let hosts = Hosts::new();
+    let [_well, bad] = two(&hosts);
+    let text = service("type = 'tcp'")
+        .replace("listen =", "mode = 'http'\nlisten =")
+        .replace("'100ms'", "'1h'");
+    let agent = Agent::start(&hosts.balancer, &text);
+    BACKENDS
+        .iter()
+        .for_each(|address| wait_for_health(&agent, address, "up"));
+    // Connections are taken, so that a TCP check finds nothing wrong. Requests do.
+    bad.feel(Mood::Resetting);
+    let mut client = 0;
+    wait::until("a suspicion", || {
+        client = client % 200 + 1;
+        let _ = hosts
+            .clients
+            .run(|| http::get(client_v4(client), SERVICE_V4));
+        let error = health(&agent, BACKENDS[1])["last_error"].clone();
+        (error == "a request got no answer that makes sense").then_some(())
+    });
+}

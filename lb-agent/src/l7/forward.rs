@@ -226,14 +226,17 @@ impl Forward<'_> {
         }
         let faults = &self.visit.worker.faults;
         let settings = &self.service.http.settings.upstream;
+        let suspect = |error| self.visit.worker.snapshot().suspect(id, error);
         match failure {
             Failure::Timeout if self.progress.awaits_body() => StatusCode::REQUEST_TIMEOUT,
             Failure::Timeout => {
+                suspect("a request was not answered in time");
                 faults.failed(id, settings);
                 StatusCode::GATEWAY_TIMEOUT
             }
             Failure::Client => StatusCode::BAD_REQUEST,
             Failure::Unsent(_) | Failure::Broken | Failure::Malformed => {
+                suspect("a request got no answer that makes sense");
                 faults.failed(id, settings);
                 StatusCode::BAD_GATEWAY
             }

@@ -79,6 +79,7 @@ use lb_common::abi::{Affinity, AffinityKey, BackendId, ServiceId, ServiceKey};
 use lb_common::addr;
 
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
+use crate::health::Suspicions;
 use crate::proxy::bind;
 use crate::state::desired::Desired;
 use crate::state::observed::Observed;
@@ -107,6 +108,7 @@ pub struct L7 {
     counts: Arc<Counts>,
     edges: Edges,
     sessions: Arc<Sessions>,
+    suspicions: Option<Suspicions>,
     parts: Maker,
     generation: u64,
     serving: HashSet<ServiceKey>,
@@ -127,11 +129,17 @@ impl L7 {
             counts: Arc::default(),
             edges: Edges::default(),
             sessions: Arc::new(Sessions::new(MOST_SESSIONS)),
+            suspicions: None,
             parts: Maker::default(),
             generation: 0,
             serving: HashSet::new(),
             problems: HashMap::new(),
         }
+    }
+
+    /// Tells of backends that could not be used, from the next [`L7::publish`] on.
+    pub fn tell_failures_to(&mut self, suspicions: Suspicions) {
+        self.suspicions = Some(suspicions);
     }
 
     /// Opens sockets on `address`, one a worker, for what the kernel hands over. The first of them
@@ -158,6 +166,7 @@ impl L7 {
             clients: Arc::clone(&self.clients),
             counts: Arc::clone(&self.counts),
             sessions: Arc::clone(&self.sessions),
+            suspicions: self.suspicions.clone(),
         });
         self.start(&snapshot);
         let (done, confirmed) = mpsc::channel();

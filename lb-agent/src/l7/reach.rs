@@ -85,6 +85,7 @@ impl Way<'_> {
                 }
                 Err(error) => {
                     tracing::debug!(%error, backend = %address, "cannot connect");
+                    snapshot.suspect(id, "a request found no connection");
                     worker
                         .faults
                         .failed(id, &self.service.http.settings.upstream);

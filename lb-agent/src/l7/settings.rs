@@ -21,6 +21,7 @@ use super::sticky::spread::Spread;
 use crate::config::BackendAddress;
 use crate::config::http::HttpService;
 use crate::dataplane::Clients;
+use crate::health::Suspicions;
 use crate::host::boot_ns;
 use crate::state::desired::Desired;
 use crate::state::observed::Observed;
@@ -39,6 +40,8 @@ pub(super) struct Snapshot {
     pub(super) counts: Arc<Counts>,
     /// Who has which Socket.IO session.
     pub(super) sessions: Arc<Sessions>,
+    /// Who wants to know of backends that cannot be used.
+    pub(super) suspicions: Option<Suspicions>,
 }
 
 /// One service.
@@ -81,6 +84,19 @@ pub(super) fn services(
 }
 
 impl Snapshot {
+    /// Tells that a backend could not be used.
+    pub(super) fn suspect(&self, id: BackendId, error: &str) {
+        let Some(suspicions) = &self.suspicions else {
+            return;
+        };
+        let entry = self.observed.backends.get(id.index() as usize);
+        if let Some(entry) = entry.filter(|entry| entry.id == id)
+            && let Some(service) = self.observed.names.get(&entry.service)
+        {
+            suspicions.failed(service, &self.observed.address(entry), error);
+        }
+    }
+
     /// The service that listens on `local`.
     pub(super) fn service_at(&self, local: SocketAddr) -> Option<&Arc<Service>> {
         let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol::TCP);

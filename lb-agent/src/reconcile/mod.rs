@@ -3,6 +3,7 @@
 
 mod commands;
 mod drain;
+mod passive;
 mod reload;
 #[cfg(test)]
 mod tests;
@@ -67,6 +68,7 @@ pub struct Reconciler {
     evicted: Evicted,
     /// When a change that could not be put in force is tried again.
     retry: Option<Instant>,
+    failures: passive::Failures,
 }
 
 struct Here<'a> {
@@ -97,7 +99,7 @@ impl Reconciler {
         store: Store,
         plane: Box<dyn DataPlane>,
         front: Front,
-        l7: L7,
+        mut l7: L7,
         notes: Vec<String>,
     ) -> Result<Self, ReconcileError> {
         let secret = config.agent.hash_seed.map_or_else(|| store.secret(), Ok)?;
@@ -106,6 +108,7 @@ impl Reconciler {
         let observed = plane.observe()?;
         let health = Health::default();
         front.tell_failures_to(health.suspicions());
+        l7.tell_failures_to(health.suspicions());
         Ok(Self {
             about: report::About::new(&config, plane.name(), notes),
             config,
@@ -123,6 +126,7 @@ impl Reconciler {
             sources: Sources::default(),
             evicted: Evicted::default(),
             retry: None,
+            failures: passive::Failures::default(),
         })
     }
 
@@ -184,7 +188,11 @@ impl Reconciler {
             Some(retry) => step.max(retry),
             None => step,
         });
-        [step, udp, closing, self.retry].into_iter().flatten().min()
+        let failures = self.counts_failures().then(|| now + passive::AGAIN);
+        [step, udp, closing, failures, self.retry]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// When what is desired changes by itself next; it may have done so already.
@@ -201,6 +209,7 @@ impl Reconciler {
 
     /// Ends drains that are over, follows the health of backends, and looks for new UDP sockets.
     pub fn tick(&mut self) {
+        self.pass_failures_on();
         let desired = self.compose(&self.config, &self.overlay);
         self.retry = None;
         if desired != self.desired

@@ -94,7 +94,7 @@ impl Reconciler {
             .plane
             .known_clients()
             .map_err(|error| failed("plan", &error))?;
-        let clients = self.front.clients();
+        let clients = self.l7.clients();
         let present = Present {
             known: &known,
             active: &|entry| clients.active(entry.id),

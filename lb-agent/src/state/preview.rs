@@ -370,8 +370,9 @@ fn differences(old: &Backend, new: &Backend) -> Vec<String> {
     };
     let path = |backend: &Backend| match backend.route.path {
         lb_common::abi::path::SOCKET => "socket".to_owned(),
-        lb_common::abi::path::PROXY => "proxy".to_owned(),
-        other => format!("path {other}"),
+        lb_common::abi::path::NAT => "nat".to_owned(),
+        lb_common::abi::path::DSR => "dsr".to_owned(),
+        _ => "proxy".to_owned(),
     };
     let pairs = [
         ("weight", old.weight.to_string(), new.weight.to_string()),

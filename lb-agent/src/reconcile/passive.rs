@@ -1,0 +1,81 @@
+//! Failures that the kernel has counted: on the `nat` path it sees backends refuse connections, long
+//! before the next probe is due.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use lb_common::abi::{Backend, BackendId, path, state};
+
+use super::Reconciler;
+
+/// From one look at the counters to the next.
+pub(super) const AGAIN: Duration = Duration::from_millis(250);
+
+/// Failures of backends as they were counted last.
+#[derive(Default)]
+pub(super) struct Failures(HashMap<BackendId, u64>);
+
+impl Failures {
+    /// How many there are more than the last time; none the first time, as they are old then.
+    fn more(&mut self, id: BackendId, total: u64) -> u64 {
+        let before = self.0.insert(id, total).unwrap_or(total);
+        total.saturating_sub(before)
+    }
+}
+
+impl Reconciler {
+    /// Whether there are backends whose failures the kernel counts, and who wants to know of them.
+    pub(super) fn counts_failures(&self) -> bool {
+        self.counted().next().is_some()
+    }
+
+    fn counted(&self) -> impl Iterator<Item = &Backend> {
+        let services = self.desired.services.iter();
+        services
+            .filter(|service| service.health.is_some())
+            .filter_map(|service| self.observed.service(&service.name))
+            .flat_map(|id| self.observed.backends_of(id))
+            .filter(|backend| backend.path == path::NAT && backend.state != state::DOWN)
+    }
+
+    /// Passes failures on that were counted since the last look; each counts like a failed probe.
+    pub(super) fn pass_failures_on(&mut self) {
+        let mut failures = std::mem::take(&mut self.failures);
+        let suspicions = self.health.suspicions();
+        for backend in self.counted() {
+            let total = match self.plane.backend_counts(backend) {
+                Ok(counts) => counts.failures,
+                Err(error) => {
+                    tracing::debug!(%error, "failures are not read");
+                    continue;
+                }
+            };
+            let Some(service) = self.observed.names.get(&backend.service) else {
+                continue;
+            };
+            let address = self.observed.address(backend);
+            // No check asks for more failures than that.
+            for _ in 0..failures.more(backend.id, total).min(1000) {
+                suspicions.failed(service, &address, "it has refused a connection");
+            }
+        }
+        self.failures = failures;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_come_since_counts() {
+        let (one, other) = (BackendId::new(1, 0), BackendId::new(2, 0));
+        let mut failures = Failures::default();
+        assert_eq!(failures.more(one, 7), 0, "of before the agent's start");
+        assert_eq!(failures.more(one, 9), 2);
+        assert_eq!(failures.more(other, 3), 0);
+        assert_eq!(failures.more(one, 9), 0);
+        assert_eq!(failures.more(one, 0), 0, "counted anew");
+        assert_eq!(failures.more(one, 1), 1);
+    }
+}
