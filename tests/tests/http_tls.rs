@@ -263,6 +263,25 @@ fn plain_requests_are_sent_to_tls_and_browsers_are_told_to_stay_there() {
         "{plain}"
     );
     assert!(!plain.contains("strict-transport-security"), "{plain}");
+    let claim = [
+        "-w",
+        "%{http_code}",
+        "-H",
+        "X-Forwarded-Proto: https",
+        "http://a.test:80/id",
+    ];
+    let visit = || curl(&hosts.clients, SERVICE_V4, &claim).stdout;
+    assert!(
+        visit().ends_with("308"),
+        "a stranger's claim is not believed"
+    );
+    let trusted = "[service.http]\ntrusted_proxies = ['10.99.0.0/16']";
+    agent.configure(&services(&[&files], &format!("{more}\n{trusted}")));
+    agent.ok(&["reload"]);
+    assert!(
+        visit().ends_with("200"),
+        "no loop behind a proxy that speaks TLS"
+    );
     let trust = authority.certificate();
     for protocol in ["--http1.1", "--http2"] {
         let secure = [

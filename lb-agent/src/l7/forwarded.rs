@@ -74,6 +74,11 @@ impl Origin {
         }
     }
 
+    /// Whether whoever made the connection is believed.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     /// The scheme of the connection.
     pub fn scheme(&self) -> &'static str {
         scheme(self.https)

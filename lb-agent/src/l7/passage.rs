@@ -55,7 +55,7 @@ impl Passage {
     /// The answer to a plain request that should have come by TLS (308, so that a POST stays one).
     pub(super) fn redirect(&self, head: &request::Parts) -> Option<Response<Body>> {
         let port = self.service.edge.redirect_port?;
-        if self.visit.tls.is_some() {
+        if self.visit.tls.is_some() || self.came_by_tls(head) {
             return None;
         }
         let authority = head
@@ -73,6 +73,13 @@ impl Passage {
         let mut answer = plain(StatusCode::PERMANENT_REDIRECT);
         answer.headers_mut().insert(LOCATION, to);
         Some(answer)
+    }
+
+    /// Whether a trusted proxy in front of us says that it took the request by TLS.
+    fn came_by_tls(&self, head: &request::Parts) -> bool {
+        let said = head.headers.get("x-forwarded-proto");
+        self.visit.origin.is_trusted()
+            && said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"))
     }
 
     /// Changes what is noted, if the request is noted.

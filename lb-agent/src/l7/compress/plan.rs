@@ -13,7 +13,8 @@ use crate::config::http::{Algorithm, Compression};
 /// What a request says about compression; noted before the request is passed on.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    accepted: Accepted,
+    /// Read only for an answer that may be compressed.
+    accept_encoding: Vec<HeaderValue>,
     is_head: bool,
     no_transform: bool,
     if_none_match: Vec<HeaderValue>,
@@ -23,7 +24,7 @@ impl Asked {
     /// Reads the request's method and header.
     pub fn new(method: &Method, headers: &HeaderMap) -> Self {
         Self {
-            accepted: Accepted::of(headers),
+            accept_encoding: headers.get_all(ACCEPT_ENCODING).iter().cloned().collect(),
             is_head: method == Method::HEAD,
             no_transform: no_transform(headers),
             if_none_match: headers.get_all(IF_NONE_MATCH).iter().cloned().collect(),
@@ -66,12 +67,16 @@ impl Compressor {
             return None;
         }
         let fits = self.has_fitting_type(&head.headers) && self.is_long_enough(&head.headers);
-        if !fits && !asked.accepted.refuses_identity() {
+        if !fits && asked.accept_encoding.is_empty() {
+            return None;
+        }
+        let accepted = Accepted::of(&asked.accept_encoding);
+        if !fits && !accepted.refuses_identity() {
             return None;
         }
         // Another client would get, or this one would have got, other bytes.
         add_vary(&mut head.headers);
-        let algorithm = asked.accepted.best(&self.algorithms)?;
+        let algorithm = accepted.best(&self.algorithms)?;
         rewrite(&mut head.headers, algorithm);
         (!asked.is_head).then_some(algorithm)
     }
