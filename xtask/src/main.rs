@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod debian;
+mod dist;
 mod host;
 mod install;
 mod lint;
@@ -47,6 +48,8 @@ enum Command {
     Tidy,
     /// Install the program, its systemd unit and a first configuration
     Install(install::Args),
+    /// Make a Debian package
+    Dist(dist::Args),
     /// Clippy over every crate, the eBPF programs included, warnings as errors
     Clippy,
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::bench(&args).map(success),
         Command::Tidy => tidy::tidy().map(success),
         Command::Install(args) => install::install(&args).map(success),
+        Command::Dist(args) => dist::dist(&args).map(success),
         Command::Clippy => lint::clippy().map(success),
     };
     result.unwrap_or_else(|error| {

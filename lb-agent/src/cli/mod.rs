@@ -11,6 +11,7 @@ mod doctor;
 mod drain_backend;
 mod drain_wait;
 mod failure;
+mod generate;
 mod lookup;
 mod output;
 mod plan;
@@ -75,6 +76,7 @@ enum Command {
     Status(status::Status),
     Stats(stats::Stats),
     Doctor(doctor::Doctor),
+    Generate(generate::Generate),
     Lookup(lookup::Lookup),
     Stop(stop::Stop),
     Decap(decap::DecapCommand),
@@ -123,6 +125,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::Status(status) => status.carry_out(&control),
         Command::Stats(stats) => stats.carry_out(&control),
         Command::Doctor(doctor) => doctor.carry_out(control),
+        Command::Generate(generate) => generate.carry_out(),
         Command::Lookup(lookup) => lookup.carry_out(&control),
         Command::Stop(stop) => stop.carry_out(&control),
         Command::Decap(decap) => decap.carry_out(),

@@ -10,6 +10,7 @@
 
 mod apps;
 mod count;
+mod debian_root;
 
 use crate::sh::{self, is_root, say};
 use crate::{build, host, setup};
@@ -131,6 +132,7 @@ impl Suite {
         ];
         if self == Suite::E2e {
             environment.push(("LB_TEST_APPS", apps::ensure()?));
+            environment.extend(debian_root::ensure()?);
             environment.push(("RUST_TEST_THREADS", E2E_THREADS.into()));
         }
         Ok(environment)

@@ -1,0 +1,39 @@
+//! `lb-agent generate`: manual pages and shell completions, for packages.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use super::failure::Failure;
+use super::{Cli, output};
+
+/// Write manual pages and shell completions
+#[derive(Debug, Args)]
+#[command(hide = true)]
+pub(super) struct Generate {
+    /// Directory to write them to; it is made if need be
+    directory: PathBuf,
+}
+
+impl Generate {
+    pub(super) fn carry_out(&self) -> Result<(), Failure> {
+        let failed = |error| {
+            let directory = self.directory.display();
+            Failure::failed(format!("write to {directory}: {error}"))
+        };
+        let mut command = Cli::command();
+        let man = self.directory.join("man");
+        let completions = self.directory.join("completions");
+        for directory in [&man, &completions] {
+            fs::create_dir_all(directory).map_err(failed)?;
+        }
+        clap_mangen::generate_to(command.clone(), man).map_err(failed)?;
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            clap_complete::generate_to(shell, &mut command, "lb-agent", &completions)
+                .map_err(failed)?;
+        }
+        output::line(&format!("written to {}", self.directory.display()))
+    }
+}

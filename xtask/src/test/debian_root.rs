@@ -1,0 +1,78 @@
+//! What the test of the Debian package needs: a clean Debian root, which is kept, and two versions
+//! of the package.
+
+use crate::debian;
+use crate::dist::{self, Care};
+use crate::sh::{CommandExt, find_program, say};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Makes all of it ready, as variables for the test.
+pub(crate) fn ensure() -> Result<Vec<(&'static str, PathBuf)>> {
+    Ok(vec![
+        ("LB_TEST_DEBIAN_ROOT", root()?),
+        ("LB_TEST_DEB", dist::package(Some("0.1.0"), Care::Test)?),
+        (
+            "LB_TEST_NEWER_DEB",
+            dist::package(Some("0.1.1"), Care::Test)?,
+        ),
+    ])
+}
+
+/// A Debian of the same release as this one, from the mirrors that are configured here.
+fn root() -> Result<PathBuf> {
+    let root = dist::directory().join("debian-root");
+    if root.join("var/lib/dpkg/status").exists() {
+        return Ok(root);
+    }
+    if find_program("mmdebstrap").is_none() {
+        debian::ensure(&["mmdebstrap"], "testing the package")?;
+    }
+    say("making a clean Debian root (a minute or two, once)");
+    let temporary = root.with_extension("new");
+    // One that was cut short.
+    let _ = fs::remove_dir_all(&temporary);
+    fs::create_dir_all(dist::directory()).context("make target/dist")?;
+    let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
+    let name = codename(&release).context("this Debian has no VERSION_CODENAME")?;
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args(["--variant=minbase", "--include=iproute2", "--quiet", name])
+        .arg(&temporary);
+    // Without it, mmdebstrap asks Debian's own mirrors.
+    let places = [
+        "/etc/apt/sources.list",
+        "/etc/apt/sources.list.d/debian.sources",
+    ];
+    let names_one = |file: &&str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines()
+            .any(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
+    };
+    command.args(places.into_iter().find(names_one));
+    command.run_shown()?;
+    fs::rename(&temporary, &root).with_context(|| format!("rename to {}", root.display()))?;
+    Ok(root)
+}
+
+fn codename(release: &str) -> Option<&str> {
+    release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_release_is_known_by_its_name() {
+        assert_eq!(
+            codename("ID=debian\nVERSION_CODENAME=bookworm\n"),
+            Some("bookworm")
+        );
+        assert_eq!(codename("ID=other\n"), None);
+    }
+}
