@@ -189,10 +189,11 @@ fn variable_into(text: &mut Vec<u8>, variable: Variable, context: &Context<'_>) 
         Variable::Query => put(path_and_query().1.as_bytes()),
         Variable::RequestId => put(context.asker.request_id.as_bytes()),
         Variable::Service => put(context.service.as_bytes()),
-        Variable::Backend => match context.backend {
-            Some(backend) => put(backend.to_string().as_bytes()),
-            None => {}
-        },
+        Variable::Backend => {
+            if let Some(backend) = context.backend {
+                put(backend.to_string().as_bytes());
+            }
+        }
     }
 }
 

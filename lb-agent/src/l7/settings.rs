@@ -164,7 +164,7 @@ impl Snapshot {
             .filter_map(|id| self.backend(*id))
             .filter(|backend| backend.state == state::UP && !passed.contains(&backend.id))
             .map(|backend| (backend.id, backend.weight));
-        let backend = spread.next(service, up, std::process::id().into())?;
+        let backend = spread.next(service, up)?;
         let reason = if matches!(key, Key::New) {
             Reason::Slot
         } else {

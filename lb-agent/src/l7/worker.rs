@@ -194,12 +194,18 @@ async fn until_quiet(worker: &Worker, deadline: Instant) {
     }
 }
 
-/// Ends idle connections to backends in their time.
+/// Rounds of tidying after which sessions that are over are looked for.
+const SESSION_ROUNDS: u64 = 120;
+
+/// Ends idle connections to backends in their time, and the memory of sessions.
 async fn tidy(worker: Rc<Worker>) {
     let mut rounds = tokio::time::interval(Duration::from_millis(500));
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for round in 1u64.. {
         rounds.tick().await;
         worker.pool.tidy();
+        if round % SESSION_ROUNDS == 0 {
+            worker.snapshot().sessions.tidy();
+        }
     }
 }

@@ -3,27 +3,39 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
 use lb_common::abi::{BackendId, ServiceId};
 
 /// Whose turn it is.
-#[derive(Debug, Default)]
-pub struct Spread(RefCell<HashMap<ServiceId, Vec<(BackendId, i64)>>>);
+#[derive(Debug)]
+pub struct Spread {
+    turns: RefCell<HashMap<ServiceId, Vec<(BackendId, i64)>>>,
+    seed: u64,
+}
+
+/// Two of them begin with different backends.
+impl Default for Spread {
+    fn default() -> Self {
+        Self {
+            turns: RefCell::default(),
+            seed: RandomState::new().hash_one(0),
+        }
+    }
+}
 
 impl Spread {
-    /// The next of `candidates`, which come with their weights; `None` if there are none. `seed`
-    /// lets two workers begin with different ones.
+    /// The next of `candidates`, which come with their weights; `None` if there are none.
     pub fn next(
         &self,
         service: ServiceId,
         candidates: impl Iterator<Item = (BackendId, u16)> + Clone,
-        seed: u64,
     ) -> Option<BackendId> {
         let total: i64 = candidates
             .clone()
             .map(|(_, weight)| i64::from(weight))
             .sum();
-        let mut services = self.0.borrow_mut();
+        let mut services = self.turns.borrow_mut();
         let turns = services.entry(service).or_default();
         if turns.len() > 2 * candidates.clone().count() + 8 {
             turns.retain(|(id, _)| candidates.clone().any(|(known, _)| known == *id));
@@ -32,7 +44,7 @@ impl Spread {
         for (id, weight) in candidates {
             let place = turns.iter().position(|(known, _)| *known == id);
             let place = place.unwrap_or_else(|| {
-                let start = lb_common::hash::bytes([seed, 0], &id.0.to_le_bytes());
+                let start = lb_common::hash::bytes([self.seed, 0], &id.0.to_le_bytes());
                 turns.push((id, (start % total.max(1) as u64) as i64 - total / 2));
                 turns.len() - 1
             });
@@ -62,7 +74,7 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(n, w)| (BackendId(n as u32), *w));
-            let id = spread.next(WEB, candidates, 42).unwrap();
+            let id = spread.next(WEB, candidates).unwrap();
             counts[id.0 as usize] += 1;
         }
         counts
@@ -70,7 +82,7 @@ mod tests {
 
     #[test]
     fn nobody_is_chosen_from_nobody() {
-        assert_eq!(Spread::default().next(WEB, std::iter::empty(), 0), None);
+        assert_eq!(Spread::default().next(WEB, std::iter::empty()), None);
     }
 
     #[test]
