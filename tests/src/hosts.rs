@@ -70,6 +70,12 @@ impl Host {
 }
 
 impl Host {
+    /// Moves this thread to the host, for good.
+    pub fn enter(&self) {
+        let network = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(self.file.as_fd(), network).unwrap();
+    }
+
     /// Runs `work` in a thread on the host that goes on by itself.
     pub fn spawn<T: Send + 'static>(
         &self,

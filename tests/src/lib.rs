@@ -4,12 +4,15 @@
 //! those that use `plane` reach into the agent's library. Every test makes its own hosts and nothing outlives it.
 
 pub mod agent;
+pub mod both;
 pub mod exchange;
 pub mod hosts;
 pub mod http;
+pub mod kernel_map;
 pub mod load;
 pub mod moody;
 pub mod node;
+pub mod packets;
 pub mod plane;
 pub mod process;
 pub mod prog_run;

@@ -146,6 +146,10 @@ fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
     if !is_flow || inner.piece == Piece::Later {
         return None;
     }
+    // What follows the message in the frame is padding.
+    if inner.payload + 4 > ip.at + ip.len {
+        return None;
+    }
     let [word] = packet.words::<1>(inner.payload)?;
     let ports = ports(word);
     Some(Quote {
@@ -216,7 +220,7 @@ fn mend<P: Packet>(
 ) -> Option<()> {
     let mut delta = Delta::default();
     inner_addresses(packet, &quote.ip, &entry.out.reversed(), &mut delta)?;
-    inner_ports(packet, quote, &entry.out, &mut delta)?;
+    inner_ports(packet, ip, quote, &entry.out, &mut delta)?;
     // The error of a router keeps its address, that of the other end gets the end's.
     let src = if ip.src == quote.key.src {
         entry.out.src
@@ -277,6 +281,7 @@ fn note(delta: &mut Delta, old: &Ip, new: &Ip) {
 #[inline(always)]
 fn inner_ports<P: Packet>(
     packet: &mut P,
+    ip: &IpHeader,
     quote: &Quote,
     out: &FlowKey,
     delta: &mut Delta,
@@ -287,7 +292,8 @@ fn inner_ports<P: Packet>(
     delta.word(old_ports, new_ports);
     let tcp = inner.protocol == protocol::TCP;
     let at = inner.payload + if tcp { 16 } else { 6 };
-    if let Some(old) = packet.half(at)
+    if at + 2 <= ip.at + ip.len
+        && let Some(old) = packet.half(at)
         && (tcp || old != 0)
     {
         let mut segment = Delta {

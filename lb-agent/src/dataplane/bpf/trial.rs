@@ -107,7 +107,8 @@ impl Trial {
     pub fn pin(&mut self, name: &str, dir: &Path) {
         fs::create_dir_all(dir).expect("a directory in a bpf file system");
         self.pins = Some(dir.to_owned());
-        let maps = self.object.maps().filter(|(name, _)| *name != "AYA_LOGS");
+        // Those of the compiler (".rodata") have names that a bpf file system does not take.
+        let maps = self.object.maps().filter(|(name, _)| !name.contains('.'));
         for (name, map) in maps {
             map.pin(dir.join(name)).expect("pin a map");
         }

@@ -1,0 +1,293 @@
+//! The same world twice: on the host in memory, in the kernel in maps and routes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::hosts::Host;
+use crate::kernel_map::KernelMap;
+use crate::prog_run::PacketProgram;
+use crate::wire;
+use lb_agent::dataplane::bpf::trial::Trial;
+use lb_common::abi::packet::{Device, DsrSlot, DsrTable, FlowKey, FragmentKey, Hop, Ip, device};
+use lb_common::abi::{AffinityKey, BackendId, MAX_MEMBERS, ServiceId, ServiceTable, TABLE_SLOTS};
+use lb_common::addr;
+use lb_common::decide::Outcome;
+use lb_common::decide::simulation::{Service, Simulation, example};
+use lb_common::packet::Frame;
+
+use crate::packets::Family;
+
+/// XDP_DROP and the others (`linux/bpf.h`); 0 is XDP_ABORTED.
+const XDP: [u32; 4] = [1, 2, 3, 4];
+/// The loopback interface, by which packets come in a test run.
+const INGRESS: u32 = 1;
+/// Ethernet addresses of the wire and of everybody behind it.
+const OURS: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
+const THEIRS: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
+
+/// Both worlds.
+pub struct Both {
+    host: Simulation,
+    fresh: Simulation,
+    kernel: PacketProgram,
+    _namespace: Host,
+    pins: PathBuf,
+    _trial: Trial,
+}
+
+impl Both {
+    /// Makes them, and moves this thread to where the kernel has the routes.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let pins = PathBuf::from(format!(
+            "/sys/fs/bpf/lbt-packets-{}-{count}",
+            std::process::id()
+        ));
+        let mut trial = Trial::open().unwrap();
+        trial.load("lb_xdp").unwrap();
+        trial.pin("lb_xdp", &pins);
+        let namespace = Host::new("packets");
+        let fresh = world(&namespace);
+        // Routes are looked up where the caller is.
+        namespace.enter();
+        let both = Self {
+            host: fresh.clone(),
+            kernel: PacketProgram::open(&pins.join("lb_xdp")).unwrap(),
+            fresh,
+            _namespace: namespace,
+            pins,
+            _trial: trial,
+        };
+        both.fill();
+        both
+    }
+
+    fn map(&self, name: &str) -> KernelMap {
+        KernelMap::open(&self.pins.join(name)).unwrap()
+    }
+
+    /// Writes the tables of the world into the kernel's maps.
+    fn fill(&self) {
+        let world = &self.fresh;
+        let (vips, targets) = (self.map("VIPS"), self.map("TARGETS"));
+        for (key, vip) in &world.vips {
+            vips.put(key, vip).unwrap();
+        }
+        for (index, target) in &world.targets {
+            targets.put(index, target).unwrap();
+        }
+        let backends = self.map("BACKENDS");
+        for (index, backend) in &world.backends {
+            backends.put(index, backend).unwrap();
+        }
+        self.map("PACKET_SETTINGS")
+            .put(&0u32, &world.settings)
+            .unwrap();
+        let takes = Device {
+            flags: device::XDP_TARGET,
+        };
+        let wire = world.routes.values().next().expect("a route").ifindex;
+        self.map("DEVICES").put(&wire, &takes).unwrap();
+        for (id, service) in &world.services {
+            let table = KernelMap::with_value(&*service_table(service)).unwrap();
+            self.map("TABLES").put_map(*id, &table).unwrap();
+        }
+        self.fill_dsr();
+    }
+
+    fn fill_dsr(&self) {
+        for (id, service) in &self.host.services {
+            if !service.dsr.is_empty() {
+                let table = KernelMap::with_value(&*dsr_table(service)).unwrap();
+                self.map("DSR_TABLES").put_map(*id, &table).unwrap();
+            }
+        }
+    }
+
+    /// Forgets all flows and clients. With `changed`, a third of the slots of the `dsr` services
+    /// have changed hands.
+    pub fn start_afresh(&mut self, changed: bool) {
+        let slots_before = self.slots();
+        self.host = self.fresh.clone();
+        if changed {
+            self.host.services.values_mut().for_each(change_hands);
+        }
+        // Most starts change no slot, and the tables are large.
+        if self.slots() != slots_before {
+            self.fill_dsr();
+        }
+        for name in ["FLOWS", "FLOWS_NEW", "TRACKED"] {
+            self.map(name).clear::<FlowKey>().unwrap();
+        }
+        self.map("FRAGMENTS").clear::<FragmentKey>().unwrap();
+        for name in ["AFFINITY", "AFFINITY_UDP"] {
+            self.map(name)
+                .clear::<[u8; size_of::<AffinityKey>()]>()
+                .unwrap();
+        }
+    }
+
+    /// What tells one state of the slots from the other.
+    fn slots(&self) -> Vec<DsrSlot> {
+        let services = self.host.services.values();
+        let mut slots: Vec<DsrSlot> = services
+            .filter_map(|service| service.dsr.iter().map(|(slot, _)| *slot).find(is_dirty))
+            .collect();
+        slots.sort_by_key(|slot| slot.owner);
+        slots
+    }
+
+    /// Runs a packet through both, which must agree; what became of it.
+    pub fn agree(&mut self, frame: &[u8], sentence: &str) -> (Outcome, Vec<u8>) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        self.host.now_s = now.tv_sec as u32;
+        let mut on_host = Frame(frame.to_vec());
+        let outcome = self.host.receive(&mut on_host).outcome();
+        let (verdict, out) = self.kernel.run(frame).unwrap();
+        let out = out.to_vec();
+        let [drop, pass, transmit, redirect] = XDP;
+        let expected = match outcome {
+            Outcome::Drop => drop,
+            Outcome::Pass | Outcome::Stack => pass,
+            Outcome::Transmit => transmit,
+            Outcome::Redirect(_) => redirect,
+        };
+        assert_eq!(
+            verdict, expected,
+            "{sentence}: host {outcome:?}: {frame:02x?}"
+        );
+        if outcome == Outcome::Pass {
+            assert_eq!(out, frame, "{sentence}: passed is untouched");
+        }
+        if outcome != Outcome::Drop {
+            assert_eq!(out, on_host.0, "{sentence}: {outcome:?}: {frame:02x?}");
+        }
+        // What was right when it came must be right when it goes.
+        let goes = !matches!(outcome, Outcome::Pass | Outcome::Drop);
+        if goes
+            && wire::see(frame).is_ok()
+            && let Err(wrong) = wire::see(&out)
+        {
+            panic!("{sentence}: {wrong}: {frame:02x?}");
+        }
+        (outcome, out)
+    }
+}
+
+fn is_dirty(slot: &DsrSlot) -> bool {
+    slot.owner != slot.base
+}
+
+/// Gives the slots of a service's first backend to the second.
+fn change_hands(service: &mut Service) {
+    if service.dsr.is_empty() {
+        return;
+    }
+    let (old, new) = (service.members[0], service.members[1]);
+    for (slot, _) in Arc::make_mut(&mut service.dsr) {
+        if slot.owner == old {
+            *slot = DsrSlot {
+                owner: new,
+                base: old,
+            };
+        }
+    }
+}
+
+/// The example world with routes over a wire, which the kernel has too.
+fn world(namespace: &Host) -> Simulation {
+    let ours = mac(OURS);
+    let theirs = mac(THEIRS);
+    let wire = ["link", "add", "wire", "address", &ours, "type", "veth"];
+    namespace.ip(&[&wire[..], &["peer", "name", "far"]].concat());
+    for end in ["wire", "far"] {
+        namespace.ip(&["link", "set", end, "up"]);
+    }
+    for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        let forward = format!("echo 1 > /proc/sys/net/{path}");
+        let done = namespace.command("sh").args(["-c", &forward]).status();
+        assert!(done.unwrap().success(), "{forward}");
+    }
+    let mut world = *example::world(0);
+    world.ingress = INGRESS;
+    let ifindex = interface_index(namespace);
+    let mut macs = [0; 3];
+    let bytes = [THEIRS, OURS].concat();
+    for (word, bytes) in macs.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    let hop = Hop {
+        ifindex,
+        at_s: 0,
+        macs,
+        mtu: 1500,
+    };
+    let backends = world
+        .backends
+        .values()
+        .map(|backend| Ip::from_addr(&backend.addr));
+    let clients = Family::BOTH
+        .into_iter()
+        .flat_map(|family| (0..8).map(move |number| family.client(number)))
+        .map(|ip| Ip::from_addr(&addr::from_ip(ip)));
+    for ip in backends.chain(clients).collect::<Vec<_>>() {
+        let text = addr::to_ip(&ip.to_addr()).to_string();
+        namespace.ip(&["route", "add", &text, "dev", "wire"]);
+        namespace.ip(&[
+            "neigh",
+            "add",
+            &text,
+            "lladdr",
+            &theirs,
+            "dev",
+            "wire",
+            "nud",
+            "permanent",
+        ]);
+        world.routes.insert(ip, hop);
+    }
+    world
+}
+
+fn interface_index(namespace: &Host) -> u32 {
+    let mut command = namespace.command("ip");
+    let output = command
+        .args(["-o", "link", "show", "wire"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split(':').next().unwrap().parse().unwrap()
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn service_table(service: &Service) -> Box<ServiceTable> {
+    let mut table = Box::new(ServiceTable {
+        head: service.head,
+        members: [BackendId::NONE; MAX_MEMBERS],
+        slots: [BackendId::NONE; TABLE_SLOTS],
+        pad: 0,
+    });
+    table.members[..service.members.len()].copy_from_slice(&service.members);
+    table.slots.copy_from_slice(&service.slots);
+    assert_ne!(service.head.id, ServiceId(0));
+    table
+}
+
+fn dsr_table(service: &Service) -> Box<DsrTable> {
+    let mut table = Box::new(DsrTable {
+        head: service.head,
+        slots: [DsrSlot::default(); TABLE_SLOTS],
+        base_seen_s: [0; TABLE_SLOTS],
+        pad: 0,
+    });
+    for (place, (slot, _)) in table.slots.iter_mut().zip(service.dsr.iter()) {
+        *place = *slot;
+    }
+    table
+}
