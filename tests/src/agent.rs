@@ -150,6 +150,16 @@ impl<'a> Agent<'a> {
         process.wait()
     }
 
+    /// Tells it to end (SIGTERM), and lets it: what it still has open goes on for a while. It is
+    /// gone when what is returned is dropped.
+    pub fn end(&mut self) -> Process {
+        let mut process = self.process.take().expect("an agent that runs");
+        let pid = rustix::process::Pid::from_raw(process.pid() as i32).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        process.wait_for("stopping");
+        process
+    }
+
     /// Everything it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir().join("agent.log")).unwrap_or_default()

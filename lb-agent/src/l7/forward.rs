@@ -9,20 +9,25 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use lb_common::abi::BackendId;
+use tokio::time::sleep;
 
 use super::answers;
 use super::body::{Body, ClientBody, RequestBody};
 use super::checks;
 use super::errand::{Errand, Received};
+use super::extended::Extended;
 use super::headers;
 use super::parts::Lane;
 use super::passage::Passage;
 use super::progress::{Progress, Tunnel};
-use super::reach::{Reached, Way};
+use super::reach::{AGAIN, Reached, Way};
 use super::rules;
 use super::settings::Service;
 use super::upstream::{Driven, Failure};
 use super::visit::{UnderWay, Visit};
+
+/// How often one request is sent again, at most.
+const MOST_REPEATS: u32 = 3;
 
 /// One request under way.
 struct Forward<'a> {
@@ -33,6 +38,8 @@ struct Forward<'a> {
     progress: &'a Rc<Progress>,
     /// The protocol that the client wants to go on with.
     upgrade: Option<String>,
+    /// The stream of HTTP/2 that is to go on with it.
+    extended: Option<Extended>,
     /// Whether it may be sent twice: nothing is changed by it that would not be by sending it once
     /// (RFC 9110, section 9.2.2), and all of it is at hand.
     repeatable: bool,
@@ -41,8 +48,9 @@ struct Forward<'a> {
 /// Answers a request.
 pub(super) async fn handle(
     visit: Rc<Visit>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let extended = Extended::of(&mut request);
     let clean = visit.hand_over();
     let under_way = UnderWay::begin(&visit);
     let progress = Rc::clone(&under_way.progress);
@@ -54,7 +62,7 @@ pub(super) async fn handle(
     let passage = Passage::begin(&visit, Arc::clone(&service), under_way, &head);
     let answer = if clean {
         let request = Request::from_parts(head, body);
-        answer(&visit, &service, &passage, &progress, request).await
+        answer(&visit, &service, &passage, extended, request).await
     } else {
         Err(StatusCode::BAD_REQUEST)
     };
@@ -78,7 +86,7 @@ async fn answer(
     visit: &Rc<Visit>,
     service: &Arc<Service>,
     passage: &Passage,
-    progress: &Rc<Progress>,
+    extended: Option<Extended>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, StatusCode> {
     let (mut head, body) = request.into_parts();
@@ -96,9 +104,12 @@ async fn answer(
     }
     let may_upgrade = head.version == Version::HTTP_11 && body.is_end_stream();
     let hop = headers::strip_hop_by_hop(&mut head.headers);
-    let upgrade = headers::upgrade_to(&head.headers, &settings.upgrade)
-        .filter(|_| hop.upgrade && may_upgrade)
-        .map(str::to_owned);
+    let upgrade = match extended {
+        Some(_) => Some(Extended::rewrite(&mut head, &settings.upgrade)?),
+        None => headers::upgrade_to(&head.headers, &settings.upgrade)
+            .filter(|_| hop.upgrade && may_upgrade)
+            .map(str::to_owned),
+    };
     head.headers.remove(header::UPGRADE);
     head.headers.remove(header::EXPECT);
     let errand = match Errand::receive(visit, service, place, &mut head)? {
@@ -121,6 +132,7 @@ async fn answer(
         head.headers.insert(header::TRANSFER_ENCODING, chunked);
     }
     head.version = Version::HTTP_11;
+    let progress = passage.progress();
     let body = client_body(body, progress, lane);
     let forward = Forward {
         visit,
@@ -128,6 +140,7 @@ async fn answer(
         passage,
         progress,
         errand: &errand,
+        extended,
         repeatable: is_idempotent(&head.method) && matches!(body, RequestBody::Empty),
         upgrade,
     };
@@ -175,7 +188,7 @@ impl Forward<'_> {
             passed: Vec::new(),
         };
         let mut request = request;
-        let mut repeated = false;
+        let mut repeats = 0;
         loop {
             let mut reached = way.reach().await.inspect_err(|_| {
                 self.errand.all_down.set(true);
@@ -184,7 +197,7 @@ impl Forward<'_> {
             if let Some(address) = worker.snapshot().address(id) {
                 self.errand.chosen(&mut request, &address);
             }
-            let copy = (self.repeatable && !repeated).then(|| copy(&request));
+            let copy = (self.repeatable && repeats < MOST_REPEATS).then(|| copy(&request));
             self.progress.within(match request.body() {
                 RequestBody::Empty => lane.timeouts.first_byte,
                 RequestBody::Client(_) => lane.timeouts.body,
@@ -197,12 +210,20 @@ impl Forward<'_> {
                     return Ok(self.finish(reached, answer));
                 }
                 // A connection that its backend closed while it was idle: nothing was written.
-                Err(Failure::Unsent(unsent)) if reached.upstream.reused => request = *unsent,
+                Err(Failure::Unsent(unsent)) if reached.upstream.reused => {
+                    worker.pool.forget(id);
+                    request = *unsent;
+                }
                 Err(failure) => {
                     let status = self.failed(&failure, id);
                     match copy {
                         Some(copy) if self.may_repeat(&failure, &reached) => {
-                            repeated = true;
+                            // It may be on its way out, with its other connections.
+                            worker.pool.forget(id);
+                            if !reached.upstream.reused {
+                                sleep(AGAIN).await;
+                            }
+                            repeats += 1;
                             request = copy;
                         }
                         _ => return Err(status),
@@ -260,17 +281,30 @@ impl Forward<'_> {
             let Some((protocol, tunnel)) = granted.zip(upstream.into_tunnel()) else {
                 return answers::plain(StatusCode::BAD_GATEWAY);
             };
+            active.session = self.errand.tunnelled();
+            let idle = self.errand.lane().timeouts.tunnel;
+            if let Some(extended) = &self.extended {
+                Extended::clean(&mut head.headers);
+                head.status = StatusCode::OK;
+                self.errand
+                    .answered(head.status, &mut head.headers, backend);
+                extended.join(self.visit, tunnel, active, idle);
+                return Response::from_parts(head, Body::empty());
+            }
             headers::set_upgrade(&mut head.headers, &protocol);
             self.errand
                 .answered(head.status, &mut head.headers, backend);
-            active.session = self.errand.tunnelled();
             self.progress.set_tunnel(Tunnel {
                 backend: tunnel,
                 active,
-                idle: self.errand.lane().timeouts.tunnel,
+                idle,
                 record: None,
             });
             return Response::from_parts(head, Body::empty());
+        }
+        if self.extended.is_some() && head.status.is_success() {
+            // To CONNECT that would be consent.
+            return answers::plain(StatusCode::BAD_GATEWAY);
         }
         head.headers.remove(header::UPGRADE);
         self.errand

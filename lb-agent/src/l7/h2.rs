@@ -53,6 +53,7 @@ pub(super) async fn converse(io: Watched, visit: &Rc<Visit>) {
     let service = service_fn(|request| answer(Rc::clone(visit), request));
     // CONTINUATION frames are bounded by the header list (RFC 9113, section 10.5.1).
     let mut connection = http2::Builder::new(Here)
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(PENDING_RESETS)

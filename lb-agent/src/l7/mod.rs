@@ -20,7 +20,7 @@
 //! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
 //! | `answers` | answers of the gateway's own |
 //! | `upstream` | connections to backends |
-//! | `tunnel` | WebSockets |
+//! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
 //! | `body`, `stream` | the bytes |
 //! | [`compress`] | answers made smaller on their way |
 //! | [`routes`] | which route a request takes |
@@ -43,6 +43,7 @@ pub mod compress;
 mod counts;
 mod edge;
 mod errand;
+mod extended;
 mod faults;
 mod forward;
 pub mod forwarded;

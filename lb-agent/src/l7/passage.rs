@@ -15,6 +15,7 @@ use super::answers::plain;
 use super::body::Body;
 use super::compress::Asked;
 use super::edge::redirect_target;
+use super::progress::Progress;
 use super::settings::Service;
 use super::visit::{UnderWay, Visit};
 
@@ -80,6 +81,11 @@ impl Passage {
         let said = head.headers.get("x-forwarded-proto");
         self.visit.origin.is_trusted()
             && said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"))
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> &Rc<Progress> {
+        &self.under_way.progress
     }
 
     /// Changes what is noted, if the request is noted.

@@ -22,7 +22,7 @@ use crate::config::BackendAddress;
 use crate::proxy::header;
 
 /// How soon a backend that refused a connection is tried again.
-const AGAIN: Duration = Duration::from_millis(50);
+pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
 /// A connection, and what it took to get it.
 pub(super) struct Reached {

@@ -278,6 +278,11 @@ impl Pool {
         }
     }
 
+    /// Closes the idle connections to a backend.
+    pub(super) fn forget(&self, backend: BackendId) {
+        self.idle.borrow_mut().remove(&backend);
+    }
+
     /// Closes what has been idle for too long, and what the other side has closed.
     pub(super) fn tidy(&self) {
         let now_ms = clock::now_ms();
