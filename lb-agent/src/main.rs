@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Each message of HTTP takes a buffer of 8 KiB, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     lb_agent::cli::main(std::env::args_os())
 }

@@ -41,8 +41,11 @@ pub(super) struct Upstream {
     pub(super) idle_ms: u64,
     sender: SendRequest<RequestBody>,
     /// Nothing once it is over.
-    connection: Option<Connection<TokioIo<Stream>, RequestBody>>,
+    connection: Option<Driver>,
 }
+
+/// hyper's end of it: large, and handed on several times for each request.
+type Driver = Box<Connection<TokioIo<Stream>, RequestBody>>;
 
 /// What is left of a connection that has become a tunnel.
 pub(super) struct Tunnelled {
@@ -99,7 +102,7 @@ impl Upstream {
             reused: false,
             idle_ms: IDLE_MS,
             sender,
-            connection: Some(connection),
+            connection: Some(Box::new(connection)),
         })
     }
 
@@ -154,10 +157,7 @@ impl Upstream {
 }
 
 /// Lets the connection do what it can; true when it is over.
-fn drive(
-    connection: &mut Option<Connection<TokioIo<Stream>, RequestBody>>,
-    context: &mut Context<'_>,
-) -> bool {
+fn drive(connection: &mut Option<Driver>, context: &mut Context<'_>) -> bool {
     match connection {
         Some(connection) => connection.poll_without_shutdown(context).is_ready(),
         None => true,
