@@ -8,6 +8,7 @@ use crate::hosts::Host;
 use crate::kernel_map::KernelMap;
 use crate::prog_run::PacketProgram;
 use crate::wire;
+use lb_agent::dataplane::bpf::OpenError;
 use lb_agent::dataplane::bpf::trial::Trial;
 use lb_common::abi::packet::{Device, DsrSlot, DsrTable, FlowKey, FragmentKey, Hop, Ip, device};
 use lb_common::abi::{AffinityKey, BackendId, MAX_MEMBERS, ServiceId, ServiceTable, TABLE_SLOTS};
@@ -31,7 +32,7 @@ pub struct Both {
     host: Simulation,
     fresh: Simulation,
     kernel: PacketProgram,
-    _namespace: Host,
+    namespace: Host,
     pins: PathBuf,
     _trial: Trial,
 }
@@ -40,13 +41,22 @@ impl Both {
     /// Makes them, and moves this thread to where the kernel has the routes.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
+        Self::with(&mut Trial::open)
+    }
+
+    /// The same with room for so many flows.
+    pub fn sized(flows: u32) -> Self {
+        Self::with(&mut || Trial::sized(flows))
+    }
+
+    fn with(open: &mut dyn FnMut() -> Result<Trial, OpenError>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pins = PathBuf::from(format!(
             "/sys/fs/bpf/lbt-packets-{}-{count}",
             std::process::id()
         ));
-        let mut trial = Trial::open().unwrap();
+        let mut trial = open().unwrap();
         trial.load("lb_xdp").unwrap();
         trial.pin("lb_xdp", &pins);
         let namespace = Host::new("packets");
@@ -57,12 +67,38 @@ impl Both {
             host: fresh.clone(),
             kernel: PacketProgram::open(&pins.join("lb_xdp")).unwrap(),
             fresh,
-            _namespace: namespace,
+            namespace,
             pins,
             _trial: trial,
         };
         both.fill();
         both
+    }
+
+    /// The kernel's program alone.
+    pub fn kernel(&mut self) -> &mut PacketProgram {
+        &mut self.kernel
+    }
+
+    /// Gives the kernel routes to everybody, by a router on the wire.
+    pub fn route_to_everybody(&self) {
+        let theirs = mac(THEIRS);
+        let wire = ["dev", "wire"];
+        for (address, router) in [("169.254.9.1/30", "169.254.9.2"), ("fd99::1/64", "fd99::2")] {
+            let add = |what: &[&str]| self.namespace.ip(&[what, &wire[..]].concat());
+            add(&["address", "add", address]);
+            add(&[
+                "neigh",
+                "add",
+                router,
+                "lladdr",
+                &theirs,
+                "nud",
+                "permanent",
+            ]);
+            let family = if address.contains(':') { "-6" } else { "-4" };
+            add(&[family, "route", "add", "default", "via", router]);
+        }
     }
 
     fn map(&self, name: &str) -> KernelMap {

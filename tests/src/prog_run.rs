@@ -15,6 +15,7 @@ const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
 const BPF_SK_LOOKUP: u32 = 36;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
@@ -106,6 +107,28 @@ impl PacketProgram {
             // A packet of a test run fits in a page.
             out: vec![0; 8192],
         })
+    }
+
+    /// An XDP program that passes everything and looks at nothing.
+    pub fn empty() -> io::Result<Self> {
+        Ok(Self {
+            program: trivial(BPF_PROG_TYPE_XDP, 0, 2)?,
+            out: vec![0; 8192],
+        })
+    }
+
+    /// What all its runs took while `kernel.bpf_stats_enabled` was 1, nanoseconds, and how many
+    /// there were.
+    pub fn cost(&self) -> io::Result<(u64, u64)> {
+        let mut info = [0u64; 32];
+        let mut attr = InfoByFd {
+            bpf_fd: self.program.as_raw_fd() as u32,
+            info_len: size_of_val(&info) as u32,
+            info: info.as_mut_ptr() as u64,
+        };
+        bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+        // `run_time_ns` and `run_cnt` of `struct bpf_prog_info`.
+        Ok((info[24], info[25]))
     }
 
     /// Runs it once with `frame`, of 14 bytes or more. What it returns, and what becomes of the
@@ -337,10 +360,15 @@ struct ProgLoad {
 
 /// An sk_lookup program that returns `verdict` for everybody and chooses no socket.
 pub fn careless_program(verdict: u32) -> io::Result<OwnedFd> {
+    trivial(BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP, verdict)
+}
+
+/// A program that returns `verdict` and does nothing else.
+fn trivial(kind: u32, attach: u32, verdict: u32) -> io::Result<OwnedFd> {
     // r0 = verdict; exit
     let instructions = [0xb7 | u64::from(verdict) << 32, 0x95];
     let mut attr = ProgLoad {
-        prog_type: BPF_PROG_TYPE_SK_LOOKUP,
+        prog_type: kind,
         insn_cnt: 2,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
@@ -351,7 +379,7 @@ pub fn careless_program(verdict: u32) -> io::Result<OwnedFd> {
         prog_flags: 0,
         prog_name: [0; 16],
         prog_ifindex: 0,
-        expected_attach_type: BPF_SK_LOOKUP,
+        expected_attach_type: attach,
     };
     let fd = bpf(BPF_PROG_LOAD, &mut attr)?;
     // SAFETY: the kernel has just made it, for this process alone.

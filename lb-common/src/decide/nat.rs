@@ -15,7 +15,7 @@ use crate::headers::{Piece, tcp};
 use crate::packet::Packet;
 
 /// How long a way out is trusted before the routes are asked again, seconds.
-const HOP_FRESH_S: u32 = 5;
+const HOP_FRESH_S: u32 = 30;
 /// Source ports tried for one flow.
 const PORT_TRIES: u32 = 8;
 

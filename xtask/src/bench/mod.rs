@@ -47,6 +47,19 @@ enum Bench {
     /// take turns in rounds; the medians of the rounds are printed, and the median of each round's
     /// ratio of lb-agent to the better of the other two.
     Http(http::Args),
+    /// Nanoseconds of `lb_xdp` for a packet, by path and case, net of an empty program; root
+    ///
+    /// Nothing is attached and no network is needed: packets are handed to the program one by one
+    /// (BPF_PROG_TEST_RUN), and the kernel says what the runs took. Instruction counts are printed
+    /// with it.
+    Xdp {
+        /// Rounds; the median is taken
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Time to build a Maglev table (criterion)
     Maglev {
         /// Handed to criterion
@@ -60,8 +73,21 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     match &args.bench {
         Bench::Socket(args) => socket::bench(args),
         Bench::Http(args) => http::bench(args),
+        Bench::Xdp { rounds, json } => xdp(*rounds, *json),
         Bench::Maglev { arguments } => maglev(arguments),
     }
+}
+
+fn xdp(rounds: u32, json: bool) -> Result<()> {
+    crate::build::build_object()?;
+    let mut cost = Command::new(sh::cargo());
+    cost.current_dir(sh::workspace())
+        .args(["run", "--quiet", "--release", "--package", "lb-tests"])
+        .args(["--bin", "packet_cost", "--", &rounds.to_string()]);
+    if json {
+        cost.arg("json");
+    }
+    cost.run_shown()
 }
 
 fn maglev(arguments: &[String]) -> Result<()> {

@@ -37,9 +37,14 @@ pub struct Trial {
 impl Trial {
     /// Loads the agent's object, and no program yet.
     pub fn open() -> Result<Self, OpenError> {
+        Self::sized(ENTRIES)
+    }
+
+    /// The same with so many entries in the maps whose size the agent sets.
+    pub fn sized(entries: u32) -> Result<Self, OpenError> {
         let mut loader = EbpfLoader::new();
         for name in SIZED {
-            loader.map_max_entries(name, ENTRIES);
+            loader.map_max_entries(name, entries);
         }
         Self::load_object(&mut loader, OBJECT)
     }

@@ -1,0 +1,276 @@
+//! `cargo xtask bench xdp`: what `lb_xdp` costs for a packet, without a network.
+//!
+//! Packets are handed to the program by BPF_PROG_TEST_RUN, one a call, since a packet stays changed
+//! between the repeats of one call. What a run took comes from the kernel (`bpf_stats_enabled`); an
+//! empty program takes turns with it, and what that takes is left out. Programs and tables are those
+//! of the tests, with routes in a network namespace; nothing is attached.
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+
+use lb_agent::dataplane::bpf::trial::{Figures, Trial};
+use lb_common::abi::protocol;
+use lb_tests::both::Both;
+use lb_tests::packets::ip_packet;
+use lb_tests::prog_run::PacketProgram;
+use lb_tests::random::Random;
+use lb_tests::wire::{self, Tcp};
+
+/// Flows in the large table.
+const MANY: u32 = 1_000_000;
+/// Flows in the small one.
+const FEW: u32 = 1000;
+/// Runs of a case in one round.
+const RUNS: u32 = 20_000;
+
+/// What a client sends.
+#[derive(Clone, Copy)]
+enum Packets {
+    /// Of open connections, of so many clients in turn.
+    InTurn(u32),
+    /// The same at random.
+    AtRandom(u32),
+    /// First packets of connections, of clients that were never seen.
+    First,
+}
+
+/// One line of the table.
+struct Case {
+    name: &'static str,
+    service: u32,
+    v6: bool,
+    packets: Packets,
+}
+
+const fn case(name: &'static str, service: u32, v6: bool, packets: Packets) -> Case {
+    Case {
+        name,
+        service,
+        v6,
+        packets,
+    }
+}
+
+/// The services of the example world: 1 container, 2 remote, 4 wrapped, 5 GUE, 6 by MAC address.
+const CASES: [Case; 15] = [
+    case("dsr ipip, 1,000 flows", 4, false, Packets::InTurn(FEW)),
+    case(
+        "dsr ipip, 1,000,000 flows at random",
+        4,
+        false,
+        Packets::AtRandom(MANY),
+    ),
+    case(
+        "dsr ipip, new flows (a SYN flood)",
+        4,
+        false,
+        Packets::First,
+    ),
+    case("dsr ip6ip6, 1,000 flows", 4, true, Packets::InTurn(FEW)),
+    case("dsr gue, 1,000 flows", 5, false, Packets::InTurn(FEW)),
+    case("dsr l2, 1,000 flows", 6, false, Packets::InTurn(FEW)),
+    case("nat container, 1,000 flows", 1, false, Packets::InTurn(FEW)),
+    case(
+        "nat container, 1,000,000 flows at random",
+        1,
+        false,
+        Packets::AtRandom(MANY),
+    ),
+    case("nat container, new flows", 1, false, Packets::First),
+    case(
+        "nat container, IPv6, 1,000 flows",
+        1,
+        true,
+        Packets::InTurn(FEW),
+    ),
+    case("nat remote, 1,000 flows", 2, false, Packets::InTurn(FEW)),
+    case("nat remote, new flows", 2, false, Packets::First),
+    case(
+        "nat remote, IPv6, 1,000 flows",
+        2,
+        true,
+        Packets::InTurn(FEW),
+    ),
+    case("not ours, 1,000 flows", 99, false, Packets::InTurn(FEW)),
+    case(
+        "not ours, 1,000,000 flows at random",
+        99,
+        false,
+        Packets::AtRandom(MANY),
+    ),
+];
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let rounds: usize = arguments
+        .next()
+        .and_then(|rounds| rounds.parse().ok())
+        .expect("the number of rounds");
+    let json = arguments.next().is_some();
+    let mut both = Both::sized(4 * MANY);
+    both.route_to_everybody();
+    let switch = Statistics::on();
+    let mut empty = PacketProgram::empty().unwrap();
+    let mut random = Random::new();
+    for number in 0..MANY {
+        establish(&mut both, 1, false, number);
+    }
+    for number in 0..FEW {
+        establish(&mut both, 1, true, number);
+        establish(&mut both, 2, false, number);
+        establish(&mut both, 2, true, number);
+    }
+    let mut net = vec![Vec::new(); CASES.len()];
+    for _ in 0..rounds {
+        for (case, net) in CASES.iter().zip(&mut net) {
+            let frames: Vec<_> = (0..RUNS).map(|n| frame(case, n, &mut random)).collect();
+            let idle = cost(&mut empty, &frames);
+            let busy = cost(both.kernel(), &frames);
+            net.push(busy - idle);
+        }
+    }
+    drop(switch);
+    report(&mut net, json);
+}
+
+/// Medians, the best and the worst round.
+fn report(net: &mut [Vec<f64>], json: bool) {
+    let mut lines = Vec::new();
+    if !json {
+        println!("nanoseconds net of an empty program: median, least and most of the rounds\n");
+    }
+    for (case, net) in CASES.iter().zip(net) {
+        net.sort_by(f64::total_cmp);
+        let (median, least, most) = (net[net.len() / 2], net[0], net[net.len() - 1]);
+        if json {
+            lines.push(serde_json::json!({
+                "case": case.name, "net_ns": median, "least_ns": least, "most_ns": most,
+            }));
+        } else {
+            println!("{:44}{median:8.0}{least:8.0}{most:8.0}", case.name);
+        }
+    }
+    let mut trial = Trial::open().unwrap();
+    let programs: Vec<Figures> = PROGRAMS.map(|name| trial.load(name).unwrap()).into();
+    if json {
+        let verified = programs.iter().map(|program| {
+            let figures = serde_json::json!({
+                "verified": program.verified, "instructions": program.translated / 8,
+            });
+            (program.name.clone(), figures)
+        });
+        let verified: serde_json::Map<String, serde_json::Value> = verified.collect();
+        println!(
+            "{}",
+            serde_json::json!({ "cases": lines, "programs": verified })
+        );
+        return;
+    }
+    println!();
+    for Figures {
+        name,
+        verified,
+        translated,
+        ..
+    } in programs
+    {
+        println!(
+            "{name}: {} instructions, {verified} looked at by the verifier",
+            translated / 8
+        );
+    }
+}
+
+/// The programs of the packet paths.
+const PROGRAMS: [&str; 3] = ["lb_xdp", "lb_tc_ingress", "lb_tc_egress"];
+
+/// Nanoseconds for each packet.
+fn cost(program: &mut PacketProgram, frames: &[Vec<u8>]) -> f64 {
+    let before = program.cost().unwrap();
+    for frame in frames {
+        program.run(frame).unwrap();
+    }
+    let after = program.cost().unwrap();
+    (after.0 - before.0) as f64 / (after.1 - before.1) as f64
+}
+
+/// `kernel.bpf_stats_enabled`, as it was when dropped.
+struct Statistics(String);
+
+impl Statistics {
+    const PATH: &'static str = "/proc/sys/kernel/bpf_stats_enabled";
+
+    fn on() -> Self {
+        let before = fs::read_to_string(Self::PATH).unwrap();
+        fs::write(Self::PATH, "1").unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::PATH, &self.0);
+    }
+}
+
+/// The address of a client: all apart, in no order.
+fn client(v6: bool, number: u32) -> IpAddr {
+    let [a, b, c, d] = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
+    if v6 {
+        let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        Ipv6Addr::new(0x2001, 0xdb8, high, low, 0, 0, 0, 9).into()
+    } else {
+        [20 + a % 80, b, c, d].into()
+    }
+}
+
+fn service(v6: bool, number: u32) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number as u16).into()
+    } else {
+        [192, 0, 2, number as u8].into()
+    }
+}
+
+/// A packet of a case.
+fn frame(case: &Case, n: u32, random: &mut Random) -> Vec<u8> {
+    let number = match case.packets {
+        Packets::InTurn(flows) => n % flows,
+        Packets::AtRandom(flows) => random.below(flows.into()) as u32,
+        Packets::First => MANY + random.below(1 << 31) as u32,
+    };
+    let flags = match case.packets {
+        Packets::First => SYN,
+        _ => ACK,
+    };
+    segment(
+        (client(case.v6, number), 40_000),
+        (service(case.v6, case.service), 80),
+        flags,
+    )
+}
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// A TCP segment of sixty-four bytes or a little more.
+fn segment(from: (IpAddr, u16), to: (IpAddr, u16), flags: u8) -> Vec<u8> {
+    let segment = Tcp::new(from.1, to.1, flags).bytes(from.0, to.0);
+    wire::frame(&[], &ip_packet(from.0, to.0, protocol::TCP, &segment))
+}
+
+/// Opens a connection of a client through the program.
+fn establish(both: &mut Both, number: u32, v6: bool, client_number: u32) {
+    let (client, vip) = (
+        (client(v6, client_number), 40_000),
+        (service(v6, number), 80),
+    );
+    let (_, out) = both.kernel().run(&segment(client, vip, SYN)).unwrap();
+    let seen = wire::see(out).expect("a packet for a backend");
+    let port = |at: usize| u16::from_be_bytes([seen.payload[at], seen.payload[at + 1]]);
+    let (source, backend) = ((seen.addresses.0, port(0)), (seen.addresses.1, port(2)));
+    both.kernel()
+        .run(&segment(backend, source, SYN | ACK))
+        .unwrap();
+    both.kernel().run(&segment(client, vip, ACK)).unwrap();
+}
