@@ -17,6 +17,8 @@ pub mod addr;
 pub mod checksum;
 pub mod decap;
 pub mod decide;
+#[cfg(feature = "simulation")]
+pub mod fuzz;
 pub mod hash;
 pub mod headers;
 #[cfg(feature = "alloc")]

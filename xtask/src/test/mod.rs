@@ -148,6 +148,8 @@ fn unit_arguments() -> Vec<String> {
     UNIT_CRATES
         .iter()
         .flat_map(|name| ["--package".to_owned(), (*name).to_owned()])
+        // The packet paths are tested in a simulated world.
+        .chain(["--features", "lb-common/simulation"].map(str::to_owned))
         .collect()
 }
 
