@@ -194,6 +194,8 @@ fn open_planes(config: &Config) -> anyhow::Result<Planes> {
             tracing::warn!("{missing}; every connection goes through the agent");
             Ok(userspace(vec![missing]))
         }
+        // The other agent may be about to end.
+        Err(error @ OpenError::InUse { .. }) => Err(anyhow::anyhow!(explain(&error))),
         Err(error) if !error.may_fall_back() => Err(WillNotHelp(explain(&error)).into()),
         Err(error) => Err(anyhow::anyhow!(explain(&error))),
     }

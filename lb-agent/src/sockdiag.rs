@@ -121,10 +121,13 @@ fn dumped(
     let size = socket.recv(&mut &mut buffer[..], 0)?;
     for (kind, body) in Messages(&buffer[..size]) {
         match kind {
-            BY_FAMILY if body.len() >= MESSAGE => {
-                if stored(&body[MESSAGE..]).is_some_and(wanted) {
-                    found.extend(Connection::read(body));
-                }
+            BY_FAMILY => {
+                let value = body.get(MESSAGE..).and_then(stored);
+                found.extend(
+                    value
+                        .filter(|value| wanted(value))
+                        .and(Connection::read(body)),
+                );
             }
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => return error(body).map_or(Ok(true), Err),

@@ -1,6 +1,5 @@
 //! Backends are checked, those that are not fit get nobody, and `status` says what was wrong.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
@@ -226,9 +225,7 @@ fn a_thousand_backends_are_checked_without_a_rush() {
     wait::until("a thousand checks", || (up() == 1000).then_some(()));
     // One connection for each, not one for each and each moment.
     assert!(app.connections() < 3000, "{}", app.connections());
-    let served = hosts
-        .clients
-        .run(|| http::get(IpAddr::from(client_v4(1)), SERVICE_V4));
+    let served = hosts.clients.run(|| http::get(client_v4(1), SERVICE_V4));
     assert_eq!(served.unwrap().port, 5000);
 }
 
