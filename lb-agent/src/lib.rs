@@ -13,6 +13,7 @@
 //! | [`fuzz`] | what must hold for any bytes from the network |
 //! | [`host`] | choices made on the host, by the kernel's own function |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
+//! | [`network`] | interfaces, routes and neighbours of this host |
 //! | [`privilege`] | threads that give up what they need not |
 //! | [`proxy`] | the userspace path |
 //! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
@@ -30,6 +31,7 @@ pub mod health;
 pub mod host;
 pub mod l7;
 pub mod metrics;
+pub mod network;
 pub mod privilege;
 pub mod proxy;
 pub mod reconcile;

@@ -75,6 +75,7 @@ pub fn status(
             data_plane: about.data_plane.to_owned(),
             notes: about.notes.iter().cloned().chain(problems).collect(),
             config: about.config.as_ref().map(|path| path.display().to_string()),
+            packets: None,
         },
         services,
     })
@@ -165,12 +166,11 @@ fn backend_status(
             .filter(|_| on_this_host)
             .zip(entry)
             .map(|(listening, entry)| listening.contains(&entry.id)),
-        path: if backend.route.path == path::SOCKET {
-            "socket"
-        } else {
-            "proxy"
-        }
-        .to_owned(),
+        path: backend.route.name().to_owned(),
+        class: backend
+            .packets
+            .as_ref()
+            .map(|packets| packets.way.class.name().to_owned()),
         why: backend.route.why.to_owned(),
         weight: backend.weight,
         share: entry.map_or(0.0, share),

@@ -5,18 +5,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lb_common::abi::PROXY_HTTP;
+use lb_common::abi::packet::PacketSettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, PacketConfig};
 use crate::control::message::{Call, Command};
 use crate::control::server;
 use crate::dataplane::DataPlane;
-use crate::dataplane::bpf::{self, Bpf, KernelLog, OpenError};
+use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError};
 use crate::dataplane::memory::Memory;
 use crate::l7::{L7, Newcomers};
 use crate::metrics;
+use crate::network::{Network, sysctl::Sysctls};
 use crate::proxy::{bind, front::Front};
 use crate::reconcile::{Reconciler, chain};
 use crate::state::store::Store;
@@ -117,6 +119,10 @@ async fn answer(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut reopen = signal(SignalKind::user_defined1())?;
     let health = reconciler.health();
+    let network = reconciler.network();
+    if let Err(error) = network.watch() {
+        tracing::warn!(%error, "changes of the network are noticed late");
+    }
     // In this very loop: an agent that does not get to it is one that hangs.
     let alive = sd_notify::watchdog_enabled().map(|period| period / 2);
     let mut watchdog = tokio::time::interval(alive.unwrap_or(Duration::from_secs(3600)));
@@ -138,6 +144,7 @@ async fn answer(
             () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
                 tokio::task::block_in_place(|| reconciler.tick());
             }
+            () = network.changed() => tokio::task::block_in_place(|| reconciler.tick()),
             () = health.changed() => tokio::task::block_in_place(|| reconciler.tick()),
             _ = watchdog.tick(), if alive.is_some() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
@@ -186,6 +193,7 @@ fn open_planes(config: &Config) -> anyhow::Result<Planes> {
         pin_dir: agent.pin_dir.clone(),
         max_clients,
         cgroup: agent.cgroup.clone(),
+        flows: flow_settings(&agent.packet),
     };
     match Bpf::open(&settings) {
         Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers)),
@@ -267,5 +275,25 @@ pub fn purge(config: &Config) -> anyhow::Result<bool> {
         .exists()
         .then(|| Store::open(state_dir))
         .transpose()?;
-    bpf::purge(&config.agent.pin_dir).map_err(|error| anyhow::anyhow!(chain(&error)))
+    let purged =
+        bpf::purge(&config.agent.pin_dir).map_err(|error| anyhow::anyhow!(chain(&error)))?;
+    let survey = Network::default().survey();
+    let names: Vec<String> = survey.interfaces.values().map(|i| i.name.clone()).collect();
+    bpf::remove_filters(&names);
+    Sysctls::open(state_dir).restore();
+    Ok(purged)
+}
+
+fn flow_settings(packet: &PacketConfig) -> FlowSettings {
+    let ages = packet.timeouts;
+    FlowSettings {
+        flows: packet.flow_table,
+        ages: PacketSettings {
+            syn_s: ages.syn_s,
+            established_s: ages.established_s,
+            closing_s: ages.closing_s,
+            udp_s: ages.udp_s,
+            ..PacketSettings::default()
+        },
+    }
 }

@@ -36,6 +36,42 @@ impl Host {
         ip(&[&["-n", &self.name], arguments].concat());
     }
 
+    /// Joins two hosts by a wire: `name` is its end here, `peer_name` that on `peer`. Both are up.
+    pub fn wire(&self, name: &str, peer: &Host, peer_name: &str) {
+        self.ip(&[
+            "link", "add", name, "type", "veth", "peer", "name", peer_name, "netns", &peer.name,
+        ]);
+        self.ip(&["link", "set", name, "up"]);
+        peer.ip(&["link", "set", peer_name, "up"]);
+    }
+
+    /// Gives the host an address, of either family, and sets what is configured with it.
+    pub fn address(&self, address: &str, interface: &str) {
+        let mut arguments = vec!["addr", "add", address, "dev", interface];
+        if address.contains(':') {
+            // Nobody else has it: no time is spent on asking.
+            arguments.push("nodad");
+        }
+        self.ip(&arguments);
+    }
+
+    /// Sets a kernel setting of the host, as in `net/ipv4/ip_forward`.
+    pub fn set(&self, key: &str, value: &str) {
+        let path = format!("/proc/sys/{key}");
+        self.run(|| std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}")));
+    }
+
+    /// What a kernel setting of the host is.
+    pub fn setting(&self, key: &str) -> String {
+        let path = format!("/proc/sys/{key}");
+        self.run(|| {
+            std::fs::read_to_string(&path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        })
+    }
+
     /// A command that will run on the host. (`ip netns exec` would hide cgroups and pins.)
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);

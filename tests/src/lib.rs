@@ -12,6 +12,7 @@ pub mod kernel_map;
 pub mod load;
 pub mod moody;
 pub mod node;
+pub mod outside;
 pub mod packets;
 pub mod plane;
 pub mod process;

@@ -138,6 +138,7 @@ fn open(pin_dir: &Path) -> Bpf {
         pin_dir: pin_dir.to_owned(),
         max_clients: 4096,
         cgroup: None,
+        flows: bpf::FlowSettings::default(),
     };
     Bpf::open(&settings).expect("load the programs").plane
 }

@@ -79,6 +79,7 @@ fn agree() {
         pin_dir: pins.0.clone(),
         max_clients: 1024,
         cgroup: None,
+        flows: bpf::FlowSettings::default(),
     };
     let mut opened = Bpf::open(&settings).expect("load the programs");
     let mut listeners: HashMap<SocketAddr, TcpListener> = (5001..=5005)

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::output::Look;
 use crate::control::message::{AgentStatus, BackendStatus, HealthStatus, ServiceStatus, Status};
+use crate::network::status::PacketStatus;
 
 const PLAIN: Style = Style::new();
 const BOLD: Style = Style::new().bold();
@@ -170,6 +171,7 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
         style = RED;
     }
     if backend.path != "socket" {
+        notes.extend(backend.class.clone());
         notes.push(backend.why.clone());
     }
     (!notes.is_empty()).then(|| (notes.join("; "), style))
@@ -234,11 +236,43 @@ fn agent(page: &mut Page, agent: &AgentStatus) {
         (config, PLAIN),
     ];
     page.words(&words, "  ");
+    if let Some(packets) = &agent.packets {
+        packet_paths(page, packets);
+    }
     for note in &agent.notes {
         page.styled(YELLOW, "note: ");
         page.plain(note);
         page.end_line();
     }
+}
+
+/// Where packets are forwarded, how full the flow table is, and why packets were dropped.
+fn packet_paths(page: &mut Page, packets: &PacketStatus) {
+    for interface in &packets.interfaces {
+        let why = interface.why.as_ref().map(|why| format!(" ({why})"));
+        let style = if interface.mode == "none" { RED } else { PLAIN };
+        page.plain("packets at ");
+        page.plain(&interface.name);
+        page.plain(": ");
+        page.styled(style, &interface.mode);
+        page.plain(&why.unwrap_or_default());
+        page.end_line();
+    }
+    let figures = &packets.figures;
+    let drops: Vec<String> = figures
+        .packets
+        .iter()
+        .filter(|(name, count)| name.starts_with("drop_") && *count > 0)
+        .map(|(name, count)| format!("{} {count}", name.trim_start_matches("drop_")))
+        .collect();
+    page.plain(&format!(
+        "flows {} of {}, {} opening, {} pushed out",
+        figures.established, figures.capacity, figures.opening, figures.evicted
+    ));
+    if !drops.is_empty() {
+        page.plain(&format!("; dropped: {}", drops.join(", ")));
+    }
+    page.end_line();
 }
 
 /// Seconds matter only in the first hour.

@@ -131,7 +131,7 @@ impl Default for PacketConfig {
         let prefix = |address, bits| Prefix { address, bits };
         Self {
             interfaces: Vec::new(),
-            flow_table: 262_144,
+            flow_table: 65_536,
             timeouts: FlowTimeouts::default(),
             nat_source: Vec::new(),
             outer_source: vec![

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::stats::Stats;
 use crate::config::BackendAddress;
+use crate::network::status::PacketStatus;
 use crate::state::overlay::AtEnd;
 pub use crate::state::preview::Preview;
 
@@ -188,6 +189,9 @@ pub struct AgentStatus {
     pub notes: Vec<String>,
     /// Its configuration file; `None` for the built-in default.
     pub config: Option<String>,
+    /// The packet paths, where they are in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<PacketStatus>,
 }
 
 /// One service.
@@ -242,8 +246,11 @@ pub struct BackendStatus {
     pub state: String,
     /// Whether something listens there; `None` where the agent cannot tell.
     pub listening: Option<bool>,
-    /// `socket` or `proxy`.
+    /// `socket`, `nat`, `dsr` or `proxy`.
     pub path: String,
+    /// Where it is, on the packet paths: `local`, `container` or `remote`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     /// Why that path, in a few words.
     pub why: String,
     /// Its weight.

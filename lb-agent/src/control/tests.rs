@@ -90,6 +90,7 @@ fn an_agent() -> Status {
             data_plane: "bpf".to_owned(),
             notes: Vec::new(),
             config: None,
+            packets: None,
         },
         services: Vec::new(),
     }

@@ -3,12 +3,16 @@
 
 pub mod bpf;
 pub mod memory;
+pub mod packets;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use lb_common::abi::packet::{Target, Vip, VipKey};
 use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId, ServiceKey};
+
+use packets::{InterfaceState, PacketFigures, Wanted};
 
 use crate::state::observed::{Built, Observed};
 
@@ -25,6 +29,14 @@ pub enum Action {
     Listen(ServiceKey, ServiceId),
     /// Stops doing so.
     Unlisten(ServiceKey),
+    /// Says how packets get to a backend.
+    PutTarget(Target),
+    /// Packets do not get to a backend any more.
+    DropTarget(BackendId),
+    /// Has the packet paths know an address.
+    PutVip(VipKey, Vip),
+    /// Has them forget it.
+    DropVip(VipKey),
     /// Voids a backend: from now on its id means nothing.
     RemoveBackend(BackendId),
     /// Frees the id of a service that has no listen address and no backend any more.
@@ -135,6 +147,22 @@ pub trait DataPlane: Send {
     /// How full the tables are. The remembered clients may be those of some seconds ago.
     fn tables(&self) -> Result<Vec<TableCounts>, Error> {
         Ok(Vec::new())
+    }
+    /// Whether packets can be forwarded; else why not, in a few words.
+    fn packets(&self) -> Result<(), &'static str> {
+        Err("no packets without BPF")
+    }
+    /// Has the packet programs on these interfaces, and on no others.
+    fn follow(&mut self, _wanted: &[Wanted]) -> Vec<InterfaceState> {
+        Vec::new()
+    }
+    /// What is counted of packets; `None` where none are forwarded.
+    fn packet_figures(&self) -> Result<Option<PacketFigures>, Error> {
+        Ok(None)
+    }
+    /// Lets slots of the `dsr` path go whose former owners have nothing left.
+    fn clean_slots(&mut self) -> Result<(), Error> {
+        Ok(())
     }
 }
 

@@ -52,6 +52,7 @@ impl Reconciler {
                 self.plane
                     .purge()
                     .map_err(|error| failed("take everything out", &error))?;
+                self.surveyed.restore();
                 changed("stopping; everything is taken out of the kernel")
             }
         }
@@ -76,6 +77,7 @@ impl Reconciler {
     fn status(&self) -> Result<Status, Refusal> {
         let notes = self.problems.iter().cloned().chain(self.front.problems());
         let notes = notes.chain(self.l7.problems());
+        let notes = notes.chain(self.surveyed.problems.iter().cloned());
         let status = report::status(
             &self.about,
             &self.desired,
@@ -86,7 +88,10 @@ impl Reconciler {
             &self.l7,
             notes.collect(),
         );
-        status.map_err(|error| failed("read the tables", &error))
+        let failed = |error| failed("read the tables", &error);
+        let mut status = status.map_err(failed)?;
+        status.agent.packets = self.packet_status().map_err(failed)?;
+        Ok(status)
     }
 
     fn lookup(&self, client: IpAddr, service: Option<&str>) -> Result<Reply, Refusal> {
@@ -113,6 +118,18 @@ impl Reconciler {
         })
     }
 
+    /// Refuses a backend to which the path of its service cannot lead.
+    fn check_path(&self, target: &Target) -> Result<(), Refusal> {
+        let mut services = self.config.services.iter();
+        let Some(service) = services.find(|service| service.name == target.service) else {
+            return Ok(());
+        };
+        config::check_path(service, &target.address).map_err(|problem| {
+            let error = format!("add {} to {}: {problem}", target.address, target.service);
+            refuse(RefusalKind::BadRequest, error, None)
+        })
+    }
+
     fn add_backend(
         &mut self,
         address: BackendAddress,
@@ -131,6 +148,7 @@ impl Reconciler {
                 )
             },
         )?;
+        self.check_path(&target)?;
         let in_file = self.in_file(&target);
         let mut overlay = self.overlay.clone();
         overlay.restore(&target);

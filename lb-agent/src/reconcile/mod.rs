@@ -3,13 +3,14 @@
 
 mod commands;
 mod drain;
+mod packets;
 mod passive;
 mod reload;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,17 +19,21 @@ use lb_common::abi::{self, path, state};
 
 pub use commands::DEFAULT_DRAIN;
 
-use crate::config::Config;
+use packets::Surveyed;
+
+use crate::config::{Config, PacketConfig};
 use crate::dataplane::{self, Action, DataPlane};
 use crate::health::{Health, Watched};
 use crate::l7::{L7, Newcomers};
 use crate::metrics::Sources;
+use crate::network::survey::Way;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
 use crate::state::desired::{Desired, Surroundings};
 use crate::state::judge::Verdict;
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Overlay, Target};
+use crate::state::packets::Ports;
 use crate::state::plan::{PlanError, plan};
 use crate::state::store::{Store, StoreError};
 
@@ -69,20 +74,40 @@ pub struct Reconciler {
     /// When a change that could not be put in force is tried again.
     retry: Option<Instant>,
     failures: passive::Failures,
+    surveyed: Surveyed,
 }
 
 struct Here<'a> {
-    can_steer: bool,
+    plane: &'a dyn DataPlane,
+    surveyed: &'a Surveyed,
+    config: &'a PacketConfig,
     health: &'a Health,
 }
 
 impl Surroundings for Here<'_> {
     fn can_steer(&self) -> bool {
-        self.can_steer
+        self.plane.steers()
     }
 
     fn is_local(&self, address: SocketAddr) -> bool {
         dataplane::is_local(address.ip())
+    }
+
+    fn packets(&self) -> Result<(), &'static str> {
+        self.surveyed.check(self.config)?;
+        self.plane.packets()
+    }
+
+    fn way(&self, address: IpAddr) -> Option<Way> {
+        self.surveyed.network.way(address)
+    }
+
+    fn packet_settings(&self) -> (PacketConfig, Ports) {
+        (self.config.clone(), self.surveyed.ports())
+    }
+
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        self.surveyed.own()
     }
 
     fn verdict(&self, target: &Target) -> Verdict {
@@ -109,6 +134,7 @@ impl Reconciler {
         let health = Health::default();
         front.tell_failures_to(health.suspicions());
         l7.tell_failures_to(health.suspicions());
+        let surveyed = Surveyed::new(&config.agent.state_dir);
         Ok(Self {
             about: report::About::new(&config, plane.name(), notes),
             config,
@@ -127,6 +153,7 @@ impl Reconciler {
             evicted: Evicted::default(),
             retry: None,
             failures: passive::Failures::default(),
+            surveyed,
         })
     }
 
@@ -189,7 +216,8 @@ impl Reconciler {
             None => step,
         });
         let failures = self.counts_failures().then(|| now + passive::AGAIN);
-        [step, udp, closing, failures, self.retry]
+        let packets = self.next_packet_step();
+        [step, udp, closing, failures, packets, self.retry]
             .into_iter()
             .flatten()
             .min()
@@ -221,6 +249,11 @@ impl Reconciler {
         self.close_drained();
         if self.steers_udp() {
             self.adopt();
+        }
+        if self.surveyed.next_is_due() {
+            let desired = std::mem::take(&mut self.desired);
+            self.follow(&desired);
+            self.desired = desired;
         }
     }
 
@@ -257,7 +290,9 @@ impl Reconciler {
 
     fn compose(&self, config: &Config, overlay: &Overlay) -> Desired {
         let here = Here {
-            can_steer: self.plane.steers(),
+            plane: self.plane.as_ref(),
+            surveyed: &self.surveyed,
+            config: &config.agent.packet,
             health: &self.health,
         };
         Desired::new(config, overlay, self.hash_key, overlay::unix_ms(), &here)
@@ -293,6 +328,7 @@ impl Reconciler {
         self.l7.publish(desired, &self.observed);
         outcome?;
         self.adopt();
+        self.follow(desired);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What should be: the configuration with the changes made at run time laid over it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
@@ -10,15 +10,21 @@ use lb_common::abi::{self, state};
 use super::judge::{Verdict, judge};
 use super::observed::HeadSettings;
 use super::overlay::{AtEnd, Overlay, Target};
+use super::packets::{self, Ports};
+use super::route::route;
+pub use super::route::{ByPackets, Route};
 use crate::config::health::Health;
 use crate::config::http::{HttpService, ProxyVersion};
-use crate::config::{BackendAddress, Config, Mode, Path};
+use crate::config::{BackendAddress, Config, Mode, PacketConfig};
+use crate::network::survey::Way;
 
 /// All services.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
     /// In the order of the configuration.
     pub services: Vec<Service>,
+    /// The host's own addresses, where a packet path is in use.
+    pub own: Vec<IpAddr>,
 }
 
 /// One service.
@@ -59,6 +65,8 @@ pub struct Backend {
     pub fit: bool,
     /// How its connections get there.
     pub route: Route,
+    /// How packets get there, on the packet paths.
+    pub packets: Option<ByPackets>,
     /// Where it comes from.
     pub source: Source,
     /// Its drain, if it has been told to.
@@ -85,21 +93,29 @@ pub enum Source {
     Runtime,
 }
 
-/// The path to a backend, and the reason for it in a few words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// One of [`abi::path`].
-    pub path: u8,
-    /// Why, for `status`.
-    pub why: &'static str,
-}
-
 /// What the choice of a path depends on beside the configuration.
 pub trait Surroundings {
     /// Whether connections can be handed to sockets at all.
     fn can_steer(&self) -> bool;
     /// Whether an address belongs to this host.
     fn is_local(&self, address: SocketAddr) -> bool;
+    /// Whether packets can be forwarded; else why not, in a few words.
+    fn packets(&self) -> Result<(), &'static str> {
+        Err("no packet path here")
+    }
+    /// The way to an address; `None` where there is none.
+    fn way(&self, _: IpAddr) -> Option<Way> {
+        None
+    }
+    /// What the packet paths were told, and the source ports that they may take.
+    fn packet_settings(&self) -> (PacketConfig, Ports) {
+        let ports = Ports { first: 0, count: 0 };
+        (PacketConfig::default(), ports)
+    }
+    /// The host's own addresses, as others know them.
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
     /// What its health says of a backend.
     fn verdict(&self, _: &Target) -> Verdict {
         Verdict::default()
@@ -121,9 +137,21 @@ impl Desired {
             judge(&mut composed, service, surroundings);
             composed
         };
-        Self {
+        let mut desired = Self {
             services: config.services.iter().map(compose).collect(),
+            own: Vec::new(),
+        };
+        // Where nobody asks for them, addresses that come and go change nothing.
+        if packets::in_use(&desired) {
+            desired.own = surroundings.own_addresses();
         }
+        desired
+    }
+
+    /// The ways by which packets leave for backends.
+    pub fn ways(&self) -> impl Iterator<Item = &Way> {
+        let backends = self.services.iter().flat_map(|service| &service.backends);
+        backends.filter_map(|backend| Some(&backend.packets.as_ref()?.way))
     }
 
     /// The unix sockets among the backends, by what stands for each in the tables.
@@ -208,7 +236,7 @@ fn backends(
             (
                 added.target.address.clone(),
                 added.weight,
-                Path::Auto,
+                service.paths.path,
                 Source::Runtime,
             )
         });
@@ -219,7 +247,7 @@ fn backends(
                 .drained
                 .iter()
                 .find(|drained| drained.target == target(&address));
-            let route = route(service, &address, path, surroundings);
+            let (route, packets) = route(service, &address, path, surroundings);
             Backend {
                 address,
                 weight,
@@ -231,6 +259,7 @@ fn backends(
                     Some(_) => state::DOWN,
                 },
                 route,
+                packets,
                 source,
                 drain: drain.map(|drained| Drain {
                     until_unix_ms: drained.until_unix_ms,
@@ -240,53 +269,6 @@ fn backends(
             }
         })
         .collect()
-}
-
-/// Chooses the path to a backend.
-fn route(
-    service: &crate::config::Service,
-    address: &BackendAddress,
-    wanted: Path,
-    surroundings: &dyn Surroundings,
-) -> Route {
-    let socket = |why| Route {
-        path: abi::path::SOCKET,
-        why,
-    };
-    let proxy = |why| Route {
-        path: abi::path::PROXY,
-        why,
-    };
-    if service.mode == Mode::Http {
-        return proxy("HTTP");
-    }
-    if !surroundings.can_steer() {
-        return proxy("no BPF here");
-    }
-    if service.send_proxy_protocol.is_some() {
-        return proxy("PROXY protocol");
-    }
-    let Some(address) = address.ip() else {
-        return proxy("a unix socket");
-    };
-    match wanted {
-        Path::Socket => socket("configured"),
-        Path::Proxy => proxy("configured"),
-        Path::Nat | Path::Dsr => proxy("no packet path here"),
-        Path::Auto if !surroundings.is_local(address) => proxy("on another host"),
-        // A UDP application answers from the port that it is bound to: handed over, it would
-        // answer from another port than the one that was asked.
-        Path::Auto
-            if service.mode == Mode::Udp
-                && service
-                    .listen
-                    .iter()
-                    .any(|listen| listen.port() != address.port()) =>
-        {
-            proxy("UDP on another port")
-        }
-        Path::Auto => socket("on this host"),
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ pub mod desired;
 pub mod judge;
 pub mod observed;
 pub mod overlay;
+pub mod packets;
 pub mod plan;
 pub mod preview;
+pub mod route;
 pub mod store;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use lb_common::abi::packet::{Target, Vip, VipKey};
 use lb_common::abi::{
     Backend, BackendId, MAX_BACKENDS, MAX_MEMBERS, ServiceHead, ServiceId, ServiceKey,
     ServiceTable, TABLE_SLOTS, state,
@@ -31,6 +32,10 @@ pub struct Observed {
     pub unix_sockets: HashMap<SocketAddr, Arc<Path>>,
     /// The PROXY header that a service's connections to its backends begin with.
     pub proxy_protocol: HashMap<ServiceId, ProxyVersion>,
+    /// How packets get to backends.
+    pub targets: HashMap<BackendId, Target>,
+    /// Where the packet paths look up destinations.
+    pub vips: HashMap<VipKey, Vip>,
     /// Tables, as far as this agent has put them in force itself.
     pub tables: HashMap<ServiceId, Built>,
 }
@@ -43,6 +48,8 @@ impl Default for Observed {
             backends: vec![FREE; MAX_BACKENDS],
             unix_sockets: HashMap::new(),
             proxy_protocol: HashMap::new(),
+            targets: HashMap::new(),
+            vips: HashMap::new(),
             tables: HashMap::new(),
         }
     }
@@ -80,6 +87,19 @@ impl Observed {
             }
             Action::RemoveBackend(id) => {
                 self.backends[id.index() as usize].state = state::REMOVED;
+                self.targets.remove(id);
+            }
+            Action::PutTarget(target) => {
+                self.targets.insert(target.id, *target);
+            }
+            Action::DropTarget(id) => {
+                self.targets.remove(id);
+            }
+            Action::PutVip(key, vip) => {
+                self.vips.insert(*key, *vip);
+            }
+            Action::DropVip(key) => {
+                self.vips.remove(key);
             }
             Action::DropService(id) => {
                 self.names.remove(id);

@@ -14,6 +14,7 @@ use lb_common::maglev::Member;
 
 use super::desired::{Backend, Desired, Service};
 use super::observed::{Built, Observed, TableSpec};
+use super::packets;
 use crate::dataplane::Action;
 
 /// Why there is no way to what should be.
@@ -56,12 +57,15 @@ pub fn plan(
     let mut names = Vec::new();
     let mut backends = Vec::new();
     let mut tables = Vec::new();
+    let mut targets = Vec::new();
+    let mut ids = HashMap::new();
     let mut listen: HashMap<ServiceKey, ServiceId> = HashMap::new();
     let mut services = HashSet::new();
     for service in &desired.services {
         let id = planner.service_id(&service.name, &mut names)?;
         services.insert(id);
-        let spec = planner.members(service, id, &mut backends)?;
+        ids.insert(service.name.as_str(), id);
+        let spec = planner.members(service, id, &mut backends, &mut targets)?;
         if observed
             .tables
             .get(&id)
@@ -92,17 +96,40 @@ pub fn plan(
         .filter(|id| !services.contains(*id))
         .copied()
         .map(Action::DropService);
+    let (known, forgotten) = vips(desired, observed, &ids);
     let tail: Vec<Action> = listened
+        .chain(known)
         .chain(unlistened)
+        .chain(forgotten)
         .chain(removed)
         .chain(dropped)
         .collect();
     Ok(names
         .into_iter()
         .chain(backends)
+        .chain(targets)
         .chain(tables)
         .chain(tail)
         .collect())
+}
+
+/// The addresses that the packet paths come to know, and those that they forget.
+fn vips(
+    desired: &Desired,
+    observed: &Observed,
+    ids: &HashMap<&str, ServiceId>,
+) -> (Vec<Action>, Vec<Action>) {
+    let wanted = packets::vips(desired, ids);
+    let known = wanted
+        .iter()
+        .filter(|(key, vip)| observed.vips.get(*key) != Some(*vip))
+        .map(|(key, vip)| Action::PutVip(*key, *vip));
+    let forgotten = observed
+        .vips
+        .keys()
+        .filter(|key| !wanted.contains_key(*key))
+        .map(|key| Action::DropVip(*key));
+    (known.collect(), forgotten.collect())
 }
 
 fn limits(desired: &Desired) -> Result<(), PlanError> {
@@ -173,6 +200,7 @@ impl Planner<'_> {
         service: &Service,
         id: ServiceId,
         actions: &mut Vec<Action>,
+        targets: &mut Vec<Action>,
     ) -> Result<TableSpec, PlanError> {
         let mut members = Vec::with_capacity(service.backends.len());
         for backend in &service.backends {
@@ -181,6 +209,7 @@ impl Planner<'_> {
             if self.observed.backends[entry.id.index() as usize] != entry {
                 actions.push(Action::PutBackend(entry));
             }
+            targets.extend(self.target(backend, entry.id));
             let member = Member {
                 addr: entry.addr,
                 port: entry.port,
@@ -192,6 +221,18 @@ impl Planner<'_> {
             service.settings.head(id, &service.name),
             members,
         ))
+    }
+
+    /// What has to be done so that packets get to a backend as they should.
+    fn target(&self, backend: &Backend, id: BackendId) -> Option<Action> {
+        let known = self.observed.targets.get(&id);
+        match &backend.packets {
+            Some(packets) => {
+                let target = packets::with_id(packets.target, id);
+                (known != Some(&target)).then_some(Action::PutTarget(target))
+            }
+            None => known.map(|_| Action::DropTarget(id)),
+        }
     }
 
     fn entry(
@@ -280,6 +321,10 @@ mod tests {
                 Action::Listen(..) => "listen",
                 Action::Unlisten(_) => "unlisten",
                 Action::RemoveBackend(_) => "remove",
+                Action::PutTarget(_) => "target",
+                Action::DropTarget(_) => "untarget",
+                Action::PutVip(..) => "vip",
+                Action::DropVip(_) => "unvip",
                 Action::DropService(_) => "drop",
             })
             .collect()

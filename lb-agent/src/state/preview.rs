@@ -368,12 +368,7 @@ fn differences(old: &Backend, new: &Backend) -> Vec<String> {
         state::DRAINING => "draining",
         _ => "down",
     };
-    let path = |backend: &Backend| match backend.route.path {
-        lb_common::abi::path::SOCKET => "socket".to_owned(),
-        lb_common::abi::path::NAT => "nat".to_owned(),
-        lb_common::abi::path::DSR => "dsr".to_owned(),
-        _ => "proxy".to_owned(),
-    };
+    let path = |backend: &Backend| backend.route.name().to_owned();
     let pairs = [
         ("weight", old.weight.to_string(), new.weight.to_string()),
         (

@@ -318,6 +318,11 @@ pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(target) = world.target(backend) else {
         return nobody(job);
     };
+    if target.addr != Ip::default() && target.addr.is_v4() != job.key.dst.is_v4() {
+        // Only the agent can join two address families.
+        world.note(PacketCounter::OtherPath);
+        return Verdict::PASS;
+    }
     if job.segment.transport.flags & tcp::RST != 0 {
         // It ends what is not known.
         return Verdict::drop(PacketCounter::DropNoBackend);

@@ -14,6 +14,7 @@ fn backend(address: &str) -> BackendStatus {
         state: "up".to_owned(),
         listening: Some(true),
         path: "socket".to_owned(),
+        class: None,
         why: "on this host".to_owned(),
         weight: 1,
         share: 0.25,
@@ -72,6 +73,7 @@ fn status(services: Vec<ServiceStatus>) -> Status {
             data_plane: "bpf".to_owned(),
             notes: Vec::new(),
             config: Some("/etc/lb-agent/config.toml".to_owned()),
+            packets: None,
         },
         services,
     }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapData;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramFd, SkLookup, SockOps};
 
@@ -93,7 +94,7 @@ fn keep(link: FdLink, pin: &Path) -> Result<(), AttachError> {
 
 /// Runs `program` in the place of what the link pinned at `pin` runs. `false` when there is no
 /// such link, or none that is attached to anything any more; that one is removed.
-fn replace(program: &ProgramFd, pin: &Path) -> Result<bool, AttachError> {
+pub(super) fn replace(program: &ProgramFd, pin: &Path) -> Result<bool, AttachError> {
     let link = match open_pin(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -179,8 +180,8 @@ struct InfoByFd {
 }
 
 /// The head of the kernel's `struct bpf_link_info`; in the union of what a link is attached to,
-/// both links of ours begin with the number that identifies it (`netns.netns_ino`, and
-/// `cgroup.cgroup_id`, which is 64 bits wide).
+/// all links of ours begin with the number that identifies it (`netns.netns_ino`, `xdp.ifindex`,
+/// `tcx.ifindex`, and `cgroup.cgroup_id`, which is 64 bits wide).
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -196,7 +197,33 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
-const BPF_LINK_TYPE_NETNS: u32 = 5;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+/// Kinds of links that are attached to something with a number of 32 bits: a network namespace,
+/// or an interface (`enum bpf_link_type` in `linux/bpf.h`: NETNS, XDP, TCX).
+const NARROW: [u32; 3] = [5, 6, 11];
+
+/// The same for BPF_MAP_LOOKUP_ELEM (`map_fd`, `key`, `value`, `flags`).
+#[repr(C)]
+struct MapLookup {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Reads the value at `index` of an array into `value`, for values that are too large for a stack.
+/// The value of an array of maps is the id of the inner map.
+pub(super) fn lookup<T: aya::Pod>(map: &MapData, index: u32, value: &mut T) -> io::Result<()> {
+    let mut attr = MapLookup {
+        map_fd: map.fd().as_fd().as_raw_fd() as u32,
+        pad: 0,
+        key: &raw const index as u64,
+        value: (&raw mut *value) as u64,
+        flags: 0,
+    };
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
+}
 
 /// Opens what is pinned at `pin`. aya's own way hides the descriptor that the commands below need.
 pub(super) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
@@ -229,7 +256,7 @@ fn target_of(link: BorrowedFd<'_>) -> io::Result<u64> {
         info: &raw mut info as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    let narrow = info.kind == BPF_LINK_TYPE_NETNS;
+    let narrow = NARROW.contains(&info.kind);
     Ok(if narrow {
         info.target & 0xffff_ffff
     } else {

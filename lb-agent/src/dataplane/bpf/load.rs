@@ -14,6 +14,7 @@ use super::addresses;
 use super::canary::{self, CanaryError};
 use super::link::{self, AttachError};
 use super::maps::{self, COUNTED_BY_LISTEN, ClientMaps, Maps};
+use super::packet::{self, FlowSettings};
 use super::pod;
 
 /// The eBPF programs; empty when the agent was built without them.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub max_clients: u32,
     /// The cgroup whose sockets are seen; the root of the hierarchy by default.
     pub cgroup: Option<PathBuf>,
+    /// What the packet paths are told.
+    pub flows: FlowSettings,
 }
 
 /// Why the kernel's data plane cannot serve.
@@ -270,13 +273,20 @@ fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {
     let mut loader = EbpfLoader::new();
     loader.map_max_entries("AFFINITY", settings.max_clients);
     loader.map_max_entries("AFFINITY_UDP", settings.max_clients);
-    for name in maps::NAMES {
+    loader.map_max_entries("FLOWS", settings.flows.entries());
+    loader.map_max_entries("FLOWS_NEW", settings.flows.opening_entries());
+    loader.map_max_entries("TRACKED", settings.flows.tracked_entries());
+    for name in maps::NAMES.into_iter().chain(packet::NAMES) {
         loader.map_pin_path(name, maps::pin_of(&settings.pin_dir, name));
     }
     Ok(loader.load(OBJECT)?)
 }
 
-fn program<'a, T>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, OpenError>
+/// The program `name`.
+pub(super) fn program<'a, T>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut T, OpenError>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = aya::programs::ProgramError>,
 {
@@ -284,7 +294,8 @@ where
     program.try_into().map_err(refused(name))
 }
 
-fn refused(name: &'static str) -> impl FnOnce(aya::programs::ProgramError) -> OpenError {
+/// The kernel's refusal of the program `name`.
+pub(super) fn refused(name: &'static str) -> impl FnOnce(aya::programs::ProgramError) -> OpenError {
     move |source| OpenError::Program {
         name,
         source: Box::new(source),
@@ -292,7 +303,11 @@ fn refused(name: &'static str) -> impl FnOnce(aya::programs::ProgramError) -> Op
 }
 
 /// Pins a program under a name of its own, then takes the old pin's place: there is one always.
-fn pin_program(object: &mut Ebpf, name: &'static str, pin_dir: &Path) -> Result<(), OpenError> {
+pub(super) fn pin_program(
+    object: &mut Ebpf,
+    name: &'static str,
+    pin_dir: &Path,
+) -> Result<(), OpenError> {
     let pin = pin_dir.join("programs").join(name);
     let fresh = pin_dir.join("programs").join(format!("{name}_new"));
     remove_if_there(&fresh).map_err(io_error("remove", &fresh))?;

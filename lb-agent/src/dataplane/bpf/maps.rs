@@ -105,7 +105,8 @@ pub(super) fn local_addresses(object: &mut Ebpf) -> Result<LocalAddresses, MapEr
     take(object, "LOCAL_ADDRESSES")?.try_into()
 }
 
-fn take(object: &mut Ebpf, name: &str) -> Result<Map, MapError> {
+/// Takes the map `name` out of the loaded object.
+pub(super) fn take(object: &mut Ebpf, name: &str) -> Result<Map, MapError> {
     object.take_map(name).ok_or_else(|| MapError::InvalidName {
         name: name.to_owned(),
     })

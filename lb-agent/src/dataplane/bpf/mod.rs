@@ -4,6 +4,7 @@
 
 mod addresses;
 mod adopt;
+mod batch;
 pub mod canary;
 mod close;
 mod count;
@@ -12,6 +13,7 @@ mod inet_diag;
 mod link;
 mod load;
 mod maps;
+mod packet;
 mod pod;
 pub mod probe;
 pub mod trial;
@@ -20,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{Array, MapData, MapError, PerCpuValues};
 use lb_common::abi::{
@@ -31,7 +33,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 pub use load::{OpenError, Settings};
 use maps::{ClientMaps, Maps};
+pub use packet::FlowSettings;
+use packet::Packets;
 
+use super::packets::{InterfaceState, PacketFigures, Wanted};
 use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts, TableCounts};
 use crate::state::observed::{Built, Observed, TableSpec};
 
@@ -42,6 +47,7 @@ pub struct Bpf {
     observed: Observed,
     owners: HashMap<OwnerKey, BackendId>,
     pin_dir: PathBuf,
+    packets: Mutex<Packets>,
     remembered: [Arc<count::Counted>; 2],
     _lock: std::fs::File,
 }
@@ -104,6 +110,11 @@ impl Bpf {
                 count::Counted::open(&settings.pin_dir, "AFFINITY")?,
                 count::Counted::open(&settings.pin_dir, "AFFINITY_UDP")?,
             ],
+            packets: Mutex::new(Packets::take(
+                loaded.object,
+                &settings.pin_dir,
+                &settings.flows,
+            )?),
             pin_dir: settings.pin_dir.clone(),
             _lock: loaded.lock,
         };
@@ -146,7 +157,15 @@ impl Bpf {
             let (key, id) = entry?;
             self.owners.insert(key.0, id.0);
         }
+        let (targets, vips) = Bpf::packets(self).read_back(&self.observed.backends)?;
+        let targets = targets.into_iter().map(|target| (target.id, target));
+        self.observed.targets.extend(targets);
+        self.observed.vips.extend(vips);
         Ok(())
+    }
+
+    fn packets(&self) -> MutexGuard<'_, Packets> {
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&mut self, action: &Action) -> Result<(), MapError> {
@@ -159,6 +178,10 @@ impl Bpf {
                     .services
                     .insert(pod::ServiceKey(*key), pod::ServiceId(*id), 0)
             }
+            Action::PutTarget(target) => Bpf::packets(self).put_target(target),
+            Action::DropTarget(id) => Bpf::packets(self).drop_target(*id),
+            Action::PutVip(key, vip) => Bpf::packets(self).put_vip(key, vip),
+            Action::DropVip(key) => Bpf::packets(self).drop_vip(key),
             Action::Unlisten(key) => self.maps.services.remove(&pod::ServiceKey(*key)),
             Action::RemoveBackend(id) => {
                 let entry = self.observed.backends[id.index() as usize];
@@ -166,7 +189,11 @@ impl Bpf {
                     state: state::REMOVED,
                     ..entry
                 };
-                self.maps.backends.set(id.index(), pod::Backend(void), 0)
+                self.maps.backends.set(id.index(), pod::Backend(void), 0)?;
+                if self.observed.targets.contains_key(id) {
+                    Bpf::packets(self).drop_target(*id)?;
+                }
+                Ok(())
             }
             Action::DropService(id) => self.drop_service(*id),
         }
@@ -215,6 +242,33 @@ impl Bpf {
                 .set(counter_index(id, counter), per_cpu(0)?, 0)?;
         }
         self.name_service(id, "")
+    }
+
+    /// The service on the `dsr` path whose slots may have to change hands after `action`.
+    fn dsr_touched(&self, action: &Action) -> Option<ServiceId> {
+        let service = match action {
+            Action::PutTable(id, _) => *id,
+            Action::PutBackend(backend) => backend.service,
+            Action::PutTarget(target) => self.observed.backends[target.id.index() as usize].service,
+            Action::DropTarget(id) => self.observed.backends[id.index() as usize].service,
+            _ => return None,
+        };
+        let mut backends = self.observed.backends_of(service);
+        let dsr = backends.any(|backend| backend.path == path::DSR);
+        (dsr && self.observed.tables.contains_key(&service)).then_some(service)
+    }
+
+    fn write_dsr(&self, service: ServiceId) -> Result<(), MapError> {
+        let Some(built) = self.observed.tables.get(&service) else {
+            return Ok(());
+        };
+        let observed = &self.observed;
+        let known = |id| observed.targets.contains_key(&id);
+        let usable = |id: BackendId| {
+            let entry = &observed.backends[id.index() as usize];
+            entry.id == id && entry.state == state::UP && known(id)
+        };
+        Bpf::packets(self).put_dsr(service, built.table(), &usable, &known)
     }
 
     /// Brings the `OWNERS` map up to date with the backends.
@@ -297,10 +351,14 @@ impl DataPlane for Bpf {
         if matches!(action, Action::PutBackend(_) | Action::RemoveBackend(_)) {
             self.write_owners().map_err(failed)?;
         }
+        if let Some(service) = self.dsr_touched(action) {
+            self.write_dsr(service).map_err(failed)?;
+        }
         Ok(())
     }
 
     fn purge(&mut self) -> Result<(), Error> {
+        Bpf::packets(self).follow(&[]);
         purge(&self.pin_dir)
             .map(drop)
             .map_err(|error| Error::table("remove the pins", error))
@@ -353,6 +411,11 @@ impl DataPlane for Bpf {
     fn backend_counts(&self, backend: &abi::Backend) -> Result<BackendCounts, Error> {
         let failed = |error| Error::table("read the counters of a backend", error);
         let index = backend.id.index();
+        if matches!(backend.path, path::NAT | path::DSR) {
+            return Bpf::packets(self)
+                .backend_counts(backend.id)
+                .map_err(failed);
+        }
         let stats = self.maps.backend_stats.get(&index, 0).map_err(failed)?;
         Ok(BackendCounts {
             active: self.maps.active.get(&index, 0).map_err(failed)?,
@@ -408,7 +471,31 @@ impl DataPlane for Bpf {
                 capacity: map.capacity,
             });
         }
+        tables.extend(Bpf::packets(self).tables());
         Ok(tables)
+    }
+
+    fn packets(&self) -> Result<(), &'static str> {
+        let mut packets = Bpf::packets(self);
+        packets
+            .check()
+            .map_err(|_| "the kernel refuses the packet programs")
+    }
+
+    fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
+        Bpf::packets(self).follow(wanted)
+    }
+
+    fn packet_figures(&self) -> Result<Option<PacketFigures>, Error> {
+        let figures = Bpf::packets(self).figures();
+        figures
+            .map(Some)
+            .map_err(|error| Error::table("read the counters of packets", error))
+    }
+
+    fn clean_slots(&mut self) -> Result<(), Error> {
+        let cleaned = Bpf::packets(self).clean_slots();
+        cleaned.map_err(|error| Error::table("clean the slots of dsr", error))
     }
 }
 
@@ -455,4 +542,9 @@ impl Clients for KernelClients {
 /// none.
 pub fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
     load::purge(pin_dir)
+}
+
+/// Removes what was attached to interfaces without links, on kernels before 6.6.
+pub fn remove_filters(interfaces: &[String]) {
+    packet::remove_filters_of(interfaces);
 }

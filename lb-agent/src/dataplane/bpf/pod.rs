@@ -38,3 +38,35 @@ pub(super) struct DecapSettings(pub(super) abi::decap::DecapSettings);
 
 // SAFETY: as above.
 unsafe impl aya::Pod for DecapSettings {}
+
+macro_rules! packet_pod {
+    ($($name:ident),+ $(,)?) => {$(
+        #[doc = concat!("[`abi::packet::", stringify!($name), "`] as a map key or value.")]
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug)]
+        pub(super) struct $name(pub(super) abi::packet::$name);
+
+        // SAFETY: as above.
+        unsafe impl aya::Pod for $name {}
+    )+};
+}
+
+packet_pod!(
+    Device,
+    DsrTable,
+    Flow,
+    FlowKey,
+    PacketBackend,
+    PacketSettings,
+    Target,
+    Tracked,
+    Vip,
+    VipKey,
+);
+
+/// A value of zeros on the heap, for those that are too large for a stack.
+pub(super) fn zeroed<T: aya::Pod>() -> Box<T> {
+    let value = Box::<T>::new_zeroed();
+    // SAFETY: plain old data: zeros are a value.
+    unsafe { value.assume_init() }
+}

@@ -1,0 +1,395 @@
+//! The packet programs on interfaces, by links that are pinned, one pin for each program and
+//! interface. A program of an earlier agent is replaced through its link, so that no packet meets a
+//! gap; a program of somebody else is left where it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+
+use super::super::link;
+use super::super::load::{self, OpenError};
+use crate::dataplane::packets::{InterfaceState, Wanted};
+use crate::network::survey::Place;
+
+/// Programs, in the order in which they are told apart in the names of pins.
+const XDP: &str = "lb_xdp";
+const INGRESS: &str = "lb_tc_ingress";
+const EGRESS: &str = "lb_tc_egress";
+pub(super) const PROGRAMS: [&str; 3] = [XDP, INGRESS, EGRESS];
+
+/// Greatest packet that drivers without multi-buffer XDP commonly take: a page of 4,096 bytes less
+/// headroom, frame header and the kernel's own bookkeeping.
+const COMMON_MTU: u32 = 3498;
+/// Where the filters are on kernels without TCX (before 6.6).
+const FILTER: NlOptions = NlOptions {
+    priority: 0xcafe,
+    handle: TcHandle::new(0, 1),
+    classid: None,
+};
+
+/// What is attached where.
+pub(super) struct Attachments {
+    pin_dir: PathBuf,
+    /// Has the programs.
+    object: Ebpf,
+    /// Whether the kernel has taken them, once it was asked.
+    loaded: Option<Result<(), String>>,
+    attached: BTreeMap<u32, (Wanted, InterfaceState)>,
+    /// Whether what an earlier agent has left has been looked through.
+    adopted: bool,
+}
+
+impl Attachments {
+    pub(super) fn new(object: Ebpf, pin_dir: &Path) -> Self {
+        Self {
+            pin_dir: pin_dir.to_owned(),
+            object,
+            loaded: None,
+            attached: BTreeMap::new(),
+            adopted: false,
+        }
+    }
+
+    /// Has the kernel load the programs, unless it has; else says why it does not.
+    ///
+    /// Only when they are needed: checking them takes the kernel some time.
+    pub(super) fn load(&mut self) -> Result<(), String> {
+        if let Some(loaded) = &self.loaded {
+            return loaded.clone();
+        }
+        let loaded = self.load_now().map_err(|error| said(&error));
+        if let Err(error) = &loaded {
+            tracing::warn!("the packet programs cannot serve: {error}");
+        }
+        self.loaded = Some(loaded.clone());
+        loaded
+    }
+
+    fn load_now(&mut self) -> Result<(), OpenError> {
+        let object = &mut self.object;
+        let xdp: &mut Xdp = load::program(object, XDP)?;
+        xdp.load().map_err(load::refused(XDP))?;
+        for name in [INGRESS, EGRESS] {
+            let program: &mut SchedClassifier = load::program(object, name)?;
+            program.load().map_err(load::refused(name))?;
+        }
+        for name in PROGRAMS {
+            load::pin_program(object, name, &self.pin_dir)?;
+        }
+        Ok(())
+    }
+
+    /// Has the programs on the interfaces `wanted`, and on no others.
+    pub(super) fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
+        let keep = |index: u32| wanted.iter().any(|wanted| wanted.index == index);
+        if !self.adopted {
+            self.adopted = true;
+            for (pin, _, index) in pins(&self.pin_dir) {
+                if !keep(index) {
+                    detach(&pin);
+                }
+            }
+        }
+        let gone: Vec<u32> = self
+            .attached
+            .keys()
+            .copied()
+            .filter(|i| !keep(*i))
+            .collect();
+        for index in gone {
+            self.detach_interface(index);
+        }
+        if wanted.is_empty() || self.load().is_err() {
+            return Vec::new();
+        }
+        wanted
+            .iter()
+            .map(|wanted| self.follow_one(wanted))
+            .collect()
+    }
+
+    fn follow_one(&mut self, wanted: &Wanted) -> InterfaceState {
+        if let Some((before, state)) = self.attached.get(&wanted.index)
+            && before == wanted
+            && self.is_attached(wanted, state)
+        {
+            return state.clone();
+        }
+        let state = attach(&mut self.object, wanted, &self.pin_dir);
+        match (&state.mode[..], &state.why) {
+            ("none", why) => tracing::warn!(
+                interface = wanted.name,
+                "no packets are forwarded: {}",
+                why.as_deref().unwrap_or_default()
+            ),
+            (mode, _) => tracing::info!(interface = wanted.name, mode, "packets are forwarded"),
+        }
+        self.attached
+            .insert(wanted.index, (wanted.clone(), state.clone()));
+        state
+    }
+
+    /// Whether the programs are still there; somebody may have detached them.
+    fn is_attached(&self, wanted: &Wanted, state: &InterfaceState) -> bool {
+        let program = match &state.mode[..] {
+            "xdp" => XDP,
+            "tcx" => INGRESS,
+            // Filters tell nobody; a link that failed is not tried again and again.
+            _ => return true,
+        };
+        link::is_live(&pin_of(&self.pin_dir, program, wanted.index))
+    }
+
+    fn detach_interface(&mut self, index: u32) {
+        for program in PROGRAMS {
+            let pin = pin_of(&self.pin_dir, program, index);
+            if pin.exists() {
+                detach(&pin);
+            }
+        }
+        if let Some((wanted, state)) = self.attached.remove(&index)
+            && state.mode == "tc"
+        {
+            remove_filters(&wanted.name);
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn said(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    // A refused program comes with the verifier's log, which is for those who wrote it.
+    if let Some((short, log)) = text.split_once("Verifier output:") {
+        tracing::debug!("the verifier's log:{log}");
+        return short.trim_end_matches([' ', '.']).to_owned();
+    }
+    text
+}
+
+fn none(wanted: &Wanted, why: String) -> InterfaceState {
+    InterfaceState {
+        name: wanted.name.clone(),
+        mode: "none".to_owned(),
+        why: Some(why),
+    }
+}
+
+/// Attaches the programs to an interface: one for what comes in, and where replies of backends on
+/// this host leave by it, one for them.
+fn attach(object: &mut Ebpf, wanted: &Wanted, pin_dir: &Path) -> InterfaceState {
+    let pin = |program| pin_of(pin_dir, program, wanted.index);
+    let mut state = match &wanted.place {
+        Place::Nowhere(why) => return none(wanted, why.clone()),
+        Place::Driver => match to_driver(object, wanted, &pin(XDP)) {
+            Ok(()) => InterfaceState {
+                name: wanted.name.clone(),
+                mode: "xdp".to_owned(),
+                why: None,
+            },
+            Err(why) => behind(object, wanted, &pin(INGRESS), why),
+        },
+        Place::Behind(why) => behind(object, wanted, &pin(INGRESS), why.clone()),
+    };
+    // One of both: a packet must not be looked at twice.
+    if state.mode != "xdp" {
+        detach(&pin(XDP));
+    } else {
+        detach(&pin(INGRESS));
+    }
+    if wanted.mends_replies && state.mode != "none" {
+        if let Err(why) = to_tc(object, EGRESS, wanted, &pin(EGRESS)) {
+            state.why = Some(format!("replies of backends on this host: {why}"));
+        }
+    } else {
+        detach(&pin(EGRESS));
+    }
+    state
+}
+
+fn behind(object: &mut Ebpf, wanted: &Wanted, pin: &Path, why: String) -> InterfaceState {
+    match to_tc(object, INGRESS, wanted, pin) {
+        Ok(mode) => InterfaceState {
+            name: wanted.name.clone(),
+            mode: mode.to_owned(),
+            why: Some(why),
+        },
+        Err(error) => none(wanted, format!("{why}; {error}")),
+    }
+}
+
+/// Attaches `lb_xdp` to the driver, or puts it in the place of what the link at `pin` runs; else
+/// says why that cannot be.
+fn to_driver(object: &mut Ebpf, wanted: &Wanted, pin: &Path) -> Result<(), String> {
+    let program: &mut Xdp = load::program(object, XDP).map_err(|error| said(&error))?;
+    let fd = program.fd().map_err(|error| error.to_string())?;
+    match link::replace(fd, pin) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(error) => return Err(said(&error)),
+    }
+    let link = program
+        .attach_to_if_index(wanted.index, XdpMode::Driver)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| refusal(&error, wanted))?;
+    keep_xdp(link, pin)
+}
+
+fn keep_xdp(link: XdpLink, pin: &Path) -> Result<(), String> {
+    // Without a link (before Linux 5.9) the program would go with the agent.
+    let link: FdLink = link
+        .try_into()
+        .map_err(|_| "the kernel has no XDP links".to_owned())?;
+    link.pin(pin).map(drop).map_err(|error| error.to_string())
+}
+
+/// Why a driver does not take the program, in words.
+fn refusal(error: &ProgramError, wanted: &Wanted) -> String {
+    let errno = match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    };
+    let name = &wanted.name;
+    match errno {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            "another program is on its XDP hook, and stays there".to_owned()
+        }
+        _ if wanted.mtu > COMMON_MTU => format!(
+            "its MTU of {} is too large for XDP (commonly up to {COMMON_MTU})",
+            wanted.mtu
+        ),
+        Some(libc::ENOMEM | libc::ENOSPC) => format!(
+            "the driver has too few queues for XDP (ethtool -L {name} combined, one more for each \
+             CPU)"
+        ),
+        Some(libc::EOPNOTSUPP) => format!(
+            "the driver has no XDP, or large receive offload is on (ethtool -K {name} lro off)"
+        ),
+        _ => format!("the driver refuses: {error}"),
+    }
+}
+
+/// Attaches a program behind the driver, or puts it in the place of what runs there. Returns how.
+fn to_tc(
+    object: &mut Ebpf,
+    name: &'static str,
+    wanted: &Wanted,
+    pin: &Path,
+) -> Result<&'static str, String> {
+    let program: &mut SchedClassifier = load::program(object, name).map_err(|e| said(&e))?;
+    let kind = if name == EGRESS {
+        TcAttachType::Egress
+    } else {
+        TcAttachType::Ingress
+    };
+    let fd = program.fd().map_err(|error| error.to_string())?;
+    match link::replace(fd, pin) {
+        Ok(true) => return Ok("tcx"),
+        Ok(false) => {}
+        Err(error) => return Err(said(&error)),
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    match program.attach_with_options(&wanted.name, kind, order) {
+        Ok(id) => {
+            let link = program.take_link(id).map_err(|error| error.to_string())?;
+            let link: FdLink = link.try_into().map_err(|_| "no link".to_owned())?;
+            link.pin(pin).map_err(|error| error.to_string())?;
+            Ok("tcx")
+        }
+        // No TCX before Linux 6.6.
+        Err(_) => filter(program, wanted, kind).map(|()| "tc"),
+    }
+}
+
+/// The same by a filter of the `clsact` queueing discipline, which stays when the agent goes.
+fn filter(
+    program: &mut SchedClassifier,
+    wanted: &Wanted,
+    kind: TcAttachType,
+) -> Result<(), String> {
+    // It may be there already.
+    let _ = tc::qdisc_add_clsact(&wanted.name);
+    let ours = SchedClassifierLink::attached(
+        &wanted.name,
+        kind,
+        FILTER.priority,
+        FILTER.handle,
+        FILTER.classid,
+    );
+    let there = ours.map_err(|error| error.to_string())?;
+    let replaced = program.attach_to_link(there);
+    let id = match replaced {
+        Ok(id) => id,
+        Err(_) => program
+            .attach_with_options(&wanted.name, kind, TcAttachOptions::Netlink(FILTER))
+            .map_err(|error| error.to_string())?,
+    };
+    let link = program.take_link(id).map_err(|error| error.to_string())?;
+    // Dropped, it would be detached.
+    std::mem::forget(link);
+    Ok(())
+}
+
+/// Removes the filters that were attached to interfaces without links.
+pub(crate) fn remove_filters_of(interfaces: &[String]) {
+    interfaces
+        .iter()
+        .for_each(|interface| remove_filters(interface));
+}
+
+fn remove_filters(interface: &str) {
+    for (kind, program) in [
+        (TcAttachType::Ingress, INGRESS),
+        (TcAttachType::Egress, EGRESS),
+    ] {
+        // There may be none.
+        let _ = tc::qdisc_detach_program(interface, kind, program);
+    }
+}
+
+/// Where the link of a program on an interface is pinned. (In the names of pins no dot is
+/// allowed, as there is in the names of some interfaces.)
+fn pin_of(pin_dir: &Path, program: &str, index: u32) -> PathBuf {
+    link::pin_of(pin_dir, &format!("{program}_{index}"))
+}
+
+/// The pins of links of packet programs: each with its program and interface.
+fn pins(pin_dir: &Path) -> Vec<(PathBuf, &'static str, u32)> {
+    let Ok(entries) = fs::read_dir(pin_dir.join("links")) else {
+        return Vec::new();
+    };
+    let parse = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?;
+        PROGRAMS.into_iter().find_map(|program| {
+            let index = name.strip_prefix(program)?.strip_prefix('_')?;
+            Some((path.clone(), program, index.parse().ok()?))
+        })
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| parse(entry.path()))
+        .collect()
+}
+
+/// Detaches and removes the link at `pin`, if there is one.
+fn detach(pin: &Path) {
+    // One whose interface is gone has nothing to be detached from.
+    let _ = link::detach(pin);
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, pin = %pin.display(), "a link cannot be removed");
+        }
+        _ => {}
+    }
+}

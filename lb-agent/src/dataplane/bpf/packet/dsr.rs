@@ -1,0 +1,236 @@
+//! Tables of services on the `dsr` path: who owns a slot, and who still has what was there before.
+//!
+//! While a slot has had one owner nothing is stored for it. When it changes hands, the former owner
+//! stays its *base* and the slot is not clean: what is not tracked goes to the base, what is new to
+//! the owner and is tracked. It becomes clean when the base's flows are over: nothing was sent
+//! there for as long as an idle flow is kept, or the base is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use aya::maps::{Array, ArrayOfMaps, MapData, MapError};
+use lb_common::abi::packet::{DsrSlot, FlowKey, dsr};
+use lb_common::abi::{BackendId, ServiceHead, ServiceId, ServiceTable, TABLE_SLOTS};
+use lb_common::select::Client;
+
+use super::super::{link, pod};
+use crate::host::boot_ns;
+
+/// The tables, by service.
+pub(super) struct Tables {
+    outer: ArrayOfMaps<MapData, Array<MapData, pod::DsrTable>>,
+    /// The same, to be read.
+    pinned: MapData,
+    head: HashMap<ServiceId, ServiceHead>,
+}
+
+impl Tables {
+    pub(super) fn new(
+        outer: ArrayOfMaps<MapData, Array<MapData, pod::DsrTable>>,
+        pinned: MapData,
+    ) -> Self {
+        Self {
+            outer,
+            pinned,
+            head: HashMap::new(),
+        }
+    }
+
+    /// Puts the slots of a service in force, with what is left of those before.
+    pub(super) fn put(
+        &mut self,
+        id: ServiceId,
+        table: &ServiceTable,
+        usable: &dyn Fn(BackendId) -> bool,
+        known: &dyn Fn(BackendId) -> bool,
+    ) -> Result<(), MapError> {
+        let now_s = (boot_ns() / 1_000_000_000) as u32;
+        let before = self.read(id)?;
+        let mut fresh = pod::zeroed::<pod::DsrTable>();
+        fresh.0.head = table.head;
+        for slot in 0..TABLE_SLOTS {
+            let owner = owner(table, slot, usable);
+            let (old, seen_s) = match &before {
+                Some(before) => (before.0.slots[slot], before.0.base_seen_s[slot]),
+                None => (DsrSlot::default(), 0),
+            };
+            let (new, changed) = handed_over(old, owner, known);
+            fresh.0.slots[slot] = new;
+            fresh.0.base_seen_s[slot] = if changed { now_s } else { seen_s };
+        }
+        self.head.insert(id, table.head);
+        self.write(id, &fresh)
+    }
+
+    /// Cleans slots whose bases have had nothing for `idle_s`. `tracked` are the flows that are
+    /// tracked, each with its backend.
+    pub(super) fn clean(
+        &mut self,
+        now_s: u32,
+        idle_s: u32,
+        tracked: Arc<HashSet<(FlowKey, BackendId)>>,
+    ) -> Result<(), MapError> {
+        for (id, head) in self.head.clone() {
+            let Some(mut table) = self.read(id)? else {
+                continue;
+            };
+            let mut held: HashMap<u32, Vec<BackendId>> = HashMap::new();
+            for (key, backend) in tracked.iter() {
+                let slot = Client::new(&head, &key.src.to_addr()).slot();
+                held.entry(slot).or_default().push(*backend);
+            }
+            let mut changed = false;
+            for slot in 0..TABLE_SLOTS {
+                let idle = now_s.saturating_sub(table.0.base_seen_s[slot]) >= idle_s;
+                let others = held.get(&(slot as u32)).map_or(&[][..], Vec::as_slice);
+                let cleaner = cleaned(table.0.slots[slot], idle, others);
+                changed |= cleaner != table.0.slots[slot];
+                table.0.slots[slot] = cleaner;
+            }
+            if changed {
+                self.write(id, &table)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, id: ServiceId) -> Result<Option<Box<pod::DsrTable>>, MapError> {
+        let mut inner = 0u32;
+        match link::lookup(&self.pinned, id.0, &mut inner) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(MapError::IoError(error)),
+        }
+        let mut table = pod::zeroed::<pod::DsrTable>();
+        let inner = MapData::from_id(inner)?;
+        link::lookup(&inner, 0, &mut *table).map_err(MapError::IoError)?;
+        Ok(Some(table))
+    }
+
+    fn write(&mut self, id: ServiceId, table: &pod::DsrTable) -> Result<(), MapError> {
+        let mut inner: Array<MapData, pod::DsrTable> = Array::create(1, 0)?;
+        inner.set(0, table, 0)?;
+        // The kernel returns when nobody reads the old one any more.
+        self.outer.set(id.0, &inner, 0)
+    }
+}
+
+/// The backend that gets what is new in a slot: its owner, or while that takes nothing, the first
+/// that does among the owners of slots met in strides. Balancers with the same backends agree.
+fn owner(table: &ServiceTable, slot: usize, usable: &dyn Fn(BackendId) -> bool) -> BackendId {
+    let stride = 1 + slot * 40_503 % (TABLE_SLOTS - 1);
+    let mut at = slot;
+    // The table has some of every member within a few strides, unless there are a thousand.
+    for _ in 0..1024 {
+        let id = table.slots[at];
+        if usable(id) {
+            return id;
+        }
+        at = (at + stride) % TABLE_SLOTS;
+    }
+    let mut members = table.members.iter().copied();
+    members.find(|id| usable(*id)).unwrap_or_default()
+}
+
+/// A slot after `owner` has taken it, and whether it has another base than before. `known` says
+/// which backends still get what they have.
+fn handed_over(
+    old: DsrSlot,
+    owner: BackendId,
+    known: &dyn Fn(BackendId) -> bool,
+) -> (DsrSlot, bool) {
+    let base = dsr::id(old.base);
+    let clean = old.owner == old.base;
+    let slot = |base| DsrSlot { owner, base };
+    if old.owner == owner {
+        return (old, false);
+    }
+    if clean {
+        // What the owner of before had is lost if nothing gets there any more.
+        return if known(old.owner) && owner != BackendId::NONE {
+            (slot(old.owner), true)
+        } else {
+            (slot(owner), false)
+        };
+    }
+    // Flows to the owner of before are tracked; they stay where they are.
+    let base = if known(base) { base } else { owner };
+    (slot(BackendId(base.0 | dsr::TRACKED)), false)
+}
+
+/// A slot, cleaner than it was: without its base if that is `idle`, and without the mark if none of
+/// the backends `others`, to which flows are tracked, is another than its owner.
+fn cleaned(slot: DsrSlot, idle: bool, others: &[BackendId]) -> DsrSlot {
+    if slot.owner == slot.base {
+        return slot;
+    }
+    let base = if idle { slot.owner } else { dsr::id(slot.base) };
+    let mark = slot.base.0 & dsr::TRACKED;
+    let needless = others.iter().all(|other| *other == slot.owner);
+    DsrSlot {
+        owner: slot.owner,
+        base: BackendId(base.0 | if needless { 0 } else { mark }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: BackendId = BackendId::new(1, 1);
+    const B: BackendId = BackendId::new(2, 1);
+    const C: BackendId = BackendId::new(3, 1);
+
+    const fn slot(owner: BackendId, base: BackendId) -> DsrSlot {
+        DsrSlot { owner, base }
+    }
+
+    fn marked(id: BackendId) -> BackendId {
+        BackendId(id.0 | dsr::TRACKED)
+    }
+
+    #[test]
+    fn a_slot_that_keeps_its_owner_stays_as_it_is() {
+        for old in [slot(A, A), slot(A, B), slot(A, marked(A))] {
+            assert_eq!(handed_over(old, A, &|_| true), (old, false));
+        }
+    }
+
+    #[test]
+    fn a_clean_slot_keeps_its_former_owner_as_base() {
+        assert_eq!(handed_over(slot(A, A), B, &|_| true), (slot(B, A), true));
+        // Of an owner that is gone nothing is left to keep.
+        assert_eq!(handed_over(slot(A, A), B, &|_| false), (slot(B, B), false));
+    }
+
+    #[test]
+    fn the_first_owner_of_a_slot_has_no_base() {
+        let nobody = |id| id != BackendId::NONE;
+        assert_eq!(
+            handed_over(DsrSlot::default(), A, &nobody),
+            (slot(A, A), false)
+        );
+    }
+
+    #[test]
+    fn a_slot_that_changes_hands_twice_remembers_where_flows_are_tracked() {
+        let (twice, _) = handed_over(slot(B, A), C, &|_| true);
+        assert_eq!(twice, slot(C, marked(A)));
+        let (back, _) = handed_over(slot(B, A), A, &|_| true);
+        assert_eq!(back, slot(A, marked(A)));
+    }
+
+    #[test]
+    fn a_slot_becomes_clean_when_its_base_and_others_are_over() {
+        assert_eq!(cleaned(slot(B, A), false, &[B]), slot(B, A));
+        assert_eq!(cleaned(slot(B, A), true, &[B]), slot(B, B));
+        assert_eq!(
+            cleaned(slot(C, marked(A)), true, &[B, C]),
+            slot(C, marked(C))
+        );
+        assert_eq!(cleaned(slot(C, marked(C)), true, &[C]), slot(C, C));
+        assert_eq!(cleaned(slot(A, marked(A)), false, &[B]), slot(A, marked(A)));
+        assert_eq!(cleaned(slot(A, marked(A)), false, &[]), slot(A, A));
+    }
+}

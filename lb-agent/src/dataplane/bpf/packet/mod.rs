@@ -1,0 +1,332 @@
+//! The packet paths in the kernel: their maps, and the programs on interfaces.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `attach` | programs on interfaces, by links that are pinned |
+//! | `dsr` | tables of services on the `dsr` path, and what they remember when a slot changes hands |
+//! | `sweep` | flows that are over, in small batches |
+//! | `fate` | what becomes of a flow; pure |
+//! | `reset` | telling both ends of a flow that it is over |
+
+mod attach;
+mod dsr;
+mod fate;
+mod reset;
+mod sweep;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya::Ebpf;
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray};
+use lb_common::abi::packet::{Device, PacketCounter, PacketSettings, Target, Vip, VipKey, device};
+use lb_common::abi::{Backend, BackendId, ServiceId, ServiceTable};
+
+use super::{maps, pod};
+use crate::dataplane::packets::{COUNTERS, InterfaceState, PacketFigures, Wanted, counter_name};
+use crate::dataplane::{BackendCounts, TableCounts};
+
+pub(super) use attach::remove_filters_of;
+
+/// The pinned maps of the packet paths.
+pub(super) const NAMES: [&str; 11] = [
+    "VIPS",
+    "TARGETS",
+    "FLOWS",
+    "FLOWS_NEW",
+    "FRAGMENTS",
+    "DSR_TABLES",
+    "TRACKED",
+    "PACKET_BACKENDS",
+    "PACKET_SETTINGS",
+    "DEVICES",
+    "PACKET_STATS",
+];
+
+/// What the packet paths are told.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSettings {
+    /// Established flows that can be kept.
+    pub flows: u32,
+    /// Ages at which flows are over; CPUs and the seed are filled in.
+    pub ages: PacketSettings,
+}
+
+impl Default for FlowSettings {
+    fn default() -> Self {
+        Self {
+            flows: 4096,
+            ages: PacketSettings {
+                closing_s: 30,
+                syn_s: 30,
+                established_s: 24 * 3600,
+                udp_s: 60,
+                ..PacketSettings::default()
+            },
+        }
+    }
+}
+
+impl FlowSettings {
+    /// Entries of `FLOWS`: two a flow.
+    pub(super) fn entries(&self) -> u32 {
+        self.flows.saturating_mul(2)
+    }
+
+    /// Entries of `FLOWS_NEW`, which takes whatever comes: enough for a burst.
+    pub(super) fn opening_entries(&self) -> u32 {
+        self.entries().clamp(4096, 131_072)
+    }
+
+    /// Entries of `TRACKED`.
+    pub(super) fn tracked_entries(&self) -> u32 {
+        self.flows.clamp(1024, 262_144)
+    }
+}
+
+/// Maps and programs.
+pub(super) struct Packets {
+    vips: HashMap<MapData, pod::VipKey, pod::Vip>,
+    targets: Array<MapData, pod::Target>,
+    devices: HashMap<MapData, u32, pod::Device>,
+    settings: Array<MapData, pod::PacketSettings>,
+    backends: PerCpuArray<MapData, pod::PacketBackend>,
+    stats: PerCpuArray<MapData, u64>,
+    dsr: dsr::Tables,
+    attachments: attach::Attachments,
+    sweeper: Option<Arc<sweep::Sweeper>>,
+    ages: PacketSettings,
+    pin_dir: PathBuf,
+}
+
+impl Packets {
+    /// Takes the maps out of the loaded object, and keeps it for its programs.
+    pub(super) fn take(
+        mut object: Ebpf,
+        pin_dir: &Path,
+        flows: &FlowSettings,
+    ) -> Result<Self, MapError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
+        let ages = PacketSettings {
+            cpus: cpus as u32,
+            seed: 0x6c62_6167,
+            ..flows.ages
+        };
+        let mut take = |name| maps::take(&mut object, name);
+        let tables: ArrayOfMaps<MapData, Array<MapData, pod::DsrTable>> =
+            take("DSR_TABLES")?.try_into()?;
+        let mut packets = Self {
+            vips: take("VIPS")?.try_into()?,
+            targets: take("TARGETS")?.try_into()?,
+            devices: take("DEVICES")?.try_into()?,
+            settings: take("PACKET_SETTINGS")?.try_into()?,
+            backends: take("PACKET_BACKENDS")?.try_into()?,
+            stats: take("PACKET_STATS")?.try_into()?,
+            dsr: dsr::Tables::new(tables, pinned(pin_dir, "DSR_TABLES")?),
+            attachments: attach::Attachments::new(object, pin_dir),
+            sweeper: None,
+            ages,
+            pin_dir: pin_dir.to_owned(),
+        };
+        packets.settings.set(0, pod::PacketSettings(ages), 0)?;
+        Ok(packets)
+    }
+
+    /// What another agent has left: ways to backends, and known addresses.
+    pub(super) fn read_back(
+        &self,
+        backends: &[Backend],
+    ) -> Result<(Vec<Target>, Vec<(VipKey, Vip)>), MapError> {
+        let mut targets = Vec::new();
+        for backend in backends.iter().filter(|b| b.id != BackendId::NONE) {
+            let target = self.targets.get(&backend.id.index(), 0)?.0;
+            if target.id == backend.id && target.kind != 0 {
+                targets.push(target);
+            }
+        }
+        let vips = self.vips.iter().map(|entry| {
+            let (key, vip) = entry?;
+            Ok((key.0, vip.0))
+        });
+        Ok((targets, vips.collect::<Result<_, MapError>>()?))
+    }
+
+    /// Says how packets get to a backend.
+    pub(super) fn put_target(&mut self, target: &Target) -> Result<(), MapError> {
+        let index = target.id.index();
+        if self.targets.get(&index, 0)?.0.id != target.id {
+            let zero = pod::PacketBackend(Default::default());
+            self.backends.set(index, super::per_cpu(zero)?, 0)?;
+        }
+        self.targets.set(index, pod::Target(*target), 0)
+    }
+
+    /// Packets do not get to a backend any more: its flows end at their next packet, or when the
+    /// sweep finds them.
+    pub(super) fn drop_target(&mut self, id: BackendId) -> Result<(), MapError> {
+        let none = pod::Target(Target::default());
+        self.targets.set(id.index(), none, 0)?;
+        if let Some(sweeper) = &self.sweeper {
+            sweeper.hurry();
+        }
+        Ok(())
+    }
+
+    pub(super) fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), MapError> {
+        self.vips.insert(pod::VipKey(*key), pod::Vip(*vip), 0)
+    }
+
+    pub(super) fn drop_vip(&mut self, key: &VipKey) -> Result<(), MapError> {
+        self.vips.remove(&pod::VipKey(*key))
+    }
+
+    /// Puts the slots of a service on the `dsr` path in force. `usable` says which backends can
+    /// get what is new, `known` which still get what they have.
+    pub(super) fn put_dsr(
+        &mut self,
+        id: ServiceId,
+        table: &ServiceTable,
+        usable: &dyn Fn(BackendId) -> bool,
+        known: &dyn Fn(BackendId) -> bool,
+    ) -> Result<(), MapError> {
+        self.dsr.put(id, table, usable, known)
+    }
+
+    /// Whether the kernel takes the programs; else why not.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        self.attachments.load()
+    }
+
+    /// Has the programs on the interfaces `wanted`, and on no others.
+    pub(super) fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
+        if let Err(error) = self.write_devices(wanted) {
+            tracing::warn!(%error, "what interfaces can do is not known to the programs");
+        }
+        let states = self.attachments.follow(wanted);
+        if !wanted.is_empty() && self.sweeper.is_none() {
+            match sweep::start(&self.pin_dir, self.ages) {
+                Ok(sweeper) => self.sweeper = Some(sweeper),
+                Err(error) => tracing::error!(%error, "flows that are over are not taken out"),
+            }
+        }
+        states
+    }
+
+    fn write_devices(&mut self, wanted: &[Wanted]) -> Result<(), MapError> {
+        let flags = |wanted: &Wanted| {
+            if wanted.takes_xdp {
+                device::XDP_TARGET
+            } else {
+                0
+            }
+        };
+        let known: Vec<u32> = self.devices.keys().collect::<Result<_, _>>()?;
+        for index in known {
+            if !wanted.iter().any(|wanted| wanted.index == index) {
+                self.devices.remove(&index)?;
+            }
+        }
+        for wanted in wanted {
+            let device = Device {
+                flags: flags(wanted),
+            };
+            self.devices.insert(wanted.index, pod::Device(device), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the slots of the `dsr` path on as flows of earlier owners end.
+    pub(super) fn clean_slots(&mut self) -> Result<(), MapError> {
+        let Some(sweeper) = &self.sweeper else {
+            return Ok(());
+        };
+        self.dsr
+            .clean(sweeper.now_s(), self.ages.established_s, sweeper.tracked())
+    }
+
+    /// What is counted for a backend.
+    pub(super) fn backend_counts(&self, id: BackendId) -> Result<BackendCounts, MapError> {
+        let totals = self.backends.get(&id.index(), 0)?;
+        let sum = |of: fn(&lb_common::abi::packet::PacketBackend) -> u64| {
+            totals.iter().map(|cpu| of(&cpu.0)).sum()
+        };
+        let active = self
+            .sweeper
+            .as_ref()
+            .map_or(0, |sweeper| sweeper.active(id));
+        Ok(BackendCounts {
+            active,
+            total: sum(|totals| totals.flows),
+            failures: sum(|totals| totals.refused),
+            bytes_in: sum(|totals| totals.bytes),
+            bytes_out: 0,
+        })
+    }
+
+    /// Everything counted.
+    pub(super) fn figures(&self) -> Result<PacketFigures, MapError> {
+        let mut counts = [0; PacketCounter::COUNT];
+        for (index, count) in (0..).zip(&mut counts) {
+            *count = self.stats.get(&index, 0)?.iter().sum();
+        }
+        let swept = self.sweeper.as_ref().map(|s| s.swept()).unwrap_or_default();
+        let of = |counter: PacketCounter| counts[counter as usize];
+        // Those that came and are neither there nor known to have ended were pushed out.
+        let ended = swept.expired_opening + of(PacketCounter::FlowEstablished) + swept.opening;
+        let pushed_out = of(PacketCounter::FlowNew).saturating_sub(ended);
+        Ok(PacketFigures {
+            established: swept.established,
+            capacity: swept.capacity,
+            opening: swept.opening,
+            tracked: swept.tracked,
+            expired: swept.expired,
+            orphaned: swept.orphaned,
+            evicted: if swept.opening_full {
+                pushed_out
+            } else {
+                of(PacketCounter::FlowQuota)
+            },
+            packets: COUNTERS
+                .map(|counter| (counter_name(counter).to_owned(), of(counter)))
+                .to_vec(),
+        })
+    }
+
+    /// How full the tables are.
+    pub(super) fn tables(&self) -> Vec<TableCounts> {
+        let Some(sweeper) = &self.sweeper else {
+            return Vec::new();
+        };
+        let swept = sweeper.swept();
+        let table = |table, entries, capacity| TableCounts {
+            table,
+            entries,
+            capacity,
+        };
+        vec![
+            table("flows", swept.established, swept.capacity),
+            table("flows_new", swept.opening, swept.opening_capacity),
+            table("tracked", swept.tracked, swept.tracked_capacity),
+        ]
+    }
+}
+
+/// The pinned map `name`.
+fn pinned(pin_dir: &Path, name: &str) -> Result<MapData, MapError> {
+    MapData::from_pin(maps::pin_of(pin_dir, name))
+}
+
+/// The pinned map `name` as a hash map.
+fn pinned_hash<K: aya::Pod, V: aya::Pod>(
+    pin_dir: &Path,
+    name: &str,
+    lru: bool,
+) -> Result<HashMap<MapData, K, V>, MapError> {
+    let map = pinned(pin_dir, name)?;
+    let map = if lru {
+        Map::LruHashMap(map)
+    } else {
+        Map::HashMap(map)
+    };
+    map.try_into()
+}

@@ -1,0 +1,100 @@
+//! What the packet paths are told and tell, whatever moves the packets.
+
+use lb_common::abi::packet::PacketCounter;
+
+pub use crate::network::status::{InterfaceState, PacketFigures};
+use crate::network::survey::Place;
+
+/// An interface that the packet programs are to be on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Greatest packet, bytes.
+    pub mtu: u32,
+    /// Where the programs go.
+    pub place: Place,
+    /// Frames can be redirected to it by XDP.
+    pub takes_xdp: bool,
+    /// Replies of backends on this host leave by it.
+    pub mends_replies: bool,
+}
+
+/// All counters of packets.
+pub const COUNTERS: [PacketCounter; PacketCounter::COUNT] = {
+    use PacketCounter::*;
+    [
+        Passed,
+        OtherPath,
+        Forwarded,
+        Replied,
+        ToStack,
+        Echoed,
+        IcmpPassed,
+        ResetSent,
+        IcmpSent,
+        FlowNew,
+        FlowEstablished,
+        FlowQuota,
+        Tracked,
+        DropNoBackend,
+        DropMalformed,
+        DropMartian,
+        DropSpoofed,
+        DropTtl,
+        DropFragment,
+        DropNoPort,
+        DropTooBig,
+        DropIcmp,
+        DropKernel,
+        DropNoRoute,
+    ]
+};
+
+/// The name of a counter in `status`, `stats` and metrics.
+pub fn counter_name(counter: PacketCounter) -> &'static str {
+    match counter {
+        PacketCounter::Passed => "passed",
+        PacketCounter::OtherPath => "other_path",
+        PacketCounter::Forwarded => "forwarded",
+        PacketCounter::Replied => "replied",
+        PacketCounter::ToStack => "to_stack",
+        PacketCounter::Echoed => "echoed",
+        PacketCounter::IcmpPassed => "icmp_passed",
+        PacketCounter::ResetSent => "reset_sent",
+        PacketCounter::IcmpSent => "icmp_sent",
+        PacketCounter::FlowNew => "flow_new",
+        PacketCounter::FlowEstablished => "flow_established",
+        PacketCounter::FlowQuota => "flow_quota",
+        PacketCounter::Tracked => "tracked",
+        PacketCounter::DropNoBackend => "drop_no_backend",
+        PacketCounter::DropMalformed => "drop_malformed",
+        PacketCounter::DropMartian => "drop_martian",
+        PacketCounter::DropSpoofed => "drop_spoofed",
+        PacketCounter::DropTtl => "drop_ttl",
+        PacketCounter::DropFragment => "drop_fragment",
+        PacketCounter::DropNoPort => "drop_no_port",
+        PacketCounter::DropTooBig => "drop_too_big",
+        PacketCounter::DropIcmp => "drop_icmp",
+        PacketCounter::DropKernel => "drop_kernel",
+        PacketCounter::DropNoRoute => "drop_no_route",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_stands_at_its_index_with_a_name_of_its_own() {
+        let mut names: Vec<&str> = COUNTERS.map(counter_name).to_vec();
+        for (index, counter) in COUNTERS.into_iter().enumerate() {
+            assert_eq!(counter as usize, index);
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), PacketCounter::COUNT);
+    }
+}

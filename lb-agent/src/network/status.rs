@@ -1,0 +1,44 @@
+//! What there is to tell of the packet paths.
+
+use serde::{Deserialize, Serialize};
+
+/// The packet paths, where they are in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketStatus {
+    /// Interfaces with the programs.
+    pub interfaces: Vec<InterfaceState>,
+    /// What is counted.
+    pub figures: PacketFigures,
+}
+
+/// Where the programs are on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceState {
+    /// Its name.
+    pub name: String,
+    /// `xdp` (at the driver), `tcx`, `tc` (behind it) or `none`.
+    pub mode: String,
+    /// Why not at the driver.
+    pub why: Option<String>,
+}
+
+/// How full the flow tables are, and what became of packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketFigures {
+    /// Flows whose handshake is complete, as of the last sweep.
+    pub established: u64,
+    /// How many of them there may be.
+    pub capacity: u64,
+    /// Flows whose handshake is not complete, as of the last sweep.
+    pub opening: u64,
+    /// Flows of the `dsr` path that are remembered because their slot changed hands.
+    pub tracked: u64,
+    /// Flows that were given up since the tables were made because nothing came any more.
+    pub expired: u64,
+    /// Flows that ended because their backend is gone.
+    pub orphaned: u64,
+    /// Flows that were pushed out, or could not be kept for good, for want of room.
+    pub evicted: u64,
+    /// What became of packets, by name.
+    pub packets: Vec<(String, u64)>,
+}

@@ -1,0 +1,223 @@
+//! The packet paths: which interfaces they need, and what becomes of those that come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use lb_common::abi::path;
+
+use super::{Reconciler, chain};
+use crate::config::{Attach, PacketConfig};
+use crate::dataplane;
+use crate::dataplane::packets::{InterfaceState, Wanted};
+use crate::network::Network;
+use crate::network::status::PacketStatus;
+use crate::network::survey::{Class, Interface, Place, Survey};
+use crate::network::sysctl::{self, Sysctls};
+use crate::state::desired::Desired;
+use crate::state::packets::{self, Ports};
+
+/// How often neighbours are asked for, and slots are looked at.
+const OFTEN: Duration = Duration::from_secs(2);
+
+/// What the reconciler knows of the network.
+pub(super) struct Surveyed {
+    pub(super) network: Network,
+    sysctls: Sysctls,
+    /// Where the programs are.
+    pub(super) interfaces: Vec<InterfaceState>,
+    /// What stood in the way.
+    pub(super) problems: Vec<String>,
+    next: Option<Instant>,
+    /// Whether what an earlier agent has left on interfaces was looked at.
+    adopted: bool,
+}
+
+impl Surveyed {
+    pub(super) fn new(state_dir: &std::path::Path) -> Self {
+        Self {
+            network: Network::default(),
+            sysctls: Sysctls::open(state_dir),
+            interfaces: Vec::new(),
+            problems: Vec::new(),
+            next: None,
+            adopted: false,
+        }
+    }
+
+    /// Whether packets can come in at all; else why not, in a few words.
+    pub(super) fn check(&self, config: &PacketConfig) -> Result<(), &'static str> {
+        let survey = self.network.survey();
+        let places = survey.client_side(&config.interfaces);
+        let usable = |(interface, attach): &(&Interface, Attach)| {
+            !matches!(interface.place(*attach), Place::Nowhere(_))
+        };
+        if places.iter().any(usable) {
+            Ok(())
+        } else {
+            Err("no interface for packets")
+        }
+    }
+
+    /// Whether it is time to look at the packet paths again.
+    pub(super) fn next_is_due(&self) -> bool {
+        self.next.is_some_and(|next| next <= Instant::now())
+    }
+
+    /// Source ports that the host leaves.
+    pub(super) fn ports(&self) -> Ports {
+        Ports::beside(sysctl::local_ports())
+    }
+
+    /// The host's own addresses.
+    pub(super) fn own(&self) -> Vec<IpAddr> {
+        self.network.survey().addresses.keys().copied().collect()
+    }
+
+    /// Puts every setting of the host back.
+    pub(super) fn restore(&mut self) {
+        self.sysctls.restore();
+    }
+}
+
+impl Reconciler {
+    /// What tells when the network has changed. [`Reconciler::tick`] is to be called then.
+    pub fn network(&self) -> Network {
+        self.surveyed.network.clone()
+    }
+
+    /// When the packet paths are to be looked at again.
+    pub(super) fn next_packet_step(&self) -> Option<Instant> {
+        self.surveyed.next
+    }
+
+    /// What there is to tell of the packet paths; `None` where they are not in use.
+    pub(super) fn packet_status(&self) -> Result<Option<PacketStatus>, dataplane::Error> {
+        if !packets::in_use(&self.desired) {
+            return Ok(None);
+        }
+        let figures = self.plane.packet_figures()?;
+        Ok(figures.map(|figures| PacketStatus {
+            interfaces: self.surveyed.interfaces.clone(),
+            figures,
+        }))
+    }
+
+    /// Has the programs where `desired` needs them, and neighbours known.
+    pub(super) fn follow(&mut self, desired: &Desired) {
+        if !packets::in_use(desired) {
+            if self.surveyed.next.take().is_some() || !self.surveyed.adopted {
+                self.surveyed.interfaces = self.plane.follow(&[]);
+            }
+            self.surveyed.adopted = true;
+            self.surveyed.problems.clear();
+            return;
+        }
+        self.surveyed.adopted = true;
+        let survey = self.surveyed.network.survey();
+        let config = &self.config.agent.packet;
+        let wanted = wanted(&survey, config, desired);
+        let mut problems = missing(&survey, config);
+        for interface in &wanted {
+            problems.extend(self.surveyed.sysctls.forward(&interface.name));
+        }
+        problems.extend(self.surveyed.network.problem());
+        for problem in problems
+            .iter()
+            .filter(|p| !self.surveyed.problems.contains(p))
+        {
+            tracing::warn!("{problem}");
+        }
+        self.surveyed.problems = problems;
+        self.surveyed.interfaces = self.plane.follow(&wanted);
+        // Those of clients, too: a reply that finds none would go to the stack, which takes no
+        // packet from an address of its own.
+        let mut next_hops: BTreeSet<(u32, IpAddr)> = desired
+            .ways()
+            .filter(|way| way.class != Class::Local)
+            .map(|way| (way.interface, way.next_hop))
+            .collect();
+        let by = |interface: u32| wanted.iter().any(|wanted| wanted.index == interface);
+        next_hops.extend(
+            survey
+                .routers
+                .iter()
+                .filter(|(interface, _)| by(*interface)),
+        );
+        self.surveyed.network.keep_neighbours(&next_hops);
+        if let Err(error) = self.plane.clean_slots() {
+            tracing::warn!(error = %chain(&error), "slots stay as they are");
+        }
+        self.surveyed.next = Some(Instant::now() + OFTEN);
+    }
+}
+
+/// Interfaces that are configured and are not there.
+fn missing(survey: &Survey, config: &PacketConfig) -> Vec<String> {
+    let mut problems = Vec::new();
+    for wanted in &config.interfaces {
+        let name = &wanted.name;
+        match survey.named(name) {
+            None => problems.push(format!(
+                "there is no interface {name}: it is used once it is there (check interfaces in \
+                 the configuration)"
+            )),
+            Some(interface) if !interface.up => {
+                problems.push(format!("{name} is down (ip link set {name} up)"));
+            }
+            Some(_) => {}
+        }
+    }
+    problems
+}
+
+/// The interfaces by which clients come, and those by which backends answer.
+fn wanted(survey: &Survey, config: &PacketConfig, desired: &Desired) -> Vec<Wanted> {
+    let mut wanted = BTreeMap::new();
+    let backends = || {
+        desired
+            .services
+            .iter()
+            .flat_map(|service| &service.backends)
+    };
+    let class = |class| {
+        backends().any(|backend| {
+            backend.route.path == path::NAT
+                && backend
+                    .packets
+                    .as_ref()
+                    .is_some_and(|p| p.way.class == class)
+        })
+    };
+    let mends_replies = class(Class::Local);
+    let of = |interface: &Interface, attach| Wanted {
+        index: interface.index,
+        name: interface.name.clone(),
+        mtu: interface.mtu,
+        place: interface.place(attach),
+        takes_xdp: interface.takes_xdp(),
+        mends_replies,
+    };
+    for (interface, attach) in survey.client_side(&config.interfaces) {
+        wanted.insert(interface.index, of(interface, attach));
+    }
+    for backend in backends().filter(|backend| backend.route.path != path::SOCKET) {
+        let Some(packets) = &backend.packets else {
+            continue;
+        };
+        let way = &packets.way;
+        if way.class != Class::Local
+            && let Some(interface) = survey.interfaces.get(&way.interface)
+        {
+            let attach = config
+                .interfaces
+                .iter()
+                .find(|configured| configured.name == interface.name)
+                .map_or(Attach::Auto, |configured| configured.attach);
+            wanted
+                .entry(interface.index)
+                .or_insert_with(|| of(interface, attach));
+        }
+    }
+    wanted.into_values().collect()
+}

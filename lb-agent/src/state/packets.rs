@@ -1,0 +1,309 @@
+//! What the packet paths have to know: how packets get to each backend, and which addresses are
+//! whose.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::abi::packet::{Ip, Target, Vip, VipKey, kind, vip};
+use lb_common::abi::{BackendId, ServiceId, path};
+use lb_common::addr;
+
+use super::desired::{Desired, Service};
+use crate::config::{Encapsulation, PacketConfig, ServicePaths};
+use crate::network::survey::{Class, Way};
+
+/// Bits of an outer source that may vary, at most.
+const MOST_SOURCE_BITS: u8 = 16;
+
+/// Ports that are given out as source ports, beside those that the host takes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The first.
+    pub first: u16,
+    /// How many.
+    pub count: u16,
+}
+
+impl Ports {
+    /// What `taken`, the first and the last port that the host takes for connections of its own,
+    /// leaves: the greater of the two ends.
+    pub fn beside((first, last): (u16, u16)) -> Self {
+        const LOWEST: u16 = 1024;
+        let below = first.saturating_sub(LOWEST);
+        let above = u16::MAX - last.max(LOWEST);
+        let most = u16::MAX - LOWEST;
+        match (below, above) {
+            // Nothing is left: collisions are rare among so many.
+            (0..512, 0..512) => Self {
+                first: LOWEST,
+                count: most,
+            },
+            _ if below >= above => Self {
+                first: LOWEST,
+                count: below,
+            },
+            _ => Self {
+                first: last + 1,
+                count: above,
+            },
+        }
+    }
+}
+
+/// How packets get to a backend on the `nat` path, but for its id.
+pub fn nat_target(
+    address: SocketAddr,
+    way: &Way,
+    config: &PacketConfig,
+    ports: Ports,
+) -> Option<Target> {
+    let mut target = Target {
+        addr: ip(address.ip()),
+        port_be: address.port().to_be(),
+        mtu: way.mtu.unwrap_or(0),
+        ..Target::default()
+    };
+    match way.class {
+        Class::Local => target.kind = kind::LOCAL,
+        Class::Container => target.kind = kind::CONTAINER,
+        Class::Remote => {
+            let of_family = |source: &&IpAddr| source.is_ipv4() == address.is_ipv4();
+            let given = config.nat_source.iter().find(of_family).copied();
+            target.source = ip(given.or(way.source)?);
+            target.kind = kind::REMOTE;
+            target.first_port = ports.first;
+            target.ports = ports.count;
+        }
+    }
+    Some(target)
+}
+
+/// How packets get to a backend on the `dsr` path, but for its id; else why they cannot.
+pub fn dsr_target(
+    address: SocketAddr,
+    way: &Way,
+    paths: &ServicePaths,
+    config: &PacketConfig,
+) -> Result<Target, &'static str> {
+    let mut target = Target {
+        addr: ip(address.ip()),
+        port_be: address.port().to_be(),
+        mtu: way.mtu.unwrap_or(0),
+        ..Target::default()
+    };
+    if way.class == Class::Local {
+        return Err("dsr to this host itself");
+    }
+    match paths.encapsulation {
+        Encapsulation::Auto | Encapsulation::Ipip | Encapsulation::Ip6ip6 => {
+            let range = config.outer_source(address.is_ipv4());
+            let range = range.ok_or("no outer source address")?;
+            let all_bits = if address.is_ipv4() { 32 } else { 128 };
+            target.kind = kind::IP;
+            target.source = ip(range.address);
+            target.source_bits = (all_bits - range.bits).min(MOST_SOURCE_BITS);
+        }
+        Encapsulation::Gue => {
+            target.kind = kind::GUE;
+            target.source = ip(way.source.ok_or("no outer source address")?);
+            target.port_be = paths.gue_port.to_be();
+        }
+        Encapsulation::L2 => {
+            if way.next_hop != address.ip() {
+                return Err("l2 through a router");
+            }
+            target.kind = kind::L2;
+        }
+    }
+    Ok(target)
+}
+
+fn ip(address: IpAddr) -> Ip {
+    Ip::from_addr(&addr::from_ip(address))
+}
+
+/// Whether any backend is on a packet path.
+pub fn in_use(desired: &Desired) -> bool {
+    desired.services.iter().any(by_packets)
+}
+
+fn by_packets(service: &Service) -> bool {
+    let packet = |path| matches!(path, path::NAT | path::DSR);
+    service.backends.iter().any(|b| packet(b.route.path))
+}
+
+/// What the programs look up destinations in: addresses with ports of services on the packet
+/// paths, those addresses alone, and the host's own.
+pub fn vips(desired: &Desired, ids: &HashMap<&str, ServiceId>) -> HashMap<VipKey, Vip> {
+    let mut vips = HashMap::new();
+    if !in_use(desired) {
+        return vips;
+    }
+    for address in &desired.own {
+        note(&mut vips, *address, vip::OWN);
+    }
+    for service in desired
+        .services
+        .iter()
+        .filter(|service| by_packets(service))
+    {
+        let Some(id) = ids.get(service.name.as_str()) else {
+            continue;
+        };
+        let dsr = service.backends.iter().all(|b| b.route.path == path::DSR);
+        let entry = Vip {
+            service: *id,
+            flags: if dsr { vip::DSR } else { 0 },
+        };
+        for (address, port) in listened(service, &desired.own) {
+            let key = VipKey::new(ip(address), port.to_be(), service.protocol);
+            vips.insert(key, entry);
+            let own = desired.own.contains(&address);
+            note(
+                &mut vips,
+                address,
+                vip::SERVICE | if own { 0 } else { vip::ECHO },
+            );
+        }
+    }
+    // An address of its own outranks the wildcard: that of a service which is not on these paths
+    // is not theirs.
+    for service in desired
+        .services
+        .iter()
+        .filter(|service| !by_packets(service))
+    {
+        for listen in service.listen.iter().filter(|l| !l.ip().is_unspecified()) {
+            vips.remove(&VipKey::new(
+                ip(listen.ip()),
+                listen.port().to_be(),
+                service.protocol,
+            ));
+        }
+    }
+    vips
+}
+
+/// The addresses that a service listens on, wildcards written out; those of its own last, so that
+/// they outrank what is written out.
+fn listened(service: &Service, own: &[IpAddr]) -> Vec<(IpAddr, u16)> {
+    let mut found = Vec::new();
+    for listen in &service.listen {
+        if listen.ip().is_unspecified() {
+            let family = own.iter().filter(|own| own.is_ipv4() == listen.is_ipv4());
+            found.extend(family.map(|own| (*own, listen.port())));
+        } else {
+            found.push((listen.ip(), listen.port()));
+        }
+    }
+    found
+}
+
+fn note(vips: &mut HashMap<VipKey, Vip>, address: IpAddr, flags: u32) {
+    let entry = vips.entry(VipKey::address(ip(address))).or_insert(Vip {
+        service: ServiceId(0),
+        flags: 0,
+    });
+    entry.flags |= flags;
+}
+
+/// The target of `backend` under the id that it has been given.
+pub fn with_id(target: Target, id: BackendId) -> Target {
+    Target { id, ..target }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Prefix;
+
+    fn way(class: Class) -> Way {
+        Way {
+            class,
+            interface: 2,
+            name: "eth0".to_owned(),
+            ethernet: true,
+            next_hop: "10.0.0.1".parse().unwrap(),
+            source: Some("10.0.0.7".parse().unwrap()),
+            mtu: None,
+        }
+    }
+
+    const PORTS: Ports = Ports {
+        first: 1024,
+        count: 31_744,
+    };
+
+    #[test]
+    fn source_ports_are_those_that_the_host_leaves() {
+        assert_eq!(Ports::beside((32_768, 60_999)), PORTS);
+        let above = Ports {
+            first: 20_001,
+            count: 45_535,
+        };
+        assert_eq!(Ports::beside((1024, 20_000)), above);
+        assert_eq!(Ports::beside((1024, 65_535)).count, 64_511);
+    }
+
+    #[test]
+    fn only_towards_another_host_is_the_source_rewritten() {
+        let address = "10.0.0.9:80".parse().unwrap();
+        let config = PacketConfig::default();
+        let of = |class| nat_target(address, &way(class), &config, PORTS).unwrap();
+        assert_eq!(of(Class::Local).kind, kind::LOCAL);
+        assert_eq!(of(Class::Container).source, Ip::default());
+        let remote = of(Class::Remote);
+        assert_eq!(remote.kind, kind::REMOTE);
+        assert_eq!(remote.source, ip("10.0.0.7".parse().unwrap()));
+        assert_eq!((remote.first_port, remote.ports), (1024, 31_744));
+        assert_eq!(remote.port_be, 80u16.to_be());
+        let given = PacketConfig {
+            nat_source: vec!["2001:db8::1".parse().unwrap(), "10.0.0.8".parse().unwrap()],
+            ..config
+        };
+        let remote = nat_target(address, &way(Class::Remote), &given, PORTS).unwrap();
+        assert_eq!(remote.source, ip("10.0.0.8".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_outer_header_is_of_the_backends_family() {
+        let paths = |encapsulation| ServicePaths {
+            encapsulation,
+            ..ServicePaths::default()
+        };
+        let config = PacketConfig {
+            outer_source: vec![Prefix {
+                address: "10.9.0.0".parse().unwrap(),
+                bits: 24,
+            }],
+            ..PacketConfig::default()
+        };
+        let v4 = "10.0.0.9:80".parse().unwrap();
+        let target = dsr_target(
+            v4,
+            &way(Class::Remote),
+            &paths(Encapsulation::Auto),
+            &config,
+        );
+        let target = target.unwrap();
+        assert_eq!((target.kind, target.source_bits), (kind::IP, 8));
+        let v6 = "[2001:db8::9]:80".parse().unwrap();
+        let none = dsr_target(
+            v6,
+            &way(Class::Remote),
+            &paths(Encapsulation::Auto),
+            &config,
+        );
+        assert_eq!(none, Err("no outer source address"));
+        let gue = dsr_target(v4, &way(Class::Remote), &paths(Encapsulation::Gue), &config).unwrap();
+        assert_eq!((gue.kind, gue.port_be), (kind::GUE, 6080u16.to_be()));
+        let l2 = dsr_target(v4, &way(Class::Remote), &paths(Encapsulation::L2), &config);
+        assert_eq!(l2, Err("l2 through a router"));
+        let mut direct = way(Class::Container);
+        direct.next_hop = v4.ip();
+        let l2 = dsr_target(v4, &direct, &paths(Encapsulation::L2), &config).unwrap();
+        assert_eq!(l2.kind, kind::L2);
+        let local = dsr_target(v4, &way(Class::Local), &paths(Encapsulation::L2), &config);
+        assert_eq!(local, Err("dsr to this host itself"));
+    }
+}

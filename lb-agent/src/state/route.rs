@@ -1,0 +1,275 @@
+//! The path to a backend.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::abi;
+use lb_common::abi::packet::Target;
+
+use super::desired::Surroundings;
+use super::packets;
+use crate::config::{BackendAddress, Mode, Path, Service};
+use crate::network::survey::{Class, Way};
+
+/// The path to a backend, and the reason for it in a few words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// One of [`abi::path`].
+    pub path: u8,
+    /// Why, for `status`.
+    pub why: &'static str,
+}
+
+impl Route {
+    /// The name of the path.
+    pub fn name(&self) -> &'static str {
+        match self.path {
+            abi::path::SOCKET => "socket",
+            abi::path::NAT => "nat",
+            abi::path::DSR => "dsr",
+            _ => "proxy",
+        }
+    }
+}
+
+/// How packets get to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByPackets {
+    /// The way there, as the host's routes have it.
+    pub way: Way,
+    /// What the programs are told, but for the backend's id.
+    pub target: Target,
+}
+
+const fn socket(why: &'static str) -> (Route, Option<ByPackets>) {
+    let path = abi::path::SOCKET;
+    (Route { path, why }, None)
+}
+
+const fn proxy(why: &'static str) -> (Route, Option<ByPackets>) {
+    let path = abi::path::PROXY;
+    (Route { path, why }, None)
+}
+
+/// Chooses the path to a backend.
+pub(super) fn route(
+    service: &Service,
+    address: &BackendAddress,
+    wanted: Path,
+    surroundings: &dyn Surroundings,
+) -> (Route, Option<ByPackets>) {
+    if service.mode == Mode::Http {
+        return proxy("HTTP");
+    }
+    if !surroundings.can_steer() {
+        return proxy("no BPF here");
+    }
+    if service.send_proxy_protocol.is_some() {
+        return proxy("PROXY protocol");
+    }
+    let Some(address) = address.ip() else {
+        return proxy("a unix socket");
+    };
+    match wanted {
+        Path::Socket => socket("configured"),
+        Path::Proxy => proxy("configured"),
+        Path::Nat => nat(service, address, surroundings).map_or_else(proxy, configured_nat),
+        Path::Dsr => match surroundings.packets() {
+            Ok(()) => dsr(service, address, surroundings),
+            Err(why) => proxy(why),
+        },
+        Path::Auto if !surroundings.is_local(address) => {
+            nat(service, address, surroundings).map_or_else(|_| proxy("on another host"), by_class)
+        }
+        // A UDP application answers from the port that it is bound to: handed over, it would
+        // answer from another port than the one that was asked.
+        Path::Auto if service.mode == Mode::Udp && on_another_port(service, address) => {
+            let why = "UDP on another port";
+            let path = abi::path::NAT;
+            match nat(service, address, surroundings) {
+                Ok(packets) => (Route { path, why }, Some(packets)),
+                Err(_) => proxy(why),
+            }
+        }
+        Path::Auto => socket("on this host"),
+    }
+}
+
+fn configured_nat(packets: ByPackets) -> (Route, Option<ByPackets>) {
+    let (path, why) = (abi::path::NAT, "configured");
+    (Route { path, why }, Some(packets))
+}
+
+fn by_class(packets: ByPackets) -> (Route, Option<ByPackets>) {
+    let why = match packets.way.class {
+        Class::Local => "on this host",
+        Class::Container => "behind this host",
+        Class::Remote => "on another host",
+    };
+    let path = abi::path::NAT;
+    (Route { path, why }, Some(packets))
+}
+
+fn on_another_port(service: &Service, address: SocketAddr) -> bool {
+    let mut ports = service.listen.iter().map(SocketAddr::port);
+    ports.any(|port| port != address.port())
+}
+
+/// What both packet paths need: programs, and a way on which they can send.
+fn way(address: IpAddr, surroundings: &dyn Surroundings) -> Result<Way, &'static str> {
+    surroundings.packets()?;
+    let way = surroundings.way(address).ok_or("no route")?;
+    if way.ethernet {
+        Ok(way)
+    } else {
+        Err("no Ethernet on the way")
+    }
+}
+
+fn nat(
+    service: &Service,
+    address: SocketAddr,
+    surroundings: &dyn Surroundings,
+) -> Result<ByPackets, &'static str> {
+    let same_family = |listen: &SocketAddr| listen.is_ipv4() == address.is_ipv4();
+    if !service.listen.iter().any(same_family) {
+        return Err("another address family");
+    }
+    if address.ip().is_loopback() {
+        return Err("a loopback address");
+    }
+    let way = way(address.ip(), surroundings)?;
+    let (config, ports) = surroundings.packet_settings();
+    let target = packets::nat_target(address, &way, &config, ports).ok_or("no source address")?;
+    Ok(ByPackets { way, target })
+}
+
+/// A backend to which there is no way keeps the path, as all of its service have to have it; it
+/// gets nothing then.
+fn dsr(
+    service: &Service,
+    address: SocketAddr,
+    surroundings: &dyn Surroundings,
+) -> (Route, Option<ByPackets>) {
+    let path = abi::path::DSR;
+    let packets = way(address.ip(), surroundings).and_then(|way| {
+        let (config, _) = surroundings.packet_settings();
+        let target = packets::dsr_target(address, &way, &service.paths, &config)?;
+        Ok(ByPackets { way, target })
+    });
+    match packets {
+        Ok(packets) => {
+            let why = "configured";
+            (Route { path, why }, Some(packets))
+        }
+        Err(why) => (Route { path, why }, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PacketConfig;
+    use crate::state::desired::tests::config;
+
+    /// A host with 10.0.0.1, a container at 10.1.0.2, and the rest of the world.
+    struct Here {
+        packets: Result<(), &'static str>,
+    }
+
+    impl Surroundings for Here {
+        fn can_steer(&self) -> bool {
+            true
+        }
+
+        fn is_local(&self, address: SocketAddr) -> bool {
+            address.ip().is_loopback() || address.ip() == IpAddr::from([10, 0, 0, 1])
+        }
+
+        fn packets(&self) -> Result<(), &'static str> {
+            self.packets
+        }
+
+        fn way(&self, to: IpAddr) -> Option<Way> {
+            let class = match to.to_string().as_str() {
+                "10.0.0.1" => Class::Local,
+                "10.1.0.2" => Class::Container,
+                "203.0.113.1" => return None,
+                _ => Class::Remote,
+            };
+            Some(Way {
+                class,
+                interface: 2,
+                name: "eth0".to_owned(),
+                ethernet: to != IpAddr::from([10, 2, 0, 2]),
+                next_hop: to,
+                source: Some(IpAddr::from([10, 0, 0, 1])),
+                mtu: None,
+            })
+        }
+
+        fn packet_settings(&self) -> (PacketConfig, packets::Ports) {
+            let ports = packets::Ports {
+                first: 1024,
+                count: 100,
+            };
+            (PacketConfig::default(), ports)
+        }
+    }
+
+    fn path_of(
+        settings: &str,
+        backend: &str,
+        packets: Result<(), &'static str>,
+    ) -> (u8, &'static str) {
+        let config = config(&format!(
+            "[[service]]\nname = 'web'\nlisten = ['10.0.0.1:80']\n{settings}"
+        ));
+        let service = &config.services[0];
+        let address = backend.parse().unwrap();
+        let (route, by) = route(service, &address, service.paths.path, &Here { packets });
+        assert!(by.is_some() == (route.path == NAT) || route.path == DSR);
+        (route.path, route.why)
+    }
+
+    use abi::path::{DSR, NAT, PROXY, SOCKET};
+
+    #[test]
+    fn auto_takes_packets_where_it_cannot_take_sockets() {
+        let auto = |backend| path_of("", backend, Ok(()));
+        assert_eq!(auto("127.0.0.1:80"), (SOCKET, "on this host"));
+        assert_eq!(auto("10.1.0.2:5000"), (NAT, "behind this host"));
+        assert_eq!(auto("192.0.2.1:5000"), (NAT, "on another host"));
+        assert_eq!(auto("203.0.113.1:80"), (PROXY, "on another host"));
+        assert_eq!(auto("10.2.0.2:80"), (PROXY, "on another host"));
+        assert_eq!(auto("[2001:db8::1]:80"), (PROXY, "on another host"));
+        let without = path_of("", "192.0.2.1:5000", Err("no packets"));
+        assert_eq!(without, (PROXY, "on another host"));
+    }
+
+    #[test]
+    fn udp_on_another_port_of_this_host_has_its_replies_mended() {
+        let udp = |backend| path_of("mode = 'udp'", backend, Ok(()));
+        assert_eq!(udp("10.0.0.1:53"), (NAT, "UDP on another port"));
+        assert_eq!(udp("10.0.0.1:80"), (SOCKET, "on this host"));
+        // A loopback address cannot be answered from to others.
+        assert_eq!(udp("127.0.0.1:53"), (PROXY, "UDP on another port"));
+    }
+
+    #[test]
+    fn what_is_configured_and_cannot_be_is_proxied_with_the_reason() {
+        let nat = |backend, packets| path_of("path = 'nat'", backend, packets);
+        assert_eq!(nat("192.0.2.1:80", Ok(())), (NAT, "configured"));
+        assert_eq!(nat("192.0.2.1:80", Err("no XDP")), (PROXY, "no XDP"));
+        assert_eq!(nat("203.0.113.1:80", Ok(())), (PROXY, "no route"));
+        assert_eq!(
+            nat("10.2.0.2:80", Ok(())),
+            (PROXY, "no Ethernet on the way")
+        );
+        let dsr = |backend| path_of("path = 'dsr'", backend, Ok(()));
+        assert_eq!(dsr("192.0.2.1:80"), (DSR, "configured"));
+        // The others of its service go on: it gets nothing, and stays on the path.
+        assert_eq!(dsr("10.0.0.1:80"), (DSR, "dsr to this host itself"));
+        let without = path_of("path = 'dsr'", "192.0.2.1:80", Err("no XDP"));
+        assert_eq!(without, (PROXY, "no XDP"));
+    }
+}

@@ -1,0 +1,328 @@
+//! A small network for the packet paths: clients, a router, the balancer, a server behind the
+//! router, and a container behind the balancer.
+//!
+//! ```text
+//! clients ── router ── balancer ── container
+//!               └───── server
+//! ```
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::hosts::Host;
+
+/// Clients of each family.
+pub const CLIENTS: u16 = 20;
+
+/// The balancer's own addresses.
+pub const BALANCER: [IpAddr; 2] = pair(2, 2);
+/// Addresses of the server behind the router.
+pub const SERVER: [IpAddr; 2] = pair(3, 2);
+/// Addresses of the container.
+pub const CONTAINER: [IpAddr; 2] = pair(4, 2);
+/// Addresses that the router sends to the balancer, which are nobody's own.
+pub const VIP: [IpAddr; 2] = pair(9, 1);
+
+/// The host `n` of the network `net`, in both families.
+const fn pair(net: u8, n: u8) -> [IpAddr; 2] {
+    [
+        IpAddr::V4(Ipv4Addr::new(10, 80, net, n)),
+        IpAddr::V6(Ipv6Addr::new(0xfd80, 0, 0, net as u16, 0, 0, 0, n as u16)),
+    ]
+}
+
+/// The nth client's addresses. Each IPv6 client would be in a /64 of its own on the Internet; here
+/// tests choose prefixes of 128 bits.
+pub fn client(n: u16) -> [IpAddr; 2] {
+    pair(1, 10 + n as u8)
+}
+
+/// The hosts.
+pub struct Net {
+    /// Where clients are.
+    pub clients: Host,
+    /// Between the clients, the server and the balancer.
+    pub router: Host,
+    /// Where the agent is.
+    pub balancer: Host,
+    /// Another host.
+    pub server: Host,
+    /// A namespace whose way to the world the balancer is.
+    pub container: Host,
+}
+
+impl Net {
+    /// Makes all of them.
+    pub fn new() -> Self {
+        let net = Self {
+            clients: Host::new("clients"),
+            router: Host::new("router"),
+            balancer: Host::new("balancer"),
+            server: Host::new("server"),
+            container: Host::new("container"),
+        };
+        for host in [
+            &net.router,
+            &net.clients,
+            &net.server,
+            &net.container,
+            &net.balancer,
+        ] {
+            // An address is usable at once.
+            host.set("net/ipv6/conf/default/accept_dad", "0");
+        }
+        net.router.set("net/ipv4/ip_forward", "1");
+        net.router.set("net/ipv6/conf/all/forwarding", "1");
+        let (router, balancer) = (&net.router, &net.balancer);
+        router.wire("clients0", &net.clients, "eth0");
+        router.wire("balancer0", balancer, "eth0");
+        router.wire("server0", &net.server, "eth0");
+        balancer.wire("cont0", &net.container, "eth0");
+        for (network, gateway, interface, host) in [
+            (1, router, "clients0", &net.clients),
+            (2, router, "balancer0", balancer),
+            (3, router, "server0", &net.server),
+            (4, balancer, "cont0", &net.container),
+        ] {
+            let [v4, v6] = pair(network, 1);
+            gateway.address(&format!("{v4}/24"), interface);
+            gateway.address(&format!("{v6}/64"), interface);
+            let own: Vec<[IpAddr; 2]> = match network {
+                1 => (1..=CLIENTS).map(client).collect(),
+                _ => vec![pair(network, 2)],
+            };
+            for [own_v4, own_v6] in own {
+                host.address(&format!("{own_v4}/24"), "eth0");
+                host.address(&format!("{own_v6}/64"), "eth0");
+            }
+            host.ip(&["route", "add", "default", "via", &v4.to_string()]);
+            host.ip(&["-6", "route", "add", "default", "via", &v6.to_string()]);
+        }
+        let [v4, v6] = BALANCER;
+        let [vip4, vip6] = pair(9, 0);
+        router.ip(&[
+            "route",
+            "add",
+            &format!("{vip4}/24"),
+            "via",
+            &v4.to_string(),
+        ]);
+        router.ip(&[
+            "-6",
+            "route",
+            "add",
+            &format!("{vip6}/64"),
+            "via",
+            &v6.to_string(),
+        ]);
+        net
+    }
+
+    /// Sets the MTU between the clients and the router, on both sides of the wire but for what
+    /// `clients` know of it: they find out.
+    pub fn narrow(&self, mtu: u16) {
+        let mtu = mtu.to_string();
+        self.router.ip(&["link", "set", "clients0", "mtu", &mtu]);
+    }
+
+    /// Wires on which XDP can run: receivers take frames from it, and senders compute checksums.
+    pub fn ready_for_xdp(&self) {
+        for (host, interface) in [
+            (&self.router, "balancer0"),
+            (&self.balancer, "eth0"),
+            (&self.balancer, "cont0"),
+            (&self.container, "eth0"),
+            (&self.router, "clients0"),
+            (&self.clients, "eth0"),
+            (&self.router, "server0"),
+            (&self.server, "eth0"),
+        ] {
+            ethtool(host, &["-K", interface, "gro", "on"]);
+            ethtool(host, &["-K", interface, "tx", "off"]);
+        }
+    }
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn ethtool(host: &Host, arguments: &[&str]) {
+    let done = host.command("ethtool").args(arguments).output();
+    let done = done.expect("ethtool");
+    assert!(done.status.success(), "ethtool {arguments:?}: {done:?}");
+}
+
+/// A server that keeps what it is sent, and sends back as much as it is asked for: for transfers
+/// that are larger than any buffer. Ends with the test.
+pub fn bulk_server(host: &Host, address: SocketAddr) {
+    let listener = host.run(|| TcpListener::bind(address).unwrap());
+    host.spawn(move || {
+        while let Ok((stream, peer)) = listener.accept() {
+            std::thread::spawn(move || serve_bulk(stream, peer));
+        }
+    });
+}
+
+/// Reads `upload` and `download` lengths, takes the one and sends the other; then the digest of
+/// what came, and the peer's address.
+fn serve_bulk(mut stream: TcpStream, peer: SocketAddr) {
+    let mut lengths = [0; 16];
+    while stream.read_exact(&mut lengths).is_ok() {
+        let word = |at: usize| u64::from_be_bytes(lengths[at..at + 8].try_into().unwrap());
+        let (upload, download) = (word(0), word(8));
+        let Ok(digest) = receive(&mut stream, upload) else {
+            return;
+        };
+        let text = peer.ip().to_canonical().to_string();
+        let answer = [
+            &digest.to_be_bytes()[..],
+            &[text.len() as u8],
+            text.as_bytes(),
+        ]
+        .concat();
+        if stream.write_all(&answer).is_err() || send(&mut stream, download).is_err() {
+            return;
+        }
+    }
+}
+
+/// A connection to a [`bulk_server`].
+pub struct Bulk(TcpStream);
+
+impl Bulk {
+    /// Connects from `from`.
+    pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<Self> {
+        let stream = crate::http::connect(from, to)?;
+        stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+        Ok(Self(stream))
+    }
+
+    /// Sends and receives so many bytes, checked; returns the address that the server sees.
+    pub fn transfer(&mut self, upload: u64, download: u64) -> io::Result<IpAddr> {
+        let lengths = [upload.to_be_bytes(), download.to_be_bytes()].concat();
+        self.0.write_all(&lengths)?;
+        send(&mut self.0, upload)?;
+        let mut digest = [0; 8];
+        self.0.read_exact(&mut digest)?;
+        assert_eq!(
+            u64::from_be_bytes(digest),
+            digest_of(upload),
+            "what the server got"
+        );
+        let mut length = [0];
+        self.0.read_exact(&mut length)?;
+        let mut text = vec![0; usize::from(length[0])];
+        self.0.read_exact(&mut text)?;
+        assert_eq!(
+            receive(&mut self.0, download)?,
+            digest_of(download),
+            "what the client got"
+        );
+        String::from_utf8(text)
+            .unwrap()
+            .parse()
+            .map_err(io::Error::other)
+    }
+
+    /// Waits for the end of the connection; what it ended with.
+    pub fn end(&mut self) -> io::Error {
+        match self.0.read(&mut [0]) {
+            Ok(_) => io::Error::other("closed, not reset"),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Bytes that tell their place.
+fn block(at: u64) -> [u8; 1024] {
+    std::array::from_fn(|i| (at.wrapping_mul(31).wrapping_add(i as u64 * 7) >> 3) as u8)
+}
+
+fn send(stream: &mut TcpStream, length: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < length {
+        let size = (length - at).min(1024) as usize;
+        stream.write_all(&block(at)[..size])?;
+        at += size as u64;
+    }
+    Ok(())
+}
+
+fn receive(stream: &mut TcpStream, length: u64) -> io::Result<u64> {
+    let mut digest = Digest::default();
+    let mut buffer = vec![0; 16 * 1024];
+    let mut left = length;
+    while left > 0 {
+        let size = left.min(buffer.len() as u64) as usize;
+        let got = stream.read(&mut buffer[..size])?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        digest.add(&buffer[..got]);
+        left -= got as u64;
+    }
+    Ok(digest.0)
+}
+
+fn digest_of(length: u64) -> u64 {
+    let mut digest = Digest::default();
+    let mut at = 0;
+    while at < length {
+        let size = (length - at).min(1024) as usize;
+        digest.add(&block(at)[..size]);
+        at += size as u64;
+    }
+    digest.0
+}
+
+/// FNV-1a, which tells places apart.
+struct Digest(u64);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Digest {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+/// A UDP server that answers with the address it sees, a blank and what it got. Ends with the test.
+pub fn udp_echo(host: &Host, address: SocketAddr) {
+    let socket = host.run(|| UdpSocket::bind(address).unwrap());
+    host.spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((size, peer)) = socket.recv_from(&mut buffer) {
+            let mut answer = format!("{} ", peer.ip().to_canonical()).into_bytes();
+            answer.extend(&buffer[..size]);
+            let _ = socket.send_to(&answer, peer);
+        }
+    });
+}
+
+/// Asks a [`udp_echo`] server: the address that it sees.
+pub fn ask_udp(from: IpAddr, to: SocketAddr, text: &[u8]) -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind((from, 0))?;
+    // Answers from anywhere else are not heard.
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut buffer = vec![0; 65_536];
+    socket.send(text)?;
+    let size = socket.recv(&mut buffer)?;
+    let blank = buffer[..size]
+        .iter()
+        .position(|byte| *byte == b' ')
+        .unwrap();
+    assert_eq!(&buffer[blank + 1..size], text);
+    let seen = std::str::from_utf8(&buffer[..blank]).unwrap();
+    Ok(seen.parse().unwrap())
+}

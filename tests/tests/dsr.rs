@@ -1,0 +1,146 @@
+//! Backends that answer their clients themselves: wrapped in IPv4, IPv6 and UDP, or by MAC address;
+//! nobody's connection moves when slots change hands, and two balancers choose alike.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_tests::agent::{Agent, program};
+use lb_tests::outside::{
+    Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
+};
+use lb_tests::process::Process;
+use lb_tests::{hosts::Host, wait};
+
+/// One service of each family and protocol on the `dsr` path.
+fn services(encapsulation: &str, backends: &[[IpAddr; 2]]) -> String {
+    let service = |mode: &str, family: usize| {
+        let at = |addresses: &[IpAddr; 2]| format!("'{}'", SocketAddr::new(addresses[family], 80));
+        let list: Vec<String> = backends.iter().map(at).collect();
+        format!(
+            "[[service]]\nname = '{mode}{}'\nmode = '{mode}'\npath = 'dsr'\n\
+             encapsulation = '{encapsulation}'\nlisten = [{}]\n\
+             affinity = {{ ipv6_prefix = 128 }}\nbackends = [{}]\n",
+            [4, 6][family],
+            at(&VIP),
+            list.join(", "),
+        )
+    };
+    let seed = "hash_seed = '000102030405060708090a0b0c0d0e0f'\n".to_owned();
+    let all = [("tcp", 0), ("tcp", 1), ("udp", 0), ("udp", 1)];
+    all.iter()
+        .fold(seed, |text, (mode, family)| text + &service(mode, *family))
+}
+
+/// Makes a host a backend: it has the service's addresses, which nobody asks it for, and unwraps.
+fn backend(host: &Host, dir: &std::path::Path, name: &str) -> Process {
+    for (address, length) in VIP.into_iter().zip([32, 128]) {
+        host.address(&format!("{address}/{length}"), "lo");
+        bulk_server(host, SocketAddr::new(address, 80));
+        udp_echo(host, SocketAddr::new(address, 80));
+    }
+    let mut command = host.command(program());
+    command.args(["decap", "--interface", "eth0"]);
+    let mut decap = Process::start(command, &dir.join(format!("decap-{name}.log")));
+    decap.wait_for("eth0");
+    decap
+}
+
+fn visit(net: &Net, from: IpAddr, bytes: u64) -> std::io::Result<IpAddr> {
+    let to = SocketAddr::new(VIP[usize::from(from.is_ipv6())], 80);
+    net.clients
+        .run(|| Bulk::connect(from, to)?.transfer(bytes, bytes))
+}
+
+fn answered(encapsulation: &str, narrow: bool) {
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    let _decap = backend(&net.server, dir.path(), "server");
+    if narrow {
+        net.narrow(1400);
+    }
+    let agent = Agent::start(&net.balancer, &services(encapsulation, &[SERVER]));
+    for service in agent.status()["services"].as_array().unwrap() {
+        assert_eq!(service["backends"][0]["path"], "dsr", "{service:#}");
+    }
+    for from in client(1).into_iter().chain(client(2)) {
+        let seen = wait::until("the backend to answer", || visit(&net, from, 500_000).ok());
+        assert_eq!(seen, from);
+        let to = SocketAddr::new(VIP[usize::from(from.is_ipv6())], 80);
+        let seen = wait::until("an answer by UDP", || {
+            net.clients.run(|| ask_udp(from, to, b"hello")).ok()
+        });
+        assert_eq!(seen, from);
+    }
+}
+
+#[test]
+fn wrapped_in_ip_packets_arrive_whatever_the_family() {
+    answered("auto", false);
+}
+
+#[test]
+fn wrapped_in_udp_packets_arrive() {
+    answered("gue", false);
+}
+
+#[test]
+fn segments_are_made_to_fit_and_the_mtu_of_the_way_is_found() {
+    answered("auto", true);
+}
+
+#[test]
+fn by_mac_address_packets_arrive_as_they_are() {
+    let net = Net::new();
+    for (address, length) in VIP.into_iter().zip([32, 128]) {
+        net.container.address(&format!("{address}/{length}"), "lo");
+        bulk_server(&net.container, SocketAddr::new(address, 80));
+    }
+    let agent = Agent::start(&net.balancer, &services("l2", &[CONTAINER]));
+    for from in client(3) {
+        let seen = wait::until("the backend to answer", || visit(&net, from, 100_000).ok());
+        assert_eq!(seen, from, "{}", agent.ok(&["status"]));
+    }
+}
+
+#[test]
+fn open_connections_stay_when_slots_change_hands() {
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    let _decaps = [
+        backend(&net.server, dir.path(), "server"),
+        backend(&net.container, dir.path(), "container"),
+    ];
+    let mut agent = Agent::start(&net.balancer, &services("auto", &[SERVER]));
+    let mut open: Vec<Bulk> = (1..=10)
+        .flat_map(client)
+        .map(|from| {
+            let to = SocketAddr::new(VIP[usize::from(from.is_ipv6())], 80);
+            let connect = || net.clients.run(|| Bulk::connect(from, to)).ok();
+            let mut bulk = wait::until("a connection", connect);
+            bulk.transfer(10_000, 10_000).unwrap();
+            bulk
+        })
+        .collect();
+    let mut pass = |when: &str| {
+        for bulk in &mut open {
+            bulk.transfer(20_000, 20_000)
+                .unwrap_or_else(|error| panic!("{when}: {error}"));
+        }
+    };
+    for (address, service) in CONTAINER.into_iter().zip(["tcp4", "tcp6"]) {
+        let address = SocketAddr::new(address, 80).to_string();
+        agent.ok(&["add-backend", &address, "--service", service]);
+    }
+    pass("after another backend has taken half of the slots");
+    agent.kill();
+    agent.start_again();
+    pass("after a restart");
+    for from in (11..=20).flat_map(client) {
+        visit(&net, from, 1000).unwrap();
+    }
+    let tracked = || agent.status()["agent"]["packets"]["figures"]["packets"].to_string();
+    assert!(
+        !tracked().contains("[\"tracked\",0]"),
+        "what is new was tracked: {}",
+        tracked()
+    );
+}

@@ -1,0 +1,141 @@
+//! The packet programs are where packets come: interfaces are followed as they come and go, what
+//! cannot be is told, and nothing is left behind.
+
+use std::net::SocketAddr;
+
+use lb_tests::agent::Agent;
+use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client};
+use lb_tests::wait;
+use serde_json::Value;
+
+fn services(agent: &str) -> String {
+    format!(
+        "{agent}\n[[service]]\nname = 'web'\nlisten = ['{}:80']\nbackends = ['{}:5000']\n",
+        VIP[0], CONTAINER[0]
+    )
+}
+
+/// Where the programs are on `name`.
+fn place(agent: &Agent<'_>, name: &str) -> Option<Value> {
+    let status = agent.status();
+    let interfaces = status["agent"]["packets"]["interfaces"].as_array()?.clone();
+    interfaces
+        .into_iter()
+        .find(|interface| interface["name"] == name)
+}
+
+fn visit(net: &Net, n: u16) -> std::io::Result<()> {
+    let to = SocketAddr::new(VIP[0], 80);
+    let from = client(n)[0];
+    let seen = net
+        .clients
+        .run(|| Bulk::connect(from, to)?.transfer(1000, 1000))?;
+    assert_eq!(seen, from);
+    Ok(())
+}
+
+#[test]
+fn the_ways_to_clients_and_containers_are_found_by_themselves() {
+    let net = Net::new();
+    bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
+    let agent = Agent::start(&net.balancer, &services(""));
+    for name in ["eth0", "cont0"] {
+        let found = place(&agent, name).unwrap_or_else(|| panic!("{:#}", agent.status()));
+        assert_eq!(found["mode"], "tcx");
+        assert_eq!(found["why"], "senders on this host leave out checksums");
+    }
+    visit(&net, 1).unwrap();
+    let shown = agent.ok(&["status"]);
+    assert!(shown.contains("packets at eth0: tcx"), "{shown}");
+    assert!(shown.contains("container; behind this host"), "{shown}");
+}
+
+#[test]
+fn an_interface_that_comes_later_is_used_and_one_that_goes_is_let_go() {
+    let net = Net::new();
+    bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
+    let agent = Agent::start(&net.balancer, &services("interfaces = ['eth0', 'late0']"));
+    let notes = agent.status()["agent"]["notes"].to_string();
+    assert!(notes.contains("there is no interface late0"), "{notes}");
+    assert_eq!(place(&agent, "late0"), None);
+    net.balancer.ip(&[
+        "link", "add", "late0", "type", "veth", "peer", "name", "late1",
+    ]);
+    net.balancer.ip(&["link", "set", "late0", "up"]);
+    wait::until("the programs on late0", || place(&agent, "late0"));
+    net.balancer.ip(&["link", "set", "late0", "name", "other0"]);
+    wait::until("its new name to be noticed", || {
+        place(&agent, "late0").is_none().then_some(())
+    });
+    net.balancer.ip(&["link", "del", "other0"]);
+    visit(&net, 1).unwrap();
+}
+
+#[test]
+fn a_program_of_somebody_else_stays_on_the_xdp_hook() {
+    let net = Net::new();
+    net.ready_for_xdp();
+    bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
+    let xdp = "interfaces = [{ name = 'eth0', attach = 'xdp' }]";
+    // The first agent is somebody else to the second.
+    let first = Agent::start(&net.balancer, &services(xdp));
+    assert_eq!(place(&first, "eth0").unwrap()["mode"], "xdp");
+    let other = services(xdp).replace(":80", ":81");
+    let second = Agent::start(&net.balancer, &other);
+    let found = place(&second, "eth0").unwrap();
+    assert_eq!(found["mode"], "tcx");
+    assert_eq!(
+        found["why"],
+        "another program is on its XDP hook, and stays there"
+    );
+    assert_eq!(place(&first, "eth0").unwrap()["mode"], "xdp");
+    visit(&net, 1).unwrap();
+}
+
+#[test]
+fn a_purge_leaves_nothing_behind() {
+    let net = Net::new();
+    bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
+    let settings = [
+        "net/ipv4/conf/eth0/forwarding",
+        "net/ipv6/conf/eth0/forwarding",
+        "net/ipv6/conf/eth0/accept_ra",
+        "net/ipv4/conf/cont0/forwarding",
+    ];
+    let now = || settings.map(|key| net.balancer.setting(key));
+    let before = now();
+    let mut agent = Agent::start(&net.balancer, &services(""));
+    assert_ne!(now(), before, "forwarding is needed, and turned on");
+    visit(&net, 1).unwrap();
+    agent.kill();
+    agent.start_again();
+    agent.ok(&["stop", "--purge"]);
+    assert_eq!(now(), before);
+    let shown = net.balancer.command("bpftool").args(["net"]).output();
+    if let Ok(shown) = shown {
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(!text.contains("lb_"), "{text}");
+    }
+    let queues = net.balancer.command("tc").args(["qdisc", "show"]).output();
+    let text = String::from_utf8_lossy(&queues.unwrap().stdout).into_owned();
+    assert!(!text.contains("clsact"), "{text}");
+    assert!(!agent.pin_dir().exists());
+}
+
+#[test]
+fn a_backend_that_is_added_moves_from_the_agent_to_packets_when_an_interface_comes_up() {
+    let net = Net::new();
+    bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
+    net.balancer.ip(&["link", "set", "cont0", "down"]);
+    let agent = Agent::start(&net.balancer, &services(""));
+    let address = SocketAddr::new(CONTAINER[0], 5000).to_string();
+    let path = || agent.backend(&address)["class"].clone();
+    // Over the default route, it is some other host.
+    assert_eq!(path(), "remote");
+    net.balancer.ip(&["link", "set", "cont0", "up"]);
+    net.container.ip(&["link", "set", "eth0", "up"]);
+    wait::until("the container is known as one", || {
+        (path() == "container").then_some(())
+    });
+    wait::until("a visit", || visit(&net, 2).ok());
+}
