@@ -22,6 +22,7 @@ mod stats;
 mod status;
 mod status_table;
 mod stop;
+mod top;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -75,6 +76,7 @@ enum Command {
     DrainBackend(drain_backend::DrainBackend),
     Status(status::Status),
     Stats(stats::Stats),
+    Top(top::Top),
     Doctor(doctor::Doctor),
     Generate(generate::Generate),
     Lookup(lookup::Lookup),
@@ -124,6 +126,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::DrainBackend(drain) => drain.carry_out(&control),
         Command::Status(status) => status.carry_out(&control),
         Command::Stats(stats) => stats.carry_out(&control),
+        Command::Top(top) => top.carry_out(&control),
         Command::Doctor(doctor) => doctor.carry_out(control),
         Command::Generate(generate) => generate.carry_out(),
         Command::Lookup(lookup) => lookup.carry_out(&control),

@@ -19,6 +19,8 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         ("systemd-analyze", "systemd"),
         ("node", "nodejs"),
         ("npm", "npm"),
+        ("faketime", "faketime"),
+        ("tmux", "tmux"),
         ("curl", "curl"),
         ("openssl", "openssl"),
     ] {

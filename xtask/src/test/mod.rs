@@ -3,6 +3,7 @@
 //! - `unit`: the crates' own tests on the host, no root.
 //! - `bpf`: `tests/tests/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
 //! - `verifier`: one of these, with the figures of each program printed.
+//! - `soak`: one of `e2e` alone, for ten minutes or as long as one likes.
 //! - `e2e`: every other file of `tests/tests`, hosts in network namespaces and real applications.
 //!
 //! A test that finds out by itself that it cannot run adds a line to the file that
@@ -32,6 +33,12 @@ const E2E_THREADS: &str = "2";
 pub(crate) struct Args {
     /// One suite; all of them if left out
     suite: Option<Suite>,
+    /// For how long `soak` goes on
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    minutes: u64,
+    /// What `soak` does at random follows from it; it is printed in any case
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
     /// Handed to the test programs, for example `-- websocket --nocapture`
     #[arg(last = true)]
     filter: Vec<String>,
@@ -47,6 +54,8 @@ enum Suite {
     Verifier,
     /// Hosts in network namespaces with Node.js applications; root
     E2e,
+    /// Everything at random, for minutes; root. Not among "all of them": e2e has twenty seconds of it
+    Soak,
 }
 
 /// Runs the suites, all of them even if one fails, and prints the count as the last line.
@@ -57,7 +66,7 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
     };
     let mut total = Count::default();
     for suite in suites {
-        total += suite.run(&args.filter).unwrap_or_else(|error| {
+        total += suite.run(args).unwrap_or_else(|error| {
             say(format!("{}: {error:#}", suite.name()));
             Count::one_failed()
         });
@@ -77,10 +86,12 @@ impl Suite {
             Suite::Bpf => "bpf",
             Suite::Verifier => "verifier",
             Suite::E2e => "e2e",
+            Suite::Soak => "soak",
         }
     }
 
-    fn run(self, filter: &[String]) -> Result<Count> {
+    fn run(self, args: &Args) -> Result<Count> {
+        let filter = &args.filter;
         if self == Suite::Unit {
             return cargo_test(&unit_arguments(), filter, &[]);
         }
@@ -92,7 +103,14 @@ impl Suite {
         if !is_root() {
             return skip(self, &files);
         }
-        let environment = self.prepare()?;
+        let mut environment = self.prepare()?;
+        if self == Suite::Soak {
+            environment.push(("LB_SOAK_SECONDS", (args.minutes * 60).to_string().into()));
+            environment.extend(
+                args.seed
+                    .map(|seed| ("LB_TEST_SEED", seed.to_string().into())),
+            );
+        }
         let mut filter = filter.to_vec();
         if self == Suite::Verifier {
             filter.push("--nocapture".to_owned());
@@ -113,6 +131,7 @@ impl Suite {
             .map(|entry| entry.path())
             .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
             .filter(|file| match self {
+                Suite::Soak => file.file_stem().is_some_and(|name| name == "soak"),
                 Suite::Verifier => file.file_stem().is_some_and(|name| name == "bpf_verifier"),
                 _ => is_bpf_test(file) == (self == Suite::Bpf),
             })
@@ -130,10 +149,12 @@ impl Suite {
             ("LB_AGENT_BIN", build::agent()),
             ("LB_EBPF_OBJECT", build::object()),
         ];
-        if self == Suite::E2e {
+        if matches!(self, Suite::E2e | Suite::Soak) {
             environment.push(("LB_TEST_APPS", apps::ensure()?));
-            environment.extend(debian_root::ensure()?);
             environment.push(("RUST_TEST_THREADS", E2E_THREADS.into()));
+        }
+        if self == Suite::E2e {
+            environment.extend(debian_root::ensure()?);
         }
         Ok(environment)
     }

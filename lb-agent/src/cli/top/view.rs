@@ -1,0 +1,210 @@
+//! What `top` shows: pure, from snapshots to a frame.
+
+use std::collections::{HashMap, VecDeque};
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table, TableState};
+
+use crate::cli::stats::rate;
+use crate::config::BackendAddress;
+use crate::control::message::BackendStatus;
+use crate::control::stats::Stats;
+
+/// Rates that are remembered for each service.
+const HISTORY: usize = 120;
+/// Lines of the log at the bottom.
+const EVENTS: u16 = 6;
+
+/// What there is to show.
+pub(super) struct Model {
+    stats: Stats,
+    before: Option<Stats>,
+    history: HashMap<String, VecDeque<u64>>,
+    chosen: usize,
+    said: String,
+}
+
+impl Model {
+    pub(super) fn new(stats: Stats) -> Self {
+        Self {
+            stats,
+            before: None,
+            history: HashMap::new(),
+            chosen: 0,
+            said: "q ends, up and down choose, d drains, u puts back in service".to_owned(),
+        }
+    }
+
+    /// Takes a newer snapshot.
+    pub(super) fn update(&mut self, stats: Stats) {
+        let before = std::mem::replace(&mut self.stats, stats);
+        for service in &self.stats.status.services {
+            let rows = self.stats.traffic.iter();
+            let rows = rows.filter(|row| row.service == service.name);
+            let now = rows.filter_map(|row| rate(&self.stats, &before, row)).sum();
+            let rates = self.history.entry(service.name.clone()).or_default();
+            if rates.len() == HISTORY {
+                rates.pop_front();
+            }
+            rates.push_back(now);
+        }
+        self.before = Some(before);
+        self.choose(0);
+    }
+
+    pub(super) fn say(&mut self, text: String) {
+        self.said = text;
+    }
+
+    /// Chooses another backend.
+    pub(super) fn choose(&mut self, by: isize) {
+        let last = self.backends().count().saturating_sub(1);
+        self.chosen = self.chosen.saturating_add_signed(by).min(last);
+    }
+
+    /// The chosen backend and its service.
+    pub(super) fn chosen(&self) -> Option<(String, BackendAddress)> {
+        let (service, backend) = self.backends().nth(self.chosen)?;
+        Some((service.to_owned(), backend.address.clone()))
+    }
+
+    fn backends(&self) -> impl Iterator<Item = (&str, &BackendStatus)> {
+        self.stats.status.services.iter().flat_map(|service| {
+            let backends = service.backends.iter();
+            backends.map(|backend| (service.name.as_str(), backend))
+        })
+    }
+
+    pub(super) fn draw(&self, frame: &mut Frame<'_>) {
+        let services = self.stats.status.services.len() as u16;
+        let [head, rates, backends, events, said] = Layout::vertical([
+            Constraint::Length(1),
+            Constraint::Length(3 * services.min(4)),
+            Constraint::Min(4),
+            Constraint::Length(EVENTS + 2),
+            Constraint::Length(1),
+        ])
+        .areas(frame.area());
+        frame.render_widget(self.head(), head);
+        self.draw_rates(frame, rates);
+        self.draw_backends(frame, backends);
+        self.draw_events(frame, events);
+        frame.render_widget(Paragraph::new(self.said.as_str()), said);
+    }
+
+    fn head(&self) -> Paragraph<'_> {
+        let agent = &self.stats.status.agent;
+        let process = &self.stats.process;
+        Paragraph::new(format!(
+            "lb-agent {}  pid {}  data plane {}  up {} s  {} MiB  {} open files  {} notes",
+            agent.version,
+            agent.pid,
+            agent.data_plane,
+            agent.uptime_seconds,
+            process.resident_bytes >> 20,
+            process.open_fds,
+            agent.notes.len(),
+        ))
+        .style(Style::new().add_modifier(Modifier::BOLD))
+    }
+
+    fn draw_rates(&self, frame: &mut Frame<'_>, area: Rect) {
+        let services = &self.stats.status.services;
+        let areas =
+            Layout::vertical(services.iter().take(4).map(|_| Constraint::Length(3))).split(area);
+        for (service, area) in services.iter().zip(areas.iter()) {
+            let rates = self.history.get(&service.name);
+            let rates: Vec<u64> = rates.into_iter().flatten().copied().collect();
+            let active: u64 = service.backends.iter().map(|backend| backend.active).sum();
+            let title = format!(
+                "{}: {}/s new, {active} open, {} refused",
+                service.name,
+                rates.last().copied().unwrap_or(0),
+                service.counters.refused
+            );
+            // The latest are at the right.
+            let width = usize::from(area.width.saturating_sub(2));
+            let shown = &rates[rates.len().saturating_sub(width)..];
+            let line = Sparkline::default()
+                .data(shown)
+                .style(Style::new().fg(Color::Cyan))
+                .block(Block::bordered().title(title));
+            frame.render_widget(line, *area);
+        }
+    }
+
+    fn draw_backends(&self, frame: &mut Frame<'_>, area: Rect) {
+        let rows = self
+            .backends()
+            .map(|(service, backend)| self.row(service, backend));
+        let heads = [
+            "SERVICE", "BACKEND", "STATE", "HEALTH", "PATH", "SHARE", "ACTIVE", "NEW/S", "TOTAL",
+        ];
+        let widths = [12, 24, 14, 16, 7, 7, 8, 8, 12].map(Constraint::Length);
+        let table = Table::new(rows, widths)
+            .header(Row::new(heads).style(Style::new().add_modifier(Modifier::DIM)))
+            .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+            .highlight_symbol("> ")
+            .block(Block::bordered().title("backends"));
+        let mut state = TableState::default().with_selected(self.chosen);
+        frame.render_stateful_widget(table, area, &mut state);
+    }
+
+    fn row(&self, service: &str, backend: &BackendStatus) -> Row<'static> {
+        let address = backend.address.to_string();
+        let rows = self.stats.traffic.iter();
+        let own = rows.filter(|row| row.service == service && row.backend == address);
+        let new: u64 = own
+            .filter_map(|row| rate(&self.stats, self.before.as_ref()?, row))
+            .sum();
+        let state = match backend.drain_seconds_left {
+            Some(left) => format!("{} {left} s", backend.state),
+            None => backend.state.clone(),
+        };
+        let health = match (&backend.health, backend.listening) {
+            (Some(health), _) => health.state.clone(),
+            (None, Some(false)) => "not listening".to_owned(),
+            (None, Some(true)) => "listening".to_owned(),
+            (None, None) => "-".to_owned(),
+        };
+        let colour = match (backend.state.as_str(), health.as_str()) {
+            ("up", "not listening" | "down") => Color::Red,
+            ("up", _) => Color::Green,
+            ("draining", _) => Color::Yellow,
+            _ => Color::Red,
+        };
+        Row::new([
+            service.to_owned(),
+            address,
+            state,
+            health,
+            backend.path.clone(),
+            format!("{:.1}%", backend.share * 100.0),
+            backend.active.to_string(),
+            new.to_string(),
+            backend.connections.to_string(),
+        ])
+        .style(Style::new().fg(colour))
+    }
+
+    fn draw_events(&self, frame: &mut Frame<'_>, area: Rect) {
+        let now = self.stats.at_unix_ms;
+        let last = self.stats.events.iter().rev().take(usize::from(EVENTS));
+        let lines: Vec<Line<'_>> = last
+            .map(|event| {
+                let ago = now.saturating_sub(event.at_unix_ms) / 1000;
+                let colour = match event.level.as_str() {
+                    "ERROR" => Color::Red,
+                    "WARN" => Color::Yellow,
+                    _ => Color::Reset,
+                };
+                Line::styled(format!("{ago:>6} s ago  {}", event.message), colour)
+            })
+            .collect();
+        let events = Paragraph::new(lines).block(Block::bordered().title("last events"));
+        frame.render_widget(events, area);
+    }
+}
