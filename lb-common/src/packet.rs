@@ -5,6 +5,10 @@ use crate::checksum::Delta;
 /// A frame that can be read and changed. Offsets and lengths are in bytes from the start of the
 /// Ethernet header; words and halves are in memory order, that is in network byte order as they
 /// lie.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a frame has its Ethernet header at least"
+)]
 pub trait Packet {
     /// Length of the frame.
     fn len(&self) -> u32;

@@ -104,6 +104,7 @@ pub(crate) fn kept<T>(ctx: *mut T) -> *mut T {
     #[cfg(target_arch = "bpf")]
     let mut ctx = ctx;
     #[cfg(target_arch = "bpf")]
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "it is not followed")]
     // SAFETY: a move to itself changes nothing.
     unsafe {
         core::arch::asm!("{0} = {0}", inout(reg) ctx, options(nomem, nostack));

@@ -161,9 +161,8 @@ impl<H: Hook> World for Maps<H> {
         // SAFETY: this CPU's own element.
         let room = unsafe { &mut (*scratch).flow };
         *room = new.value(self.now_s());
-        FLOWS_NEW
-            .insert(key, &*room, u64::from(BPF_NOEXIST))
-            .is_ok()
+        let room: &Flow = room;
+        FLOWS_NEW.insert(key, room, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     #[inline(always)]
@@ -323,7 +322,8 @@ fn established(key: &FlowKey) -> bool {
     // SAFETY: a valid, aligned element of the map.
     *room = unsafe { *new };
     room.flags |= flow::ESTABLISHED;
-    FLOWS.insert(key, &*room, u64::from(BPF_NOEXIST)).is_ok()
+    let room: &Flow = room;
+    FLOWS.insert(key, room, u64::from(BPF_NOEXIST)).is_ok()
 }
 
 /// Fills in a question to the routes.

@@ -2,7 +2,7 @@
 //! change, crowds and noise on its sockets. Whom the kernel serves notices nothing.
 
 use std::fs;
-use std::io::{Read as _, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
