@@ -45,25 +45,32 @@ impl About {
     }
 }
 
+/// What `status` is put together from.
+pub struct Sources<'a> {
+    /// What should be.
+    pub desired: &'a Desired,
+    /// What is in force.
+    pub observed: &'a Observed,
+    /// Who counts connections in the kernel.
+    pub plane: &'a dyn DataPlane,
+    /// Who serves the proxy path.
+    pub front: &'a Front,
+    /// What checks found.
+    pub health: &'a Health,
+    /// Who serves the L7 path.
+    pub l7: &'a L7,
+}
+
 /// Everything `status` shows.
-pub fn status(
-    about: &About,
-    desired: &Desired,
-    observed: &Observed,
-    plane: &dyn DataPlane,
-    front: &Front,
-    health: &Health,
-    l7: &L7,
-    problems: Vec<String>,
-) -> Result<Status, Error> {
-    let listening = plane.listening()?;
-    let services = desired
+pub fn status(about: &About, sources: &Sources, problems: Vec<String>) -> Result<Status, Error> {
+    let listening = sources.plane.listening()?;
+    let services = sources
+        .desired
         .services
         .iter()
         .map(|service| {
-            let listening = listening.as_ref();
-            let mut status = service_status(service, observed, plane, front, l7, listening)?;
-            add_health(&mut status, service, health);
+            let mut status = sources.service(service, listening.as_ref())?;
+            add_health(&mut status, service, sources.health);
             Ok(status)
         })
         .collect::<Result<_, _>>()?;
@@ -81,126 +88,122 @@ pub fn status(
     })
 }
 
-fn service_status(
-    service: &Service,
-    observed: &Observed,
-    plane: &dyn DataPlane,
-    front: &Front,
-    l7: &L7,
-    listening: Option<&HashSet<BackendId>>,
-) -> Result<ServiceStatus, Error> {
-    let settings = &service.settings;
-    let id = observed.service(&service.name);
-    let mut counts = [0; Counter::COUNT];
-    if let Some(id) = id {
-        counts = plane.service_counts(id)?;
-        counts
-            .iter_mut()
-            .zip(front.service_counts(id))
-            .zip(l7.service_counts(id))
-            .for_each(|((sum, proxied), requests)| *sum += proxied + requests);
-    }
-    let backends = service
-        .backends
-        .iter()
-        .map(|backend| backend_status(service, backend, observed, plane, front, l7, listening))
-        .collect::<Result<_, _>>()?;
-    Ok(ServiceStatus {
-        name: service.name.clone(),
-        mode: match service.mode {
-            Mode::Tcp => "tcp",
-            Mode::Udp => "udp",
-            Mode::Http => "http",
+impl Sources<'_> {
+    fn service(
+        &self,
+        service: &Service,
+        listening: Option<&HashSet<BackendId>>,
+    ) -> Result<ServiceStatus, Error> {
+        let settings = &service.settings;
+        let id = self.observed.service(&service.name);
+        let mut counts = [0; Counter::COUNT];
+        if let Some(id) = id {
+            counts = self.plane.service_counts(id)?;
+            counts
+                .iter_mut()
+                .zip(self.front.service_counts(id))
+                .zip(self.l7.service_counts(id))
+                .for_each(|((sum, proxied), requests)| *sum += proxied + requests);
         }
-        .to_owned(),
-        listen: service.listen.clone(),
-        affinity: AffinityStatus {
-            timeout_seconds: Duration::from_nanos(settings.affinity_ns).as_secs(),
-            ipv4_prefix: settings.ipv4_prefix,
-            ipv6_prefix: settings.ipv6_prefix,
-        },
-        max_load: (settings.max_load_permille != 0)
-            .then(|| f64::from(settings.max_load_permille) / 1000.0),
-        counters: CounterStatus {
-            affinity: counts[Counter::Affinity as usize],
-            slot: counts[Counter::Slot as usize],
-            next: counts[Counter::Next as usize],
-            refused: counts[Counter::Refused as usize],
-        },
-        backends,
-    })
-}
-
-fn backend_status(
-    service: &Service,
-    backend: &Backend,
-    observed: &Observed,
-    plane: &dyn DataPlane,
-    front: &Front,
-    l7: &L7,
-    listening: Option<&HashSet<BackendId>>,
-) -> Result<BackendStatus, Error> {
-    let entry = entry(service, backend.address.key(), observed);
-    let mut counts = match entry {
-        Some(entry) => plane.backend_counts(entry)?,
-        None => Default::default(),
-    };
-    if let Some(entry) = entry {
-        let proxied = front.backend_counts(entry.id);
-        let requests = l7.backend_counts(entry.id);
-        counts.active += proxied.active + requests.active;
-        counts.total += proxied.total + requests.total;
-    }
-    let ip = backend.address.ip().map(|address| address.ip());
-    let on_this_host = ip.is_some_and(crate::dataplane::is_local);
-    let share = |entry: &abi::Backend| {
-        observed
-            .tables
-            .get(&entry.service)
-            .map_or(0.0, |built| built.share(entry.id))
-    };
-    Ok(BackendStatus {
-        address: backend.address.clone(),
-        state: state_of(backend).to_owned(),
-        listening: listening
-            .filter(|_| on_this_host)
-            .zip(entry)
-            .map(|(listening, entry)| listening.contains(&entry.id)),
-        path: backend.route.name().to_owned(),
-        class: backend
-            .packets
-            .as_ref()
-            .map(|packets| packets.way.class.name().to_owned()),
-        why: backend.route.why.to_owned(),
-        weight: backend.weight,
-        share: entry.map_or(0.0, share),
-        source: match backend.source {
-            Source::File => "file",
-            Source::Runtime => "runtime",
-        }
-        .to_owned(),
-        active: counts.active,
-        connections: counts.total,
-        drain_seconds_left: backend
-            .drain
-            .filter(|drain| state_of(backend) == "draining" && !drain.over)
-            .map(|drain| drain.until_unix_ms.saturating_sub(overlay::unix_ms()))
-            .map(|left_ms| left_ms.div_ceil(1000)),
-        down_because: (state_of(backend) == "down").then(|| {
-            match backend.fit {
-                true => "drained",
-                false => "unhealthy",
+        let backends = service
+            .backends
+            .iter()
+            .map(|backend| self.backend(service, backend, listening))
+            .collect::<Result<_, _>>()?;
+        Ok(ServiceStatus {
+            name: service.name.clone(),
+            mode: match service.mode {
+                Mode::Tcp => "tcp",
+                Mode::Udp => "udp",
+                Mode::Http => "http",
             }
-            .to_owned()
-        }),
-        clients: match backend.state {
-            state::UP => "all",
-            state::DRAINING => "known",
-            _ => "none",
+            .to_owned(),
+            listen: service.listen.clone(),
+            affinity: AffinityStatus {
+                timeout_seconds: Duration::from_nanos(settings.affinity_ns).as_secs(),
+                ipv4_prefix: settings.ipv4_prefix,
+                ipv6_prefix: settings.ipv6_prefix,
+            },
+            max_load: (settings.max_load_permille != 0)
+                .then(|| f64::from(settings.max_load_permille) / 1000.0),
+            counters: CounterStatus {
+                affinity: counts[Counter::Affinity as usize],
+                slot: counts[Counter::Slot as usize],
+                next: counts[Counter::Next as usize],
+                refused: counts[Counter::Refused as usize],
+            },
+            backends,
+        })
+    }
+
+    fn backend(
+        &self,
+        service: &Service,
+        backend: &Backend,
+        listening: Option<&HashSet<BackendId>>,
+    ) -> Result<BackendStatus, Error> {
+        let entry = entry(service, backend.address.key(), self.observed);
+        let mut counts = match entry {
+            Some(entry) => self.plane.backend_counts(entry)?,
+            None => Default::default(),
+        };
+        if let Some(entry) = entry {
+            let proxied = self.front.backend_counts(entry.id);
+            let requests = self.l7.backend_counts(entry.id);
+            counts.active += proxied.active + requests.active;
+            counts.total += proxied.total + requests.total;
         }
-        .to_owned(),
-        health: None,
-    })
+        let ip = backend.address.ip().map(|address| address.ip());
+        let on_this_host = ip.is_some_and(crate::dataplane::is_local);
+        let share = |entry: &abi::Backend| {
+            self.observed
+                .tables
+                .get(&entry.service)
+                .map_or(0.0, |built| built.share(entry.id))
+        };
+        Ok(BackendStatus {
+            address: backend.address.clone(),
+            state: state_of(backend).to_owned(),
+            listening: listening
+                .filter(|_| on_this_host)
+                .zip(entry)
+                .map(|(listening, entry)| listening.contains(&entry.id)),
+            path: backend.route.name().to_owned(),
+            class: backend
+                .packets
+                .as_ref()
+                .map(|packets| packets.way.class.name().to_owned()),
+            why: backend.route.why.to_owned(),
+            weight: backend.weight,
+            share: entry.map_or(0.0, share),
+            source: match backend.source {
+                Source::File => "file",
+                Source::Runtime => "runtime",
+            }
+            .to_owned(),
+            active: counts.active,
+            connections: counts.total,
+            drain_seconds_left: backend
+                .drain
+                .filter(|drain| state_of(backend) == "draining" && !drain.over)
+                .map(|drain| drain.until_unix_ms.saturating_sub(overlay::unix_ms()))
+                .map(|left_ms| left_ms.div_ceil(1000)),
+            down_because: (state_of(backend) == "down").then(|| {
+                match backend.fit {
+                    true => "drained",
+                    false => "unhealthy",
+                }
+                .to_owned()
+            }),
+            clients: match backend.state {
+                state::UP => "all",
+                state::DRAINING => "known",
+                _ => "none",
+            }
+            .to_owned(),
+            health: None,
+        })
+    }
 }
 
 /// The state of a backend as its operator thinks of it: a drain lasts until its time is over, even

@@ -73,13 +73,8 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<E
         // An error means that the sender is gone: the agent is stopping too.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let metrics = match metrics {
-        Some(listener) => Some(tokio::spawn(metrics::server::serve(
-            listener,
-            calls.clone(),
-        ))),
-        None => None,
-    };
+    let metrics =
+        metrics.map(|listener| tokio::spawn(metrics::server::serve(listener, calls.clone())));
     let server = tokio::spawn(server::serve(
         control,
         calls,

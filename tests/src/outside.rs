@@ -231,7 +231,8 @@ impl Bulk {
     /// Waits for the end of the connection; what it ended with.
     pub fn end(&mut self) -> io::Error {
         match self.0.read(&mut [0]) {
-            Ok(_) => io::Error::other("closed, not reset"),
+            Ok(0) => io::Error::other("closed, not reset"),
+            Ok(_) => io::Error::other("more bytes, not the end"),
             Err(error) => error,
         }
     }

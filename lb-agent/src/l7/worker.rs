@@ -44,6 +44,9 @@ pub enum Newcomers {
 
 /// The thread's own state.
 pub(super) struct Worker {
+    /// Counted once more by this thread: every request counts, and the one count that all threads
+    /// share would go from core to core.
+    #[expect(clippy::redundant_allocation)]
     snapshot: RefCell<Rc<Arc<Snapshot>>>,
     /// Idle connections to backends.
     pub(super) pool: Rc<Pool>,
@@ -59,6 +62,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// The settings in force.
+    #[expect(clippy::redundant_allocation)]
     pub(super) fn snapshot(&self) -> Rc<Arc<Snapshot>> {
         Rc::clone(&self.snapshot.borrow())
     }

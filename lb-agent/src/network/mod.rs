@@ -141,12 +141,12 @@ impl Known {
 
 fn look() -> std::io::Result<Survey> {
     let mut netlink = Rtnetlink::open()?;
-    let (world, routers) = netlink.gateways()?;
+    let gateways = netlink.gateways()?;
     let mut survey = Survey {
         interfaces: netlink.interfaces()?,
         addresses: netlink.addresses()?,
-        world,
-        routers,
+        world: gateways.interfaces,
+        routers: gateways.routers,
     };
     // Kernels before 6.3 do not tell; then it has to be tried.
     let features = features::all().unwrap_or_default();

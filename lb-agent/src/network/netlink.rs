@@ -93,9 +93,8 @@ impl Rtnetlink {
         Ok(found)
     }
 
-    /// Interfaces with a route that goes on from there by a router, or to everywhere; and the
-    /// routers.
-    pub(super) fn gateways(&mut self) -> io::Result<(BTreeSet<u32>, BTreeSet<(u32, IpAddr)>)> {
+    /// The ways out of the networks of this host.
+    pub(super) fn gateways(&mut self) -> io::Result<Gateways> {
         let mut found = Gateways::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut all = RouteMessage::default();
@@ -110,7 +109,7 @@ impl Rtnetlink {
                 },
             )?;
         }
-        Ok((found.interfaces, found.routers))
+        Ok(found)
     }
 
     /// The route to `address`; `None` where there is none.
@@ -240,10 +239,13 @@ fn interface(link: LinkMessage) -> Interface {
     interface
 }
 
+/// Ways out of the networks of this host.
 #[derive(Default)]
-struct Gateways {
-    interfaces: BTreeSet<u32>,
-    routers: BTreeSet<(u32, IpAddr)>,
+pub(super) struct Gateways {
+    /// Interfaces with a route that goes on from there by a router, or to everywhere.
+    pub(super) interfaces: BTreeSet<u32>,
+    /// Routers, with their interface.
+    pub(super) routers: BTreeSet<(u32, IpAddr)>,
 }
 
 fn note_gateway(route: &RouteMessage, found: &mut Gateways) {

@@ -78,16 +78,15 @@ impl Reconciler {
         let notes = self.problems.iter().cloned().chain(self.front.problems());
         let notes = notes.chain(self.l7.problems());
         let notes = notes.chain(self.surveyed.problems.iter().cloned());
-        let status = report::status(
-            &self.about,
-            &self.desired,
-            &self.observed,
-            self.plane.as_ref(),
-            &self.front,
-            &self.health,
-            &self.l7,
-            notes.collect(),
-        );
+        let sources = report::Sources {
+            desired: &self.desired,
+            observed: &self.observed,
+            plane: self.plane.as_ref(),
+            front: &self.front,
+            health: &self.health,
+            l7: &self.l7,
+        };
+        let status = report::status(&self.about, &sources, notes.collect());
         let failed = |error| failed("read the tables", &error);
         let mut status = status.map_err(failed)?;
         status.agent.packets = self.packet_status().map_err(failed)?;

@@ -157,10 +157,10 @@ impl Bpf {
             let (key, id) = entry?;
             self.owners.insert(key.0, id.0);
         }
-        let (targets, vips) = Bpf::packets(self).read_back(&self.observed.backends)?;
-        let targets = targets.into_iter().map(|target| (target.id, target));
+        let left = Bpf::packets(self).read_back(&self.observed.backends)?;
+        let targets = left.targets.into_iter().map(|target| (target.id, target));
         self.observed.targets.extend(targets);
-        self.observed.vips.extend(vips);
+        self.observed.vips.extend(left.vips);
         Ok(())
     }
 

@@ -99,6 +99,12 @@ pub(super) struct Packets {
     pin_dir: PathBuf,
 }
 
+/// What another agent has left.
+pub(super) struct Left {
+    pub(super) targets: Vec<Target>,
+    pub(super) vips: Vec<(VipKey, Vip)>,
+}
+
 impl Packets {
     /// Takes the maps out of the loaded object, and keeps it for its programs.
     pub(super) fn take(
@@ -133,10 +139,7 @@ impl Packets {
     }
 
     /// What another agent has left: ways to backends, and known addresses.
-    pub(super) fn read_back(
-        &self,
-        backends: &[Backend],
-    ) -> Result<(Vec<Target>, Vec<(VipKey, Vip)>), MapError> {
+    pub(super) fn read_back(&self, backends: &[Backend]) -> Result<Left, MapError> {
         let mut targets = Vec::new();
         for backend in backends.iter().filter(|b| b.id != BackendId::NONE) {
             let target = self.targets.get(&backend.id.index(), 0)?.0;
@@ -148,7 +151,8 @@ impl Packets {
             let (key, vip) = entry?;
             Ok((key.0, vip.0))
         });
-        Ok((targets, vips.collect::<Result<_, MapError>>()?))
+        let vips = vips.collect::<Result<_, MapError>>()?;
+        Ok(Left { targets, vips })
     }
 
     /// Says how packets get to a backend.
