@@ -194,8 +194,8 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
         .arg("--config")
         .arg(other.join("config.toml"));
     let outcome = Outcome::from(command.output().unwrap());
-    // A configuration that no repetition of the start would help.
-    assert_eq!(outcome.code, 2, "{outcome:?}");
+    // Not the code of a configuration that no repetition would help: the other may be about to end.
+    assert_eq!(outcome.code, 1, "{outcome:?}");
     let last = outcome.stderr.lines().last().unwrap();
     assert!(
         last.contains("another lb-agent") && last.contains("pin_dir"),
