@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lb_agent::control::message::{Call, Command as Request, Refusal, RefusalKind, Reply};
 use lb_agent::control::server;
@@ -142,6 +142,67 @@ fn a_bad_configuration_ends_check_and_run_with_2_and_every_problem() {
             "{stderr}"
         );
     }
+}
+
+/// A certificate for `name` that ended an hour ago, or goes on for a day; and its key.
+fn certificate(name: &str, expired: bool) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let (hour, now) = (Duration::from_secs(3600), SystemTime::now());
+    params.not_before = (now - 24 * hour).into();
+    params.not_after = if expired { now - hour } else { now + 24 * hour }.into();
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+#[test]
+fn everything_wrong_with_an_http_service_is_told_at_once_with_line_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (expired, its_key) = certificate("a.test", true);
+    let (good, _) = certificate("b.test", false);
+    let (expired, its_key) = (file("a.pem", expired), file("a.key", its_key));
+    let (good, page) = (file("b.pem", good), dir.path().join("none.html"));
+    let text = format!(
+        "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\
+         [service.tls]\nlisten = ['0.0.0.0:443']\ncertificates = [\n\
+         {{ certificate = '{expired}', key = '{its_key}' }},\n\
+         {{ certificate = '{good}', key = '{its_key}' }}]\n\
+         [service.http]\n\
+         request_headers = [{{ set = 'X-A', value = '$clientip' }}]\n\
+         errors = {{ maintenance = '{}' }}\n\
+         [[service.route]]\npath = '/a'\nredirect = '/b'\n\
+         [[service.route]]\npath = '/%61'\nanswer = {{}}\n\
+         [[service.route]]\npath = '/a'\nanswer = {{}}\n\
+         [[service.route]]\npath = '/nowhere'\n",
+        page.display()
+    );
+    let path = write(dir.path(), &text);
+    let (code, stdout, stderr) = outcome(&["check", "--config", &path]);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    let wanted = [
+        (8, "service[0].tls.certificates[0]", "expired on"),
+        (9, "service[0].tls.certificates[1]", "b.pem"),
+        (
+            11,
+            "service[0].http.request_headers[0].value",
+            "$client_ip?",
+        ),
+        (12, "service[0].http.errors", "none.html"),
+        (17, "service[0].route[1].path", "write \"/a\""),
+        (20, "service[0].route[2].path", "line 13"),
+        (22, "service[0].route[3]", "leads nowhere"),
+    ];
+    for (line, key, text) in wanted {
+        let place = format!("lb-agent: {path}:{line}: {key}");
+        let found = |line: &str| line.starts_with(&place) && line.contains(text);
+        assert!(stderr.lines().any(found), "{place}: {text}:\n{stderr}");
+    }
+    assert_eq!(stderr.lines().count(), wanted.len(), "{stderr}");
 }
 
 #[test]

@@ -24,10 +24,21 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn carry_out(&self) -> Result<(), Failure> {
-        let config =
-            config::load(self.config.as_deref()).map_err(|error| Failure::of_config(&error))?;
+        let config::Inspected { config, error } = config::inspect(self.config.as_deref());
+        let mut problems: Vec<String> = error
+            .iter()
+            .flat_map(|error| {
+                error
+                    .to_string()
+                    .lines()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        // Whatever is wrong with the text, the files that it names are looked at too.
+        let config = config.unwrap_or_default();
         let mut certificates = check_config(&config, SystemTime::now());
-        let mut problems = std::mem::take(&mut certificates.unusable);
+        problems.append(&mut certificates.unusable);
         problems.append(&mut certificates.refused);
         problems.append(&mut pages::check_config(&config));
         if !problems.is_empty() {

@@ -238,46 +238,97 @@ impl Default for Config {
     }
 }
 
+/// What came of reading a configuration.
+pub struct Inspected {
+    /// All of it that could be made out. With an error it is good for finding more that is wrong,
+    /// and for nothing else.
+    pub config: Option<Config>,
+    /// What is wrong with the text.
+    pub error: Option<ConfigError>,
+}
+
+impl Inspected {
+    fn failed(error: ConfigError) -> Self {
+        Self {
+            config: None,
+            error: Some(error),
+        }
+    }
+
+    fn sound(self) -> Result<Config, ConfigError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(self.config.unwrap_or_default()),
+        }
+    }
+}
+
 /// Reads and checks the file at `path`; without one, [`DEFAULT_FILE`], or [`Config::default`] when
 /// there is no such file.
 pub fn load(path: Option<&FilePath>) -> Result<Config, ConfigError> {
-    load_or_default(path, FilePath::new(DEFAULT_FILE))
+    inspect(path).sound()
 }
 
-fn load_or_default(path: Option<&FilePath>, usual: &FilePath) -> Result<Config, ConfigError> {
+/// The same for whoever wants to know all that is wrong, in the files that it names too.
+pub fn inspect(path: Option<&FilePath>) -> Inspected {
+    inspect_or_default(path, FilePath::new(DEFAULT_FILE))
+}
+
+fn inspect_or_default(path: Option<&FilePath>, usual: &FilePath) -> Inspected {
     let source = path.unwrap_or(usual);
-    let file = match File::open(source) {
-        Ok(file) => file,
-        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Config::default());
+    match text(source) {
+        Ok(Some(text)) => inspect_text(&text, source),
+        Ok(None) if path.is_none() => Inspected {
+            config: Some(Config::default()),
+            error: None,
+        },
+        Ok(None) => {
+            let error = std::io::ErrorKind::NotFound.into();
+            Inspected::failed(ConfigError::unreadable(source, &error))
         }
-        Err(error) => return Err(ConfigError::unreadable(source, &error)),
+        Err(error) => Inspected::failed(error),
+    }
+}
+
+/// What is in the file `source`; `None` if there is no such file.
+fn text(source: &FilePath) -> Result<Option<String>, ConfigError> {
+    let unreadable = |error| ConfigError::unreadable(source, &error);
+    let file = match File::open(source) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(unreadable)?,
     };
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too long from one that just fits.
     file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| ConfigError::unreadable(source, &error))?;
+        .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(ConfigError::too_long(source));
     }
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|error| ConfigError::not_utf8(source, &bytes[..error.valid_up_to()]))?;
-    parse(text, source)
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        ConfigError::not_utf8(source, &error.as_bytes()[..good])
+    })
 }
 
 /// Checks `text`, which came from `source`.
 pub fn parse(text: &str, source: &FilePath) -> Result<Config, ConfigError> {
+    inspect_text(text, source).sound()
+}
+
+fn inspect_text(text: &str, source: &FilePath) -> Inspected {
     let mut problems = error::Problems::new(text);
     let config = reader::document(text, &mut problems)
         .map(|document| raw::read(&document, &mut problems))
-        .map(|raw| validate::checked(raw, &mut problems));
-    match config {
-        Some(mut config) if problems.is_empty() => {
-            config.source = Some(source.to_owned());
-            Ok(config)
-        }
-        _ => Err(problems.into_error(source)),
+        .map(|raw| validate::checked(raw, &mut problems))
+        .map(|config| Config {
+            source: Some(source.to_owned()),
+            ..config
+        });
+    let is_sound = problems.is_empty() && config.is_some();
+    Inspected {
+        config,
+        error: (!is_sound).then(|| problems.into_error(source)),
     }
 }
 

@@ -271,10 +271,20 @@ fn files_that_cannot_be_configurations_are_refused() {
 fn the_built_in_default_is_for_when_nobody_named_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let usual = dir.path().join("config.toml");
-    assert_eq!(load_or_default(None, &usual).unwrap(), Config::default());
-    assert!(load_or_default(Some(&usual), &usual).is_err());
+    assert_eq!(
+        inspect_or_default(None, &usual).sound().unwrap(),
+        Config::default()
+    );
+    assert!(inspect_or_default(Some(&usual), &usual).sound().is_err());
     std::fs::write(&usual, FULL).unwrap();
-    assert_eq!(load_or_default(None, &usual).unwrap().services.len(), 2);
+    assert_eq!(
+        inspect_or_default(None, &usual)
+            .sound()
+            .unwrap()
+            .services
+            .len(),
+        2
+    );
 }
 
 #[test]
