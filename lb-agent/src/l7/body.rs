@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::HeaderName;
 
 use super::access_log::{End, Record};
 use super::compress::{CompressError, Compressed};
 use super::counts::Active;
 use super::errand::Learner;
+use super::parts::Lane;
 use super::progress::Progress;
 use super::upstream::{Driven, clean};
 use super::visit::UnderWay;
@@ -204,6 +206,8 @@ pub(super) enum RequestBody {
 /// The body of a request, with what it is held to.
 pub(super) struct ClientBody {
     body: Incoming,
+    /// What goes from the trailers.
+    named: Vec<HeaderName>,
     progress: Rc<Progress>,
     /// Bytes that may still come; `None` for any number.
     left: Option<u64>,
@@ -214,19 +218,20 @@ pub(super) struct ClientBody {
 }
 
 impl ClientBody {
+    /// The body of a request on `lane`, without the trailers that are `named`.
     pub(super) fn new(
         body: Incoming,
+        named: Vec<HeaderName>,
         progress: Rc<Progress>,
-        most: Option<u64>,
-        pause: Option<Duration>,
-        answer: Option<Duration>,
+        lane: &Lane,
     ) -> Self {
         Self {
             body,
+            named,
             progress,
-            left: most,
-            pause,
-            answer,
+            left: lane.body,
+            pause: lane.timeouts.body,
+            answer: lane.timeouts.first_byte,
         }
     }
 
@@ -237,7 +242,7 @@ impl ClientBody {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         self.progress.set_awaits_body(frame.is_pending());
         let frame = match ready!(frame) {
-            Some(frame) => clean(frame?),
+            Some(frame) => clean(frame?, &self.named),
             None => {
                 self.progress.within(self.answer);
                 return Poll::Ready(None);

@@ -213,10 +213,9 @@ impl Errand {
         let id = self.asker.request_id.to_str().unwrap_or_default();
         let all_down = self.all_down.get();
         // Where nobody is there, a page says so, whether they were asked or known to be away.
-        let status = if all_down {
-            StatusCode::SERVICE_UNAVAILABLE
-        } else {
-            status
+        let status = match status {
+            StatusCode::BAD_GATEWAY if all_down => StatusCode::SERVICE_UNAVAILABLE,
+            status => status,
         };
         let pages = &self.service.parts.pages;
         let shown = pages.show(status, all_down, self.accept.as_ref(), id);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use lb_common::abi::BackendId;
 use tokio::time::sleep;
@@ -66,8 +67,13 @@ pub(super) async fn handle(
     } else {
         Err(StatusCode::BAD_REQUEST)
     };
+    let is_unsound = matches!(
+        answer,
+        Err(StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED)
+    );
     let mut answer = answer.unwrap_or_else(answers::plain);
-    if !visit.is_http2() && (!clean || must_close(answer.status())) {
+    // Where one that cannot be trusted ends is nobody's guess.
+    if !visit.is_http2() && (is_unsound || must_close(answer.status())) {
         answers::close(&mut answer);
     }
     progress.answer();
@@ -126,14 +132,14 @@ async fn answer(
     if hop.trailers {
         headers::ask_for_trailers(&mut head.headers);
     }
-    if wishes.chunked {
+    if wishes.chunked || is_unmeasured(&head, &body) {
         // Said aloud, as GET with a body of unknown length would be sent without it.
         let chunked = HeaderValue::from_static("chunked");
         head.headers.insert(header::TRANSFER_ENCODING, chunked);
     }
     head.version = Version::HTTP_11;
     let progress = passage.progress();
-    let body = client_body(body, progress, lane);
+    let body = client_body(body, hop.named, progress, lane);
     let forward = Forward {
         visit,
         service,
@@ -148,17 +154,23 @@ async fn answer(
     Ok(answer.unwrap_or_else(|status| errand.page(status)))
 }
 
-fn client_body(body: Incoming, progress: &Rc<Progress>, lane: &Lane) -> RequestBody {
+/// A body of HTTP/2 need not say its length (RFC 9113, section 8.1).
+fn is_unmeasured(head: &Parts, body: &Incoming) -> bool {
+    head.version == Version::HTTP_2
+        && !body.is_end_stream()
+        && !head.headers.contains_key(header::CONTENT_LENGTH)
+}
+
+fn client_body(
+    body: Incoming,
+    named: Vec<HeaderName>,
+    progress: &Rc<Progress>,
+    lane: &Lane,
+) -> RequestBody {
     if body.is_end_stream() {
         return RequestBody::Empty;
     }
-    RequestBody::Client(ClientBody::new(
-        body,
-        Rc::clone(progress),
-        lane.body,
-        lane.timeouts.body,
-        lane.timeouts.first_byte,
-    ))
+    RequestBody::Client(ClientBody::new(body, named, Rc::clone(progress), lane))
 }
 
 fn is_idempotent(method: &Method) -> bool {
@@ -186,6 +198,7 @@ impl Forward<'_> {
             key: self.errand.known.key,
             client: self.errand.asker.ip,
             passed: Vec::new(),
+            late: false,
         };
         let mut request = request;
         let mut repeats = 0;
@@ -320,7 +333,7 @@ impl Forward<'_> {
             Some(_) => 0,
         };
         let learner = self.errand.learner(head.status, backend);
-        let driven = Driven::new(body, upstream, pool, most);
+        let driven = Driven::new(body, hop.named, upstream, pool, most);
         Response::from_parts(head, Body::upstream(driven, active).read_by(learner))
     }
 }

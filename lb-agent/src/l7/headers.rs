@@ -7,7 +7,7 @@ pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// What the fields for one hop said, before they went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hop {
     /// `Connection` named `upgrade`, and there was an `Upgrade`.
     pub(super) upgrade: bool,
@@ -15,6 +15,8 @@ pub(super) struct Hop {
     pub(super) trailers: bool,
     /// There was a `Transfer-Encoding`.
     pub(super) encoded: bool,
+    /// What `Connection` named beside the usual: it goes from the trailers too.
+    pub(super) named: Vec<HeaderName>,
 }
 
 /// Removes the fields that are for one hop: those that `Connection` names, and the well-known ones
@@ -36,7 +38,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
     }
     if connection {
         hop.upgrade = upgrade && has_token(headers, &header::CONNECTION, b"upgrade");
-        remove_named(headers);
+        hop.named = remove_named(headers);
     }
     if te {
         hop.trailers = has_token(headers, &header::TE, b"trailers");
@@ -56,9 +58,10 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
     hop
 }
 
-/// Removes `Connection` and what it names. `Upgrade` is seen to elsewhere; `Host` and what frames
-/// the message are no options, whoever says so.
-fn remove_named(headers: &mut HeaderMap) {
+/// Removes `Connection` and what it names, which is returned. `Upgrade` is seen to elsewhere; `Host`
+/// and what frames the message are no options, whoever says so.
+fn remove_named(headers: &mut HeaderMap) -> Vec<HeaderName> {
+    let mut named = Vec::new();
     let options = headers.get_all(header::CONNECTION).iter();
     let plain = options.into_iter().all(|value| {
         [&b"keep-alive"[..], b"close", b"upgrade"]
@@ -66,25 +69,25 @@ fn remove_named(headers: &mut HeaderMap) {
             .any(|plain| value.as_bytes().eq_ignore_ascii_case(plain))
     });
     if !plain {
-        let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        let kept = [
+            header::HOST,
+            header::UPGRADE,
+            header::TE,
+            header::TRANSFER_ENCODING,
+            header::CONTENT_LENGTH,
+            header::AUTHORIZATION,
+            header::COOKIE,
+        ];
+        named = tokens(headers, &header::CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token).ok())
+            .filter(|name| !kept.contains(name))
             .collect();
-        for name in named {
-            let kept = [
-                header::HOST,
-                header::UPGRADE,
-                header::TE,
-                header::TRANSFER_ENCODING,
-                header::CONTENT_LENGTH,
-                header::AUTHORIZATION,
-                header::COOKIE,
-            ];
-            if !kept.contains(&name) {
-                headers.remove(name);
-            }
+        for name in &named {
+            headers.remove(name);
         }
     }
     headers.remove(header::CONNECTION);
+    named
 }
 
 /// The members of a list, over all its lines.
@@ -133,9 +136,12 @@ pub(super) fn ask_for_trailers(headers: &mut HeaderMap) {
 }
 
 /// Removes from trailers what must not come there: what frames or routes the message, who asks,
-/// and what is for one hop (RFC 9110, section 6.5.1).
-pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+/// and what is for one hop (RFC 9110, section 6.5.1), by what its head has `named` too (section 7.6.1).
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, named: &[HeaderName]) {
     strip_hop_by_hop(trailers);
+    for name in named {
+        trailers.remove(name);
+    }
     for name in [
         header::CONTENT_LENGTH,
         header::HOST,
@@ -239,9 +245,10 @@ mod tests {
             ("authorization", "b"),
             ("connection", "x-sum"),
             ("x-sum", "1"),
+            ("x-secret", "1"),
             ("server-timing", "a"),
         ]);
-        clean_trailers(&mut trailers);
+        clean_trailers(&mut trailers, &[HeaderName::from_static("x-secret")]);
         assert_eq!(names(&trailers), ["server-timing"]);
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Way<'a> {
     pub(super) client: IpAddr,
     /// Backends that have failed this request.
     pub(super) passed: Vec<BackendId>,
+    /// The last of them by not answering in time.
+    pub(super) late: bool,
 }
 
 impl Way<'_> {
@@ -54,11 +56,10 @@ impl Way<'_> {
             let snapshot = worker.snapshot();
             let Some((id, reason)) = self.choose() else {
                 snapshot.counts.chosen(self.target, None);
-                let any_tried = !self.passed.is_empty();
-                return Err(if any_tried {
-                    StatusCode::BAD_GATEWAY
-                } else {
-                    StatusCode::SERVICE_UNAVAILABLE
+                return Err(match self.passed.as_slice() {
+                    [] => StatusCode::SERVICE_UNAVAILABLE,
+                    _ if self.late => StatusCode::GATEWAY_TIMEOUT,
+                    _ => StatusCode::BAD_GATEWAY,
                 });
             };
             let active = Active::new(&snapshot.counts, self.target, id);
@@ -89,6 +90,7 @@ impl Way<'_> {
                     worker
                         .faults
                         .failed(id, &self.service.http.settings.upstream);
+                    self.late = error.kind() == io::ErrorKind::TimedOut;
                     self.passed.push(id);
                 }
             }

@@ -15,6 +15,7 @@ use hyper::body::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper::header::HeaderName;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use lb_common::abi::BackendId;
@@ -169,16 +170,19 @@ pub(super) struct Driven {
     body: Incoming,
     upstream: Option<Box<Upstream>>,
     over: bool,
+    /// What goes from the trailers.
+    named: Vec<HeaderName>,
     pool: Rc<Pool>,
     /// Most idle connections to keep.
     most_idle: usize,
 }
 
 impl Driven {
-    /// The rest of the answer on `upstream`, which goes back to `pool` at its end, unless there
-    /// are `most_idle` like it.
+    /// The rest of the answer on `upstream`, without the trailers that are `named`. The connection
+    /// goes back to `pool` at its end, unless there are `most_idle` like it.
     pub(super) fn new(
         body: Incoming,
+        named: Vec<HeaderName>,
         upstream: Upstream,
         pool: Rc<Pool>,
         most_idle: usize,
@@ -187,6 +191,7 @@ impl Driven {
             body,
             upstream: Some(Box::new(upstream)),
             over: false,
+            named,
             pool,
             most_idle,
         }
@@ -205,7 +210,9 @@ impl Driven {
             self.over = drive(&mut upstream.connection, context);
             frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
         }
-        frame.map_ok(clean).map_err(BodyError::from)
+        frame
+            .map_ok(|frame| clean(frame, &self.named))
+            .map_err(BodyError::from)
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -217,11 +224,11 @@ impl Driven {
     }
 }
 
-/// A frame as it is passed on.
-pub(super) fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
+/// A frame as it is passed on: trailers without what the head has `named`.
+pub(super) fn clean(frame: Frame<Bytes>, named: &[HeaderName]) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
-            headers::clean_trailers(&mut trailers);
+            headers::clean_trailers(&mut trailers, named);
             Frame::trailers(trailers)
         }
         Err(frame) => frame,

@@ -65,6 +65,20 @@ fn m6_1_anything_but_one_chunked_is_refused() {
 }
 
 #[test]
+fn m6_1_what_follows_a_coding_that_is_refused_is_not_read() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n";
+    let next = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut client = proxy.ask(&format!("{request}{next}"));
+    let (status, head) = client.answer();
+    assert_eq!(status, 501);
+    assert_eq!(field(&head, "connection"), Some("close"));
+    assert_eq!(client.rest(), "");
+    backend.was_spared();
+}
+
+#[test]
 fn m6_1_transfer_encoding_in_http_1_0_is_refused() {
     refused(
         "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -129,10 +143,14 @@ fn h5_5_control_characters_in_a_value_are_refused() {
 
 #[test]
 fn m7_1_broken_chunks_are_an_error_and_end_both_connections() {
+    let flood = format!("5;{}\r\nhello\r\n", "x".repeat(20_000));
     for chunk in [
         "0x5\r\nhello\r\n",
         "FFFFFFFFFFFFFFFFF\r\n",
         "5\r\nhelloX\r\n",
+        "-1\r\nhello\r\n",
+        "5\nhello\r\n",
+        &flood,
     ] {
         let backend = Backend::new();
         let proxy = Proxy::new(&[&backend], "");
@@ -173,6 +191,20 @@ fn m3_2_2_an_absolute_target_replaces_the_host() {
     assert!(head.starts_with("GET /x?y HTTP/1.1\r\n"), "{head}");
     assert_eq!(field(&head, "host"), Some("b.example:81"));
     assert_eq!(field(&head, "x-forwarded-host"), Some("b.example:81"));
+}
+
+#[test]
+fn m3_2_2_an_absolute_target_names_the_host_for_routes_too() {
+    let backend = Backend::new();
+    let routes = "[[service.route]]\nhost = 'b.example'\nanswer = { status = 201 }";
+    let proxy = Proxy::new(&[&backend], routes);
+    let mut client = proxy.ask("GET http://b.example/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.status(), 201);
+    client.send("GET http://a/ HTTP/1.1\r\nHost: b.example\r\n\r\n");
+    let (mut connection, head) = backend.request();
+    assert_eq!(field(&head, "host"), Some("a"));
+    connection.send(OK);
+    assert_eq!(client.status(), 200);
 }
 
 #[test]
@@ -219,6 +251,13 @@ fn m2_3_other_versions_are_refused() {
     let backend = Backend::new();
     let rest = Proxy::new(&[&backend], "").ask(preface).rest();
     assert!(!rest.starts_with("HTTP/1.1 200"), "{rest}");
+}
+
+#[test]
+fn m2_2_a_line_that_ends_with_a_bare_lf_is_a_line_and_is_sent_on_with_both() {
+    let head = forwarded("GET / HTTP/1.1\nHost: a\nX-A: b\n\n");
+    assert_eq!(field(&head, "x-a"), Some("b"));
+    assert!(!head.replace("\r\n", "").contains('\n'), "{head:?}");
 }
 
 #[test]

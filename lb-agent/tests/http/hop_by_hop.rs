@@ -50,6 +50,66 @@ fn h7_6_1_a_client_cannot_have_removed_what_the_gateway_sets() {
 }
 
 #[test]
+fn h7_6_1_what_connection_names_goes_from_trailers_too() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let mut client = proxy.ask(
+        "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE, X-Mine\r\n\
+         Transfer-Encoding: chunked\r\nTrailer: X-Mine, X-Sum\r\n\r\n\
+         2\r\nhi\r\n0\r\nX-Mine: 1\r\nX-Sum: 1\r\n\r\n",
+    );
+    let (mut connection, _) = backend.request();
+    assert_eq!(connection.exactly(7), "2\r\nhi\r\n");
+    assert_eq!(connection.head(), "0\r\nx-sum: 1\r\n\r\n");
+    connection.send(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: X-Theirs\r\n\
+         Trailer: X-Theirs, X-Time\r\n\r\n2\r\nok\r\n0\r\nX-Theirs: 5\r\nX-Time: 5\r\n\r\n",
+    );
+    assert_eq!(super::status(&client.head()), 200);
+    assert_eq!(client.exactly(7), "2\r\nok\r\n");
+    assert_eq!(client.head(), "0\r\nx-time: 5\r\n\r\n");
+}
+
+#[test]
+fn h10_1_4_who_has_not_asked_for_trailers_gets_none() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let mut client = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (mut connection, head) = backend.request();
+    assert_eq!(field(&head, "te"), None);
+    connection.send(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Time\r\n\r\n\
+         2\r\nok\r\n0\r\nX-Time: 5\r\n\r\n",
+    );
+    client.head();
+    assert_eq!(client.exactly(12), "2\r\nok\r\n0\r\n\r\n");
+}
+
+#[test]
+fn h7_6_3_via_names_the_version_that_came_after_those_of_before() {
+    for version in ["1.0", "1.1"] {
+        let head = forwarded(&format!(
+            "GET / HTTP/{version}\r\nHost: a\r\nVia: 1.1 b, 1.0 c\r\n\r\n"
+        ));
+        let via: Vec<&str> = head
+            .split("\r\n")
+            .filter_map(|line| line.strip_prefix("via: "))
+            .collect();
+        let own = format!("{version} lb-agent-");
+        assert!(
+            via.join(", ").starts_with(&format!("1.1 b, 1.0 c, {own}")),
+            "{head}"
+        );
+        // It has been here before.
+        let own = via.last().unwrap().split(' ').next_back().unwrap();
+        super::refused(
+            &format!("GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 {own}, 1.1 b\r\n\r\n"),
+            508,
+        );
+    }
+}
+
+#[test]
 fn h5_1_unknown_fields_and_the_order_of_lines_are_kept() {
     let head = forwarded(
         "GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nX-Odd: \"<>\"\r\nX-A: 2\r\nX-A: 3\r\n\r\n",
@@ -66,6 +126,17 @@ fn h5_1_unknown_fields_and_the_order_of_lines_are_kept() {
 fn names_with_underscores_are_dropped() {
     let head = forwarded("GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 192.0.2.1\r\n\r\n");
     assert!(!head.contains("x_forwarded_for"), "{head}");
+}
+
+#[test]
+fn names_with_underscores_are_kept_where_that_is_wanted() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "underscore_headers = true");
+    let mut client = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\nuser_name: b\r\n\r\n");
+    let (mut connection, head) = backend.request();
+    assert_eq!(field(&head, "user_name"), Some("b"));
+    connection.send(OK);
+    assert_eq!(client.status(), 200);
 }
 
 #[test]

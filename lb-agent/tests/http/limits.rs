@@ -122,6 +122,51 @@ fn an_answer_that_does_not_come_is_504() {
     assert_eq!(client.status(), 200);
 }
 
+/// An address to which connections are never made: its queue is full.
+fn full() -> (std::net::SocketAddr, Vec<socket2::Socket>) {
+    use socket2::{Domain, Socket, Type};
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = vec![listener];
+    for _ in 0..4 {
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let _ = client.connect(&address);
+        held.push(client);
+    }
+    (address.as_socket().unwrap(), held)
+}
+
+#[test]
+fn h15_6_5_a_connection_that_is_not_made_in_time_is_504() {
+    let (address, _held) = full();
+    let backend = Backend {
+        address,
+        ..Backend::new()
+    };
+    let proxy = Proxy::new(&[&backend], "timeouts = { connect = '500ms' }");
+    let mut client = proxy.ask(GET);
+    assert_eq!(client.status(), 504);
+    // The client's connection is none the worse.
+    client.send(GET);
+    assert_eq!(client.status(), 504);
+}
+
+#[test]
+fn an_idle_connection_to_a_backend_is_ended_by_us() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let mut client = proxy.ask(GET);
+    let (mut connection, _) = backend.request();
+    connection.send(OK);
+    assert_eq!(client.status(), 200);
+    // Node.js would do so after five seconds, perhaps just when the next request is on its way.
+    assert_eq!(connection.rest(), "");
+}
+
 #[test]
 fn an_idle_connection_ends_after_its_time() {
     let backend = Backend::new();

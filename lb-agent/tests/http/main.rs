@@ -1,10 +1,11 @@
 //! The L7 path between raw sockets: what goes in, byte by byte, and what comes out. Names of tests
-//! begin with the section that they are about: `h` is RFC 9110, `m` RFC 9112, `w` RFC 6455. There is
-//! no cache, so nothing here is about RFC 9111.
+//! begin with the section that they are about: `h` is RFC 9110, `k` RFC 9111, `m` RFC 9112, `h2` RFC
+//! 9113, `w` RFC 6455, `x` RFC 8441.
 
 mod change;
 mod faults;
 mod framing;
+mod h2;
 mod hop_by_hop;
 mod limits;
 mod messages;

@@ -43,6 +43,55 @@ fn h15_4_5_answers_without_a_body_have_none() {
 }
 
 #[test]
+fn m6_1_a_coding_on_an_answer_without_a_body_is_not_passed_on() {
+    for line in ["204 No Content", "304 Not Modified"] {
+        let (_proxy, mut client, backend, mut connection) = asked(GET);
+        connection.send(&format!(
+            "HTTP/1.1 {line}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        ));
+        let head = client.head();
+        assert_eq!(field(&head, "transfer-encoding"), None, "{head}");
+        client.send(GET);
+        // Whether this connection is still good is for the proxy to say.
+        let mut next = match backend.try_accept(std::time::Duration::from_millis(300)) {
+            Some(stream) => super::Client::new(stream),
+            None => connection,
+        };
+        next.head();
+        next.send(OK);
+        assert_eq!(client.status(), 200, "after {line}");
+    }
+}
+
+#[test]
+fn m2_3_an_answer_has_our_own_version_and_an_old_backend_one_request_a_connection() {
+    let (_proxy, mut client, backend, mut connection) = asked(GET);
+    connection.send("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let (_, answer) = client.answer();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    client.send(GET);
+    let (mut fresh, _) = backend.request();
+    fresh.send(OK);
+    assert_eq!(client.status(), 200);
+}
+
+#[test]
+fn k3_nothing_is_kept_for_the_next_request() {
+    let (_proxy, mut client, _backend, mut connection) = asked(GET);
+    for age in ["public, max-age=3600", "s-maxage=3600"] {
+        connection.send(&format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: {age}\r\nVary: Cookie\r\nAge: 5\r\n\
+             Content-Length: 0\r\n\r\n"
+        ));
+        let (_, head) = client.answer();
+        assert_eq!(field(&head, "cache-control"), Some(age));
+        assert_eq!(field(&head, "age"), Some("5"));
+        client.send(GET);
+        connection.head();
+    }
+}
+
+#[test]
 fn m6_3_a_length_beside_transfer_encoding_is_not_passed_on() {
     let (_proxy, mut client, _backend, mut connection) = asked(GET);
     connection.send(
@@ -71,7 +120,7 @@ fn m6_3_an_answer_that_ends_with_its_connection_is_passed_on_in_chunks() {
 
 #[test]
 fn m6_3_an_answer_that_is_cut_short_never_ends_well() {
-    for head in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
+    for head in ["Content-Length: 11", "Transfer-Encoding: chunked"] {
         let (_proxy, mut client, _backend, mut connection) = asked(GET);
         connection.send(&format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n5\r\nhello\r\n"));
         client.head();
@@ -101,6 +150,10 @@ fn m5_2_a_malformed_answer_is_a_bad_gateway() {
     for answer in [
         "HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\n\r\n",
         "HTTP/1.1 abc\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX-A: b\0c\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX A: b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
         "nonsense\r\n\r\n",
     ] {
         let (_proxy, mut client, _backend, mut connection) = asked(GET);
