@@ -51,7 +51,18 @@ pub const fn wildcard_of(addr: &Addr) -> Addr {
 /// Prefix lengths above 32 and 128 count as 32 and 128.
 #[inline(always)]
 pub const fn client_prefix(addr: &Addr, ipv4_prefix: u8, ipv6_prefix: u8) -> Addr {
-    let bits = if is_v4(addr) {
+    let (high, low) = prefix_of(halves(addr), ipv4_prefix, ipv6_prefix);
+    join(high, low)
+}
+
+/// [`client_prefix`] of an address in two halves.
+#[inline(always)]
+pub(crate) const fn prefix_of(
+    (high, low): (u64, u64),
+    ipv4_prefix: u8,
+    ipv6_prefix: u8,
+) -> (u64, u64) {
+    let bits = if high == 0 && low >> 32 == 0xffff {
         96 + if ipv4_prefix > 32 {
             32
         } else {
@@ -62,13 +73,11 @@ pub const fn client_prefix(addr: &Addr, ipv4_prefix: u8, ipv6_prefix: u8) -> Add
     } else {
         ipv6_prefix as u32
     };
-    let (high, low) = halves(addr);
-    let (high, low) = if bits >= 64 {
+    if bits >= 64 {
         (high, low & ones(bits - 64))
     } else {
         (high & ones(bits), 0)
-    };
-    join(high, low)
+    }
 }
 
 /// A 64-bit mask whose first `count` bits are set; `count` is at most 64.

@@ -61,7 +61,12 @@ impl State {
 /// of a client prefix for the service with that salt.
 #[inline(always)]
 pub const fn client(key: [u64; 2], salt: u64, prefix: &Addr) -> u64 {
-    let (high, low) = addr::halves(prefix);
+    client_halves(key, salt, addr::halves(prefix))
+}
+
+/// [`client`] of a prefix in two halves, as numbers, most significant first.
+#[inline(always)]
+pub(crate) const fn client_halves(key: [u64; 2], salt: u64, (high, low): (u64, u64)) -> u64 {
     let mut state = State::new(key);
     state.word(salt);
     state.word(high.swap_bytes());

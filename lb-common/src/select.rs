@@ -96,6 +96,14 @@ impl Client {
         }
     }
 
+    /// The hash of the client whose address is the number made of two halves, the most significant
+    /// first: [`Client::hash`] without the key of its affinity.
+    #[inline(always)]
+    pub(crate) const fn hash_of(head: &ServiceHead, address: (u64, u64)) -> u64 {
+        let prefix = addr::prefix_of(address, head.ipv4_prefix, head.ipv6_prefix);
+        hash::client_halves(head.hash_key, head.salt, prefix)
+    }
+
     /// The client with this hash, to look for a backend with.
     #[inline(always)]
     pub const fn of_hash(hash: u64) -> Self {
@@ -116,8 +124,8 @@ impl Client {
 
     /// The client's own slot.
     #[inline(always)]
-    pub fn slot(&self) -> u32 {
-        hash::place((self.hash >> 32) as u32, TABLE_SLOTS as u32)
+    pub const fn slot(&self) -> u32 {
+        slot_of(self.hash)
     }
 
     /// The client's order of preference at `step`, from 0 for its own slot to `PROBES + WALK`;
@@ -146,6 +154,12 @@ impl Client {
         };
         Some(tables.member(place % MAX_MEMBERS as u32))
     }
+}
+
+/// The slot of the client with this hash.
+#[inline(always)]
+pub(crate) const fn slot_of(hash: u64) -> u32 {
+    hash::place((hash >> 32) as u32, TABLE_SLOTS as u32)
 }
 
 /// Chooses a backend for `client` and hands the connection over to it; `None` when no backend can

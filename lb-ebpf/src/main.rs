@@ -24,6 +24,9 @@ macro_rules! stages {
         fn call(ctx: *mut $context, stage: Stage) -> u64 {
             match stage {
                 $(Stage::$stage => $name(ctx),)+
+                // Of the other direction.
+                #[allow(unreachable_patterns)]
+                _ => 0,
             }
         }
     };

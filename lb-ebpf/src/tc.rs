@@ -82,6 +82,12 @@ stages! { __sk_buff
     lb_tc_error: Error,
     lb_tc_extensions: Extensions,
     lb_tc_received: Received,
+    lb_tc_unsettled: Unsettled,
+    lb_tc_send: Send,
+    lb_tc_leaving: Leaving,
+    lb_tc_local_reply: LocalReply,
+    lb_tc_local_error: LocalError,
+    lb_tc_local_extensions: LocalExtensions,
 }
 
 #[inline(always)]

@@ -1,9 +1,11 @@
 //! Maps, routes and time as `lb_common::decide` wants them.
 
+use core::ops::Deref;
+
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
 use lb_common::abi::packet::{
-    DsrSlot, DsrTable, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
+    AddressMarks, DsrSlot, DsrTable, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
     PacketSettings, Target, Tracked, Vip, VipKey, device, flow,
 };
 use lb_common::abi::{
@@ -18,9 +20,9 @@ use lb_common::packet::Packet;
 use lb_common::select::{Client, Reason, select};
 
 use crate::maps::{
-    AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FLOWS, FLOWS_NEW, FRAGMENTS,
-    PACKET_BACKENDS, PACKET_SETTINGS, PACKET_STATS, Route, SCRATCH, TABLES, TARGETS, TRACKED, VIPS,
-    count,
+    ADDRESS_MARKS, AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FLOWS, FLOWS_NEW,
+    FRAGMENTS, PACKET_BACKENDS, PACKET_SETTINGS, PACKET_STATS, Route, SCRATCH, TABLES, TARGETS,
+    TRACKED, VIPS, count,
 };
 use crate::opaque;
 use crate::tables::{ServiceTables, Taker, affinity, now_ns, search};
@@ -46,8 +48,32 @@ pub struct Maps<H> {
     pub ingress: u32,
 }
 
+/// An element of a map, shared with other CPUs and the agent.
+pub struct Shared<T>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: the kernel returned a valid, aligned element, which lives as long as the program
+        // runs; words torn by another CPU are those of a moment ago.
+        unsafe { &*self.0 }
+    }
+}
+
 impl<H: Hook> World for Maps<H> {
-    type Flow = *mut Flow;
+    type Flow = Shared<Flow>;
+    type Target = Shared<Target>;
     type Dsr = *mut DsrTable;
 
     /// The packet is the context's, and the job lies in the scratch map.
@@ -58,7 +84,7 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn now_s(&self) -> u32 {
-        (now_ns() / 1_000_000_000) as u32
+        (coarse_ns() / 1_000_000_000) as u32
     }
 
     #[inline(always)]
@@ -91,10 +117,6 @@ impl<H: Hook> World for Maps<H> {
             return;
         };
         match event {
-            BackendEvent::Packet(len) => {
-                totals.packets += 1;
-                totals.bytes += u64::from(len);
-            }
             BackendEvent::Flow => totals.flows += 1,
             BackendEvent::Answered => totals.answered += 1,
             BackendEvent::Refused => totals.refused += 1,
@@ -109,9 +131,18 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn target(&self, backend: BackendId) -> Option<Target> {
-        let target = TARGETS.get(backend.index())?;
-        (target.id == backend && backend != BackendId::NONE).then_some(*target)
+    fn marks(&self, address: &Ip) -> u8 {
+        let Some(marks) = ADDRESS_MARKS.get(0) else {
+            return 0;
+        };
+        let place = opaque(AddressMarks::place(address));
+        marks.0.get(place).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn target(&self, backend: BackendId) -> Option<Shared<Target>> {
+        let target = Shared(TARGETS.get_ptr_mut(backend.index())?);
+        (target.id == backend && backend != BackendId::NONE).then_some(target)
     }
 
     #[inline(always)]
@@ -125,32 +156,24 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<*mut Flow> {
-        FLOWS
-            .get_ptr_mut(key)
-            .or_else(|| FLOWS_NEW.get_ptr_mut(key))
+    fn flow(&self, key: &FlowKey) -> Option<Shared<Flow>> {
+        let found = FLOWS.get_ptr_mut(key);
+        found.or_else(|| FLOWS_NEW.get_ptr_mut(key)).map(Shared)
     }
 
     #[inline(always)]
-    fn read(&self, flow: *mut Flow) -> Flow {
-        // SAFETY: the kernel returned a valid, aligned element; words torn by another CPU are
-        // those of a moment ago.
-        unsafe { *flow }
-    }
-
-    #[inline(always)]
-    fn touch(&mut self, flow: *mut Flow, flags: u32, seen_s: u32, next_seq: u32) {
-        // SAFETY: as above.
-        let flow = unsafe { &mut *flow };
+    fn touch(&mut self, flow: Shared<Flow>, flags: u32, seen_s: u32, next_seq: u32) {
+        // SAFETY: as for reading.
+        let flow = unsafe { &mut *flow.0 };
         flow.flags = flags;
         flow.seen_s = seen_s;
         flow.next_seq = next_seq;
     }
 
     #[inline(always)]
-    fn set_hop(&mut self, flow: *mut Flow, hop: &Hop) {
-        // SAFETY: as above.
-        unsafe { (*flow).hop = *hop };
+    fn set_hop(&mut self, flow: Shared<Flow>, hop: &Hop) {
+        // SAFETY: as for reading.
+        unsafe { (*flow.0).hop = *hop };
     }
 
     #[inline(always)]
@@ -280,8 +303,13 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn backend_hop(&self, backend: BackendId) -> Hop {
-        totals(backend).map_or(Hop::NONE, |totals| totals.hop)
+    fn to_backend(&mut self, backend: BackendId, len: u32) -> Hop {
+        let Some(totals) = totals(backend) else {
+            return Hop::NONE;
+        };
+        totals.packets += 1;
+        totals.bytes += u64::from(len);
+        totals.hop
     }
 
     #[inline(always)]
@@ -299,6 +327,14 @@ pub fn job() -> Option<&'static mut Job> {
     // SAFETY: this CPU's own element. Packet programs do not interrupt each other on a CPU, and
     // whoever takes the job gives it to one function at a time. Zeros are a job.
     Some(unsafe { &mut (*scratch).job })
+}
+
+/// CLOCK_MONOTONIC in nanoseconds, as it was at the last tick: reading the exact time would cost as
+/// much as all else that a packet needs.
+#[inline(always)]
+fn coarse_ns() -> u64 {
+    // SAFETY: can be asked anywhere.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 #[inline(always)]

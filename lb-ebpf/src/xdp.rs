@@ -75,4 +75,6 @@ stages! { xdp_md
     lb_xdp_error: Error,
     lb_xdp_extensions: Extensions,
     lb_xdp_received: Received,
+    lb_xdp_unsettled: Unsettled,
+    lb_xdp_send: Send,
 }

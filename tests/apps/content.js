@@ -52,8 +52,7 @@ const pages = {
     socket.onopen = () => socket.send('hello');
     socket.onerror = () => tell('the WebSocket failed');
     socket.onmessage = (event) => tell('WebSocket says ' + event.data + ' by '
-      + performance.getEntriesByType('navigation')[0].nextHopProtocol
-      + ' to a ' + navigator.userAgent.match(/\\w*Chrome/));
+      + performance.getEntriesByType('navigation')[0].nextHopProtocol);
   </script>`),
 };
 

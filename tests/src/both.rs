@@ -10,7 +10,9 @@ use crate::prog_run::PacketProgram;
 use crate::wire;
 use lb_agent::dataplane::bpf::OpenError;
 use lb_agent::dataplane::bpf::trial::Trial;
-use lb_common::abi::packet::{Device, DsrSlot, DsrTable, FlowKey, FragmentKey, Hop, Ip, device};
+use lb_common::abi::packet::{
+    AddressMarks, Device, DsrSlot, DsrTable, FlowKey, FragmentKey, Hop, Ip, device,
+};
 use lb_common::abi::{AffinityKey, BackendId, MAX_MEMBERS, ServiceId, ServiceTable, TABLE_SLOTS};
 use lb_common::addr;
 use lb_common::decide::Outcome;
@@ -109,12 +111,16 @@ impl Both {
     fn fill(&self) {
         let world = &self.fresh;
         let (vips, targets) = (self.map("VIPS"), self.map("TARGETS"));
+        let mut marks = AddressMarks::NONE;
         for (key, vip) in &world.vips {
+            marks.note_vip(key, vip);
             vips.put(key, vip).unwrap();
         }
         for (index, target) in &world.targets {
+            marks.note_target(target);
             targets.put(index, target).unwrap();
         }
+        self.map("ADDRESS_MARKS").put(&0u32, &marks).unwrap();
         let backends = self.map("BACKENDS");
         for (index, backend) in &world.backends {
             backends.put(index, backend).unwrap();
@@ -178,7 +184,7 @@ impl Both {
 
     /// Runs a packet through both, which must agree; what became of it.
     pub fn agree(&mut self, frame: &[u8], sentence: &str) -> (Outcome, Vec<u8>) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
         self.host.now_s = now.tv_sec as u32;
         let mut on_host = Frame(frame.to_vec());
         let outcome = self.host.receive(&mut on_host).outcome();

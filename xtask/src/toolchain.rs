@@ -54,7 +54,7 @@ impl Toolchain {
             target.to_uppercase().replace('-', "_")
         );
         let flags = format!(
-            "--cfg bpf_target_arch=\"{}\" -C debuginfo=2 -C link-arg=--btf",
+            "--cfg bpf_target_arch=\"{}\" -C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf",
             env::consts::ARCH
         );
         let mut cargo = Command::new(self.compiler.cargo());

@@ -86,7 +86,6 @@ pub(super) fn services(
 impl Snapshot {
     /// Tells that a backend could not be used.
     pub(super) fn suspect(&self, id: BackendId, error: &str) {
-        self.counts.failed(id);
         let Some(suspicions) = &self.suspicions else {
             return;
         };
@@ -139,8 +138,7 @@ impl Snapshot {
         select::select(&mut choosing, &client)
     }
 
-    /// The backend that the request names, if it still keeps who it has, else one by weight; nobody
-    /// else has its session.
+    /// The backend that the request names, if it still keeps who it has, else one by weight.
     fn choose_freely(
         &self,
         spread: &Spread,
@@ -149,7 +147,7 @@ impl Snapshot {
         passed: &[BackendId],
     ) -> Option<Choice> {
         let service = table.head.id;
-        if let Key::Backend(id) | Key::Session(id) = key
+        if let Key::Backend(id) = key
             && let Some(backend) = self.backend(id)
             && backend.service == service
             && matches!(backend.state, state::UP | state::DRAINING)
@@ -159,9 +157,6 @@ impl Snapshot {
                 backend: id,
                 reason: Reason::Affinity,
             });
-        }
-        if matches!(key, Key::Session(_)) {
-            return None;
         }
         let members = &table.members[..table.head.members as usize];
         let up = members

@@ -32,6 +32,16 @@ impl Ip {
         a | b == 0 && c == MAPPED
     }
 
+    /// The address as a number, in two halves, the most significant first.
+    #[inline(always)]
+    pub const fn halves(&self) -> (u64, u64) {
+        let [a, b, c, d] = self.0;
+        (
+            (u32::from_be(a) as u64) << 32 | u32::from_be(b) as u64,
+            (u32::from_be(c) as u64) << 32 | u32::from_be(d) as u64,
+        )
+    }
+
     /// The same address as bytes.
     #[inline(always)]
     pub const fn to_addr(self) -> Addr {
@@ -105,6 +115,20 @@ pub struct Vip {
 }
 const _: () = assert!(size_of::<Vip>() == 8);
 
+impl Vip {
+    /// Nobody listens.
+    pub const NONE: Self = Self {
+        service: ServiceId(u32::MAX),
+        flags: 0,
+    };
+
+    /// Whether it is [`Vip::NONE`].
+    #[inline(always)]
+    pub const fn is_none(&self) -> bool {
+        self.service.0 == u32::MAX
+    }
+}
+
 /// Bits of [`Vip::flags`].
 pub mod vip {
     /// On a port: all backends are on the `dsr` path, and `DSR_TABLES` has the service's table.
@@ -115,6 +139,54 @@ pub mod vip {
     pub const ECHO: u32 = 4;
     /// On an address: it is the host's own. No packet may come from it.
     pub const OWN: u32 = 8;
+}
+
+/// The one value of the `ADDRESS_MARKS` map: what there may be at an address, without asking the
+/// larger maps (a Bloom filter with one hash; Bloom, "Space/time trade-offs in hash coding with
+/// allowable errors", 1970). Marks of other addresses may show; none is missing as long as they are
+/// set before what they tell of is entered.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressMarks(pub [u8; AddressMarks::SIZE]);
+
+impl AddressMarks {
+    /// Number of places.
+    pub const SIZE: usize = 8192;
+    /// The address has an entry in `VIPS`.
+    pub const KNOWN: u8 = 1;
+    /// A service on the `dsr` path listens there.
+    pub const DSR: u8 = 2;
+    /// Replies of flows may come from there: it is or was a backend's on the `nat` path.
+    pub const BACKEND: u8 = 4;
+    /// No marks.
+    pub const NONE: Self = Self([0; Self::SIZE]);
+
+    /// The place of an address, below [`AddressMarks::SIZE`].
+    #[inline(always)]
+    pub const fn place(address: &Ip) -> usize {
+        let [a, b, c, d] = address.0;
+        // The multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
+        ((a ^ b ^ c ^ d).wrapping_mul(0x9e37_79b1) >> 19) as usize
+    }
+
+    /// Marks what an entry of `VIPS` tells of its address. False if it was marked before.
+    pub const fn note_vip(&mut self, key: &VipKey, entry: &Vip) -> bool {
+        let dsr = key.port_be != 0 && entry.flags & vip::DSR != 0;
+        let marks = Self::KNOWN | if dsr { Self::DSR } else { 0 };
+        self.add(&key.addr, marks)
+    }
+
+    /// Marks the address of a backend. False if it was marked before.
+    pub const fn note_target(&mut self, target: &Target) -> bool {
+        self.add(&target.addr, Self::BACKEND)
+    }
+
+    const fn add(&mut self, address: &Ip, marks: u8) -> bool {
+        let place = &mut self.0[Self::place(address)];
+        let new = *place & marks != marks;
+        *place |= marks;
+        new
+    }
 }
 
 /// Value of [`Target::kind`].
@@ -209,7 +281,7 @@ impl FlowKey {
 pub struct Hop {
     /// Interface; 0 for not known.
     pub ifindex: u32,
-    /// When it was found, CLOCK_BOOTTIME in seconds.
+    /// When it was found, CLOCK_MONOTONIC in seconds.
     pub at_s: u32,
     /// Destination and source MAC address, as the first twelve bytes of a frame.
     pub macs: [u32; 3],
@@ -245,7 +317,7 @@ pub struct Flow {
     pub backend: BackendId,
     /// Its service.
     pub service: ServiceId,
-    /// Last packet in this direction, CLOCK_BOOTTIME in seconds, renewed once a second.
+    /// Last packet in this direction, CLOCK_MONOTONIC in seconds, renewed once a second.
     pub seen_s: u32,
     /// Bits of [`flow`].
     pub flags: u32,
@@ -305,7 +377,7 @@ const _: () = assert!(size_of::<FragmentKey>() == 40);
 pub struct Fragment {
     /// Source and destination port, network byte order.
     pub ports: [u16; 2],
-    /// When the first came, CLOCK_BOOTTIME in seconds.
+    /// When the first came, CLOCK_MONOTONIC in seconds.
     pub at_s: u32,
 }
 const _: () = assert!(size_of::<Fragment>() == 8);
@@ -345,7 +417,7 @@ pub struct DsrTable {
     pub head: ServiceHead,
     /// The slots.
     pub slots: [DsrSlot; TABLE_SLOTS],
-    /// When a slot's base was last sent something, CLOCK_BOOTTIME in seconds; written by the
+    /// When a slot's base was last sent something, CLOCK_MONOTONIC in seconds; written by the
     /// programs while the slot is not clean.
     pub base_seen_s: [u32; TABLE_SLOTS],
     /// Padding, zero.
@@ -359,7 +431,7 @@ const _: () = assert!(size_of::<DsrTable>() == 56 + 12 * TABLE_SLOTS + 4);
 pub struct Tracked {
     /// Its backend.
     pub backend: BackendId,
-    /// Last packet, CLOCK_BOOTTIME in seconds.
+    /// Last packet, CLOCK_MONOTONIC in seconds.
     pub seen_s: u32,
 }
 const _: () = assert!(size_of::<Tracked>() == 8);
@@ -378,7 +450,7 @@ pub struct PacketBackend {
     pub answered: u64,
     /// Flows that the backend refused (RST to a SYN).
     pub refused: u64,
-    /// `dsr`: the way to the backend.
+    /// The way to the backend.
     pub hop: Hop,
 }
 const _: () = assert!(size_of::<PacketBackend>() == 64);

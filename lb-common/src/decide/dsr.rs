@@ -7,66 +7,68 @@
 //! tracked by all of their key: a new connection never drags along a client's open ones.
 
 use super::answer::Problem;
-use super::nat::flow_hash;
-use super::send::{REFUSED, frame, lower_hops};
-use super::world::{BackendEvent, World};
-use super::{Job, Segment, Stage, Verdict, answer, impossible_source, is_martian, note_first};
+use super::send::{REFUSED, frame, lower_hops, way};
+use super::world::World;
+use super::{Job, Segment, Stage, Verdict, answer, impossible_source, note_first};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, Tracked, dsr, kind};
 use crate::abi::{BackendId, ServiceHead, protocol};
 use crate::checksum::Delta;
-use crate::headers::{ETHERNET, ether, number, tcp};
+use crate::headers::{ETHERNET, ether, number, ports_word, tcp};
 use crate::packet::{Outer, Packet};
-use crate::select::Client;
+use crate::select::{Client, slot_of};
 
-/// How long a way to a backend is trusted before the routes are asked again, seconds.
-const HOP_FRESH_S: u32 = 2;
 /// TCP options that are looked at for the maximum segment size.
 const OPTIONS: u32 = 8;
 /// Source ports of GUE: the dynamic ones (RFC 6335, section 6).
 const GUE_PORTS: u32 = 49_152;
 
-/// Sends a packet for a service to its backend.
+/// Sends a packet for a service to the owner of its client's slot.
 #[inline(always)]
 pub(super) fn forward<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
 ) -> Verdict {
-    let Some(vip) = job.vip else {
-        return Verdict::PASS;
-    };
-    let (segment, ip) = (&job.segment, &job.segment.ip);
+    let (segment, src) = (&job.segment, &job.segment.ip.src);
     note_first(world, segment);
-    if is_martian(&ip.src) {
-        return Verdict::drop(PacketCounter::DropMartian);
-    }
-    if starts(segment)
-        && let Some(reason) = impossible_source(world, &ip.src)
-    {
+    if let Some(reason) = impossible_source(world, src) {
         return Verdict::drop(reason);
     }
-    let Some(table) = world.dsr(vip.service) else {
+    let Some(table) = world.dsr(job.vip.service) else {
+        return Verdict::PASS;
+    };
+    let hash = Client::hash_of(&world.dsr_head(table), src.halves());
+    let slot = world.dsr_slot(table, slot_of(hash));
+    job.hash = hash as u32;
+    if slot.owner != slot.base {
+        return Verdict::next(Stage::Unsettled);
+    }
+    send(packet, world, job, slot.owner)
+}
+
+/// The same for a slot that has changed hands and is not clean yet.
+#[inline(always)]
+pub(super) fn unsettled<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let Some(table) = world.dsr(job.vip.service) else {
         return Verdict::PASS;
     };
     let head = world.dsr_head(table);
-    let client = Client::new(&head, &ip.src.to_addr());
+    let client = Client::new(&head, &job.segment.ip.src.to_addr());
     let slot = world.dsr_slot(table, client.slot());
-    let backend = if slot.owner == slot.base {
-        slot.owner
-    } else {
-        let dirty = Dirty {
-            head,
-            client,
-            owner: slot.owner,
-            base: dsr::id(slot.base),
-        };
-        dirty.backend(world, job, table)
+    let dirty = Dirty {
+        head,
+        client,
+        owner: slot.owner,
+        base: dsr::id(slot.base),
     };
-    let Some(target) = world.target(backend) else {
-        return Verdict::drop(PacketCounter::DropNoBackend);
-    };
-    world.count_backend(backend, BackendEvent::Packet(packet.len()));
-    send(packet, world, job, backend, &target)
+    job.backend = dirty.backend(world, job, table);
+    Verdict::next(Stage::Send)
+}
+
+/// Sends a packet to the backend that was found for it.
+#[inline(always)]
+pub(super) fn chosen<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+    send(packet, world, job, job.backend)
 }
 
 /// Whether a packet begins a flow, as far as it tells.
@@ -140,10 +142,13 @@ fn send<P: Packet, W: World>(
     world: &mut W,
     job: &mut Job,
     backend: BackendId,
-    target: &Target,
 ) -> Verdict {
+    let Some(target) = world.target(backend) else {
+        return Verdict::drop(PacketCounter::DropNoBackend);
+    };
+    let target: &Target = &target;
     let ip = &job.segment.ip;
-    let hop = way(world, backend, target);
+    let hop = way(world, backend, packet.len(), &target.source, &target.addr);
     if hop.ifindex == 0 {
         return Verdict::drop(PacketCounter::DropNoRoute);
     }
@@ -177,9 +182,7 @@ fn send<P: Packet, W: World>(
     if overhead == 0 {
         return frame(packet, world, ip, &hop);
     }
-    let seed = world.settings().seed;
-    let hash = flow_hash(&job.key, seed);
-    if wrap(packet, &job.segment, target, &hop, hash).is_none() {
+    if wrap(packet, &job.segment, target, &hop, outer_hash(job)).is_none() {
         return REFUSED;
     }
     if hop.ifindex == world.ingress() {
@@ -189,16 +192,12 @@ fn send<P: Packet, W: World>(
     }
 }
 
-/// The way to a backend, from what this CPU found lately.
+/// A hash of the flow for what the network cards of backends spread by, from the client's.
 #[inline(always)]
-fn way<W: World>(world: &mut W, backend: BackendId, target: &Target) -> Hop {
-    let known = world.backend_hop(backend);
-    if known.is_fresh(world.now_s(), HOP_FRESH_S) {
-        return known;
-    }
-    let hop = world.route(&target.source, &target.addr);
-    world.set_backend_hop(backend, &hop);
-    hop
+fn outer_hash(job: &Job) -> u32 {
+    let ports = ports_word(job.segment.transport.ports);
+    // The multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
+    (job.hash ^ ports).wrapping_mul(0x9e37_79b1) >> 16
 }
 
 /// Bytes that wrapping adds.

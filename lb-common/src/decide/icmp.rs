@@ -70,10 +70,9 @@ pub(super) fn local_error<P: Packet, W: World>(
     let Some(quote) = quote(packet, ip) else {
         return Verdict::PASS;
     };
-    let Some(handle) = world.flow(&quote.key) else {
+    let Some(entry) = world.flow(&quote.key) else {
         return Verdict::PASS;
     };
-    let entry = world.read(handle);
     let wanted = flow::REPLY | flow::LOCAL;
     if entry.flags & wanted != wanted {
         return Verdict::PASS;
@@ -180,19 +179,18 @@ fn about<P: Packet, W: World>(
         // What is sent on is the error as it is, to where the client's packets go.
         world.note(PacketCounter::IcmpPassed);
         job.key = *key;
-        job.vip = Some(vip);
+        job.vip = vip;
         job.segment.transport = Transport::NONE;
         job.segment.ip.src = key.src;
         return Verdict::next(Stage::Dsr);
     }
-    let Some(handle) = world.flow(key) else {
+    let Some(entry) = world.flow(key) else {
         return match vip {
             Some(_) => Verdict::drop(PacketCounter::DropIcmp),
             None => Verdict::PASS,
         };
     };
-    let entry = world.read(handle);
-    let way = nat::way_out(packet, world, job, handle, &entry);
+    let way = nat::way_out(packet, world, job, entry);
     if way.instead != Verdict::PASS {
         return way.instead;
     }

@@ -22,8 +22,8 @@ mod send;
 pub mod simulation;
 pub mod world;
 
-use crate::abi::packet::{FlowKey, Fragment, Ip, PacketCounter, Vip, VipKey, vip};
-use crate::abi::protocol;
+use crate::abi::packet::{AddressMarks, FlowKey, Fragment, Ip, PacketCounter, Vip, VipKey, vip};
+use crate::abi::{BackendId, protocol};
 use crate::headers::{self, Bad, IpHeader, Piece, Transport, number};
 use crate::packet::Packet;
 use world::World;
@@ -65,6 +65,9 @@ impl Verdict {
     /// The part of the way that is next.
     #[inline(always)]
     const fn stage(self) -> Option<Stage> {
+        if self.0 < Self::NEXT {
+            return None;
+        }
         match self.0.wrapping_sub(Self::NEXT) {
             0 => Some(Stage::Ingress),
             1 => Some(Stage::Flow),
@@ -79,6 +82,12 @@ impl Verdict {
             10 => Some(Stage::Error),
             11 => Some(Stage::Extensions),
             12 => Some(Stage::Received),
+            13 => Some(Stage::Unsettled),
+            14 => Some(Stage::Send),
+            15 => Some(Stage::Leaving),
+            16 => Some(Stage::LocalReply),
+            17 => Some(Stage::LocalError),
+            18 => Some(Stage::LocalExtensions),
             _ => None,
         }
     }
@@ -143,7 +152,11 @@ pub struct Job {
     /// Key of its flow.
     key: FlowKey,
     /// What listens on its destination.
-    vip: Option<Vip>,
+    vip: Vip,
+    /// `dsr`: the backend, where the slot alone does not say.
+    backend: BackendId,
+    /// `dsr`: a hash of its client.
+    hash: u32,
     /// The answer that it gets.
     problem: answer::Problem,
 }
@@ -156,7 +169,9 @@ impl Job {
             transport: Transport::NONE,
         },
         key: FlowKey::NONE,
-        vip: None,
+        vip: Vip::NONE,
+        backend: BackendId::NONE,
+        hash: 0,
         problem: answer::Problem::NONE,
     };
 }
@@ -191,6 +206,18 @@ pub enum Stage {
     Extensions = 11,
     /// See what a packet whose IP header has been read is for.
     Received = 12,
+    /// Find the backend in a slot that is not clean.
+    Unsettled = 13,
+    /// Send to the backend that was found.
+    Send = 14,
+    /// See what a packet that leaves may be.
+    Leaving = 15,
+    /// Mend a reply of a backend on this host.
+    LocalReply = 16,
+    /// Mend an ICMP error of this host.
+    LocalError = 17,
+    /// The same behind extension headers of IPv6.
+    LocalExtensions = 18,
 }
 
 /// The longest way: a SYN with extension headers on a flow that is over (arrived, extensions,
@@ -220,7 +247,7 @@ pub fn run<P: Packet, W: World>(
     job: &mut Job,
 ) -> Verdict {
     let verdict = match stage {
-        Stage::Ingress => arrived(packet, world, job),
+        Stage::Ingress => first(packet, world, job),
         Stage::Flow => nat::flow(packet, world, job),
         Stage::Forget => nat::forget(world, job),
         Stage::Known => nat::known(packet, world, job),
@@ -233,6 +260,12 @@ pub fn run<P: Packet, W: World>(
         Stage::Error => answer::error(packet, world, job),
         Stage::Extensions => extended(packet, world, job),
         Stage::Received => received(packet, world, job),
+        Stage::Unsettled => dsr::unsettled(world, job),
+        Stage::Send => dsr::chosen(packet, world, job),
+        Stage::Leaving => leaving(packet, world, job),
+        Stage::LocalReply => local_reply(packet, world, job),
+        Stage::LocalError => icmp::local_error(packet, world, job),
+        Stage::LocalExtensions => leaving_extended(packet, world, job),
     };
     if verdict == Verdict::PASS {
         world.note(PacketCounter::Passed);
@@ -252,6 +285,19 @@ fn counted<W: World>(world: &mut W, verdict: Verdict) -> Verdict {
     }
 }
 
+/// The first part of the way, and for most packets all of it.
+#[inline(always)]
+fn first<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+    let verdict = arrived(packet, world, job);
+    if verdict == Verdict::next(Stage::Dsr) {
+        return dsr::forward(packet, world, job);
+    }
+    if verdict == Verdict::next(Stage::Flow) {
+        return nat::flow(packet, world, job);
+    }
+    verdict
+}
+
 /// A packet that came by an interface.
 #[inline(always)]
 fn arrived<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
@@ -268,24 +314,54 @@ fn arrived<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Ver
     }
 }
 
-/// A packet of the host's own stack that goes out by an interface: replies of backends on this
-/// host get the address of the service. Everything else is left as it is.
+/// The whole way of a packet of the host's own stack that goes out by an interface: replies of
+/// backends on this host get the address of the service. Everything else is left as it is.
 #[inline(always)]
 pub fn egress<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+    let verdict = world.call(Stage::Leaving, packet, job);
+    match verdict.stage() {
+        Some(stage) => world.call(stage, packet, job),
+        None => verdict,
+    }
+}
+
+/// A packet that leaves, up to what it may be.
+#[inline(always)]
+fn leaving<P: Packet, W: World>(packet: &P, world: &W, job: &mut Job) -> Verdict {
     let Ok(ip) = headers::ip(packet) else {
         return Verdict::PASS;
     };
     job.segment.ip = ip;
+    let marks = world.marks(&ip.src);
+    let stage = match ip.protocol {
+        number::ICMP | number::ICMPV6 => Stage::LocalError,
+        _ if marks & (AddressMarks::KNOWN | AddressMarks::BACKEND) == 0 => return Verdict::PASS,
+        protocol::TCP | protocol::UDP => Stage::LocalReply,
+        _ if ip.has_extensions() => Stage::LocalExtensions,
+        _ => return Verdict::PASS,
+    };
+    Verdict::next(stage)
+}
+
+/// A packet that leaves with IPv6 extension headers.
+#[inline(always)]
+fn leaving_extended<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
     if headers::extensions(packet, &mut job.segment.ip).is_none() {
         return Verdict::PASS;
     }
     match job.segment.ip.protocol {
-        protocol::TCP | protocol::UDP => match read_segment(packet, world, job) {
-            None => nat::local_reply(packet, world, job),
-            Some(_) => Verdict::PASS,
-        },
+        protocol::TCP | protocol::UDP => local_reply(packet, world, job),
         number::ICMP | number::ICMPV6 => icmp::local_error(packet, world, job),
         _ => Verdict::PASS,
+    }
+}
+
+/// A TCP or UDP packet that leaves.
+#[inline(always)]
+fn local_reply<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+    match read_segment(packet, world, job) {
+        None => nat::local_reply(packet, world, job),
+        Some(_) => Verdict::PASS,
     }
 }
 
@@ -310,14 +386,32 @@ fn received<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Ve
     if let Some(verdict) = read_segment(packet, world, job) {
         return verdict;
     }
-    let (key, protocol) = (&job.key, job.segment.ip.protocol);
-    job.vip = world.vip(&VipKey::new(key.dst, key.dport_be, protocol));
-    if let Some(vip) = job.vip
-        && vip.flags & vip::DSR != 0
-    {
-        return Verdict::next(Stage::Dsr);
+    // Flows are many and services few: what is not for `dsr` asks for its flow first, and what has
+    // to do with no address that is known asks for nothing.
+    let marks = world.marks(&job.key.dst);
+    if marks & AddressMarks::DSR != 0 {
+        job.vip = listening(world, &job.key);
+        if job.vip.flags & vip::DSR != 0 {
+            return Verdict::next(Stage::Dsr);
+        }
     }
-    Verdict::next(Stage::Flow)
+    let ours =
+        marks & AddressMarks::KNOWN != 0 || world.marks(&job.key.src) & AddressMarks::BACKEND != 0;
+    if ours {
+        Verdict::next(Stage::Flow)
+    } else {
+        Verdict::PASS
+    }
+}
+
+/// What listens on the destination of a packet.
+#[inline(always)]
+fn listening<W: World>(world: &W, key: &FlowKey) -> Vip {
+    if world.marks(&key.dst) & AddressMarks::KNOWN == 0 {
+        return Vip::NONE;
+    }
+    let key = VipKey::new(key.dst, key.dport_be, key.protocol as u8);
+    world.vip(&key).unwrap_or(Vip::NONE)
 }
 
 /// Reads the transport header, or takes what the first fragment told of it; else says what becomes
@@ -377,6 +471,9 @@ fn for_service<W: World>(world: &W, dst: &Ip, reason: PacketCounter) -> Verdict 
 fn impossible_source<W: World>(world: &W, src: &Ip) -> Option<PacketCounter> {
     if is_martian(src) {
         return Some(PacketCounter::DropMartian);
+    }
+    if world.marks(src) & AddressMarks::KNOWN == 0 {
+        return None;
     }
     let known = world.vip(&VipKey::address(*src))?;
     (known.flags & (vip::OWN | vip::SERVICE) != 0).then_some(PacketCounter::DropSpoofed)

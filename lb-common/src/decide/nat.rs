@@ -5,7 +5,7 @@
 //! nothing pushes it out.
 
 use super::answer::Problem;
-use super::send::{REFUSED, frame, rewrite};
+use super::send::{REFUSED, frame, rewrite, way};
 use super::world::{BackendEvent, Chosen, NewFlow, World};
 use super::{Job, Segment, Stage, Verdict, impossible_source, note_first};
 use crate::abi::packet::{Flow, FlowKey, Hop, Ip, PacketCounter, Target, flow, kind};
@@ -22,15 +22,14 @@ const PORT_TRIES: u32 = 8;
 /// A packet that may belong to a flow.
 #[inline(always)]
 pub(super) fn flow<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    let Some(handle) = world.flow(&job.key) else {
-        if job.vip.is_none() {
-            return Verdict::PASS;
+    let Some(entry) = world.flow(&job.key) else {
+        let verdict = begin(world, job);
+        if verdict != Verdict::PASS {
+            note_first(world, &job.segment);
         }
-        note_first(world, &job.segment);
-        return Verdict::next(Stage::Fresh);
+        return verdict;
     };
     note_first(world, &job.segment);
-    let entry = world.read(handle);
     if opens(&job.segment) && entry.flags & flow::REPLY == 0 {
         return Verdict::next(Stage::Forget);
     }
@@ -40,18 +39,17 @@ pub(super) fn flow<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut
     if entry.flags & flow::ESTABLISHED == 0 {
         return Verdict::next(Stage::Advance);
     }
-    note(world, &job.segment, handle, &entry);
-    forward(packet, world, job, handle, &entry)
+    note(world, &job.segment, entry);
+    forward(packet, world, job, entry)
 }
 
 /// The rest of the way of a packet whose flow has been seen to.
 #[inline(always)]
 pub(super) fn known<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    let Some(handle) = world.flow(&job.key) else {
-        return REFUSED;
-    };
-    let entry = world.read(handle);
-    forward(packet, world, job, handle, &entry)
+    match world.flow(&job.key) {
+        Some(entry) => forward(packet, world, job, entry),
+        None => REFUSED,
+    }
 }
 
 /// Whether a packet opens a connection.
@@ -63,23 +61,31 @@ fn opens(segment: &Segment) -> bool {
 
 /// A SYN on a flow that is known: when that has ended or aged, it is a new one.
 #[inline(always)]
-pub(super) fn forget<W: World>(world: &mut W, job: &Job) -> Verdict {
-    let Some(handle) = world.flow(&job.key) else {
-        return Verdict::next(Stage::Fresh);
+pub(super) fn forget<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let Some(entry) = world.flow(&job.key) else {
+        return begin(world, job);
     };
-    let entry = world.read(handle);
     if world.target(entry.backend).is_some() && !is_over(world, &entry) {
         return Verdict::next(Stage::Advance);
     }
     world.remove(&job.key, &entry.pair());
+    begin(world, job)
+}
+
+/// A packet of no flow that is known: it may begin one if somebody listens.
+#[inline(always)]
+fn begin<W: World>(world: &W, job: &mut Job) -> Verdict {
+    job.vip = super::listening(world, &job.key);
+    if job.vip.is_none() {
+        return Verdict::PASS;
+    }
     Verdict::next(Stage::Fresh)
 }
 
 /// Whether a flow has ended or aged.
 #[inline(always)]
 fn is_over<W: World>(world: &W, entry: &Flow) -> bool {
-    let pair = world.flow(&entry.pair()).map(|pair| world.read(pair));
-    let (other, seen_s) = match pair {
+    let (other, seen_s) = match world.flow(&entry.pair()) {
         Some(pair) => (pair.flags, pair.seen_s.max(entry.seen_s)),
         None => (0, entry.seen_s),
     };
@@ -95,7 +101,7 @@ fn is_over<W: World>(world: &W, entry: &Flow) -> bool {
 
 /// Notes a packet in its entry, once a second or when it changes something.
 #[inline(always)]
-fn note<W: World>(world: &mut W, segment: &Segment, handle: W::Flow, entry: &Flow) {
+fn note<W: World>(world: &mut W, segment: &Segment, entry: W::Flow) {
     let mut flags = entry.flags | flow::SEEN;
     if segment.transport.flags & tcp::FIN != 0 {
         flags |= flow::FIN;
@@ -105,7 +111,7 @@ fn note<W: World>(world: &mut W, segment: &Segment, handle: W::Flow, entry: &Flo
     }
     let now_s = world.now_s();
     if flags != entry.flags || now_s != entry.seen_s {
-        world.touch(handle, flags, now_s, next_seq(segment, entry.next_seq));
+        world.touch(entry, flags, now_s, next_seq(segment, entry.next_seq));
     }
 }
 
@@ -125,11 +131,10 @@ fn next_seq(segment: &Segment, old: u32) -> u32 {
 /// What a packet does for a flow that is not established.
 #[inline(always)]
 pub(super) fn advance<W: World>(world: &mut W, job: &Job) -> Verdict {
-    let Some(handle) = world.flow(&job.key) else {
+    let Some(entry) = world.flow(&job.key) else {
         return REFUSED;
     };
-    let entry = world.read(handle);
-    note(world, &job.segment, handle, &entry);
+    note(world, &job.segment, entry);
     if entry.flags & flow::ESTABLISHED == 0 {
         if entry.flags & flow::REPLY != 0 {
             answered(world, &job.segment, &entry);
@@ -164,7 +169,7 @@ fn confirmed<W: World>(world: &mut W, job: &Job, entry: &Flow) {
         world.insert(&pair, &reply_of(&job.key, &new));
         return;
     };
-    let spoken = world.read(reply).flags & (flow::SEEN | flow::RST) == flow::SEEN;
+    let spoken = reply.flags & (flow::SEEN | flow::RST) == flow::SEEN;
     let refuses = job.segment.transport.flags & tcp::RST != 0;
     if !spoken || refuses || opens(&job.segment) {
         return;
@@ -186,15 +191,10 @@ fn forward<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
-    handle: W::Flow,
-    entry: &Flow,
+    entry: W::Flow,
 ) -> Verdict {
     let reply = entry.flags & flow::REPLY != 0;
-    if !reply {
-        let event = BackendEvent::Packet(packet.len());
-        world.count_backend(entry.backend, event);
-    }
-    let way = way_out(packet, world, job, handle, entry);
+    let way = way_out(packet, world, job, entry);
     if way.instead != Verdict::PASS {
         return way.instead;
     }
@@ -247,23 +247,30 @@ pub(super) fn way_out<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
-    handle: W::Flow,
-    entry: &Flow,
+    entry: W::Flow,
 ) -> Way {
     if entry.flags & flow::LOCAL != 0 {
+        if entry.flags & flow::REPLY == 0 {
+            world.to_backend(entry.backend, packet.len());
+        }
         return Way::BY_STACK;
     }
+    let (src, dst) = (&entry.out.src, &entry.out.dst);
+    let hop = if entry.flags & flow::REPLY == 0 {
+        way(world, entry.backend, packet.len(), src, dst)
+    } else if entry.hop.is_fresh(world.now_s(), HOP_FRESH_S) {
+        entry.hop
+    } else {
+        let hop = world.route(src, dst);
+        world.set_hop(entry, &hop);
+        hop
+    };
     if job.segment.ip.ttl <= 1 {
         job.problem = Problem::TIME_EXCEEDED;
         return Way::refused(Verdict::next(Stage::Error));
     }
-    let mut hop = entry.hop;
-    if !hop.is_fresh(world.now_s(), HOP_FRESH_S) {
-        hop = world.route(&entry.out.src, &entry.out.dst);
-        if hop.ifindex == 0 {
-            return Way::BY_STACK;
-        }
-        world.set_hop(handle, &hop);
+    if hop.ifindex == 0 {
+        return Way::BY_STACK;
     }
     if packet.segment_len(job.segment.ip.len) > hop.mtu {
         if !job.segment.ip.whole_only {
@@ -283,10 +290,9 @@ pub(super) fn way_out<P: Packet, W: World>(
 /// again now and not when it has given up.
 #[inline(always)]
 pub(super) fn orphaned<W: World>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(handle) = world.flow(&job.key) else {
+    let Some(entry) = world.flow(&job.key) else {
         return Verdict::drop(PacketCounter::DropNoBackend);
     };
-    let entry = world.read(handle);
     if job.segment.ip.protocol == protocol::UDP {
         if entry.flags & flow::REPLY != 0 {
             return Verdict::drop(PacketCounter::DropNoBackend);
@@ -300,9 +306,7 @@ pub(super) fn orphaned<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 /// A packet for a service that belongs to no flow that is known.
 #[inline(always)]
 pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(vip) = job.vip else {
-        return Verdict::PASS;
-    };
+    let vip = job.vip;
     if let Some(reason) = impossible_source(world, &job.key.src) {
         return Verdict::drop(reason);
     }
@@ -432,7 +436,7 @@ fn take_port<W: World>(
         let free = match world.flow(&back) {
             None => true,
             // The same flow, whose other entry was pushed out.
-            Some(found) => world.read(found).out == reply.out,
+            Some(found) => found.out == reply.out,
         };
         if free {
             world.insert(&back, &reply);
@@ -467,16 +471,15 @@ pub(super) fn local_reply<P: Packet, W: World>(
     world: &mut W,
     job: &Job,
 ) -> Verdict {
-    let Some(handle) = world.flow(&job.key) else {
+    let Some(entry) = world.flow(&job.key) else {
         return Verdict::PASS;
     };
-    let entry = world.read(handle);
     let wanted = flow::REPLY | flow::LOCAL;
     if entry.flags & wanted != wanted {
         return Verdict::PASS;
     }
     note_first(world, &job.segment);
-    note(world, &job.segment, handle, &entry);
+    note(world, &job.segment, entry);
     if entry.flags & flow::ESTABLISHED == 0 {
         answered(world, &job.segment, &entry);
     }

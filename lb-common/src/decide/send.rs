@@ -1,8 +1,8 @@
 //! The last step of a forwarded packet: hop limit, addresses and ports, frame header.
 
 use super::{Segment, Verdict};
-use crate::abi::packet::{FlowKey, Hop, PacketCounter};
-use crate::abi::protocol;
+use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter};
+use crate::abi::{BackendId, protocol};
 use crate::checksum::{Delta, corrected};
 use crate::decide::world::World;
 use crate::headers::{ETHERNET, IpHeader, Piece, ether, ports_word};
@@ -10,6 +10,28 @@ use crate::packet::Packet;
 
 /// What the kernel says when a packet cannot be changed: cut off, or out of memory.
 pub(super) const REFUSED: Verdict = Verdict::drop(PacketCounter::DropKernel);
+
+/// How long a way to a backend is trusted before the routes are asked again, seconds.
+const HOP_FRESH_S: u32 = 2;
+
+/// Counts a packet of `len` bytes to a backend, and tells the way there: what this CPU found
+/// lately, one for all clients.
+#[inline(always)]
+pub(super) fn way<W: World>(
+    world: &mut W,
+    backend: BackendId,
+    len: u32,
+    src: &Ip,
+    dst: &Ip,
+) -> Hop {
+    let known = world.to_backend(backend, len);
+    if known.is_fresh(world.now_s(), HOP_FRESH_S) {
+        return known;
+    }
+    let hop = world.route(src, dst);
+    world.set_backend_hop(backend, &hop);
+    hop
+}
 
 /// Changes addresses and ports from what came in to `out`; the TTL goes down by `hops`.
 #[inline(always)]

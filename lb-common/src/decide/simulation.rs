@@ -1,6 +1,7 @@
 //! A world in memory: the packet paths without a kernel, for tests and for asking where a packet
 //! would go.
 
+use core::ops::Deref;
 use std::boxed::Box;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub struct Service {
 /// All that the packet paths see beside the packet.
 #[derive(Clone, Debug, Default)]
 pub struct Simulation {
-    /// CLOCK_BOOTTIME in seconds.
+    /// CLOCK_MONOTONIC in seconds.
     pub now_s: u32,
     /// Settings.
     pub settings: PacketSettings,
@@ -95,8 +96,36 @@ impl Simulation {
     }
 }
 
+/// A flow as it was when it was looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    key: FlowKey,
+    flow: Flow,
+}
+
+impl Deref for Found {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.flow
+    }
+}
+
+/// A copy of a target.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied(Target);
+
+impl Deref for Copied {
+    type Target = Target;
+
+    fn deref(&self) -> &Target {
+        &self.0
+    }
+}
+
 impl World for Simulation {
-    type Flow = FlowKey;
+    type Flow = Found;
+    type Target = Copied;
     type Dsr = ServiceId;
 
     fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict {
@@ -126,10 +155,6 @@ impl World for Simulation {
     fn count_backend(&mut self, backend: BackendId, event: BackendEvent) {
         let totals = self.totals.entry(backend.index()).or_default();
         match event {
-            BackendEvent::Packet(len) => {
-                totals.packets += 1;
-                totals.bytes += u64::from(len);
-            }
             BackendEvent::Flow => totals.flows += 1,
             BackendEvent::Answered => totals.answered += 1,
             BackendEvent::Refused => totals.refused += 1,
@@ -140,9 +165,14 @@ impl World for Simulation {
         self.vips.get(key).copied()
     }
 
-    fn target(&self, backend: BackendId) -> Option<Target> {
+    /// All, so that the maps themselves are asked.
+    fn marks(&self, _address: &Ip) -> u8 {
+        u8::MAX
+    }
+
+    fn target(&self, backend: BackendId) -> Option<Copied> {
         let target = self.targets.get(&backend.index())?;
-        (target.id == backend && backend != BackendId::NONE).then_some(*target)
+        (target.id == backend && backend != BackendId::NONE).then_some(Copied(*target))
     }
 
     fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
@@ -182,26 +212,24 @@ impl World for Simulation {
         }
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<FlowKey> {
-        let known = self.flows.contains_key(key) || self.new_flows.contains_key(key);
-        known.then_some(*key)
+    fn flow(&self, key: &FlowKey) -> Option<Found> {
+        let flow = self.flows.get(key).or_else(|| self.new_flows.get(key))?;
+        Some(Found {
+            key: *key,
+            flow: *flow,
+        })
     }
 
-    fn read(&self, flow: FlowKey) -> Flow {
-        let found = self.flows.get(&flow).or_else(|| self.new_flows.get(&flow));
-        found.copied().unwrap_or_default()
-    }
-
-    fn touch(&mut self, flow: FlowKey, flags: u32, seen_s: u32, next_seq: u32) {
-        if let Some(flow) = self.entry(&flow) {
+    fn touch(&mut self, found: Found, flags: u32, seen_s: u32, next_seq: u32) {
+        if let Some(flow) = self.entry(&found.key) {
             flow.flags = flags;
             flow.seen_s = seen_s;
             flow.next_seq = next_seq;
         }
     }
 
-    fn set_hop(&mut self, flow: FlowKey, hop: &Hop) {
-        if let Some(flow) = self.entry(&flow) {
+    fn set_hop(&mut self, found: Found, hop: &Hop) {
+        if let Some(flow) = self.entry(&found.key) {
             flow.hop = *hop;
         }
     }
@@ -288,9 +316,11 @@ impl World for Simulation {
         self.tracked.insert(*key, *tracked);
     }
 
-    fn backend_hop(&self, backend: BackendId) -> Hop {
-        let totals = self.totals.get(&backend.index());
-        totals.map_or(Hop::NONE, |totals| totals.hop)
+    fn to_backend(&mut self, backend: BackendId, len: u32) -> Hop {
+        let totals = self.totals.entry(backend.index()).or_default();
+        totals.packets += 1;
+        totals.bytes += u64::from(len);
+        totals.hop
     }
 
     fn set_backend_hop(&mut self, backend: BackendId, hop: &Hop) {

@@ -1,6 +1,8 @@
 //! What the packet paths need to know and may change beside the packet: in the kernel maps and
 //! helpers, on the host whatever holds the same values.
 
+use core::ops::Deref;
+
 use crate::abi::packet::{
     DsrSlot, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketCounter, PacketSettings, Target,
     Tracked, Vip, VipKey,
@@ -24,8 +26,6 @@ pub enum Chosen {
 /// What is counted for a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendEvent {
-    /// A packet of so many bytes was sent to it.
-    Packet(u32),
     /// A new flow.
     Flow,
     /// It completed a handshake.
@@ -36,15 +36,18 @@ pub enum BackendEvent {
 
 /// Tables, time and routes.
 pub trait World {
-    /// An entry of the flow tables.
-    type Flow: Copy;
+    /// An entry of the flow tables. In the kernel it is the entry itself, on the host what it held
+    /// when it was looked up.
+    type Flow: Copy + Deref<Target = Flow>;
+    /// An entry of the targets.
+    type Target: Copy + Deref<Target = Target>;
     /// The table of a service on the `dsr` path.
     type Dsr: Copy;
 
     /// Runs a part of the way: [`super::run`], in the kernel as a function of its own.
     fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict;
 
-    /// CLOCK_BOOTTIME in seconds, coarse.
+    /// CLOCK_MONOTONIC in seconds, coarse.
     fn now_s(&self) -> u32;
     /// Settings.
     fn settings(&self) -> PacketSettings;
@@ -64,8 +67,11 @@ pub trait World {
 
     /// What listens on an address, or what an address is.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// What may be found at an address: bits of
+    /// [`crate::abi::packet::AddressMarks`], perhaps more than are true.
+    fn marks(&self, address: &Ip) -> u8;
     /// How packets get to a backend; `None` when it has been removed.
-    fn target(&self, backend: BackendId) -> Option<Target>;
+    fn target(&self, backend: BackendId) -> Option<Self::Target>;
     /// Chooses a backend for a new flow of `client`.
     fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen;
     /// Remembers where a client went, if the service wants that.
@@ -73,8 +79,6 @@ pub trait World {
 
     /// The entry of a flow, established or not.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
-    /// The value of an entry.
-    fn read(&self, flow: Self::Flow) -> Flow;
     /// Notes a packet: flags are replaced.
     fn touch(&mut self, flow: Self::Flow, flags: u32, seen_s: u32, next_seq: u32);
     /// Notes the way out.
@@ -112,9 +116,10 @@ pub trait World {
     fn tracked(&self, key: &FlowKey) -> Option<Tracked>;
     /// Notes such a flow, or that it is still there.
     fn track(&mut self, key: &FlowKey, tracked: &Tracked);
-    /// The way to a backend on the `dsr` path as it was last found on this CPU.
-    fn backend_hop(&self, backend: BackendId) -> Hop;
-    /// Notes it.
+    /// Counts a packet of `len` bytes to a backend, and tells the way there as it was last found on
+    /// this CPU.
+    fn to_backend(&mut self, backend: BackendId, len: u32) -> Hop;
+    /// Notes that way.
     fn set_backend_hop(&mut self, backend: BackendId, hop: &Hop);
 }
 

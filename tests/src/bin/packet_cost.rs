@@ -21,7 +21,7 @@ const MANY: u32 = 1_000_000;
 /// Flows in the small one.
 const FEW: u32 = 1000;
 /// Runs of a case in one round.
-const RUNS: u32 = 20_000;
+const RUNS: usize = 20_000;
 
 /// What a client sends.
 #[derive(Clone, Copy)]
@@ -40,6 +40,12 @@ struct Case {
     service: u32,
     v6: bool,
     packets: Packets,
+}
+
+impl Case {
+    fn is_large(&self) -> bool {
+        matches!(self.packets, Packets::AtRandom(_))
+    }
 }
 
 const fn case(name: &'static str, service: u32, v6: bool, packets: Packets) -> Case {
@@ -106,13 +112,23 @@ fn main() {
         .next()
         .and_then(|rounds| rounds.parse().ok())
         .expect("the number of rounds");
-    let json = arguments.next().is_some();
+    let json = arguments.next().is_some_and(|form| form == "json");
+    let only = arguments.next().unwrap_or_default();
+    let cases: Vec<&Case> = CASES
+        .iter()
+        .filter(|case| case.name.contains(&only))
+        .collect();
     let mut both = Both::sized(4 * MANY);
     both.route_to_everybody();
     let switch = Statistics::on();
     let mut empty = PacketProgram::empty().unwrap();
     let mut random = Random::new();
-    for number in 0..MANY {
+    let most = if cases.iter().any(|case| case.is_large()) {
+        MANY
+    } else {
+        FEW
+    };
+    for number in 0..most {
         establish(&mut both, 1, false, number);
     }
     for number in 0..FEW {
@@ -120,26 +136,26 @@ fn main() {
         establish(&mut both, 2, false, number);
         establish(&mut both, 2, true, number);
     }
-    let mut net = vec![Vec::new(); CASES.len()];
+    let mut net = vec![Vec::new(); cases.len()];
     for _ in 0..rounds {
-        for (case, net) in CASES.iter().zip(&mut net) {
-            let frames: Vec<_> = (0..RUNS).map(|n| frame(case, n, &mut random)).collect();
+        for (case, net) in cases.iter().zip(&mut net) {
+            let frames = frames(case, &mut random);
             let idle = cost(&mut empty, &frames);
             let busy = cost(both.kernel(), &frames);
             net.push(busy - idle);
         }
     }
     drop(switch);
-    report(&mut net, json);
+    report(&cases, &mut net, json);
 }
 
 /// Medians, the best and the worst round.
-fn report(net: &mut [Vec<f64>], json: bool) {
+fn report(cases: &[&Case], net: &mut [Vec<f64>], json: bool) {
     let mut lines = Vec::new();
     if !json {
         println!("nanoseconds net of an empty program: median, least and most of the rounds\n");
     }
-    for (case, net) in CASES.iter().zip(net) {
+    for (case, net) in cases.iter().zip(net) {
         net.sort_by(f64::total_cmp);
         let (median, least, most) = (net[net.len() / 2], net[0], net[net.len() - 1]);
         if json {
@@ -187,7 +203,7 @@ const PROGRAMS: [&str; 3] = ["lb_xdp", "lb_tc_ingress", "lb_tc_egress"];
 /// Nanoseconds for each packet.
 fn cost(program: &mut PacketProgram, frames: &[Vec<u8>]) -> f64 {
     let before = program.cost().unwrap();
-    for frame in frames {
+    for frame in frames.iter().cycle().take(RUNS) {
         program.run(frame).unwrap();
     }
     let after = program.cost().unwrap();
@@ -230,6 +246,15 @@ fn service(v6: bool, number: u32) -> IpAddr {
     } else {
         [192, 0, 2, number as u8].into()
     }
+}
+
+/// The packets of a case: each flow has its own, and one that is new comes once.
+fn frames(case: &Case, random: &mut Random) -> Vec<Vec<u8>> {
+    let count = match case.packets {
+        Packets::InTurn(flows) => flows,
+        Packets::AtRandom(_) | Packets::First => RUNS as u32,
+    };
+    (0..count).map(|n| frame(case, n, random)).collect()
 }
 
 /// A packet of a case.

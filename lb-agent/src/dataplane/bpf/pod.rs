@@ -52,6 +52,7 @@ macro_rules! packet_pod {
 }
 
 packet_pod!(
+    AddressMarks,
     Device,
     DsrTable,
     Flow,

@@ -15,7 +15,7 @@ use lb_common::abi::{BackendId, ServiceHead, ServiceId, ServiceTable, TABLE_SLOT
 use lb_common::select::Client;
 
 use super::super::{link, pod};
-use crate::host::boot_ns;
+use crate::host::monotonic_s;
 
 /// The tables, by service.
 pub(super) struct Tables {
@@ -45,7 +45,7 @@ impl Tables {
         usable: &dyn Fn(BackendId) -> bool,
         known: &dyn Fn(BackendId) -> bool,
     ) -> Result<(), MapError> {
-        let now_s = (boot_ns() / 1_000_000_000) as u32;
+        let now_s = monotonic_s();
         let before = self.read(id)?;
         let mut fresh = pod::zeroed::<pod::DsrTable>();
         fresh.0.head = table.head;

@@ -5,12 +5,14 @@
 //! | `attach` | programs on interfaces, by links that are pinned |
 //! | `dsr` | tables of services on the `dsr` path, and what they remember when a slot changes hands |
 //! | `sweep` | flows that are over, in small batches |
+//! | `marks` | by which the programs know what is not for them |
 //! | `fate` | what becomes of a flow; pure |
 //! | `reset` | telling both ends of a flow that it is over |
 
 mod attach;
 mod dsr;
 mod fate;
+mod marks;
 mod reset;
 mod sweep;
 
@@ -29,8 +31,9 @@ use crate::dataplane::{BackendCounts, TableCounts};
 pub(super) use attach::remove_filters_of;
 
 /// The pinned maps of the packet paths.
-pub(super) const NAMES: [&str; 11] = [
+pub(super) const NAMES: [&str; 12] = [
     "VIPS",
+    "ADDRESS_MARKS",
     "TARGETS",
     "FLOWS",
     "FLOWS_NEW",
@@ -87,6 +90,7 @@ impl FlowSettings {
 /// Maps and programs.
 pub(super) struct Packets {
     vips: HashMap<MapData, pod::VipKey, pod::Vip>,
+    marks: marks::Marks,
     targets: Array<MapData, pod::Target>,
     devices: HashMap<MapData, u32, pod::Device>,
     settings: Array<MapData, pod::PacketSettings>,
@@ -123,6 +127,7 @@ impl Packets {
             take("DSR_TABLES")?.try_into()?;
         let mut packets = Self {
             vips: take("VIPS")?.try_into()?,
+            marks: marks::Marks::open(take("ADDRESS_MARKS")?.try_into()?)?,
             targets: take("TARGETS")?.try_into()?,
             devices: take("DEVICES")?.try_into()?,
             settings: take("PACKET_SETTINGS")?.try_into()?,
@@ -162,6 +167,7 @@ impl Packets {
             let zero = pod::PacketBackend(Default::default());
             self.backends.set(index, super::per_cpu(zero)?, 0)?;
         }
+        self.marks.note_target(target)?;
         self.targets.set(index, pod::Target(*target), 0)
     }
 
@@ -177,6 +183,7 @@ impl Packets {
     }
 
     pub(super) fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), MapError> {
+        self.marks.note_vip(key, vip)?;
         self.vips.insert(pod::VipKey(*key), pod::Vip(*vip), 0)
     }
 
@@ -254,16 +261,16 @@ impl Packets {
         let sum = |of: fn(&lb_common::abi::packet::PacketBackend) -> u64| {
             totals.iter().map(|cpu| of(&cpu.0)).sum()
         };
-        let swept = self.sweeper.as_ref();
-        let (active, unanswered) =
-            swept.map_or((0, 0), |swept| (swept.active(id), swept.unanswered(id)));
+        let active = self
+            .sweeper
+            .as_ref()
+            .map_or(0, |sweeper| sweeper.active(id));
         Ok(BackendCounts {
             active,
             total: sum(|totals| totals.flows),
-            failures: sum(|totals| totals.refused) + unanswered,
+            failures: sum(|totals| totals.refused),
             bytes_in: sum(|totals| totals.bytes),
-            packets_in: sum(|totals| totals.packets),
-            ..BackendCounts::default()
+            bytes_out: 0,
         })
     }
 

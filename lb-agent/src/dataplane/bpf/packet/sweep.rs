@@ -16,11 +16,12 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use lb_common::abi::packet::{Flow, FlowKey, PacketSettings, Tracked, flow};
 use lb_common::abi::{BackendId, protocol};
 
-use super::fate::{self, Fate, fate};
+use super::fate::{Fate, fate};
 use super::reset::Resets;
 use super::{pinned, pinned_hash};
 use crate::dataplane::bpf::batch::{Batches, Next};
 use crate::dataplane::bpf::pod;
+use crate::host::monotonic_s;
 
 /// Entries that are looked at together.
 const BATCH: u32 = 512;
@@ -48,8 +49,6 @@ pub(super) struct Swept {
     /// The same.
     pub(super) orphaned: u64,
     active: StdMap<BackendId, u64>,
-    /// Attempts to open a flow that a backend has left without an answer, since the agent's start.
-    unanswered: StdMap<BackendId, u64>,
     away: Arc<HashSet<(FlowKey, BackendId)>>,
 }
 
@@ -70,11 +69,6 @@ impl Sweeper {
     /// Open flows of a backend.
     pub(super) fn active(&self, backend: BackendId) -> u64 {
         self.lock().active.get(&backend).copied().unwrap_or(0)
-    }
-
-    /// Attempts to open a flow that a backend has left without an answer.
-    pub(super) fn unanswered(&self, backend: BackendId) -> u64 {
-        self.lock().unanswered.get(&backend).copied().unwrap_or(0)
     }
 
     /// The flows of the `dsr` path that are tracked, each with its backend.
@@ -117,7 +111,7 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Swee
         swept: Mutex::default(),
         hurry: AtomicBool::new(false),
         wake: Condvar::new(),
-        now_s: AtomicU32::new(boot_s()),
+        now_s: AtomicU32::new(monotonic_s()),
     });
     let resets = Resets::open()
         .inspect_err(|error| {
@@ -129,7 +123,6 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Swee
         ages,
         resets,
         farewells: StdMap::new(),
-        looks_s: [boot_s(); 2],
         swept: Swept::default(),
         sweeper: Arc::clone(&sweeper),
     };
@@ -204,8 +197,6 @@ struct Walk {
     resets: Option<Resets>,
     /// Flows whose backend is gone and whose ends have been told, and when.
     farewells: StdMap<FlowKey, u32>,
-    /// When the last walk over the flows began, and this one; the kernel's clock.
-    looks_s: [u32; 2],
     swept: Swept,
     sweeper: Arc<Sweeper>,
 }
@@ -231,17 +222,15 @@ impl Walk {
             expired_opening: self.swept.expired_opening,
             orphaned: self.swept.orphaned,
             opening_full: self.swept.opening_full,
-            unanswered: std::mem::take(&mut self.swept.unanswered),
             ..Swept::default()
         };
-        self.looks_s = [self.looks_s[1], boot_s()];
         for established in [true, false] {
             self.flows(established)?;
         }
         self.tracked()?;
         let full = self.swept.opening * 10 >= self.swept.opening_capacity * 9;
         self.swept.opening_full |= full;
-        let now_s = boot_s();
+        let now_s = monotonic_s();
         self.farewells
             .retain(|_, at_s| now_s.saturating_sub(*at_s) < 10 * FAREWELL_S);
         *self.sweeper.lock() = self.swept.clone();
@@ -259,7 +248,7 @@ impl Walk {
         );
         loop {
             let next = batches.next()?;
-            let now_s = boot_s();
+            let now_s = monotonic_s();
             self.sweeper.now_s.store(now_s, Ordering::Relaxed);
             for (key, entry) in batches.entries() {
                 self.look_at(&key.0, &entry.0, now_s, established);
@@ -287,9 +276,6 @@ impl Walk {
             }
         }
         let gone = self.tables.gone(entry.backend);
-        if forward && !established && !gone && fate::is_silent(key, entry, self.looks_s) {
-            self.silent(entry);
-        }
         // The other entry is asked for only where it matters.
         if fate(key, entry, None, gone, now_s, &self.ages) == Fate::Keep
             && entry.flags & (flow::FIN | flow::RST) == 0
@@ -309,14 +295,6 @@ impl Walk {
                 self.tables.remove(key, entry);
             }
             Fate::Orphan => self.orphan(key, entry, pair.as_ref(), now_s),
-        }
-    }
-
-    /// A client has waited for long enough: unless the backend has spoken, this attempt failed.
-    fn silent(&mut self, entry: &Flow) {
-        let answered = self.tables.entry(&entry.pair());
-        if answered.is_none_or(|pair| pair.flags & flow::SEEN == 0) {
-            *self.swept.unanswered.entry(entry.backend).or_default() += 1;
         }
     }
 
@@ -369,7 +347,7 @@ impl Walk {
         let mut with = HashSet::new();
         loop {
             let next = batches.next()?;
-            let now_s = boot_s();
+            let now_s = monotonic_s();
             for (key, tracked) in batches.entries() {
                 let udp = key.0.protocol == u32::from(protocol::UDP);
                 let limit_s = if udp {
@@ -393,9 +371,4 @@ impl Walk {
         self.swept.away = Arc::new(with);
         Ok(())
     }
-}
-
-/// CLOCK_BOOTTIME in seconds, the clock of the entries.
-fn boot_s() -> u32 {
-    (crate::host::boot_ns() / 1_000_000_000) as u32
 }
