@@ -4,6 +4,7 @@
 //   {"do":"ports"}           the port of the copy that each client is on, by address
 //   {"do":"counts"}          how many clients are on each copy, by its port
 //   {"do":"disconnects"}     the addresses that have lost their connection since they opened
+//   {"do":"errors"}          what clients were told that went wrong, each with its times
 //   {"do":"close"}
 // Each is answered by one line: {"ok":…} or {"error":…}.
 'use strict';
@@ -19,6 +20,16 @@ const within = (ms, what, promise) =>
     new Promise((_, fail) => setTimeout(() => fail(new Error(`${what}: ${ms} ms are over`)), ms).unref()),
   ]);
 
+// What went wrong: the status, and the answer's text if there is one.
+const errors = {};
+function note(error) {
+  if (!error) return;
+  const answer = error.context && error.context.responseText;
+  const text = [error.message, error.description && (error.description.message || error.description), answer]
+    .filter((part) => part !== undefined).join(': ');
+  errors[text] = (errors[text] || 0) + 1;
+}
+
 function openSocketIo(url, from, transports) {
   // The agent is what carries the local address. Without keep-alive every poll is a connection of
   // its own, and a session that lands on another copy ends.
@@ -28,10 +39,10 @@ function openSocketIo(url, from, transports) {
   const client = { from, lost: 0, port: null };
   client.echo = (text) => new Promise((done) => socket.emit('echo', text, done));
   client.close = () => { socket.disconnect(); agent.destroy(); };
-  socket.on('disconnect', () => { client.lost += 1; });
+  socket.on('disconnect', (reason, details) => { client.lost += 1; note(details); });
   return new Promise((done, fail) => {
     socket.on('me', (me) => { client.port = me.port; client.remote = me.remote; done(client); });
-    socket.on('connect_error', (error) => { client.lost += 1; if (!client.port) fail(error); });
+    socket.on('connect_error', (error) => { client.lost += 1; note(error); if (!client.port) fail(error); });
   });
 }
 
@@ -83,6 +94,7 @@ const actions = {
   },
   async remotes() { return Object.fromEntries(clients.map((c) => [c.from, c.remote])); },
   async disconnects() { return clients.filter((c) => c.lost > 0).map((c) => c.from); },
+  async errors() { return errors; },
   async close() { clients.forEach((client) => client.close()); return clients.length; },
 };
 

@@ -21,7 +21,7 @@ app.all('/request', (req, res) => res.json({
 
 const server = http.createServer(app);
 server.keepAliveTimeout = 60000;
-const io = new Server(server, { pingInterval: 2000, pingTimeout: 8000 });
+const io = new Server(server, { pingInterval: 2000, pingTimeout: 8000, allowEIO3: true });
 io.on('connection', (socket) => {
   socket.emit('me', me(socket.request));
   socket.on('echo', (message, answer) => answer(message));

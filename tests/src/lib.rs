@@ -15,6 +15,7 @@ pub mod node;
 pub mod outside;
 pub mod packets;
 pub mod plane;
+pub mod pm2;
 pub mod process;
 pub mod prog_run;
 pub mod random;

@@ -107,6 +107,12 @@ impl Clients {
         serde_json::from_value(self.tell(json!({ "do": "disconnects" }))).unwrap()
     }
 
+    /// What Socket.IO clients were told that went wrong, each with how many times.
+    #[track_caller]
+    pub fn errors(&mut self) -> BTreeMap<String, usize> {
+        serde_json::from_value(self.tell(json!({ "do": "errors" }))).unwrap()
+    }
+
     /// Closes all.
     #[track_caller]
     pub fn close(&mut self) {

@@ -5,22 +5,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use lb_tests::agent::{Agent, Outcome, program};
 use lb_tests::hosts::{Host, Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::{Load, Visit};
 use lb_tests::node::{Clients, apps_dir};
+use lb_tests::pm2::{Pm2, examples};
 use lb_tests::process::Process;
 use lb_tests::{http, wait};
 
 const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
-
-fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
-}
 
 /// What systemd would run for `key` (ExecStart and so on) of the unit's instance `port`.
 fn unit_command(key: &str, port: u16) -> Vec<String> {
@@ -171,41 +167,11 @@ fn a_rolling_restart_by_the_systemd_template_loses_no_request() {
     );
 }
 
-/// `pm2 ARGUMENTS`, with a daemon of its own for the test.
-fn pm2(host: &Host, agent: &Agent<'_>, arguments: &[&str]) -> Outcome {
-    let mut command = host.command(apps_dir().join("node_modules/.bin/pm2"));
-    let server = apps_dir().join("server.js");
-    command
-        .args(arguments)
-        .current_dir(examples().join("pm2"))
-        .env("PM2_HOME", agent.dir().join("pm2"))
-        .env("APP_SCRIPT", server)
-        .env("LB_AGENT", program())
-        .env("LB_AGENT_CONTROL", agent.control())
-        .env("LB_DRAIN_TIMEOUT", "3s")
-        .stdin(Stdio::null());
-    command.output().expect("pm2").into()
-}
-
-/// Ends the daemon with all that it has started.
-struct Daemon<'a>(&'a Host, &'a Agent<'a>);
-
-impl Drop for Daemon<'_> {
-    fn drop(&mut self) {
-        let _ = pm2(self.0, self.1, &["kill"]);
-    }
-}
-
 #[test]
 fn a_rolling_restart_by_pm2_loses_no_request() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
-    let _daemon = Daemon(&hosts.balancer, &agent);
-    let run = |arguments: &[&str]| {
-        let outcome = pm2(&hosts.balancer, &agent, arguments);
-        assert_eq!(outcome.code, 0, "{arguments:?}: {outcome:?}");
-    };
-    run(&["start", "ecosystem.config.js"]);
+    let pm2 = Pm2::start(&hosts.balancer, &agent);
     for port in PORTS {
         let backend = agent.backend(&format!("127.0.0.1:{port}"));
         assert_eq!(
@@ -215,7 +181,7 @@ fn a_rolling_restart_by_pm2_loses_no_request() {
     }
     let visitors = visitors(&hosts, &agent);
     for port in PORTS {
-        run(&["restart", &format!("app-{port}")]);
+        pm2.restart(port);
     }
     visitors.check(&PORTS);
 }

@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use lb_tests::agent::Agent;
 use lb_tests::exchange::{self, Reply};
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::load::Load;
 use lb_tests::node::{self, Clients};
+use lb_tests::pm2::Pm2;
+use lb_tests::wait;
 
 const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];
 
@@ -59,6 +62,89 @@ fn three_hundred_socket_io_clients_behind_one_address_spread_evenly_and_stay() {
 }
 
 #[test]
+fn of_three_hundred_behind_one_address_only_those_of_a_restarted_backend_notice_and_come_back() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, &service("'socketio'"));
+    let pm2 = Pm2::start(&hosts.balancer, &agent);
+    let kinds = ["polling", "both", "websocket"];
+    let mut open: Vec<Clients> = Vec::new();
+    for kind in kinds {
+        let mut clients = Clients::new(&hosts.clients, agent.dir(), kind);
+        clients.open(kind, SERVICE_V4, &[client_v4(1); 100]);
+        open.push(clients);
+    }
+    let others: Vec<IpAddr> = (2..=40).map(client_v4).collect();
+    let load = Load::start(&hosts.clients, &others, 100);
+    let before: Vec<usize> = open.iter_mut().map(|all| all.per_port()[&5001]).collect();
+    pm2.restart(5001);
+    load.more(100);
+    for ((kind, clients), on_it) in kinds.iter().zip(&mut open).zip(before) {
+        eprintln!("{kind}: {on_it} have to come back");
+        back_again(clients, on_it);
+    }
+    for visit in load.finish() {
+        assert!(visit.answer.is_ok(), "{visit:?}");
+    }
+}
+
+/// So many of the clients have lost their session, all are on a copy that knows them, and nobody
+/// was told of a session that is unknown or of a bad gateway.
+#[track_caller]
+fn back_again(clients: &mut Clients, lost: usize) {
+    wait::until("the sessions to be over", || {
+        (clients.disconnects().len() >= lost).then_some(())
+    });
+    clients.echo(1000);
+    assert_eq!(clients.disconnects().len(), lost);
+    for (error, times) in clients.errors() {
+        // What is sent to a session that is over may be refused (410), which ends it too.
+        for told in ["unknown", "400", "502", "503", "504"] {
+            assert!(!error.contains(told), "{times} times {error}");
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_crashes_ends_its_sessions_and_nobody_elses() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, &service("'socketio'"));
+    let mut apps = node::copies(&hosts.balancer, PORTS, agent.dir());
+    let mut clients = Clients::new(&hosts.clients, agent.dir(), "polling");
+    clients.open("polling", SERVICE_V4, &[client_v4(1); 60]);
+    let on_it = clients.per_port()[&5001];
+    apps[1].kill();
+    let listen = "127.0.0.1:5001".parse().unwrap();
+    apps[1] = node::serve(&hosts.balancer, "server.js", listen, agent.dir());
+    back_again(&mut clients, on_it);
+}
+
+#[test]
+fn sessions_of_protocol_3_are_followed_too() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, &service("'socketio'"));
+    let _apps = node::copies(&hosts.balancer, PORTS, agent.dir());
+    let ask = |method: &str, more: &str, lines: &[&str]| -> Reply {
+        let what = format!("{method} /socket.io/?EIO=3&transport=polling{more}");
+        exchange::ask(&hosts.clients, client_v4(1), SERVICE_V4, &what, lines)
+    };
+    for _ in 0..8 {
+        // 96:0{"sid":"…",…}2:40
+        let open = ask("GET", "", &[]);
+        assert_eq!(open.status, 200, "{open:?}");
+        let (_, rest) = open.body.split_once("\"sid\":\"").unwrap();
+        let sid = format!("&sid={}", rest.split('"').next().unwrap());
+        // A ping, and its pong: each is a connection of its own.
+        for _ in 0..2 {
+            let ping = ["Content-Length: 3", "Content-Type: text/plain", "", "1:2"];
+            let took = ask("POST", &sid, &ping);
+            assert_eq!((took.status, took.body.as_str()), (200, "ok"));
+            let pong = ask("GET", &sid, &[]);
+            assert!(pong.body.contains("1:3"), "{pong:?}");
+        }
+    }
+}
+
+#[test]
 fn a_cookie_keeps_each_browser_with_its_backend() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, &service("{ cookie = 'lb' }"));
@@ -99,15 +185,25 @@ fn a_cookie_keeps_each_browser_with_its_backend() {
 }
 
 #[test]
-fn a_header_takes_the_place_of_the_address() {
+fn a_header_or_a_key_of_the_query_takes_the_place_of_the_address() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, &service("{ header = 'X-User' }"));
     let _apps = node::copies(&hosts.balancer, PORTS, agent.dir());
-    let port_of = |user: &str, from: u16| {
+    spread_and_stay(|user, from| {
         let line = format!("X-User: {user}");
         let from = client_v4(from);
         exchange::ask(&hosts.clients, from, SERVICE_V4, "GET /id", &[&line]).port()
-    };
+    });
+    agent.configure(&service("{ query = 'room' }"));
+    agent.ok(&["reload"]);
+    spread_and_stay(|room, from| {
+        let what = format!("GET /id?a=b&room={room}");
+        exchange::ask(&hosts.clients, client_v4(from), SERVICE_V4, &what, &[]).port()
+    });
+}
+
+/// Whatever `port_of` is asked for with stays with its backend, wherever it comes from.
+fn spread_and_stay(port_of: impl Fn(&str, u16) -> u64) {
     let users: Vec<String> = (0..24).map(|n| format!("user{n}")).collect();
     let ports: Vec<u64> = users.iter().map(|user| port_of(user, 1)).collect();
     let seen: std::collections::BTreeSet<&u64> = ports.iter().collect();

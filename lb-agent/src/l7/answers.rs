@@ -29,6 +29,15 @@ pub(super) fn page(status: StatusCode, shown: Shown) -> Response<Body> {
     answer
 }
 
+/// What a poll of Engine.IO gets.
+pub(super) fn packet(packet: &'static str) -> Response<Body> {
+    let mut answer = plain(StatusCode::OK);
+    *answer.body_mut() = Body::full(packet);
+    let no_store = HeaderValue::from_static("no-store");
+    answer.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    answer
+}
+
 /// The connection ends with this answer.
 pub(super) fn close(answer: &mut Response<Body>) {
     let close = HeaderValue::from_static("close");

@@ -37,6 +37,8 @@ pub(super) struct Errand {
     /// No backend could be had.
     pub(super) all_down: Cell<bool>,
     accept: Option<HeaderValue>,
+    /// What ends its session for the client, where it is a poll.
+    farewell: Option<&'static str>,
     /// What rules for the answer need of the request.
     said: Option<Box<Said>>,
 }
@@ -116,10 +118,11 @@ impl Errand {
             service: Arc::clone(service),
             place,
             asker,
-            known,
             target,
             all_down: Cell::new(false),
             accept: head.headers.get(ACCEPT).cloned(),
+            farewell: farewell(&known, head),
+            known,
             said,
         }))
     }
@@ -208,6 +211,23 @@ impl Errand {
         }))
     }
 
+    /// Whether a backend says of a session that it had that it does not know it any more.
+    pub(super) fn is_refused_poll(&self, status: StatusCode) -> bool {
+        self.farewell.is_some() && status == StatusCode::BAD_REQUEST
+    }
+
+    /// The answer to a request of a session that went with its backend. Whoever polls is told by the
+    /// means of Engine.IO that it is over, and begins a new one.
+    pub(super) fn farewell(&self) -> Response<Body> {
+        if let Then::Session(sid) = &self.known.then {
+            self.sessions().forget(self.target, sid);
+        }
+        match self.farewell {
+            Some(packet) => answers::packet(packet),
+            None => self.page(StatusCode::GONE),
+        }
+    }
+
     /// The page for a status that is not an application's.
     pub(super) fn page(&self, status: StatusCode) -> Response<Body> {
         let id = self.asker.request_id.to_str().unwrap_or_default();
@@ -255,6 +275,16 @@ fn known(
             key: sticky::Key::Address(asker.ip),
             then: Then::Nothing,
         },
+    }
+}
+
+/// Kept from the head, for when its backend turns out to be gone.
+fn farewell(known: &Known, head: &Head) -> Option<&'static str> {
+    match known.key {
+        sticky::Key::Session(_) if head.method == Method::GET => {
+            engineio::farewell(head.uri.query()?)
+        }
+        _ => None,
     }
 }
 

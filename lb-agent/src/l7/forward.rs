@@ -151,7 +151,10 @@ async fn answer(
         upgrade,
     };
     let answer = forward.run(Request::from_parts(head, body)).await;
-    Ok(answer.unwrap_or_else(|status| errand.page(status)))
+    Ok(answer.unwrap_or_else(|status| match status {
+        StatusCode::GONE => errand.farewell(),
+        status => errand.page(status),
+    }))
 }
 
 /// A body of HTTP/2 need not say its length (RFC 9113, section 8.1).
@@ -203,8 +206,8 @@ impl Forward<'_> {
         let mut request = request;
         let mut repeats = 0;
         loop {
-            let mut reached = way.reach().await.inspect_err(|_| {
-                self.errand.all_down.set(true);
+            let mut reached = way.reach().await.inspect_err(|status| {
+                self.errand.all_down.set(*status != StatusCode::GONE);
             })?;
             let id = reached.upstream.backend;
             if let Some(address) = worker.snapshot().address(id) {
@@ -218,6 +221,9 @@ impl Forward<'_> {
             match reached.upstream.exchange(request, self.progress).await {
                 Ok(answer) => {
                     worker.faults.answered(id);
+                    if self.errand.is_refused_poll(answer.status()) {
+                        return Err(StatusCode::GONE);
+                    }
                     self.visit
                         .remember(self.errand.target, self.errand.known.key, id);
                     return Ok(self.finish(reached, answer));

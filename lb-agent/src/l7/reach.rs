@@ -49,7 +49,7 @@ pub(super) struct Way<'a> {
 
 impl Way<'_> {
     /// A connection to the backend of this client: an idle one, or a new one. The error is the
-    /// status to answer with.
+    /// status to answer with: 410 means that the session of the request is over.
     pub(super) async fn reach(&mut self) -> Result<Reached, StatusCode> {
         let worker = &self.visit.worker;
         loop {
@@ -57,6 +57,7 @@ impl Way<'_> {
             let Some((id, reason)) = self.choose() else {
                 snapshot.counts.chosen(self.target, None);
                 return Err(match self.passed.as_slice() {
+                    _ if self.is_of_session() => StatusCode::GONE,
                     [] => StatusCode::SERVICE_UNAVAILABLE,
                     _ if self.late => StatusCode::GATEWAY_TIMEOUT,
                     _ => StatusCode::BAD_GATEWAY,
@@ -136,6 +137,12 @@ impl Way<'_> {
         Some((choice.backend, choice.reason))
     }
 
+    /// Whether it is of a session that one backend has: when that is gone, or another process, so is
+    /// the session.
+    fn is_of_session(&self) -> bool {
+        matches!(self.key, Key::Session(_))
+    }
+
     /// Whether connections begin with a PROXY header.
     fn introduces(&self) -> bool {
         self.service.http.settings.send_proxy_protocol.is_some()
@@ -176,9 +183,9 @@ impl Way<'_> {
                 }
                 Err(error) if is_refusal(&error) => {
                     let snapshot = self.visit.worker.snapshot();
-                    // It may have been removed meanwhile.
-                    let is_there = snapshot.backend(id).is_some();
-                    if !is_there || !faults.refused(id, timeouts.restart_grace) {
+                    // It may have been removed meanwhile; a session is not there after a restart.
+                    let is_there = snapshot.backend(id).is_some() && !self.is_of_session();
+                    if !faults.refused(id, timeouts.restart_grace) || !is_there {
                         return Err(error);
                     }
                 }

@@ -138,7 +138,8 @@ impl Snapshot {
         select::select(&mut choosing, &client)
     }
 
-    /// The backend that the request names, if it still keeps who it has, else one by weight.
+    /// The backend that the request names, if it still keeps who it has, else one by weight; nobody
+    /// else has its session.
     fn choose_freely(
         &self,
         spread: &Spread,
@@ -147,7 +148,7 @@ impl Snapshot {
         passed: &[BackendId],
     ) -> Option<Choice> {
         let service = table.head.id;
-        if let Key::Backend(id) = key
+        if let Key::Backend(id) | Key::Session(id) = key
             && let Some(backend) = self.backend(id)
             && backend.service == service
             && matches!(backend.state, state::UP | state::DRAINING)
@@ -157,6 +158,9 @@ impl Snapshot {
                 backend: id,
                 reason: Reason::Affinity,
             });
+        }
+        if matches!(key, Key::Session(_)) {
+            return None;
         }
         let members = &table.members[..table.head.members as usize];
         let up = members

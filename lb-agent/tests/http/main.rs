@@ -10,6 +10,7 @@ mod hop_by_hop;
 mod limits;
 mod messages;
 mod responses;
+mod sessions;
 mod upgrade;
 
 use std::io::{self, Read as _, Write as _};

@@ -48,6 +48,16 @@ fn decoded(value: &str) -> Cow<'_, str> {
     pair.map_or(Cow::Borrowed(""), |(text, _)| text)
 }
 
+/// The answer to a poll with this query that ends its session: the packet "close", in the framing
+/// of the client's protocol. `None` for what is no poll, or one by JSONP, which gets an error.
+pub fn farewell(query: &str) -> Option<&'static str> {
+    if !asked(query)?.polling || query.split('&').any(|pair| pair.starts_with("j=")) {
+        return None;
+    }
+    let version = query.split('&').find_map(|pair| pair.strip_prefix("EIO="));
+    Some(if version == Some("3") { "1:1" } else { "1" })
+}
+
 /// What the beginning of an answer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Handshake {
@@ -202,6 +212,15 @@ mod tests {
         ] {
             assert_eq!(handshake(other.as_bytes()), Handshake::Other, "{other}");
         }
+    }
+
+    #[test]
+    fn whoever_polls_is_told_the_end_in_its_own_framing() {
+        assert_eq!(farewell("EIO=4&transport=polling&sid=x"), Some("1"));
+        assert_eq!(farewell("EIO=3&transport=polling&sid=x&b64=1"), Some("1:1"));
+        assert_eq!(farewell("EIO=3&transport=polling&sid=x&j=0"), None);
+        assert_eq!(farewell("EIO=4&transport=websocket&sid=x"), None);
+        assert_eq!(farewell("page=1"), None);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub enum Key {
     Token(Addr),
     /// It names its backend.
     Backend(BackendId),
+    /// It is of a session that this backend has, and no other.
+    Session(BackendId),
     /// Nothing yet: it may go anywhere, and its answer says how it is known from then on.
     New,
 }
@@ -127,7 +129,7 @@ fn of_session(
     Known {
         key: sessions
             .backend_of(head.id, &sid)
-            .map_or(address, Key::Backend),
+            .map_or(address, Key::Session),
         then: Then::Session(sid.into_owned()),
     }
 }
@@ -158,7 +160,7 @@ impl Key {
         match self {
             Self::Address(ip) => Some(Client::new(head, &addr::from_ip(*ip))),
             Self::Token(prefix) => Some(Client::with_prefix(head, *prefix)),
-            Self::Backend(_) | Self::New => None,
+            Self::Backend(_) | Self::Session(_) | Self::New => None,
         }
     }
 }
@@ -221,7 +223,7 @@ mod tests {
         assert_eq!((first.key, first.then), (Key::New, Then::Learn));
         sessions.learn(ServiceId(7), "abc", BackendId(9));
         let second = ask("EIO=4&transport=websocket&sid=abc");
-        assert_eq!(second.key, Key::Backend(BackendId(9)));
+        assert_eq!(second.key, Key::Session(BackendId(9)));
         assert_eq!(second.then, Then::Session("abc".to_owned()));
         assert_eq!(ask("EIO=4&transport=polling&sid=other").key, ADDRESS);
         let straight = ask("EIO=4&transport=websocket");
