@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::outside::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client};
 use lb_tests::{http, node, wait};
 use serde_json::Value;
 
@@ -30,10 +31,12 @@ fn ask(mut stream: impl std::io::Read + std::io::Write, request: &str) -> (Strin
 }
 
 fn scrape(hosts: &Hosts) -> String {
+    scrape_at(&hosts.balancer)
+}
+
+fn scrape_at(balancer: &Host) -> String {
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let (head, body) = hosts
-        .balancer
-        .run(|| ask(TcpStream::connect(METRICS).unwrap(), request));
+    let (head, body) = balancer.run(|| ask(TcpStream::connect(METRICS).unwrap(), request));
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     body
 }
@@ -179,6 +182,79 @@ fn the_control_socket_and_a_unix_socket_tell_the_same() {
 }
 
 #[test]
+fn the_packet_paths_tell_flows_packets_bytes_drops_and_refusals() {
+    let net = Net::new();
+    bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
+    let service = |name: &str, port, backend| {
+        let listen = SocketAddr::new(BALANCER[0], port);
+        format!(
+            "[[service]]\nname = '{name}'\nlisten = ['{listen}']\nbackends = ['{backend}']\n\
+             [service.health]\ninterval = '1h'\nfall = 1000\n"
+        )
+    };
+    let [container, _] = CONTAINER;
+    let services = [
+        "metrics = '127.0.0.1:9600'\ninterfaces = [{ name = 'eth0', attach = 'tc' }]\n".to_owned(),
+        service("web", 80, SocketAddr::new(container, 5000)),
+        service("closed", 81, SocketAddr::new(container, 5001)),
+        service("silent", 82, "10.80.4.77:5000".parse().unwrap()),
+    ];
+    let agent = Agent::start(&net.balancer, &services.concat());
+    let [from, _] = client(1);
+    let at = |port| SocketAddr::new(BALANCER[0], port);
+    let mut open = net.clients.run(|| Bulk::connect(from, at(80)).unwrap());
+    open.transfer(200_000, 1000).unwrap();
+    for _ in 0..2 {
+        let refused = net.clients.run(|| http::connect(from, at(81)).unwrap_err());
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+    // Nobody has this address: the client tries again for as long as it likes.
+    let _waits = net.clients.run(|| connecting(from, at(82)));
+    let text = wait::until("everything to be told", || {
+        let text = scrape_at(&net.balancer);
+        let of = |metric, labels: &[&str]| sum(&text, metric, labels);
+        let all = of("lb_agent_connections_active", &["web", "path=\"nat\""]) == 1.0
+            && of("lb_agent_connect_failures_total", &["closed"]) == 2.0
+            && of("lb_agent_connect_failures_total", &["silent"]) >= 1.0;
+        all.then_some(text)
+    });
+    promtool(&text);
+    let of = |metric, labels: &[&str]| sum(&text, metric, labels);
+    assert_eq!(of("lb_agent_connections_total", &["web", "nat"]), 1.0);
+    assert_eq!(of("lb_agent_connect_failures_total", &["web", "nat"]), 0.0);
+    assert!(of("lb_agent_bytes_total", &["web", "direction=\"in\""]) > 200_000.0);
+    assert!(of("lb_agent_packets_total", &["web", "direction=\"in\""]) > 10.0);
+    assert!(of("lb_agent_packet_actions_total", &["forwarded"]) > 10.0);
+    assert_eq!(
+        of("lb_agent_flows_total", &["event=\"new\""]),
+        4.0,
+        "{text}"
+    );
+    assert_eq!(of("lb_agent_flows_total", &["event=\"established\""]), 1.0);
+    assert_eq!(of("lb_agent_table_entries", &["table=\"flows\""]), 1.0);
+    assert_eq!(of("lb_agent_table_evictions_total", &["flows_new"]), 0.0);
+    assert_eq!(of("lb_agent_drops_total", &["packet_no_backend"]), 0.0);
+    assert_eq!(
+        of("lb_agent_interface_programs", &["eth0", "mode=\"tcx\""]),
+        1.0
+    );
+    let page = agent.ok(&["stats"]);
+    for word in ["nat", "forwarded", "flows_new"] {
+        assert!(page.contains(word), "{page}");
+    }
+}
+
+/// A connection that is being made.
+fn connecting(from: std::net::IpAddr, to: SocketAddr) -> socket2::Socket {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let _ = socket.connect(&to.into());
+    socket
+}
+
+#[test]
 fn stats_prints_tables_json_and_rates() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
@@ -228,7 +304,8 @@ fn the_dashboard_shows_metrics_that_exist() {
 
     let hosts = Hosts::new();
     let services = "metrics = '127.0.0.1:9600'\n[[service]]\nname = 'web'\nlisten = ['[::]:80']\n\
-                    backends = ['127.0.0.1:5000']\n";
+                    backends = ['127.0.0.1:5000']\n[[service]]\nname = 'far'\n\
+                    listen = ['0.0.0.0:81']\nbackends = ['10.99.0.250:5000']\n";
     let agent = Agent::start(&hosts.balancer, services);
     let _app = node::copies(&hosts.balancer, [5000], agent.dir());
     hosts

@@ -109,7 +109,37 @@ fn render(stats: &Figures, before: Option<&Figures>) -> String {
             ]
         }),
     );
+    for (heads, rows) in [
+        (["SERVICE", "DROPPED BECAUSE", "COUNT"], drops(stats)),
+        (["PACKETS", "BY", "COUNT"], packets(stats)),
+    ] {
+        if !rows.is_empty() {
+            text.push('\n');
+            text += &table(&heads, 2, rows.into_iter());
+        }
+    }
     text
+}
+
+/// What has been dropped at all.
+fn drops(stats: &Figures) -> Vec<Vec<String>> {
+    let rows = stats.drops.iter().filter(|row| row.count > 0);
+    rows.map(|row| {
+        let service = Some(row.service.clone()).filter(|name| !name.is_empty());
+        let service = service.unwrap_or_else(|| "-".to_owned());
+        vec![service, row.reason.clone(), row.count.to_string()]
+    })
+    .collect()
+}
+
+/// What the packet paths did with packets.
+fn packets(stats: &Figures) -> Vec<Vec<String>> {
+    let paths = stats.status.agent.packets.iter();
+    let counts = paths.flat_map(|packets| &packets.figures.packets);
+    counts
+        .filter(|(name, count)| *count > 0 && !name.starts_with("drop_"))
+        .map(|(name, count)| vec!["all".to_owned(), name.clone(), count.to_string()])
+        .collect()
 }
 
 fn services(stats: &Figures) -> String {

@@ -86,6 +86,8 @@ pub struct BackendCounts {
     pub bytes_in: u64,
     /// Bytes to its clients.
     pub bytes_out: u64,
+    /// Packets from its clients, on the packet paths.
+    pub packets_in: u64,
 }
 
 /// How full a table is.

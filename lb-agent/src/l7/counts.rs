@@ -18,6 +18,7 @@ pub(super) struct Counts {
 struct OfBackend {
     active: AtomicU64,
     total: AtomicU64,
+    failures: AtomicU64,
 }
 
 #[derive(Default)]
@@ -52,12 +53,20 @@ impl Counts {
         counts.map_or(0, |counts| counts.active.load(Relaxed))
     }
 
-    /// Both counts of a backend.
+    /// Counts an attempt that failed.
+    pub(super) fn failed(&self, id: BackendId) {
+        if let Some(counts) = self.of_backend(id) {
+            counts.failures.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// All counts of a backend.
     pub(super) fn of(&self, id: BackendId) -> BackendCounts {
         self.of_backend(id)
             .map_or_else(BackendCounts::default, |counts| BackendCounts {
                 active: counts.active.load(Relaxed),
                 total: counts.total.load(Relaxed),
+                failures: counts.failures.load(Relaxed),
                 ..BackendCounts::default()
             })
     }

@@ -86,6 +86,7 @@ pub(super) fn services(
 impl Snapshot {
     /// Tells that a backend could not be used.
     pub(super) fn suspect(&self, id: BackendId, error: &str) {
+        self.counts.failed(id);
         let Some(suspicions) = &self.suspicions else {
             return;
         };

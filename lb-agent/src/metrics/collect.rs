@@ -2,6 +2,7 @@
 
 use crate::control::message::{BackendStatus, ServiceStatus, Status};
 use crate::control::stats::{Family, Kind, ProcessStats, Stats, TrafficStats};
+use crate::network::status::PacketStatus;
 
 /// States that a backend can be in, for the metric that says which.
 const STATES: [&str; 3] = ["up", "draining", "down"];
@@ -16,6 +17,13 @@ pub fn families(stats: &Stats) -> Vec<Family> {
         backends(&stats.status.services),
         traffic(&stats.traffic),
         tables(stats),
+        stats
+            .status
+            .agent
+            .packets
+            .iter()
+            .flat_map(packets)
+            .collect(),
         stats.families.clone(),
     ]
     .concat()
@@ -207,4 +215,42 @@ fn tables(stats: &Stats) -> Vec<Family> {
         }
     }
     vec![entries, capacity, evictions]
+}
+
+/// The packet paths. What was dropped is among the drops, the tables are among the tables.
+fn packets(status: &PacketStatus) -> Vec<Family> {
+    let PacketStatus {
+        interfaces,
+        figures,
+    } = status;
+    let mut attached = gauge(
+        "lb_agent_interface_programs",
+        "1 for each interface of the packet paths, by where the programs are",
+    );
+    for interface in interfaces {
+        let labels = [
+            ("interface", interface.name.as_str()),
+            ("mode", interface.mode.as_str()),
+        ];
+        attached.add(&labels, 1.0);
+    }
+    let mut flows = counter(
+        "lb_agent_flows",
+        "Flows of the packet paths by what became of them",
+    );
+    let mut by_fate = counter(
+        "lb_agent_packet_actions",
+        "Packets by what the packet paths did with them",
+    );
+    for (name, count) in &figures.packets {
+        if let Some(event) = name.strip_prefix("flow_") {
+            flows.add(&[("event", event)], *count as f64);
+        } else if !name.starts_with("drop_") {
+            by_fate.add(&[("action", name.as_str())], *count as f64);
+        }
+    }
+    for (event, count) in [("expired", figures.expired), ("orphaned", figures.orphaned)] {
+        flows.add(&[("event", event)], count as f64);
+    }
+    vec![attached, flows, by_fate]
 }

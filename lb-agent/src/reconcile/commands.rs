@@ -65,6 +65,7 @@ impl Reconciler {
             observed: &self.observed,
             plane: self.plane.as_ref(),
             front: &self.front,
+            l7: &self.l7,
             sources: &self.sources,
             evicted: &self.evicted,
         };

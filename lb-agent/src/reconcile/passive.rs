@@ -1,5 +1,5 @@
-//! Failures that the kernel has counted: on the `nat` path it sees backends refuse connections, long
-//! before the next probe is due.
+//! Failures that the kernel has counted: on the `nat` path it sees backends refuse connections, or not
+//! answer, long before the next probe is due.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -56,7 +56,11 @@ impl Reconciler {
             let address = self.observed.address(backend);
             // No check asks for more failures than that.
             for _ in 0..failures.more(backend.id, total).min(1000) {
-                suspicions.failed(service, &address, "it has refused a connection");
+                suspicions.failed(
+                    service,
+                    &address,
+                    "it has refused a connection, or not answered",
+                );
             }
         }
         self.failures = failures;

@@ -5,9 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use lb_common::abi::{Counter, path, protocol};
 
+use crate::config::Mode;
 use crate::control::message::Status;
 use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficStats};
+use crate::dataplane::packets::PacketFigures;
 use crate::dataplane::{BackendCounts, DataPlane, Error, ServiceCounts};
+use crate::l7::L7;
 use crate::metrics::{Sources, events, process};
 use crate::proxy::front::Front;
 use crate::state::desired::{Backend, Desired, Service};
@@ -24,6 +27,8 @@ pub struct Figures<'a> {
     pub plane: &'a dyn DataPlane,
     /// Those of the userspace path.
     pub front: &'a Front,
+    /// Those of the L7 path.
+    pub l7: &'a L7,
     /// Those of other parts.
     pub sources: &'a Sources,
     /// Memory of evictions.
@@ -55,6 +60,13 @@ impl Figures<'_> {
                 traffic.extend(self.traffic(service, backend)?);
             }
         }
+        let packets = status.agent.packets.as_ref();
+        drops.extend(
+            packets
+                .into_iter()
+                .flat_map(|packets| dropped(&packets.figures)),
+        );
+        let evicted_flows = packets.map(|packets| packets.figures.evicted);
         Ok(Stats {
             at_unix_ms: overlay::unix_ms(),
             status,
@@ -62,7 +74,7 @@ impl Figures<'_> {
             clients,
             traffic,
             drops,
-            tables: self.tables(&arrived)?,
+            tables: self.tables(&arrived, evicted_flows)?,
             events: events::last(),
             families: self.sources.families(),
         })
@@ -72,14 +84,15 @@ impl Figures<'_> {
         let mut counts = ServiceCounts::default();
         if let Some(id) = self.observed.service(&service.name) {
             counts = self.plane.service_counts(id)?;
-            let more = self.front.service_counts(id);
-            counts.iter_mut().zip(more).for_each(|(sum, n)| *sum += n);
+            for more in [self.front.service_counts(id), self.l7.service_counts(id)] {
+                counts.iter_mut().zip(more).for_each(|(sum, n)| *sum += n);
+            }
         }
         Ok(counts)
     }
 
     /// The kernel's row, if the backend is one of the kernel's, and the agent's, if it has passed
-    /// anything on.
+    /// anything on. On the `dsr` path nobody sees where a connection begins.
     fn traffic(&self, service: &Service, backend: &Backend) -> Result<Vec<TrafficStats>, Error> {
         let Some(entry) = super::entry(service, backend.address.key(), self.observed) else {
             return Ok(Vec::new());
@@ -93,6 +106,23 @@ impl Figures<'_> {
                 connections: total,
                 ..row("socket")
             });
+        }
+        if matches!(entry.path, path::NAT | path::DSR) {
+            rows.push(by_packets(
+                &self.plane.backend_counts(entry)?,
+                entry.path,
+                row,
+            ));
+        }
+        if service.mode == Mode::Http {
+            let requests = self.l7.backend_counts(entry.id);
+            rows.push(TrafficStats {
+                active: requests.active,
+                connections: requests.total,
+                failures: Some(requests.failures),
+                ..row("l7")
+            });
+            return Ok(rows);
         }
         let proxied = self.front.backend_counts(entry.id);
         if proxied != BackendCounts::default() || entry.path == path::PROXY {
@@ -109,7 +139,11 @@ impl Figures<'_> {
         Ok(rows)
     }
 
-    fn tables(&self, arrived: &HashMap<u8, u64>) -> Result<Vec<TableStats>, Error> {
+    fn tables(
+        &self,
+        arrived: &HashMap<u8, u64>,
+        evicted_flows: Option<u64>,
+    ) -> Result<Vec<TableStats>, Error> {
         let of = |protocol: u8| arrived.get(&protocol).copied().unwrap_or(0);
         let counts = self.plane.tables()?;
         Ok(counts
@@ -123,7 +157,10 @@ impl Figures<'_> {
                     "affinity_udp" => Some(of(protocol::UDP)),
                     _ => None,
                 };
-                let missing = arrived.map(|arrived| arrived.saturating_sub(counts.entries));
+                let missing = match counts.table {
+                    "flows_new" => evicted_flows,
+                    _ => arrived.map(|arrived| arrived.saturating_sub(counts.entries)),
+                };
                 TableStats {
                     table: counts.table.to_owned(),
                     entries: counts.entries,
@@ -133,6 +170,35 @@ impl Figures<'_> {
             })
             .collect())
     }
+}
+
+/// What was counted for a backend that is reached packet by packet.
+fn by_packets(
+    counts: &BackendCounts,
+    by: u8,
+    row: impl Fn(&'static str) -> TrafficStats,
+) -> TrafficStats {
+    let tracked = by == path::NAT;
+    TrafficStats {
+        active: counts.active,
+        connections: counts.total,
+        failures: tracked.then_some(counts.failures),
+        bytes_in: Some(counts.bytes_in),
+        packets_in: Some(counts.packets_in),
+        ..row(if tracked { "nat" } else { "dsr" })
+    }
+}
+
+/// Packets that were dropped, by reason. No service is concerned where none has been found yet.
+fn dropped(figures: &PacketFigures) -> impl Iterator<Item = DropStats> + '_ {
+    let drops = figures.packets.iter();
+    drops.filter_map(|(name, count)| {
+        Some(DropStats {
+            service: String::new(),
+            reason: format!("packet_{}", name.strip_prefix("drop_")?),
+            count: *count,
+        })
+    })
 }
 
 /// How many clients had to make room for others. The kernel does not say: they are those that came

@@ -80,8 +80,10 @@ impl Model {
 
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
         let services = self.stats.status.services.len() as u16;
-        let [head, rates, backends, events, said] = Layout::vertical([
+        let packets = self.packets();
+        let [head, flows, rates, backends, events, said] = Layout::vertical([
             Constraint::Length(1),
+            Constraint::Length(packets.is_some().into()),
             Constraint::Length(3 * services.min(4)),
             Constraint::Min(4),
             Constraint::Length(EVENTS + 2),
@@ -89,6 +91,7 @@ impl Model {
         ])
         .areas(frame.area());
         frame.render_widget(self.head(), head);
+        frame.render_widget(Paragraph::new(packets.unwrap_or_default()), flows);
         self.draw_rates(frame, rates);
         self.draw_backends(frame, backends);
         self.draw_events(frame, events);
@@ -109,6 +112,27 @@ impl Model {
             agent.notes.len(),
         ))
         .style(Style::new().add_modifier(Modifier::BOLD))
+    }
+
+    /// Where packets are forwarded, and what becomes of them.
+    fn packets(&self) -> Option<String> {
+        let packets = self.stats.status.agent.packets.as_ref()?;
+        let interfaces = packets.interfaces.iter();
+        let at: Vec<String> = interfaces
+            .map(|interface| format!("{} {}", interface.name, interface.mode))
+            .collect();
+        let figures = &packets.figures;
+        let dropped = figures.packets.iter();
+        let dropped = dropped.filter(|(name, _)| name.starts_with("drop_"));
+        Some(format!(
+            "packets at {}  flows {} of {}, {} opening, {} pushed out  {} packets dropped",
+            at.join(", "),
+            figures.established,
+            figures.capacity,
+            figures.opening,
+            figures.evicted,
+            dropped.map(|(_, count)| count).sum::<u64>(),
+        ))
     }
 
     fn draw_rates(&self, frame: &mut Frame<'_>, area: Rect) {

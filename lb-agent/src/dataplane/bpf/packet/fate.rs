@@ -54,6 +54,19 @@ pub(super) fn fate(
     }
 }
 
+/// How long a client waits for an answer to its SYN before the attempt counts as failed. It sends
+/// another after one second, and after two and four more (RFC 6298, section 2).
+const PATIENCE_S: u32 = 2;
+
+/// Whether the SYN of a flow that is not established has become too old between these two looks, so
+/// that each one is counted once.
+pub(super) fn is_silent(key: &FlowKey, entry: &Flow, [last_s, now_s]: [u32; 2]) -> bool {
+    let due_s = entry.seen_s.saturating_add(PATIENCE_S);
+    key.protocol == u32::from(protocol::TCP)
+        && entry.flags & (flow::FIN | flow::RST) == 0
+        && (last_s + 1..=now_s).contains(&due_s)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +117,17 @@ mod tests {
             let found = fate(&key(protocol), &entry, None, false, 1000 + age_s, &AGES);
             assert_eq!(found, expected, "{protocol} {flags} {age_s}");
         }
+    }
+
+    #[test]
+    fn a_syn_without_an_answer_is_counted_by_one_look() {
+        let entry = flow_with(flow::SEEN, 100);
+        let looks = [100, 101, 101, 102, 105, 106];
+        let counted = looks
+            .windows(2)
+            .filter(|look| is_silent(&key(protocol::TCP), &entry, [look[0], look[1]]));
+        assert_eq!(counted.count(), 1);
+        assert!(!is_silent(&key(protocol::UDP), &entry, [101, 102]));
     }
 
     #[test]

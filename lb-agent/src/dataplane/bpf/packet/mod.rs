@@ -261,16 +261,16 @@ impl Packets {
         let sum = |of: fn(&lb_common::abi::packet::PacketBackend) -> u64| {
             totals.iter().map(|cpu| of(&cpu.0)).sum()
         };
-        let active = self
-            .sweeper
-            .as_ref()
-            .map_or(0, |sweeper| sweeper.active(id));
+        let swept = self.sweeper.as_ref();
+        let (active, unanswered) =
+            swept.map_or((0, 0), |swept| (swept.active(id), swept.unanswered(id)));
         Ok(BackendCounts {
             active,
             total: sum(|totals| totals.flows),
-            failures: sum(|totals| totals.refused),
+            failures: sum(|totals| totals.refused) + unanswered,
             bytes_in: sum(|totals| totals.bytes),
-            bytes_out: 0,
+            packets_in: sum(|totals| totals.packets),
+            ..BackendCounts::default()
         })
     }
 

@@ -16,7 +16,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use lb_common::abi::packet::{Flow, FlowKey, PacketSettings, Tracked, flow};
 use lb_common::abi::{BackendId, protocol};
 
-use super::fate::{Fate, fate};
+use super::fate::{self, Fate, fate};
 use super::reset::Resets;
 use super::{pinned, pinned_hash};
 use crate::dataplane::bpf::batch::{Batches, Next};
@@ -49,6 +49,8 @@ pub(super) struct Swept {
     /// The same.
     pub(super) orphaned: u64,
     active: StdMap<BackendId, u64>,
+    /// Attempts to open a flow that a backend has left without an answer, since the agent's start.
+    unanswered: StdMap<BackendId, u64>,
     away: Arc<HashSet<(FlowKey, BackendId)>>,
 }
 
@@ -69,6 +71,11 @@ impl Sweeper {
     /// Open flows of a backend.
     pub(super) fn active(&self, backend: BackendId) -> u64 {
         self.lock().active.get(&backend).copied().unwrap_or(0)
+    }
+
+    /// Attempts to open a flow that a backend has left without an answer.
+    pub(super) fn unanswered(&self, backend: BackendId) -> u64 {
+        self.lock().unanswered.get(&backend).copied().unwrap_or(0)
     }
 
     /// The flows of the `dsr` path that are tracked, each with its backend.
@@ -123,6 +130,7 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Swee
         ages,
         resets,
         farewells: StdMap::new(),
+        looks_s: [boot_s(); 2],
         swept: Swept::default(),
         sweeper: Arc::clone(&sweeper),
     };
@@ -197,6 +205,8 @@ struct Walk {
     resets: Option<Resets>,
     /// Flows whose backend is gone and whose ends have been told, and when.
     farewells: StdMap<FlowKey, u32>,
+    /// When the last walk over the flows began, and this one; the kernel's clock.
+    looks_s: [u32; 2],
     swept: Swept,
     sweeper: Arc<Sweeper>,
 }
@@ -222,8 +232,10 @@ impl Walk {
             expired_opening: self.swept.expired_opening,
             orphaned: self.swept.orphaned,
             opening_full: self.swept.opening_full,
+            unanswered: std::mem::take(&mut self.swept.unanswered),
             ..Swept::default()
         };
+        self.looks_s = [self.looks_s[1], boot_s()];
         for established in [true, false] {
             self.flows(established)?;
         }
@@ -276,6 +288,9 @@ impl Walk {
             }
         }
         let gone = self.tables.gone(entry.backend);
+        if forward && !established && !gone && fate::is_silent(key, entry, self.looks_s) {
+            self.silent(entry);
+        }
         // The other entry is asked for only where it matters.
         if fate(key, entry, None, gone, now_s, &self.ages) == Fate::Keep
             && entry.flags & (flow::FIN | flow::RST) == 0
@@ -295,6 +310,14 @@ impl Walk {
                 self.tables.remove(key, entry);
             }
             Fate::Orphan => self.orphan(key, entry, pair.as_ref(), now_s),
+        }
+    }
+
+    /// A client has waited for long enough: unless the backend has spoken, this attempt failed.
+    fn silent(&mut self, entry: &Flow) {
+        let answered = self.tables.entry(&entry.pair());
+        if answered.is_none_or(|pair| pair.flags & flow::SEEN == 0) {
+            *self.swept.unanswered.entry(entry.backend).or_default() += 1;
         }
     }
 
