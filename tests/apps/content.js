@@ -52,7 +52,8 @@ const pages = {
     socket.onopen = () => socket.send('hello');
     socket.onerror = () => tell('the WebSocket failed');
     socket.onmessage = (event) => tell('WebSocket says ' + event.data + ' by '
-      + performance.getEntriesByType('navigation')[0].nextHopProtocol);
+      + performance.getEntriesByType('navigation')[0].nextHopProtocol
+      + ' to a ' + navigator.userAgent.match(/\\w*Chrome/));
   </script>`),
 };
 

@@ -14,7 +14,14 @@ fn service(settings: &str) -> String {
 }
 
 /// Settings of Express under which it believes the balancer, as it is told to in its own guide.
-const TRUSTING: [&str; 3] = ["1", "true", "\"loopback\""];
+const TRUSTING: [&str; 6] = [
+    "1",
+    "2",
+    "true",
+    "\"loopback\"",
+    "\"127.0.0.1, 10.0.0.0/9\"",
+    "[\"loopback\", \"linklocal\", \"uniquelocal\"]",
+];
 
 #[test]
 fn express_sees_the_client_whatever_the_client_claims() {

@@ -114,6 +114,32 @@ fn backends_are_told_whose_connection_it_is() {
     }
 }
 
+#[test]
+fn backends_are_told_in_binary_too() {
+    for (mode, setting) in [
+        ("http", "[service.http]\nsend_proxy_protocol = 'v2'\n"),
+        ("tcp", "send_proxy_protocol = 'v2'\n"),
+    ] {
+        let hosts = Hosts::new();
+        let _agent = Agent::start(
+            &hosts.balancer,
+            &format!(
+                "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = '{mode}'\n\
+                 backends = ['127.0.0.1:5000']\n{setting}"
+            ),
+        );
+        beginning(&hosts.balancer, "127.0.0.1:5000".parse().unwrap());
+        let (port, body) = hosts.clients.run(|| {
+            let stream = http::connect(client_v4(1), SERVICE_V4).unwrap();
+            let port = stream.local_addr().unwrap().port();
+            (port, first_answer(stream))
+        });
+        let header = v2([10, 99, 1, 1], [10, 99, 0, 1], [port, 80]);
+        let expected = format!("{}GET / HTTP/1.1", header.escape_ascii());
+        assert!(body.starts_with(&expected), "{mode}: {body}");
+    }
+}
+
 /// Asks for `/`, and returns the body of the answer.
 fn first_answer(mut stream: std::net::TcpStream) -> String {
     stream

@@ -29,11 +29,8 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         }
     }
     let browsers = ["chromium-headless-shell", "chromium"];
-    if !browsers.iter().any(|name| find_program(name).is_some())
-        && let Err(error) = debian::ensure(&browsers[..1], "the test with a browser")
-    {
-        // Its test says that it is skipped.
-        say(format!("{error:#}"));
+    if !browsers.iter().any(|name| find_program(name).is_some()) {
+        debian::ensure(&browsers[..1], "the test with a browser")?;
     }
     if find_program("promtool").is_none() {
         debian::ensure_without_services(&["prometheus"], "checking metrics", &["prometheus"])?;
