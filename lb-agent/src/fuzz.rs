@@ -92,7 +92,9 @@ pub fn engineio(bytes: &[u8]) {
             );
         }
     }
-    engineio::asked(&String::from_utf8_lossy(bytes));
+    let query = String::from_utf8_lossy(bytes);
+    let asked = engineio::asked(&query);
+    assert!(engineio::farewell(&query).is_none() || asked.is_some_and(|asked| asked.polling));
 }
 
 #[cfg(test)]

@@ -132,12 +132,14 @@ impl Errand {
         self.service.parts.lane(self.place)
     }
 
+    /// Whether a rule for the request names the backend.
+    pub(super) fn is_told_the_backend(&self) -> bool {
+        !self.lane().late.is_empty()
+    }
+
     /// Applies the rules that name the backend, now that it is chosen.
     pub(super) fn chosen<B>(&self, request: &mut hyper::Request<B>, backend: &BackendAddress) {
         let rules = &self.lane().late;
-        if rules.is_empty() {
-            return;
-        }
         let host = request.headers().get(HOST).cloned();
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let mut context = context(

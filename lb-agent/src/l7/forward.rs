@@ -72,8 +72,9 @@ pub(super) async fn handle(
         Err(StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED)
     );
     let mut answer = answer.unwrap_or_else(answers::plain);
-    // Where one that cannot be trusted ends is nobody's guess.
-    if !visit.is_http2() && (is_unsound || must_close(answer.status())) {
+    // Where one that cannot be trusted ends is anybody's guess.
+    let is_last = is_unsound || must_close(answer.status()) || visit.is_left_over();
+    if !visit.is_http2() && is_last && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         answers::close(&mut answer);
     }
     progress.answer();
@@ -210,7 +211,9 @@ impl Forward<'_> {
                 self.errand.all_down.set(*status != StatusCode::GONE);
             })?;
             let id = reached.upstream.backend;
-            if let Some(address) = worker.snapshot().address(id) {
+            if self.errand.is_told_the_backend()
+                && let Some(address) = worker.snapshot().address(id)
+            {
                 self.errand.chosen(&mut request, &address);
             }
             let copy = (self.repeatable && repeats < MOST_REPEATS).then(|| copy(&request));

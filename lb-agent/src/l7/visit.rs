@@ -146,12 +146,21 @@ impl Visit {
         }
     }
 
-    /// The service that this connection's requests go to.
+    /// Whether its address is not listened on any more, so that it is to end.
+    pub(super) fn is_left_over(&self) -> bool {
+        let known = self.service.borrow();
+        let known = known.as_ref().map(|(generation, _)| *generation);
+        let snapshot = self.worker.snapshot();
+        known != Some(snapshot.generation) && snapshot.service_at(self.local).is_none()
+    }
+
+    /// The service that this connection's requests go to. One that does not listen here any more
+    /// answers under the settings that it had.
     pub(super) fn service(&self) -> Option<Arc<Service>> {
         let snapshot = self.worker.snapshot();
         let mut known = self.service.borrow_mut();
         if let Some((generation, service)) = &*known
-            && *generation == snapshot.generation
+            && (*generation == snapshot.generation || snapshot.service_at(self.local).is_none())
         {
             return Some(Arc::clone(service));
         }

@@ -33,6 +33,37 @@ fn new_settings_hold_for_the_next_request_and_cut_nothing() {
 }
 
 #[test]
+fn listen_addresses_come_and_go_and_open_connections_are_answered_once_more() {
+    let backend = Backend::new();
+    let mut proxy = Proxy::new(&[&backend], "");
+    let mut old = proxy.ask(GET);
+    let (mut connection, _) = backend.request();
+    connection.send(OK);
+    assert_eq!(old.status(), 200);
+    let before = std::mem::replace(&mut proxy.address, super::own_address());
+    proxy.configure("");
+    let mut new = proxy.ask(GET);
+    connection.head();
+    connection.send(OK);
+    assert_eq!(new.status(), 200);
+    let begun = std::time::Instant::now();
+    while std::net::TcpStream::connect(before).is_ok() {
+        assert!(
+            begun.elapsed() < super::PATIENCE,
+            "{before} is still listened on"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    old.send(GET);
+    connection.head();
+    connection.send(OK);
+    let (status, head) = old.answer();
+    assert_eq!(status, 200);
+    assert_eq!(field(&head, "connection"), Some("close"));
+    assert_eq!(old.rest(), "");
+}
+
+#[test]
 fn at_the_end_requests_are_answered_and_connections_closed() {
     let backend = Backend::new();
     let mut proxy = Proxy::new(&[&backend], "");
