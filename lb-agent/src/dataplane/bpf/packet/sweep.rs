@@ -130,7 +130,7 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Swee
         ages,
         resets,
         farewells: StdMap::new(),
-        looks_s: [boot_s(); 2],
+        looks_s: [monotonic_s(); 2],
         swept: Swept::default(),
         sweeper: Arc::clone(&sweeper),
     };
@@ -235,7 +235,7 @@ impl Walk {
             unanswered: std::mem::take(&mut self.swept.unanswered),
             ..Swept::default()
         };
-        self.looks_s = [self.looks_s[1], boot_s()];
+        self.looks_s = [self.looks_s[1], monotonic_s()];
         for established in [true, false] {
             self.flows(established)?;
         }
