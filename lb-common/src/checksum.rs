@@ -23,6 +23,12 @@ impl Sum {
         Self(self.0 + half as u64)
     }
 
+    /// With all of another sum.
+    #[inline(always)]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// With words more.
     #[inline(always)]
     pub const fn words<const W: usize>(mut self, words: &[u32; W]) -> Self {

@@ -39,6 +39,14 @@ pub trait Packet {
     /// Cuts the frame off after `len` bytes; `len` is at most its length.
     fn truncate(&mut self, len: u32) -> Option<()>;
 
+    /// Whether the TCP or UDP checksum at `at` is only begun, for a network card to end (Linux:
+    /// CHECKSUM_PARTIAL, in frames from senders on the same machine). To find out, the frame may be
+    /// cut off behind the first byte at `at`; one that is cut off can be made longer again by
+    /// [`Packet::truncate`].
+    fn is_begun(&mut self, _at: u32) -> bool {
+        false
+    }
+
     /// The largest IP packet that the frame will be on the wire, `ip_len` unless the frame is one
     /// that will be cut up (GSO).
     fn segment_len(&self, ip_len: u32) -> u32 {

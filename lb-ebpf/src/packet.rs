@@ -34,6 +34,8 @@ pub trait Context {
     fn shrink(&self, by: u32) -> Option<()>;
     /// See [`Packet::truncate`].
     fn truncate(&self, len: u32) -> Option<()>;
+    /// See [`Packet::is_begun`].
+    fn is_begun(&self, at: u32) -> bool;
 }
 
 /// The packet of a program's context.
@@ -109,6 +111,11 @@ impl<C: Context> Packet for Raw<C> {
     #[inline(always)]
     fn truncate(&mut self, len: u32) -> Option<()> {
         self.0.truncate(len)
+    }
+
+    #[inline(always)]
+    fn is_begun(&mut self, at: u32) -> bool {
+        self.0.is_begun(at)
     }
 
     #[inline(always)]
@@ -197,6 +204,12 @@ impl Context for Xdp {
         // SAFETY: as above.
         (unsafe { bpf_xdp_adjust_tail(self.0, len as i32 - now as i32) } == 0).then_some(())
     }
+
+    /// The driver's frames are as they are on the wire.
+    #[inline(always)]
+    fn is_begun(&self, _at: u32) -> bool {
+        false
+    }
 }
 
 /// The context of a TC program. The first bytes of its packet, with all headers, are made linear
@@ -284,5 +297,11 @@ impl Context for Skb {
     fn truncate(&self, len: u32) -> Option<()> {
         // SAFETY: as above.
         (unsafe { bpf_skb_change_tail(self.0, len, 0) } == 0).then_some(())
+    }
+
+    /// The kernel does not say, but it cuts nothing off that is needed to end a checksum.
+    #[inline(always)]
+    fn is_begun(&self, at: u32) -> bool {
+        self.len() >= at + 2 && self.truncate(at + 1).is_none()
     }
 }

@@ -4,9 +4,10 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect};
 use core::ptr;
+use lb_common::abi::packet::PacketSettings;
 use lb_common::decide::{Outcome, Stage, ingress, run};
 
-use crate::maps::Route;
+use crate::maps::{PACKET_SETTINGS, Route};
 use crate::packet::{Raw, Xdp, field};
 use crate::world::{Hook, Maps, job, takes_xdp};
 
@@ -19,11 +20,25 @@ pub fn forward(ctx: *mut xdp_md) -> u32 {
     };
     match ingress(&mut Raw(Xdp(ctx)), &mut maps, job).outcome() {
         Outcome::Pass | Outcome::Stack => XDP_PASS,
+        Outcome::Transmit if redirects_back() => redirect(maps.ingress),
         Outcome::Transmit => XDP_TX,
-        // SAFETY: it notes an interface, and may be called anywhere.
-        Outcome::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+        Outcome::Redirect(ifindex) => redirect(ifindex),
         Outcome::Drop => XDP_DROP,
     }
+}
+
+/// See [`PacketSettings::redirects_back`].
+#[inline(always)]
+fn redirects_back() -> bool {
+    PACKET_SETTINGS
+        .get(0)
+        .is_some_and(|settings: &PacketSettings| settings.redirects_back != 0)
+}
+
+#[inline(always)]
+fn redirect(ifindex: u32) -> u32 {
+    // SAFETY: it notes an interface, and may be called anywhere.
+    unsafe { bpf_redirect(ifindex, 0) as u32 }
 }
 
 impl Hook for Xdp {

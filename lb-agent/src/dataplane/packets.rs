@@ -18,6 +18,8 @@ pub struct Wanted {
     pub place: Place,
     /// Frames can be redirected to it by XDP.
     pub takes_xdp: bool,
+    /// Frames that XDP sends back by it go out whoever is at the other end; not so on a veth.
+    pub sends_back: bool,
     /// Replies of backends on this host leave by it.
     pub mends_replies: bool,
 }

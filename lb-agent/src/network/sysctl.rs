@@ -40,6 +40,9 @@ impl Sysctls {
         for key in [
             format!("net/ipv4/conf/{name}/forwarding"),
             format!("{ipv6}/forwarding"),
+            // What the stack is left to send on it otherwise drops, unless all interfaces forward.
+            // Since Linux 6.17.
+            format!("{ipv6}/force_forwarding"),
         ] {
             self.set(&key, "1", &mut problems);
         }

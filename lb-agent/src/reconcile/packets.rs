@@ -196,6 +196,7 @@ fn wanted(survey: &Survey, config: &PacketConfig, desired: &Desired) -> Vec<Want
         mtu: interface.mtu,
         place: interface.place(attach),
         takes_xdp: interface.takes_xdp(),
+        sends_back: interface.kind.as_deref() != Some("veth"),
         mends_replies,
     };
     for (interface, attach) in survey.client_side(&config.interfaces) {

@@ -471,8 +471,11 @@ pub struct PacketSettings {
     pub cpus: u32,
     /// Seed of the hashes that vary ports and outer sources.
     pub seed: u32,
+    /// Not 0: frames that go back by the interface that they came by are redirected to it. A veth
+    /// whose other end runs no XDP program is not told of frames that are sent by XDP_TX.
+    pub redirects_back: u32,
 }
-const _: () = assert!(size_of::<PacketSettings>() == 24);
+const _: () = assert!(size_of::<PacketSettings>() == 28);
 
 /// Value of the `DEVICES` map, by interface index.
 #[repr(C)]

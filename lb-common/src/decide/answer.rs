@@ -5,14 +5,15 @@ use super::send::REFUSED;
 use super::world::World;
 use super::{Job, Segment, Verdict, is_martian};
 use crate::abi::packet::{Ip, PacketCounter};
+use crate::abi::protocol;
 use crate::checksum::Sum;
 use crate::headers::{ETHERNET, IpHeader, Piece, exchanged, number, ports_word, tcp};
 use crate::packet::{Outer, Packet};
 
 /// TTL of what we send (IANA "IP Time To Live Parameter").
 pub(super) const TTL: u32 = 64;
-/// Words of an IPv4 header with all options and eight bytes of payload.
-const MOST_QUOTED: u32 = 17;
+/// Words of an IPv4 header with all options and a TCP header.
+const MOST_QUOTED: u32 = 20;
 
 /// An ICMP error to be sent.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +66,7 @@ impl Problem {
 }
 
 /// Sends an ICMP error about a packet, from the address that it went to. It quotes the IP header
-/// and eight bytes behind it.
+/// and eight bytes behind it; the TCP header where its checksum is not ended yet.
 #[inline(always)]
 pub(super) fn error<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
     let (ip, problem) = (&job.segment.ip, &job.problem);
@@ -74,11 +75,14 @@ pub(super) fn error<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &Jo
     if ip.piece == Piece::Later || is_martian(&ip.src) || about_error {
         return Verdict::drop(problem.drop);
     }
-    let done = if ip.v6 {
-        error_v6(packet, ip, problem)
-    } else {
-        error_v4(packet, ip, problem)
-    };
+    let quote = Quote::of(packet, ip);
+    let done = quote.and_then(|quote| {
+        if ip.v6 {
+            error_v6(packet, ip, problem, &quote)
+        } else {
+            error_v4(packet, ip, problem, &quote)
+        }
+    });
     if done.is_none() {
         return Verdict::drop(problem.drop);
     }
@@ -86,20 +90,78 @@ pub(super) fn error<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &Jo
     Verdict::TRANSMIT
 }
 
+/// What an ICMP error quotes.
+struct Quote {
+    /// Words, from the IP header on.
+    words: u32,
+    /// Words that are summed up one by one.
+    summed: u32,
+    /// What the others add to the sum.
+    rest: Sum,
+}
+
+impl Quote {
+    /// Cuts a packet off behind what is quoted of it.
+    ///
+    /// A checksum that is only begun is ended later, in the quote: with it the words from there on
+    /// add up to nothing but the complement of its beginning.
+    #[inline(always)]
+    fn of<P: Packet>(packet: &mut P, ip: &IpHeader) -> Option<Self> {
+        let tcp = ip.protocol == protocol::TCP;
+        let at = ip.payload + if tcp { 16 } else { 6 };
+        let begun = packet.half(at);
+        let headers = (ip.payload - ip.at) / 4;
+        let most = (headers + 2).min(MOST_QUOTED);
+        let quote = if let Some(begun) = begun
+            && packet.is_begun(at)
+        {
+            Self {
+                words: headers + if tcp { 5 } else { 2 },
+                summed: headers,
+                rest: Sum::ZERO.half(!begun),
+            }
+        } else {
+            Self {
+                words: most,
+                summed: most,
+                rest: Sum::ZERO,
+            }
+        };
+        if quote.words > MOST_QUOTED {
+            return None;
+        }
+        packet.truncate(ip.at + quote.words * 4)?;
+        if !tcp && let Some(begun) = begun {
+            // Not quoted behind many extension headers.
+            let _ = packet.set_half(at, begun);
+        }
+        Some(quote)
+    }
+
+    /// `sum` and the sum of what is quoted.
+    #[inline(always)]
+    fn sum<P: Packet>(&self, packet: &P, at: u32, sum: Sum) -> Option<Sum> {
+        with_quote(packet, at, self.summed, sum.and(self.rest))
+    }
+}
+
 #[inline(always)]
-fn error_v4<P: Packet>(packet: &mut P, ip: &IpHeader, problem: &Problem) -> Option<()> {
-    let quoted = ((ip.payload - ip.at + 8) / 4).min(MOST_QUOTED);
+fn error_v4<P: Packet>(
+    packet: &mut P,
+    ip: &IpHeader,
+    problem: &Problem,
+    quote: &Quote,
+) -> Option<()> {
     let link = Link::read(packet, ip.at)?;
-    packet.truncate(ip.at + quoted * 4)?;
     let head = u32::from(problem.v4) << 16;
     let rest = problem.rest;
     let sum = Sum::ZERO.word(head.to_be()).word(rest.to_be());
-    let sum = with_quote(packet, ip.at, quoted, sum)?;
+    let sum = quote.sum(packet, ip.at, sum)?;
     let head = (head | u32::from(u16::from_be(sum.checksum()))).to_be();
     packet.grow(28, Outer::Answer)?;
     link.write_back(packet, ip.at)?;
     let header = ipv4_header(
-        28 + quoted * 4,
+        28 + quote.words * 4,
         u32::from(number::ICMP),
         &ip.dst,
         &ip.src,
@@ -109,11 +171,11 @@ fn error_v4<P: Packet>(packet: &mut P, ip: &IpHeader, problem: &Problem) -> Opti
     packet.set_words(ip.at + 20, [head, rest.to_be()])
 }
 
-/// A sum with `quoted` words of the packet more.
+/// A sum with `quoted` words of the packet more, at most [`MOST_QUOTED`].
 #[inline(always)]
 fn with_quote<P: Packet>(packet: &P, at: u32, quoted: u32, mut sum: Sum) -> Option<Sum> {
     let mut i = 0;
-    while i < quoted {
+    while i < MOST_QUOTED && i < quoted {
         let [word] = packet.words::<1>(at + i * 4)?;
         sum = sum.word(word);
         i += 1;
@@ -122,15 +184,19 @@ fn with_quote<P: Packet>(packet: &P, at: u32, quoted: u32, mut sum: Sum) -> Opti
 }
 
 #[inline(always)]
-fn error_v6<P: Packet>(packet: &mut P, ip: &IpHeader, problem: &Problem) -> Option<()> {
+fn error_v6<P: Packet>(
+    packet: &mut P,
+    ip: &IpHeader,
+    problem: &Problem,
+    quote: &Quote,
+) -> Option<()> {
     let link = Link::read(packet, ip.at)?;
-    packet.truncate(ip.at + 48)?;
     let head = u32::from(problem.v6) << 16;
-    let (length, rest) = (8 + 48u32, problem.rest.to_be());
+    let (length, rest) = (8 + quote.words * 4, problem.rest.to_be());
     let sum = pseudo_v6(&ip.dst, &ip.src, length, number::ICMPV6)
         .word(head.to_be())
         .word(rest);
-    let sum = with_quote(packet, ip.at, 12, sum)?;
+    let sum = quote.sum(packet, ip.at, sum)?;
     let head = (head | u32::from(u16::from_be(sum.checksum()))).to_be();
     packet.grow(48, Outer::Answer)?;
     link.write_back(packet, ip.at)?;
@@ -157,6 +223,11 @@ fn write_reset<P: Packet>(packet: &mut P, segment: &Segment) -> Option<()> {
     let (ip, transport) = (&segment.ip, &segment.transport);
     let link = Link::read(packet, ip.at)?;
     let header = if ip.v6 { 40 } else { 20 };
+    let begun = packet.is_begun(ip.payload + 16);
+    if begun && ip.payload != ip.at + header {
+        // The network card would end the checksum where it used to be.
+        return None;
+    }
     packet.truncate(ip.at + header + 20)?;
     link.write_back(packet, ip.at)?;
     let control =
@@ -171,27 +242,24 @@ fn write_reset<P: Packet>(packet: &mut P, segment: &Segment) -> Option<()> {
     let fourth = (5 << 28 | u32::from(flags) << 16).to_be();
     let mut words = [ports, seq.to_be(), ack.to_be(), fourth, 0];
     let pseudo = if ip.v6 {
-        pseudo_v6(&ip.dst, &ip.src, 20, crate::abi::protocol::TCP)
+        pseudo_v6(&ip.dst, &ip.src, 20, protocol::TCP)
     } else {
-        let tail = u32::from(crate::abi::protocol::TCP) << 16 | 20;
+        let tail = u32::from(protocol::TCP) << 16 | 20;
         Sum::ZERO
             .word(ip.src.0[3])
             .word(ip.dst.0[3])
             .word(tail.to_be())
     };
-    let checksum = pseudo.words(&words).checksum();
+    let checksum = if begun {
+        pseudo.folded()
+    } else {
+        pseudo.words(&words).checksum()
+    };
     words[4] = (u32::from(u16::from_be(checksum)) << 16).to_be();
     if ip.v6 {
-        set_ipv6(
-            packet,
-            ip.at,
-            20,
-            crate::abi::protocol::TCP,
-            &ip.dst,
-            &ip.src,
-        )?;
+        set_ipv6(packet, ip.at, 20, protocol::TCP, &ip.dst, &ip.src)?;
     } else {
-        let tcp = u32::from(crate::abi::protocol::TCP);
+        let tcp = u32::from(protocol::TCP);
         let words = ipv4_header(40, tcp, &ip.dst, &ip.src, 0);
         packet.set_words(ip.at, words)?;
     }

@@ -219,8 +219,11 @@ fn mend<P: Packet>(
     let mut delta = Delta::default();
     inner_addresses(packet, &quote.ip, &entry.out.reversed(), &mut delta)?;
     inner_ports(packet, ip, quote, &entry.out, &mut delta)?;
-    // The error of a router keeps its address, that of the other end gets the end's.
-    let src = if ip.src == quote.key.src {
+    // The error of a router keeps its address, that of the other end gets the end's. Where both
+    // ends see each other's addresses changed, so does the router's: it may be on both ways, and
+    // would not take a packet from itself.
+    let both = entry.out.src != quote.key.src && entry.out.dst != quote.key.dst;
+    let src = if both || ip.src == quote.key.src {
         entry.out.src
     } else {
         ip.src

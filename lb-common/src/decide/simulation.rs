@@ -425,6 +425,7 @@ pub mod example {
                 udp_s: 60,
                 cpus: 1,
                 seed: 0x5eed,
+                ..PacketSettings::default()
             },
             ..Simulation::default()
         });

@@ -78,6 +78,7 @@ mod tests {
         udp_s: 60,
         cpus: 1,
         seed: 0,
+        redirects_back: 0,
     };
 
     fn key(protocol: u8) -> FlowKey {

@@ -27,6 +27,7 @@ use lb_common::abi::{Backend, BackendId, ServiceId, ServiceTable};
 use super::{maps, pod};
 use crate::dataplane::packets::{COUNTERS, InterfaceState, PacketFigures, Wanted, counter_name};
 use crate::dataplane::{BackendCounts, TableCounts};
+use crate::network::survey::Place;
 
 pub(super) use attach::remove_filters_of;
 
@@ -210,7 +211,7 @@ impl Packets {
 
     /// Has the programs on the interfaces `wanted`, and on no others.
     pub(super) fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
-        if let Err(error) = self.write_devices(wanted) {
+        if let Err(error) = self.write_devices(wanted).and(self.write_settings(wanted)) {
             tracing::warn!(%error, "what interfaces can do is not known to the programs");
         }
         let states = self.attachments.follow(wanted);
@@ -221,6 +222,12 @@ impl Packets {
             }
         }
         states
+    }
+
+    fn write_settings(&mut self, wanted: &[Wanted]) -> Result<(), MapError> {
+        let by_redirect = |wanted: &Wanted| wanted.place == Place::Driver && !wanted.sends_back;
+        self.ages.redirects_back = wanted.iter().any(by_redirect).into();
+        self.settings.set(0, pod::PacketSettings(self.ages), 0)
     }
 
     fn write_devices(&mut self, wanted: &[Wanted]) -> Result<(), MapError> {

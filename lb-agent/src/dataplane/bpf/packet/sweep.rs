@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap as StdMap, HashSet};
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -29,7 +30,9 @@ const BATCH: u32 = 512;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Time between the beginnings of two walks over everything, at least.
 const PASS: Duration = Duration::from_secs(1);
-/// How long a flow whose backend is gone is kept, so that the answers of its ends are understood.
+/// Only where there is an entry: linux/bpf.h.
+const BPF_EXIST: u64 = 2;
+/// How long a flow that is given up is kept, so that the answers of its ends are understood.
 const FAREWELL_S: u32 = 3;
 
 /// What the last walk over the tables found.
@@ -175,7 +178,7 @@ impl Tables {
     fn gone(&self, backend: BackendId) -> bool {
         self.targets
             .get(&backend.index(), 0)
-            .is_ok_and(|target| target.0.id != backend)
+            .is_ok_and(|target| target.0.id != backend || backend == BackendId::NONE)
     }
 
     /// An entry in either table.
@@ -186,6 +189,21 @@ impl Tables {
             .get(&key, 0)
             .or_else(|_| self.opening.get(&key, 0));
         found.ok().map(|flow| flow.0)
+    }
+
+    /// Has the program answer what still comes for a flow as if its backend were gone.
+    fn give_up(&mut self, key: &FlowKey, entry: &Flow, pair: Option<&Flow>) {
+        let pair = pair.map(|flow| (entry.pair(), flow));
+        for (key, flow) in iter::once((*key, entry)).chain(pair) {
+            let closed = Flow {
+                backend: BackendId::NONE,
+                ..*flow
+            };
+            // One that has gone meanwhile is over, too.
+            let _ = self
+                .flows
+                .insert(pod::FlowKey(key), pod::Flow(closed), BPF_EXIST);
+        }
     }
 
     /// Takes both entries of a flow out. What has been pushed out since is no matter.
@@ -283,7 +301,7 @@ impl Walk {
                 &mut self.swept.opening
             };
             *count += 1;
-            if established {
+            if established && entry.backend != BackendId::NONE {
                 *self.swept.active.entry(entry.backend).or_default() += 1;
             }
         }
@@ -306,8 +324,10 @@ impl Walk {
             }
             Fate::Expire => {
                 self.swept.expired += 1;
+                // First, as answers come at once.
+                self.tables.give_up(key, entry, pair.as_ref());
+                self.farewells.insert(forward_key(key, entry), now_s);
                 self.tell(key, entry, pair.as_ref());
-                self.tables.remove(key, entry);
             }
             Fate::Orphan => self.orphan(key, entry, pair.as_ref(), now_s),
         }
@@ -322,12 +342,7 @@ impl Walk {
     }
 
     fn orphan(&mut self, key: &FlowKey, entry: &Flow, pair: Option<&Flow>, now_s: u32) {
-        // Either entry stands for the flow; this is the one from the client.
-        let forward = if entry.flags & flow::REPLY == 0 {
-            *key
-        } else {
-            entry.out.reversed()
-        };
+        let forward = forward_key(key, entry);
         let tcp = key.protocol == u32::from(protocol::TCP);
         match self.farewells.get(&forward) {
             None if tcp => {
@@ -393,5 +408,14 @@ impl Walk {
         self.swept.tracked = with.len() as u64;
         self.swept.away = Arc::new(with);
         Ok(())
+    }
+}
+
+/// Key of the entry from the client, as either entry stands for the flow.
+fn forward_key(key: &FlowKey, entry: &Flow) -> FlowKey {
+    if entry.flags & flow::REPLY == 0 {
+        *key
+    } else {
+        entry.out.reversed()
     }
 }
