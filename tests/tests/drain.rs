@@ -7,6 +7,7 @@ use std::process::Stdio;
 use lb_tests::agent::{Agent, Outcome, program};
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::node::{self, Clients};
+use lb_tests::outside::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client};
 use lb_tests::{http, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
@@ -192,6 +193,77 @@ fn what_is_left_at_the_end_is_left_closed_or_kept_by_choice() {
             .run(|| http::connect(client_v4(1), SERVICE_V4));
         assert!(http::ask(&others.unwrap()).is_ok(), "nobody else's is");
     }
+}
+
+#[test]
+fn websockets_through_the_agent_are_closed_at_the_end() {
+    let hosts = Hosts::new();
+    let services = SERVICES.replace("listen", "mode = 'http'\nlisten");
+    let agent = Agent::start(&hosts.balancer, &services);
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+    let clients: Vec<IpAddr> = (1..=30).map(client_v4).collect();
+    let mut sockets = Clients::new(&hosts.clients, agent.dir(), "ws");
+    sockets.open("ws", SERVICE_V4, &clients);
+    let open = |address: &str| agent.backend(address)["active"].as_u64().unwrap();
+    let (others, own) = (open("127.0.0.1:5000"), open("127.0.0.1:5001"));
+    assert!(own > 0 && others > 0 && own + others == 30);
+    let more = ["--timeout", "1s", "--at-end", "close"];
+    let outcome = drain_and_wait(&agent, &more, || ());
+    assert_eq!(outcome.code, 0, "{outcome:?}\n{}", agent.log());
+    wait::until("clients to notice", || {
+        (sockets.disconnects().len() as u64 == own).then_some(())
+    });
+    assert_eq!(open("127.0.0.1:5000"), others, "nobody else's is closed");
+}
+
+#[test]
+fn connections_on_the_nat_path_are_closed_at_the_end_and_only_those() {
+    let net = Net::new();
+    let [address, _] = CONTAINER;
+    for port in [5000, 5001] {
+        bulk_server(&net.container, (address, port).into());
+    }
+    let services = format!(
+        "interfaces = [{{ name = 'eth0', attach = 'tc' }}]\n[[service]]\nname = 'web'\n\
+         listen = ['{}:80']\nbackends = ['{address}:5000', '{address}:5001']\n",
+        BALANCER[0]
+    );
+    let agent = Agent::start(&net.balancer, &services);
+    let connect = |n: u16| {
+        let [from, _] = client(n);
+        let to = (BALANCER[0], 80).into();
+        let mut bulk = net.clients.run(|| Bulk::connect(from, to).unwrap());
+        bulk.transfer(10, 10).unwrap();
+        (agent.looked_up_port(from), bulk)
+    };
+    let open: Vec<(u16, Bulk)> = (1..=12).map(connect).collect();
+    let (drained, others): (Vec<_>, Vec<_>) = open.into_iter().partition(|(port, _)| *port == 5001);
+    assert!(!drained.is_empty() && !others.is_empty());
+    let target = format!("{address}:5001");
+    agent.ok(&[
+        "drain-backend",
+        &target,
+        "--timeout",
+        "1s",
+        "--at-end",
+        "close",
+        "--wait",
+    ]);
+    for (_, mut bulk) in drained {
+        let error = bulk.end();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    }
+    for (_, mut bulk) in others {
+        bulk.transfer(1000, 1000).unwrap();
+    }
+    // Back in service it keeps what is new, although it has just been closed.
+    agent.ok(&["add-backend", &target]);
+    let back = (13..=20).map(connect).find(|(port, _)| *port == 5001);
+    let (_, mut bulk) = back.expect("a client of the backend");
+    wait::until("two looks at the flows", || {
+        (agent.backend(&target)["active"] == 1).then_some(())
+    });
+    bulk.transfer(1000, 1000).unwrap();
 }
 
 #[test]

@@ -42,17 +42,57 @@ enum Stand {
     Over(u64),
 }
 
+/// What `status` says of a backend at one moment.
+struct Look {
+    stand: Stand,
+    /// Walks over the flow tables so far, where connections are counted by them.
+    walks: Option<u64>,
+    /// Nobody counts its connections (`dsr`).
+    uncounted: bool,
+}
+
+/// Nothing seems to be left, since this moment and number of walks.
+#[derive(Clone, Copy)]
+struct Empty(Instant, Option<u64>);
+
+impl Empty {
+    fn new(walks: Option<u64>) -> Self {
+        Self(Instant::now(), walks)
+    }
+
+    /// Whether it can be believed: the walk that was under way has to end, and another one too.
+    fn is_certain(self, walks: Option<u64>) -> bool {
+        let Self(since, before) = self;
+        let counted = walks.zip(before);
+        since.elapsed() >= QUIET
+            && (counted.is_none_or(|(walks, before)| walks >= before + 2)
+                || since.elapsed() >= AWAY)
+    }
+}
+
 impl Drained {
     /// Waits until the backend is empty, or the drain is over.
     pub(super) async fn wait(self) -> Result<(), Failure> {
         let start = Instant::now();
         let mut told: Option<(u64, Instant)> = None;
         // Since when there has been nothing left, and since when the time has been over.
-        let (mut empty, mut over) = (None, None);
+        let (mut empty, mut over): (Option<Empty>, _) = (None, None);
+        let mut first = None;
         loop {
-            let left = match self.look().await? {
-                Stand::Going(0, _) => {
+            let look = self.look().await?;
+            let first = *first.get_or_insert_with(|| Empty::new(look.walks));
+            let left = match look.stand {
+                Stand::Going(..) if look.uncounted => {
+                    sleep(LOOK).await;
+                    continue;
+                }
+                Stand::Over(_) if look.uncounted => return self.told_uncounted(start),
+                Stand::Going(0, _) if look.walks.is_none() || first.is_certain(look.walks) => {
                     self.send_elsewhere().await?;
+                    continue;
+                }
+                Stand::Going(0, _) => {
+                    sleep(LOOK).await;
                     continue;
                 }
                 Stand::Going(left, seconds) => {
@@ -70,7 +110,10 @@ impl Drained {
             };
             if left > 0 {
                 empty = None;
-            } else if empty.get_or_insert_with(Instant::now).elapsed() >= QUIET {
+            } else if empty
+                .get_or_insert_with(|| Empty::new(look.walks))
+                .is_certain(look.walks)
+            {
                 return self.told_empty(start);
             }
             sleep(LOOK).await;
@@ -90,8 +133,17 @@ impl Drained {
         outcome.map_err(failed).map(drop)
     }
 
-    async fn look(&self) -> Result<Stand, Failure> {
-        let backend = self.backend().await?;
+    async fn look(&self) -> Result<Look, Failure> {
+        let (backend, walks) = self.backend().await?;
+        let stand = self.stand(&backend)?;
+        Ok(Look {
+            stand,
+            walks: walks.filter(|_| backend.path == "nat"),
+            uncounted: backend.path == "dsr",
+        })
+    }
+
+    fn stand(&self, backend: &BackendStatus) -> Result<Stand, Failure> {
         match (backend.state.as_str(), backend.drain_seconds_left) {
             ("up", _) => Err(Failure::failed(format!(
                 "drain-backend: {} has been put back in service meanwhile",
@@ -102,8 +154,8 @@ impl Drained {
         }
     }
 
-    /// What `status` has of the backend.
-    async fn backend(&self) -> Result<BackendStatus, Failure> {
+    /// What `status` has of the backend, and how often the flow tables have been walked over.
+    async fn backend(&self) -> Result<(BackendStatus, Option<u64>), Failure> {
         let deadline = Instant::now() + AWAY;
         let status: Status = loop {
             match self.client.read(&Command::Status).await {
@@ -116,6 +168,7 @@ impl Drained {
                 Err(error) => return Err(failed(error)),
             }
         };
+        let walks = status.agent.packets.map(|packets| packets.figures.walks);
         let wanted = |name: &str| self.service.as_deref().is_none_or(|wanted| wanted == name);
         let mut backends = status
             .services
@@ -124,6 +177,7 @@ impl Drained {
             .flat_map(|service| service.backends);
         backends
             .find(|backend| backend.address == self.address)
+            .map(|backend| (backend, walks))
             .ok_or_else(|| {
                 Failure::failed(format!(
                     "drain-backend: {} has been removed meanwhile; what it had open goes on",
@@ -154,6 +208,22 @@ impl Drained {
         output::line(&format!("{} is empty", self.address))
     }
 
+    fn told_uncounted(&self, start: Instant) -> Result<(), Failure> {
+        if self.json {
+            let document = json!({
+                "address": self.address,
+                "empty": null,
+                "connections_left": null,
+                "seconds": seconds_since(start),
+            });
+            return output::line(&document.to_string());
+        }
+        output::line(&format!(
+            "{}: the time is over (on the dsr path nobody knows what is left)",
+            self.address
+        ))
+    }
+
     fn told_left(&self, left: u64, start: Instant) -> Result<(), Failure> {
         if self.json {
             self.tell_json(left, start)?;
@@ -171,10 +241,15 @@ impl Drained {
             "address": self.address,
             "empty": left == 0,
             "connections_left": left,
-            "seconds": (start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            "seconds": seconds_since(start),
         });
         output::line(&document.to_string())
     }
+}
+
+/// To the millisecond.
+fn seconds_since(start: Instant) -> f64 {
+    (start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 fn failed(error: CallError) -> Failure {

@@ -1,6 +1,7 @@
 //! What the workers count: relaxed atomics, read by `status`.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use lb_common::abi::{BackendId, Counter, MAX_BACKENDS, MAX_SERVICES, ServiceId};
 use lb_common::select::Reason;
@@ -19,6 +20,8 @@ struct OfBackend {
     active: AtomicU64,
     total: AtomicU64,
     failures: AtomicU64,
+    /// Its tunnels are to be closed.
+    ending: AtomicBool,
 }
 
 #[derive(Default)]
@@ -51,6 +54,18 @@ impl Counts {
     pub(super) fn active_total(&self, id: ServiceId) -> u64 {
         let counts = self.services.get(id.0 as usize);
         counts.map_or(0, |counts| counts.active.load(Relaxed))
+    }
+
+    /// Asks the tunnels of these backends to end, and those of no others; whether it is news.
+    pub(super) fn end(&self, ending: &HashSet<BackendId>) -> bool {
+        let indexes: HashSet<usize> = ending.iter().map(|id| id.index() as usize).collect();
+        let mut news = false;
+        for (index, counts) in self.backends.iter().enumerate() {
+            let ends = indexes.contains(&index);
+            news |= ends && counts.active.load(Relaxed) > 0;
+            counts.ending.store(ends, Relaxed);
+        }
+        news
     }
 
     /// Counts an attempt that failed.
@@ -129,6 +144,12 @@ impl Active {
             backend,
             session: None,
         }
+    }
+
+    /// Whether its backend is drained, and what is still open is to be closed.
+    pub(super) fn is_to_end(&self) -> bool {
+        let backend = self.counts.of_backend(self.backend);
+        backend.is_some_and(|counts| counts.ending.load(Relaxed))
     }
 }
 

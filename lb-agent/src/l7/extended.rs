@@ -68,7 +68,7 @@ impl Extended {
         // The connection is in use for as long as the tunnel lives.
         let under_way = UnderWay::begin(visit);
         visit.worker.spawn(async move {
-            let _held = (under_way, active);
+            let _held = under_way;
             let Ok(stream) = stream.await else { return };
             let client = End {
                 stream: TokioIo::new(stream),
@@ -79,7 +79,7 @@ impl Extended {
                 early: backend.early,
             };
             // An error has ended both streams by dropping them.
-            let _ = tunnel::copy(client, backend, idle).await;
+            let _ = tunnel::copy(client, backend, idle, || active.is_to_end()).await;
         });
     }
 }

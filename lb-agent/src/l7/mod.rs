@@ -261,6 +261,16 @@ impl L7 {
         self.counts.of(id)
     }
 
+    /// Closes the tunnels to these backends. A request that is under way is answered.
+    pub fn end(&self, backends: &HashSet<BackendId>) {
+        if self.workers.is_empty() || !self.counts.end(backends) {
+            return;
+        }
+        for worker in &self.workers {
+            worker.tell(Message::Wake);
+        }
+    }
+
     /// What was counted for a service.
     pub fn service_counts(&self, id: ServiceId) -> ServiceCounts {
         self.counts.choices(id)

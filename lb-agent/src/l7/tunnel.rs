@@ -119,12 +119,14 @@ pub(super) struct End<S> {
     pub(super) early: Bytes,
 }
 
-/// Copies both ways until both sides have ended, or until nothing has moved for `idle`. An error
-/// means that one side was reset. The number is that of the bytes that the client took.
+/// Copies both ways until both sides have ended, until nothing has moved for `idle`, or until `stop`,
+/// which is asked whenever something happens or all deadlines are woken. An error means that one
+/// side was reset, or is to be. The number is that of the bytes that the client took.
 pub(super) async fn copy<A, B>(
     client: End<A>,
     backend: End<B>,
     idle: Option<Duration>,
+    stop: impl Fn() -> bool,
 ) -> (A, B, io::Result<()>, u64)
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -133,11 +135,8 @@ where
     let (mut a, mut b) = (client.stream, backend.stream);
     let mut there = Direction::new(client.early);
     let mut back = Direction::new(backend.early);
-    let deadline = idle.map(|idle| {
-        let deadline = Deadline::new();
-        deadline.set(Some(idle));
-        (deadline, idle)
-    });
+    let deadline = Deadline::new();
+    deadline.set(idle);
     let ended = poll_fn(|context| {
         let mut moved = false;
         let there = there.poll(&mut a, &mut b, &mut moved, context)?;
@@ -145,14 +144,14 @@ where
         if there.is_ready() && back.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        if let Some((deadline, idle)) = &deadline {
-            if moved {
-                deadline.set(Some(*idle));
-            }
-            ready!(deadline.poll(context));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        if stop() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Poll::Pending
+        if moved && idle.is_some() {
+            deadline.set(idle);
+        }
+        ready!(deadline.poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     })
     .await;
     (a, b, ended, back.passed)

@@ -360,8 +360,8 @@ fn become_tunnel(stream: Stream, early: Bytes, visit: &Visit) {
     };
     let (active, idle, record) = (tunnel.active, tunnel.idle, tunnel.record);
     visit.worker.spawn(async move {
-        let _active = active;
-        let (client, backend, ended, bytes) = tunnel::copy(client, backend, idle).await;
+        let stop = || active.is_to_end();
+        let (client, backend, ended, bytes) = tunnel::copy(client, backend, idle, stop).await;
         if let Some(mut record) = record {
             record.bytes = bytes;
             record.finish(access_log::End::Complete);

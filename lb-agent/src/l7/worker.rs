@@ -28,6 +28,8 @@ pub(super) enum Message {
     Listen(Option<ServiceKey>, TcpListener),
     /// No more on this address. What waits to be accepted is.
     Unlisten(ServiceKey),
+    /// Tunnels have to see whether they are to end.
+    Wake,
     /// End: requests finish, and what is still open then is closed.
     Stop(Instant, Newcomers),
 }
@@ -159,6 +161,7 @@ async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Mes
             Some(Message::Unlisten(key)) => {
                 listeners.retain(|(known, _)| *known != Some(key));
             }
+            Some(Message::Wake) => clock::wake_all(),
             Some(Message::Stop(deadline, newcomers)) => break (deadline, newcomers),
             None => break (Instant::now(), Newcomers::Refused),
         }

@@ -39,6 +39,9 @@ pub struct PacketFigures {
     pub orphaned: u64,
     /// Flows that were pushed out, or could not be kept for good, for want of room.
     pub evicted: u64,
+    /// Walks over the flow tables since the agent's start: figures above are of the last one.
+    #[serde(default)]
+    pub walks: u64,
     /// What became of packets, by name.
     pub packets: Vec<(String, u64)>,
 }

@@ -50,6 +50,7 @@ impl Reconciler {
             }
         }
         self.front.end(&ending);
+        self.l7.end(&ending);
         if overlay != self.overlay {
             if let Err(error) = self.store.keep(&overlay) {
                 tracing::error!(error = %chain(&error), "the end of a drain could not be kept");

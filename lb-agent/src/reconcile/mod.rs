@@ -352,6 +352,7 @@ impl Reconciler {
         self.overlay = overlay;
         if !self.closing() {
             self.front.end(&HashSet::new());
+            self.l7.end(&HashSet::new());
         }
         Ok(())
     }

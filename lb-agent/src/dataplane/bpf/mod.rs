@@ -216,6 +216,9 @@ impl Bpf {
             let zero = pod::BackendStats(BackendStats::default());
             self.maps.backend_stats.set(index, per_cpu(zero)?, 0)?;
         }
+        if matches!(backend.state, state::UP | state::DRAINING) {
+            Bpf::packets(self).reopen(backend.id)?;
+        }
         self.maps.backends.set(index, pod::Backend(*backend), 0)
     }
 
@@ -401,6 +404,12 @@ impl DataPlane for Bpf {
     }
 
     fn close_connections(&self, backend: &abi::Backend) -> Result<usize, Error> {
+        if backend.path == path::NAT {
+            let open = Bpf::packets(self).close(backend.id);
+            return open
+                .map(|open| open as usize)
+                .map_err(|error| Error::table("close the flows of a backend", error));
+        }
         close::close(&self.pin_dir, backend.id).map_err(|error| {
             let what = "close the connections of a backend (it takes CAP_NET_ADMIN and a kernel with \
                         CONFIG_INET_DIAG_DESTROY, or CAP_SYS_PTRACE)";

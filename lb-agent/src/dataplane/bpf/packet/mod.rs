@@ -100,6 +100,8 @@ pub(super) struct Packets {
     dsr: dsr::Tables,
     attachments: attach::Attachments,
     sweeper: Option<Arc<sweep::Sweeper>>,
+    /// Targets of backends whose flows have been closed.
+    closed: std::collections::HashMap<BackendId, Target>,
     ages: PacketSettings,
     pin_dir: PathBuf,
 }
@@ -137,6 +139,7 @@ impl Packets {
             dsr: dsr::Tables::new(tables, pinned(pin_dir, "DSR_TABLES")?),
             attachments: attach::Attachments::new(object, pin_dir),
             sweeper: None,
+            closed: std::collections::HashMap::new(),
             ages,
             pin_dir: pin_dir.to_owned(),
         };
@@ -164,6 +167,7 @@ impl Packets {
     /// Says how packets get to a backend.
     pub(super) fn put_target(&mut self, target: &Target) -> Result<(), MapError> {
         let index = target.id.index();
+        self.closed.remove(&target.id);
         if self.targets.get(&index, 0)?.0.id != target.id {
             let zero = pod::PacketBackend(Default::default());
             self.backends.set(index, super::per_cpu(zero)?, 0)?;
@@ -181,6 +185,27 @@ impl Packets {
             sweeper.hurry();
         }
         Ok(())
+    }
+
+    /// Ends the flows of a backend that stays: its target is kept here until it is in service again.
+    /// Returns how many are open.
+    pub(super) fn close(&mut self, id: BackendId) -> Result<u64, MapError> {
+        let target = self.targets.get(&id.index(), 0)?.0;
+        if target.id == id {
+            self.drop_target(id)?;
+            self.closed.insert(id, target);
+        }
+        let swept = self.sweeper.as_ref();
+        Ok(swept.map_or(0, |sweeper| sweeper.active(id)))
+    }
+
+    /// A backend is in service: packets get to it, also if its flows were closed before.
+    pub(super) fn reopen(&mut self, id: BackendId) -> Result<(), MapError> {
+        match self.closed.remove(&id) {
+            // As it was: its counts go on.
+            Some(target) => self.targets.set(id.index(), pod::Target(target), 0),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), MapError> {
@@ -304,6 +329,7 @@ impl Packets {
             } else {
                 of(PacketCounter::FlowQuota)
             },
+            walks: swept.walks,
             packets: COUNTERS
                 .map(|counter| (counter_name(counter).to_owned(), of(counter)))
                 .to_vec(),

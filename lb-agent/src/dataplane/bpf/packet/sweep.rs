@@ -45,6 +45,8 @@ pub(super) struct Swept {
     pub(super) opening_full: bool,
     pub(super) tracked: u64,
     pub(super) tracked_capacity: u64,
+    /// Since the agent's start, this one included.
+    pub(super) walks: u64,
     /// Since the agent's start.
     pub(super) expired: u64,
     /// The same.
@@ -250,6 +252,7 @@ impl Walk {
             expired_opening: self.swept.expired_opening,
             orphaned: self.swept.orphaned,
             opening_full: self.swept.opening_full,
+            walks: self.swept.walks + 1,
             unanswered: std::mem::take(&mut self.swept.unanswered),
             ..Swept::default()
         };
@@ -294,20 +297,18 @@ impl Walk {
     /// that is met.
     fn look_at(&mut self, key: &FlowKey, entry: &Flow, now_s: u32, established: bool) {
         let forward = entry.flags & flow::REPLY == 0;
+        let gone = self.tables.gone(entry.backend);
         if forward {
-            let count = if established {
-                &mut self.swept.established
-            } else {
-                &mut self.swept.opening
-            };
-            *count += 1;
-            if established && entry.backend != BackendId::NONE {
-                *self.swept.active.entry(entry.backend).or_default() += 1;
+            self.count(entry, established, gone);
+            if !established && !gone && fate::is_silent(key, entry, self.looks_s) {
+                self.silent(entry);
             }
         }
-        let gone = self.tables.gone(entry.backend);
-        if forward && !established && !gone && fate::is_silent(key, entry, self.looks_s) {
-            self.silent(entry);
+        let told_s = self.farewells.get(key).filter(|_| forward && !gone);
+        if told_s.is_some_and(|told_s| entry.seen_s <= told_s + 1) {
+            // Its backend is back in service; its ends know that this flow is over.
+            self.tables.remove(key, entry);
+            return;
         }
         // The other entry is asked for only where it matters.
         if fate(key, entry, None, gone, now_s, &self.ages) == Fate::Keep
@@ -330,6 +331,18 @@ impl Walk {
                 self.tell(key, entry, pair.as_ref());
             }
             Fate::Orphan => self.orphan(key, entry, pair.as_ref(), now_s),
+        }
+    }
+
+    /// Counts the flow of an entry from the client. One that ends is not open any more.
+    fn count(&mut self, entry: &Flow, established: bool, gone: bool) {
+        if !established {
+            self.swept.opening += 1;
+            return;
+        }
+        self.swept.established += 1;
+        if !gone && entry.backend != BackendId::NONE && entry.flags & (flow::FIN | flow::RST) == 0 {
+            *self.swept.active.entry(entry.backend).or_default() += 1;
         }
     }
 
