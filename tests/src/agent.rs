@@ -194,6 +194,18 @@ impl<'a> Agent<'a> {
         serde_json::from_str(&self.ok(&["status", "--json"])).unwrap()
     }
 
+    /// How often the packet paths have counted `name`.
+    #[track_caller]
+    pub fn packets(&self, name: &str) -> u64 {
+        let status = self.status();
+        let counts = &status["agent"]["packets"]["figures"]["packets"];
+        let mut counts = counts.as_array().into_iter().flatten();
+        let found = counts.find(|count| count[0] == name);
+        found.unwrap_or_else(|| panic!("no counter {name}: {status:#}"))[1]
+            .as_u64()
+            .unwrap()
+    }
+
     /// What `status --json` has of the backend at `address` of the first service.
     #[track_caller]
     pub fn backend(&self, address: &str) -> Value {

@@ -99,31 +99,63 @@ impl Net {
             host.ip(&["route", "add", "default", "via", &v4.to_string()]);
             host.ip(&["-6", "route", "add", "default", "via", &v6.to_string()]);
         }
-        let [v4, v6] = BALANCER;
-        let [vip4, vip6] = pair(9, 0);
-        router.ip(&[
-            "route",
-            "add",
-            &format!("{vip4}/24"),
-            "via",
-            &v4.to_string(),
-        ]);
-        router.ip(&[
-            "-6",
-            "route",
-            "add",
-            &format!("{vip6}/64"),
-            "via",
-            &v6.to_string(),
-        ]);
+        net.lead_to(BALANCER);
         net
     }
 
-    /// Sets the MTU between the clients and the router, on both sides of the wire but for what
-    /// `clients` know of it: they find out.
+    /// Sets the MTU of the way from the router to the clients. (That of the interface would also
+    /// be the most that it takes, and nobody would be told.)
     pub fn narrow(&self, mtu: u16) {
         let mtu = mtu.to_string();
-        self.router.ip(&["link", "set", "clients0", "mtu", &mtu]);
+        let [v4, v6] = pair(1, 0);
+        for (family, network) in [("-4", format!("{v4}/24")), ("-6", format!("{v6}/64"))] {
+            let mut route = vec![family, "route", "replace", &network, "dev", "clients0"];
+            route.extend(["proto", "kernel", "mtu", &mtu]);
+            self.router.ip(&route);
+        }
+    }
+
+    /// One more host behind the router, at `10.80.network.2` and `fd80:0:0:network::2`; returns it
+    /// and its addresses.
+    pub fn another(&self, role: &str, network: u8) -> (Host, [IpAddr; 2]) {
+        let host = Host::new(role);
+        host.set("net/ipv6/conf/default/accept_dad", "0");
+        let interface = format!("{role}0");
+        self.router.wire(&interface, &host, "eth0");
+        for (gateway, own, length) in pair(network, 1)
+            .into_iter()
+            .zip(pair(network, 2))
+            .zip([24, 64])
+            .map(|((gateway, own), length)| (gateway, own, length))
+        {
+            self.router
+                .address(&format!("{gateway}/{length}"), &interface);
+            host.address(&format!("{own}/{length}"), "eth0");
+            let family = if own.is_ipv4() { "-4" } else { "-6" };
+            host.ip(&[
+                family,
+                "route",
+                "add",
+                "default",
+                "via",
+                &gateway.to_string(),
+            ]);
+        }
+        (host, pair(network, 2))
+    }
+
+    /// Has the router send everything for the services to a balancer.
+    pub fn lead_to(&self, balancer: [IpAddr; 2]) {
+        let [vip4, vip6] = pair(9, 0);
+        for (address, network) in balancer
+            .iter()
+            .zip([format!("{vip4}/24"), format!("{vip6}/64")])
+        {
+            let family = if address.is_ipv4() { "-4" } else { "-6" };
+            let via = address.to_string();
+            self.router
+                .ip(&[family, "route", "replace", &network, "via", &via]);
+        }
     }
 
     /// Wires on which XDP can run: receivers take frames from it, and senders compute checksums.

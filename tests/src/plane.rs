@@ -22,7 +22,8 @@ use crate::hosts::Host;
 pub struct Kernel<'a> {
     host: &'a Host,
     pin_dir: PathBuf,
-    plane: Bpf,
+    /// `None` only while it is opened again: two cannot have the same pins.
+    plane: Option<Bpf>,
     desired: Desired,
     observed: Observed,
 }
@@ -61,7 +62,7 @@ impl<'a> Kernel<'a> {
         let mut kernel = Self {
             host,
             pin_dir,
-            plane,
+            plane: Some(plane),
             desired,
             observed,
         };
@@ -71,7 +72,12 @@ impl<'a> Kernel<'a> {
 
     /// Lets go of everything and opens it again, as another agent would.
     pub fn open_again(&mut self) {
-        self.plane = self.host.run(|| open(&self.pin_dir));
+        self.plane = None;
+        self.plane = Some(self.host.run(|| open(&self.pin_dir)));
+    }
+
+    fn plane(&self) -> &Bpf {
+        self.plane.as_ref().unwrap()
     }
 
     /// Where programs, links and maps are pinned.
@@ -92,14 +98,14 @@ impl<'a> Kernel<'a> {
 
     fn put_in_force(&mut self) {
         for action in plan(&self.desired, &self.observed, &|_| false).unwrap() {
-            self.plane.apply(&action).unwrap();
+            self.plane.as_mut().unwrap().apply(&action).unwrap();
             self.observed.note(&action);
         }
     }
 
     /// Where `client` is to go, by `lb_common::select` on the host: what `lookup` tells.
     pub fn choice(&self, service: &str, client: IpAddr) -> SocketAddr {
-        let clients = self.plane.clients();
+        let clients = self.plane().clients();
         let id = self.observed.service(service).unwrap();
         let usable = |_: &abi::Backend| true;
         let protocol = self.protocol(service);
@@ -114,7 +120,7 @@ impl<'a> Kernel<'a> {
         let id = self.observed.service(service).unwrap();
         let head = self.observed.tables[&id].table().head;
         let client = Client::new(&head, &lb_common::addr::from_ip(client));
-        let clients = self.plane.clients();
+        let clients = self.plane().clients();
         let affinity = clients.affinity(self.protocol(service), &client.key)?;
         let index = affinity.backend.index() as usize;
         Some(address_of(&self.observed.backends[index]))
@@ -129,7 +135,7 @@ impl<'a> Kernel<'a> {
         let id = self.observed.service(service).unwrap();
         let mut backends = self.observed.backends_of(id);
         let entry = backends.find(|entry| address_of(entry) == backend).unwrap();
-        self.plane.backend_counts(entry).unwrap()
+        self.plane().backend_counts(entry).unwrap()
     }
 }
 
@@ -145,6 +151,7 @@ fn open(pin_dir: &Path) -> Bpf {
 
 impl Drop for Kernel<'_> {
     fn drop(&mut self) {
+        self.plane = None;
         let _ = bpf::purge(&self.pin_dir);
     }
 }

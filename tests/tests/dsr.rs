@@ -4,11 +4,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_tests::agent::{Agent, program};
+use lb_tests::node::{self, Clients};
 use lb_tests::outside::{
-    Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
+    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
 };
 use lb_tests::process::Process;
-use lb_tests::{hosts::Host, wait};
+use lb_tests::{hosts::Host, http, wait};
 
 /// One service of each family and protocol on the `dsr` path.
 fn services(encapsulation: &str, backends: &[[IpAddr; 2]]) -> String {
@@ -137,10 +138,86 @@ fn open_connections_stay_when_slots_change_hands() {
     for from in (11..=20).flat_map(client) {
         visit(&net, from, 1000).unwrap();
     }
-    let tracked = || agent.status()["agent"]["packets"]["figures"]["packets"].to_string();
-    assert!(
-        !tracked().contains("[\"tracked\",0]"),
-        "what is new was tracked: {}",
-        tracked()
-    );
+    assert!(agent.packets("tracked") > 0, "what is new is tracked");
+}
+
+#[test]
+fn a_router_may_move_flows_from_one_balancer_to_another() {
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    let (other, other_addresses) = net.another("other", 5);
+    let (twin, twin_addresses) = net.another("twin", 6);
+    let _decaps = [
+        backend(&net.server, dir.path(), "server"),
+        backend(&other, dir.path(), "other"),
+    ];
+    let services = services("auto", &[SERVER, other_addresses]);
+    let agents = [
+        Agent::start(&net.balancer, &services),
+        Agent::start(&twin, &services),
+    ];
+    let mut open: Vec<Bulk> = (1..=10)
+        .flat_map(client)
+        .map(|from| {
+            let to = SocketAddr::new(VIP[usize::from(from.is_ipv6())], 80);
+            let connect = || net.clients.run(|| Bulk::connect(from, to)).ok();
+            wait::until("a connection", connect)
+        })
+        .collect();
+    let seen = agents.each_ref().map(|agent| agent.packets("forwarded"));
+    for to in [BALANCER, twin_addresses, BALANCER] {
+        for bulk in &mut open {
+            bulk.transfer(20_000, 20_000)
+                .unwrap_or_else(|error| panic!("by way of {to:?}: {error}"));
+        }
+        let next = if to == BALANCER {
+            twin_addresses
+        } else {
+            BALANCER
+        };
+        net.lead_to(next);
+    }
+    for (agent, seen) in agents.iter().zip(seen) {
+        assert!(
+            agent.packets("forwarded") > seen + 20,
+            "both had their share"
+        );
+        assert_eq!(
+            agent.packets("tracked"),
+            0,
+            "nothing needed to be remembered"
+        );
+    }
+}
+
+#[test]
+fn requests_and_websockets_are_answered_straight_by_the_backend() {
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    for (address, length) in VIP.into_iter().zip([32, 128]) {
+        net.server.address(&format!("{address}/{length}"), "lo");
+    }
+    let mut command = net.server.command(program());
+    command.args(["decap", "--interface", "eth0"]);
+    let mut decap = Process::start(command, &dir.path().join("decap.log"));
+    decap.wait_for("eth0");
+    for (family, name) in [(0, "tcp4"), (1, "tcp6")] {
+        let listen = SocketAddr::new(VIP[family], 80);
+        let _app = node::serve(&net.server, "server.js", listen, dir.path());
+        let agent = Agent::start(&net.balancer, &services("auto", &[SERVER]));
+        let from = client(1)[family];
+        let answer = wait::until("an answer", || {
+            net.clients.run(|| http::get(from, listen)).ok()
+        });
+        assert_eq!(answer.remote, from.to_string());
+        let mut sockets = Clients::new(&net.clients, agent.dir(), name);
+        let clients: Vec<IpAddr> = (2..=6).map(|n| client(n)[family]).collect();
+        sockets.open("both", listen, &clients);
+        sockets.echo(200_000);
+        for (client, remote) in sockets.remotes() {
+            assert_eq!(remote, client.to_string());
+        }
+        assert_eq!(sockets.disconnects(), Vec::<IpAddr>::new());
+        sockets.close();
+    }
 }

@@ -180,6 +180,7 @@ fn big_transfers_pass_a_narrow_way(
             }
         });
     }
+    assert!(agent.packets("icmp_passed") >= 2, "nobody was told the MTU");
 }
 
 #[test]

@@ -420,19 +420,22 @@ impl DataPlane for Bpf {
     fn backend_counts(&self, backend: &abi::Backend) -> Result<BackendCounts, Error> {
         let failed = |error| Error::table("read the counters of a backend", error);
         let index = backend.id.index();
-        if matches!(backend.path, path::NAT | path::DSR) {
-            return Bpf::packets(self)
+        let by_packets = match backend.path {
+            path::NAT | path::DSR => Bpf::packets(self)
                 .backend_counts(backend.id)
-                .map_err(failed);
-        }
+                .map_err(failed)?,
+            _ => BackendCounts::default(),
+        };
         let stats = self.maps.backend_stats.get(&index, 0).map_err(failed)?;
+        let by_sockets: u64 = stats
+            .iter()
+            .map(|cpu| cpu.0.connections + cpu.0.datagrams)
+            .sum();
+        // On the packet paths: clients on this host, whose packets pass by no program.
         Ok(BackendCounts {
-            active: self.maps.active.get(&index, 0).map_err(failed)?,
-            total: stats
-                .iter()
-                .map(|cpu| cpu.0.connections + cpu.0.datagrams)
-                .sum(),
-            ..BackendCounts::default()
+            active: by_packets.active + self.maps.active.get(&index, 0).map_err(failed)?,
+            total: by_packets.total + by_sockets,
+            ..by_packets
         })
     }
 

@@ -1,0 +1,263 @@
+//! What is not the ordinary packet of an open connection: echo, fragments, made-up addresses, flows
+//! that are given up, and services whose backends are all down.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use lb_tests::agent::Agent;
+use lb_tests::outside::{
+    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
+};
+use lb_tests::wait;
+use lb_tests::wire::{self, Ipv4, Ipv6, Tcp};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A service for each family by TCP and UDP on port 80, with a backend on port 5000 of `backends`.
+fn services(backends: [IpAddr; 2], more: &str) -> String {
+    let mut text = format!("{more}\n");
+    for (family, name) in [(0, "4"), (1, "6")] {
+        let listen = SocketAddr::new(VIP[family], 80);
+        let backend = SocketAddr::new(backends[family], 5000);
+        for mode in ["tcp", "udp"] {
+            text += &format!(
+                "[[service]]\nname = '{mode}{name}'\nmode = '{mode}'\npath = 'nat'\n\
+                 listen = ['{listen}']\nbackends = ['{backend}']\n"
+            );
+        }
+    }
+    text
+}
+
+fn service(family: usize) -> SocketAddr {
+    SocketAddr::new(VIP[family], 80)
+}
+
+/// Sends an ICMP echo request by a socket for just that, and waits for the answer.
+fn ping(from: IpAddr, to: IpAddr) -> io::Result<()> {
+    let (protocol, request, answer) = match to {
+        IpAddr::V4(_) => (Protocol::ICMPV4, 8, 0),
+        IpAddr::V6(_) => (Protocol::ICMPV6, 128, 129),
+    };
+    let to = SocketAddr::new(to, 0);
+    let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(protocol))?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect(&to.into())?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    // The kernel fills in the checksum of ICMPv6.
+    let message = wire::icmp(request, 0, [0x12, 0x34, 0, 1], b"are you there?");
+    socket.send(&message)?;
+    let mut buffer = [0; 200];
+    loop {
+        let size = (&socket).read(&mut buffer)?;
+        let header = if to.is_ipv4() { 20 } else { 0 };
+        let got = &buffer[header..size];
+        if got[0] == answer && got[4..] == message[4..] {
+            return Ok(());
+        }
+    }
+}
+
+#[test]
+fn the_address_of_a_service_answers_echo_and_no_other_does() {
+    let net = Net::new();
+    let agent = Agent::start(&net.balancer, &services(CONTAINER, ""));
+    for (family, from) in client(1).into_iter().enumerate() {
+        let vip = VIP[family];
+        wait::until("an echo", || net.clients.run(|| ping(from, vip)).ok());
+        let beside = match vip {
+            IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from(u32::from(address) + 1)),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) + 1)),
+        };
+        assert!(net.clients.run(|| ping(from, beside)).is_err());
+    }
+    assert!(agent.packets("echoed") >= 2);
+}
+
+#[test]
+fn datagrams_in_fragments_arrive_whole() {
+    for (backends, class) in [(CONTAINER, "container"), (SERVER, "remote")] {
+        let net = Net::new();
+        let host = if class == "remote" {
+            &net.server
+        } else {
+            &net.container
+        };
+        for address in backends {
+            udp_echo(host, SocketAddr::new(address, 5000));
+        }
+        let agent = Agent::start(&net.balancer, &services(backends, ""));
+        let text: Vec<u8> = (0..6000u32).map(|n| b'a' + (n % 26) as u8).collect();
+        for (family, from) in client(2).into_iter().enumerate() {
+            let ask = |text: &[u8]| {
+                net.clients
+                    .run(|| ask_udp(from, service(family), text))
+                    .ok()
+            };
+            wait::until("a small answer", || ask(b"hello"));
+            let seen = wait::until("a large answer", || ask(&text));
+            let expected = if class == "remote" {
+                BALANCER[family]
+            } else {
+                from
+            };
+            assert_eq!(seen, expected, "{}", agent.ok(&["status"]));
+        }
+    }
+}
+
+/// Sends an IP packet with its own header.
+fn send_raw(packet: &[u8], to: IpAddr) {
+    let to = SocketAddr::new(to, 0);
+    let socket = Socket::new(
+        Domain::for_address(to),
+        Type::RAW,
+        Some(Protocol::from(255)),
+    )
+    .unwrap();
+    socket.send_to(packet, &to.into()).unwrap();
+}
+
+#[test]
+fn packets_from_addresses_that_cannot_be_are_dropped_and_counted() {
+    let net = Net::new();
+    for address in CONTAINER {
+        bulk_server(&net.container, SocketAddr::new(address, 5000));
+    }
+    let agent = Agent::start(&net.balancer, &services(CONTAINER, ""));
+    let loopback = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    for (sources, counter) in [
+        (loopback, "drop_martian"),
+        (BALANCER, "drop_spoofed"),
+        (VIP, "drop_spoofed"),
+    ] {
+        let before = agent.packets(counter);
+        for (src, dst) in sources.into_iter().zip(VIP) {
+            let segment = Tcp::new(4242, 80, 2).bytes(src, dst);
+            let packet = match (src, dst) {
+                (IpAddr::V4(src), IpAddr::V4(dst)) => Ipv4::new(src, dst).packet(6, &segment),
+                (IpAddr::V6(src), IpAddr::V6(dst)) => Ipv6::new(src, dst).packet(6, &segment),
+                _ => unreachable!("the families are in the same order"),
+            };
+            net.router.run(|| send_raw(&packet, dst));
+        }
+        wait::until("both to be counted", || {
+            (agent.packets(counter) >= before + 2).then_some(())
+        });
+    }
+    assert_eq!(agent.packets("flow_new"), 0);
+    for (family, from) in client(1).into_iter().enumerate() {
+        let visit = || Bulk::connect(from, service(family))?.transfer(1000, 1000);
+        assert_eq!(net.clients.run(visit).unwrap(), from);
+    }
+}
+
+#[test]
+fn both_ends_of_an_idle_flow_are_told_that_it_is_given_up() {
+    let ages = "flow_timeouts = { established = '2s', syn = '1s', closing = '1s' }";
+    for (backends, class) in [(CONTAINER, "container"), (SERVER, "remote")] {
+        let net = Net::new();
+        let host = if class == "remote" {
+            &net.server
+        } else {
+            &net.container
+        };
+        let (ended, ends) = mpsc::channel();
+        for address in backends {
+            let ended = ended.clone();
+            let listener = host.run(|| TcpListener::bind((address, 5000)).unwrap());
+            host.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let patience = Some(Duration::from_secs(20));
+                stream.set_read_timeout(patience).unwrap();
+                let end = io::copy(&mut stream, &mut io::sink());
+                let _ = ended.send((address, end.map_err(|error| error.kind())));
+            });
+        }
+        let _agent = Agent::start(&net.balancer, &services(backends, ages));
+        let mut open: Vec<_> = client(3)
+            .into_iter()
+            .enumerate()
+            .map(|(family, from)| {
+                let connect = || lb_tests::http::connect(from, service(family));
+                let mut stream = wait::until("a connection", || net.clients.run(connect).ok());
+                stream.write_all(b"and now we wait").unwrap();
+                stream
+            })
+            .collect();
+        for stream in &mut open {
+            let end = stream.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(
+                end,
+                Err(io::ErrorKind::ConnectionReset),
+                "a client of {class}"
+            );
+        }
+        for _ in backends {
+            let (address, end) = ends.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert_eq!(
+                end,
+                Err(io::ErrorKind::ConnectionReset),
+                "{class} {address}"
+            );
+        }
+    }
+}
+
+#[test]
+fn while_all_backends_are_down_connections_and_datagrams_are_refused_at_once() {
+    let net = Net::new();
+    // Nobody listens: a probe is refused.
+    let mut text = String::new();
+    for service in services(CONTAINER, "").split("[[service]]").skip(1) {
+        text +=
+            &format!("[[service]]{service}[service.health]\ntype = 'tcp'\nall_down = 'refuse'\n");
+    }
+    let agent = Agent::start(&net.balancer, &text);
+    wait::until("all to be down", || {
+        let status = agent.status();
+        let services = status["services"].as_array().unwrap();
+        let is_down = |service: &serde_json::Value| service["backends"][0]["state"] == "down";
+        services.iter().all(is_down).then_some(())
+    });
+    for (family, from) in client(4).into_iter().enumerate() {
+        let connect = || Bulk::connect(from, service(family)).map(drop);
+        let refused = net.clients.run(connect).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{from}");
+        let refused = net.clients.run(|| ask_udp(from, service(family), b"hello"));
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{from}");
+    }
+    assert!(agent.packets("reset_sent") >= 2 && agent.packets("icmp_sent") >= 2);
+}
+
+#[test]
+fn the_backends_kernel_knows_the_clients_addresses() {
+    let net = Net::new();
+    for address in CONTAINER {
+        bulk_server(&net.container, SocketAddr::new(address, 5000));
+    }
+    let _agent = Agent::start(&net.balancer, &services(CONTAINER, ""));
+    for (family, from) in client(5).into_iter().enumerate() {
+        let connect = || {
+            net.clients
+                .run(|| Bulk::connect(from, service(family)))
+                .ok()
+        };
+        let mut bulk = wait::until("a connection", connect);
+        bulk.transfer(10, 10).unwrap();
+        let mut ss: Command = net.container.command("ss");
+        ss.args(["-Htn", "state", "established", "sport", "=", ":5000"]);
+        let said = ss.output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout);
+        assert!(
+            said.contains(&from.to_string()),
+            "{from} is not in {said:?}"
+        );
+    }
+}
