@@ -148,10 +148,8 @@ impl Sources<'_> {
             None => Default::default(),
         };
         if let Some(entry) = entry {
-            let proxied = self.front.backend_counts(entry.id);
-            let requests = self.l7.backend_counts(entry.id);
-            counts.active += proxied.active + requests.active;
-            counts.total += proxied.total + requests.total;
+            counts += self.front.backend_counts(entry.id);
+            counts += self.l7.backend_counts(entry.id);
         }
         let ip = backend.address.ip().map(|address| address.ip());
         let on_this_host = ip.is_some_and(crate::dataplane::is_local);

@@ -15,7 +15,7 @@ use crate::hash;
 /// the others by weight.
 pub const PROBES: u32 = 8;
 /// Members tried one after the other when the probes found nothing usable.
-pub const WALK: u32 = 64;
+pub const WALK: u32 = 256;
 
 /// What a choice is made from.
 pub trait Tables {

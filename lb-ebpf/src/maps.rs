@@ -12,8 +12,8 @@ use lb_common::abi::local::{
     Asked, LocalDatagram, LocalPeer, MAX_LOCAL_ADDRESSES, MAX_LOCAL_DATAGRAMS,
 };
 use lb_common::abi::packet::{
-    AddressMarks, Device, DsrTable, Flow, FlowKey, Fragment, FragmentKey, MAX_VIPS, PacketBackend,
-    PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
+    AddressMarks, Device, DsrTable, Flow, FlowKey, Fragment, FragmentKey, MAX_VIPS, NearVip,
+    PacketBackend, PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
 };
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, BackendStats, Counter, ListenKey, MAX_BACKENDS,
@@ -83,6 +83,10 @@ pub static SERVICE_STATS: PerCpuArray<u64, { MAX_SERVICES * Counter::COUNT }> = 
 /// Listen addresses of the packet paths, with ports and alone, and the host's own addresses.
 #[btf_map]
 pub static VIPS: HashMap<VipKey, Vip, MAX_VIPS> = HashMap::new();
+
+/// Those of them that are found without looking.
+#[btf_map]
+pub static NEAR_VIPS: Array<NearVip, { NearVip::PLACES }> = Array::new();
 
 /// What there may be at an address of a packet.
 #[btf_map]

@@ -5,8 +5,8 @@ use core::ops::Deref;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
 use lb_common::abi::packet::{
-    AddressMarks, DsrSlot, DsrTable, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
-    PacketSettings, Target, Tracked, Vip, VipKey, device, flow,
+    AddressMarks, DsrSlot, DsrTable, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
+    PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device, flow,
 };
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, Counter, ServiceHead, ServiceId, path, protocol,
@@ -21,8 +21,8 @@ use lb_common::select::{Client, Reason, select};
 
 use crate::maps::{
     ADDRESS_MARKS, AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FLOWS, FLOWS_NEW,
-    FRAGMENTS, PACKET_BACKENDS, PACKET_SETTINGS, PACKET_STATS, Route, SCRATCH, TABLES, TARGETS,
-    TRACKED, VIPS, count,
+    FRAGMENTS, NEAR_VIPS, PACKET_BACKENDS, PACKET_SETTINGS, PACKET_STATS, Route, SCRATCH, TABLES,
+    TARGETS, TRACKED, VIPS, count,
 };
 use crate::opaque;
 use crate::tables::{ServiceTables, Taker, affinity, now_ns, search};
@@ -125,6 +125,12 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<Vip> {
+        if key.port_be != 0
+            && let Some(near) = NEAR_VIPS.get(NearVip::place(key))
+            && near.is_of(key)
+        {
+            return Some(near.vip);
+        }
         // SAFETY: two aligned words that the agent writes; a torn read names a service or a flag
         // that was there a moment ago.
         unsafe { VIPS.get(key) }.copied()

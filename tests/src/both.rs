@@ -11,7 +11,7 @@ use crate::wire;
 use lb_agent::dataplane::bpf::OpenError;
 use lb_agent::dataplane::bpf::trial::Trial;
 use lb_common::abi::packet::{
-    AddressMarks, Device, DsrSlot, DsrTable, FlowKey, FragmentKey, Hop, Ip, device,
+    AddressMarks, Device, DsrSlot, DsrTable, FlowKey, FragmentKey, Hop, Ip, NearVip, device,
 };
 use lb_common::abi::{AffinityKey, BackendId, MAX_MEMBERS, ServiceId, ServiceTable, TABLE_SLOTS};
 use lb_common::addr;
@@ -111,9 +111,18 @@ impl Both {
     fn fill(&self) {
         let world = &self.fresh;
         let (vips, targets) = (self.map("VIPS"), self.map("TARGETS"));
+        let near_vips = self.map("NEAR_VIPS");
         let mut marks = AddressMarks::NONE;
         for (key, vip) in &world.vips {
             marks.note_vip(key, vip);
+            if key.port_be != 0 {
+                let near = NearVip {
+                    key: *key,
+                    vip: *vip,
+                    pad: 0,
+                };
+                near_vips.put(&NearVip::place(key), &near).unwrap();
+            }
             vips.put(key, vip).unwrap();
         }
         for (index, target) in &world.targets {

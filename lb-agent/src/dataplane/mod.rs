@@ -7,6 +7,7 @@ pub mod packets;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::ops;
 use std::sync::Arc;
 
 use lb_common::abi::packet::{Target, Vip, VipKey};
@@ -88,6 +89,16 @@ pub struct BackendCounts {
     pub bytes_out: u64,
     /// Packets from its clients, on the packet paths.
     pub packets_in: u64,
+}
+
+impl ops::AddAssign for BackendCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.active += other.active;
+        self.total += other.total;
+        self.failures += other.failures;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+    }
 }
 
 /// How full a table is.

@@ -189,6 +189,47 @@ impl AddressMarks {
     }
 }
 
+/// Value of the `NEAR_VIPS` map, at [`NearVip::place`]: an entry of `VIPS` that is found without
+/// looking for it. Of entries that would have the same place, one has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NearVip {
+    /// The key; zeros where there is none.
+    pub key: VipKey,
+    /// The value.
+    pub vip: Vip,
+    /// Padding, zero.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<NearVip>() == 32);
+
+impl NearVip {
+    /// Number of places.
+    pub const PLACES: usize = 512;
+    /// No entry.
+    pub const NONE: Self = Self {
+        key: VipKey::new(Ip([0; 4]), 0, 0),
+        vip: Vip::NONE,
+        pad: 0,
+    };
+
+    /// Whether it is the entry of `key`, which has a port.
+    #[inline(always)]
+    pub const fn is_of(&self, key: &VipKey) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.key.addr.0, key.addr.0);
+        let ports = self.key.port_be ^ key.port_be;
+        let protocols = self.key.protocol ^ key.protocol;
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) | ports as u32 | protocols as u32 == 0
+    }
+
+    /// The place of a key, below [`NearVip::PLACES`].
+    #[inline(always)]
+    pub const fn place(key: &VipKey) -> u32 {
+        let place = AddressMarks::place(&key.addr) as u32 ^ key.port_be as u32;
+        place % Self::PLACES as u32
+    }
+}
+
 /// Value of [`Target::kind`].
 pub mod kind {
     /// `nat`, on this host: rewritten and passed on to the host's own stack.

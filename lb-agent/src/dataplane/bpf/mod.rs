@@ -420,23 +420,21 @@ impl DataPlane for Bpf {
     fn backend_counts(&self, backend: &abi::Backend) -> Result<BackendCounts, Error> {
         let failed = |error| Error::table("read the counters of a backend", error);
         let index = backend.id.index();
-        let by_packets = match backend.path {
-            path::NAT | path::DSR => Bpf::packets(self)
-                .backend_counts(backend.id)
-                .map_err(failed)?,
-            _ => BackendCounts::default(),
-        };
         let stats = self.maps.backend_stats.get(&index, 0).map_err(failed)?;
-        let by_sockets: u64 = stats
-            .iter()
-            .map(|cpu| cpu.0.connections + cpu.0.datagrams)
-            .sum();
-        // On the packet paths: clients on this host, whose packets pass by no program.
-        Ok(BackendCounts {
-            active: by_packets.active + self.maps.active.get(&index, 0).map_err(failed)?,
-            total: by_packets.total + by_sockets,
-            ..by_packets
-        })
+        // On the packet paths these are clients on this host, who are connected directly.
+        let mut counts = BackendCounts {
+            active: self.maps.active.get(&index, 0).map_err(failed)?,
+            total: stats
+                .iter()
+                .map(|cpu| cpu.0.connections + cpu.0.datagrams)
+                .sum(),
+            ..BackendCounts::default()
+        };
+        if matches!(backend.path, path::NAT | path::DSR) {
+            let packets = Bpf::packets(self).backend_counts(backend.id);
+            counts += packets.map_err(failed)?;
+        }
+        Ok(counts)
     }
 
     fn service_counts(&self, service: ServiceId) -> Result<ServiceCounts, Error> {

@@ -57,6 +57,7 @@ packet_pod!(
     DsrTable,
     Flow,
     FlowKey,
+    NearVip,
     PacketBackend,
     PacketSettings,
     Target,

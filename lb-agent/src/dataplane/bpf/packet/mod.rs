@@ -5,16 +5,16 @@
 //! | `attach` | programs on interfaces, by links that are pinned |
 //! | `dsr` | tables of services on the `dsr` path, and what they remember when a slot changes hands |
 //! | `sweep` | flows that are over, in small batches |
-//! | `marks` | by which the programs know what is not for them |
+//! | `vips` | who listens where |
 //! | `fate` | what becomes of a flow; pure |
 //! | `reset` | telling both ends of a flow that it is over |
 
 mod attach;
 mod dsr;
 mod fate;
-mod marks;
 mod reset;
 mod sweep;
+mod vips;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,9 +32,10 @@ use crate::network::survey::Place;
 pub(super) use attach::remove_filters_of;
 
 /// The pinned maps of the packet paths.
-pub(super) const NAMES: [&str; 12] = [
+pub(super) const NAMES: [&str; 13] = [
     "VIPS",
     "ADDRESS_MARKS",
+    "NEAR_VIPS",
     "TARGETS",
     "FLOWS",
     "FLOWS_NEW",
@@ -90,8 +91,7 @@ impl FlowSettings {
 
 /// Maps and programs.
 pub(super) struct Packets {
-    vips: HashMap<MapData, pod::VipKey, pod::Vip>,
-    marks: marks::Marks,
+    vips: vips::Vips,
     targets: Array<MapData, pod::Target>,
     devices: HashMap<MapData, u32, pod::Device>,
     settings: Array<MapData, pod::PacketSettings>,
@@ -128,9 +128,13 @@ impl Packets {
         let mut take = |name| maps::take(&mut object, name);
         let tables: ArrayOfMaps<MapData, Array<MapData, pod::DsrTable>> =
             take("DSR_TABLES")?.try_into()?;
+        let vips = vips::Vips::open(
+            take("VIPS")?.try_into()?,
+            take("NEAR_VIPS")?.try_into()?,
+            take("ADDRESS_MARKS")?.try_into()?,
+        )?;
         let mut packets = Self {
-            vips: take("VIPS")?.try_into()?,
-            marks: marks::Marks::open(take("ADDRESS_MARKS")?.try_into()?)?,
+            vips,
             targets: take("TARGETS")?.try_into()?,
             devices: take("DEVICES")?.try_into()?,
             settings: take("PACKET_SETTINGS")?.try_into()?,
@@ -156,11 +160,7 @@ impl Packets {
                 targets.push(target);
             }
         }
-        let vips = self.vips.iter().map(|entry| {
-            let (key, vip) = entry?;
-            Ok((key.0, vip.0))
-        });
-        let vips = vips.collect::<Result<_, MapError>>()?;
+        let vips = self.vips.read()?;
         Ok(Left { targets, vips })
     }
 
@@ -172,7 +172,7 @@ impl Packets {
             let zero = pod::PacketBackend(Default::default());
             self.backends.set(index, super::per_cpu(zero)?, 0)?;
         }
-        self.marks.note_target(target)?;
+        self.vips.note_target(target)?;
         self.targets.set(index, pod::Target(*target), 0)
     }
 
@@ -209,12 +209,11 @@ impl Packets {
     }
 
     pub(super) fn put_vip(&mut self, key: &VipKey, vip: &Vip) -> Result<(), MapError> {
-        self.marks.note_vip(key, vip)?;
-        self.vips.insert(pod::VipKey(*key), pod::Vip(*vip), 0)
+        self.vips.put(key, vip)
     }
 
     pub(super) fn drop_vip(&mut self, key: &VipKey) -> Result<(), MapError> {
-        self.vips.remove(&pod::VipKey(*key))
+        self.vips.remove(key)
     }
 
     /// Puts the slots of a service on the `dsr` path in force. `usable` says which backends can
