@@ -2,10 +2,11 @@
 //!
 //! `socket` compares ways to a backend in one run: `net` makes the hosts, `config` and
 //! `servers` the programs on them, `wrk` the load, `report` the medians. `http` does the same for
-//! proxies that read requests. `maglev` is criterion's affair, in lb-common.
+//! proxies that read requests, `nat` for backends behind this host. `maglev` is criterion's affair, in lb-common.
 
 mod config;
 mod http;
+mod nat;
 mod net;
 mod programs;
 mod report;
@@ -47,6 +48,13 @@ enum Bench {
     /// take turns in rounds; the medians of the rounds are printed, and the median of each round's
     /// ratio of lb-agent to the better of the other two.
     Http(http::Args),
+    /// Requests per second to a backend behind this host: lb-agent `nat`, nftables, routing; root
+    ///
+    /// A client, a backend, and between them a host for each way, as network namespaces of this
+    /// machine. `direct` is routed by such a host without rules, `wire` has none between. nftables
+    /// and lb-agent (at TC, and at XDP on veth) rewrite the destination; connections that are over
+    /// leave the tables of both after a second. Load and rounds are those of `socket`.
+    Nat(nat::Args),
     /// Nanoseconds of `lb_xdp` for a packet, by path and case, net of an empty program; root
     ///
     /// Nothing is attached and no network is needed: packets are handed to the program one by one
@@ -73,6 +81,7 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     match &args.bench {
         Bench::Socket(args) => socket::bench(args),
         Bench::Http(args) => http::bench(args),
+        Bench::Nat(args) => nat::bench(args),
         Bench::Xdp { rounds, json } => xdp(*rounds, *json),
         Bench::Maglev { arguments } => maglev(arguments),
     }
