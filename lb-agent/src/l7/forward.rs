@@ -18,6 +18,7 @@ use super::checks;
 use super::errand::{Errand, Received};
 use super::extended::Extended;
 use super::headers;
+use super::kept::Kept;
 use super::parts::Lane;
 use super::passage::Passage;
 use super::progress::{Progress, Tunnel};
@@ -117,8 +118,12 @@ async fn answer(
             .filter(|_| hop.upgrade && may_upgrade)
             .map(str::to_owned),
     };
-    head.headers.remove(header::UPGRADE);
-    head.headers.remove(header::EXPECT);
+    if hop.upgrade {
+        head.headers.remove(header::UPGRADE);
+    }
+    if hop.expects {
+        head.headers.remove(header::EXPECT);
+    }
     let errand = match Errand::receive(visit, service, place, &mut head)? {
         Received::Forward(errand) => errand,
         Received::Answered(answer) => return Ok(answer),
@@ -216,7 +221,7 @@ impl Forward<'_> {
             {
                 self.errand.chosen(&mut request, &address);
             }
-            let copy = (self.repeatable && repeats < MOST_REPEATS).then(|| copy(&request));
+            let kept = (self.repeatable && repeats < MOST_REPEATS).then(|| Kept::new(&request));
             self.progress.within(match request.body() {
                 RequestBody::Empty => lane.timeouts.first_byte,
                 RequestBody::Client(_) => lane.timeouts.body,
@@ -238,15 +243,15 @@ impl Forward<'_> {
                 }
                 Err(failure) => {
                     let status = self.failed(&failure, id);
-                    match copy {
-                        Some(copy) if self.may_repeat(&failure, &reached) => {
+                    match kept {
+                        Some(kept) if self.may_repeat(&failure, &reached) => {
                             // It may be on its way out, with its other connections.
                             worker.pool.forget(id);
                             if !reached.upstream.reused {
                                 sleep(AGAIN).await;
                             }
                             repeats += 1;
-                            request = copy;
+                            request = kept.request();
                         }
                         _ => return Err(status),
                     }
@@ -345,14 +350,4 @@ impl Forward<'_> {
         let driven = Driven::new(body, hop.named, upstream, pool, most);
         Response::from_parts(head, Body::upstream(driven, active).read_by(learner))
     }
-}
-
-/// The same request once more; only for one without a body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }

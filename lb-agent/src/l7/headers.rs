@@ -9,8 +9,10 @@ pub(super) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-c
 /// What the fields for one hop said, before they went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hop {
-    /// `Connection` named `upgrade`, and there was an `Upgrade`.
+    /// `Connection` named `upgrade`, and there was an `Upgrade`, which is left.
     pub(super) upgrade: bool,
+    /// There was an `Expect`, which is left for the caller to see to.
+    pub(super) expects: bool,
     /// `TE: trailers`.
     pub(super) trailers: bool,
     /// There was a `Transfer-Encoding`.
@@ -33,6 +35,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
             header::TE => te = true,
             header::TRANSFER_ENCODING => hop.encoded = true,
             header::UPGRADE => upgrade = true,
+            header::EXPECT => hop.expects = true,
             _ => rare |= *name == KEEP_ALIVE || *name == PROXY_CONNECTION,
         }
     }

@@ -20,6 +20,7 @@
 //! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
 //! | `answers` | answers of the gateway's own |
 //! | `upstream` | connections to backends |
+//! | `kept` | requests that may have to be sent again |
 //! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
 //! | `body`, `stream` | the bytes |
 //! | [`compress`] | answers made smaller on their way |
@@ -50,6 +51,7 @@ pub mod forwarded;
 mod h2;
 mod handshake;
 mod headers;
+mod kept;
 pub mod pages;
 mod parts;
 mod passage;
