@@ -139,7 +139,7 @@ async fn answer(
             () = sleep_until(tick.unwrap_or_else(Instant::now)), if tick.is_some() => {
                 tokio::task::block_in_place(|| reconciler.tick());
             }
-            () = network.changed() => tokio::task::block_in_place(|| reconciler.tick()),
+            () = network.changed() => tokio::task::block_in_place(|| reconciler.network_changed()),
             () = health.changed() => tokio::task::block_in_place(|| reconciler.tick()),
             _ = watchdog.tick(), if alive.is_some() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);

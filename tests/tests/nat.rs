@@ -359,3 +359,25 @@ fn a_client_of_the_other_family_goes_through_the_agent() {
     // The agent connects for it, from its own address on the way to the container.
     assert_eq!(visit(v6).unwrap().to_string(), "10.80.4.1");
 }
+
+#[test]
+fn a_router_that_takes_another_mac_address_is_followed_at_once() {
+    let net = Net::new();
+    serve(&net.container, CONTAINER);
+    let _agent = start(&net, Hook::Tc, CONTAINER, "");
+    // As a router does that takes over from another: it says so.
+    net.router.set("net/ipv4/conf/balancer0/arp_notify", "1");
+    net.router.set("net/ipv6/conf/balancer0/ndisc_notify", "1");
+    let mut open = client(8).map(|from| {
+        net.clients.run(|| {
+            let mut bulk = Bulk::connect(from, service_for(from, VIP)).unwrap();
+            bulk.transfer(1000, 1000).unwrap();
+            bulk
+        })
+    });
+    let mac = "02:00:00:00:77:01";
+    net.router.ip(&["link", "set", "balancer0", "address", mac]);
+    for bulk in &mut open {
+        bulk.transfer(50_000, 50_000).unwrap();
+    }
+}

@@ -169,6 +169,10 @@ pub trait DataPlane: Send {
     fn follow(&mut self, _wanted: &[Wanted]) -> Vec<InterfaceState> {
         Vec::new()
     }
+    /// Routes or neighbours have changed: what the packet programs found of them is not trusted.
+    fn distrust_routes(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
     /// What is counted of packets; `None` where none are forwarded.
     fn packet_figures(&self) -> Result<Option<PacketFigures>, Error> {
         Ok(None)

@@ -177,15 +177,27 @@ impl Rtnetlink {
         self.socket.send(&bytes, 0)?;
         loop {
             let size = self.socket.recv(&mut &mut self.buffer[..], 0)?;
-            if received(&self.buffer[..size], take)? {
+            if messages(&self.buffer[..size], take)? {
                 return Ok(());
             }
         }
     }
 }
 
+/// The address of a neighbour.
+pub(super) fn neighbour_address(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(address) => Some((*address).into()),
+        NeighbourAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
 /// Passes on the messages of one datagram; true after the last of an answer.
-fn received(mut bytes: &[u8], take: &mut dyn FnMut(RouteNetlinkMessage)) -> io::Result<bool> {
+pub(super) fn messages(
+    mut bytes: &[u8],
+    take: &mut dyn FnMut(RouteNetlinkMessage),
+) -> io::Result<bool> {
     while !bytes.is_empty() {
         let message =
             NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).map_err(io::Error::other)?;

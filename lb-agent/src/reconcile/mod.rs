@@ -257,6 +257,14 @@ impl Reconciler {
         }
     }
 
+    /// The network has changed.
+    pub fn network_changed(&mut self) {
+        if let Err(error) = self.plane.distrust_routes() {
+            tracing::warn!(error = %chain(&error), "packets may go the way of before for a while");
+        }
+        self.tick();
+    }
+
     /// Opens the files of the access logs anew, after they were moved away.
     pub fn reopen_logs(&self) {
         self.l7.reopen_logs();

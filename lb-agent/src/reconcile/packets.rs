@@ -81,7 +81,8 @@ impl Surveyed {
 }
 
 impl Reconciler {
-    /// What tells when the network has changed. [`Reconciler::tick`] is to be called then.
+    /// What tells when the network has changed. [`Reconciler::network_changed`] is to be called
+    /// then.
     pub fn network(&self) -> Network {
         self.surveyed.network.clone()
     }

@@ -340,10 +340,11 @@ impl Hop {
         mtu: 0,
     };
 
-    /// Whether it is known, and was found less than `fresh_s` seconds ago.
+    /// Whether it is known, was found less than `fresh_s` seconds ago, and not before the second
+    /// `since_s`.
     #[inline(always)]
-    pub const fn is_fresh(&self, now_s: u32, fresh_s: u32) -> bool {
-        self.ifindex != 0 && now_s.wrapping_sub(self.at_s) < fresh_s
+    pub const fn is_fresh(&self, now_s: u32, fresh_s: u32, since_s: u32) -> bool {
+        self.ifindex != 0 && self.at_s >= since_s && now_s.wrapping_sub(self.at_s) < fresh_s
     }
 }
 
@@ -515,8 +516,11 @@ pub struct PacketSettings {
     /// Not 0: frames that go back by the interface that they came by are redirected to it. A veth
     /// whose other end runs no XDP program is not told of frames that are sent by XDP_TX.
     pub redirects_back: u32,
+    /// What was found of routes before this second (CLOCK_MONOTONIC) is not trusted: they have
+    /// changed since.
+    pub routes_s: u32,
 }
-const _: () = assert!(size_of::<PacketSettings>() == 28);
+const _: () = assert!(size_of::<PacketSettings>() == 32);
 
 /// Value of the `DEVICES` map, by interface index.
 #[repr(C)]

@@ -5,7 +5,7 @@
 //! nothing pushes it out.
 
 use super::answer::Problem;
-use super::send::{REFUSED, frame, rewrite, way};
+use super::send::{REFUSED, frame, is_fresh, rewrite, way};
 use super::world::{BackendEvent, Chosen, NewFlow, World};
 use super::{Job, Segment, Stage, Verdict, impossible_source, note_first};
 use crate::abi::packet::{Flow, FlowKey, Hop, Ip, PacketCounter, Target, flow, kind};
@@ -258,7 +258,7 @@ pub(super) fn way_out<P: Packet, W: World>(
     let (src, dst) = (&entry.out.src, &entry.out.dst);
     let hop = if entry.flags & flow::REPLY == 0 {
         way(world, entry.backend, packet.len(), src, dst)
-    } else if entry.hop.is_fresh(world.now_s(), HOP_FRESH_S) {
+    } else if is_fresh(world, &entry.hop, HOP_FRESH_S) {
         entry.hop
     } else {
         let hop = world.route(src, dst);

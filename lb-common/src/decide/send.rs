@@ -25,12 +25,18 @@ pub(super) fn way<W: World>(
     dst: &Ip,
 ) -> Hop {
     let known = world.to_backend(backend, len);
-    if known.is_fresh(world.now_s(), HOP_FRESH_S) {
+    if is_fresh(world, &known, HOP_FRESH_S) {
         return known;
     }
     let hop = world.route(src, dst);
     world.set_backend_hop(backend, &hop);
     hop
+}
+
+/// Whether a way that was found can still be trusted.
+#[inline(always)]
+pub(super) fn is_fresh<W: World>(world: &W, hop: &Hop, fresh_s: u32) -> bool {
+    hop.is_fresh(world.now_s(), fresh_s, world.settings().routes_s)
 }
 
 /// Changes addresses and ports from what came in to `out`; the TTL goes down by `hops`.

@@ -297,6 +297,27 @@ fn without_a_next_hop_the_stack_delivers() {
 }
 
 #[test]
+fn after_a_change_of_routes_the_way_back_is_looked_up_anew() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let at_backend = open(&mut world, &family, CONTAINER);
+        let client = example::ip(family.client);
+        let before = world.routes[&client].macs;
+        let macs = [0x0606_0606, 0x0404_0606, 0x0404_0404];
+        world.routes.get_mut(&client).unwrap().macs = macs;
+        let mac = |world: &mut Simulation| {
+            world.ingress = example::INSIDE;
+            let (_, out) = pass(world, &answer(&at_backend, ACK).frame());
+            world.ingress = example::INGRESS;
+            out.0[..4].to_vec()
+        };
+        assert_eq!(mac(&mut world), before[0].to_ne_bytes(), "not looked up");
+        world.settings.routes_s = world.now_s + 1;
+        assert_eq!(mac(&mut world), macs[0].to_ne_bytes());
+    }
+}
+
+#[test]
 fn a_flow_that_was_pushed_out_is_served_by_hash_again_by_the_same_port() {
     for family in FAMILIES {
         let mut world = family.world();

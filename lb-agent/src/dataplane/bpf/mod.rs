@@ -496,6 +496,12 @@ impl DataPlane for Bpf {
         Bpf::packets(self).follow(wanted)
     }
 
+    fn distrust_routes(&mut self) -> Result<(), Error> {
+        Bpf::packets(self)
+            .distrust_routes()
+            .map_err(|error| Error::table("tell the programs that routes have changed", error))
+    }
+
     fn packet_figures(&self) -> Result<Option<PacketFigures>, Error> {
         let figures = Bpf::packets(self).figures();
         figures

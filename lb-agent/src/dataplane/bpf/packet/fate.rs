@@ -79,6 +79,7 @@ mod tests {
         cpus: 1,
         seed: 0,
         redirects_back: 0,
+        routes_s: 0,
     };
 
     fn key(protocol: u8) -> FlowKey {

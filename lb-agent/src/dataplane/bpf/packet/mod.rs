@@ -27,6 +27,7 @@ use lb_common::abi::{Backend, BackendId, ServiceId, ServiceTable};
 use super::{maps, pod};
 use crate::dataplane::packets::{COUNTERS, InterfaceState, PacketFigures, Wanted, counter_name};
 use crate::dataplane::{BackendCounts, TableCounts};
+use crate::host::monotonic_s;
 use crate::network::survey::Place;
 
 pub(super) use attach::remove_filters_of;
@@ -251,6 +252,13 @@ impl Packets {
     fn write_settings(&mut self, wanted: &[Wanted]) -> Result<(), MapError> {
         let by_redirect = |wanted: &Wanted| wanted.place == Place::Driver && !wanted.sends_back;
         self.ages.redirects_back = wanted.iter().any(by_redirect).into();
+        self.settings.set(0, pod::PacketSettings(self.ages), 0)
+    }
+
+    /// Has the programs ask the routes again.
+    pub(super) fn distrust_routes(&mut self) -> Result<(), MapError> {
+        // What was found within this very second may be from before.
+        self.ages.routes_s = monotonic_s() + 1;
         self.settings.set(0, pod::PacketSettings(self.ages), 0)
     }
 
