@@ -108,9 +108,13 @@ impl Net {
     pub fn narrow(&self, mtu: u16) {
         let mtu = mtu.to_string();
         let [v4, v6] = pair(1, 0);
-        for (family, network) in [("-4", format!("{v4}/24")), ("-6", format!("{v6}/64"))] {
+        // The metrics are those of the routes that come with the addresses.
+        for (family, network, metric) in [
+            ("-4", format!("{v4}/24"), "0"),
+            ("-6", format!("{v6}/64"), "256"),
+        ] {
             let mut route = vec![family, "route", "replace", &network, "dev", "clients0"];
-            route.extend(["proto", "kernel", "mtu", &mtu]);
+            route.extend(["proto", "kernel", "metric", metric, "mtu", &mtu]);
             self.router.ip(&route);
         }
     }
