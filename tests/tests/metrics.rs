@@ -223,8 +223,9 @@ fn the_packet_paths_tell_flows_packets_bytes_drops_and_refusals() {
     assert_eq!(of("lb_agent_connections_total", &["web", "nat"]), 1.0);
     assert_eq!(of("lb_agent_connect_failures_total", &["web", "nat"]), 0.0);
     assert!(of("lb_agent_bytes_total", &["web", "direction=\"in\""]) > 200_000.0);
-    assert!(of("lb_agent_packets_total", &["web", "direction=\"in\""]) > 10.0);
-    assert!(of("lb_agent_packet_actions_total", &["forwarded"]) > 10.0);
+    // Segments may come merged, 64 KiB at a time; and there are SYN and ACK.
+    assert!(of("lb_agent_packets_total", &["web", "direction=\"in\""]) >= 5.0);
+    assert!(of("lb_agent_packet_actions_total", &["forwarded"]) >= 5.0);
     assert_eq!(
         of("lb_agent_flows_total", &["event=\"new\""]),
         4.0,

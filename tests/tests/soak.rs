@@ -14,7 +14,7 @@ use lb_tests::load::{Load, Visit};
 use lb_tests::node::{self, Clients};
 use lb_tests::process::Process;
 use lb_tests::random::Random;
-use lb_tests::{prog_run, wait};
+use lb_tests::{http, prog_run, wait};
 use serde_json::Value;
 
 const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];
@@ -60,6 +60,7 @@ fn counters(stats: &Value) -> BTreeMap<&'static str, u64> {
 
 struct Soak<'a> {
     host: &'a Host,
+    clients: &'a Host,
     agent: Agent<'a>,
     apps: BTreeMap<u16, Process>,
     random: Random,
@@ -77,7 +78,7 @@ impl Soak<'_> {
     fn step(&mut self) {
         let port = PORTS[self.random.below(4) as usize];
         let address = format!("127.0.0.1:{port}");
-        let what = match self.random.below(10) {
+        let what = match self.random.below(14) {
             0 => {
                 self.agent.kill();
                 self.agent.start_again();
@@ -138,6 +139,43 @@ impl Soak<'_> {
                     let _ = stream.write_all(&bytes);
                 }
                 "noise"
+            }
+            9 => {
+                self.disruptions.note(format!("{address} frozen"));
+                let pid = self.apps[&port].pid().to_string();
+                let signal = |name: &str| {
+                    let mut kill = std::process::Command::new("kill");
+                    assert!(kill.args([name, &pid]).status().unwrap().success());
+                };
+                signal("-STOP");
+                self.agent.ok(&["status"]);
+                signal("-CONT");
+                self.disruptions.note(format!("{address} thawed"));
+                "backend frozen"
+            }
+            10 => {
+                self.disruptions.note("the wire down");
+                self.host.ip(&["link", "set", "wire", "down"]);
+                self.agent.ok(&["status"]);
+                self.host.ip(&["link", "set", "wire", "up"]);
+                self.disruptions.note("the wire up");
+                "interface down"
+            }
+            11 => {
+                let second = self.agent.run_command().output().unwrap();
+                assert!(!second.status.success(), "{second:?}");
+                "second agent"
+            }
+            12 => {
+                let bytes: Vec<u8> = (0..500).map(|_| self.random.number() as u8).collect();
+                for n in 0..10 {
+                    let from = client_v4(141 + n);
+                    // Applications may hang up on noise; or there may be no wire yet.
+                    let _ = self.clients.run(|| {
+                        http::connect(from, SERVICE_V4).and_then(|mut s| s.write_all(&bytes))
+                    });
+                }
+                "noise on the service"
             }
             _ => {
                 let silent: Vec<_> = (0..200)
@@ -220,6 +258,7 @@ fn everything_at_random_keeps_every_promise() {
     let from: Vec<IpAddr> = (101..=140).map(client_v4).collect();
     let mut soak = Soak {
         host: &hosts.balancer,
+        clients: &hosts.clients,
         agent,
         apps: PORTS.into_iter().zip(apps).collect(),
         random: Random::new(),

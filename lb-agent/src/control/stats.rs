@@ -66,7 +66,8 @@ pub struct TrafficStats {
     pub path: String,
     /// Open connections.
     pub active: u64,
-    /// Connections (UDP: datagrams on the socket path, flows on the proxy path) so far.
+    /// Connections (UDP: datagrams on the socket path, flows on the proxy path; HTTP: requests and
+    /// WebSockets) so far.
     pub connections: u64,
     /// Attempts that the backend refused or did not answer; `None` where nobody can tell.
     pub failures: Option<u64>,

@@ -98,6 +98,7 @@ impl ops::AddAssign for BackendCounts {
         self.failures += other.failures;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
+        self.packets_in += other.packets_in;
     }
 }
 

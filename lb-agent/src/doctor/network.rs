@@ -64,7 +64,7 @@ fn sysctls() -> Vec<Finding> {
     findings.push(Finding::ok(
         "ip_forward",
         match forward {
-            0 => "off (the nat path to other hosts needs it on)",
+            0 => "off (lb-agent switches it on for interfaces that packets of nat and dsr come by)",
             _ => "on",
         },
     ));
@@ -125,6 +125,8 @@ struct Interface {
     name: String,
     index: u32,
     mtu: u32,
+    /// `veth`, `bridge` and so on; none of a network card.
+    kind: Option<String>,
     /// The program on its XDP hook.
     xdp: Option<String>,
 }
@@ -162,6 +164,7 @@ fn parse(link: &Value) -> Option<Interface> {
         name: link["ifname"].as_str()?.to_owned(),
         index: number("ifindex")?,
         mtu: number("mtu")?,
+        kind: link["linkinfo"]["info_kind"].as_str().map(str::to_owned),
         xdp,
     })
 }
@@ -204,7 +207,11 @@ fn examine_one(interface: &Interface) -> Vec<Finding> {
         ));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(check, format!("MTU {mtu}, no LRO")));
+        let place = match interface.kind.as_deref() {
+            None => "packet paths run at the driver (XDP) if it can do that",
+            Some(_) => "packet paths run behind it (TC)",
+        };
+        findings.push(Finding::ok(check, format!("MTU {mtu}, no LRO; {place}")));
     }
     findings
 }

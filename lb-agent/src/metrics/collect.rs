@@ -159,7 +159,7 @@ fn traffic(rows: &[TrafficStats]) -> Vec<Family> {
     let mut active = gauge("lb_agent_connections_active", "Open connections");
     let mut connections = counter(
         "lb_agent_connections",
-        "Connections (UDP: datagrams on the socket path, flows on the proxy path)",
+        "Connections (UDP: datagrams on the socket path, flows on the proxy path; HTTP: requests)",
     );
     let mut failures = counter(
         "lb_agent_connect_failures",

@@ -120,7 +120,7 @@ impl Figures<'_> {
                 active: requests.active,
                 connections: requests.total,
                 failures: Some(requests.failures),
-                ..row("l7")
+                ..row("proxy")
             });
             return Ok(rows);
         }
