@@ -266,9 +266,9 @@ impl Bulk {
 
     /// Waits for the end of the connection; what it ended with.
     pub fn end(&mut self) -> io::Error {
-        match self.0.read(&mut [0]) {
-            Ok(0) => io::Error::other("closed, not reset"),
-            Ok(_) => io::Error::other("more bytes, not the end"),
+        // Unlike `read`, it goes on when a signal interrupts it.
+        match self.0.read_exact(&mut [0]) {
+            Ok(()) => io::Error::other("more bytes, not the end"),
             Err(error) => error,
         }
     }
