@@ -112,7 +112,7 @@ impl PacketProgram {
     /// An XDP program that passes everything and looks at nothing.
     pub fn empty() -> io::Result<Self> {
         Ok(Self {
-            program: trivial(BPF_PROG_TYPE_XDP, 0, 2)?,
+            program: careless_packet_program(2)?,
             out: vec![0; 8192],
         })
     }
@@ -361,6 +361,11 @@ struct ProgLoad {
 /// An sk_lookup program that returns `verdict` for everybody and chooses no socket.
 pub fn careless_program(verdict: u32) -> io::Result<OwnedFd> {
     trivial(BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP, verdict)
+}
+
+/// The same for XDP: every frame is given `verdict`.
+pub fn careless_packet_program(verdict: u32) -> io::Result<OwnedFd> {
+    trivial(BPF_PROG_TYPE_XDP, 0, verdict)
 }
 
 /// A program that returns `verdict` and does nothing else.

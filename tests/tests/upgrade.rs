@@ -42,6 +42,24 @@ fn a_program_that_would_turn_clients_away_is_not_let_in() {
 }
 
 #[test]
+fn a_packet_program_that_would_drop_what_is_not_its_own_is_not_let_in() {
+    let hosts = Hosts::new();
+    let check = |verdict| {
+        let program = prog_run::careless_packet_program(verdict).unwrap();
+        hosts
+            .balancer
+            .run(|| canary::check_packets(program.as_fd(), "lb_xdp", canary::pass::XDP))
+    };
+    const XDP_DROP: u32 = 1;
+    assert!(check(canary::pass::XDP).is_ok());
+    let error = check(XDP_DROP).unwrap_err();
+    assert!(
+        matches!(error, CanaryError::Meddles { program: "lb_xdp" }),
+        "{error}"
+    );
+}
+
+#[test]
 fn trials_are_not_counted_and_counts_go_on() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);

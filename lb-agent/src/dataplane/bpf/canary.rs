@@ -2,8 +2,10 @@
 //!
 //! `lb_steer` is asked where made-up clients would go, over the tables that are in force: whoever
 //! finds a socket by the program that runs must find one by the new program. It counts nothing for
-//! clients with port 0, which no real one has. For `lb_listen` there is no such trial: the kernel has
-//! none for sock_ops programs, so it is the verifier alone that vouches for it.
+//! clients with port 0, which no real one has. The packet programs are given frames that are for no
+//! service: what passes by them is the traffic of the whole host, and has to pass as it is. For
+//! `lb_listen` there is no such trial: the kernel has none for sock_ops programs, so it is the verifier
+//! alone that vouches for it.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
@@ -27,8 +29,17 @@ const BPF_PROG_TEST_RUN: libc::c_long = 10;
 #[derive(Debug, thiserror::Error)]
 pub enum CanaryError {
     /// The trial itself failed.
-    #[error("try the new lb_steer")]
+    #[error("try the new program")]
     Run(#[source] io::Error),
+    /// It would not let other traffic of this host be.
+    #[error(
+        "the new {program} would drop or change frames that are for no service; it is not let in \
+         (start the version before again)"
+    )]
+    Meddles {
+        /// Its name.
+        program: &'static str,
+    },
     /// It would turn away who is served now.
     #[error(
         "the new lb_steer would turn away clients of {service} that the one that runs serves; it goes \
@@ -81,6 +92,71 @@ pub fn check(
         }
     }
     Ok(())
+}
+
+/// What the packet programs return for a frame that is not theirs.
+pub mod pass {
+    /// XDP_PASS.
+    pub const XDP: u32 = 2;
+    /// TC_ACT_UNSPEC.
+    pub const TC: u32 = u32::MAX;
+}
+
+/// Tries the packet program `name`, which returns `pass` for what it lets be (one of [`pass`]).
+///
+/// # Errors
+/// When the trial cannot be made, or the program does not let be what is for no service.
+pub fn check_packets(
+    program: BorrowedFd<'_>,
+    name: &'static str,
+    pass: u32,
+) -> Result<(), CanaryError> {
+    for frame in others() {
+        // The kernel's limit for what fits without fragments is far above.
+        let mut after = [0u8; 256];
+        let mut attr = TestRun {
+            prog_fd: program.as_raw_fd() as u32,
+            data_size_in: frame.len() as u32,
+            data_size_out: after.len() as u32,
+            data_in: frame.as_ptr() as u64,
+            data_out: after.as_mut_ptr() as u64,
+            ..TestRun::default()
+        };
+        bpf(BPF_PROG_TEST_RUN, &mut attr).map_err(CanaryError::Run)?;
+        let left = &after[..attr.data_size_out as usize];
+        if attr.retval != pass || left != frame {
+            return Err(CanaryError::Meddles { program: name });
+        }
+    }
+    Ok(())
+}
+
+/// Frames that are for no service, whatever is configured: not IP, an IP protocol that none is
+/// reached by (RFC 3692), and TCP to nowhere.
+fn others() -> [Vec<u8>; 4] {
+    const EXPERIMENT: u8 = 253;
+    let ethernet = |kind: [u8; 2], packet: &[u8]| {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        frame.extend(kind);
+        frame.extend(packet);
+        frame.resize(64, 0);
+        frame
+    };
+    let v4 = |protocol| {
+        let mut packet = [0; 40];
+        packet[..10].copy_from_slice(&[0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, protocol]);
+        // A SYN, should it be TCP.
+        packet[32..34].copy_from_slice(&[0x50, 2]);
+        ethernet([8, 0], &packet)
+    };
+    let mut v6 = [0; 48];
+    v6[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 8, EXPERIMENT, 64]);
+    [
+        ethernet([8, 6], &[0, 1, 8, 0, 6, 4, 0, 1]),
+        v4(EXPERIMENT),
+        v4(protocol::TCP),
+        ethernet([0x86, 0xdd], &v6),
+    ]
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -13,6 +14,7 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandl
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 
+use super::super::canary;
 use super::super::link;
 use super::super::load::{self, OpenError};
 use crate::dataplane::packets::{InterfaceState, Wanted};
@@ -76,9 +78,13 @@ impl Attachments {
         let object = &mut self.object;
         let xdp: &mut Xdp = load::program(object, XDP)?;
         xdp.load().map_err(load::refused(XDP))?;
+        let fd = xdp.fd().map_err(load::refused(XDP))?;
+        canary::check_packets(fd.as_fd(), XDP, canary::pass::XDP)?;
         for name in [INGRESS, EGRESS] {
             let program: &mut SchedClassifier = load::program(object, name)?;
             program.load().map_err(load::refused(name))?;
+            let fd = program.fd().map_err(load::refused(name))?;
+            canary::check_packets(fd.as_fd(), name, canary::pass::TC)?;
         }
         for name in PROGRAMS {
             load::pin_program(object, name, &self.pin_dir)?;
