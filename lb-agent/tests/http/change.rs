@@ -1,6 +1,6 @@
 //! Other settings and the end of the agent, while requests and tunnels go on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_agent::l7::Newcomers;
 
@@ -117,12 +117,22 @@ fn until_the_agent_is_started_again_newcomers_are_served() {
     let mut busy = proxy.ask(GET);
     let (mut connection, _) = backend.request();
     let stopped = proxy.stop(Duration::from_secs(15), Newcomers::Served);
-    let mut newcomer = proxy.ask(GET);
-    let (mut other, _) = backend.request();
-    other.send(OK);
-    let (status, head) = newcomer.answer();
-    assert_eq!(status, 200);
-    assert_eq!(field(&head, "connection"), Some("close"));
+    // Until the workers have heard of the end, connections are kept.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut newcomer = proxy.ask(GET);
+        let (mut other, _) = backend.request();
+        other.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        let (status, head) = newcomer.answer();
+        assert_eq!(status, 200);
+        if field(&head, "connection") == Some("close") {
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "newcomers are not told of the end"
+        );
+    }
     connection.send(OK);
     assert_eq!(busy.status(), 200);
     stopped.join().unwrap();
