@@ -366,7 +366,7 @@ impl Default for Upstream {
             max_fails: 5,
             fail_timeout: Duration::from_secs(10),
             retry_budget_permille: 200,
-            keepalive: 64,
+            keepalive: 512,
         }
     }
 }

@@ -65,7 +65,7 @@ pub(in crate::config) fn http(mut table: Table<'_, '_>, problems: &mut Problems)
         .map(|table| sections::compression(table, problems));
     let access_log = section("access_log", "{ file = \"stdout\" }", problems)
         .and_then(|table| sections::access_log(table, problems));
-    let upstream = section("upstream", "{ keepalive = 64 }", problems)
+    let upstream = section("upstream", "{ keepalive = 512 }", problems)
         .map(|table| sections::upstream(table, problems));
     let errors = section(
         "errors",

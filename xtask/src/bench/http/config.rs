@@ -35,7 +35,7 @@ pub(super) fn reverse_nginx(dir: &Path) -> String {
          access_log {dir}/nginx-access.log full buffer=32k flush=1s;\n\
          keepalive_requests 1000000000;\n\
          upstream app {{ hash $remote_addr consistent; server 127.0.0.1:{first}; \
-         server 127.0.0.1:{second}; keepalive 64; keepalive_requests 1000000000; }}\n\
+         server 127.0.0.1:{second}; keepalive 512; keepalive_requests 1000000000; }}\n\
          ssl_certificate {dir}/bench.pem;\nssl_certificate_key {dir}/bench.key;\n\
          ssl_protocols TLSv1.2 TLSv1.3;\nssl_session_cache shared:bench:10m;\n\
          proxy_http_version 1.1;\n\
