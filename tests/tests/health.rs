@@ -162,6 +162,10 @@ fn a_backend_that_is_back_gets_its_share_step_by_step() {
     let agent = Agent::start(&hosts.balancer, &service("path = '/'\nslow_start = '8s'"));
     apps[1].feel(Mood::Status(500));
     wait_for_health(&agent, BACKENDS[1], "down");
+    // What was found is put in force a moment later; before, it has its share still.
+    wait::until("nobody to get there", || {
+        (agent.backend(BACKENDS[1])["state"] == "down").then_some(())
+    });
     apps[1].feel(Mood::Well);
     let mut shares: Vec<f64> = Vec::new();
     wait::until("its whole share", || {
