@@ -42,6 +42,15 @@ fn wait_for_health(agent: &Agent<'_>, address: &str, state: &str) {
     });
 }
 
+/// Waits until a backend is unhealthy and nobody gets there: what was found is put in force a moment
+/// later.
+fn wait_until_out(agent: &Agent<'_>, address: &str) {
+    wait_for_health(agent, address, "down");
+    wait::until(&format!("{address} out of service"), || {
+        (agent.backend(address)["state"] == "down").then_some(())
+    });
+}
+
 #[test]
 fn a_backend_whose_check_fails_gets_nobody_and_status_says_why() {
     let hosts = Hosts::new();
@@ -56,11 +65,7 @@ fn a_backend_whose_check_fails_gets_nobody_and_status_says_why() {
     assert!(ports(&hosts, 1..=50).contains(&5001));
 
     apps[1].feel(Mood::Status(503));
-    wait_for_health(&agent, BACKENDS[1], "down");
-    // What a command tells is in force: the clients that were there have to leave, too.
-    wait::until("state down", || {
-        (agent.backend(BACKENDS[1])["state"] == "down").then_some(())
-    });
+    wait_until_out(&agent, BACKENDS[1]);
     assert_eq!(ports(&hosts, 1..=100), [5000; 100]);
     let found = agent.backend(BACKENDS[1]);
     assert_eq!(found["down_because"], "unhealthy");
@@ -98,10 +103,7 @@ fn a_frozen_process_is_found_by_either_kind_of_check() {
         signal(&apps[1], rustix::process::Signal::STOP);
         // The kernel goes on completing its handshakes: it listens.
         assert_eq!(agent.backend(BACKENDS[1])["listening"], true);
-        wait_for_health(&agent, BACKENDS[1], "down");
-        wait::until("state down", || {
-            (agent.backend(BACKENDS[1])["state"] == "down").then_some(())
-        });
+        wait_until_out(&agent, BACKENDS[1]);
         assert_eq!(ports(&hosts, 1..=50), [5000; 50], "{kind}");
         signal(&apps[1], rustix::process::Signal::CONT);
         wait_for_health(&agent, BACKENDS[1], "up");
@@ -161,11 +163,7 @@ fn a_backend_that_is_back_gets_its_share_step_by_step() {
     let apps = two(&hosts);
     let agent = Agent::start(&hosts.balancer, &service("path = '/'\nslow_start = '8s'"));
     apps[1].feel(Mood::Status(500));
-    wait_for_health(&agent, BACKENDS[1], "down");
-    // What was found is put in force a moment later; before, it has its share still.
-    wait::until("nobody to get there", || {
-        (agent.backend(BACKENDS[1])["state"] == "down").then_some(())
-    });
+    wait_until_out(&agent, BACKENDS[1]);
     apps[1].feel(Mood::Well);
     let mut shares: Vec<f64> = Vec::new();
     wait::until("its whole share", || {
