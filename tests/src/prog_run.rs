@@ -81,18 +81,6 @@ struct TestRun {
     pad: u32,
 }
 
-fn open(pin: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attr = ObjGet {
-        pathname: path.as_ptr() as u64,
-        bpf_fd: 0,
-        file_flags: 0,
-    };
-    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
-    // SAFETY: the kernel has just made it, for this process alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
 /// A pinned XDP or TC program.
 pub struct PacketProgram {
     program: OwnedFd,
@@ -103,7 +91,7 @@ impl PacketProgram {
     /// Opens the program that is pinned at `pin`.
     pub fn open(pin: &Path) -> io::Result<Self> {
         Ok(Self {
-            program: open(pin)?,
+            program: open_pin(pin)?,
             // A packet of a test run fits in a page.
             out: vec![0; 8192],
         })
@@ -150,7 +138,7 @@ impl PacketProgram {
 impl Steer {
     /// Opens the program that is pinned at `pin`.
     pub fn open(pin: &Path) -> io::Result<Self> {
-        open(pin).map(Self)
+        open_pin(pin).map(Self)
     }
 
     /// Where a TCP connection from `client` to `service` would go.

@@ -511,7 +511,7 @@ pub struct PacketSettings {
     pub udp_s: u32,
     /// Number of CPUs that share out source ports, at least 1.
     pub cpus: u32,
-    /// Seed of the hashes that vary ports and outer sources.
+    /// Seed of the hash that source ports are looked for by.
     pub seed: u32,
     /// Not 0: frames that go back by the interface that they came by are redirected to it. A veth
     /// whose other end runs no XDP program is not told of frames that are sent by XDP_TX.

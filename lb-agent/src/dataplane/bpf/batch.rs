@@ -58,27 +58,15 @@ impl<K: aya::Pod, V: aya::Pod> Batches<K, V> {
 
     /// Reads the next entries.
     pub(super) fn next(&mut self) -> io::Result<Next> {
-        let mut from = self.from.unwrap_or(0);
-        let mut to = 0u32;
-        let mut attr = LookupBatch {
-            in_batch: self.from.map_or(0, |_| &raw mut from as u64),
-            out_batch: &raw mut to as u64,
+        let room = Room {
             keys: self.keys.as_mut_ptr() as u64,
             values: self.values.as_mut_ptr() as u64,
-            count: self.keys.len() as u32,
-            map_fd: self.map as u32,
-            elem_flags: 0,
-            flags: 0,
+            entries: self.keys.len() as u32,
         };
-        let done = bpf(BPF_MAP_LOOKUP_BATCH, &mut attr);
-        self.count = (attr.count as usize).min(self.keys.len());
-        self.from = Some(to);
-        match done {
-            Ok(_) => Ok(Next::More),
-            // The end; what was left has been read all the same.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Next::End),
-            Err(error) => Err(error),
-        }
+        let read = read(self.map, self.from, &room)?;
+        self.count = read.entries as usize;
+        self.from = Some(read.to);
+        Ok(read.next)
     }
 
     /// What was read last.
@@ -86,4 +74,51 @@ impl<K: aya::Pod, V: aya::Pod> Batches<K, V> {
         let keys = self.keys.iter().take(self.count);
         keys.copied().zip(self.values.iter().copied()).collect()
     }
+}
+
+/// Where entries are read to.
+pub(super) struct Room {
+    /// Address of as many keys, each a multiple of eight bytes.
+    pub(super) keys: u64,
+    /// Address of as many values, likewise.
+    pub(super) values: u64,
+    /// How many fit; a bucket has to.
+    pub(super) entries: u32,
+}
+
+/// What one reading came to.
+pub(super) struct Read {
+    /// How many entries there are in the room.
+    pub(super) entries: u32,
+    /// Where the kernel goes on: the number of a bucket.
+    pub(super) to: u32,
+    /// Whether there is more.
+    pub(super) next: Next,
+}
+
+/// Reads entries of `map` into `room`, from the bucket `from`, or from the first.
+pub(super) fn read(map: RawFd, from: Option<u32>, room: &Room) -> io::Result<Read> {
+    let mut begin = from.unwrap_or(0);
+    let mut to = 0u32;
+    let mut attr = LookupBatch {
+        in_batch: from.map_or(0, |_| &raw mut begin as u64),
+        out_batch: &raw mut to as u64,
+        keys: room.keys,
+        values: room.values,
+        count: room.entries,
+        map_fd: map as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    let next = match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
+        Ok(_) => Next::More,
+        // The end; what was left has been read all the same.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Next::End,
+        Err(error) => return Err(error),
+    };
+    Ok(Read {
+        entries: attr.count.min(room.entries),
+        to,
+        next,
+    })
 }

@@ -10,28 +10,13 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, MapError};
 
-use super::link::bpf;
+use super::batch::{self, Next, Room};
 use super::maps;
 
 /// How old a count may be.
 const GOOD_FOR: Duration = Duration::from_secs(10);
 /// Entries that are read at once. A bucket of the map has to fit.
 const BATCH: u32 = 4096;
-
-const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
-
-/// The kernel's `union bpf_attr` for BPF_MAP_LOOKUP_BATCH (`batch` in `linux/bpf.h`, Linux 5.6).
-#[repr(C)]
-struct LookupBatch {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
-}
 
 /// A pinned map whose entries are counted now and then.
 pub(super) struct Counted {
@@ -94,30 +79,18 @@ impl Counted {
 fn count(map: BorrowedFd<'_>, key_size: usize, value_size: usize) -> io::Result<u64> {
     let mut keys = vec![0u8; key_size.next_multiple_of(8) * BATCH as usize];
     let mut values = vec![0u8; value_size.next_multiple_of(8) * BATCH as usize];
-    // Where the kernel goes on: the number of a bucket.
-    let (mut from, mut next) = (0u32, 0u32);
-    let mut total = 0;
-    let mut first = true;
+    let room = Room {
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        entries: BATCH,
+    };
+    let (mut total, mut from) = (0, None);
     loop {
-        let mut attr = LookupBatch {
-            in_batch: if first { 0 } else { &raw mut from as u64 },
-            out_batch: &raw mut next as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: BATCH,
-            map_fd: map.as_raw_fd() as u32,
-            elem_flags: 0,
-            flags: 0,
-        };
-        match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
-            Ok(_) => total += u64::from(attr.count),
-            // The end; what was left has been read all the same.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                return Ok(total + u64::from(attr.count));
-            }
-            Err(error) => return Err(error),
+        let read = batch::read(map.as_raw_fd(), from, &room)?;
+        total += u64::from(read.entries);
+        if read.next == Next::End {
+            return Ok(total);
         }
-        from = next;
-        first = false;
+        from = Some(read.to);
     }
 }
