@@ -6,6 +6,7 @@
 //   {"do":"disconnects"}     the addresses that have lost their connection since they opened
 //   {"do":"errors"}          what clients were told that went wrong, each with its times
 //   {"do":"close"}
+//   {"do":"forget"}          closes all, and has none any more
 // Each is answered by one line: {"ok":…} or {"error":…}.
 'use strict';
 const http = require('http');
@@ -96,6 +97,7 @@ const actions = {
   async disconnects() { return clients.filter((c) => c.lost > 0).map((c) => c.from); },
   async errors() { return errors; },
   async close() { clients.forEach((client) => client.close()); return clients.length; },
+  async forget() { clients.splice(0).forEach((client) => client.close()); return clients.length; },
 };
 
 readline.createInterface({ input: process.stdin }).on('line', async (line) => {

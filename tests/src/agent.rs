@@ -143,6 +143,13 @@ impl<'a> Agent<'a> {
         self.process = None;
     }
 
+    /// Whether it has ended without being asked to.
+    pub fn has_ended(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_none_or(|process| process.ended().is_some())
+    }
+
     /// Waits for it to end by itself, and says how.
     #[track_caller]
     pub fn wait_for_end(&mut self) -> std::process::ExitStatus {

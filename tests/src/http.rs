@@ -31,9 +31,24 @@ pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// `GET /id` on an open connection, which stays open.
 pub fn ask(stream: &TcpStream) -> io::Result<Answer> {
-    (&*stream).write_all(b"GET /id HTTP/1.1\r\nHost: test\r\n\r\n")?;
+    let (_, body) = exchange(stream)?;
+    read(&body)
+}
+
+/// The same, where any status but 200 is an error.
+pub fn ask_well(stream: &TcpStream) -> io::Result<Answer> {
+    let (status, body) = exchange(stream)?;
+    if status != "200" {
+        return Err(io::Error::other(format!("status {status}")));
+    }
+    read(&body)
+}
+
+/// Asks; the status and the body of the answer.
+fn exchange(mut stream: &TcpStream) -> io::Result<(String, Vec<u8>)> {
+    stream.write_all(b"GET /id HTTP/1.1\r\nHost: test\r\n\r\n")?;
     let mut reader = BufReader::new(stream);
-    let mut length = 0;
+    let (mut status, mut length) = (String::new(), 0);
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -41,6 +56,12 @@ pub fn ask(stream: &TcpStream) -> io::Result<Answer> {
         }
         if line == "\r\n" {
             break;
+        }
+        if status.is_empty() {
+            line.split(' ')
+                .nth(1)
+                .unwrap_or("none")
+                .clone_into(&mut status);
         }
         if let Some((name, value)) = line.split_once(':')
             && name.eq_ignore_ascii_case("content-length")
@@ -50,7 +71,11 @@ pub fn ask(stream: &TcpStream) -> io::Result<Answer> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let json: serde_json::Value = serde_json::from_slice(&body)?;
+    Ok((status, body))
+}
+
+fn read(body: &[u8]) -> io::Result<Answer> {
+    let json: serde_json::Value = serde_json::from_slice(body)?;
     let number = |name: &str| {
         json[name]
             .as_u64()

@@ -5,13 +5,17 @@
 
 pub mod agent;
 pub mod both;
+pub mod clock;
+pub mod disk;
 pub mod exchange;
 pub mod hosts;
 pub mod http;
 pub mod kernel_map;
+pub mod limited;
 pub mod load;
 pub mod moody;
 pub mod node;
+pub mod noise;
 pub mod outside;
 pub mod packets;
 pub mod plane;

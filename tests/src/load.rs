@@ -1,8 +1,8 @@
 //! New connections all the time, so many a second, from many clients; what became of each is kept.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub struct Visit {
     pub client: IpAddr,
     /// When the connection was begun.
     pub begun: Instant,
+    /// When it was over.
+    pub ended: Instant,
     /// Who answered, or why nobody did.
     pub answer: std::io::Result<Answer>,
 }
@@ -28,14 +30,31 @@ pub struct Visit {
 pub struct Load {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicUsize>,
-    workers: Vec<JoinHandle<Vec<Visit>>>,
+    visits: Arc<Mutex<Vec<Visit>>>,
+    workers: Vec<JoinHandle<()>>,
 }
 
 impl Load {
     /// Each of `clients` on `host` in turn comes to the service, `per_second` connections in all.
     pub fn start(host: &Host, clients: &[IpAddr], per_second: u32) -> Self {
+        let visit = || |client| http::get(client, service_for(client));
+        Self::visiting(host, clients, per_second, visit)
+    }
+
+    /// The same with visits of another kind. Each worker has its own from `visitor`, which may keep
+    /// what it has of a client: the client always comes to the same one.
+    pub fn visiting<V>(
+        host: &Host,
+        clients: &[IpAddr],
+        per_second: u32,
+        visitor: impl Fn() -> V,
+    ) -> Self
+    where
+        V: FnMut(IpAddr) -> std::io::Result<Answer> + Send + 'static,
+    {
         let stop = Arc::new(AtomicBool::new(false));
         let made = Arc::new(AtomicUsize::new(0));
+        let visits = Arc::new(Mutex::new(Vec::new()));
         // A client belongs to one worker, so that its visits come one after the other.
         let worker = |first: usize| {
             let own: Vec<IpAddr> = clients
@@ -45,13 +64,25 @@ impl Load {
                 .copied()
                 .collect();
             let (stop, made) = (Arc::clone(&stop), Arc::clone(&made));
+            let visits = Arc::clone(&visits);
             let pause = Duration::from_secs(1) * WORKERS as u32 / per_second;
-            host.spawn(move || visits(&own, pause, &stop, &made))
+            let mut visit = visitor();
+            host.spawn(move || {
+                come(&own, pause, &stop, |client| {
+                    let one = keep(client, &mut visit);
+                    visits
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(one);
+                    made.fetch_add(1, Ordering::SeqCst);
+                });
+            })
         };
         let workers = (0..WORKERS).map(worker).collect();
         Self {
             stop,
             made,
+            visits,
             workers,
         }
     }
@@ -64,11 +95,19 @@ impl Load {
         wait::until("connections under load", over);
     }
 
-    /// Ends it. The visits of one client are in their order, those of different ones are not.
+    /// The visits that have ended since the last call. Those of one client are in their order, those
+    /// of different ones are not.
+    pub fn so_far(&self) -> Vec<Visit> {
+        std::mem::take(&mut *self.visits.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends it; the visits since the last call of [`Load::so_far`].
     pub fn finish(mut self) -> Vec<Visit> {
         self.stop.store(true, Ordering::SeqCst);
-        let workers = self.workers.drain(..);
-        workers.flat_map(|worker| worker.join().unwrap()).collect()
+        for worker in self.workers.drain(..) {
+            worker.join().unwrap();
+        }
+        self.so_far()
     }
 }
 
@@ -78,13 +117,18 @@ impl Drop for Load {
     }
 }
 
-fn visits(
-    clients: &[IpAddr],
-    pause: Duration,
-    stop: &AtomicBool,
-    made: &AtomicUsize,
-) -> Vec<Visit> {
-    let mut visits = Vec::new();
+fn keep(client: IpAddr, visit: &mut impl FnMut(IpAddr) -> std::io::Result<Answer>) -> Visit {
+    let begun = Instant::now();
+    let answer = visit(client);
+    Visit {
+        client,
+        begun,
+        ended: Instant::now(),
+        answer,
+    }
+}
+
+fn come(clients: &[IpAddr], pause: Duration, stop: &AtomicBool, mut visit: impl FnMut(IpAddr)) {
     let mut next = Instant::now();
     for client in clients.iter().cycle() {
         if stop.load(Ordering::SeqCst) {
@@ -93,14 +137,6 @@ fn visits(
         // The rate is that of a schedule: a slow connection delays no other.
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         next += pause;
-        let begun = Instant::now();
-        let answer = http::get(*client, service_for(*client));
-        visits.push(Visit {
-            client: *client,
-            begun,
-            answer,
-        });
-        made.fetch_add(1, Ordering::SeqCst);
+        visit(*client);
     }
-    visits
 }

@@ -119,6 +119,12 @@ impl Clients {
         self.tell(json!({ "do": "close" }));
     }
 
+    /// Closes all, and has none any more.
+    #[track_caller]
+    pub fn forget(&mut self) {
+        self.tell(json!({ "do": "forget" }));
+    }
+
     #[track_caller]
     fn tell(&mut self, command: Value) -> Value {
         self.0.tell(&command.to_string());

@@ -1,16 +1,17 @@
 //! What goes wrong around an agent: descriptors and memory used up, clocks stepped, interfaces that
 //! change, crowds and noise on its sockets. Whom the kernel serves notices nothing.
 
-use std::fs;
-use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
+use lb_tests::clock::Clock;
 use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::limited::Limited;
 use lb_tests::load::Load;
+use lb_tests::noise::{junk, shout};
 use lb_tests::random::Random;
 use lb_tests::{http, node, wait};
 
@@ -78,41 +79,6 @@ fn without_descriptors_the_kernel_serves_and_the_agent_comes_back() {
     agent.ok(&["add-backend", "127.0.0.1:5002"]);
 }
 
-/// A cgroup with a limit on memory, of whichever version this machine has; removed when dropped.
-struct Limited(std::path::PathBuf);
-
-impl Limited {
-    fn new(bytes: u64) -> Self {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let mut fields = mounts
-            .lines()
-            .map(|line| line.split(' ').collect::<Vec<_>>());
-        let v1 = fields
-            .clone()
-            .find(|f| f[2] == "cgroup" && f[3].split(',').any(|option| option == "memory"));
-        let mut v2 = || fields.find(|f| f[2] == "cgroup2").expect("cgroup v2");
-        let name = format!("lbt-{}-memory", std::process::id());
-        let (dir, limit) = match v1 {
-            Some(mount) => (format!("{}/{name}", mount[1]), "memory.limit_in_bytes"),
-            None => {
-                let root = v2()[1].to_owned();
-                let _ = fs::write(format!("{root}/cgroup.subtree_control"), "+memory");
-                (format!("{root}/{name}"), "memory.max")
-            }
-        };
-        fs::create_dir(&dir).unwrap();
-        let cgroup = Self(dir.into());
-        fs::write(cgroup.0.join(limit), bytes.to_string()).unwrap();
-        cgroup
-    }
-}
-
-impl Drop for Limited {
-    fn drop(&mut self) {
-        wait::until("an empty cgroup", || fs::remove_dir(&self.0).ok());
-    }
-}
-
 #[test]
 fn killed_for_its_memory_the_agent_leaves_the_kernel_serving_and_comes_back() {
     let hosts = Hosts::new();
@@ -121,10 +87,7 @@ fn killed_for_its_memory_the_agent_leaves_the_kernel_serving_and_comes_back() {
     agent.kill();
     // Too little to start with.
     let limited = Limited::new(6 << 20);
-    let join = format!(
-        "echo $$ > {}/cgroup.procs && exec \"$@\"",
-        limited.0.display()
-    );
+    let join = format!("echo $$ > {} && exec \"$@\"", limited.members().display());
     under_load(&hosts, || {
         let mut command = behind(&hosts, &agent, &["sh", "-c", &join, "sh"]);
         let status = command.status().unwrap();
@@ -141,15 +104,9 @@ fn a_clock_that_is_stepped_moves_nobody() {
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     agent.kill();
-    let clock = agent.dir().join("clock");
-    let set = |text: &str| fs::write(&clock, text).unwrap();
-    set("+0");
+    let clock = Clock::new(agent.dir());
     let mut command = agent.run_command();
-    command
-        .env("LD_PRELOAD", faketime())
-        .env("FAKETIME_TIMESTAMP_FILE", &clock)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    clock.rule(&mut command);
     agent.start_as(command);
     let at = || {
         let stats: serde_json::Value =
@@ -160,7 +117,7 @@ fn a_clock_that_is_stepped_moves_nobody() {
     let home = agent.looked_up_port(client_v4(1));
     under_load(&hosts, || {
         for step in ["+400d", "-400d", "+0"] {
-            set(step);
+            clock.step(step);
             let now = at();
             if step != "+0" {
                 let days = now.abs_diff(before) / 86_400_000;
@@ -181,15 +138,6 @@ fn a_clock_that_is_stepped_moves_nobody() {
             );
         }
     });
-}
-
-/// Where the library is that `faketime` loads before a program.
-fn faketime() -> String {
-    let output = Command::new("faketime")
-        .args(["-f", "+0", "sh", "-c", "echo $LD_PRELOAD"])
-        .output()
-        .expect("faketime");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 #[test]
@@ -241,30 +189,6 @@ fn ten_thousand_silent_clients_on_the_control_socket_keep_nobody_out() {
         drop(silent);
     });
     agent.ok(&["status"]);
-}
-
-/// Something that nobody can make sense of, or only the beginning of something.
-fn junk(random: &mut Random) -> Vec<u8> {
-    let length = random.below(3000) as usize;
-    let mut bytes: Vec<u8> = (0..length).map(|_| random.number() as u8).collect();
-    let heads: [&[u8]; 6] = [
-        b"",
-        b"GET /metrics HTTP/1.1\r\nHost: ",
-        b"POST /v1/backends HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    ];
-    let head = heads[random.below(6) as usize];
-    bytes.splice(0..0, head.iter().copied());
-    bytes
-}
-
-/// Says it, reads a little, and is gone.
-fn shout(mut stream: impl Write + std::io::Read, bytes: &[u8]) {
-    // Whoever is shouted at may hang up.
-    let _ = stream.write_all(bytes);
-    let _ = stream.read(&mut [0; 256]);
 }
 
 #[test]

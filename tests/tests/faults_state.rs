@@ -4,10 +4,9 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use lb_tests::agent::{Agent, Outcome};
+use lb_tests::disk::Disk;
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::http;
 use lb_tests::load::Load;
@@ -51,59 +50,6 @@ fn a_power_cut_at_any_byte_of_a_state_file_loses_no_change_that_was_answered() {
             "{length} bytes: {outcome:?}"
         );
         assert_eq!(fs::read(&state).unwrap(), &answered[..length]);
-    }
-}
-
-/// A small file system of its own; unmounted when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(path: &Path) -> Self {
-        fs::create_dir_all(path).unwrap();
-        let disk = Self(path.to_owned());
-        disk.run("mount", &["-t", "tmpfs", "-o", "size=64k,mode=700", "lbt"]);
-        disk
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let status = Command::new(program).args(arguments).arg(&self.0).status();
-        assert!(status.unwrap().success(), "{program} {arguments:?}");
-    }
-
-    /// Takes all of its room.
-    fn fill(&self) {
-        let filler = self.0.join("filler");
-        let mut content = vec![0; 1 << 20];
-        while fs::write(&filler, &content).is_err() && !content.is_empty() {
-            content.truncate(content.len() / 2);
-        }
-        // The rest, byte by byte, as far as a page has room.
-        for n in 0..1000 {
-            if fs::write(self.0.join(format!("filler-{n}")), [0; 4096]).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn free(&self) {
-        for entry in fs::read_dir(&self.0).unwrap().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("filler") {
-                fs::remove_file(entry.path()).unwrap();
-            }
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // A test that failed may have left one over the other.
-        while Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|s| s.success())
-        {}
     }
 }
 
@@ -166,12 +112,5 @@ fn on_a_full_disk_changes_are_refused_and_nobody_notices() {
 
 #[test]
 fn in_a_read_only_state_directory_changes_are_refused_and_nobody_notices() {
-    // Laid over it, as the file system itself is in use: the agent has its lock open.
-    let spoil = |disk: &Disk| {
-        disk.run("mount", &["--bind", disk.0.to_str().unwrap()]);
-        disk.run("mount", &["-o", "remount,bind,ro"]);
-    };
-    changes_are_refused(spoil, "Read-only file system", |disk| {
-        disk.run("umount", &[])
-    });
+    changes_are_refused(Disk::forbid, "Read-only file system", Disk::allow);
 }

@@ -1,13 +1,16 @@
 //! Backends are checked, those that are not fit get nobody, and `status` says what was wrong.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::moody::{Mood, Moody};
+use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client};
 use lb_tests::process::Process;
 use lb_tests::{http, node, wait};
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 
 const BACKENDS: [&str; 2] = ["127.0.0.1:5000", "127.0.0.1:5001"];
 
@@ -200,6 +203,68 @@ fn failures_met_while_serving_take_a_backend_out_before_the_next_probe() {
         (health(&agent, BACKENDS[1])["state"] == "down").then_some(())
     });
     assert!(well.connections() > 0);
+}
+
+/// A connection that is being made.
+fn connecting(from: IpAddr, to: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let _ = socket.connect(&to.into());
+    socket
+}
+
+#[test]
+fn syns_that_nobody_answers_take_a_backend_out_before_the_next_probe() {
+    let net = Net::new();
+    let [well, hung] = [5000, 5001].map(|port| SocketAddr::new(CONTAINER[0], port));
+    bulk_server(&net.container, well);
+    let listener = net.container.run(|| {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        listener.bind(&hung.into()).unwrap();
+        listener.listen(16).unwrap();
+        listener
+    });
+    let to = SocketAddr::new(VIP[0], 80);
+    // A probe that gets no answer is no failure for an hour either.
+    let agent = Agent::start(
+        &net.balancer,
+        &format!(
+            "hash_seed = '00112233445566778899aabbccddeeff'\n[[service]]\nname = 'web'\n\
+             listen = ['{to}']\npath = 'nat'\nbackends = ['{well}', '{hung}']\n\
+             [service.health]\ntype = 'tcp'\ninterval = '2h'\ntimeout = '1h'\nfall = 3\n"
+        ),
+    );
+    let (well, hung) = (well.to_string(), hung.to_string());
+    for address in [&well, &hung] {
+        wait_for_health(&agent, address, "up");
+    }
+    let its: Vec<IpAddr> = (1..=20)
+        .map(|n| client(n)[0])
+        .filter(|client| agent.lookup(*client)["backend"] == hung.as_str())
+        .collect();
+    assert!(its.len() >= 3, "{its:?}");
+    // The probe is in its queue, as it accepts nobody: from now on that is full, and the kernel
+    // drops the SYNs of everybody else.
+    listener.listen(0).unwrap();
+    let mut waiting = Vec::new();
+    for (n, from) in its.iter().take(3).enumerate() {
+        assert_eq!(agent.backend(&hung)["state"], "up", "after {n} clients");
+        waiting.push(net.clients.run(|| connecting(*from, to)));
+    }
+    wait_until_out(&agent, &hung);
+    let error = health(&agent, &hung)["last_error"].clone();
+    assert_eq!(error, "it has refused a connection, or not answered");
+    for from in its {
+        let visit = || Bulk::connect(from, to)?.transfer(1000, 1000);
+        assert_eq!(
+            net.clients.run(visit).unwrap(),
+            from,
+            "its clients leave it"
+        );
+    }
+    assert_eq!(agent.backend(&well)["state"], "up");
+    drop((waiting, listener));
 }
 
 #[test]

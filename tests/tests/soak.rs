@@ -221,6 +221,7 @@ fn judge(visits: Vec<Visit>, disruptions: &Disruptions) {
             client,
             begun,
             answer,
+            ..
         } = visit;
         match answer {
             Err(error) => {
