@@ -1,24 +1,30 @@
 //! Giving up privileges: threads that serve clients need none.
 
-use caps::CapSet;
+use std::collections::HashSet;
+
 use caps::errors::CapsError;
+use caps::{CapSet, Capability};
+
+use crate::dataplane::bpf::link;
 
 /// Takes every capability from the calling thread, for good. Sockets and maps that are open stay
-/// usable. Others threads of the process keep theirs, so call it first thing in a thread.
+/// usable; where the kernel wants CAP_BPF for a look into an open map (before 5.19), that one is
+/// kept. Other threads of the process keep theirs, so call it first thing in a thread.
 ///
 /// # Errors
 /// The kernel's; the thread should not go on then.
 pub fn drop_capabilities() -> Result<(), CapsError> {
     // What is not permitted cannot come back; the rest is for whoever reads /proc.
-    for set in [
-        CapSet::Ambient,
-        CapSet::Inheritable,
-        CapSet::Effective,
-        CapSet::Permitted,
-    ] {
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective] {
         caps::clear(None, set)?;
     }
-    Ok(())
+    let bpf = Capability::CAP_BPF;
+    if !(link::locks_maps() && caps::has_cap(None, CapSet::Permitted, bpf)?) {
+        return caps::clear(None, CapSet::Permitted);
+    }
+    let kept = HashSet::from([bpf]);
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)
 }
 
 #[cfg(test)]

@@ -32,9 +32,10 @@ pub trait Packet {
     /// What is in the Ethernet header and in the room is undefined afterwards.
     fn grow(&mut self, by: u32, outer: Outer) -> Option<()>;
 
-    /// Takes `by` bytes out behind the first 12; so one or two VLAN tags, with what is in the
-    /// Ethernet header undefined afterwards.
-    fn shrink(&mut self, by: u32) -> Option<()>;
+    /// Takes all VLAN tags off, of which `by` bytes are in the frame behind the first 12; others may
+    /// be beside it (Linux: in the socket buffer). If `by` is not 0, what is in the Ethernet header
+    /// is undefined afterwards.
+    fn untag(&mut self, by: u32) -> Option<()>;
 
     /// Cuts the frame off after `len` bytes; `len` is at most its length.
     fn truncate(&mut self, len: u32) -> Option<()>;
@@ -135,7 +136,7 @@ mod host {
             Some(())
         }
 
-        fn shrink(&mut self, by: u32) -> Option<()> {
+        fn untag(&mut self, by: u32) -> Option<()> {
             self.slice(0, by as usize)?;
             self.0.drain(..by as usize);
             Some(())

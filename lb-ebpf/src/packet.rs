@@ -2,8 +2,8 @@
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_xdp_adjust_head,
-    bpf_xdp_adjust_tail,
+    bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_vlan_pop,
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
 };
 use core::ptr;
 use lb_common::checksum::Delta;
@@ -30,8 +30,8 @@ pub trait Context {
         Self: Sized;
     /// See [`Packet::grow`].
     fn grow(&self, by: u32, outer: Outer) -> Option<()>;
-    /// See [`Packet::shrink`].
-    fn shrink(&self, by: u32) -> Option<()>;
+    /// See [`Packet::untag`].
+    fn untag(&self, by: u32) -> Option<()>;
     /// See [`Packet::truncate`].
     fn truncate(&self, len: u32) -> Option<()>;
     /// See [`Packet::is_begun`].
@@ -104,8 +104,8 @@ impl<C: Context> Packet for Raw<C> {
     }
 
     #[inline(always)]
-    fn shrink(&mut self, by: u32) -> Option<()> {
-        self.0.shrink(by)
+    fn untag(&mut self, by: u32) -> Option<()> {
+        self.0.untag(by)
     }
 
     #[inline(always)]
@@ -190,7 +190,10 @@ impl Context for Xdp {
     }
 
     #[inline(always)]
-    fn shrink(&self, by: u32) -> Option<()> {
+    fn untag(&self, by: u32) -> Option<()> {
+        if by == 0 {
+            return Some(());
+        }
         // SAFETY: as above.
         (unsafe { bpf_xdp_adjust_head(self.0, by as i32) } == 0).then_some(())
     }
@@ -223,7 +226,9 @@ const BPF_F_PSEUDO_HDR: u64 = 0x10;
 const BPF_F_MARK_MANGLED_0: u64 = 0x20;
 /// `bpf_skb_adjust_room`: behind the MAC header.
 const BPF_ADJ_ROOM_MAC: u32 = 1;
-/// The same: an outer IPv4 header, an outer IPv6 header, an outer UDP header.
+/// Tags of a frame: two are read in it, and one may be beside it.
+const MOST_TAGS: u32 = 3;
+/// `bpf_skb_adjust_room`: an outer IPv4 header, an outer IPv6 header, an outer UDP header.
 const ENCAP_L3_IPV4: u64 = 1 << 1;
 const ENCAP_L3_IPV6: u64 = 1 << 2;
 const ENCAP_L4_UDP: u64 = 1 << 4;
@@ -287,10 +292,20 @@ impl Context for Skb {
         (done == 0).then_some(())
     }
 
-    /// The kernel has taken the tag of a frame with one out already; one with two is not for us.
+    /// The kernel has put the outer tag of a frame beside it, and takes them off from there on.
     #[inline(always)]
-    fn shrink(&self, _by: u32) -> Option<()> {
-        None
+    fn untag(&self, by: u32) -> Option<()> {
+        let beside = field!(self.0, __sk_buff, vlan_present) as u32;
+        let tags = by / 4 + u32::from(beside != 0);
+        let mut gone = 0;
+        while gone < MOST_TAGS && gone < tags {
+            // SAFETY: as above.
+            if unsafe { bpf_skb_vlan_pop(self.0) } != 0 {
+                return None;
+            }
+            gone += 1;
+        }
+        Some(())
     }
 
     #[inline(always)]

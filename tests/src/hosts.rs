@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Addresses of each family that the clients have.
 pub const CLIENTS: u16 = 200;
@@ -106,6 +107,50 @@ impl Host {
 }
 
 impl Host {
+    /// Sends a frame out by `interface`, as it is: with tags and all.
+    pub fn send_frame(&self, interface: &str, frame: &[u8]) {
+        let name = std::ffi::CString::new(interface).unwrap();
+        self.run(|| {
+            // SAFETY: a string that ends with a zero.
+            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+            assert_ne!(index, 0, "there is no {interface}");
+            let to = libc::sockaddr_ll {
+                sll_family: libc::AF_PACKET as u16,
+                sll_protocol: 0,
+                sll_ifindex: index as i32,
+                sll_hatype: 0,
+                sll_pkttype: 0,
+                sll_halen: 0,
+                sll_addr: [0; 8],
+            };
+            let fill = |storage: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
+                // SAFETY: the storage has room for any address, and is aligned for all.
+                unsafe { storage.cast::<libc::sockaddr_ll>().write(to) };
+                // SAFETY: a place for a length.
+                unsafe { length.write(size_of::<libc::sockaddr_ll>() as u32) };
+                Ok(())
+            };
+            // SAFETY: the closure fills in an address and its length.
+            let (_, to) = unsafe { SockAddr::try_init(fill) }.unwrap();
+            let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
+            assert_eq!(socket.send_to(frame, &to).unwrap(), frame.len());
+        });
+    }
+
+    /// The Ethernet address of an interface.
+    pub fn mac(&self, interface: &str) -> [u8; 6] {
+        let shown = self
+            .command("ip")
+            .args(["-br", "link", "show", interface])
+            .output();
+        let text = String::from_utf8(shown.unwrap().stdout).unwrap();
+        let address = text.split_whitespace().nth(2).expect("an Ethernet address");
+        let mut bytes = address
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        std::array::from_fn(|_| bytes.next().unwrap())
+    }
+
     /// Moves this thread to the host, for good.
     pub fn enter(&self) {
         let network = Some(LinkNameSpaceType::Network);

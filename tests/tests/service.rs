@@ -96,6 +96,50 @@ fn the_units_capabilities_suffice() {
     assert!(!agent.pin_dir().exists());
 }
 
+/// The name and the permitted and effective capabilities of each thread of a process.
+fn threads(pid: u32) -> Vec<(String, [String; 2])> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of = |task: PathBuf| {
+        let status = fs::read_to_string(task.join("status")).ok()?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|value| value.trim_start_matches(':').trim().to_owned())
+        };
+        Some((field("Name")?, [field("CapPrm")?, field("CapEff")?]))
+    };
+    tasks.filter_map(|task| of(task.unwrap().path())).collect()
+}
+
+#[test]
+fn threads_that_serve_http_hold_no_capability() {
+    let hosts = Hosts::new();
+    let services = "l7_workers = 2\n[[service]]\nname = 'web'\nmode = 'http'\n\
+                    listen = ['0.0.0.0:80', '[::]:80']\nbackends = ['127.0.0.1:5000']\n";
+    for data_plane in ["bpf", "userspace"] {
+        let agent = Agent::start_on(&hosts.balancer, services, data_plane);
+        let [_app] = node::copies(&hosts.balancer, [5000], agent.dir());
+        // Also on a port below 1024 that is listened on later.
+        agent.configure(&services.replace(":80'", ":81'"));
+        agent.ok(&["reload"]);
+        let service = std::net::SocketAddr::new(SERVICE_V4.ip(), 81);
+        let get = || hosts.clients.run(|| http::get(client_v4(1), service));
+        assert_eq!(get().unwrap().port, 5000);
+        let all = threads(agent.pid());
+        let (workers, others): (Vec<_>, Vec<_>) =
+            all.iter().partition(|(name, _)| name.starts_with("l7-"));
+        assert_eq!(workers.len(), 2, "{all:?}");
+        for (name, held) in workers {
+            assert_eq!(held, &["0000000000000000"; 2], "{name}");
+        }
+        assert!(
+            others
+                .iter()
+                .any(|(_, [held, _])| held != "0000000000000000"),
+            "those who need some have them: {all:?}"
+        );
+    }
+}
+
 /// The values of a key of the unit, from all its lines.
 fn unit_has(key: &str) -> Vec<String> {
     let text = fs::read_to_string(unit()).unwrap();

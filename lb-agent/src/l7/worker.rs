@@ -19,6 +19,7 @@ use super::settings::Snapshot;
 use super::sticky::spread::Spread;
 use super::upstream::Pool;
 use super::{accept, clock, visit};
+use crate::privilege::drop_capabilities;
 
 /// What a worker is told.
 pub(super) enum Message {
@@ -125,6 +126,11 @@ impl Handle {
 }
 
 fn run(snapshot: Arc<Snapshot>, messages: mpsc::UnboundedReceiver<Message>) {
+    // What reads bytes from anybody needs none. Whatever it listens on has been opened for it.
+    if let Err(error) = drop_capabilities() {
+        tracing::error!(%error, "a worker of the L7 path cannot give up its capabilities, and does not serve");
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default());

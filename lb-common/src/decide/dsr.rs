@@ -9,7 +9,7 @@
 use super::answer::Problem;
 use super::send::{REFUSED, frame, lower_hops, way};
 use super::world::World;
-use super::{Job, Segment, Stage, Verdict, answer, impossible_source, note_first};
+use super::{Job, Segment, Stage, Verdict, answer, impossible_source, nobody, note_first};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, Tracked, dsr, kind};
 use crate::abi::{BackendId, ServiceHead, protocol};
 use crate::checksum::Delta;
@@ -144,7 +144,7 @@ fn send<P: Packet, W: World>(
     backend: BackendId,
 ) -> Verdict {
     let Some(target) = world.target(backend) else {
-        return Verdict::drop(PacketCounter::DropNoBackend);
+        return nobody(job);
     };
     let target: &Target = &target;
     let ip = &job.segment.ip;
@@ -164,9 +164,8 @@ fn send<P: Packet, W: World>(
     };
     let room = mtu.saturating_sub(overhead);
     if packet.segment_len(ip.len) > room {
-        if !ip.whole_only {
-            return Verdict::drop(PacketCounter::DropTooBig);
-        }
+        // Also of a fragment that might be cut further: here nobody does that, and its sender learns
+        // what fits.
         job.problem = Problem::too_big(room);
         return Verdict::next(Stage::Error);
     }
@@ -265,9 +264,7 @@ fn wrap<P: Packet>(
     hash: u32,
 ) -> Option<()> {
     let ip = &segment.ip;
-    if ip.at > ETHERNET {
-        packet.shrink(ip.at - ETHERNET)?;
-    }
+    packet.untag(ip.at - ETHERNET)?;
     let gue = target.kind == kind::GUE;
     let udp = if gue { 8 } else { 0 };
     let inner = if ip.v6 { number::IPV6 } else { number::IPV4 };

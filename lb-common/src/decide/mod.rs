@@ -466,6 +466,20 @@ fn for_service<W: World>(world: &W, dst: &Ip, reason: PacketCounter) -> Verdict 
     }
 }
 
+/// Nobody can take a packet: the sender is told, as a closed port would.
+#[inline(always)]
+fn nobody(job: &mut Job) -> Verdict {
+    let rst = job.segment.transport.flags & headers::tcp::RST != 0;
+    if rst || job.segment.ip.piece == Piece::Later {
+        return Verdict::drop(PacketCounter::DropNoBackend);
+    }
+    if job.segment.ip.protocol == protocol::TCP {
+        return Verdict::next(Stage::Reset);
+    }
+    job.problem = answer::Problem::PORT_UNREACHABLE;
+    Verdict::next(Stage::Error)
+}
+
 /// Why a client's address cannot be one; `None` if it can.
 #[inline(always)]
 fn impossible_source<W: World>(world: &W, src: &Ip) -> Option<PacketCounter> {

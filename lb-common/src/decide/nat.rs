@@ -7,7 +7,7 @@
 use super::answer::Problem;
 use super::send::{REFUSED, frame, is_fresh, rewrite, way};
 use super::world::{BackendEvent, Chosen, NewFlow, World};
-use super::{Job, Segment, Stage, Verdict, impossible_source, note_first};
+use super::{Job, Segment, Stage, Verdict, impossible_source, nobody, note_first};
 use crate::abi::packet::{Flow, FlowKey, Hop, Ip, PacketCounter, Target, flow, kind};
 use crate::abi::{BackendId, ServiceId, protocol};
 use crate::hash;
@@ -337,20 +337,6 @@ pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     world.note(PacketCounter::FlowNew);
     world.count_backend(backend, BackendEvent::Flow);
     Verdict::next(Stage::Known)
-}
-
-/// Nobody can take a packet: the sender is told, as a closed port would.
-#[inline(always)]
-fn nobody(job: &mut Job) -> Verdict {
-    let rst = job.segment.transport.flags & tcp::RST != 0;
-    if rst || job.segment.ip.piece == Piece::Later {
-        return Verdict::drop(PacketCounter::DropNoBackend);
-    }
-    if job.segment.ip.protocol == protocol::TCP {
-        return Verdict::next(Stage::Reset);
-    }
-    job.problem = Problem::PORT_UNREACHABLE;
-    Verdict::next(Stage::Error)
 }
 
 /// Enters both directions of a new flow; false when no source port is free.

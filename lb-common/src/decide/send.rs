@@ -145,10 +145,12 @@ pub(super) fn frame<P: Packet, W: World>(
     hop: &Hop,
 ) -> Verdict {
     let back = hop.ifindex == world.ingress();
-    if !back && ip.at > ETHERNET {
+    if !back {
+        if packet.untag(ip.at - ETHERNET).is_none() {
+            return REFUSED;
+        }
         let kind = if ip.v6 { ether::IPV6 } else { ether::IPV4 };
-        let done = packet.shrink(ip.at - ETHERNET);
-        if done.and_then(|()| packet.set_half(12, kind)).is_none() {
+        if ip.at > ETHERNET && packet.set_half(12, kind).is_none() {
             return REFUSED;
         }
     }

@@ -10,7 +10,8 @@ use lb_common::decide::Outcome;
 use lb_common::decide::simulation::{Simulation, example};
 use lb_common::packet::Frame;
 
-use crate::packets::{ACK, SYN, Seen, Spec, addresses, icmp, seen, seen_ip, tcp, udp};
+use crate::nat::fragment;
+use crate::packets::{ACK, RST, SYN, Seen, Spec, addresses, icmp, seen, seen_ip, tcp, udp};
 use crate::{FAMILIES, Family, dropped, pass};
 
 const WRAPPED: u32 = 4;
@@ -276,14 +277,48 @@ fn a_packet_that_does_not_fit_gets_the_size_that_does() {
 }
 
 #[test]
-fn without_a_backend_or_a_way_packets_are_dropped() {
+fn a_fragment_that_does_not_fit_is_answered_too_though_it_might_be_cut_further() {
+    let family = FAMILIES[0];
+    let mut world = family.world();
+    let whole = Spec {
+        payload: 1465,
+        ..udp(family.client, &family.service(WRAPPED))
+    }
+    .frame();
+    let data = whole.0[34..].to_vec();
+    let first = fragment(&whole, 0, true, &data[..1464]);
+    let (outcome, out) = pass(&mut world, &first);
+    assert_eq!(outcome, Outcome::Transmit);
+    let (_, _, kind, code, mtu, _) = icmp(&out);
+    assert_eq!((kind, code, mtu), (3, 4, 1480));
+    // Of later ones nothing is told (RFC 1122, section 3.2.2).
+    let later = fragment(&whole, 1, true, &data[..1464]);
+    dropped(&mut world, &later, PacketCounter::DropTooBig);
+}
+
+#[test]
+fn without_a_backend_clients_are_told_and_without_a_way_packets_are_dropped() {
     for family in FAMILIES {
-        let spec = tcp(family.client, &family.service(WRAPPED), ACK);
+        let ack = tcp(family.client, &family.service(WRAPPED), ACK);
         let mut world = family.world();
         world.targets.clear();
-        dropped(&mut world, &spec.frame(), PacketCounter::DropNoBackend);
+        for (flags, answer) in [(ACK, (RST, 7000, 0)), (SYN, (RST | ACK, 0, 1001))] {
+            let spec = tcp(family.client, &family.service(WRAPPED), flags);
+            let (outcome, out) = pass(&mut world, &spec.frame());
+            assert_eq!(outcome, Outcome::Transmit);
+            let reset = seen(&out);
+            assert_eq!((reset.src, reset.dst), (spec.dst, spec.src));
+            assert_eq!(reset.tcp, Some(answer));
+        }
+        let reset = tcp(family.client, &family.service(WRAPPED), RST);
+        dropped(&mut world, &reset.frame(), PacketCounter::DropNoBackend);
+        let datagram = udp(family.client, &family.service(WRAPPED));
+        let (outcome, out) = pass(&mut world, &datagram.frame());
+        assert_eq!(outcome, Outcome::Transmit);
+        let (_, _, kind, code, ..) = icmp(&out);
+        assert_eq!((kind, code), if family.v6 { (1, 4) } else { (3, 3) });
         let mut world = family.world();
         world.routes.clear();
-        dropped(&mut world, &spec.frame(), PacketCounter::DropNoRoute);
+        dropped(&mut world, &ack.frame(), PacketCounter::DropNoRoute);
     }
 }

@@ -151,6 +151,44 @@ fn an_error_about_a_reply_reaches_the_backend_mended() {
     }
 }
 
+/// A backend on this host gets errors about its replies, and its own kernel's errors about requests
+/// reach the client.
+#[test]
+fn errors_from_and_to_a_backend_on_this_host_are_mended() {
+    for family in FAMILIES {
+        for (number, is_udp) in [(3, false), (3, true)] {
+            let mut world = family.world();
+            let spec = if is_udp {
+                udp(family.client, &family.service(number))
+            } else {
+                tcp(family.client, &family.service(number), SYN)
+            };
+            let (outcome, at_stack) = pass(&mut world, &spec.frame());
+            assert_eq!(outcome, Outcome::Stack);
+            let at_backend = seen(&at_stack);
+            assert_eq!((at_backend.dst, at_backend.dport), (spec.dst, 5000));
+            let reply = answer_of(&at_backend);
+            let mut at_client = reply.frame();
+            assert_eq!(world.send(&mut at_client).outcome(), Outcome::Stack);
+            // About the reply, from a router on the way.
+            let router = ip(family.router);
+            let error = too_big(&family, router, spec.dst, &at_client, least(&family));
+            let (outcome, out) = pass(&mut world, &error);
+            assert_eq!(outcome, Outcome::Stack);
+            let (src, dst, _, _, mtu, mended) = icmp(&out);
+            assert_eq!((src, dst, mtu), (router, spec.dst, 1300));
+            let expected = reply.frame().0[14..14 + least(&family)].to_vec();
+            same_quote(&family, &mended, &expected);
+            // About the request, from this host's own kernel.
+            let mut error = too_big(&family, spec.dst, spec.src, &at_stack, least(&family));
+            assert_eq!(world.send(&mut error).outcome(), Outcome::Stack);
+            let (src, dst, _, _, _, mended) = icmp(&error);
+            assert_eq!((src, dst), (spec.dst, spec.src));
+            same_quote(&family, &mended, &spec.frame().0[14..14 + least(&family)]);
+        }
+    }
+}
+
 /// Who tells of an error: the router itself; about a flow whose both addresses are changed, whom
 /// the other end knows, since the router may be on the way there, too.
 fn teller(family: &Family, number: u32, other: IpAddr) -> IpAddr {

@@ -1,5 +1,7 @@
 //! Flows, there and back.
 
+use std::collections::HashMap;
+
 use lb_common::abi::packet::PacketCounter;
 use lb_common::decide::Outcome;
 use lb_common::decide::simulation::{Simulation, example};
@@ -155,8 +157,15 @@ fn tags_of_one_or_two_vlans_are_understood() {
                 tags,
                 ..tcp(family.client, &family.service(CONTAINER), SYN)
             };
+            // Nobody behind this host is in that VLAN: tags are gone.
             let seen = there(&mut world, &spec);
             assert!(family.is_backend(CONTAINER, seen.dst));
+            // Who sent with tags gets answers with them.
+            world.targets.clear();
+            let (outcome, out) = pass(&mut world, &spec.frame());
+            assert_eq!(outcome, Outcome::Transmit);
+            let tagged = 12..14 + 4 * usize::from(tags);
+            assert_eq!(out.0[tagged.clone()], spec.frame().0[tagged]);
         }
     }
 }
@@ -407,6 +416,92 @@ proptest! {
         prop_assert_eq!((back.dst, back.dport), (sent.src, sent.sport));
         prop_assert_eq!(back.payload, sent.payload);
     }
+}
+
+#[test]
+fn a_source_port_is_given_out_again_only_when_its_flow_is_over() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let places = 16;
+        for target in world.targets.values_mut() {
+            target.ports = places;
+        }
+        let service = family.service(REMOTE);
+        let syn = |sport| Spec {
+            sport,
+            ..tcp(family.client, &service, SYN)
+        };
+        let mut taken = HashMap::new();
+        for sport in 40_000..41_000 {
+            let (outcome, out) = pass(&mut world, &syn(sport).frame());
+            if outcome == Outcome::Drop {
+                continue;
+            }
+            let at_backend = seen(&out);
+            let owner = taken.insert((at_backend.dst, at_backend.sport), sport);
+            assert_eq!(owner, None, "{at_backend:?} is in use");
+        }
+        // One client has one backend; its ports are out, most of them by one try in eight.
+        assert!(taken.len() > 10, "{} of {places}", taken.len());
+        assert!(world.counter(PacketCounter::DropNoPort) > 900);
+        let sport = *taken.values().next().unwrap();
+        let first = there(&mut world, &syn(sport));
+        assert_eq!(taken[&(first.dst, first.sport)], sport, "the same flow");
+        // Given up by its client, it is over, and the port is free: for it, or for another.
+        let reset = Spec {
+            flags: Some(RST),
+            ..syn(sport)
+        };
+        there(&mut world, &reset);
+        let new = world.counter(PacketCounter::FlowNew);
+        assert_eq!(there(&mut world, &syn(sport)).sport, first.sport);
+        assert_eq!(world.counter(PacketCounter::FlowNew), new + 1);
+    }
+}
+
+/// A fragment of an IPv6 packet; `at` in units of eight bytes.
+fn fragment_v6(frame: &Frame, at: u16, more: bool, payload: &[u8]) -> Frame {
+    const UDP: u8 = 17;
+    let mut bytes = frame.0[..54].to_vec();
+    let [high, low] = (at << 3 | u16::from(more)).to_be_bytes();
+    bytes.extend([UDP, 0, high, low, 0, 0, 0, 9]);
+    bytes.extend(payload);
+    let len = (bytes.len() - 54) as u16;
+    bytes[18..20].copy_from_slice(&len.to_be_bytes());
+    bytes[20] = 44;
+    Frame(bytes)
+}
+
+#[test]
+fn the_same_holds_for_fragments_of_ipv6() {
+    let family = FAMILIES[1];
+    let mut world = family.world();
+    let whole = Spec {
+        payload: 1000,
+        ..udp(family.client, &family.service(REMOTE))
+    }
+    .frame();
+    let data = whole.0[54..].to_vec();
+    let first = fragment_v6(&whole, 0, true, &data[..512]);
+    let second = fragment_v6(&whole, 64, false, &data[512..]);
+    dropped(&mut world, &second, PacketCounter::DropFragment);
+    let (outcome, first) = pass(&mut world, &first);
+    assert_eq!(outcome, Outcome::Redirect(example::INSIDE));
+    let (outcome, second) = pass(&mut world, &second);
+    assert_eq!(outcome, Outcome::Redirect(example::INSIDE));
+    assert_eq!(first.0[22..54], second.0[22..54], "the same addresses");
+    // Put together they are what a whole packet would have become.
+    let mut joined = first.0[14..54].to_vec();
+    joined.extend([&first.0[62..], &second.0[62..]].concat());
+    let len = (joined.len() - 40) as u16;
+    joined[4..6].copy_from_slice(&len.to_be_bytes());
+    joined[6] = 17;
+    let seen = seen_ip(&joined);
+    assert_eq!(seen.payload.len(), 1000);
+    assert!(family.is_backend(REMOTE, seen.dst));
+    // A fragment for somebody else is not ours.
+    let other = udp(family.client, "2001:db8:9::1").frame();
+    untouched(&mut world, &fragment_v6(&other, 64, false, &[0; 16]));
 }
 
 /// A fragment of an IPv4 packet; `at` in units of eight bytes.

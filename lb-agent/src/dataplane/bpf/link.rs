@@ -225,6 +225,22 @@ pub(super) fn lookup<T: aya::Pod>(map: &MapData, index: u32, value: &mut T) -> i
     bpf(BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
 }
 
+/// Whether a thread without capabilities may not even look into a map that is open: so it is before
+/// Linux 5.19 unless `kernel.unprivileged_bpf_disabled` is 0. The calling thread finds out; it should
+/// hold none.
+pub fn locks_maps() -> bool {
+    let mut attr = MapLookup {
+        // No map at all: who may ask is told that.
+        map_fd: u32::MAX,
+        pad: 0,
+        key: 0,
+        value: 0,
+        flags: 0,
+    };
+    let told = bpf(BPF_MAP_LOOKUP_ELEM, &mut attr);
+    told.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
 /// Opens what is pinned at `pin`. aya's own way hides the descriptor that the commands below need.
 pub(super) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;

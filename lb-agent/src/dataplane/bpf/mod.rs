@@ -10,7 +10,7 @@ mod close;
 mod count;
 pub mod decap;
 mod inet_diag;
-mod link;
+pub mod link;
 mod load;
 mod maps;
 mod packet;
