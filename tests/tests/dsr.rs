@@ -51,14 +51,35 @@ fn visit(net: &Net, from: IpAddr, bytes: u64) -> std::io::Result<IpAddr> {
         .run(|| Bulk::connect(from, to)?.transfer(bytes, bytes))
 }
 
-fn answered(encapsulation: &str, narrow: bool) {
+/// What is between a client and a backend of the `dsr` path.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    /// The MTU towards clients is a small one.
+    narrow: bool,
+    /// The programs are at the driver.
+    xdp: bool,
+    /// IPv4 services have backends that are known by their IPv6 addresses, and the other way round.
+    crossed: bool,
+}
+
+fn answered(encapsulation: &str, way: Way) {
     let net = Net::new();
     let dir = tempfile::tempdir().unwrap();
     let _decap = backend(&net.server, dir.path(), "server");
-    if narrow {
+    if way.narrow {
         net.narrow(1400);
     }
-    let agent = Agent::start(&net.balancer, &services(encapsulation, &[SERVER]));
+    let [v4, v6] = SERVER;
+    let backends = if way.crossed { [v6, v4] } else { [v4, v6] };
+    let mut text = services(encapsulation, &[backends]);
+    if way.xdp {
+        net.ready_for_xdp();
+        text = format!("interfaces = [{{ name = 'eth0', attach = 'xdp' }}]\n{text}");
+    }
+    let agent = Agent::start(&net.balancer, &text);
+    let status = agent.status();
+    let place = &status["agent"]["packets"]["interfaces"][0]["mode"];
+    assert_eq!(place, if way.xdp { "xdp" } else { "tcx" }, "{status:#}");
     for service in agent.status()["services"].as_array().unwrap() {
         assert_eq!(service["backends"][0]["path"], "dsr", "{service:#}");
     }
@@ -70,22 +91,60 @@ fn answered(encapsulation: &str, narrow: bool) {
             net.clients.run(|| ask_udp(from, to, b"hello")).ok()
         });
         assert_eq!(seen, from);
+        // As large as the client's wire takes, and larger: it is told what fits when it is wrapped.
+        for length in [1440, 6000] {
+            let text = vec![b'x'; length];
+            let seen = wait::until(&format!("an answer to {from} of {length} bytes"), || {
+                net.clients.run(|| ask_udp(from, to, &text)).ok()
+            });
+            assert_eq!(seen, from);
+        }
     }
+    assert!(
+        agent.packets("icmp_sent") >= 2,
+        "clients were told what fits"
+    );
 }
 
 #[test]
-fn wrapped_in_ip_packets_arrive_whatever_the_family() {
-    answered("auto", false);
+fn wrapped_in_ip_packets_arrive() {
+    answered("auto", Way::default());
 }
 
 #[test]
 fn wrapped_in_udp_packets_arrive() {
-    answered("gue", false);
+    answered("gue", Way::default());
+}
+
+#[test]
+fn the_other_address_family_carries_too() {
+    for encapsulation in ["auto", "gue"] {
+        let way = Way {
+            crossed: true,
+            ..Way::default()
+        };
+        answered(encapsulation, way);
+    }
+}
+
+#[test]
+fn packets_are_wrapped_at_the_driver_too() {
+    for encapsulation in ["auto", "gue"] {
+        let way = Way {
+            xdp: true,
+            ..Way::default()
+        };
+        answered(encapsulation, way);
+    }
 }
 
 #[test]
 fn segments_are_made_to_fit_and_the_mtu_of_the_way_is_found() {
-    answered("auto", true);
+    let way = Way {
+        narrow: true,
+        ..Way::default()
+    };
+    answered("auto", way);
 }
 
 #[test]
@@ -187,6 +246,57 @@ fn a_router_may_move_flows_from_one_balancer_to_another() {
             0,
             "nothing needed to be remembered"
         );
+    }
+}
+
+#[test]
+fn a_drain_takes_its_time_and_says_that_nobody_knows_what_is_left() {
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    let _decaps = [
+        backend(&net.server, dir.path(), "server"),
+        backend(&net.container, dir.path(), "container"),
+    ];
+    let agent = Agent::start(&net.balancer, &services("auto", &[SERVER, CONTAINER]));
+    let [from, _] = client(1);
+    let to = SocketAddr::new(VIP[0], 80);
+    let connect = || net.clients.run(|| Bulk::connect(from, to)).ok();
+    let mut open = wait::until("a connection", connect);
+    open.transfer(1000, 1000).unwrap();
+    for address in [SERVER[0], CONTAINER[0]] {
+        let address = SocketAddr::new(address, 80).to_string();
+        let drain = ["drain-backend", &address, "--service", "tcp4", "--wait"];
+        let told = agent.ok(&[&drain[..], &["--timeout", "1s"]].concat());
+        assert!(told.contains("nobody knows what is left"), "{told}");
+        open.transfer(1000, 1000).unwrap();
+        agent.ok(&["add-backend", &address, "--service", "tcp4"]);
+    }
+}
+
+#[test]
+fn while_all_backends_are_down_clients_are_refused_at_once() {
+    let net = Net::new();
+    // Nobody listens: a probe is refused.
+    let mut text = String::new();
+    for (nth, part) in services("auto", &[SERVER]).split("[[service]]").enumerate() {
+        text += &match nth {
+            0 => part.to_owned(),
+            _ => format!("[[service]]{part}[service.health]\ntype = 'tcp'\nall_down = 'refuse'\n"),
+        };
+    }
+    let agent = Agent::start(&net.balancer, &text);
+    wait::until("all to be down", || {
+        let status = agent.status();
+        let services = status["services"].as_array().unwrap();
+        let is_down = |service: &serde_json::Value| service["backends"][0]["state"] == "down";
+        services.iter().all(is_down).then_some(())
+    });
+    for from in client(1) {
+        let refused = visit(&net, from, 10).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let to = SocketAddr::new(VIP[usize::from(from.is_ipv6())], 80);
+        let refused = net.clients.run(|| ask_udp(from, to, b"hello")).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }
 }
 

@@ -92,6 +92,48 @@ fn a_program_of_somebody_else_stays_on_the_xdp_hook() {
     visit(&net, 1).unwrap();
 }
 
+/// Where the program is on an interface that clients come by, which was to be at the driver of
+/// `name`.
+fn refused(net: &Net, name: &str) -> String {
+    let text = services(&format!(
+        "interfaces = ['eth0', {{ name = '{name}', attach = 'xdp' }}]"
+    ));
+    let agent = Agent::start(&net.balancer, &text);
+    let found = place(&agent, name).unwrap();
+    assert_eq!(found["mode"], "tcx", "{found}");
+    // Service goes on, and `status` says why not there.
+    visit(net, 1).unwrap();
+    let why = found["why"].as_str().unwrap().to_owned();
+    assert!(agent.ok(&["status"]).contains(&why));
+    why
+}
+
+#[test]
+fn a_driver_that_refuses_the_program_is_told_why_and_it_runs_behind() {
+    let net = Net::new();
+    bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
+    let ip = |words: &str| net.balancer.ip(&words.split(' ').collect::<Vec<_>>());
+    for words in [
+        "link add jumbo0 type veth peer name jumbo1",
+        "link set jumbo0 mtu 9000 up",
+        "link set jumbo1 mtu 9000 up",
+        "link add bridge0 type bridge",
+        "link set bridge0 up",
+    ] {
+        ip(words);
+    }
+    let why = refused(&net, "jumbo0");
+    assert!(
+        why.contains("its MTU of 9000 is too large for XDP"),
+        "{why}"
+    );
+    let why = refused(&net, "bridge0");
+    assert!(
+        why.contains("no XDP, or large receive offload is on (ethtool -K bridge0 lro off)"),
+        "{why}"
+    );
+}
+
 #[test]
 fn a_purge_leaves_nothing_behind() {
     let net = Net::new();

@@ -199,26 +199,42 @@ fn the_mtu_of_the_way_is_found_with_xdp_too() {
 }
 
 #[test]
-fn websockets_reach_an_application_in_a_container() {
+fn a_backend_on_this_host_finds_the_mtu_of_the_way() {
+    big_transfers_pass_a_narrow_way(Hook::Tc, BALANCER, |net| &net.balancer);
+}
+
+/// WebSockets to a Node.js application on `host` by either family, while the agent dies and comes
+/// back.
+fn websockets(backends: [IpAddr; 2], host: impl Fn(&Net) -> &Host, seen: fn(IpAddr) -> IpAddr) {
     let net = Net::new();
-    let agent = start(&net, Hook::Tc, CONTAINER, "");
-    let listen = SocketAddr::new(CONTAINER[0], 5000);
-    let _app = node::serve(&net.container, "server.js", listen, agent.dir());
-    let mut sockets = Clients::new(&net.clients, agent.dir(), "ws");
-    let clients: Vec<IpAddr> = (1..=5).map(|n| client(n)[0]).collect();
-    sockets.open("both", SocketAddr::new(VIP[0], 80), &clients);
-    sockets.echo(200_000);
-    for (client, remote) in sockets.remotes() {
-        assert_eq!(remote, client.to_string());
+    let mut agent = start(&net, Hook::Tc, backends, "");
+    for (family, backend) in backends.into_iter().enumerate() {
+        let listen = SocketAddr::new(backend, 5000);
+        let _app = node::serve(host(&net), "server.js", listen, agent.dir());
+        let mut sockets = Clients::new(&net.clients, agent.dir(), "ws");
+        let clients: Vec<IpAddr> = (1..=5).map(|n| client(n)[family]).collect();
+        sockets.open("both", SocketAddr::new(VIP[family], 80), &clients);
+        sockets.echo(200_000);
+        for (client, remote) in sockets.remotes() {
+            assert_eq!(remote, seen(client).to_string());
+        }
+        agent.kill();
+        sockets.echo(100_000);
+        agent.start_again();
+        sockets.echo(100_000);
+        assert_eq!(sockets.disconnects(), Vec::<IpAddr>::new());
+        sockets.close();
     }
-    // The agent may die: the kernel goes on.
-    let mut agent = agent;
-    agent.kill();
-    sockets.echo(100_000);
-    agent.start_again();
-    sockets.echo(100_000);
-    assert_eq!(sockets.disconnects(), Vec::<IpAddr>::new());
-    sockets.close();
+}
+
+#[test]
+fn websockets_reach_an_application_in_a_container() {
+    websockets(CONTAINER, |net| &net.container, itself);
+}
+
+#[test]
+fn websockets_reach_an_application_on_another_host() {
+    websockets(SERVER, |net| &net.server, the_balancer);
 }
 
 #[test]
@@ -244,6 +260,13 @@ fn connections_outlive_the_agent_and_its_restart() {
     pass("without the agent");
     agent.start_again();
     pass("with the next agent");
+    // It has looked at all flows, and given none of them up.
+    wait::until("two walks over the flows", || {
+        let figures = agent.status()["agent"]["packets"]["figures"].clone();
+        assert_eq!(figures["expired"], 0, "{figures}");
+        (figures["walks"].as_u64() >= Some(2)).then(|| assert_eq!(figures["established"], 2))
+    });
+    pass("after walks over the flows");
     let to = SocketAddr::new(VIP[0], 80);
     let new = net
         .clients

@@ -2,7 +2,7 @@
 //! that are given up, and services whose backends are all down.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use lb_tests::outside::{
     BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
 };
 use lb_tests::wait;
-use lb_tests::wire::{self, Ipv4, Ipv6, Tcp};
+use lb_tests::wire::{self, Ipv4, Ipv6, Tcp, number};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// A service for each family by TCP and UDP on port 80, with a backend on port 5000 of `backends`.
@@ -106,6 +106,72 @@ fn datagrams_in_fragments_arrive_whole() {
             assert_eq!(seen, expected, "{}", agent.ok(&["status"]));
         }
     }
+}
+
+#[test]
+fn a_fragment_that_comes_before_the_first_is_dropped_and_counted() {
+    let net = Net::new();
+    let agent = Agent::start(&net.balancer, &services(CONTAINER, ""));
+    for (family, from) in client(2).into_iter().enumerate() {
+        let before = agent.packets("drop_fragment");
+        let packet = match (from, VIP[family]) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let mut header = Ipv4::new(src, dst);
+                header.fragment = 64;
+                header.packet(number::UDP, &[7; 64])
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let fragment = [[number::UDP, 0, 2, 0, 0, 0, 0, 9].as_slice(), &[7; 64]];
+                Ipv6::new(src, dst).packet(number::FRAGMENT, &fragment.concat())
+            }
+            _ => unreachable!("the families are in the same order"),
+        };
+        net.router.run(|| send_raw(&packet, VIP[family]));
+        wait::until("it to be counted", || {
+            (agent.packets("drop_fragment") > before).then_some(())
+        });
+    }
+    let told = agent.ok(&["stats"]);
+    assert!(told.contains("packet_fragment"), "{told}");
+}
+
+#[test]
+fn who_sends_what_comes_to_the_end_of_its_life_here_is_told() {
+    let net = Net::new();
+    let agent = Agent::start(&net.balancer, &services(CONTAINER, ""));
+    for (family, from) in client(2).into_iter().enumerate() {
+        let vip = VIP[family];
+        let (protocol, exceeded, header) = match vip {
+            IpAddr::V4(_) => (Protocol::ICMPV4, 11, 20),
+            IpAddr::V6(_) => (Protocol::ICMPV6, 3, 0),
+        };
+        let domain = Domain::for_address(SocketAddr::new(vip, 0));
+        net.clients.run(|| {
+            let errors = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
+            let patience = Some(Duration::from_millis(200));
+            errors.set_read_timeout(patience).unwrap();
+            let sender = UdpSocket::bind((from, 0)).unwrap();
+            let own = sender.local_addr().unwrap().port().to_be_bytes();
+            let sender = Socket::from(sender);
+            // One for the router, one for the balancer.
+            match vip {
+                IpAddr::V4(_) => sender.set_ttl_v4(2).unwrap(),
+                IpAddr::V6(_) => sender.set_unicast_hops_v6(2).unwrap(),
+            }
+            wait::until("time exceeded", || {
+                sender.send_to(b"how far?", &service(family).into()).ok()?;
+                let mut buffer = [0; 500];
+                let size = (&errors).read(&mut buffer).ok()?;
+                let message = &buffer[header..size];
+                let quoted = if header == 20 { 28 } else { 48 };
+                let ports = message.get(quoted..quoted + 4)?;
+                (message[0] == exceeded && ports == [own, 80u16.to_be_bytes()].concat())
+                    .then_some(())
+            });
+        });
+    }
+    assert!(agent.packets("icmp_sent") >= 2);
+    assert_eq!(agent.packets("forwarded"), 0);
 }
 
 /// Sends an IP packet with its own header.
@@ -235,6 +301,97 @@ fn while_all_backends_are_down_connections_and_datagrams_are_refused_at_once() {
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{from}");
     }
     assert!(agent.packets("reset_sent") >= 2 && agent.packets("icmp_sent") >= 2);
+}
+
+#[test]
+fn datagrams_to_a_backend_that_is_removed_are_refused_at_once_and_the_next_served_by_another() {
+    let net = Net::new();
+    let mut text = services(CONTAINER, "");
+    for address in CONTAINER {
+        let [one, other] = [5000, 5001].map(|port| SocketAddr::new(address, port));
+        udp_echo(&net.container, one);
+        udp_echo(&net.container, other);
+        text = text.replace(&format!("'{one}'"), &format!("'{one}', '{other}'"));
+    }
+    let agent = Agent::start(&net.balancer, &text);
+    for (family, from) in client(6).into_iter().enumerate() {
+        let socket = net.clients.run(|| UdpSocket::bind((from, 0)).unwrap());
+        socket.connect(service(family)).unwrap();
+        let patience = Some(Duration::from_millis(500));
+        socket.set_read_timeout(patience).unwrap();
+        let ask = || {
+            socket.send(b"hello")?;
+            socket.recv(&mut [0; 100])
+        };
+        wait::until("an answer", || ask().ok());
+        let name = ["udp4", "udp6"][family];
+        let found = agent.ok(&["lookup", &from.to_string(), "--service", name, "--json"]);
+        let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+        let backend = found["backend"].as_str().unwrap();
+        agent.ok(&["remove-backend", backend, "--service", name]);
+        let refused = ask().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{from}");
+        wait::until("an answer of the other", || ask().ok());
+    }
+}
+
+#[test]
+fn a_flood_and_a_full_table_take_no_connection_from_anybody() {
+    let net = Net::new();
+    for address in CONTAINER {
+        bulk_server(&net.container, SocketAddr::new(address, 5000));
+    }
+    let room = 32;
+    let agent = Agent::start(
+        &net.balancer,
+        &services(CONTAINER, &format!("flow_table = {room}")),
+    );
+    let connect = |n: u16| {
+        let pair = client(n).into_iter().enumerate();
+        pair.map(|(family, from)| {
+            let connect = || Bulk::connect(from, service(family)).ok();
+            let mut bulk = wait::until("a connection", || net.clients.run(connect));
+            bulk.transfer(1000, 1000).unwrap();
+            bulk
+        })
+        .collect::<Vec<_>>()
+    };
+    let mut open: Vec<Bulk> = (1..=10).flat_map(connect).collect();
+    let figures = || agent.status()["agent"]["packets"]["figures"].clone();
+    wait::until("all to be known", || {
+        (figures()["established"] == open.len()).then_some(())
+    });
+    // A flood of clients that are not there.
+    net.router.run(|| {
+        for n in 0..2000u16 {
+            let [high, low] = n.to_be_bytes();
+            let v4 = Ipv4Addr::new(198, 18, high, low);
+            let v6 = Ipv6Addr::new(0x2001, 0xdb8, n, 0, 0, 0, 0, 1);
+            let [IpAddr::V4(to4), IpAddr::V6(to6)] = VIP else {
+                unreachable!("one of each family")
+            };
+            let syn = |src, dst| Tcp::new(4242, 80, 2).bytes(src, dst);
+            let packet = Ipv4::new(v4, to4).packet(number::TCP, &syn(v4.into(), to4.into()));
+            send_raw(&packet, to4.into());
+            let packet = Ipv6::new(v6, to6).packet(number::TCP, &syn(v6.into(), to6.into()));
+            send_raw(&packet, to6.into());
+        }
+    });
+    wait::until("the flood to be over", || {
+        (agent.packets("flow_new") > 3000).then_some(())
+    });
+    assert_eq!(
+        figures()["established"],
+        open.len(),
+        "nobody was pushed out"
+    );
+    // More than there is room for.
+    open.extend((11..=20).flat_map(connect));
+    assert!(open.len() > room);
+    assert!(agent.packets("flow_quota") > 0, "{}", figures());
+    for bulk in &mut open {
+        bulk.transfer(50_000, 50_000).unwrap();
+    }
 }
 
 #[test]

@@ -399,3 +399,50 @@ fn detach(pin: &Path) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn what_a_driver_says_is_put_in_words_with_the_way_out() {
+        let said = |errno, mtu| {
+            let error = ProgramError::SyscallError(SyscallError {
+                call: "bpf_link_create",
+                io_error: io::Error::from_raw_os_error(errno),
+            });
+            let wanted = Wanted {
+                index: 7,
+                name: "eth7".to_owned(),
+                mtu,
+                place: Place::Driver,
+                takes_xdp: true,
+                sends_back: true,
+                mends_replies: false,
+            };
+            refusal(&error, &wanted)
+        };
+        for (errno, mtu, expected) in [
+            (libc::EBUSY, 1500, "another program is on its XDP hook"),
+            (libc::EEXIST, 9000, "another program is on its XDP hook"),
+            (libc::EINVAL, 9000, "its MTU of 9000 is too large for XDP"),
+            (
+                libc::ENOMEM,
+                1500,
+                "too few queues for XDP (ethtool -L eth7",
+            ),
+            (
+                libc::ENOSPC,
+                1500,
+                "too few queues for XDP (ethtool -L eth7",
+            ),
+            (libc::EOPNOTSUPP, 1500, "(ethtool -K eth7 lro off)"),
+            (libc::EIO, 1500, "the driver refuses: "),
+        ] {
+            let said = said(errno, mtu);
+            assert!(said.contains(expected), "{errno}: {said}");
+        }
+    }
+}

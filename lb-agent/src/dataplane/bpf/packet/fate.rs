@@ -12,7 +12,7 @@ pub(super) enum Fate {
     Forget,
     /// It is given up: nothing has come for too long, and the ends may not know.
     Expire,
-    /// Its backend is gone.
+    /// It is one of TCP whose backend is gone.
     Orphan,
 }
 
@@ -38,7 +38,8 @@ pub(super) fn fate(
             Fate::Keep
         };
     }
-    if gone {
+    // Of UDP the program tells the client, with its next datagram.
+    if gone && tcp {
         return Fate::Orphan;
     }
     let established = entry.flags & flow::ESTABLISHED != 0;
@@ -169,6 +170,9 @@ mod tests {
         assert_eq!(fate(&tcp, &entry, None, true, 1, &AGES), Fate::Orphan);
         let reset = flow_with(flow::ESTABLISHED | flow::RST, 0);
         assert_eq!(fate(&tcp, &reset, None, true, 1, &AGES), Fate::Keep);
+        let udp = key(protocol::UDP);
+        assert_eq!(fate(&udp, &entry, None, true, 59, &AGES), Fate::Keep);
+        assert_eq!(fate(&udp, &entry, None, true, 60, &AGES), Fate::Forget);
     }
 
     #[test]

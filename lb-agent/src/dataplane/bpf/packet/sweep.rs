@@ -88,7 +88,7 @@ impl Sweeper {
         Arc::clone(&self.lock().away)
     }
 
-    /// The kernel's clock as of the last batch, CLOCK_BOOTTIME in seconds.
+    /// The kernel's clock as of the last batch, CLOCK_MONOTONIC in seconds.
     pub(super) fn now_s(&self) -> u32 {
         self.now_s.load(Ordering::Relaxed)
     }
@@ -356,15 +356,14 @@ impl Walk {
 
     fn orphan(&mut self, key: &FlowKey, entry: &Flow, pair: Option<&Flow>, now_s: u32) {
         let forward = forward_key(key, entry);
-        let tcp = key.protocol == u32::from(protocol::TCP);
         match self.farewells.get(&forward) {
-            None if tcp => {
+            None => {
                 self.swept.orphaned += 1;
                 self.farewells.insert(forward, now_s);
                 self.tell(key, entry, pair);
             }
             Some(at_s) if now_s.saturating_sub(*at_s) < FAREWELL_S => {}
-            None | Some(_) => self.tables.remove(key, entry),
+            Some(_) => self.tables.remove(key, entry),
         }
     }
 
