@@ -17,7 +17,7 @@ pub fn decide(bytes: &[u8]) {
         match outcome {
             Outcome::Pass => assert_eq!(frame.0, bytes, "passed is untouched"),
             Outcome::Transmit | Outcome::Redirect(_) => assert!(frame.0.len() >= 34, "{outcome:?}"),
-            Outcome::Stack | Outcome::Drop => {}
+            Outcome::Stack | Outcome::Neighbour(_) | Outcome::Drop => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `lb_tc_ingress` and `lb_tc_egress`: the packet paths behind the driver.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_skb_pull_data};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
 use core::ptr;
 use lb_common::decide::{Outcome, Stage, egress, ingress, run};
 
@@ -26,6 +26,7 @@ pub fn forward(skb: *mut __sk_buff) -> i32 {
         Outcome::Pass | Outcome::Stack => TC_ACT_UNSPEC,
         Outcome::Transmit => send(maps.ingress),
         Outcome::Redirect(ifindex) => send(ifindex),
+        Outcome::Neighbour(ifindex) => ask_and_send(ifindex),
         Outcome::Drop => TC_ACT_SHOT,
     }
 }
@@ -96,7 +97,16 @@ fn send(ifindex: u32) -> i32 {
     unsafe { bpf_redirect(ifindex, 0) as i32 }
 }
 
+/// The kernel keeps the packet until it knows the neighbour.
+#[inline(always)]
+fn ask_and_send(ifindex: u32) -> i32 {
+    // SAFETY: as above; without a next hop named, the route of the packet says it.
+    unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 }
+}
+
 impl Hook for Skb {
+    const ASKS: bool = true;
+
     #[inline(always)]
     fn fib_lookup(&self, route: &mut Route) -> i64 {
         let params = ptr::from_mut(route).cast();

@@ -2,7 +2,7 @@
 
 use core::ops::Deref;
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_NOEXIST};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
 use lb_common::abi::packet::{
     AddressMarks, DsrSlot, DsrTable, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
@@ -29,6 +29,8 @@ use crate::tables::{ServiceTables, Taker, affinity, now_ns, search};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
+/// What a look-up says of a route whose neighbour is not known yet.
+const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
 /// How old a client's affinity may grow before another packet renews it.
 const RENEW_NS: u64 = 1_000_000_000;
 
@@ -36,6 +38,8 @@ const RENEW_NS: u64 = 1_000_000_000;
 pub trait Hook {
     /// Asks the routes; 0 when `route` has been filled in.
     fn fib_lookup(&self, route: &mut Route) -> i64;
+    /// Whether packets can be left to the kernel that lack only a neighbour's MAC address.
+    const ASKS: bool;
     /// Whether frames can be sent out by an interface.
     fn sends_to(&self, ifindex: u32) -> bool;
     /// Runs a part of the way as a function of its own; see [`Verdict::code`].
@@ -235,7 +239,11 @@ impl<H: Hook> World for Maps<H> {
         // SAFETY: this CPU's own element.
         let route = unsafe { &mut (*scratch).route };
         fill(route, src, dst, self.ingress);
-        if self.hook.fib_lookup(route) != 0 {
+        let found = self.hook.fib_lookup(route);
+        if found != 0 {
+            if found != NO_NEIGHBOUR {
+                route.ifindex = 0;
+            }
             return Hop::NONE;
         }
         if route.ifindex != self.ingress && !self.hook.sends_to(route.ifindex) {
@@ -247,6 +255,17 @@ impl<H: Hook> World for Maps<H> {
             macs: exchanged(route.macs),
             mtu: u32::from(route.len),
         }
+    }
+
+    #[inline(always)]
+    fn neighbour(&self) -> u32 {
+        if !H::ASKS {
+            return 0;
+        }
+        // SAFETY: this CPU's own element.
+        SCRATCH
+            .get_ptr_mut(0)
+            .map_or(0, |scratch| unsafe { (*scratch).route.ifindex })
     }
 
     #[inline(always)]

@@ -19,7 +19,8 @@ pub fn forward(ctx: *mut xdp_md) -> u32 {
         return XDP_PASS;
     };
     match ingress(&mut Raw(Xdp(ctx)), &mut maps, job).outcome() {
-        Outcome::Pass | Outcome::Stack => XDP_PASS,
+        // A neighbour is never asked for here.
+        Outcome::Pass | Outcome::Stack | Outcome::Neighbour(_) => XDP_PASS,
         Outcome::Transmit if redirects_back() => redirect(maps.ingress),
         Outcome::Transmit => XDP_TX,
         Outcome::Redirect(ifindex) => redirect(ifindex),
@@ -42,6 +43,8 @@ fn redirect(ifindex: u32) -> u32 {
 }
 
 impl Hook for Xdp {
+    const ASKS: bool = false;
+
     #[inline(always)]
     fn fib_lookup(&self, route: &mut Route) -> i64 {
         let params = ptr::from_mut(route).cast();

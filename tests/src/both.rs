@@ -202,7 +202,7 @@ impl Both {
         let [drop, pass, transmit, redirect] = XDP;
         let expected = match outcome {
             Outcome::Drop => drop,
-            Outcome::Pass | Outcome::Stack => pass,
+            Outcome::Pass | Outcome::Stack | Outcome::Neighbour(_) => pass,
             Outcome::Transmit => transmit,
             Outcome::Redirect(_) => redirect,
         };

@@ -265,6 +265,30 @@ impl Hosts {
     }
 }
 
+/// Addresses of the container of [`Hosts::container`].
+pub const CONTAINER: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 98, 0, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 2)),
+];
+
+impl Hosts {
+    /// A container behind the balancer, at [`CONTAINER`].
+    pub fn container(&self) -> Host {
+        let container = Host::new("container");
+        self.balancer.wire("cont0", &container, "eth0");
+        for (gateway, own, length, family) in [
+            ("10.98.0.1", CONTAINER[0], 24, "-4"),
+            ("fd98::1", CONTAINER[1], 64, "-6"),
+        ] {
+            self.balancer
+                .address(&format!("{gateway}/{length}"), "cont0");
+            container.address(&format!("{own}/{length}"), "eth0");
+            container.ip(&[family, "route", "add", "default", "via", gateway]);
+        }
+        container
+    }
+}
+
 impl Default for Hosts {
     fn default() -> Self {
         Self::new()

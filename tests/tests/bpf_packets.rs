@@ -142,6 +142,7 @@ fn a_million_random_and_mutated_packets_get_the_same_from_kernel_and_host() {
             Outcome::Transmit => 2,
             Outcome::Redirect(_) => 3,
             Outcome::Drop => 4,
+            Outcome::Neighbour(_) => unreachable!("not at the driver"),
         };
         seen[kind] += 1;
     }

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
+use lb_tests::hosts::{self, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6, service_for};
 use lb_tests::outside::{
     BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
 };
@@ -417,5 +418,29 @@ fn the_backends_kernel_knows_the_clients_addresses() {
             said.contains(&from.to_string()),
             "{from} is not in {said:?}"
         );
+    }
+}
+
+#[test]
+fn clients_on_the_same_wire_whose_mac_addresses_are_not_known_are_answered() {
+    let hosts = Hosts::new();
+    let container = hosts.container();
+    let mut services = String::new();
+    for (address, listen) in hosts::CONTAINER.into_iter().zip([SERVICE_V4, SERVICE_V6]) {
+        let backend = SocketAddr::new(address, 5000);
+        bulk_server(&container, backend);
+        services += &format!(
+            "[[service]]\nname = '{}'\nlisten = ['{listen}']\npath = 'nat'\n\
+             backends = ['{backend}']\n",
+            if address.is_ipv4() { "four" } else { "six" }
+        );
+    }
+    let agent = Agent::start(&hosts.balancer, &services);
+    // The first of each asks for the balancer's address, and so becomes known; the others have
+    // no reason to say who they are.
+    for from in (1..=3).flat_map(|n| [client_v4(n), client_v6(n)]) {
+        let visit = || Bulk::connect(from, service_for(from))?.transfer(1000, 1000);
+        let seen = hosts.clients.run(visit);
+        assert_eq!(seen.ok(), Some(from), "{}", agent.ok(&["stats"]));
     }
 }

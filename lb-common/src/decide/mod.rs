@@ -44,6 +44,8 @@ pub enum Outcome {
     Transmit,
     /// It goes out by this interface.
     Redirect(u32),
+    /// It goes out by this interface as soon as the kernel has found out to which MAC address.
+    Neighbour(u32),
     /// It is dropped, for a reason that has been counted.
     Drop,
 }
@@ -54,7 +56,8 @@ impl Verdict {
     pub(crate) const TRANSMIT: Self = Self(2 << 32);
     const REDIRECT: u64 = 3 << 32;
     const DROP: u64 = 4 << 32;
-    const NEXT: u64 = 5 << 32;
+    const NEIGHBOUR: u64 = 5 << 32;
+    const NEXT: u64 = 6 << 32;
 
     /// Not decided yet: that part of the way is next.
     #[inline(always)]
@@ -97,6 +100,11 @@ impl Verdict {
         Self(Self::REDIRECT | ifindex as u64)
     }
 
+    #[inline(always)]
+    pub(crate) const fn neighbour(ifindex: u32) -> Self {
+        Self(Self::NEIGHBOUR | ifindex as u64)
+    }
+
     /// Dropped, for a reason that is not counted yet.
     #[inline(always)]
     pub(crate) const fn drop(reason: PacketCounter) -> Self {
@@ -106,7 +114,7 @@ impl Verdict {
     /// The reason of a drop that is not counted yet, by its number.
     #[inline(always)]
     const fn uncounted(self) -> Option<u32> {
-        if self.0 > Self::DROP && self.0 < Self::NEXT {
+        if self.0 > Self::DROP && self.0 < Self::NEIGHBOUR {
             Some(self.0 as u32 - 1)
         } else {
             None
@@ -133,6 +141,7 @@ impl Verdict {
             1 => Outcome::Stack,
             2 => Outcome::Transmit,
             3 => Outcome::Redirect(self.0 as u32),
+            5 => Outcome::Neighbour(self.0 as u32),
             _ => Outcome::Drop,
         }
     }

@@ -11,7 +11,7 @@ use super::{Job, Segment, Stage, Verdict, impossible_source, nobody, note_first}
 use crate::abi::packet::{Flow, FlowKey, Hop, Ip, PacketCounter, Target, flow, kind};
 use crate::abi::{BackendId, ServiceId, protocol};
 use crate::hash;
-use crate::headers::{Piece, tcp};
+use crate::headers::{ETHERNET, Piece, tcp};
 use crate::packet::Packet;
 
 /// How long a way out is trusted before the routes are asked again, seconds.
@@ -198,6 +198,13 @@ fn forward<P: Packet, W: World>(
     if way.instead != Verdict::PASS {
         return way.instead;
     }
+    if way.asks != 0 && job.segment.ip.at == ETHERNET {
+        if rewrite(packet, &job.segment, &entry.out, 1).is_none() {
+            return REFUSED;
+        }
+        world.note(PacketCounter::Replied);
+        return Verdict::neighbour(way.asks);
+    }
     if way.hop.ifindex == 0 {
         world.note(PacketCounter::ToStack);
         let done = rewrite(packet, &job.segment, &entry.out, 0);
@@ -222,6 +229,9 @@ fn forward<P: Packet, W: World>(
 pub(super) struct Way {
     /// The way out; [`Hop::NONE`] when the stack has to deliver the packet.
     pub(super) hop: Hop,
+    /// Interface of a neighbour whose MAC address is not known yet. The stack would ask for it too,
+    /// but takes no packet from elsewhere whose source is an address of this host.
+    asks: u32,
     /// What becomes of it instead; [`Verdict::PASS`] for nothing.
     pub(super) instead: Verdict,
 }
@@ -229,6 +239,7 @@ pub(super) struct Way {
 impl Way {
     const BY_STACK: Self = Self {
         hop: Hop::NONE,
+        asks: 0,
         instead: Verdict::PASS,
     };
 
@@ -236,6 +247,7 @@ impl Way {
     const fn refused(instead: Verdict) -> Self {
         Self {
             hop: Hop::NONE,
+            asks: 0,
             instead,
         }
     }
@@ -256,12 +268,16 @@ pub(super) fn way_out<P: Packet, W: World>(
         return Way::BY_STACK;
     }
     let (src, dst) = (&entry.out.src, &entry.out.dst);
+    let mut asks = 0;
     let hop = if entry.flags & flow::REPLY == 0 {
         way(world, entry.backend, packet.len(), src, dst)
     } else if is_fresh(world, &entry.hop, HOP_FRESH_S) {
         entry.hop
     } else {
         let hop = world.route(src, dst);
+        if hop.ifindex == 0 {
+            asks = world.neighbour();
+        }
         world.set_hop(entry, &hop);
         hop
     };
@@ -270,7 +286,10 @@ pub(super) fn way_out<P: Packet, W: World>(
         return Way::refused(Verdict::next(Stage::Error));
     }
     if hop.ifindex == 0 {
-        return Way::BY_STACK;
+        return Way {
+            asks,
+            ..Way::BY_STACK
+        };
     }
     if packet.segment_len(job.segment.ip.len) > hop.mtu {
         if !job.segment.ip.whole_only {
@@ -282,7 +301,7 @@ pub(super) fn way_out<P: Packet, W: World>(
     }
     Way {
         hop,
-        instead: Verdict::PASS,
+        ..Way::BY_STACK
     }
 }
 

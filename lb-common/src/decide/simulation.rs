@@ -44,6 +44,8 @@ pub struct Simulation {
     pub ingress: u32,
     /// Routes: the way to an address.
     pub routes: HashMap<Ip, Hop>,
+    /// Interface of routes that lack the neighbour, where the kernel can be left to ask; 0 for none.
+    pub asks: u32,
     /// What has been counted, by the number of the counter.
     pub counters: HashMap<u32, u64>,
     /// The same for backends, by index.
@@ -272,6 +274,10 @@ impl World for Simulation {
 
     fn route(&mut self, _src: &Ip, dst: &Ip) -> Hop {
         self.routes.get(dst).copied().unwrap_or(Hop::NONE)
+    }
+
+    fn neighbour(&self) -> u32 {
+        self.asks
     }
 
     fn dsr(&self, service: ServiceId) -> Option<ServiceId> {

@@ -100,6 +100,9 @@ pub trait World {
     /// The way from `src` to `dst`; [`Hop::NONE`] where frames cannot be sent on directly: no
     /// neighbour yet, no route, or an interface that takes none.
     fn route(&mut self, src: &Ip, dst: &Ip) -> Hop;
+    /// The interface of the route that was just asked for, if it lacks nothing but the neighbour's
+    /// MAC address and the kernel can be left to find that out; 0 otherwise.
+    fn neighbour(&self) -> u32;
 
     /// The table of a service on the `dsr` path.
     fn dsr(&self, service: ServiceId) -> Option<Self::Dsr>;

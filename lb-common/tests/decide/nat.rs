@@ -306,6 +306,26 @@ fn without_a_next_hop_the_stack_delivers() {
 }
 
 #[test]
+fn an_answer_to_a_client_whose_mac_address_is_not_known_is_kept_until_it_is() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let at_backend = there(
+            &mut world,
+            &tcp(family.client, &family.service(CONTAINER), SYN),
+        );
+        world.routes.clear();
+        (world.ingress, world.asks) = (example::INSIDE, example::INGRESS);
+        let spec = answer(&at_backend, SYN | ACK);
+        let (outcome, out) = pass(&mut world, &spec.frame());
+        assert_eq!(outcome, Outcome::Neighbour(example::INGRESS));
+        let seen = seen(&out);
+        assert_eq!(seen.src.to_string(), family.service(CONTAINER));
+        assert_eq!(seen.ttl, spec.ttl - 1, "nobody else lowers it");
+        assert_eq!(world.counter(PacketCounter::Replied), 1);
+    }
+}
+
+#[test]
 fn after_a_change_of_routes_the_way_back_is_looked_up_anew() {
     for family in FAMILIES {
         let mut world = family.world();
