@@ -87,11 +87,16 @@ impl Load {
         }
     }
 
+    /// Connections that are over.
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
+    }
+
     /// Waits until `count` more connections are over.
     #[track_caller]
     pub fn more(&self, count: usize) {
-        let goal = self.made.load(Ordering::SeqCst) + count;
-        let over = || (self.made.load(Ordering::SeqCst) >= goal).then_some(());
+        let goal = self.made() + count;
+        let over = || (self.made() >= goal).then_some(());
         wait::until("connections under load", over);
     }
 

@@ -4,7 +4,7 @@
 //! - `bpf`: `tests/tests/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
 //! - `verifier`: one of these, with the figures of each program printed.
 //! - `soak`: one of `e2e` alone, for ten minutes or as long as one likes.
-//! - `e2e`: every other file of `tests/tests`, hosts in network namespaces and real applications.
+//! - `e2e`: every other file or directory of `tests/tests`, hosts in network namespaces and real applications.
 //!
 //! A test that finds out by itself that it cannot run adds a line to the file that
 //! `LB_TEST_SKIPPED` names; it is then counted as skipped. Where `CI` is set, a skip is a failure.
@@ -54,7 +54,7 @@ enum Suite {
     Verifier,
     /// Hosts in network namespaces with Node.js applications; root
     E2e,
-    /// Everything at random, for minutes; root. Not among "all of them": e2e has twenty seconds of it
+    /// Everything at random, for minutes; root. Not among "all of them": e2e has half a minute of it
     Soak,
 }
 
@@ -112,12 +112,12 @@ impl Suite {
             );
         }
         let mut filter = filter.to_vec();
-        if self == Suite::Verifier {
+        if matches!(self, Suite::Verifier | Suite::Soak) {
             filter.push("--nocapture".to_owned());
         }
         let mut arguments = vec!["--package".to_owned(), "lb-tests".to_owned()];
-        for name in files.iter().filter_map(|file| file.file_stem()) {
-            arguments.extend(["--test".to_owned(), name.to_string_lossy().into_owned()]);
+        for name in files.iter().map(|file| test_name(file)) {
+            arguments.extend(["--test".to_owned(), name]);
         }
         cargo_test(&arguments, &filter, &environment)
     }
@@ -129,10 +129,14 @@ impl Suite {
         let mut files: Vec<PathBuf> = entries
             .flatten()
             .map(|entry| entry.path())
+            .map(|path| match path.is_dir() {
+                true => path.join("main.rs"),
+                false => path,
+            })
             .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
             .filter(|file| match self {
-                Suite::Soak => file.file_stem().is_some_and(|name| name == "soak"),
-                Suite::Verifier => file.file_stem().is_some_and(|name| name == "bpf_verifier"),
+                Suite::Soak => test_name(file) == "soak",
+                Suite::Verifier => test_name(file) == "bpf_verifier",
                 _ => is_bpf_test(file) == (self == Suite::Bpf),
             })
             .collect();
@@ -158,6 +162,13 @@ impl Suite {
         }
         Ok(environment)
     }
+}
+
+/// What Cargo calls a test: its file's name, or that of its directory if it has several files.
+fn test_name(file: &Path) -> String {
+    let stem = file.file_stem().filter(|stem| *stem != "main");
+    let name = stem.or_else(|| file.parent()?.file_name());
+    name.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn is_bpf_test(file: &Path) -> bool {
@@ -285,6 +296,8 @@ mod tests {
 
     #[test]
     fn the_name_of_a_file_says_which_suite_it_belongs_to() {
+        assert_eq!(test_name(Path::new("tests/tests/sticky.rs")), "sticky");
+        assert_eq!(test_name(Path::new("tests/tests/soak/main.rs")), "soak");
         assert!(is_bpf_test(Path::new("tests/tests/bpf_agreement.rs")));
         assert!(!is_bpf_test(Path::new("tests/tests/sticky.rs")));
     }

@@ -71,7 +71,9 @@ fn files_of_row(row: &str) -> Vec<&str> {
 fn test_files(sources: &[Source]) -> impl Iterator<Item = &Source> {
     sources.iter().filter(|source| {
         let name = source.path.strip_prefix("tests/tests/");
-        name.is_some_and(|name| name.ends_with(".rs") && !name.contains('/'))
+        name.is_some_and(|name| {
+            name.ends_with(".rs") && (!name.contains('/') || name.ends_with("/main.rs"))
+        })
     })
 }
 

@@ -1,0 +1,119 @@
+//! The agent dies, has a rival, or runs out of something.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lb_tests::agent::program;
+use lb_tests::hosts::{SERVICE_V6, client_v4, client_v6};
+use lb_tests::limited::Limited;
+use lb_tests::{http, wait};
+
+use crate::judge::Cost;
+use crate::world::{Way, World};
+
+/// Ways whose connections go through the agent end with it; the kernel keeps the others, and
+/// nobody's memory is lost.
+fn death() -> Cost {
+    Cost {
+        loses: &[Way::Proxy, Way::Http],
+        ends: &[Way::Http],
+        ..Cost::default()
+    }
+}
+
+pub(crate) fn killed(world: &mut World<'_>) -> Cost {
+    world.agent.kill();
+    world.start_agent();
+    death()
+}
+
+pub(crate) fn restarted(world: &mut World<'_>) -> Cost {
+    world.agent.ok(&["stop"]);
+    world.agent.wait_for_end();
+    world.start_agent();
+    death()
+}
+
+pub(crate) fn killed_in_a_reload(world: &mut World<'_>) -> Cost {
+    world.settings.weight = 1 + world.random.below(3);
+    world.configure();
+    let mut reload = world.hosts.balancer.command(program());
+    reload
+        .arg("reload")
+        .env("LB_AGENT_CONTROL", world.agent.control())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut asked = reload.spawn().unwrap();
+    // Not to wait for anything: to hit another moment each time.
+    std::thread::sleep(Duration::from_micros(world.random.below(40_000)));
+    world.agent.kill();
+    asked.wait().unwrap();
+    world.start_agent();
+    death()
+}
+
+/// In a cgroup that has hardly any room, each connection takes some.
+pub(crate) fn out_of_memory(world: &mut World<'_>) -> Cost {
+    let limited = Limited::new(512 << 10);
+    fs::write(limited.members(), world.agent.pid().to_string()).unwrap();
+    let clients = &world.hosts.clients;
+    let mut held = Vec::new();
+    wait::until("the agent to be killed for its memory", || {
+        let more = |n: u16| http::connect(client_v4(151 + n), Way::Http.address()).ok();
+        held.extend(clients.run(|| (0..20).filter_map(more).collect::<Vec<_>>()));
+        for mut stream in &held {
+            // The beginning of a request: what there is of it is kept.
+            let _ = std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nX: y");
+        }
+        world.agent.has_ended().then_some(())
+    });
+    world.agent.kill();
+    world.start_agent();
+    death()
+}
+
+/// Its open files, and how many there may be.
+fn open_files(pid: u32) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64
+}
+
+fn limit_files(pid: u32, most: &str) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid.to_string(), &format!("--nofile={most}:")]);
+    assert!(command.status().unwrap().success());
+}
+
+pub(crate) fn out_of_descriptors(world: &mut World<'_>) -> Cost {
+    let pid = world.agent.pid();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let usual = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let usual = usual.unwrap().split_whitespace().nth(3).unwrap().to_owned();
+    let most = open_files(pid) + 20;
+    limit_files(pid, &most.to_string());
+    let mut held = Vec::new();
+    let mut from = (21..=200).cycle();
+    wait::until("the agent to run out of descriptors", || {
+        let next = client_v6(from.next().expect("a cycle"));
+        held.extend(world.hosts.clients.run(|| http::connect(next, SERVICE_V6)));
+        (open_files(pid) + 1 >= most).then_some(())
+    });
+    limit_files(pid, &usual);
+    drop(held);
+    wait::until("the agent to come back", || {
+        (world.agent.run(&["status"]).code == 0).then_some(())
+    });
+    Cost {
+        ends: &[],
+        ..death()
+    }
+}
+
+pub(crate) fn second(world: &mut World<'_>) -> Cost {
+    let second = world.agent.run_command().output().unwrap();
+    assert!(!second.status.success(), "{second:?}");
+    Cost::default()
+}

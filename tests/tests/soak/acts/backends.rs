@@ -1,0 +1,87 @@
+//! One of the applications dies, freezes, or is taken out and put back.
+
+use std::time::Duration;
+
+use lb_tests::wait;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::judge::Cost;
+use crate::world::{Way, World};
+
+/// Its process goes and comes back. What it had open is lost; only where requests are read can they
+/// be sent again.
+pub(crate) fn killed(world: &mut World<'_>) -> Cost {
+    let index = world.any_app();
+    let port = world.apps[index].port;
+    world.restart_app(index);
+    world.wait_until_fit(port);
+    let ways = world.apps[index].ways();
+    Cost {
+        loses: if ways == [Way::Http] { &[] } else { ways },
+        moves: ways,
+        ends: ways,
+        ports: vec![port],
+        logged: None,
+    }
+}
+
+/// Requests wait for it, and none is lost.
+pub(crate) fn frozen(world: &mut World<'_>) -> Cost {
+    let index = world.any_app();
+    let process = world.apps[index].process.as_ref().expect("it runs");
+    let pid = Pid::from_raw(process.pid() as i32).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    // Not to wait for anything: requests pile up.
+    std::thread::sleep(Duration::from_millis(world.random.below(500)));
+    world.agent.ok(&["status"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    Cost::default()
+}
+
+/// Its clients move, and on the packet paths its open connections are told to end. Elsewhere they go
+/// on.
+pub(crate) fn removed(world: &mut World<'_>) -> Cost {
+    let index = world.any_app();
+    let app = &world.apps[index];
+    let (port, ways) = (app.port, app.ways());
+    let service = ["--service", app.service];
+    let change = |verb: &str| {
+        world
+            .agent
+            .ok(&[&[verb, &app.address], &service[..]].concat())
+    };
+    change("remove-backend");
+    change("add-backend");
+    let logged = Some(format!("removed {}", app.address));
+    world.wait_until_fit(port);
+    let told: &[Way] = if ways == [Way::Nat] { ways } else { &[] };
+    Cost {
+        loses: told,
+        moves: ways,
+        ends: told,
+        ports: vec![port],
+        logged,
+    }
+}
+
+/// Its clients move when the time is over; what is open then goes on.
+pub(crate) fn drained(world: &mut World<'_>) -> Cost {
+    let index = world.any_app();
+    let app = &world.apps[index];
+    let (port, ways) = (app.port, app.ways());
+    let service = ["--service", app.service];
+    let drain = ["drain-backend", &app.address, "--timeout", "200ms"];
+    world.agent.ok(&[&drain, &service[..]].concat());
+    wait::until("the end of the drain", || {
+        (world.backend(port)["state"] == "down").then_some(())
+    });
+    world
+        .agent
+        .ok(&[&["add-backend", &app.address], &service[..]].concat());
+    world.wait_until_fit(port);
+    Cost {
+        moves: ways,
+        ports: vec![port],
+        ..Cost::default()
+    }
+}

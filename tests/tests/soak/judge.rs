@@ -1,0 +1,172 @@
+//! Whether what became of a visit had a reason: nobody is lost, and nobody moves, but by an act that
+//! says so, and then only those whom it concerns.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use lb_tests::load::Visit;
+
+use crate::world::Way;
+
+/// For how long after an act its effects may show: on a machine that is busy, an answer takes a while.
+const AFTER: Duration = Duration::from_secs(1);
+
+/// What an act may cost. Nothing, usually.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cost {
+    /// Ways by which requests may be lost.
+    pub(crate) loses: &'static [Way],
+    /// Ways by which clients may move.
+    pub(crate) moves: &'static [Way],
+    /// Ways by which open WebSockets end.
+    pub(crate) ends: &'static [Way],
+    /// The copies whose clients are concerned; none says all.
+    pub(crate) ports: Vec<u16>,
+    /// What the agent must have logged.
+    pub(crate) logged: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub(crate) struct Disruption {
+    pub(crate) what: String,
+    begun: Instant,
+    ended: Instant,
+    cost: Cost,
+}
+
+impl Disruption {
+    /// It has ended just now.
+    pub(crate) fn new(name: &str, begun: Instant, cost: Cost) -> Self {
+        Self {
+            what: format!("{name} {:?}", cost.ports),
+            begun,
+            ended: Instant::now(),
+            cost,
+        }
+    }
+
+    fn concerns(&self, port: Option<u16>) -> bool {
+        let ports = &self.cost.ports;
+        ports.is_empty() || port.is_none_or(|port| ports.contains(&port))
+    }
+
+    /// Whether open WebSockets by `way` with the copy at `port` end.
+    pub(crate) fn ends(&self, way: Way, port: u16) -> bool {
+        self.cost.ends.contains(&way) && self.concerns(Some(port))
+    }
+
+    /// Whether figures of the copy at `address` may begin anew.
+    pub(crate) fn renews(&self, port: u16) -> bool {
+        self.cost.ports.contains(&port)
+    }
+
+    fn meets(&self, from: Instant, to: Instant) -> bool {
+        self.begun <= to && from <= self.ended + AFTER
+    }
+}
+
+/// Where a client was served last.
+struct Home {
+    begun: Instant,
+    port: u16,
+}
+
+/// Visits of one way.
+#[derive(Default)]
+struct Sum {
+    visits: usize,
+    lost: usize,
+    moved: usize,
+}
+
+/// Keeps what happened, and who was where.
+#[derive(Default)]
+pub(crate) struct Judge {
+    disruptions: Vec<Disruption>,
+    homes: BTreeMap<(Way, IpAddr), Home>,
+    sums: BTreeMap<Way, Sum>,
+}
+
+impl Judge {
+    pub(crate) fn note(&mut self, disruption: Disruption) {
+        self.disruptions.push(disruption);
+    }
+
+    /// Visits in the order of each client.
+    pub(crate) fn hear(&mut self, way: Way, visits: Vec<Visit>) {
+        for visit in visits {
+            self.hear_one(way, visit);
+        }
+    }
+
+    fn hear_one(&mut self, way: Way, visit: Visit) {
+        let client = visit.client;
+        let home = self.homes.get(&(way, client));
+        let port = home.map(|home| home.port);
+        let sum = self.sums.entry(way).or_default();
+        sum.visits += 1;
+        // A connection that stays may have broken at any time since it was used.
+        let since = match (way, home) {
+            (Way::Http, Some(home)) => home.begun,
+            _ => visit.begun,
+        };
+        let reason = |costs: fn(&Cost) -> &'static [Way], since| {
+            self.disruptions.iter().any(|one| {
+                costs(&one.cost).contains(&way)
+                    && one.concerns(port)
+                    && one.meets(since, visit.ended)
+            })
+        };
+        match visit.answer {
+            Err(error) => {
+                assert!(
+                    reason(|cost| cost.loses, since),
+                    "{way:?}: {client} of {port:?} was lost without a reason: {error}; it took {:?}, until {:?} ago; lately: {:?}",
+                    visit.ended - visit.begun,
+                    visit.ended.elapsed(),
+                    self.lately()
+                );
+                sum.lost += 1;
+            }
+            Ok(answer) => {
+                if let Some(home) = home
+                    && home.port != answer.port
+                {
+                    assert!(
+                        reason(|cost| cost.moves, home.begun),
+                        "{way:?}: {client} moved from {} to {} without a reason; lately: {:?}",
+                        home.port,
+                        answer.port,
+                        self.lately()
+                    );
+                    sum.moved += 1;
+                }
+                let home = Home {
+                    begun: visit.begun,
+                    port: answer.port,
+                };
+                self.homes.insert((way, client), home);
+            }
+        }
+    }
+
+    fn lately(&self) -> Vec<(String, Duration)> {
+        let ago = |one: &Disruption| (one.what.clone(), one.ended.elapsed());
+        self.disruptions.iter().rev().take(4).map(ago).collect()
+    }
+
+    pub(crate) fn report(&self) {
+        for (way, sum) in &self.sums {
+            let Sum {
+                visits,
+                lost,
+                moved,
+            } = sum;
+            println!(
+                "{way:?}: {visits} requests, {lost} lost, {moved} by another copy than before"
+            );
+        }
+    }
+}

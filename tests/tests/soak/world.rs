@@ -1,0 +1,420 @@
+//! One balancer with a service on every path, the applications behind it, and load on all of them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lb_tests::agent::Agent;
+use lb_tests::clock::Clock;
+use lb_tests::disk::Disk;
+use lb_tests::hosts::{CONTAINER, Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::http;
+use lb_tests::load::Load;
+use lb_tests::node;
+use lb_tests::process::Process;
+use lb_tests::random::Random;
+use lb_tests::tls::{Authority, Files};
+use lb_tests::wait;
+use serde_json::Value;
+
+use crate::acts::Act;
+use crate::figures::{Counters, Size};
+use crate::judge::{Disruption, Judge};
+use crate::sessions::{Secure, Sessions};
+
+/// How requests get to an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    /// The kernel hands a connection to the application's socket.
+    Socket,
+    /// The agent connects to it, as an IPv6 client wants an IPv4 application.
+    Proxy,
+    /// The agent reads requests.
+    Http,
+    /// Packets are rewritten to a container.
+    Nat,
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 4] = [Self::Socket, Self::Proxy, Self::Http, Self::Nat];
+
+    pub(crate) fn address(self) -> SocketAddr {
+        match self {
+            Self::Socket => SERVICE_V4,
+            Self::Proxy => SERVICE_V6,
+            Self::Http => SocketAddr::new(SERVICE_V4.ip(), 81),
+            Self::Nat => SocketAddr::new(SERVICE_V4.ip(), 90),
+        }
+    }
+}
+
+/// The address of HTTPS.
+pub(crate) const TLS: SocketAddr = SocketAddr::new(SERVICE_V4.ip(), 443);
+
+/// A copy of an application.
+pub(crate) struct App {
+    pub(crate) service: &'static str,
+    pub(crate) address: String,
+    /// What it calls itself.
+    pub(crate) port: u16,
+    pub(crate) process: Option<Process>,
+}
+
+impl App {
+    fn all(dir: &Path) -> Vec<Self> {
+        let app = |service, port, address| Self {
+            service,
+            address,
+            port,
+            process: None,
+        };
+        let local = |service, port: u16| app(service, port, format!("127.0.0.1:{port}"));
+        let mut all: Vec<Self> = (5000..5004).map(|port| local("web", port)).collect();
+        all.extend((5004..5006).map(|port| local("six", port)));
+        all.extend((5010..5012).map(|port| local("app", port)));
+        let path = dir.join("app.sock");
+        all.push(app("app", 5012, format!("unix:{}", path.display())));
+        all.extend((5020..5022).map(|port| app("far", port, format!("{}:{port}", CONTAINER[0]))));
+        all
+    }
+
+    /// The ways that lead to it.
+    pub(crate) fn ways(&self) -> &'static [Way] {
+        match self.service {
+            "web" => &[Way::Socket],
+            "six" => &[Way::Proxy],
+            "app" => &[Way::Http],
+            _ => &[Way::Nat],
+        }
+    }
+
+    /// Starts it; it listens when this returns.
+    fn start(&mut self, host: &Host, dir: &Path) {
+        let port = self.port.to_string();
+        let path = self.address.strip_prefix("unix:");
+        let listen = match path {
+            Some(path) => {
+                // The last process has left it behind.
+                let _ = std::fs::remove_file(path);
+                path
+            }
+            None => self.address.split(':').next().expect("an address"),
+        };
+        self.process = Some(node::serve_with(host, [listen, &port], &[], dir));
+    }
+}
+
+/// What changes in the configuration.
+pub(crate) struct Settings {
+    pub(crate) weight: u64,
+    pub(crate) min_version: &'static str,
+    pub(crate) http: &'static str,
+}
+
+/// All of it.
+pub(crate) struct World<'a> {
+    pub(crate) hosts: &'a Hosts,
+    container: Host,
+    // Unmounted before the agent's directory is removed.
+    pub(crate) disk: Disk,
+    pub(crate) agent: Agent<'a>,
+    pub(crate) clock: Clock,
+    pub(crate) apps: Vec<App>,
+    pub(crate) authority: Authority,
+    certificate: Files,
+    pub(crate) settings: Settings,
+    /// The balancer's interface towards clients.
+    pub(crate) wire: String,
+    /// Clients of the control socket that say nothing.
+    pub(crate) crowd: usize,
+    pub(crate) random: Random,
+    judge: Judge,
+    loads: Vec<(Way, Load)>,
+    sessions: Vec<Sessions>,
+    secure: Secure,
+    counters: Counters,
+    begun: Instant,
+    did: BTreeMap<&'static str, (u32, Duration)>,
+    _dir: tempfile::TempDir,
+}
+
+impl<'a> World<'a> {
+    /// Everything is up, and load goes on.
+    pub(crate) fn new(hosts: &'a Hosts, random: Random, length: Duration) -> Self {
+        // Addresses stay when an interface goes down.
+        hosts
+            .balancer
+            .set("net/ipv6/conf/all/keep_addr_on_down", "1");
+        let container = hosts.container();
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new(dir.path());
+        let certificate = authority.issue("soak", &["soak.test"]);
+        let settings = Settings {
+            weight: 1,
+            min_version: "1.2",
+            http: "",
+        };
+        let mut apps = App::all(dir.path());
+        std::thread::scope(|scope| {
+            for app in &mut apps {
+                let host = if app.service == "far" {
+                    &container
+                } else {
+                    &hosts.balancer
+                };
+                let dir = dir.path();
+                scope.spawn(move || app.start(host, dir));
+            }
+        });
+        let mut agent = Agent::start(&hosts.balancer, &text(&settings, &apps, &certificate));
+        agent.kill();
+        std::fs::remove_dir_all(agent.dir().join("state")).unwrap();
+        let disk = Disk::mount(&agent.dir().join("state"));
+        let clock = Clock::new(agent.dir());
+        let mut command = agent.run_command();
+        clock.rule(&mut command);
+        agent.start_as(command);
+        let secure = Secure::open(&hosts.clients, &authority);
+        let mut world = Self {
+            hosts,
+            container,
+            disk,
+            agent,
+            clock,
+            apps,
+            authority,
+            certificate,
+            settings,
+            wire: "wire".to_owned(),
+            crowd: if length > Duration::from_secs(60) {
+                10_000
+            } else {
+                1000
+            },
+            random,
+            judge: Judge::default(),
+            loads: Vec::new(),
+            sessions: Vec::new(),
+            secure,
+            counters: Counters::default(),
+            begun: Instant::now(),
+            did: BTreeMap::new(),
+            _dir: dir,
+        };
+        for port in [5020, 5021] {
+            world.wait_until_fit(port);
+        }
+        world.come();
+        world
+    }
+
+    /// Clients begin to come, on every way.
+    fn come(&mut self) {
+        let host = &self.hosts.clients;
+        self.sessions = [(Way::Socket, 101), (Way::Nat, 121), (Way::Http, 141)]
+            .into_iter()
+            .map(|(way, first)| {
+                let from: Vec<IpAddr> = (first..first + 12).map(client_v4).collect();
+                Sessions::open(host, self._dir.path(), way, from)
+            })
+            .collect();
+        let v4 = |first: u16| (first..first + 20).map(client_v4).collect::<Vec<_>>();
+        let v6: Vec<IpAddr> = (1..=20).map(client_v6).collect();
+        for (way, from) in [
+            (Way::Socket, v4(1)),
+            (Way::Proxy, v6),
+            (Way::Http, v4(41)),
+            (Way::Nat, v4(61)),
+        ] {
+            let load = match way {
+                Way::Http => Load::visiting(host, &from, 50, keep_alive),
+                _ => Load::visiting(host, &from, 30, move || {
+                    move |from| http::ask_well(&http::connect(from, way.address())?)
+                }),
+            };
+            self.loads.push((way, load));
+        }
+        self.served(40);
+    }
+
+    /// One act, and a look at everything after it.
+    pub(crate) fn step(&mut self, act: &'static Act) {
+        let begun = Instant::now();
+        let cost = (act.play)(self);
+        let did = self.did.entry(act.name).or_default();
+        *did = (did.0 + 1, did.1 + begun.elapsed());
+        if let Some(text) = &cost.logged {
+            let log = self.agent.log();
+            assert!(log.contains(text), "{text:?} is not in {log}");
+        }
+        let disruption = Disruption::new(act.name, begun, cost);
+        println!("{:8.1?} {}", self.begun.elapsed(), disruption.what);
+        self.served(8);
+        for sessions in &mut self.sessions {
+            sessions.check(&disruption);
+        }
+        if !act.agent_lives {
+            self.secure = Secure::open(&self.hosts.clients, &self.authority);
+        }
+        self.secure.ask();
+        self.counters
+            .check(&self.stats(), self.agent.pid(), &disruption);
+        self.judge.note(disruption);
+        for (way, load) in &self.loads {
+            self.judge.hear(*way, load.so_far());
+        }
+        let log = self.agent.log();
+        assert!(!log.contains("panicked"), "{log}");
+    }
+
+    /// Waits until so many more visits on each way are over.
+    fn served(&self, count: usize) {
+        let goals: Vec<usize> = self
+            .loads
+            .iter()
+            .map(|(_, load)| load.made() + count)
+            .collect();
+        wait::until("everybody to be served", || {
+            let mut loads = self.loads.iter().zip(&goals);
+            loads
+                .all(|((_, load), goal)| load.made() >= *goal)
+                .then_some(())
+        });
+    }
+
+    /// All clients go.
+    pub(crate) fn rest(&mut self) {
+        for (way, load) in self.loads.drain(..) {
+            self.judge.hear(way, load.finish());
+        }
+        self.sessions.clear();
+        wait::until("no open connection", || {
+            let status = self.agent.status();
+            let services = status["services"].as_array()?;
+            let backends = services.iter().flat_map(|one| one["backends"].as_array());
+            let open = |backend: &Value| backend["active"].as_u64().unwrap_or(0);
+            let open: u64 = backends.flatten().map(open).sum();
+            (open == 0).then_some(())
+        });
+    }
+
+    /// What was done, how often, and what came of it.
+    pub(crate) fn report(&self) {
+        for (name, (times, time)) in &self.did {
+            let each = *time / *times;
+            println!("{times:4} x {name} ({each:.0?} each)");
+        }
+        self.judge.report();
+    }
+
+    pub(crate) fn stats(&self) -> Value {
+        serde_json::from_str(&self.agent.ok(&["stats", "--json"])).unwrap()
+    }
+
+    pub(crate) fn size(&self) -> Size {
+        Size::of(&self.stats(), self.agent.pin_dir())
+    }
+
+    /// Starts the agent again after its end.
+    pub(crate) fn start_agent(&mut self) {
+        let mut command = self.agent.run_command();
+        self.clock.rule(&mut command);
+        self.agent.start_as(command);
+    }
+
+    /// Writes the configuration as the settings are.
+    pub(crate) fn configure(&self) {
+        let text = text(&self.settings, &self.apps, &self.certificate);
+        self.agent.configure(&text);
+    }
+
+    /// An application at random.
+    pub(crate) fn any_app(&mut self) -> usize {
+        self.random.below(self.apps.len() as u64) as usize
+    }
+
+    /// Kills an application and starts it again.
+    pub(crate) fn restart_app(&mut self, index: usize) {
+        let app = &mut self.apps[index];
+        app.process = None;
+        let host = if app.service == "far" {
+            &self.container
+        } else {
+            &self.hosts.balancer
+        };
+        app.start(host, self._dir.path());
+    }
+
+    /// What `status` has of the application that calls itself `port`.
+    pub(crate) fn backend(&self, port: u16) -> Value {
+        let app = self.apps.iter().find(|app| app.port == port).expect("one");
+        let status = self.agent.status();
+        let mut services = status["services"].as_array().into_iter().flatten();
+        let service = services.find(|service| service["name"] == app.service);
+        let mut backends = service
+            .and_then(|one| one["backends"].as_array())
+            .into_iter()
+            .flatten();
+        let found = backends.find(|backend| backend["address"] == app.address.as_str());
+        found
+            .unwrap_or_else(|| panic!("{}: {status:#}", app.address))
+            .clone()
+    }
+
+    /// Waits until an application is in service, and healthy if that is checked.
+    pub(crate) fn wait_until_fit(&self, port: u16) {
+        wait::until(&format!("{port} in service"), || {
+            let backend = self.backend(port);
+            let health = &backend["health"];
+            let healthy = health.is_null() || health["state"] == "up";
+            (healthy && backend["state"] == "up").then_some(())
+        });
+    }
+}
+
+/// Visits on connections that stay.
+fn keep_alive() -> impl FnMut(IpAddr) -> std::io::Result<http::Answer> {
+    let mut open = BTreeMap::new();
+    move |from| {
+        let stream = match open.remove(&from) {
+            Some(stream) => stream,
+            None => http::connect(from, Way::Http.address())?,
+        };
+        let answer = http::ask_well(&stream)?;
+        open.insert(from, stream);
+        Ok(answer)
+    }
+}
+
+fn text(settings: &Settings, apps: &[App], certificate: &Files) -> String {
+    let backends = |service: &str| {
+        let own = apps.iter().filter(|app| app.service == service);
+        let one = |app: &App| match app.port {
+            5003 => format!(
+                "{{ address = '{}', weight = {} }}",
+                app.address, settings.weight
+            ),
+            _ => format!("'{}'", app.address),
+        };
+        own.map(one).collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        "metrics = '127.0.0.1:9600'\n\
+         [[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nbackends = [{}]\n\
+         [[service]]\nname = 'six'\nlisten = ['[::]:80']\nbackends = [{}]\n\
+         [[service]]\nname = 'app'\nmode = 'http'\nlisten = ['0.0.0.0:81']\nbackends = [{}]\n\
+         [service.tls]\nlisten = ['0.0.0.0:443']\ncertificates = [{}]\nmin_version = '{}'\n\
+         [service.http]\n{}\ntimeouts = {{ drain = '1s' }}\n\
+         [[service]]\nname = 'far'\nlisten = ['{}']\nbackends = [{}]\n\
+         [service.health]\ntype = 'tcp'\ninterval = '200ms'\ntimeout = '2s'\n",
+        backends("web"),
+        backends("six"),
+        backends("app"),
+        certificate.toml(),
+        settings.min_version,
+        settings.http,
+        Way::Nat.address(),
+        backends("far"),
+    )
+}
