@@ -1,18 +1,22 @@
 //! What goes wrong around an agent: descriptors and memory used up, clocks stepped, interfaces that
 //! change, crowds and noise on its sockets. Whom the kernel serves notices nothing.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
 use lb_tests::clock::Clock;
-use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::hosts::{self, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::limited::Limited;
 use lb_tests::load::Load;
 use lb_tests::noise::{junk, shout};
+use lb_tests::outside::bulk_server;
 use lb_tests::random::Random;
+use lb_tests::tls::Authority;
 use lb_tests::{http, node, wait};
 
 const SERVICES: &str = "metrics = '127.0.0.1:9600'\n\
@@ -37,7 +41,7 @@ fn under_load(hosts: &Hosts, work: impl FnOnce()) {
     load.more(50);
     work();
     load.more(50);
-    let mut homes = std::collections::BTreeMap::new();
+    let mut homes = BTreeMap::new();
     for visit in load.finish() {
         let answer = visit
             .answer
@@ -84,16 +88,27 @@ fn killed_for_its_memory_the_agent_leaves_the_kernel_serving_and_comes_back() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
-    agent.kill();
-    // Too little to start with.
-    let limited = Limited::new(6 << 20);
-    let join = format!("echo $$ > {} && exec \"$@\"", limited.members().display());
+    // What it has is not counted there, what it takes from now on is.
+    let limited = Limited::new(512 << 10);
+    fs::write(limited.members(), agent.pid().to_string()).unwrap();
+    let mut held = Vec::new();
     under_load(&hosts, || {
+        let mut next = (1..=200).cycle();
+        wait::until("the agent to be killed", || {
+            let from = client_v6(next.next().expect("a cycle"));
+            // Clients of the other family come by the agent.
+            held.extend(hosts.clients.run(|| http::connect(from, SERVICE_V6)));
+            agent.has_ended().then_some(())
+        });
+        agent.kill();
+        // Too little to start with.
+        let join = format!("echo $$ > {} && exec \"$@\"", limited.members().display());
         let mut command = behind(&hosts, &agent, &["sh", "-c", &join, "sh"]);
         let status = command.status().unwrap();
         assert!(!status.success(), "{status}");
+        agent.start_again();
     });
-    agent.start_again();
+    println!("{} connections through the agent ended with it", held.len());
     agent.ok(&["add-backend", "127.0.0.1:5002"]);
     under_load(&hosts, || {});
 }
@@ -145,21 +160,32 @@ fn an_interface_may_go_down_and_get_another_name_and_address() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
     let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
-    let get = |to: SocketAddr| hosts.clients.run(|| http::get(client_v4(1), to));
+    let open: Vec<TcpStream> = hosts.clients.run(|| {
+        let connect = |n| http::connect(client_v4(n), SERVICE_V4).unwrap();
+        (41..=60).map(connect).collect()
+    });
+    let homes: Vec<u16> = open
+        .iter()
+        .map(|one| http::ask(one).unwrap().port)
+        .collect();
+    let clients: Vec<_> = (1..=40).map(client_v4).collect();
+    let load = Load::start(&hosts.clients, &clients, 100);
+    load.more(50);
+    let begun = Instant::now();
+    let get = |to: SocketAddr| hosts.clients.run(|| http::get(client_v4(100), to));
     let home = get(SERVICE_V4).unwrap().port;
+    let served_at = |to: SocketAddr| {
+        wait::until("the wire", || (get(to).ok()?.port == home).then_some(()));
+    };
     let link = |arguments: &[&str]| hosts.balancer.ip(&[&["link", "set"], arguments].concat());
     link(&["wire", "down"]);
     assert_eq!(agent.run(&["status"]).code, 0);
     link(&["wire", "up"]);
-    wait::until("the wire", || {
-        (get(SERVICE_V4).ok()?.port == home).then_some(())
-    });
+    served_at(SERVICE_V4);
     link(&["wire", "down"]);
     link(&["wire", "name", "cable"]);
     link(&["cable", "up"]);
-    wait::until("the wire", || {
-        (get(SERVICE_V4).ok()?.port == home).then_some(())
-    });
+    served_at(SERVICE_V4);
     // Another address: the service is on all of them.
     let address = |words: [&str; 2]| {
         let arguments = ["addr", words[0], words[1], "dev", "cable"];
@@ -167,11 +193,32 @@ fn an_interface_may_go_down_and_get_another_name_and_address() {
     };
     address(["del", "10.99.0.1/16"]);
     address(["add", "10.99.0.77/16"]);
-    let moved: SocketAddr = ([10, 99, 0, 77], 80).into();
-    wait::until("the other address", || {
-        (get(moved).ok()?.port == home).then_some(())
-    });
+    served_at(([10, 99, 0, 77], 80).into());
+    address(["add", "10.99.0.1/16"]);
+    served_at(SERVICE_V4);
+    let over = Instant::now();
+    load.more(50);
     agent.ok(&["add-backend", "127.0.0.1:5002"]);
+    // What was open goes on, and who could not get through meanwhile finds the same copy.
+    for (one, home) in open.iter().zip(homes) {
+        assert_eq!(http::ask(one).unwrap().port, home);
+    }
+    let (mut at, mut lost) = (BTreeMap::new(), 0);
+    let visits = load.finish();
+    for visit in &visits {
+        match &visit.answer {
+            Ok(answer) => {
+                let home = *at.entry(visit.client).or_insert(answer.port);
+                assert_eq!(home, answer.port, "{} moved", visit.client);
+            }
+            Err(error) => {
+                let cut_off = visit.begun <= over && visit.ended >= begun;
+                assert!(cut_off, "{}: {error}", visit.client);
+                lost += 1;
+            }
+        }
+    }
+    println!("interface: {lost} of {} connections lost", visits.len());
 }
 
 #[test]
@@ -193,10 +240,19 @@ fn ten_thousand_silent_clients_on_the_control_socket_keep_nobody_out() {
 
 #[test]
 fn noise_on_every_listening_socket_disturbs_nobody() {
-    let hosts = Hosts::new();
+    let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
+    let container = hosts.container();
+    bulk_server(&container, SocketAddr::new(hosts::CONTAINER[0], 5000));
+    let certificate = Authority::new(dir.path()).issue("a", &["a.test"]);
     let services = format!(
         "{SERVICES}[[service]]\nname = 'names'\nmode = 'udp'\nlisten = ['0.0.0.0:53']\n\
-         backends = ['127.0.0.1:5353']\n"
+         backends = ['127.0.0.1:5353']\n\
+         [[service]]\nname = 'app'\nmode = 'http'\nlisten = ['0.0.0.0:81']\n\
+         backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n\
+         [service.tls]\nlisten = ['0.0.0.0:443']\ncertificates = [{}]\n\
+         [[service]]\nname = 'far'\nlisten = ['10.99.0.1:90']\nbackends = ['{}:5000']\n",
+        certificate.toml(),
+        hosts::CONTAINER[0],
     );
     let agent = Agent::start(&hosts.balancer, &services);
     let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
@@ -215,7 +271,9 @@ fn noise_on_every_listening_socket_disturbs_nobody() {
                 shout(metrics, &bytes);
             });
             hosts.clients.run(|| {
-                for (from, to) in [(client_v4(n), SERVICE_V4), (client_v6(n), SERVICE_V6)] {
+                let v4 = [80, 81, 443, 90].map(|port| SocketAddr::new(SERVICE_V4.ip(), port));
+                let v4 = v4.map(|to| (client_v4(n), to));
+                for (from, to) in v4.into_iter().chain([(client_v6(n), SERVICE_V6)]) {
                     let stream = http::connect(from, to).unwrap();
                     stream.set_read_timeout(patience).unwrap();
                     shout(stream, &bytes);

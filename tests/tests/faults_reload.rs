@@ -16,9 +16,13 @@ use lb_tests::{http, wait};
 
 /// With two backends or three.
 fn services(three: bool) -> String {
+    services_of("tcp", three)
+}
+
+fn services_of(mode: &str, three: bool) -> String {
     let third = if three { ", '127.0.0.1:5002'" } else { "" };
     format!(
-        "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
+        "[[service]]\nname = 'web'\nmode = '{mode}'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
          backends = ['127.0.0.1:5000', '127.0.0.1:5001'{third}]\n"
     )
 }
@@ -87,8 +91,17 @@ fn an_agent_killed_at_any_moment_of_a_reload_leaves_a_whole_picture() {
 
 #[test]
 fn five_hundred_websockets_live_through_two_hundred_reloads() {
+    websockets_live_through_reloads("tcp");
+}
+
+#[test]
+fn five_hundred_websockets_through_the_agent_live_through_two_hundred_reloads() {
+    websockets_live_through_reloads("http");
+}
+
+fn websockets_live_through_reloads(mode: &str) {
     let hosts = Hosts::new();
-    let agent = Agent::start(&hosts.balancer, &services(false));
+    let agent = Agent::start(&hosts.balancer, &services_of(mode, false));
     let _apps = [5000, 5001, 5002].map(|port| {
         let address = ([0; 16], port).into();
         node::serve(&hosts.balancer, "server.js", address, agent.dir())
@@ -103,7 +116,7 @@ fn five_hundred_websockets_live_through_two_hundred_reloads() {
     let known: Vec<IpAddr> = v4.iter().chain(&v6).copied().collect();
     let load = Load::start(&hosts.clients, &known, 50);
     for round in 0..200 {
-        agent.configure(&services(round % 2 == 0));
+        agent.configure(&services_of(mode, round % 2 == 0));
         agent.ok(&["reload"]);
     }
     sockets.echo(1000);

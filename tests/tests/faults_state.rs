@@ -20,6 +20,30 @@ fn a_power_cut_at_any_byte_of_a_state_file_loses_no_change_that_was_answered() {
     let hosts = Hosts::new();
     // No eBPF: it takes hundreds of starts.
     let mut agent = Agent::start_on(&hosts.balancer, SERVICES, "userspace");
+    power_cuts(&mut agent, 1);
+}
+
+#[test]
+fn whom_the_kernel_serves_does_not_notice_agents_that_find_half_a_state_file() {
+    let hosts = Hosts::new();
+    let _apps = [5000, 5001].map(|port| {
+        let address = format!("127.0.0.1:{port}");
+        Moody::new(&hosts.balancer, &address)
+    });
+    let mut agent = Agent::start(&hosts.balancer, SERVICES);
+    let clients: Vec<IpAddr> = (1..=40).map(client_v4).collect();
+    let load = Load::start(&hosts.clients, &clients, 100);
+    load.more(50);
+    power_cuts(&mut agent, 23);
+    let visits = load.finish();
+    let failed = visits.iter().filter(|visit| visit.answer.is_err()).count();
+    println!("power cuts: {failed} of {} connections lost", visits.len());
+    assert_eq!(failed, 0, "of {}", visits.len());
+}
+
+/// Cuts the state file, and the one that takes its place, after every `step` bytes, and starts an
+/// agent there.
+fn power_cuts(agent: &mut Agent<'_>, step: usize) {
     let state = agent.dir().join("state/state.json");
     let half = agent.dir().join("state/state.new");
     agent.ok(&["add-backend", "127.0.0.1:5001"]);
@@ -27,7 +51,7 @@ fn a_power_cut_at_any_byte_of_a_state_file_loses_no_change_that_was_answered() {
     agent.ok(&["add-backend", "127.0.0.1:5002", "--weight", "7"]);
     let next = fs::read(&state).unwrap();
     agent.kill();
-    for length in 0..=next.len() {
+    for length in (0..=next.len()).step_by(step) {
         // As the power cut leaves it: the old file whole, the new one not yet renamed.
         fs::write(&state, &answered).unwrap();
         fs::write(&half, &next[..length]).unwrap();
@@ -41,7 +65,7 @@ fn a_power_cut_at_any_byte_of_a_state_file_loses_no_change_that_was_answered() {
         assert_eq!(fs::read(&state).unwrap(), answered, "{length} bytes");
     }
     // As a file system leaves it that does not keep its promises: named, and left alone.
-    for length in 0..answered.len() {
+    for length in (0..answered.len()).step_by(step) {
         fs::write(&state, &answered[..length]).unwrap();
         let outcome = Outcome::from(agent.run_command().output().unwrap());
         assert_eq!(outcome.code, 1, "{length} bytes: {outcome:?}");
