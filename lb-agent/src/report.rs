@@ -184,7 +184,7 @@ impl Sources<'_> {
             drain_seconds_left: backend
                 .drain
                 .filter(|drain| state_of(backend) == "draining" && !drain.over)
-                .map(|drain| drain.until_unix_ms.saturating_sub(overlay::unix_ms()))
+                .map(|drain| drain.until_unix_ms.saturating_sub(overlay::steady_ms()))
                 .map(|left_ms| left_ms.div_ceil(1000)),
             down_because: (state_of(backend) == "down").then(|| {
                 match backend.fit {

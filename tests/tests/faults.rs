@@ -130,7 +130,10 @@ fn a_clock_that_is_stepped_moves_nobody() {
     };
     let before = at();
     let home = agent.looked_up_port(client_v4(1));
+    let drained = || agent.backend("127.0.0.1:5001");
     under_load(&hosts, || {
+        // Its clients stay until an hour has passed, whatever the clock says.
+        agent.ok(&["drain-backend", "127.0.0.1:5001", "--timeout", "1h"]);
         for step in ["+400d", "-400d", "+0"] {
             clock.step(step);
             let now = at();
@@ -142,6 +145,9 @@ fn a_clock_that_is_stepped_moves_nobody() {
                 );
             }
             assert_eq!(agent.looked_up_port(client_v4(1)), home);
+            assert_eq!(drained()["state"], "draining", "{step}");
+            let left = drained()["drain_seconds_left"].as_u64();
+            assert!((3000..=3600).contains(&left.unwrap()), "{step}: {left:?}");
             // Clients that come by the agent are remembered on the same clock as the others.
             hosts
                 .clients
@@ -152,6 +158,12 @@ fn a_clock_that_is_stepped_moves_nobody() {
                 "{known}"
             );
         }
+    });
+    // Nor do they stay longer.
+    agent.ok(&["drain-backend", "127.0.0.1:5001", "--timeout", "1s"]);
+    clock.step("-400d");
+    wait::until("the end of the drain", || {
+        (drained()["state"] == "down").then_some(())
     });
 }
 

@@ -221,7 +221,7 @@ impl Reconciler {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         overlay.put_drain(Drained {
             target: target.clone(),
-            until_unix_ms: overlay::unix_ms().saturating_add(timeout_ms),
+            until_unix_ms: overlay::steady_ms().saturating_add(timeout_ms),
             at_end,
             moved,
         });

@@ -16,12 +16,12 @@ const FOR: Duration = Duration::from_secs(5);
 impl Reconciler {
     /// Whether connections are to be closed.
     pub(super) fn closing(&self) -> bool {
-        self.overlay.to_close(overlay::unix_ms()).next().is_some()
+        self.overlay.to_close(overlay::steady_ms()).next().is_some()
     }
 
     /// Closes what is left of drained backends.
     pub(super) fn close_drained(&mut self) {
-        let now_ms = overlay::unix_ms();
+        let now_ms = overlay::steady_ms();
         let due: Vec<Drained> = self.overlay.to_close(now_ms).cloned().collect();
         let mut ending = HashSet::new();
         let mut overlay = self.overlay.clone();

@@ -225,7 +225,7 @@ impl Reconciler {
 
     /// When what is desired changes by itself next; it may have done so already.
     fn next_step(&self, now: Instant) -> Option<Instant> {
-        let now_ms = overlay::unix_ms();
+        let now_ms = overlay::steady_ms();
         let backends = self.desired.services.iter().flat_map(|s| &s.backends);
         let drains = backends.filter_map(|backend| backend.drain.filter(|drain| !drain.over));
         let drain = drains
@@ -303,7 +303,7 @@ impl Reconciler {
             config: &config.agent.packet,
             health: &self.health,
         };
-        Desired::new(config, overlay, self.hash_key, overlay::unix_ms(), &here)
+        Desired::new(config, overlay, self.hash_key, overlay::steady_ms(), &here)
     }
 
     /// Plans and carries out the way to `desired`. When a step fails, those before it are undone

@@ -1,6 +1,7 @@
 //! Changes made at run time, which outlive restarts and reloads until they are undone.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +50,7 @@ pub struct Added {
 pub struct Drained {
     /// Which.
     pub target: Target,
-    /// When it loses the clients it still has, milliseconds since 1970 (UTC).
+    /// When it loses the clients it still has, milliseconds since 1970 (UTC); see [`steady_ms`].
     pub until_unix_ms: u64,
     /// What becomes of what it still has then.
     #[serde(default, skip_serializing_if = "AtEnd::is_leave")]
@@ -151,6 +152,14 @@ impl Overlay {
             drained.at_end == AtEnd::Close && drained.until_unix_ms <= now_ms
         })
     }
+}
+
+/// Milliseconds since 1970 by which drains are timed: the system's clock as it was when the agent
+/// first asked, and what has passed since. A clock that is set ends no drain, nor prolongs one.
+pub fn steady_ms() -> u64 {
+    static FIRST: OnceLock<(u64, Instant)> = OnceLock::new();
+    let (first_ms, at) = FIRST.get_or_init(|| (unix_ms(), Instant::now()));
+    first_ms.saturating_add(at.elapsed().as_millis() as u64)
 }
 
 /// Milliseconds since 1970 (UTC), by the system's clock.

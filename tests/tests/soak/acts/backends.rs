@@ -64,24 +64,47 @@ pub(crate) fn removed(world: &mut World<'_>) -> Cost {
     }
 }
 
-/// Its clients move when the time is over; what is open then goes on.
+/// Its clients move at once or when the time is over; what is open then goes on.
 pub(crate) fn drained(world: &mut World<'_>) -> Cost {
-    let index = world.any_app();
-    let app = &world.apps[index];
-    let (port, ways) = (app.port, app.ways());
-    let service = ["--service", app.service];
-    let drain = ["drain-backend", &app.address, "--timeout", "200ms"];
-    world.agent.ok(&[&drain, &service[..]].concat());
-    wait::until("the end of the drain", || {
-        (world.backend(port)["state"] == "down").then_some(())
-    });
-    world
-        .agent
-        .ok(&[&["add-backend", &app.address], &service[..]].concat());
-    world.wait_until_fit(port);
+    let when = [
+        &["--timeout", "200ms"][..],
+        &["--timeout", "200ms", "--now"],
+    ];
+    let when = when[world.random.below(2) as usize];
+    let (port, ways) = drain(world, when);
     Cost {
         moves: ways,
         ports: vec![port],
         ..Cost::default()
     }
+}
+
+/// What is open is closed; only where requests are read can one that is under way be answered.
+pub(crate) fn drained_and_closed(world: &mut World<'_>) -> Cost {
+    let how = ["--timeout", "200ms", "--at-end", "close", "--wait"];
+    let (port, ways) = drain(world, &how);
+    Cost {
+        loses: if ways == [Way::Http] { &[] } else { ways },
+        moves: ways,
+        ends: ways,
+        ports: vec![port],
+        logged: None,
+    }
+}
+
+/// Drains an application, and puts it back in service.
+fn drain(world: &mut World<'_>, how: &[&str]) -> (u16, &'static [Way]) {
+    let index = world.any_app();
+    let app = &world.apps[index];
+    let (port, ways) = (app.port, app.ways());
+    let name = [app.address.as_str(), "--service", app.service];
+    world
+        .agent
+        .ok(&[&["drain-backend"], &name[..], how].concat());
+    wait::until("the end of the drain", || {
+        (world.backend(port)["state"] == "down").then_some(())
+    });
+    world.agent.ok(&[&["add-backend"], &name[..]].concat());
+    world.wait_until_fit(port);
+    (port, ways)
 }

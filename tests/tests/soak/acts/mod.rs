@@ -34,7 +34,7 @@ const fn dies(name: &'static str, play: fn(&mut World<'_>) -> Cost) -> Act {
 }
 
 /// All of them. Some are more than once, as they are done to one of eleven applications.
-pub(crate) const ACTS: [Act; 27] = [
+pub(crate) const ACTS: [Act; 29] = [
     dies("agent killed", agent::killed),
     dies("agent restarted", agent::restarted),
     dies("agent killed in a reload", agent::killed_in_a_reload),
@@ -50,6 +50,8 @@ pub(crate) const ACTS: [Act; 27] = [
     lives("backend removed and added", backends::removed),
     lives("backend drained", backends::drained),
     lives("backend drained", backends::drained),
+    lives("backend drained and closed", backends::drained_and_closed),
+    lives("backend drained and closed", backends::drained_and_closed),
     lives("reload", callers::reload),
     lives("twenty reloads", callers::reload_often),
     lives("bad reload", callers::bad_reload),
