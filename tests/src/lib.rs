@@ -24,6 +24,7 @@ pub mod process;
 pub mod prog_run;
 pub mod random;
 pub mod standin;
+pub mod systemd;
 pub mod tls;
 pub mod wait;
 pub mod wire;

@@ -1,4 +1,4 @@
-//! What the test of the Debian package needs: a clean Debian root, which is kept, and two versions
+//! What the tests of the Debian package need: a clean Debian root, which is kept, and two versions
 //! of the package.
 
 use crate::debian;
@@ -6,7 +6,7 @@ use crate::dist::{self, Care};
 use crate::sh::{CommandExt, find_program, say};
 use anyhow::{Context, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Makes all of it ready, as variables for the test.
@@ -24,9 +24,14 @@ pub(crate) fn ensure() -> Result<Vec<(&'static str, PathBuf)>> {
 /// A Debian of the same release as this one, from the mirrors that are configured here.
 fn root() -> Result<PathBuf> {
     let root = dist::directory().join("debian-root");
-    if root.join("var/lib/dpkg/status").exists() {
+    let is_whole = |root: &Path| {
+        root.join("usr/lib/systemd/systemd").exists() || root.join("lib/systemd/systemd").exists()
+    };
+    if is_whole(&root) {
         return Ok(root);
     }
+    // One of before, without systemd.
+    let _ = fs::remove_dir_all(&root);
     if find_program("mmdebstrap").is_none() {
         debian::ensure(&["mmdebstrap"], "testing the package")?;
     }
@@ -39,7 +44,12 @@ fn root() -> Result<PathBuf> {
     let name = codename(&release).context("this Debian has no VERSION_CODENAME")?;
     let mut command = Command::new("mmdebstrap");
     command
-        .args(["--variant=minbase", "--include=iproute2", "--quiet", name])
+        .args([
+            "--variant=minbase",
+            "--include=iproute2,systemd",
+            "--quiet",
+            name,
+        ])
         .arg(&temporary);
     // Without it, mmdebstrap asks Debian's own mirrors.
     let places = [
