@@ -1,5 +1,6 @@
 //! Two hosts in network namespaces, joined by a wire: clients on one, the balancer on the other.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -149,6 +150,32 @@ impl Host {
             .split(':')
             .map(|byte| u8::from_str_radix(byte, 16).unwrap());
         std::array::from_fn(|_| bytes.next().unwrap())
+    }
+
+    /// Every setting of its network that an agent might touch, a line each.
+    pub fn network_settings(&self) -> BTreeSet<String> {
+        let commands = [
+            "sysctl -a -r ^net\\.",
+            "ip route show table all",
+            "ip -6 route show table all",
+            "ip rule",
+            "ip -6 rule",
+            "ip link show",
+            "tc qdisc",
+        ];
+        let mut lines = BTreeSet::new();
+        for words in commands.map(|command| command.split(' ').collect::<Vec<_>>()) {
+            let output = self.command(words[0]).args(&words[1..]).output().unwrap();
+            assert!(
+                output.status.success() || words[0] == "sysctl",
+                "{words:?}: {output:?}"
+            );
+            let text = String::from_utf8_lossy(&output.stdout);
+            // An interface that comes up gets its link-local address by and by.
+            let kept = text.lines().filter(|line| !line.contains("fe80:"));
+            lines.extend(kept.map(|line| format!("{words:?} {line}")));
+        }
+        lines
     }
 
     /// Moves this thread to the host, for good.

@@ -87,6 +87,50 @@ fn what_stands_in_the_way_is_found() {
 }
 
 #[test]
+fn what_is_missing_of_the_system_is_found() {
+    let host = Host::new("balancer");
+    // Without an agent, and with its state in memory.
+    let mut agent = Agent::start(&host, SERVICES);
+    agent.kill();
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let text = std::fs::read_to_string(agent.config()).unwrap();
+    let own = format!("state_dir = '{}/state'", agent.dir().display());
+    let config = dir.path().join("config.toml");
+    let in_memory = format!("state_dir = '{}/state'", dir.path().display());
+    assert!(text.contains(&own));
+    std::fs::write(&config, text.replace(&own, &in_memory)).unwrap();
+    let doctor = |before: &[&str]| -> Outcome {
+        let mut command = host.command(before[0]);
+        command.args(&before[1..]).arg(program());
+        command.args(["doctor", "--json", "--config"]).arg(&config);
+        command.output().unwrap().into()
+    };
+    let outcome = doctor(&["prlimit", "--nofile=1024"]);
+    assert_eq!(outcome.code, 0, "warnings only: {outcome:?}");
+    one(&outcome, "open files", "warning", "at most 1024");
+    one(&outcome, "state directory", "warning", "is in memory");
+    let outcome = doctor(&["faketime", "2001-01-01 12:00:00"]);
+    one(&outcome, "clock", "warning", "has not been set");
+    let bare = "for type in bpf cgroup2; do \
+                  grep \" $type \" /proc/mounts | cut -d ' ' -f 2 | sort -r | xargs -r umount -l; \
+                done; exec \"$@\"";
+    let outcome = doctor(&["unshare", "--mount", "sh", "-ec", bare, "sh"]);
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    one(&outcome, "bpf file system", "failure", "is not in one");
+    one(&outcome, "cgroup v2", "failure", "no hierarchy is mounted");
+}
+
+#[test]
+fn two_agents_on_one_network_are_seen() {
+    let host = Host::new("balancer");
+    let first = Agent::start(&host, SERVICES);
+    let _second = Agent::start(&host, &SERVICES.replace(":8080", ":8081"));
+    let config = first.config();
+    let outcome = first.run(&["doctor", "--json", "--config", config.to_str().unwrap()]);
+    one(&outcome, "sk_lookup hook", "warning", "2 lb-agents");
+}
+
+#[test]
 fn a_state_directory_that_others_can_write_to_is_a_failure() {
     let host = Host::new("balancer");
     let agent = Agent::start(&host, SERVICES);

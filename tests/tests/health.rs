@@ -143,6 +143,35 @@ fn when_all_are_down_they_serve_or_refuse_as_configured() {
 }
 
 #[test]
+fn with_http_all_down_is_an_honest_503_unless_they_are_to_serve() {
+    for (all_down, expected) in [("", 503), ("all_down = 'serve'", 500)] {
+        let hosts = Hosts::new();
+        let apps = two(&hosts);
+        let text = service(&format!("path = '/'\nstatus = '200'\n{all_down}"));
+        let text = text.replace("listen =", "mode = 'http'\nlisten =");
+        let agent = Agent::start(&hosts.balancer, &text);
+        apps.iter().for_each(|app| app.feel(Mood::Status(500)));
+        BACKENDS
+            .iter()
+            .for_each(|address| wait_for_health(&agent, address, "down"));
+        let ask = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let get = || -> std::io::Result<String> {
+            let mut stream = http::connect(client_v4(1), SERVICE_V4)?;
+            std::io::Write::write_all(&mut stream, ask.as_bytes())?;
+            let mut answer = String::new();
+            std::io::Read::read_to_string(&mut stream, &mut answer)?;
+            Ok(answer)
+        };
+        wait::until(&format!("an answer {expected}"), || {
+            let answer = hosts.clients.run(get).ok()?;
+            answer
+                .starts_with(&format!("HTTP/1.1 {expected}"))
+                .then_some(())
+        });
+    }
+}
+
+#[test]
 fn an_agent_that_starts_again_goes_on_with_what_the_last_one_knew() {
     let hosts = Hosts::new();
     let apps = two(&hosts);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use lb_tests::agent::Agent;
 use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client};
-use lb_tests::wait;
+use lb_tests::{prog_run, wait};
 use serde_json::Value;
 
 fn services(agent: &str) -> String {
@@ -138,29 +138,24 @@ fn a_driver_that_refuses_the_program_is_told_why_and_it_runs_behind() {
 fn a_purge_leaves_nothing_behind() {
     let net = Net::new();
     bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
-    let settings = [
-        "net/ipv4/conf/eth0/forwarding",
-        "net/ipv6/conf/eth0/forwarding",
-        "net/ipv6/conf/eth0/accept_ra",
-        "net/ipv4/conf/cont0/forwarding",
-    ];
-    let now = || settings.map(|key| net.balancer.setting(key));
+    let now = || net.balancer.network_settings();
     let before = now();
     let mut agent = Agent::start(&net.balancer, &services(""));
     assert_ne!(now(), before, "forwarding is needed, and turned on");
     visit(&net, 1).unwrap();
     agent.kill();
     agent.start_again();
+    let objects = prog_run::pinned(agent.pin_dir());
+    assert!(objects.len() > 20 && objects.iter().all(prog_run::Object::exists));
     agent.ok(&["stop", "--purge"]);
-    assert_eq!(now(), before);
-    let shown = net.balancer.command("bpftool").args(["net"]).output();
-    if let Ok(shown) = shown {
-        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-        assert!(!text.contains("lb_"), "{text}");
-    }
-    let queues = net.balancer.command("tc").args(["qdisc", "show"]).output();
-    let text = String::from_utf8_lossy(&queues.unwrap().stdout).into_owned();
-    assert!(!text.contains("clsact"), "{text}");
+    agent.wait_for_end();
+    let after = now();
+    let differences: Vec<_> = after.symmetric_difference(&before).collect();
+    assert!(differences.is_empty(), "{differences:#?}");
+    wait::until("the kernel to let go of everything", || {
+        let left = objects.iter().filter(|object| object.exists());
+        (left.count() == 0).then_some(())
+    });
     assert!(!agent.pin_dir().exists());
 }
 

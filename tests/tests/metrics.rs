@@ -295,6 +295,9 @@ fn the_dashboard_shows_metrics_that_exist() {
             expressions.push(target["expr"].as_str().unwrap().to_owned());
         }
     }
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        expressions.push(variable["query"].to_string());
+    }
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let named: BTreeSet<&str> = expressions
         .iter()

@@ -111,6 +111,18 @@ impl<'a> Debian<'a> {
     }
 }
 
+/// The commands that `lb-agent --help` tells of.
+fn commands(help: &str) -> Vec<String> {
+    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let words = list.map_while(|line| line.split_whitespace().next());
+    let all: Vec<String> = words
+        .filter(|word| *word != "help")
+        .map(str::to_owned)
+        .collect();
+    assert!(all.len() > 10, "{help}");
+    all
+}
+
 #[test]
 fn the_package_is_installed_used_upgraded_removed_and_purged() {
     let hosts = Hosts::new();
@@ -133,6 +145,18 @@ fn the_package_is_installed_used_upgraded_removed_and_purged() {
         "-n",
         "/usr/share/bash-completion/completions/lb-agent",
     ]);
+    for command in commands(&debian.ok(&["lb-agent", "--help"])) {
+        let page = format!("usr/share/man/man1/lb-agent-{command}.1.gz");
+        assert!(debian.has(&page), "{page}");
+        for file in [
+            "bash-completion/completions/lb-agent",
+            "zsh/vendor-completions/_lb-agent",
+            "fish/vendor_completions.d/lb-agent.fish",
+        ] {
+            let text = fs::read_to_string(debian.root.join("usr/share").join(file)).unwrap();
+            assert!(text.contains(&command), "{command} is not in {file}");
+        }
+    }
     debian.ok(&["getent", "group", "lb-agent"]);
     let conffiles = debian.ok(&["cat", "/var/lib/dpkg/info/lb-agent.conffiles"]);
     assert!(

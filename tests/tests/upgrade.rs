@@ -1,7 +1,6 @@
 //! Another agent takes over: programs are tried before they are let in, counts go on, a start that
 //! was cut short leaves nothing in the way, and what cannot be taken over is named with the way out.
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::process::Stdio;
 use std::time::Duration;
@@ -169,7 +168,7 @@ fn pins_of_another_version_are_named_with_the_way_out_and_go_on_serving() {
 #[test]
 fn stop_leaves_the_kernel_forwarding_and_purge_leaves_no_trace() {
     let hosts = Hosts::new();
-    let before = settings(&hosts);
+    let before = hosts.balancer.network_settings();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     let objects = prog_run::pinned(agent.pin_dir());
@@ -193,33 +192,7 @@ fn stop_leaves_the_kernel_forwarding_and_purge_leaves_no_trace() {
         let left = objects.iter().chain(&all).filter(|object| object.exists());
         (left.count() == 0).then_some(())
     });
-    let after = settings(&hosts);
+    let after = hosts.balancer.network_settings();
     let differences: Vec<_> = after.symmetric_difference(&before).collect();
     assert!(differences.is_empty(), "{differences:?}");
-}
-
-/// Every setting of the balancer's network that an agent might touch, a line each.
-fn settings(hosts: &Hosts) -> BTreeSet<String> {
-    let commands = [
-        "sysctl -a -r ^net\\.",
-        "ip route show table all",
-        "ip -6 route show table all",
-        "ip rule",
-        "ip link show",
-        "tc qdisc",
-    ];
-    let mut lines = BTreeSet::new();
-    for words in commands.map(|command| command.split(' ').collect::<Vec<_>>()) {
-        let mut command = hosts.balancer.command(words[0]);
-        let output = command.args(&words[1..]).output().unwrap();
-        assert!(
-            output.status.success() || words[0] == "sysctl",
-            "{words:?}: {output:?}"
-        );
-        let text = String::from_utf8_lossy(&output.stdout);
-        // An interface that comes up gets its link-local address by and by.
-        let kept = text.lines().filter(|line| !line.contains("fe80:"));
-        lines.extend(kept.map(|line| format!("{words:?} {line}")));
-    }
-    lines
 }

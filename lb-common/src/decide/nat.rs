@@ -130,10 +130,14 @@ fn next_seq(segment: &Segment, old: u32) -> u32 {
 
 /// What a packet does for a flow that is not established.
 #[inline(always)]
-pub(super) fn advance<W: World>(world: &mut W, job: &Job) -> Verdict {
+pub(super) fn advance<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(entry) = world.flow(&job.key) else {
         return REFUSED;
     };
+    if entry.flags & (flow::ESTABLISHED | flow::REPLY) == 0 && is_bereft(world, job, &entry) {
+        world.remove(&job.key, &job.key);
+        return begin(world, job);
+    }
     note(world, &job.segment, entry);
     if entry.flags & flow::ESTABLISHED == 0 {
         if entry.flags & flow::REPLY != 0 {
@@ -143,6 +147,16 @@ pub(super) fn advance<W: World>(world: &mut W, job: &Job) -> Verdict {
         }
     }
     Verdict::next(Stage::Known)
+}
+
+/// Whether the source port of a flow has been given to another: its entry for what comes back was
+/// pushed out, and nobody could know that the port was still in use.
+#[inline(always)]
+fn is_bereft<W: World>(world: &W, job: &Job, entry: &Flow) -> bool {
+    match world.flow(&entry.pair()) {
+        Some(reply) => reply.out != job.key.reversed(),
+        None => false,
+    }
 }
 
 /// The backend speaks: it may refuse.

@@ -10,7 +10,7 @@ use lb_common::decide::Outcome;
 use lb_common::decide::simulation::{Simulation, example};
 use lb_common::packet::Frame;
 
-use crate::nat::fragment;
+use crate::fragments::fragment;
 use crate::packets::{ACK, RST, SYN, Seen, Spec, addresses, icmp, seen, seen_ip, tcp, udp};
 use crate::{FAMILIES, Family, dropped, pass};
 

@@ -1,9 +1,11 @@
 //! The packet paths on the host: packet in, verdict, packet out, one sentence each.
 
 mod dsr;
+mod fragments;
 mod icmp;
 mod nat;
 mod packets;
+mod ports;
 mod strange;
 
 use std::net::IpAddr;
