@@ -11,6 +11,7 @@
 //! | [`health`] | checks of the backends, and what they say of them |
 //! | [`doctor`] | what of the machine stands in the way |
 //! | [`fuzz`] | what must hold for any bytes from the network |
+//! | [`handover`] | listening sockets that outlive an agent |
 //! | [`host`] | choices made on the host, by the kernel's own function |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
 //! | [`network`] | interfaces, routes and neighbours of this host |
@@ -27,6 +28,7 @@ pub mod control;
 pub mod dataplane;
 pub mod doctor;
 pub mod fuzz;
+pub mod handover;
 pub mod health;
 pub mod host;
 pub mod l7;

@@ -1,6 +1,6 @@
 //! The agent's life: open what there is to open, serve until told to stop.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::control::server;
 use crate::dataplane::DataPlane;
 use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError};
 use crate::dataplane::memory::Memory;
+use crate::handover::Kept;
 use crate::l7::{L7, Newcomers};
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
@@ -29,10 +30,11 @@ const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 /// Runs the agent until SIGTERM, SIGINT or `lb-agent stop`. `config_path` is what `reload` reads
 /// again; `None` for the usual place.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> {
+    let kept = Kept::take();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config, config_path))
+    runtime.block_on(serve(config, config_path, kept))
 }
 
 /// Why there is no agent, and trying again will not help.
@@ -49,7 +51,11 @@ pub enum End {
     Told,
 }
 
-async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> {
+async fn serve(
+    config: Config,
+    config_path: Option<PathBuf>,
+    mut kept: Kept,
+) -> anyhow::Result<End> {
     // The lock comes first: a second agent must not get as far as the maps.
     let store = Store::open(&config.agent.state_dir)?;
     let control = server::bind(&config.agent.control, config.agent.control_mode)?;
@@ -63,7 +69,8 @@ async fn serve(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<E
         log,
         front,
         l7,
-    } = open_planes(&config)?;
+    } = open_planes(&config, &mut kept)?;
+    kept.forget_others();
     let mut reconciler = Reconciler::new(config, config_path, store, plane, front, l7, notes)?;
     reconciler.start()?;
 
@@ -166,7 +173,7 @@ struct Planes {
 }
 
 /// Opens the data plane that the configuration asks for, or the best that there is.
-fn open_planes(config: &Config) -> anyhow::Result<Planes> {
+fn open_planes(config: &Config, kept: &mut Kept) -> anyhow::Result<Planes> {
     let agent = &config.agent;
     let max_clients = agent.max_clients;
     let userspace = |notes: Vec<String>| {
@@ -191,7 +198,7 @@ fn open_planes(config: &Config) -> anyhow::Result<Planes> {
         flows: flow_settings(&agent.packet),
     };
     match Bpf::open(&settings) {
-        Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers)),
+        Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers), kept),
         Err(error) if agent.data_plane == config::DataPlane::Auto && error.may_fall_back() => {
             let missing = format!("BPF cannot serve here: {}", explain(&error));
             tracing::warn!("{missing}; every connection goes through the agent");
@@ -225,7 +232,7 @@ fn explain(error: &OpenError) -> String {
 }
 
 /// The kernel's data plane, with the listeners to which it hands what it cannot join itself.
-fn with_bpf(opened: bpf::Opened, l7_workers: usize) -> anyhow::Result<Planes> {
+fn with_bpf(opened: bpf::Opened, l7_workers: usize, kept: &mut Kept) -> anyhow::Result<Planes> {
     let bpf::Opened {
         mut plane,
         notes,
@@ -235,10 +242,11 @@ fn with_bpf(opened: bpf::Opened, l7_workers: usize) -> anyhow::Result<Planes> {
     let mut l7 = L7::new(front.clients(), true, l7_workers);
     let mut notes = notes;
     let loopbacks = [
-        (libc::AF_INET, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-        (libc::AF_INET6, SocketAddr::from((Ipv6Addr::LOCALHOST, 0))),
+        (libc::AF_INET, IpAddr::from(Ipv4Addr::LOCALHOST), "l7-v4"),
+        (libc::AF_INET6, IpAddr::from(Ipv6Addr::LOCALHOST), "l7-v6"),
     ];
-    for (family, address) in loopbacks {
+    for (family, ip, name) in loopbacks {
+        let address = SocketAddr::new(ip, 0);
         let listener = match bind::tcp(address) {
             Ok(listener) => listener,
             // Without an address family there are no clients of it.
@@ -249,7 +257,7 @@ fn with_bpf(opened: bpf::Opened, l7_workers: usize) -> anyhow::Result<Planes> {
         };
         plane.offer(family as u32, &listener)?;
         front.serve_handed_over(listener)?;
-        let listener = l7.listen_handed_over(address)?;
+        let listener = l7.listen_handed_over(address, name, kept)?;
         plane.offer(family as u32 | PROXY_HTTP, &listener)?;
     }
     Ok(Planes {

@@ -1,5 +1,5 @@
 //! The installed service under systemd itself, with all that its unit forbids it: started, reloaded,
-//! restarted and killed under load, watched, stopped.
+//! restarted and killed under load, watched, stopped. A restart loses no request over HTTP either.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -137,8 +137,22 @@ fn the_service_does_everything_within_what_its_unit_allows() {
         pid
     };
     let first = system.main_pid();
+    let app = SocketAddr::new(SERVICE_V4.ip(), 81);
+    let visit_app = || move |client| http::get(client, app);
+    let requests = Load::visiting(&hosts.clients, &clients, 50, visit_app);
+    requests.more(10);
     system.ok(&["systemctl", "restart", "lb-agent"]);
-    let second = next(first, "a restart");
+    let mut second = next(first, "a restart");
+    requests.more(10);
+    // The sockets that the first left are those that the second leaves.
+    system.ok(&["systemctl", "restart", "lb-agent"]);
+    second = next(second, "another restart");
+    requests.more(10);
+    for visit in requests.finish() {
+        let client = visit.client;
+        let answer = visit.answer;
+        answer.unwrap_or_else(|error| panic!("a request of {client}: {error}"));
+    }
     system.ok(&["systemctl", "kill", "--signal=KILL", "lb-agent"]);
     let third = next(second, "a kill");
     system.ok(&["systemctl", "kill", "--signal=STOP", "lb-agent"]);

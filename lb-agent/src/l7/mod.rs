@@ -82,6 +82,7 @@ use lb_common::abi::{Affinity, AffinityKey, BackendId, ServiceId, ServiceKey};
 use lb_common::addr;
 
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
+use crate::handover::{self, Kept};
 use crate::health::Suspicions;
 use crate::proxy::bind;
 use crate::state::desired::Desired;
@@ -146,9 +147,18 @@ impl L7 {
     }
 
     /// Opens sockets on `address`, one a worker, for what the kernel hands over. The first of them
-    /// is returned: it stands for the group.
-    pub fn listen_handed_over(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
-        let group = bind::tcp_group(address, self.wanted)?;
+    /// is returned: it stands for the group. Those of `kept` that are called `name` are used first,
+    /// and all of them are kept for the next agent.
+    pub fn listen_handed_over(
+        &mut self,
+        address: SocketAddr,
+        name: &str,
+        kept: &mut Kept,
+    ) -> io::Result<TcpListener> {
+        let mut group = kept.called(name);
+        let old = group.len();
+        bind::tcp_members(address, self.wanted, &mut group)?;
+        handover::keep(name, &group[old..]);
         let first = group[0].try_clone()?;
         self.handed_over.extend(group);
         Ok(first)

@@ -26,9 +26,22 @@ pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 /// TCP sockets that share `address` (SO_REUSEPORT): the kernel spreads connections over them. With
 /// port 0 all have the port that the first was given.
 pub fn tcp_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let mut address = address;
     let mut group = Vec::with_capacity(count);
-    for _ in 0..count {
+    tcp_members(address, count, &mut group)?;
+    Ok(group)
+}
+
+/// Makes a group at least `count` sockets large; of one that is empty, `address` is the address.
+pub fn tcp_members(
+    address: SocketAddr,
+    count: usize,
+    group: &mut Vec<TcpListener>,
+) -> io::Result<()> {
+    let mut address = match group.first() {
+        Some(first) => first.local_addr()?,
+        None => address,
+    };
+    while group.len() < count {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -42,7 +55,7 @@ pub fn tcp_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListene
         address = listener.local_addr()?;
         group.push(listener);
     }
-    Ok(group)
+    Ok(())
 }
 
 /// A UDP socket bound to `address`.
