@@ -215,11 +215,17 @@ fn the_packet_paths_tell_flows_packets_bytes_drops_and_refusals() {
         let of = |metric, labels: &[&str]| sum(&text, metric, labels);
         let all = of("lb_agent_connections_active", &["web", "path=\"nat\""]) == 1.0
             && of("lb_agent_connect_failures_total", &["closed"]) == 2.0
-            && of("lb_agent_connect_failures_total", &["silent"]) >= 1.0;
+            && of("lb_agent_connect_failures_total", &["silent"]) >= 1.0
+            && samples(&text)
+                .keys()
+                .any(|name| is_health_of(name, "closed"))
+            && of("lb_agent_backend_healthy", &["web"]) == 1.0;
         all.then_some(text)
     });
     promtool(&text);
     let of = |metric, labels: &[&str]| sum(&text, metric, labels);
+    assert_eq!(of("lb_agent_backend_healthy", &["closed"]), 0.0);
+    assert!(of("lb_agent_backend_health_check_seconds", &["web"]) > 0.0);
     assert_eq!(of("lb_agent_connections_total", &["web", "nat"]), 1.0);
     assert_eq!(of("lb_agent_connect_failures_total", &["web", "nat"]), 0.0);
     assert!(of("lb_agent_bytes_total", &["web", "direction=\"in\""]) > 200_000.0);
@@ -243,6 +249,10 @@ fn the_packet_paths_tell_flows_packets_bytes_drops_and_refusals() {
     for word in ["nat", "forwarded", "flows_new"] {
         assert!(page.contains(word), "{page}");
     }
+}
+
+fn is_health_of(name: &str, service: &str) -> bool {
+    name.starts_with("lb_agent_backend_healthy{") && name.contains(service)
 }
 
 /// A connection that is being made.
@@ -309,13 +319,17 @@ fn the_dashboard_shows_metrics_that_exist() {
     let hosts = Hosts::new();
     let services = "metrics = '127.0.0.1:9600'\n[[service]]\nname = 'web'\nlisten = ['[::]:80']\n\
                     backends = ['127.0.0.1:5000']\n[[service]]\nname = 'far'\n\
-                    listen = ['0.0.0.0:81']\nbackends = ['10.99.0.250:5000']\n";
+                    listen = ['0.0.0.0:81']\nbackends = ['10.99.0.250:5000']\n\
+                    [[service]]\nname = 'checked'\nlisten = ['0.0.0.0:82']\n\
+                    backends = ['127.0.0.1:5000']\n[service.health]\ninterval = '100ms'\n";
     let agent = Agent::start(&hosts.balancer, services);
     let _app = node::copies(&hosts.balancer, [5000], agent.dir());
     hosts
         .clients
         .run(|| http::get(client_v6(1), SERVICE_V6).unwrap());
-    let text = scrape(&hosts);
+    let text = wait::until("a health check", || {
+        Some(scrape(&hosts)).filter(|text| text.contains("lb_agent_backend_health_check_seconds{"))
+    });
     let told = samples(&text);
     let told: BTreeSet<&str> = told
         .keys()

@@ -384,6 +384,33 @@ fn a_client_of_the_other_family_goes_through_the_agent() {
 }
 
 #[test]
+fn who_is_forgotten_by_the_host_is_asked_for_before_a_client_needs_it() {
+    let net = Net::new();
+    serve(&net.container, CONTAINER);
+    let agent = start(&net, Hook::Tc, CONTAINER, "");
+    for (family, address) in ["-4", "-6"].into_iter().zip(CONTAINER) {
+        // No client has come; health checks there are none.
+        net.balancer.ip(&[family, "neigh", "flush", "dev", "cont0"]);
+        let known = || {
+            let mut command = net.balancer.command("ip");
+            let address = address.to_string();
+            command.args([family, "neigh", "show", &address, "dev", "cont0"]);
+            let shown = command.output().unwrap().stdout;
+            String::from_utf8_lossy(&shown).contains("lladdr")
+        };
+        wait::until("its MAC address", || known().then_some(()));
+    }
+    assert_eq!(agent.packets("forwarded"), 0);
+    // One that is not known at all is left to the stack, and nobody's connection fails for it.
+    for (family, from) in client(9).into_iter().enumerate() {
+        let flag = ["-4", "-6"][family];
+        net.balancer.ip(&[flag, "neigh", "flush", "dev", "cont0"]);
+        let visit = || Bulk::connect(from, service_for(from, VIP))?.transfer(10, 10);
+        assert_eq!(net.clients.run(visit).unwrap(), from);
+    }
+}
+
+#[test]
 fn a_router_that_takes_another_mac_address_is_followed_at_once() {
     let net = Net::new();
     serve(&net.container, CONTAINER);

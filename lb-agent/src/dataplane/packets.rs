@@ -99,4 +99,14 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), PacketCounter::COUNT);
     }
+
+    #[test]
+    fn every_reason_to_drop_is_explained() {
+        let page = include_str!("../../../docs/drops.md");
+        let reasons = COUNTERS.map(counter_name).into_iter();
+        for reason in reasons.filter_map(|name| name.strip_prefix("drop_")) {
+            let row = format!("| `packet_{reason}` |");
+            assert!(page.contains(&row), "{row}");
+        }
+    }
 }

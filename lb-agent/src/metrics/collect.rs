@@ -134,6 +134,14 @@ fn backends(services: &[ServiceStatus]) -> Vec<Family> {
         "lb_agent_backend_listening",
         "1 if something listens at the backend's address on this host",
     );
+    let mut healthy = gauge(
+        "lb_agent_backend_healthy",
+        "1 if the backend passes its health check, 0 if not; none before the first check",
+    );
+    let mut took = gauge(
+        "lb_agent_backend_health_check_seconds",
+        "How long the last good health check took",
+    );
     let mut weight = gauge("lb_agent_backend_weight", "Weight of the backend");
     let mut share = gauge(
         "lb_agent_backend_share_ratio",
@@ -148,11 +156,19 @@ fn backends(services: &[ServiceStatus]) -> Vec<Family> {
             if let Some(listens) = backend.listening {
                 listening.add(&labels, f64::from(u8::from(listens)));
             }
+            if let Some(health) = &backend.health {
+                if health.state != "unknown" {
+                    healthy.add(&labels, f64::from(u8::from(health.state == "up")));
+                }
+                if let Some(ms) = health.took_ms {
+                    took.add(&labels, ms / 1000.0);
+                }
+            }
             weight.add(&labels, f64::from(backend.weight));
             share.add(&labels, backend.share);
         }
     }
-    vec![up, listening, weight, share]
+    vec![up, listening, healthy, took, weight, share]
 }
 
 fn traffic(rows: &[TrafficStats]) -> Vec<Family> {
