@@ -5,13 +5,14 @@
 //! Integers are in host byte order; addresses are [`Addr`] in network byte order.
 
 use crate::addr::{self, Addr};
+use crate::hash::ClientHash;
 
 pub mod decap;
 pub mod local;
 pub mod packet;
 
 /// Version of everything in this module, kept in the pinned `META` map.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 /// First word of the pinned `META` map: "lbag".
 pub const META_MAGIC: u32 = u32::from_be_bytes(*b"lbag");
 
@@ -233,10 +234,11 @@ const _: () = assert!(size_of::<Affinity>() == 16);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceHead {
-    /// SipHash key, the agent's secret.
+    /// What spreads its clients over slots: under the agent's secret, and salted with a digest of
+    /// the service's name, so that two services spread the same clients differently.
+    pub clients: ClientHash,
+    /// The agent's secret, for what it hashes itself.
     pub hash_key: [u64; 2],
-    /// Digest of the service's name: two services spread the same clients differently.
-    pub salt: u64,
     /// How long a client is remembered after its last new connection, nanoseconds; 0 for not at
     /// all.
     pub affinity_ns: u64,
@@ -257,7 +259,7 @@ pub struct ServiceHead {
     /// [`ServiceHead::HTTP`] or nothing.
     pub flags: u16,
 }
-const _: () = assert!(size_of::<ServiceHead>() == 56);
+const _: () = assert!(size_of::<ServiceHead>() == 112);
 
 impl ServiceHead {
     /// Flag of a service whose connections all go to the agent's L7 path, which chooses a backend
@@ -282,7 +284,7 @@ pub struct ServiceTable {
     /// Padding, zero.
     pub pad: u32,
 }
-const _: () = assert!(size_of::<ServiceTable>() == 56 + 4 * (MAX_MEMBERS + TABLE_SLOTS + 1));
+const _: () = assert!(size_of::<ServiceTable>() == 112 + 4 * (MAX_MEMBERS + TABLE_SLOTS + 1));
 
 /// Value of the `NAMES` map, at [`ServiceId`]: lets a new agent find out which service is which.
 #[repr(C)]

@@ -6,6 +6,9 @@
 
 use crate::addr::{self, Addr};
 
+/// SipHash on its way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
     v0: u64,
     v1: u64,
@@ -57,21 +60,46 @@ impl State {
     }
 }
 
-/// SipHash-1-3 under `key` of the 24 bytes that are `salt` (little endian) and `prefix`: the hash
-/// of a client prefix for the service with that salt.
-#[inline(always)]
-pub const fn client(key: [u64; 2], salt: u64, prefix: &Addr) -> u64 {
-    client_halves(key, salt, addr::halves(prefix))
+/// The hash of a service's clients: SipHash-1-3 under its key of the 24 bytes that are its salt
+/// (little endian) and a client's prefix. What is the same for all clients has been hashed before.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientHash {
+    /// With the salt.
+    v6: State,
+    /// The same with the first half of an IPv4 client's prefix, which is zero.
+    v4: State,
 }
 
-/// [`client`] of a prefix in two halves, as numbers, most significant first.
-#[inline(always)]
-pub(crate) const fn client_halves(key: [u64; 2], salt: u64, (high, low): (u64, u64)) -> u64 {
-    let mut state = State::new(key);
-    state.word(salt);
-    state.word(high.swap_bytes());
-    state.word(low.swap_bytes());
-    state.finish(0, 24)
+impl ClientHash {
+    /// The hash under `key` for the service with this salt.
+    pub const fn new(key: [u64; 2], salt: u64) -> Self {
+        let mut v6 = State::new(key);
+        v6.word(salt);
+        let mut v4 = v6;
+        v4.word(0);
+        Self { v6, v4 }
+    }
+
+    /// The hash of the client with this prefix.
+    #[inline(always)]
+    pub const fn of(&self, prefix: &Addr) -> u64 {
+        self.of_halves(addr::halves(prefix))
+    }
+
+    /// [`ClientHash::of`] a prefix in two halves, as numbers, most significant first.
+    #[inline(always)]
+    pub(crate) const fn of_halves(&self, (high, low): (u64, u64)) -> u64 {
+        let mut state = if high == 0 {
+            self.v4
+        } else {
+            let mut state = self.v6;
+            state.word(high.swap_bytes());
+            state
+        };
+        state.word(low.swap_bytes());
+        state.finish(0, 24)
+    }
 }
 
 /// SipHash-1-3 of `bytes` under `key`, for what is not hashed per packet: names and identities.
@@ -117,7 +145,15 @@ mod tests {
         fn a_client_is_hashed_as_siphash_1_3_says(key: [u64; 2], salt: u64, prefix: Addr) {
             let mut message = Vec::from(salt.to_le_bytes());
             message.extend(prefix);
-            prop_assert_eq!(client(key, salt, &prefix), reference(key, &message));
+            prop_assert_eq!(ClientHash::new(key, salt).of(&prefix), reference(key, &message));
+        }
+
+        #[test]
+        fn a_client_of_ipv4_is_hashed_the_same_way(key: [u64; 2], salt: u64, v4: [u8; 4]) {
+            let prefix = addr::from_v4(v4);
+            let mut message = Vec::from(salt.to_le_bytes());
+            message.extend(prefix);
+            prop_assert_eq!(ClientHash::new(key, salt).of(&prefix), reference(key, &message));
         }
 
         #[test]

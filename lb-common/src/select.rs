@@ -92,7 +92,7 @@ impl Client {
                 prefix,
                 service: head.id,
             },
-            hash: hash::client(head.hash_key, head.salt, &prefix),
+            hash: head.clients.of(&prefix),
         }
     }
 
@@ -101,7 +101,7 @@ impl Client {
     #[inline(always)]
     pub(crate) const fn hash_of(head: &ServiceHead, address: (u64, u64)) -> u64 {
         let prefix = addr::prefix_of(address, head.ipv4_prefix, head.ipv6_prefix);
-        hash::client_halves(head.hash_key, head.salt, prefix)
+        head.clients.of_halves(prefix)
     }
 
     /// The client with this hash, to look for a backend with.

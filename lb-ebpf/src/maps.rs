@@ -141,9 +141,20 @@ pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Scratch {
+    pub clock: Clock,
     pub job: Job,
     pub flow: Flow,
     pub route: Route,
+}
+
+/// The clock as it was last read on this CPU.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Clock {
+    /// When that was, in jiffies.
+    pub jiffies: u64,
+    /// CLOCK_MONOTONIC in seconds.
+    pub now_s: u64,
 }
 
 /// The kernel's `struct bpf_fib_lookup`, in words.

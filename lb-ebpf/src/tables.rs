@@ -132,7 +132,7 @@ pub fn now_ns() -> u64 {
 
 /// One element of an array that lies in a map.
 #[inline(always)]
-fn element<const N: usize>(array: &[BackendId; N], index: u32) -> BackendId {
+pub fn element<const N: usize>(array: &[BackendId; N], index: u32) -> BackendId {
     array
         .get(opaque(index as usize))
         .copied()

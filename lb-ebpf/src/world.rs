@@ -3,10 +3,10 @@
 use core::ops::Deref;
 
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_NOEXIST};
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use lb_common::abi::packet::{
     AddressMarks, DsrSlot, DsrTable, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
-    PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device, flow,
+    PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device, dsr, flow,
 };
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, Counter, ServiceHead, ServiceId, path, protocol,
@@ -25,7 +25,7 @@ use crate::maps::{
     TARGETS, TRACKED, VIPS, count,
 };
 use crate::opaque;
-use crate::tables::{ServiceTables, Taker, affinity, now_ns, search};
+use crate::tables::{ServiceTables, Taker, affinity, element, now_ns, search};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -79,6 +79,7 @@ impl<H: Hook> World for Maps<H> {
     type Flow = Shared<Flow>;
     type Target = Shared<Target>;
     type Dsr = *mut DsrTable;
+    type Head = Shared<ServiceHead>;
 
     /// The packet is the context's, and the job lies in the scratch map.
     #[inline(always)]
@@ -88,7 +89,7 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn now_s(&self) -> u32 {
-        (coarse_ns() / 1_000_000_000) as u32
+        now_s()
     }
 
     #[inline(always)]
@@ -274,19 +275,26 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn dsr_head(&self, table: *mut DsrTable) -> ServiceHead {
-        // SAFETY: the kernel returned a valid, aligned value.
-        unsafe { (*table).head }
+    fn dsr_head(&self, table: *mut DsrTable) -> Shared<ServiceHead> {
+        // SAFETY: the kernel returned a valid, aligned value, which has one.
+        Shared(unsafe { &raw mut (*table).head })
+    }
+
+    #[inline(always)]
+    fn dsr_owner(&self, table: *mut DsrTable, slot: u32) -> Option<BackendId> {
+        // SAFETY: as above.
+        let owner = element(unsafe { &(*table).owners }, slot);
+        (owner.0 & dsr::UNSETTLED == 0).then_some(owner)
     }
 
     #[inline(always)]
     fn dsr_slot(&self, table: *mut DsrTable, slot: u32) -> DsrSlot {
-        // SAFETY: as above.
-        let slots = unsafe { &(*table).slots };
-        slots
-            .get(opaque(slot as usize))
-            .copied()
-            .unwrap_or_default()
+        DsrSlot {
+            // SAFETY: as above.
+            owner: dsr::id(element(unsafe { &(*table).owners }, slot)),
+            // SAFETY: as above.
+            base: element(unsafe { &(*table).bases }, slot),
+        }
     }
 
     #[inline(always)]
@@ -354,12 +362,24 @@ pub fn job() -> Option<&'static mut Job> {
     Some(unsafe { &mut (*scratch).job })
 }
 
-/// CLOCK_MONOTONIC in nanoseconds, as it was at the last tick: reading the exact time would cost as
-/// much as all else that a packet needs.
+/// CLOCK_MONOTONIC in seconds, as it was at the last tick. It is asked once a tick: to read the
+/// number of the tick takes one instruction, to read the clock three calls, which cost as much as
+/// half of all else that a packet needs.
 #[inline(always)]
-fn coarse_ns() -> u64 {
+fn now_s() -> u32 {
     // SAFETY: can be asked anywhere.
-    unsafe { bpf_ktime_get_coarse_ns() }
+    let jiffies = unsafe { bpf_jiffies64() };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own element.
+    let clock = unsafe { &mut (*scratch).clock };
+    if clock.jiffies != jiffies {
+        clock.jiffies = jiffies;
+        // SAFETY: can be asked anywhere.
+        clock.now_s = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
+    }
+    clock.now_s as u32
 }
 
 #[inline(always)]

@@ -82,6 +82,12 @@ impl Both {
         &mut self.kernel
     }
 
+    /// Index of the interface that all routes go by.
+    pub fn wire(&self) -> u32 {
+        let mut routes = self.fresh.routes.values();
+        routes.next().expect("a route").ifindex
+    }
+
     /// Gives the kernel routes to everybody, by a router on the wire.
     pub fn route_to_everybody(&self) {
         let theirs = mac(THEIRS);
@@ -140,8 +146,7 @@ impl Both {
         let takes = Device {
             flags: device::XDP_TARGET,
         };
-        let wire = world.routes.values().next().expect("a route").ifindex;
-        self.map("DEVICES").put(&wire, &takes).unwrap();
+        self.map("DEVICES").put(&self.wire(), &takes).unwrap();
         for (id, service) in &world.services {
             let table = KernelMap::with_value(&*service_table(service)).unwrap();
             self.map("TABLES").put_map(*id, &table).unwrap();
@@ -229,7 +234,7 @@ impl Both {
 }
 
 fn is_dirty(slot: &DsrSlot) -> bool {
-    slot.owner != slot.base
+    !slot.is_clean()
 }
 
 /// Gives the slots of a service's first backend to the second.
@@ -333,12 +338,13 @@ fn service_table(service: &Service) -> Box<ServiceTable> {
 fn dsr_table(service: &Service) -> Box<DsrTable> {
     let mut table = Box::new(DsrTable {
         head: service.head,
-        slots: [DsrSlot::default(); TABLE_SLOTS],
+        owners: [BackendId::NONE; TABLE_SLOTS],
+        bases: [BackendId::NONE; TABLE_SLOTS],
         base_seen_s: [0; TABLE_SLOTS],
         pad: 0,
     });
-    for (place, (slot, _)) in table.slots.iter_mut().zip(service.dsr.iter()) {
-        *place = *slot;
+    for (place, (slot, _)) in service.dsr.iter().enumerate() {
+        table.set_slot(place, *slot);
     }
     table
 }

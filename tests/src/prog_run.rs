@@ -85,6 +85,19 @@ struct TestRun {
 pub struct PacketProgram {
     program: OwnedFd,
     out: Vec<u8>,
+    context: XdpMd,
+}
+
+/// The kernel's `struct xdp_md`, as a test run takes it.
+#[repr(C)]
+#[derive(Default)]
+struct XdpMd {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
 }
 
 impl PacketProgram {
@@ -94,7 +107,14 @@ impl PacketProgram {
             program: open_pin(pin)?,
             // A packet of a test run fits in a page.
             out: vec![0; 8192],
+            context: XdpMd::default(),
         })
+    }
+
+    /// Lets packets come by this interface of the caller's network namespace, an XDP program's; without, they come by
+    /// the loopback one.
+    pub fn come_by(&mut self, ifindex: u32) {
+        self.context.ingress_ifindex = ifindex;
     }
 
     /// An XDP program that passes everything and looks at nothing.
@@ -102,6 +122,7 @@ impl PacketProgram {
         Ok(Self {
             program: careless_packet_program(2)?,
             out: vec![0; 8192],
+            context: XdpMd::default(),
         })
     }
 
@@ -130,6 +151,11 @@ impl PacketProgram {
             data_out: self.out.as_mut_ptr() as u64,
             ..TestRun::default()
         };
+        if self.context.ingress_ifindex != 0 {
+            self.context.data_end = frame.len() as u32;
+            attr.ctx_size_in = size_of::<XdpMd>() as u32;
+            attr.ctx_in = &raw const self.context as u64;
+        }
         bpf(BPF_PROG_TEST_RUN, &mut attr)?;
         Ok((attr.retval, &self.out[..attr.data_size_out as usize]))
     }

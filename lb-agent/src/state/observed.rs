@@ -10,8 +10,9 @@ use lb_common::abi::{
     Backend, BackendId, MAX_BACKENDS, MAX_MEMBERS, ServiceHead, ServiceId, ServiceKey,
     ServiceTable, TABLE_SLOTS, state,
 };
+use lb_common::addr;
+use lb_common::hash::{self, ClientHash};
 use lb_common::maglev::{self, Member};
-use lb_common::{addr, hash};
 
 use crate::config::BackendAddress;
 use crate::config::http::ProxyVersion;
@@ -261,8 +262,8 @@ impl HeadSettings {
     /// The head of the service `name`, still without members.
     pub fn head(&self, id: ServiceId, name: &str) -> ServiceHead {
         ServiceHead {
+            clients: ClientHash::new(self.hash_key, hash::salt(name)),
             hash_key: self.hash_key,
-            salt: hash::salt(name),
             affinity_ns: self.affinity_ns,
             total_weight: 0,
             id,

@@ -205,7 +205,7 @@ const _: () = assert!(size_of::<NearVip>() == 32);
 
 impl NearVip {
     /// Number of places.
-    pub const PLACES: usize = 512;
+    pub const PLACES: usize = 4096;
     /// No entry.
     pub const NONE: Self = Self {
         key: VipKey::new(Ip([0; 4]), 0, 0),
@@ -225,8 +225,8 @@ impl NearVip {
     /// The place of a key, below [`NearVip::PLACES`].
     #[inline(always)]
     pub const fn place(key: &VipKey) -> u32 {
-        let place = AddressMarks::place(&key.addr) as u32 ^ key.port_be as u32;
-        place % Self::PLACES as u32
+        let place = AddressMarks::place(&key.addr) as u32;
+        (place ^ key.port_be as u32 ^ key.protocol as u32) % Self::PLACES as u32
     }
 }
 
@@ -425,7 +425,6 @@ pub struct Fragment {
 const _: () = assert!(size_of::<Fragment>() == 8);
 
 /// A slot of a service on the `dsr` path.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DsrSlot {
     /// Gets what is new.
@@ -434,20 +433,29 @@ pub struct DsrSlot {
     /// stored; else bits of [`dsr`] may be set beside the id.
     pub base: BackendId,
 }
-const _: () = assert!(size_of::<DsrSlot>() == 8);
 
-/// Bit in [`DsrSlot::base`], above the indices of backends.
+impl DsrSlot {
+    /// Whether it has had one owner, as far as anybody needs to know.
+    #[inline(always)]
+    pub const fn is_clean(&self) -> bool {
+        self.owner.0 == self.base.0
+    }
+}
+
+/// Bits beside an id, above the indices of backends.
 pub mod dsr {
     use crate::abi::BackendId;
 
-    /// Flows to others than `owner` and `base` are tracked: the slot is not clean, although the
-    /// two may be the same.
+    /// In [`super::DsrSlot::base`]: flows to others than `owner` and `base` are tracked. The slot is not
+    /// clean, although the two may be the same.
     pub const TRACKED: u32 = 0x8000;
+    /// In [`super::DsrTable::owners`]: the slot is not clean.
+    pub const UNSETTLED: u32 = 0x8000;
 
-    /// A base without the bits of this module.
+    /// An id without the bits of this module.
     #[inline(always)]
-    pub const fn id(base: BackendId) -> BackendId {
-        BackendId(base.0 & !TRACKED)
+    pub const fn id(marked: BackendId) -> BackendId {
+        BackendId(marked.0 & !TRACKED)
     }
 }
 
@@ -457,15 +465,35 @@ pub mod dsr {
 pub struct DsrTable {
     /// Settings: those of the service.
     pub head: ServiceHead,
-    /// The slots.
-    pub slots: [DsrSlot; TABLE_SLOTS],
+    /// Owners of the slots, with [`dsr::UNSETTLED`]. They are together, apart from what only slots
+    /// that are not clean need: a packet looks at one of them at random.
+    pub owners: [BackendId; TABLE_SLOTS],
+    /// Bases of the slots.
+    pub bases: [BackendId; TABLE_SLOTS],
     /// When a slot's base was last sent something, CLOCK_MONOTONIC in seconds; written by the
     /// programs while the slot is not clean.
     pub base_seen_s: [u32; TABLE_SLOTS],
     /// Padding, zero.
     pub pad: u32,
 }
-const _: () = assert!(size_of::<DsrTable>() == 56 + 12 * TABLE_SLOTS + 4);
+const _: () = assert!(size_of::<DsrTable>() == 112 + 12 * TABLE_SLOTS + 4);
+
+impl DsrTable {
+    /// The slot at `place`, below [`TABLE_SLOTS`].
+    pub fn slot(&self, place: usize) -> DsrSlot {
+        DsrSlot {
+            owner: dsr::id(self.owners[place]),
+            base: self.bases[place],
+        }
+    }
+
+    /// Changes the slot at `place`, below [`TABLE_SLOTS`].
+    pub fn set_slot(&mut self, place: usize, slot: DsrSlot) {
+        let mark = if slot.is_clean() { 0 } else { dsr::UNSETTLED };
+        self.owners[place] = BackendId(slot.owner.0 | mark);
+        self.bases[place] = slot.base;
+    }
+}
 
 /// Value of the `TRACKED` map, by [`FlowKey`]: a flow that began in a slot that was not clean.
 #[repr(C)]

@@ -6,6 +6,8 @@
 //! old ones over (after "JET: Just Enough Tracking", Mendelson et al., CoNEXT 2021). Flows are
 //! tracked by all of their key: a new connection never drags along a client's open ones.
 
+use core::ops::Deref;
+
 use super::answer::Problem;
 use super::send::{REFUSED, frame, lower_hops, way};
 use super::world::World;
@@ -38,12 +40,11 @@ pub(super) fn forward<P: Packet, W: World>(
         return Verdict::PASS;
     };
     let hash = Client::hash_of(&world.dsr_head(table), src.halves());
-    let slot = world.dsr_slot(table, slot_of(hash));
     job.hash = hash as u32;
-    if slot.owner != slot.base {
-        return Verdict::next(Stage::Unsettled);
+    match world.dsr_owner(table, slot_of(hash)) {
+        Some(owner) => send(packet, world, job, owner),
+        None => Verdict::next(Stage::Unsettled),
     }
-    send(packet, world, job, slot.owner)
 }
 
 /// The same for a slot that has changed hands and is not clean yet.
@@ -79,14 +80,14 @@ fn starts(segment: &Segment) -> bool {
 }
 
 /// A slot that has changed hands and is not clean yet.
-struct Dirty {
-    head: ServiceHead,
+struct Dirty<H> {
+    head: H,
     client: Client,
     owner: BackendId,
     base: BackendId,
 }
 
-impl Dirty {
+impl<H: Deref<Target = ServiceHead>> Dirty<H> {
     /// Where a packet goes: tracked flows where they began, a client that is remembered where it
     /// was, what is new to the owner, and all the rest to the base.
     #[inline(always)]

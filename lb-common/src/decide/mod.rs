@@ -399,7 +399,7 @@ fn received<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Ve
     // to do with no address that is known asks for nothing.
     let marks = world.marks(&job.key.dst);
     if marks & AddressMarks::DSR != 0 {
-        job.vip = listening(world, &job.key);
+        job.vip = at_port(world, &job.key);
         if job.vip.flags & vip::DSR != 0 {
             return Verdict::next(Stage::Dsr);
         }
@@ -419,6 +419,12 @@ fn listening<W: World>(world: &W, key: &FlowKey) -> Vip {
     if world.marks(&key.dst) & AddressMarks::KNOWN == 0 {
         return Vip::NONE;
     }
+    at_port(world, key)
+}
+
+/// The same for an address that may be known.
+#[inline(always)]
+fn at_port<W: World>(world: &W, key: &FlowKey) -> Vip {
     let key = VipKey::new(key.dst, key.dport_be, key.protocol as u8);
     world.vip(&key).unwrap_or(Vip::NONE)
 }

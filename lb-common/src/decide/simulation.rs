@@ -115,20 +115,21 @@ impl Deref for Found {
 
 /// A copy of a target.
 #[derive(Clone, Copy, Debug)]
-pub struct Copied(Target);
+pub struct Copied<T>(T);
 
-impl Deref for Copied {
-    type Target = Target;
+impl<T> Deref for Copied<T> {
+    type Target = T;
 
-    fn deref(&self) -> &Target {
+    fn deref(&self) -> &T {
         &self.0
     }
 }
 
 impl World for Simulation {
     type Flow = Found;
-    type Target = Copied;
+    type Target = Copied<Target>;
     type Dsr = ServiceId;
+    type Head = Copied<ServiceHead>;
 
     fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict {
         run(stage, packet, self, job)
@@ -172,7 +173,7 @@ impl World for Simulation {
         u8::MAX
     }
 
-    fn target(&self, backend: BackendId) -> Option<Copied> {
+    fn target(&self, backend: BackendId) -> Option<Copied<Target>> {
         let target = self.targets.get(&backend.index())?;
         (target.id == backend && backend != BackendId::NONE).then_some(Copied(*target))
     }
@@ -285,8 +286,13 @@ impl World for Simulation {
         (!service.dsr.is_empty()).then_some(service.head.id)
     }
 
-    fn dsr_head(&self, table: ServiceId) -> ServiceHead {
-        self.services[&table.0].head
+    fn dsr_head(&self, table: ServiceId) -> Copied<ServiceHead> {
+        Copied(self.services[&table.0].head)
+    }
+
+    fn dsr_owner(&self, table: ServiceId, slot: u32) -> Option<BackendId> {
+        let slot = self.dsr_slot(table, slot);
+        slot.is_clean().then_some(slot.owner)
     }
 
     fn dsr_slot(&self, table: ServiceId, slot: u32) -> DsrSlot {
@@ -386,6 +392,7 @@ pub mod example {
     use crate::abi::TABLE_SLOTS;
     use crate::abi::packet::{kind, vip};
     use crate::addr;
+    use crate::hash::ClientHash;
     use crate::maglev::{Member, fill};
     use core::net::IpAddr;
     use std::sync::OnceLock;
@@ -503,8 +510,8 @@ pub mod example {
             service.0,
             Service {
                 head: ServiceHead {
+                    clients: ClientHash::new([1, 2], u64::from(number)),
                     hash_key: [1, 2],
-                    salt: u64::from(number),
                     affinity_ns: 3_600_000_000_000,
                     total_weight: 3,
                     id: service,

@@ -43,6 +43,8 @@ pub trait World {
     type Target: Copy + Deref<Target = Target>;
     /// The table of a service on the `dsr` path.
     type Dsr: Copy;
+    /// Settings of a service.
+    type Head: Copy + Deref<Target = ServiceHead>;
 
     /// Runs a part of the way: [`super::run`], in the kernel as a function of its own.
     fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict;
@@ -107,7 +109,9 @@ pub trait World {
     /// The table of a service on the `dsr` path.
     fn dsr(&self, service: ServiceId) -> Option<Self::Dsr>;
     /// Its settings.
-    fn dsr_head(&self, table: Self::Dsr) -> ServiceHead;
+    fn dsr_head(&self, table: Self::Dsr) -> Self::Head;
+    /// The owner of one of its slots; `None` if the slot is not clean.
+    fn dsr_owner(&self, table: Self::Dsr, slot: u32) -> Option<BackendId>;
     /// One of its slots.
     fn dsr_slot(&self, table: Self::Dsr, slot: u32) -> DsrSlot;
     /// Notes that the base of a slot was sent something.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::abi::TABLE_SLOTS;
 use crate::addr;
+use crate::hash::ClientHash;
 use proptest::prelude::*;
 
 /// Members at consecutive addresses, as people have them.
@@ -189,7 +190,7 @@ fn clients_are_spread_by_weight() {
                 .try_into()
                 .unwrap(),
         );
-        let hash = hash::client([1, 2], 3, &prefix);
+        let hash = ClientHash::new([1, 2], 3).of(&prefix);
         let slot = hash::place((hash >> 32) as u32, TABLE_SLOTS as u32);
         clients[slots[slot as usize] as usize] += 1;
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::abi::{ServiceId, path, protocol};
+use crate::hash::ClientHash;
 use crate::maglev::{self, Member};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
@@ -10,6 +11,7 @@ use std::vec::Vec;
 
 const SECOND: u64 = 1_000_000_000;
 const WEB: ServiceId = ServiceId(3);
+const KEY: [u64; 2] = [11, 22];
 
 /// One service in memory, set up as the agent does it.
 #[derive(Clone)]
@@ -92,8 +94,8 @@ impl Memory {
         let id_of = |owner: &u32| ids.get(*owner as usize).copied().unwrap_or_default();
         Self {
             head: ServiceHead {
-                hash_key: [11, 22],
-                salt: hash::salt("web"),
+                clients: ClientHash::new(KEY, hash::salt("web")),
+                hash_key: KEY,
                 affinity_ns: 100 * SECOND,
                 total_weight: weights.iter().map(|weight| u64::from(*weight)).sum(),
                 id: WEB,
@@ -380,7 +382,7 @@ fn the_bound_is_waived_when_all_others_are_away_or_full() {
 fn two_services_spread_the_same_clients_differently() {
     let web = Memory::new(&[1; 10]);
     let mut api = web.clone();
-    api.head.salt = hash::salt("api");
+    api.head.clients = ClientHash::new(KEY, hash::salt("api"));
     assert_independent(&web, &api);
 }
 
@@ -390,7 +392,7 @@ fn two_keys_give_choices_that_have_nothing_to_do_with_each_other() {
     let web = Memory::new(&[1; 10]);
     for key in [[11, 23], [10, 22], [22, 11]] {
         let mut other = web.clone();
-        other.head.hash_key = key;
+        other.head.clients = ClientHash::new(key, hash::salt("web"));
         assert_independent(&web, &other);
     }
 }

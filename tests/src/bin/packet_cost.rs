@@ -16,10 +16,12 @@ use lb_tests::prog_run::PacketProgram;
 use lb_tests::random::Random;
 use lb_tests::wire::{self, Tcp};
 
-/// Flows in the large table.
+/// Open flows in the large table.
 const MANY: u32 = 1_000_000;
-/// Flows in the small one.
+/// Open flows in the other one.
 const FEW: u32 = 1000;
+/// Flows that can be kept by default.
+const FLOWS: u32 = 65_536;
 /// Runs of a case in one round.
 const RUNS: usize = 20_000;
 
@@ -43,6 +45,12 @@ struct Case {
 }
 
 impl Case {
+    /// Whether its packets go out by another interface than that by which they came, as to a
+    /// container; else they go back by the same, as is usual for hosts behind a switch.
+    fn goes_on(&self) -> bool {
+        self.service == 1
+    }
+
     fn is_large(&self) -> bool {
         matches!(self.packets, Packets::AtRandom(_))
     }
@@ -118,17 +126,29 @@ fn main() {
         .iter()
         .filter(|case| case.name.contains(&only))
         .collect();
-    let mut both = Both::sized(4 * MANY);
-    both.route_to_everybody();
     let switch = Statistics::on();
-    let mut empty = PacketProgram::empty().unwrap();
-    let mut random = Random::new();
-    let most = if cases.iter().any(|case| case.is_large()) {
-        MANY
+    let mut net = vec![Vec::new(); cases.len()];
+    for large in [false, true] {
+        let mut those: Vec<_> = cases.iter().zip(&mut net).collect();
+        those.retain(|(case, _)| case.is_large() == large);
+        if !those.is_empty() {
+            measure(&mut world(large), rounds, those);
+        }
+    }
+    drop(switch);
+    report(&cases, &mut net, json);
+}
+
+/// The tables, as large as they are by default or for a million flows, with as many open.
+fn world(large: bool) -> Both {
+    let (flows, container) = if large {
+        (2 * MANY, MANY)
     } else {
-        FEW
+        (FLOWS, FEW)
     };
-    for number in 0..most {
+    let mut both = Both::sized(flows);
+    both.route_to_everybody();
+    for number in 0..container {
         establish(&mut both, 1, false, number);
     }
     for number in 0..FEW {
@@ -136,17 +156,25 @@ fn main() {
         establish(&mut both, 2, false, number);
         establish(&mut both, 2, true, number);
     }
-    let mut net = vec![Vec::new(); cases.len()];
+    both
+}
+
+/// Measures cases in turn.
+fn measure(both: &mut Both, rounds: usize, mut cases: Vec<(&&Case, &mut Vec<f64>)>) {
+    let wire = both.wire();
+    let mut empty = PacketProgram::empty().unwrap();
+    let mut random = Random::new();
     for _ in 0..rounds {
-        for (case, net) in cases.iter().zip(&mut net) {
+        for (case, net) in &mut cases {
             let frames = frames(case, &mut random);
+            let ingress = if case.goes_on() { 0 } else { wire };
+            empty.come_by(ingress);
+            both.kernel().come_by(ingress);
             let idle = cost(&mut empty, &frames);
             let busy = cost(both.kernel(), &frames);
             net.push(busy - idle);
         }
     }
-    drop(switch);
-    report(&cases, &mut net, json);
 }
 
 /// Medians, the best and the worst round.

@@ -271,15 +271,20 @@ fn services(maps: &Maps) -> Result<Vec<ServiceKey>, OpenError> {
 
 fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries("AFFINITY", settings.max_clients);
-    loader.map_max_entries("AFFINITY_UDP", settings.max_clients);
-    loader.map_max_entries("FLOWS", settings.flows.entries());
-    loader.map_max_entries("FLOWS_NEW", settings.flows.opening_entries());
-    loader.map_max_entries("TRACKED", settings.flows.tracked_entries());
+    size_maps(&mut loader, settings.max_clients, &settings.flows);
     for name in maps::NAMES.into_iter().chain(packet::NAMES) {
         loader.map_pin_path(name, maps::pin_of(&settings.pin_dir, name));
     }
     Ok(loader.load(OBJECT)?)
+}
+
+/// Makes the maps that grow with what is kept as large as that.
+pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, clients: u32, flows: &FlowSettings) {
+    loader.map_max_entries("AFFINITY", clients);
+    loader.map_max_entries("AFFINITY_UDP", clients);
+    loader.map_max_entries("FLOWS", flows.entries());
+    loader.map_max_entries("FLOWS_NEW", flows.opening_entries());
+    loader.map_max_entries("TRACKED", flows.tracked_entries());
 }
 
 /// The program `name`.

@@ -9,10 +9,11 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 
 use super::decap;
-use super::load::{OBJECT, OpenError};
+use super::load::{OBJECT, OpenError, size_maps};
+use super::packet::FlowSettings;
 
-/// Entries of the maps whose size the agent sets.
-const ENTRIES: u32 = 65_536;
+/// Flows and clients that can be kept, unless it is said otherwise.
+const FLOWS: u32 = 65_536;
 
 /// What loading a program took.
 #[derive(Clone, Debug)]
@@ -37,14 +38,19 @@ pub struct Trial {
 impl Trial {
     /// Loads the agent's object, and no program yet.
     pub fn open() -> Result<Self, OpenError> {
-        Self::sized(ENTRIES)
+        Self::sized(FLOWS)
     }
 
-    /// The same with so many entries in the maps whose size the agent sets.
-    pub fn sized(entries: u32) -> Result<Self, OpenError> {
+    /// The same with maps for so many flows, and for as many clients.
+    pub fn sized(flows: u32) -> Result<Self, OpenError> {
         let mut loader = EbpfLoader::new();
-        for name in SIZED {
-            loader.map_max_entries(name, entries);
+        let settings = FlowSettings {
+            flows,
+            ..FlowSettings::default()
+        };
+        size_maps(&mut loader, flows, &settings);
+        if let Ok(path) = std::env::var("LB_TRIAL") {
+            return Self::load_object(&mut loader, &fs::read(path).unwrap());
         }
         Self::load_object(&mut loader, OBJECT)
     }
@@ -131,6 +137,3 @@ impl Drop for Trial {
         let _ = fs::remove_dir(dir);
     }
 }
-
-/// Maps whose size the object leaves open.
-const SIZED: [&str; 5] = ["AFFINITY", "AFFINITY_UDP", "FLOWS", "FLOWS_NEW", "TRACKED"];

@@ -170,11 +170,12 @@ mod tests {
     use super::*;
     use hyper::header::{HeaderName, HeaderValue};
     use lb_common::abi::ServiceId;
+    use lb_common::hash::ClientHash;
 
     fn head() -> ServiceHead {
         ServiceHead {
+            clients: ClientHash::new([1, 2], 3),
             hash_key: [1, 2],
-            salt: 3,
             affinity_ns: 0,
             total_weight: 0,
             id: ServiceId(7),

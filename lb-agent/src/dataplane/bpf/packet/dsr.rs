@@ -52,11 +52,11 @@ impl Tables {
         for slot in 0..TABLE_SLOTS {
             let owner = owner(table, slot, usable);
             let (old, seen_s) = match &before {
-                Some(before) => (before.0.slots[slot], before.0.base_seen_s[slot]),
+                Some(before) => (before.0.slot(slot), before.0.base_seen_s[slot]),
                 None => (DsrSlot::default(), 0),
             };
             let (new, changed) = handed_over(old, owner, known);
-            fresh.0.slots[slot] = new;
+            fresh.0.set_slot(slot, new);
             fresh.0.base_seen_s[slot] = if changed { now_s } else { seen_s };
         }
         self.head.insert(id, table.head);
@@ -84,9 +84,10 @@ impl Tables {
             for slot in 0..TABLE_SLOTS {
                 let idle = now_s.saturating_sub(table.0.base_seen_s[slot]) >= idle_s;
                 let others = held.get(&(slot as u32)).map_or(&[][..], Vec::as_slice);
-                let cleaner = cleaned(table.0.slots[slot], idle, others);
-                changed |= cleaner != table.0.slots[slot];
-                table.0.slots[slot] = cleaner;
+                let old = table.0.slot(slot);
+                let cleaner = cleaned(old, idle, others);
+                changed |= cleaner != old;
+                table.0.set_slot(slot, cleaner);
             }
             if changed {
                 self.write(id, &table)?;
