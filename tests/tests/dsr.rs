@@ -274,6 +274,47 @@ fn a_drain_takes_its_time_and_says_that_nobody_knows_what_is_left() {
 }
 
 #[test]
+fn the_last_backend_that_is_drained_keeps_its_connections() {
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    let _decap = backend(&net.server, dir.path(), "server");
+    let agent = Agent::start(&net.balancer, &services("auto", &[SERVER]));
+    let mut open: Vec<Bulk> = client(1)
+        .into_iter()
+        .map(|from| {
+            let to = SocketAddr::new(VIP[usize::from(from.is_ipv6())], 80);
+            let connect = || net.clients.run(|| Bulk::connect(from, to)).ok();
+            let mut bulk = wait::until("a connection", connect);
+            bulk.transfer(1000, 1000).unwrap();
+            bulk
+        })
+        .collect();
+    let each = |command: &[&str]| {
+        for (address, service) in SERVER.into_iter().zip(["tcp4", "tcp6"]) {
+            let address = SocketAddr::new(address, 80).to_string();
+            agent.ok(&[command, &[&address, "--service", service]].concat());
+        }
+    };
+    for timeout in ["1h", "0s"] {
+        each(&["drain-backend", "--timeout", timeout]);
+        for bulk in &mut open {
+            bulk.transfer(1000, 1000).unwrap();
+        }
+        for from in client(2) {
+            let refused = visit(&net, from, 10).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+    }
+    each(&["add-backend"]);
+    for from in client(2) {
+        visit(&net, from, 10).unwrap();
+    }
+    for bulk in &mut open {
+        bulk.transfer(1000, 1000).unwrap();
+    }
+}
+
+#[test]
 fn while_all_backends_are_down_clients_are_refused_at_once() {
     let net = Net::new();
     // Nobody listens: a probe is refused.

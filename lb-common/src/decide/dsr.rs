@@ -118,7 +118,7 @@ impl<H: Deref<Target = ServiceHead>> Dirty<H> {
             }
             return self.base;
         }
-        if fresh || !base_lives {
+        if (fresh || !base_lives) && self.owner != BackendId::NONE {
             let tracked = Tracked {
                 backend: self.owner,
                 seen_s: now_s,

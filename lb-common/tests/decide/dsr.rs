@@ -232,6 +232,30 @@ fn when_a_slot_changes_hands_what_was_there_stays_and_what_is_new_goes_to_the_ne
 }
 
 #[test]
+fn while_nobody_takes_what_is_new_open_connections_go_on() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let id = WRAPPED * 2 + u32::from(family.v6);
+        let service = world.services.get_mut(&id).unwrap();
+        let old = service.members[0];
+        for (slot, _) in Arc::make_mut(&mut service.dsr) {
+            *slot = DsrSlot {
+                owner: BackendId::NONE,
+                base: old,
+            };
+        }
+        let to = family.service(WRAPPED);
+        let fresh = tcp(family.client, &to, SYN);
+        let (outcome, out) = pass(&mut world, &fresh.frame());
+        assert_eq!(outcome, Outcome::Transmit);
+        assert_eq!(seen(&out).tcp, Some((RST | ACK, 0, 1001)), "it is refused");
+        assert!(world.tracked.is_empty());
+        let open = tcp(family.client, &to, ACK);
+        assert_eq!(sent(&mut world, &open).1, address(&family, old));
+    }
+}
+
+#[test]
 fn when_the_old_owner_is_gone_the_new_one_has_all() {
     for family in FAMILIES {
         let mut world = family.world();

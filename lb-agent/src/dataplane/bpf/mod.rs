@@ -266,10 +266,16 @@ impl Bpf {
             return Ok(());
         };
         let observed = &self.observed;
-        let known = |id| observed.targets.contains_key(&id);
+        let there = |id| observed.targets.contains_key(&id);
         let usable = |id: BackendId| {
             let entry = &observed.backends[id.index() as usize];
-            entry.id == id && entry.state == state::UP && known(id)
+            entry.id == id && entry.state == state::UP && there(id)
+        };
+        // UDP has no connections that could be left to a backend which is out of service.
+        let known = |id: BackendId| {
+            let entry = &observed.backends[id.index() as usize];
+            let over = entry.protocol == abi::protocol::UDP && entry.state == state::DOWN;
+            there(id) && !over
         };
         Bpf::packets(self).put_dsr(service, built.table(), &usable, &known)
     }

@@ -145,15 +145,26 @@ fn handed_over(
     let clean = old.owner == old.base;
     let slot = |base| DsrSlot { owner, base };
     if old.owner == owner {
-        return (old, false);
+        let mark = old.base.0 & dsr::TRACKED;
+        return if clean || known(base) {
+            (old, false)
+        } else {
+            (slot(BackendId(owner.0 | mark)), false)
+        };
     }
     if clean {
-        // What the owner of before had is lost if nothing gets there any more.
-        return if known(old.owner) && owner != BackendId::NONE {
+        // What the owner of before had is lost if nothing gets there any more. It goes on where nobody
+        // takes what is new.
+        return if known(old.owner) {
             (slot(old.owner), true)
         } else {
             (slot(owner), false)
         };
+    }
+    if old.owner == BackendId::NONE && base == old.base {
+        // Nobody had it in between, so that nothing is tracked.
+        let base = if known(base) { base } else { owner };
+        return (slot(base), false);
     }
     // Flows to the owner of before are tracked; they stay where they are.
     let base = if known(base) { base } else { owner };
@@ -212,6 +223,27 @@ mod tests {
             handed_over(DsrSlot::default(), A, &nobody),
             (slot(A, A), false)
         );
+    }
+
+    #[test]
+    fn while_nobody_takes_what_is_new_the_former_owner_keeps_what_it_has() {
+        let nobody = BackendId::NONE;
+        let known = |id: BackendId| id != nobody;
+        let (drained, changed) = handed_over(slot(A, A), nobody, &known);
+        assert_eq!((drained, changed), (slot(nobody, A), true));
+        assert_eq!(handed_over(drained, A, &known).0, slot(A, A), "it is back");
+        assert_eq!(handed_over(drained, B, &known).0, slot(B, A));
+        // Removed, it has nothing any more.
+        assert_eq!(
+            handed_over(drained, nobody, &|_| false).0,
+            slot(nobody, nobody)
+        );
+        assert_eq!(handed_over(drained, B, &|id| id == B).0, slot(B, B));
+        assert_eq!(cleaned(drained, true, &[]), slot(nobody, nobody));
+        // Flows that were tracked before stay so.
+        let (twice, _) = handed_over(slot(B, A), nobody, &known);
+        assert_eq!(twice, slot(nobody, marked(A)));
+        assert_eq!(handed_over(twice, C, &known).0, slot(C, marked(A)));
     }
 
     #[test]
