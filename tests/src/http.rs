@@ -31,24 +31,33 @@ pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// `GET /id` on an open connection, which stays open.
 pub fn ask(stream: &TcpStream) -> io::Result<Answer> {
-    let (_, body) = exchange(stream)?;
-    read(&body)
+    read(&exchange(stream)?.body)
 }
 
 /// The same, where any status but 200 is an error.
 pub fn ask_well(stream: &TcpStream) -> io::Result<Answer> {
-    let (status, body) = exchange(stream)?;
-    if status != "200" {
-        return Err(io::Error::other(format!("status {status}")));
-    }
-    read(&body)
+    Ok(ask_again(stream)?.0)
 }
 
-/// Asks; the status and the body of the answer.
-fn exchange(mut stream: &TcpStream) -> io::Result<(String, Vec<u8>)> {
+/// The same, and whether the connection stays for another request.
+pub fn ask_again(stream: &TcpStream) -> io::Result<(Answer, bool)> {
+    let reply = exchange(stream)?;
+    if reply.status != "200" {
+        return Err(io::Error::other(format!("status {}", reply.status)));
+    }
+    Ok((read(&reply.body)?, reply.stays))
+}
+
+struct Reply {
+    status: String,
+    stays: bool,
+    body: Vec<u8>,
+}
+
+fn exchange(mut stream: &TcpStream) -> io::Result<Reply> {
     stream.write_all(b"GET /id HTTP/1.1\r\nHost: test\r\n\r\n")?;
     let mut reader = BufReader::new(stream);
-    let (mut status, mut length) = (String::new(), 0);
+    let (mut status, mut length, mut stays) = (String::new(), 0, true);
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -63,15 +72,26 @@ fn exchange(mut stream: &TcpStream) -> io::Result<(String, Vec<u8>)> {
                 .unwrap_or("none")
                 .clone_into(&mut status);
         }
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
+        match line
+            .split_once(':')
+            .map(|(name, value)| (name, value.trim()))
         {
-            length = value.trim().parse().map_err(io::Error::other)?;
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().map_err(io::Error::other)?;
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("connection") => {
+                stays = !value.eq_ignore_ascii_case("close");
+            }
+            _ => {}
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    Ok((status, body))
+    Ok(Reply {
+        status,
+        stays,
+        body,
+    })
 }
 
 fn read(body: &[u8]) -> io::Result<Answer> {

@@ -2,12 +2,13 @@
 //! What is left is counted down, and at the end left alone, closed or kept.
 
 use std::net::{IpAddr, TcpStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use lb_tests::agent::{Agent, Outcome, program};
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::node::{self, Clients};
 use lb_tests::outside::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client};
+use lb_tests::process::Process;
 use lb_tests::{http, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
@@ -91,13 +92,20 @@ fn connections(hosts: &Hosts, count: usize) -> Vec<TcpStream> {
         .run(|| (1..=200).filter_map(open).take(count).collect())
 }
 
-/// `drain-backend 127.0.0.1:5001 --wait …`, while `meanwhile` happens.
-fn drain_and_wait(agent: &Agent<'_>, more: &[&str], meanwhile: impl FnOnce()) -> Outcome {
-    let mut command = std::process::Command::new(program());
+/// `drain-backend 127.0.0.1:5001 --wait …`
+fn draining(agent: &Agent<'_>, more: &[&str]) -> Command {
+    let mut command = Command::new(program());
     command
         .args(["drain-backend", "127.0.0.1:5001", "--wait"])
         .args(more)
-        .env("LB_AGENT_CONTROL", agent.control())
+        .env("LB_AGENT_CONTROL", agent.control());
+    command
+}
+
+/// The same, while `meanwhile` happens.
+fn drain_and_wait(agent: &Agent<'_>, more: &[&str], meanwhile: impl FnOnce()) -> Outcome {
+    let mut command = draining(agent, more);
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -114,18 +122,17 @@ fn waiting_counts_down_and_ends_when_the_last_connection_does() {
         let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
         let mut open = connections(&hosts, 3);
         assert_eq!(open.len(), 3);
-        let outcome = drain_and_wait(&agent, &["--timeout", "1h"], || {
-            wait::until("the drain", || {
-                (agent.backend("127.0.0.1:5001")["state"] == "draining").then_some(())
-            });
-            assert!(
-                open.iter().all(|stream| http::ask(stream).is_ok()),
-                "they go on"
-            );
-            open.clear();
-        });
-        assert_eq!(outcome.code, 0, "{outcome:?}");
-        let lines: Vec<&str> = outcome.stdout.lines().collect();
+        let command = draining(&agent, &["--timeout", "1h"]);
+        let mut waiting = Process::start(command, &agent.dir().join("waiting.log"));
+        waiting.wait_for("connections left");
+        assert!(
+            open.iter().all(|stream| http::ask(stream).is_ok()),
+            "they go on"
+        );
+        open.clear();
+        assert!(waiting.wait().success(), "{}", waiting.printed());
+        let printed = waiting.printed();
+        let lines: Vec<&str> = printed.lines().collect();
         assert!(
             lines[0].starts_with("draining 127.0.0.1:5001 of web"),
             "{lines:?}"
@@ -318,4 +325,28 @@ fn an_agent_that_is_started_again_closes_what_was_to_be_closed() {
     assert!(http::ask(&open[0]).is_ok(), "nobody is there to close it");
     agent.start_again();
     wait::until("the end of the connection", || http::ask(&open[0]).err());
+}
+
+#[test]
+fn a_backend_that_was_removed_and_added_drains_what_it_had_before_too() {
+    for mode in ["tcp", "http"] {
+        let hosts = Hosts::new();
+        let services = SERVICES.replace("listen", &format!("mode = '{mode}'\nlisten"));
+        let agent = Agent::start(&hosts.balancer, &services);
+        let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+        let mut sockets = Clients::new(&hosts.clients, agent.dir(), "ws");
+        let from: Vec<IpAddr> = (1..=20).map(client_v4).collect();
+        sockets.open("ws", SERVICE_V4, &from);
+        let its = sockets.per_port()[&5001];
+        let address = "127.0.0.1:5001";
+        agent.ok(&["remove-backend", address]);
+        agent.ok(&["add-backend", address]);
+        sockets.echo(1000);
+        assert_eq!(agent.backend(address)["active"], its, "{mode}");
+        let drain = ["--timeout", "100ms", "--at-end", "close", "--wait"];
+        agent.ok(&[&["drain-backend", address], &drain[..]].concat());
+        wait::until("its WebSockets to end", || {
+            (sockets.disconnects().len() == its).then_some(())
+        });
+    }
 }

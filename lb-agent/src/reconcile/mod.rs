@@ -325,8 +325,17 @@ impl Reconciler {
         }
     }
 
+    /// Whether connections of the backend that has an index are open, on any path.
+    fn busy(&self) -> impl Fn(u32) -> bool + '_ {
+        let clients = self.l7.clients();
+        move |index| {
+            let id = self.observed.backends[index as usize].id;
+            self.plane.busy(index) || (id != abi::BackendId::NONE && clients.active(id) > 0)
+        }
+    }
+
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
-        let actions = plan(desired, &self.observed, &|index| self.plane.busy(index))?;
+        let actions = plan(desired, &self.observed, &self.busy())?;
         let outcome = actions
             .iter()
             .try_for_each(|action| self.carry_out_one(action));

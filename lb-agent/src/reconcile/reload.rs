@@ -87,8 +87,8 @@ impl Reconciler {
         let desired = self.compose(&config, &overlay);
         let mut after = self.observed.clone();
         after.unix_sockets = desired.unix_sockets();
-        let actions = plan(&desired, &after, &|index| self.plane.busy(index))
-            .map_err(|error| failed("plan", &error))?;
+        let actions =
+            plan(&desired, &after, &self.busy()).map_err(|error| failed("plan", &error))?;
         actions.iter().for_each(|action| after.note(action));
         let known = self
             .plane

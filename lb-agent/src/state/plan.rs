@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lb_common::abi::{
     self, BackendId, MAX_BACKENDS, MAX_LISTEN, MAX_MEMBERS, MAX_SERVICES, ServiceId, ServiceKey,
-    state,
+    path, state,
 };
 use lb_common::addr;
 use lb_common::maglev::Member;
@@ -256,11 +256,29 @@ impl Planner<'_> {
         let same = |entry: &&abi::Backend| {
             (entry.addr, entry.port, entry.protocol) == (wanted.addr, wanted.port, wanted.protocol)
         };
-        let id = match self.observed.backends_of(id).find(same) {
+        let present = self.observed.backends_of(id).find(same);
+        let id = match present.or_else(|| self.left(&wanted)) {
             Some(entry) => entry.id,
             None => self.free_id()?,
         };
         Ok(abi::Backend { id, ..wanted })
+    }
+
+    /// What was this backend before it was removed, if connections of then are still open: they are
+    /// its own, to be counted and to be closed when it drains. (On the packet paths they have been
+    /// told to end.)
+    fn left(&self, wanted: &abi::Backend) -> Option<&abi::Backend> {
+        let whole = |path| matches!(path, path::SOCKET | path::PROXY);
+        self.observed.backends.iter().find(|entry| {
+            entry.state == state::REMOVED
+                && entry.id != BackendId::NONE
+                && entry.service == wanted.service
+                && (entry.addr, entry.port) == (wanted.addr, wanted.port)
+                && entry.protocol == wanted.protocol
+                && whole(entry.path)
+                && whole(wanted.path)
+                && (self.busy)(entry.id.index())
+        })
     }
 
     /// An id that has never been given out: of a new index while there is one, else of the index
@@ -370,6 +388,28 @@ mod tests {
             assert!(seen.insert(id), "round {round}: {id:?} again");
             observed = step(&after, &with("")).1;
         }
+    }
+
+    #[test]
+    fn a_backend_that_is_back_is_itself_while_its_connections_are_open() {
+        let (_, observed) = step(&Observed::default(), &with("'127.0.0.1:5000'"));
+        let id = |observed: &Observed| observed.backends_of(ServiceId(0)).next().unwrap().id;
+        let before = id(&observed);
+        let (_, removed) = step(&observed, &with(""));
+        let two = with("'127.0.0.1:4000', '127.0.0.1:5000'");
+        let actions = plan(&desired(&two), &removed, &|index| index == before.index());
+        let mut back = removed.clone();
+        let actions = actions.unwrap();
+        actions.iter().for_each(|action| back.note(action));
+        let ids: Vec<_> = back
+            .backends_of(ServiceId(0))
+            .map(|b| (b.port, b.id))
+            .collect();
+        assert!(ids.contains(&(5000, before)), "{ids:?}");
+        assert!(!ids.contains(&(4000, before)), "{ids:?}");
+        // Nobody else gets there by that.
+        let (_, other) = step(&removed, &with("'127.0.0.1:4000'"));
+        assert_ne!(id(&other), before);
     }
 
     #[test]

@@ -35,6 +35,19 @@ pub(crate) fn restarted(world: &mut World<'_>) -> Cost {
     death()
 }
 
+/// The next one is started while the last one still reads requests: none is lost, only WebSockets
+/// for which the time of the last one was too short. Connections that it makes itself end with it.
+pub(crate) fn handed_over(world: &mut World<'_>) -> Cost {
+    let mut last = world.agent.end();
+    world.start_agent();
+    last.wait();
+    Cost {
+        loses: &[Way::Proxy],
+        ends: &[Way::Http],
+        ..Cost::default()
+    }
+}
+
 pub(crate) fn killed_in_a_reload(world: &mut World<'_>) -> Cost {
     world.settings.weight = 1 + world.random.below(3);
     world.configure();

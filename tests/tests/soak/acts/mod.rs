@@ -34,9 +34,10 @@ const fn dies(name: &'static str, play: fn(&mut World<'_>) -> Cost) -> Act {
 }
 
 /// All of them. Some are more than once, as they are done to one of eleven applications.
-pub(crate) const ACTS: [Act; 29] = [
+pub(crate) const ACTS: [Act; 30] = [
     dies("agent killed", agent::killed),
     dies("agent restarted", agent::restarted),
+    dies("agent handed over", agent::handed_over),
     dies("agent killed in a reload", agent::killed_in_a_reload),
     dies("agent out of memory", agent::out_of_memory),
     lives("agent out of descriptors", agent::out_of_descriptors),
