@@ -50,6 +50,9 @@ impl Default for TcpProxy {
     }
 }
 
+/// Connections that are still accepted when no more are wanted.
+const MOST_WAITING: usize = 4096;
+
 impl TcpProxy {
     /// Serves `listener` until `shutdown` asks to stop and the connections are over, or their time
     /// is. Dropping the future ends them at once.
@@ -73,6 +76,16 @@ impl TcpProxy {
                 }
             }
         };
+        // Who waits to be accepted has been let in already; there is an end to it in a flood, too.
+        for _ in 0..MOST_WAITING {
+            tokio::select! {
+                biased;
+                Ok((stream, peer)) = listener.accept() => {
+                    connections.spawn(self.connection(stream, peer, Arc::clone(&chooser)));
+                }
+                () = std::future::ready(()) => break,
+            }
+        }
         drop(listener);
         let drained = async { while connections.join_next().await.is_some() {} };
         if timeout_at(deadline, drained).await.is_err() {

@@ -355,6 +355,26 @@ async fn when_the_drain_time_is_over_connections_are_closed() {
 }
 
 #[tokio::test]
+async fn who_waits_to_be_accepted_at_shutdown_is_served() {
+    let (backend, address) = listener().await;
+    let (waited_at, at) = listener().await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(soon(TcpStream::connect(at)).await.unwrap());
+    }
+    let (stop, shutdown) = watch::channel(None);
+    stop.send(Some(Instant::now() + Duration::from_secs(3600)))
+        .unwrap();
+    let proxy = TcpProxy::default().serve(waited_at, Fixed::new(&[address]), shutdown);
+    let proxy = tokio::spawn(proxy);
+    for _ in 0..20 {
+        soon(backend.accept()).await.unwrap();
+    }
+    drop(clients);
+    soon(proxy).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_shutdown_that_nobody_can_ask_for_any_more_is_one() {
     let (proxy, mut client, _backend) = pair().await;
     drop(proxy.stop);
