@@ -444,3 +444,33 @@ fn clients_on_the_same_wire_whose_mac_addresses_are_not_known_are_answered() {
         assert_eq!(seen.ok(), Some(from), "{}", agent.ok(&["stats"]));
     }
 }
+
+#[test]
+fn flows_of_a_backend_that_was_drained_and_is_back_are_over_also_for_the_next_agent() {
+    let net = Net::new();
+    let backend = SocketAddr::new(CONTAINER[0], 5000);
+    bulk_server(&net.container, backend);
+    let mut agent = Agent::start(&net.balancer, &services(CONTAINER, ""));
+    let open = || {
+        let mut bulk = Bulk::connect(client(7)[0], service(0)).unwrap();
+        bulk.transfer(1000, 1000).unwrap();
+        bulk
+    };
+    let mut open: Vec<Bulk> = net.clients.run(|| (0..8).map(|_| open()).collect());
+    let (address, end) = (
+        backend.to_string(),
+        ["--timeout", "0s", "--at-end", "close"],
+    );
+    agent.ok(&[&["drain-backend", &address, "--service", "tcp4"], &end[..]].concat());
+    for bulk in &mut open {
+        assert_eq!(bulk.end().kind(), io::ErrorKind::ConnectionReset);
+    }
+    // It is back before their entries are gone, and the agent knows nothing of what it has told.
+    agent.ok(&["add-backend", &address, "--service", "tcp4"]);
+    agent.kill();
+    agent.start_again();
+    let figures = || agent.status()["agent"]["packets"]["figures"].clone();
+    wait::until("the table to be empty", || {
+        (figures()["established"] == 0 && figures()["walks"].as_u64() > Some(1)).then_some(())
+    });
+}

@@ -360,6 +360,9 @@ impl Walk {
             None => {
                 self.swept.orphaned += 1;
                 self.farewells.insert(forward, now_s);
+                // For good: its ends take it for over, also when the backend is back before it is
+                // taken out, or another agent does that.
+                self.tables.give_up(key, entry, pair);
                 self.tell(key, entry, pair);
             }
             Some(at_s) if now_s.saturating_sub(*at_s) < FAREWELL_S => {}
