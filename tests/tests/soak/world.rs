@@ -52,6 +52,9 @@ impl Way {
 /// The address of HTTPS.
 pub(crate) const TLS: SocketAddr = SocketAddr::new(SERVICE_V4.ip(), 443);
 
+/// For how long an agent that ends serves what is open.
+pub(crate) const DRAIN: Duration = Duration::from_secs(3);
+
 /// A copy of an application.
 pub(crate) struct App {
     pub(crate) service: &'static str,
@@ -425,7 +428,7 @@ fn text(settings: &Settings, apps: &[App], certificate: &Files) -> String {
          [[service]]\nname = 'six'\nlisten = ['[::]:80']\nbackends = [{}]\n\
          [[service]]\nname = 'app'\nmode = 'http'\nlisten = ['0.0.0.0:81']\nbackends = [{}]\n\
          [service.tls]\nlisten = ['0.0.0.0:443']\ncertificates = [{}]\nmin_version = '{}'\n\
-         [service.http]\n{}\ntimeouts = {{ drain = '3s' }}\n\
+         [service.http]\n{}\ntimeouts = {{ drain = '{}s' }}\n\
          [[service]]\nname = 'far'\nlisten = ['{}']\nbackends = [{}]\n\
          [service.health]\ntype = 'tcp'\ninterval = '200ms'\ntimeout = '2s'\n",
         backends("web"),
@@ -434,6 +437,7 @@ fn text(settings: &Settings, apps: &[App], certificate: &Files) -> String {
         certificate.toml(),
         settings.min_version,
         settings.http,
+        DRAIN.as_secs(),
         Way::Nat.address(),
         backends("far"),
     )
