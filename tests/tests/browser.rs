@@ -8,8 +8,12 @@ use lb_tests::node;
 use lb_tests::process::Process;
 use lb_tests::tls::Authority;
 
-/// Debian's packages, either of them.
-const PROGRAMS: [&str; 2] = ["/usr/bin/chromium-headless-shell", "/usr/bin/chromium"];
+/// Debian's packages, either of them. What is in /usr/bin are scripts that start these: ending a script
+/// would leave the browser running.
+const PROGRAMS: [&str; 2] = [
+    "/usr/lib/chromium/chromium-headless-shell",
+    "/usr/lib/chromium/chromium",
+];
 
 #[test]
 fn chromium_shows_a_page_with_a_websocket_over_tls() {
