@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use caps::errors::CapsError;
 use caps::{CapSet, Capability};
 
-use crate::dataplane::bpf::link;
+use crate::dataplane::bpf::locks_maps;
 
 /// Takes every capability from the calling thread, for good. Sockets and maps that are open stay
 /// usable; where the kernel wants CAP_BPF for a look into an open map (before 5.19), that one is
@@ -19,7 +19,7 @@ pub fn drop_capabilities() -> Result<(), CapsError> {
         caps::clear(None, set)?;
     }
     let bpf = Capability::CAP_BPF;
-    if !(link::locks_maps() && caps::has_cap(None, CapSet::Permitted, bpf)?) {
+    if !(locks_maps() && caps::has_cap(None, CapSet::Permitted, bpf)?) {
         return caps::clear(None, CapSet::Permitted);
     }
     let kept = HashSet::from([bpf]);

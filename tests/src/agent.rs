@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::hosts::Host;
 use crate::process::Process;
+use crate::wait;
 
 /// The agent's program.
 pub fn program() -> PathBuf {
@@ -199,6 +200,17 @@ impl<'a> Agent<'a> {
     #[track_caller]
     pub fn status(&self) -> Value {
         serde_json::from_str(&self.ok(&["status", "--json"])).unwrap()
+    }
+
+    /// Waits until the first backend of every service is down.
+    #[track_caller]
+    pub fn wait_until_all_are_down(&self) {
+        wait::until("all to be down", || {
+            let status = self.status();
+            let services = status["services"].as_array().unwrap();
+            let is_down = |service: &Value| service["backends"][0]["state"] == "down";
+            services.iter().all(is_down).then_some(())
+        });
     }
 
     /// How often the packet paths have counted `name`.

@@ -10,6 +10,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use crate::hosts::Host;
 
 /// Clients of each family.
@@ -362,4 +364,22 @@ pub fn ask_udp(from: IpAddr, to: SocketAddr, text: &[u8]) -> io::Result<IpAddr> 
     assert_eq!(&buffer[blank + 1..size], text);
     let seen = std::str::from_utf8(&buffer[..blank]).unwrap();
     Ok(seen.parse().unwrap())
+}
+
+/// A TCP connection over IPv4 that is being made, from a client's address.
+pub fn connecting(from: IpAddr, to: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let _ = socket.connect(&to.into());
+    socket
+}
+
+/// The configuration `services`, each checked, and refusing clients while all its backends are down.
+pub fn refusing(services: &str) -> String {
+    let mut parts = services.split("[[service]]");
+    let head = parts.next().unwrap_or_default().to_owned();
+    parts.fold(head, |text, part| {
+        format!("{text}[[service]]{part}[service.health]\ntype = 'tcp'\nall_down = 'refuse'\n")
+    })
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use lb_tests::agent::{Agent, program};
 use lb_tests::node::{self, Clients};
 use lb_tests::outside::{
-    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
+    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, refusing, udp_echo,
 };
 use lb_tests::process::Process;
 use lb_tests::{hosts::Host, http, wait};
@@ -318,20 +318,8 @@ fn the_last_backend_that_is_drained_keeps_its_connections() {
 fn while_all_backends_are_down_clients_are_refused_at_once() {
     let net = Net::new();
     // Nobody listens: a probe is refused.
-    let mut text = String::new();
-    for (nth, part) in services("auto", &[SERVER]).split("[[service]]").enumerate() {
-        text += &match nth {
-            0 => part.to_owned(),
-            _ => format!("[[service]]{part}[service.health]\ntype = 'tcp'\nall_down = 'refuse'\n"),
-        };
-    }
-    let agent = Agent::start(&net.balancer, &text);
-    wait::until("all to be down", || {
-        let status = agent.status();
-        let services = status["services"].as_array().unwrap();
-        let is_down = |service: &serde_json::Value| service["backends"][0]["state"] == "down";
-        services.iter().all(is_down).then_some(())
-    });
+    let agent = Agent::start(&net.balancer, &refusing(&services("auto", &[SERVER])));
+    agent.wait_until_all_are_down();
     for from in client(1) {
         let refused = visit(&net, from, 10).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::moody::{Mood, Moody};
-use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client};
+use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client, connecting};
 use lb_tests::process::Process;
 use lb_tests::{http, node, wait};
 use serde_json::Value;
@@ -232,15 +232,6 @@ fn failures_met_while_serving_take_a_backend_out_before_the_next_probe() {
         (health(&agent, BACKENDS[1])["state"] == "down").then_some(())
     });
     assert!(well.connections() > 0);
-}
-
-/// A connection that is being made.
-fn connecting(from: IpAddr, to: SocketAddr) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let _ = socket.connect(&to.into());
-    socket
 }
 
 #[test]

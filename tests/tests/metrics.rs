@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
-use lb_tests::outside::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client};
+use lb_tests::outside::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client, connecting};
 use lb_tests::{http, node, wait};
 use serde_json::Value;
 
@@ -253,16 +253,6 @@ fn the_packet_paths_tell_flows_packets_bytes_drops_and_refusals() {
 
 fn is_health_of(name: &str, service: &str) -> bool {
     name.starts_with("lb_agent_backend_healthy{") && name.contains(service)
-}
-
-/// A connection that is being made.
-fn connecting(from: std::net::IpAddr, to: SocketAddr) -> socket2::Socket {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let _ = socket.connect(&to.into());
-    socket
 }
 
 #[test]

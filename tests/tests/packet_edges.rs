@@ -10,7 +10,7 @@ use std::time::Duration;
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{self, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6, service_for};
 use lb_tests::outside::{
-    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
+    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, refusing, udp_echo,
 };
 use lb_tests::wait;
 use lb_tests::wire::{self, Ipv4, Ipv6, Tcp, number};
@@ -281,18 +281,8 @@ fn both_ends_of_an_idle_flow_are_told_that_it_is_given_up() {
 fn while_all_backends_are_down_connections_and_datagrams_are_refused_at_once() {
     let net = Net::new();
     // Nobody listens: a probe is refused.
-    let mut text = String::new();
-    for service in services(CONTAINER, "").split("[[service]]").skip(1) {
-        text +=
-            &format!("[[service]]{service}[service.health]\ntype = 'tcp'\nall_down = 'refuse'\n");
-    }
-    let agent = Agent::start(&net.balancer, &text);
-    wait::until("all to be down", || {
-        let status = agent.status();
-        let services = status["services"].as_array().unwrap();
-        let is_down = |service: &serde_json::Value| service["backends"][0]["state"] == "down";
-        services.iter().all(is_down).then_some(())
-    });
+    let agent = Agent::start(&net.balancer, &refusing(&services(CONTAINER, "")));
+    agent.wait_until_all_are_down();
     for (family, from) in client(4).into_iter().enumerate() {
         let connect = || Bulk::connect(from, service(family)).map(drop);
         let refused = net.clients.run(connect).unwrap_err();

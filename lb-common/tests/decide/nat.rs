@@ -1,6 +1,6 @@
 //! Flows, there and back.
 
-use lb_common::abi::packet::PacketCounter;
+use lb_common::abi::packet::{FlowKey, PacketCounter};
 use lb_common::decide::Outcome;
 use lb_common::decide::simulation::{Simulation, example};
 use proptest::prelude::*;
@@ -27,6 +27,14 @@ pub(crate) fn back(world: &mut Simulation, at_backend: &Seen, flags: u8) -> Seen
     world.ingress = example::INGRESS;
     assert_eq!(outcome, Outcome::Redirect(example::INGRESS));
     seen(&out)
+}
+
+/// Key of what comes back of the one flow that there is.
+pub(crate) fn key_of_answers(world: &Simulation, family: &Family) -> FlowKey {
+    let mut keys = world.new_flows.keys();
+    *keys
+        .find(|key| key.src != example::ip(family.client))
+        .unwrap()
 }
 
 fn answer(at_backend: &Seen, flags: u8) -> Spec {
@@ -356,11 +364,7 @@ fn a_flow_that_was_pushed_out_is_served_by_hash_again_by_the_same_port() {
         );
         assert_eq!((first.dst, first.sport), (again.dst, again.sport));
         // And when only one half was.
-        let reply = *world
-            .new_flows
-            .keys()
-            .find(|key| key.src != example::ip(family.client))
-            .unwrap();
+        let reply = key_of_answers(&world, &family);
         world.new_flows.remove(&reply);
         there(&mut world, &spec);
         assert!(world.new_flows.contains_key(&reply));

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use lb_common::abi::packet::PacketCounter;
 use lb_common::decide::Outcome;
-use lb_common::decide::simulation::example;
 
-use crate::nat::{REMOTE, back, there};
+use crate::nat::{REMOTE, back, key_of_answers, there};
 use crate::packets::{ACK, RST, SYN, Spec, seen, tcp, udp};
 use crate::{FAMILIES, pass};
 
@@ -70,11 +69,7 @@ fn a_flow_whose_source_port_went_to_another_gets_one_anew() {
                 }
             };
             let first = there(&mut world, &packet(40_000, SYN));
-            let reply = *world
-                .new_flows
-                .keys()
-                .find(|key| key.src != example::ip(family.client))
-                .unwrap();
+            let reply = key_of_answers(&world, &family);
             // A flood pushes out what is to come back, and another client's flow takes the port.
             world.new_flows.remove(&reply);
             let thief = (40_001..41_000).find(|sport| {

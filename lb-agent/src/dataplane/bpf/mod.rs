@@ -10,7 +10,7 @@ mod close;
 mod count;
 pub mod decap;
 mod inet_diag;
-pub mod link;
+mod link;
 mod load;
 mod maps;
 mod packet;
@@ -31,6 +31,7 @@ use lb_common::abi::{
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
+pub use link::locks_maps;
 pub use load::{OpenError, Settings};
 use maps::{ClientMaps, Maps};
 pub use packet::FlowSettings;

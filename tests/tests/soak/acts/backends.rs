@@ -8,14 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::judge::Cost;
 use crate::world::{Way, World};
 
-/// Its process goes and comes back. What it had open is lost; only where requests are read can they
+/// What it had open is lost; only where requests are read can one that is under way be answered, or
 /// be sent again.
-pub(crate) fn killed(world: &mut World<'_>) -> Cost {
-    let index = world.any_app();
-    let port = world.apps[index].port;
-    world.restart_app(index);
-    world.wait_until_fit(port);
-    let ways = world.apps[index].ways();
+fn closed(port: u16, ways: &'static [Way]) -> Cost {
     Cost {
         loses: if ways == [Way::Http] { &[] } else { ways },
         moves: ways,
@@ -23,6 +18,16 @@ pub(crate) fn killed(world: &mut World<'_>) -> Cost {
         ports: vec![port],
         logged: None,
     }
+}
+
+/// Its process goes and comes back.
+pub(crate) fn killed(world: &mut World<'_>) -> Cost {
+    let index = world.any_app();
+    let port = world.apps[index].port;
+    world.restart_app(index);
+    world.wait_until_fit(port);
+    let ways = world.apps[index].ways();
+    closed(port, ways)
 }
 
 /// Requests wait for it, and none is lost.
@@ -79,17 +84,11 @@ pub(crate) fn drained(world: &mut World<'_>) -> Cost {
     }
 }
 
-/// What is open is closed; only where requests are read can one that is under way be answered.
+/// What is open when the time is over is closed.
 pub(crate) fn drained_and_closed(world: &mut World<'_>) -> Cost {
     let how = ["--timeout", "200ms", "--at-end", "close", "--wait"];
     let (port, ways) = drain(world, &how);
-    Cost {
-        loses: if ways == [Way::Http] { &[] } else { ways },
-        moves: ways,
-        ends: ways,
-        ports: vec![port],
-        logged: None,
-    }
+    closed(port, ways)
 }
 
 /// Drains an application, and puts it back in service.

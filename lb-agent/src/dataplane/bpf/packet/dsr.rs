@@ -142,17 +142,18 @@ fn handed_over(
     known: &dyn Fn(BackendId) -> bool,
 ) -> (DsrSlot, bool) {
     let base = dsr::id(old.base);
-    let clean = old.owner == old.base;
     let slot = |base| DsrSlot { owner, base };
+    // The base as long as it has what it had.
+    let rest = if known(base) { base } else { owner };
     if old.owner == owner {
         let mark = old.base.0 & dsr::TRACKED;
-        return if clean || known(base) {
+        return if old.is_clean() {
             (old, false)
         } else {
-            (slot(BackendId(owner.0 | mark)), false)
+            (slot(BackendId(rest.0 | mark)), false)
         };
     }
-    if clean {
+    if old.is_clean() {
         // What the owner of before had is lost if nothing gets there any more. It goes on where nobody
         // takes what is new.
         return if known(old.owner) {
@@ -163,18 +164,16 @@ fn handed_over(
     }
     if old.owner == BackendId::NONE && base == old.base {
         // Nobody had it in between, so that nothing is tracked.
-        let base = if known(base) { base } else { owner };
-        return (slot(base), false);
+        return (slot(rest), false);
     }
     // Flows to the owner of before are tracked; they stay where they are.
-    let base = if known(base) { base } else { owner };
-    (slot(BackendId(base.0 | dsr::TRACKED)), false)
+    (slot(BackendId(rest.0 | dsr::TRACKED)), false)
 }
 
 /// A slot, cleaner than it was: without its base if that is `idle`, and without the mark if none of
 /// the backends `others`, to which flows are tracked, is another than its owner.
 fn cleaned(slot: DsrSlot, idle: bool, others: &[BackendId]) -> DsrSlot {
-    if slot.owner == slot.base {
+    if slot.is_clean() {
         return slot;
     }
     let base = if idle { slot.owner } else { dsr::id(slot.base) };
