@@ -1,14 +1,40 @@
-//! Listening sockets that systemd keeps while one agent ends and the next begins (its file descriptor
-//! store): who connects in between waits in their queues, and is served instead of refused.
+//! Sockets that systemd keeps while one agent ends and the next begins (its file descriptor store):
+//! who connects in between, or sends a datagram, waits in their queues, and is served instead of
+//! refused.
 
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use socket2::{Domain, Socket, Type};
+use sd_notify::NotifyState;
+use socket2::{Domain, SockRef, Socket, Type};
 
-/// Sockets that an agent before this one has left with systemd.
-#[derive(Default)]
-pub struct Kept(Vec<(String, TcpListener)>);
+/// What becomes of those who come while an agent ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newcomers {
+    /// They are served as long as others are; then they wait in the queues of the sockets, which
+    /// the next agent is given.
+    Wait,
+    /// They are served as long as others are: somebody may start another agent.
+    Served,
+    /// They are refused.
+    Refused,
+}
+
+impl Newcomers {
+    /// Of an agent that may be followed by another.
+    pub fn of_the_next() -> Self {
+        match std::env::var_os("NOTIFY_SOCKET") {
+            Some(_) => Self::Wait,
+            None => Self::Served,
+        }
+    }
+}
+
+/// Sockets that an agent before this one has left with systemd, and the way to leave them with it.
+#[derive(Clone, Default)]
+pub struct Kept(Arc<Mutex<Vec<(String, Socket)>>>);
 
 impl Kept {
     /// Takes what systemd has passed to this process. To be called once, before anything else is
@@ -20,100 +46,196 @@ impl Kept {
         let kept = passed.filter_map(|(fd, name)| {
             // SAFETY: systemd has opened it for this process, and nobody else has taken it.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-            Some((name, listener(fd.into())?))
+            Some((name, usable(fd.into())?))
         });
-        Self(kept.collect())
+        Self(Arc::new(Mutex::new(kept.collect())))
     }
 
-    /// The sockets called `name`, all of one address.
-    pub fn called(&mut self, name: &str) -> Vec<TcpListener> {
-        let (found, others) = self.0.drain(..).partition(|(known, _)| known == name);
-        self.0 = others;
-        let found: Vec<(String, TcpListener)> = found;
-        let mut found: Vec<TcpListener> = found.into_iter().map(|(_, listener)| listener).collect();
-        let address = found.first().and_then(address);
-        found.retain(|listener| address.is_some() && self::address(listener) == address);
-        found
+    /// The listeners called `name`, all of one address.
+    pub fn called(&self, name: &str) -> Vec<TcpListener> {
+        let mut found = self.remove(|known, socket| known == name && is(socket, Type::STREAM));
+        let address = found.first().and_then(|(_, socket)| address(socket));
+        found.retain(|(_, socket)| address.is_some() && self::address(socket) == address);
+        found.into_iter().map(|(_, socket)| socket.into()).collect()
+    }
+
+    /// The UDP socket called `name`.
+    pub fn datagrams(&self, name: &str) -> Option<UdpSocket> {
+        let mut found = self.remove(|known, socket| known == name && is(socket, Type::DGRAM));
+        Some(found.pop()?.1.into())
+    }
+
+    /// Opens a socket on `address` by `open`. What an earlier agent has left there under another
+    /// name gives way to it.
+    pub fn make_way<S>(
+        &self,
+        address: SocketAddr,
+        kind: Type,
+        open: impl Fn() -> io::Result<S>,
+    ) -> io::Result<S> {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let in_the_way =
+                    self.remove(|_, socket| is(socket, kind) && overlaps(socket, address));
+                if in_the_way.is_empty() {
+                    return Err(error);
+                }
+                for (name, _) in &in_the_way {
+                    forget(name);
+                }
+                drop(in_the_way);
+                open()
+            }
+            result => result,
+        }
     }
 
     /// What nobody has asked for is not kept any longer.
-    pub fn forget_others(self) {
-        for (name, _) in &self.0 {
-            let states = [
-                sd_notify::NotifyState::FdStoreRemove,
-                sd_notify::NotifyState::FdName(name),
-            ];
-            let _ = sd_notify::notify(&states);
+    pub fn forget_others(&self) {
+        for (name, _) in self.remove(|_, _| true) {
+            forget(&name);
         }
+    }
+
+    fn remove(&self, which: impl Fn(&str, &Socket) -> bool) -> Vec<(String, Socket)> {
+        let mut left = self.left();
+        let (found, others) = left
+            .drain(..)
+            .partition(|(name, socket)| which(name, socket));
+        *left = others;
+        found
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<(String, Socket)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// What the sockets of a listen address are called. A name has no colon in it (sd_notify(3)).
+pub fn name_of(kind: &str, address: SocketAddr) -> String {
+    let ip = address.ip().to_string().replace(':', "_");
+    format!("{kind}-{ip}-{}", address.port())
+}
+
 /// Has systemd, if that is there, keep these for the next agent.
-pub fn keep<'a>(name: &str, listeners: impl IntoIterator<Item = &'a TcpListener>) {
-    for listener in listeners {
-        let states = [
-            sd_notify::NotifyState::FdStore,
-            sd_notify::NotifyState::FdName(name),
-        ];
-        let fd: BorrowedFd<'_> = listener.as_fd();
-        if let Err(error) = sd_notify::notify_with_fds(&states, &[fd]) {
+pub fn keep<S: AsFd>(name: &str, sockets: impl IntoIterator<Item = S>) {
+    for socket in sockets {
+        let states = [NotifyState::FdStore, NotifyState::FdName(name)];
+        if let Err(error) = sd_notify::notify_with_fds(&states, &[socket.as_fd()]) {
             tracing::debug!(%error, name, "systemd does not keep a socket");
             return;
         }
     }
 }
 
-/// A TCP socket that listens, ready to be polled; nothing else is of use.
-fn listener(socket: Socket) -> Option<TcpListener> {
-    let is_stream = socket.r#type().ok()? == Type::STREAM;
-    let is_tcp = [Domain::IPV4, Domain::IPV6].contains(&socket.domain().ok()?);
-    if !(is_stream && is_tcp && socket.is_listener().ok()?) {
+/// Has it keep those called `name` no longer.
+pub fn forget(name: &str) {
+    let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+}
+
+/// A TCP socket that listens, or a UDP socket that is bound, ready to be polled; nothing else is of
+/// use.
+fn usable(socket: Socket) -> Option<Socket> {
+    let is_ip = [Domain::IPV4, Domain::IPV6].contains(&socket.domain().ok()?);
+    let listens = is(&socket, Type::STREAM) && socket.is_listener().ok()?;
+    let bound = is(&socket, Type::DGRAM) && address(&socket).is_some_and(|a| a.port() != 0);
+    if !(is_ip && (listens || bound)) {
         return None;
     }
     socket.set_nonblocking(true).ok()?;
-    Some(socket.into())
+    Some(socket)
 }
 
-fn address(listener: &TcpListener) -> Option<SocketAddr> {
-    listener.local_addr().ok()
+fn is(socket: &Socket, kind: Type) -> bool {
+    socket.r#type().is_ok_and(|known| known == kind)
+}
+
+/// Whether a socket is bound to what others want to bind to.
+fn overlaps(socket: &Socket, wanted: SocketAddr) -> bool {
+    address(socket).is_some_and(|bound| {
+        bound.port() == wanted.port()
+            && bound.is_ipv4() == wanted.is_ipv4()
+            && (bound.ip() == wanted.ip()
+                || bound.ip().is_unspecified()
+                || wanted.ip().is_unspecified())
+    })
+}
+
+fn address(socket: &Socket) -> Option<SocketAddr> {
+    SockRef::from(socket).local_addr().ok()?.as_socket()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::bind;
 
     fn bound(address: &str) -> TcpListener {
         TcpListener::bind(address).unwrap()
+    }
+
+    fn kept<const N: usize>(left: [(&str, Socket); N]) -> Kept {
+        let left = left.map(|(name, socket)| (name.to_owned(), socket));
+        Kept(Arc::new(Mutex::new(left.into())))
     }
 
     #[test]
     fn sockets_of_a_name_and_one_address_are_taken_up() {
         let own = bound("127.0.0.1:0");
         let same = own.try_clone().unwrap();
-        let kept = [
-            ("l7-v4", own),
-            ("other", bound("127.0.0.1:0")),
-            ("l7-v4", same),
-        ];
-        let mut kept = Kept(kept.map(|(name, socket)| (name.to_owned(), socket)).into());
-        kept.0.push(("l7-v4".to_owned(), bound("127.0.0.1:0")));
+        let kept = kept([
+            ("l7-v4", own.into()),
+            ("other", bound("127.0.0.1:0").into()),
+            ("l7-v4", same.into()),
+            ("l7-v4", bound("127.0.0.1:0").into()),
+        ]);
         assert_eq!(
             kept.called("l7-v4").len(),
             2,
             "not the one of another address"
         );
         assert_eq!(kept.called("l7-v4").len(), 0, "they are taken");
-        assert_eq!(kept.0.len(), 1);
+        assert_eq!(kept.left().len(), 1);
     }
 
     #[test]
-    fn only_what_listens_is_of_use() {
-        assert!(listener(bound("127.0.0.1:0").into()).is_some());
+    fn a_name_is_that_of_listeners_or_of_datagrams() {
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = datagrams.local_addr().unwrap();
+        let name = name_of("udp", address);
+        let kept = kept([(name.as_str(), datagrams.into())]);
+        assert!(kept.called(&name).is_empty());
+        let taken = kept.datagrams(&name).unwrap();
+        assert_eq!(taken.local_addr().unwrap(), address);
+        assert!(kept.datagrams(&name).is_none());
+        let v6 = name_of("tcp", "[2001:db8::1]:80".parse().unwrap());
+        assert_eq!(v6, "tcp-2001_db8__1-80");
+    }
+
+    #[test]
+    fn what_was_left_gives_way_to_what_is_wanted() {
+        let old = bind::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = old.local_addr().unwrap();
+        let other = bind::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let kept = kept([("http", old.into()), ("other", other.into())]);
+        let wanted = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
+        let open = || bind::tcp(wanted);
+        assert!(kept.make_way(wanted, Type::DGRAM, open).is_err());
+        let first = kept.make_way(wanted, Type::STREAM, open).unwrap();
+        assert_eq!(kept.left().len(), 1, "only what was in the way is gone");
+        assert!(kept.make_way(wanted, Type::STREAM, open).is_err());
+        drop(first);
+    }
+
+    #[test]
+    fn only_what_listens_or_is_bound_is_of_use() {
+        assert!(usable(bound("127.0.0.1:0").into()).is_some());
+        assert!(usable(UdpSocket::bind("[::1]:0").unwrap().into()).is_some());
         let idle = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        assert!(listener(idle).is_none());
-        let datagrams = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-        assert!(listener(datagrams).is_none());
+        assert!(usable(idle).is_none());
+        let unbound = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        assert!(usable(unbound).is_none());
         let unix = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-        assert!(listener(unix).is_none());
+        assert!(usable(unix).is_none());
     }
 }

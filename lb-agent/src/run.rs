@@ -16,11 +16,11 @@ use crate::control::server;
 use crate::dataplane::DataPlane;
 use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError};
 use crate::dataplane::memory::Memory;
-use crate::handover::Kept;
-use crate::l7::{L7, Newcomers};
+use crate::handover::{Kept, Newcomers};
+use crate::l7::L7;
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
-use crate::proxy::{bind, front::Front};
+use crate::proxy::front::Front;
 use crate::reconcile::{Reconciler, chain};
 use crate::state::store::Store;
 
@@ -51,11 +51,7 @@ pub enum End {
     Told,
 }
 
-async fn serve(
-    config: Config,
-    config_path: Option<PathBuf>,
-    mut kept: Kept,
-) -> anyhow::Result<End> {
+async fn serve(config: Config, config_path: Option<PathBuf>, kept: Kept) -> anyhow::Result<End> {
     // The lock comes first: a second agent must not get as far as the maps.
     let store = Store::open(&config.agent.state_dir)?;
     let control = server::bind(&config.agent.control, config.agent.control_mode)?;
@@ -69,10 +65,10 @@ async fn serve(
         log,
         front,
         l7,
-    } = open_planes(&config, &mut kept)?;
-    kept.forget_others();
+    } = open_planes(&config, &kept)?;
     let mut reconciler = Reconciler::new(config, config_path, store, plane, front, l7, notes)?;
     reconciler.start()?;
+    kept.forget_others();
 
     let (calls, inbox) = mpsc::channel(64);
     let (stop, stopped) = watch::channel(false);
@@ -104,7 +100,7 @@ async fn serve(
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
     let newcomers = match end {
-        End::Signal => Newcomers::Served,
+        End::Signal => Newcomers::of_the_next(),
         End::Told => Newcomers::Refused,
     };
     reconciler.wind_down(LAST_CONNECTIONS, newcomers).await;
@@ -173,13 +169,14 @@ struct Planes {
 }
 
 /// Opens the data plane that the configuration asks for, or the best that there is.
-fn open_planes(config: &Config, kept: &mut Kept) -> anyhow::Result<Planes> {
+fn open_planes(config: &Config, kept: &Kept) -> anyhow::Result<Planes> {
     let agent = &config.agent;
     let max_clients = agent.max_clients;
     let userspace = |notes: Vec<String>| {
         let plane = Memory::new(max_clients);
-        let front = Front::new(plane.clients(), false);
-        let l7 = L7::new(front.clients(), false, usize::from(agent.l7_workers));
+        let front = Front::new(plane.clients(), false, kept.clone());
+        let workers = usize::from(agent.l7_workers);
+        let l7 = L7::new(front.clients(), false, workers, kept.clone());
         Planes {
             plane: Box::new(plane),
             notes,
@@ -232,22 +229,22 @@ fn explain(error: &OpenError) -> String {
 }
 
 /// The kernel's data plane, with the listeners to which it hands what it cannot join itself.
-fn with_bpf(opened: bpf::Opened, l7_workers: usize, kept: &mut Kept) -> anyhow::Result<Planes> {
+fn with_bpf(opened: bpf::Opened, l7_workers: usize, kept: &Kept) -> anyhow::Result<Planes> {
     let bpf::Opened {
         mut plane,
         notes,
         log,
     } = opened;
-    let mut front = Front::new(plane.clients(), true);
-    let mut l7 = L7::new(front.clients(), true, l7_workers);
+    let mut front = Front::new(plane.clients(), true, kept.clone());
+    let mut l7 = L7::new(front.clients(), true, l7_workers, kept.clone());
     let mut notes = notes;
     let loopbacks = [
-        (libc::AF_INET, IpAddr::from(Ipv4Addr::LOCALHOST), "l7-v4"),
-        (libc::AF_INET6, IpAddr::from(Ipv6Addr::LOCALHOST), "l7-v6"),
+        (libc::AF_INET, IpAddr::from(Ipv4Addr::LOCALHOST), "v4"),
+        (libc::AF_INET6, IpAddr::from(Ipv6Addr::LOCALHOST), "v6"),
     ];
-    for (family, ip, name) in loopbacks {
+    for (family, ip, version) in loopbacks {
         let address = SocketAddr::new(ip, 0);
-        let listener = match bind::tcp(address) {
+        let listener = match front.listen_handed_over(address, &format!("proxy-{version}")) {
             Ok(listener) => listener,
             // Without an address family there are no clients of it.
             Err(error) => {
@@ -256,8 +253,7 @@ fn with_bpf(opened: bpf::Opened, l7_workers: usize, kept: &mut Kept) -> anyhow::
             }
         };
         plane.offer(family as u32, &listener)?;
-        front.serve_handed_over(listener)?;
-        let listener = l7.listen_handed_over(address, name, kept)?;
+        let listener = l7.listen_handed_over(address, &format!("l7-{version}"))?;
         plane.offer(family as u32 | PROXY_HTTP, &listener)?;
     }
     Ok(Planes {

@@ -1,14 +1,18 @@
 //! The installed service under systemd itself, with all that its unit forbids it: started, reloaded,
-//! restarted and killed under load, watched, stopped. A restart loses no request over HTTP either.
+//! restarted and killed under load, watched, stopped. A restart loses nothing that goes through the
+//! agent either.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use lb_tests::hosts::{Host, Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::Load;
 use lb_tests::node::apps_dir;
+use lb_tests::outside::udp_echo;
 use lb_tests::process::Process;
 use lb_tests::standin::StandIn;
 use lb_tests::systemd::Systemd;
@@ -44,8 +48,68 @@ const SERVICES: &str = "[agent]\nmax_clients = 4096\nl7_workers = 1\n\
     [[service]]\nname = 'app'\nmode = 'http'\nlisten = ['0.0.0.0:81']\n\
     backends = ['127.0.0.1:5000']\n\
     [service.http.access_log]\nfile = '/var/log/lb-agent/access.log'\n\
+    [[service]]\nname = 'through'\nlisten = ['0.0.0.0:84']\npath = 'proxy'\n\
+    backends = ['127.0.0.1:5000']\n\
+    [[service]]\nname = 'names'\nmode = 'udp'\nlisten = ['0.0.0.0:53']\n\
+    backends = ['127.0.0.1:5353']\n\
     [[service]]\nname = 'inside'\nlisten = ['10.99.0.1:82']\n\
     backends = ['10.98.0.2:5009']\n";
+
+/// One datagram, which waits for its answer as long as a request would.
+fn ask_udp(client: IpAddr, to: SocketAddr) -> io::Result<http::Answer> {
+    let socket = UdpSocket::bind((client, 0))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.send(b"?")?;
+    socket.recv(&mut [0; 100])?;
+    Ok(http::Answer {
+        port: 5353,
+        pid: 0,
+        remote: String::new(),
+    })
+}
+
+/// Requests over HTTP, over TCP through the agent, and datagrams, while the agent is restarted.
+struct Restarts {
+    loads: Vec<(&'static str, Load)>,
+}
+
+impl Restarts {
+    fn begin(hosts: &Hosts) -> Self {
+        let clients: Vec<_> = (1..=20).map(client_v4).collect();
+        let at = |port| SocketAddr::new(SERVICE_V4.ip(), port);
+        let get = |port| move || move |client| http::get(client, at(port));
+        let ask = move || move |client| ask_udp(client, at(53));
+        let loads = vec![
+            (
+                "HTTP",
+                Load::visiting(&hosts.clients, &clients, 50, get(81)),
+            ),
+            ("TCP", Load::visiting(&hosts.clients, &clients, 50, get(84))),
+            ("UDP", Load::visiting(&hosts.clients, &clients, 50, ask)),
+        ];
+        let restarts = Self { loads };
+        restarts.more();
+        restarts
+    }
+
+    fn more(&self) {
+        for (_, load) in &self.loads {
+            load.more(10);
+        }
+    }
+
+    /// Nobody was lost.
+    fn end(self) {
+        for (what, load) in self.loads {
+            for visit in load.finish() {
+                let client = visit.client;
+                let answer = visit.answer;
+                answer.unwrap_or_else(|error| panic!("{what}: {client} got no answer: {error}"));
+            }
+        }
+    }
+}
 
 /// The port of the backend that the first client gets at a port of the balancer.
 fn visit(hosts: &Hosts, port: u16) -> std::io::Result<u16> {
@@ -86,6 +150,7 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     let status = || -> Value {
         serde_json::from_str(&system.ok(&["lb-agent", "status", "--json"])).unwrap()
     };
+    udp_echo(&hosts.balancer, "127.0.0.1:5353".parse().unwrap());
     assert_eq!(status()["agent"]["notes"], serde_json::json!([]));
     let serves = |port| {
         wait::until(&format!("an answer at port {port}"), || {
@@ -136,25 +201,19 @@ fn the_service_does_everything_within_what_its_unit_allows() {
         load.more(10);
         pid
     };
-    let first = system.main_pid();
-    let app = SocketAddr::new(SERVICE_V4.ip(), 81);
-    let visit_app = || move |client| http::get(client, app);
-    let requests = Load::visiting(&hosts.clients, &clients, 50, visit_app);
-    requests.more(10);
-    system.ok(&["systemctl", "restart", "lb-agent"]);
-    let mut second = next(first, "a restart");
-    requests.more(10);
+    let mut agent = system.main_pid();
+    let restarts = Restarts::begin(&hosts);
+    let mut restart = |how: &str| {
+        system.ok(&["systemctl", "restart", "lb-agent"]);
+        agent = next(agent, how);
+        restarts.more();
+    };
+    restart("a restart");
     // The sockets that the first left are those that the second leaves.
-    system.ok(&["systemctl", "restart", "lb-agent"]);
-    second = next(second, "another restart");
-    requests.more(10);
-    for visit in requests.finish() {
-        let client = visit.client;
-        let answer = visit.answer;
-        answer.unwrap_or_else(|error| panic!("a request of {client}: {error}"));
-    }
+    restart("another restart");
+    restarts.end();
     system.ok(&["systemctl", "kill", "--signal=KILL", "lb-agent"]);
-    let third = next(second, "a kill");
+    let third = next(agent, "a kill");
     system.ok(&["systemctl", "kill", "--signal=STOP", "lb-agent"]);
     next(third, "the watchdog");
     assert_eq!(serves(82), 5009);
@@ -195,6 +254,21 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     let pins = system.ok(&["ls", "/sys/fs/bpf"]);
     assert!(!pins.contains("lb-agent"), "{pins}");
     assert_eq!(system.run(&["systemctl", "is-failed", "lb-agent"]).code, 1);
+    // Where the kernel does not serve, the sockets of the services themselves are kept.
+    let userspace = "[agent]\ndata_plane = 'userspace'\n";
+    fs::write(&config, SERVICES.replacen("[agent]\n", userspace, 1)).unwrap();
+    system.ok(&["systemctl", "start", "lb-agent"]);
+    let restarts = Restarts::begin(&hosts);
+    for _ in 0..2 {
+        system.ok(&["systemctl", "restart", "lb-agent"]);
+        restarts.more();
+    }
+    restarts.end();
+    let notes = &status()["agent"]["notes"];
+    assert!(notes.as_array().unwrap().is_empty(), "{notes:#}");
+    system.ok(&["systemctl", "stop", "lb-agent"]);
+    assert!(visit(&hosts, 84).is_err(), "nobody keeps them then");
+
     let journal = system.journal();
     for complaint in ["denied", "not permitted", "ERROR"] {
         assert!(!journal.contains(complaint), "{journal}");

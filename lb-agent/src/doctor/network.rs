@@ -259,10 +259,12 @@ fn port(v4: bool, port: u16, udp: bool, service: &str) -> Finding {
     let check = format!("port {port}/{transport}{family}");
     let table = fs::read_to_string(format!("/proc/net/{transport}{family}")).unwrap_or_default();
     let inodes = waiting_on(&table, port, udp);
-    let holders: Vec<String> = holders(&inodes)
-        .into_iter()
-        .filter(|name| !name.starts_with("lb-agent "))
-        .collect();
+    // A socket of the agent is held by systemd as well, which keeps it for the next one.
+    let holders = inodes.iter().map(|inode| holders(inode));
+    let is_own = |names: &Vec<String>| names.iter().any(|name| name.starts_with("lb-agent "));
+    let mut holders: Vec<String> = holders.filter(|names| !is_own(names)).flatten().collect();
+    holders.sort_unstable();
+    holders.dedup();
     if holders.is_empty() {
         return Finding::ok(check, format!("free for {service}"));
     }
@@ -291,15 +293,9 @@ fn waiting_on(table: &str, port: u16, udp: bool) -> Vec<String> {
         .collect()
 }
 
-/// "nginx (pid 12)" for whoever has one of the sockets open.
-fn holders(inodes: &[String]) -> Vec<String> {
-    let links: Vec<String> = inodes
-        .iter()
-        .map(|inode| format!("socket:[{inode}]"))
-        .collect();
-    if links.is_empty() {
-        return Vec::new();
-    }
+/// "nginx (pid 12)" for whoever has the socket open.
+fn holders(inode: &str) -> Vec<String> {
+    let link = format!("socket:[{inode}]");
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(fds) = fs::read_dir(process.path().join("fd")) else {
@@ -307,7 +303,7 @@ fn holders(inodes: &[String]) -> Vec<String> {
         };
         let has = fds.flatten().any(|fd| {
             let target = fs::read_link(fd.path()).unwrap_or_default();
-            links.iter().any(|link| target.as_os_str() == link.as_str())
+            target.as_os_str() == link.as_str()
         });
         if has {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();

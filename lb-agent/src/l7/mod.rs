@@ -80,9 +80,10 @@ use std::time::{Duration, Instant};
 
 use lb_common::abi::{Affinity, AffinityKey, BackendId, ServiceId, ServiceKey};
 use lb_common::addr;
+use socket2::Type;
 
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
-use crate::handover::{self, Kept};
+use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
 use crate::proxy::bind;
 use crate::state::desired::Desired;
@@ -92,7 +93,6 @@ use edge::Edges;
 use parts::Maker;
 use settings::Snapshot;
 use sticky::sessions::Sessions;
-pub use worker::Newcomers;
 use worker::{Handle, Message};
 
 /// How long the workers may take to put new settings in force.
@@ -117,12 +117,14 @@ pub struct L7 {
     generation: u64,
     serving: HashSet<ServiceKey>,
     problems: HashMap<ServiceKey, String>,
+    kept: Kept,
 }
 
 impl L7 {
     /// No thread yet: they start when there is a service for them. `workers` is how many, 0 for
-    /// one a core. `steers` says that the kernel hands connections over by itself.
-    pub fn new(clients: Arc<dyn Clients>, steers: bool, workers: usize) -> Self {
+    /// one a core. `steers` says that the kernel hands connections over by itself. Sockets are taken
+    /// from `kept` where they are in there, and all are kept for the next agent.
+    pub fn new(clients: Arc<dyn Clients>, steers: bool, workers: usize, kept: Kept) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             workers: Vec::new(),
@@ -138,6 +140,7 @@ impl L7 {
             generation: 0,
             serving: HashSet::new(),
             problems: HashMap::new(),
+            kept,
         }
     }
 
@@ -147,21 +150,29 @@ impl L7 {
     }
 
     /// Opens sockets on `address`, one a worker, for what the kernel hands over. The first of them
-    /// is returned: it stands for the group. Those of `kept` that are called `name` are used first,
-    /// and all of them are kept for the next agent.
+    /// is returned: it stands for the group, which systemd knows as `name`.
     pub fn listen_handed_over(
         &mut self,
         address: SocketAddr,
         name: &str,
-        kept: &mut Kept,
     ) -> io::Result<TcpListener> {
-        let mut group = kept.called(name);
-        let old = group.len();
-        bind::tcp_members(address, self.wanted, &mut group)?;
-        handover::keep(name, &group[old..]);
+        let group = self.group(address, name)?;
         let first = group[0].try_clone()?;
         self.handed_over.extend(group);
         Ok(first)
+    }
+
+    /// Sockets on `address`, at least one a worker.
+    fn group(&self, address: SocketAddr, name: &str) -> io::Result<Vec<TcpListener>> {
+        let mut group = self.kept.called(name);
+        let old = group.len();
+        if old == 0 {
+            let open = || bind::tcp_group(address, self.wanted);
+            group = self.kept.make_way(address, Type::STREAM, open)?;
+        }
+        bind::tcp_members(address, self.wanted, &mut group)?;
+        handover::keep(name, &group[old..]);
+        Ok(group)
     }
 
     /// Puts services and tables in force: when this returns, every request sees them.
@@ -224,6 +235,7 @@ impl L7 {
             for worker in &self.workers {
                 worker.tell(Message::Unlisten(*key));
             }
+            handover::forget(&handover::name_of("http", address_of(key)));
         }
         self.serving.retain(|key| wanted.contains(key));
         self.problems.retain(|key, _| wanted.contains(key));
@@ -231,10 +243,12 @@ impl L7 {
             if self.serving.contains(&key) {
                 continue;
             }
-            let address = SocketAddr::new(addr::to_ip(&key.addr), key.port);
-            match bind::tcp_group(address, self.workers.len()) {
+            let address = address_of(&key);
+            match self.group(address, &handover::name_of("http", address)) {
                 Ok(group) => {
-                    for (listener, worker) in group.into_iter().zip(&self.workers) {
+                    // More than workers if the agent before had more of those.
+                    let turns = self.workers.iter().cycle();
+                    for (listener, worker) in group.into_iter().zip(turns) {
                         worker.tell(Message::Listen(Some(key), listener));
                     }
                     self.serving.insert(key);
@@ -245,11 +259,27 @@ impl L7 {
                         "listen on {address} (HTTP): {error} (see who is there: ss -lpn 'sport = :{}')",
                         key.port
                     );
-                    tracing::warn!("{problem}");
+                    if self.problems.get(&key) != Some(&problem) {
+                        tracing::warn!("{problem}");
+                    }
                     self.problems.insert(key, problem);
                 }
             }
         }
+    }
+
+    /// Listens where that could not be done so far.
+    pub fn try_again(&mut self) {
+        if !self.problems.is_empty() {
+            let failed = self.problems.keys().copied();
+            let wanted = self.serving.iter().copied().chain(failed).collect();
+            self.listen(wanted);
+        }
+    }
+
+    /// Whether there is a listen address that could not be opened.
+    pub fn is_deaf(&self) -> bool {
+        !self.problems.is_empty()
     }
 
     /// Has certificates read again by the next [`L7::publish`]; they were found to be good.
@@ -315,6 +345,10 @@ impl L7 {
         });
         let _ = joined.await;
     }
+}
+
+fn address_of(key: &ServiceKey) -> SocketAddr {
+    SocketAddr::new(addr::to_ip(&key.addr), key.port)
 }
 
 /// The clients of a data plane with what this path has open.

@@ -19,6 +19,7 @@ use super::settings::Snapshot;
 use super::sticky::spread::Spread;
 use super::upstream::Pool;
 use super::{accept, clock, visit};
+use crate::handover::Newcomers;
 use crate::privilege::drop_capabilities;
 
 /// What a worker is told.
@@ -33,16 +34,6 @@ pub(super) enum Message {
     Wake,
     /// End: requests finish, and what is still open then is closed.
     Stop(Instant, Newcomers),
-}
-
-/// What becomes of those who come while the workers end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Newcomers {
-    /// They are served, one request each, until nothing else is open: somebody starts the agent
-    /// again, and there should be no gap before.
-    Served,
-    /// They are refused.
-    Refused,
 }
 
 /// The thread's own state.
@@ -184,7 +175,7 @@ async fn wind_down(
     worker.stopping.set(true);
     worker.pool.clear();
     clock::wake_all();
-    if newcomers == Newcomers::Served {
+    if newcomers != Newcomers::Refused {
         until_quiet(worker, deadline).await;
     }
     drop(listeners);

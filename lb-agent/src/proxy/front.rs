@@ -18,19 +18,21 @@ use lb_common::abi::{
 };
 use lb_common::addr;
 use lb_common::select::{Client, Reason};
+use socket2::Type;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::tcp::TcpProxy;
 use super::udp::UdpProxy;
-use super::{Candidate, Chooser, Ending, Traffic, bind};
+use super::{Candidate, Chooser, Ending, Farewell, Traffic, bind};
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
+use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
 use crate::host::{HostTables, boot_ns};
 use crate::state::observed::{Built, Observed, address_of};
 
 /// Tells a listener to stop.
-type Stop = watch::Sender<Option<Instant>>;
+type Stop = watch::Sender<Option<Farewell>>;
 
 /// For how long what came to a listen address may go on when that address is given up: for good.
 const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -40,13 +42,17 @@ pub struct Front {
     tables: Arc<Proxied>,
     serving: HashMap<ServiceKey, Stop>,
     problems: HashMap<ServiceKey, String>,
+    /// Sockets to which the kernel hands connections, before there are tables.
+    handed_over: Vec<TcpListener>,
     own: Vec<Stop>,
+    kept: Kept,
 }
 
 impl Front {
     /// No listener yet. `clients` is the memory that is shared with the data plane; `steers` says
-    /// that the kernel hands TCP connections over by itself.
-    pub fn new(clients: Arc<dyn Clients>, steers: bool) -> Self {
+    /// that the kernel hands TCP connections over by itself. Sockets are taken from `kept` where
+    /// they are in there, and all are kept for the next agent.
+    pub fn new(clients: Arc<dyn Clients>, steers: bool, kept: Kept) -> Self {
         let tables = Proxied {
             steers,
             observed: ArcSwap::from_pointee(Observed::default()),
@@ -59,7 +65,9 @@ impl Front {
             tables: Arc::new(tables),
             serving: HashMap::new(),
             problems: HashMap::new(),
+            handed_over: Vec::new(),
             own: Vec::new(),
+            kept,
         }
     }
 
@@ -78,11 +86,17 @@ impl Front {
         let _ = self.tables.suspicions.set(suspicions);
     }
 
-    /// Serves what the kernel hands to `listener`.
-    pub fn serve_handed_over(&mut self, listener: TcpListener) -> io::Result<()> {
-        let stop = self.serve_tcp(listener)?;
-        self.own.push(stop);
-        Ok(())
+    /// Opens a socket on `address`, called `name`, for what the kernel hands over. It is served as
+    /// soon as there are tables: who has waited for this agent would find none before.
+    pub fn listen_handed_over(
+        &mut self,
+        address: SocketAddr,
+        name: &str,
+    ) -> io::Result<TcpListener> {
+        let listener = self.listener(address, name)?;
+        let offered = listener.try_clone()?;
+        self.handed_over.push(listener);
+        Ok(offered)
     }
 
     /// Lets the listeners know of the tables in force, and opens and closes those that depend on
@@ -90,6 +104,12 @@ impl Front {
     pub fn publish(&mut self, observed: &Observed) {
         let steers = self.tables.steers;
         self.tables.observed.store(Arc::new(observed.clone()));
+        for listener in std::mem::take(&mut self.handed_over) {
+            match self.serve_tcp(listener) {
+                Ok(stop) => self.own.push(stop),
+                Err(error) => tracing::error!(%error, "a listener of the proxy path is lost"),
+            }
+        }
         let wanted: HashSet<ServiceKey> = observed
             .listen
             .iter()
@@ -100,22 +120,42 @@ impl Front {
             let stays = wanted.contains(key);
             if !stays {
                 // What is open goes on; nobody is left to take it back.
-                stop.send_replace(Some(Instant::now() + FOR_GOOD));
+                stop.send_replace(Some(Farewell::to_newcomers(Instant::now() + FOR_GOOD)));
+                handover::forget(&name_of(key));
             }
             stays
         });
         self.problems.retain(|key, _| wanted.contains(key));
         for key in wanted {
             if !self.serving.contains_key(&key) {
-                match self.open(key) {
-                    Ok(stop) => {
-                        self.problems.remove(&key);
-                        self.serving.insert(key, stop);
-                    }
-                    Err(error) => self.cannot_listen(key, &error),
-                }
+                self.begin(key);
             }
         }
+    }
+
+    /// Opens what could not be opened so far.
+    pub fn try_again(&mut self) {
+        let failed: Vec<ServiceKey> = self.problems.keys().copied().collect();
+        for key in failed {
+            self.begin(key);
+        }
+    }
+
+    fn begin(&mut self, key: ServiceKey) {
+        match self.open(key) {
+            Ok(stop) => {
+                if self.problems.remove(&key).is_some() {
+                    tracing::info!(address = %listen_address(&key), "listens after all");
+                }
+                self.serving.insert(key, stop);
+            }
+            Err(error) => self.cannot_listen(key, &error),
+        }
+    }
+
+    /// Whether there is a listen address that could not be opened.
+    pub fn is_deaf(&self) -> bool {
+        !self.problems.is_empty()
     }
 
     /// What stands in the way of listeners, for `status`.
@@ -162,10 +202,20 @@ impl Front {
 
     fn open(&self, key: ServiceKey) -> io::Result<Stop> {
         let address = listen_address(&key);
+        let name = name_of(&key);
         if key.protocol == protocol::TCP {
-            return self.serve_tcp(bind::tcp(address)?);
+            return self.serve_tcp(self.listener(address, &name)?);
         }
-        let socket = tokio::net::UdpSocket::from_std(bind::udp(address)?)?;
+        let socket = match self.kept.datagrams(&name) {
+            Some(socket) => socket,
+            None => {
+                let open = || bind::udp(address);
+                let socket = self.kept.make_way(address, Type::DGRAM, open)?;
+                handover::keep(&name, [&socket]);
+                socket
+            }
+        };
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
         let (stop, stopped) = watch::channel(None);
         let chooser = Arc::clone(&self.tables) as Arc<dyn Chooser>;
         tokio::spawn(async move {
@@ -174,6 +224,16 @@ impl Front {
             }
         });
         Ok(stop)
+    }
+
+    fn listener(&self, address: SocketAddr, name: &str) -> io::Result<TcpListener> {
+        if let Some(listener) = self.kept.called(name).pop() {
+            return Ok(listener);
+        }
+        let open = || bind::tcp(address);
+        let listener = self.kept.make_way(address, Type::STREAM, open)?;
+        handover::keep(name, [&listener]);
+        Ok(listener)
     }
 
     fn serve_tcp(&self, listener: TcpListener) -> io::Result<Stop> {
@@ -185,12 +245,15 @@ impl Front {
     }
 
     /// Stops listening. What is open may go on for `grace`; returns when it is over.
-    pub async fn wind_down(self, grace: Duration) {
-        let deadline = Instant::now() + grace;
+    pub async fn wind_down(self, grace: Duration, newcomers: Newcomers) {
+        let farewell = Farewell {
+            deadline: Instant::now() + grace,
+            newcomers,
+        };
         let listeners = self.serving.into_values().chain(self.own);
         let stopping: Vec<Stop> = listeners
             .inspect(|stop| {
-                stop.send_replace(Some(deadline));
+                stop.send_replace(Some(farewell));
             })
             .collect();
         for stop in stopping {
@@ -201,6 +264,15 @@ impl Front {
 
 fn listen_address(key: &ServiceKey) -> SocketAddr {
     SocketAddr::new(addr::to_ip(&key.addr), key.port)
+}
+
+/// What systemd knows the socket of a listen address by.
+fn name_of(key: &ServiceKey) -> String {
+    let kind = match key.protocol {
+        protocol::UDP => "udp",
+        _ => "tcp",
+    };
+    handover::name_of(kind, listen_address(key))
 }
 
 /// Whether the agent must have a socket of its own on a listen address.

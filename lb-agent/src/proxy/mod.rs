@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::http::ProxyVersion;
+use crate::handover::Newcomers;
 
 pub mod bind;
 mod datagram;
@@ -80,15 +81,35 @@ async fn asked_to_end(ending: &mut Ending, backend: BackendId) {
     }
 }
 
-/// Tells a proxy when to stop: `None` while it should serve, then the time up to which what is
-/// open may go on. A sender that is dropped stops the proxy at once.
-pub type Shutdown = watch::Receiver<Option<Instant>>;
+/// How a proxy is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    /// The time up to which what is open may go on.
+    pub deadline: Instant,
+    /// What becomes of those who come meanwhile.
+    pub newcomers: Newcomers,
+}
 
-/// Waits for the shutdown, and returns its deadline.
-async fn asked_to_stop(shutdown: &mut Shutdown) -> Instant {
+impl Farewell {
+    /// What is open may go on, nobody else is served.
+    pub const fn to_newcomers(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            newcomers: Newcomers::Refused,
+        }
+    }
+}
+
+/// Tells a proxy when to stop: `None` while it should serve. A sender that is dropped stops the
+/// proxy at once.
+pub type Shutdown = watch::Receiver<Option<Farewell>>;
+
+/// Waits for the shutdown.
+async fn asked_to_stop(shutdown: &mut Shutdown) -> Farewell {
+    let at_once = || Farewell::to_newcomers(Instant::now());
     match shutdown.wait_for(Option::is_some).await {
-        Ok(deadline) => deadline.unwrap_or_else(Instant::now),
-        Err(_) => Instant::now(),
+        Ok(farewell) => farewell.unwrap_or_else(at_once),
+        Err(_) => at_once(),
     }
 }
 

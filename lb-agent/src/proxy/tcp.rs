@@ -22,11 +22,14 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::{Candidate, Chooser, Open, Traffic, Visit, asked_to_end, asked_to_stop, header};
+use super::{
+    Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, asked_to_stop, header,
+};
 use crate::config::http::ProxyVersion;
+use crate::handover::Newcomers;
 
 /// Most bytes read at once, and so the most kept for one direction of a connection.
 const CHUNK: usize = 64 * 1024;
@@ -53,6 +56,9 @@ impl Default for TcpProxy {
 /// Connections that are still accepted when no more are wanted.
 const MOST_WAITING: usize = 4096;
 
+/// What is left of the drain time for those who came last.
+const FOR_THE_LAST: Duration = Duration::from_secs(1);
+
 impl TcpProxy {
     /// Serves `listener` until `shutdown` asks to stop and the connections are over, or their time
     /// is. Dropping the future ends them at once.
@@ -64,10 +70,13 @@ impl TcpProxy {
     ) {
         let mut connections = JoinSet::new();
         let mut backoff = Backoff::default();
-        let deadline = loop {
+        let Farewell {
+            deadline,
+            newcomers,
+        } = loop {
             tokio::select! {
                 biased;
-                deadline = asked_to_stop(&mut shutdown) => break deadline,
+                farewell = asked_to_stop(&mut shutdown) => break farewell,
                 Some(_) = connections.join_next() => {}
                 accepted = accept(&listener, &mut backoff) => {
                     if let Some((stream, peer)) = accepted {
@@ -76,23 +85,42 @@ impl TcpProxy {
                 }
             }
         };
+        let mut last = JoinSet::new();
+        if newcomers != Newcomers::Refused {
+            // Nobody is kept waiting for those who take long; without them it ends at once.
+            let until = deadline.checked_sub(FOR_THE_LAST).unwrap_or(deadline);
+            loop {
+                tokio::select! {
+                    biased;
+                    over = connections.join_next() => if over.is_none() { break },
+                    () = sleep_until(until) => break,
+                    Some(_) = last.join_next() => {}
+                    accepted = accept(&listener, &mut backoff) => {
+                        if let Some((stream, peer)) = accepted {
+                            last.spawn(self.connection(stream, peer, Arc::clone(&chooser)));
+                        }
+                    }
+                }
+            }
+        }
         // Who waits to be accepted has been let in already; there is an end to it in a flood, too.
         for _ in 0..MOST_WAITING {
             tokio::select! {
                 biased;
                 Ok((stream, peer)) = listener.accept() => {
-                    connections.spawn(self.connection(stream, peer, Arc::clone(&chooser)));
+                    last.spawn(self.connection(stream, peer, Arc::clone(&chooser)));
                 }
                 () = std::future::ready(()) => break,
             }
         }
         drop(listener);
-        let drained = async { while connections.join_next().await.is_some() {} };
+        let drained = async {
+            while connections.join_next().await.is_some() {}
+            while last.join_next().await.is_some() {}
+        };
         if timeout_at(deadline, drained).await.is_err() {
-            info!(
-                connections = connections.len(),
-                "closed when the drain time was over"
-            );
+            let connections = connections.len() + last.len();
+            info!(connections, "closed when the drain time was over");
         }
     }
 

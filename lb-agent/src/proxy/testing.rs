@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use lb_common::abi::BackendId;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::{Candidate, Chooser, Ending};
+use super::{Candidate, Chooser, Ending, Farewell};
 
 /// Longest that anything may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -95,8 +95,11 @@ impl Chooser for Fixed {
     }
 }
 
+/// Longer than any test.
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+
 /// The sending end of a shutdown.
-pub(super) type Stop = watch::Sender<Option<Instant>>;
+pub(super) type Stop = watch::Sender<Option<Farewell>>;
 
 /// A loopback address with a port of the system's choice.
 pub(super) fn any_port(ip: &str) -> SocketAddr {

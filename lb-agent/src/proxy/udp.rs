@@ -25,11 +25,14 @@ use tracing::{debug, info, warn};
 
 use super::datagram::{Listener, Route};
 use super::{Candidate, Chooser, Open, Shutdown, Visit, asked_to_stop};
+use crate::handover::Newcomers;
 
 /// More than the longest datagram (65,507 bytes).
 const LONGEST: usize = 64 * 1024;
 /// Datagrams received in a row before timers and the shutdown are looked at.
 const BATCH: usize = 64;
+/// How long backends may still answer when another agent is to come.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// Backends tried for one datagram.
 const ATTEMPTS: usize = 8;
 
@@ -76,7 +79,9 @@ impl Default for UdpProxy {
 
 impl UdpProxy {
     /// Serves `socket` until `shutdown` asks to stop and the flows are over, or their time is. New
-    /// clients are not served any more meanwhile. Dropping the future ends all at once.
+    /// clients are not served any more meanwhile. When another agent is to come, flows have no more
+    /// than [`LAST_ANSWERS`], as all of them begin anew with it. Dropping the future ends all at
+    /// once.
     ///
     /// # Errors
     /// The socket cannot be told to report the addresses that datagrams were sent to.
@@ -90,12 +95,16 @@ impl UdpProxy {
         let shared = Arc::clone(&flows.shared);
         let mut buffer = vec![0; LONGEST];
         let mut deadline = None;
+        let mut reads = true;
         while deadline.is_none() || !flows.entries.is_empty() {
             tokio::select! {
                 biased;
                 asked = asked_to_stop(&mut shutdown), if deadline.is_none() => {
-                    deadline = Some(asked);
-                    flows.closing = true;
+                    let soon = asked.deadline.min(Instant::now() + LAST_ANSWERS);
+                    let another_comes = asked.newcomers != Newcomers::Refused;
+                    deadline = Some(if another_comes { soon } else { asked.deadline });
+                    flows.closing = !another_comes;
+                    reads = asked.newcomers != Newcomers::Wait;
                 }
                 () = sleep_until(deadline.unwrap_or(shared.started)), if deadline.is_some() => {
                     info!(flows = flows.entries.len(), "closed when the drain time was over");
@@ -103,7 +112,7 @@ impl UdpProxy {
                 }
                 () = sleep_until(flows.next_expiry()) => flows.expire(),
                 Some(_) = flows.tasks.join_next() => {}
-                readable = shared.listener.readable() => {
+                readable = shared.listener.readable(), if reads => {
                     if let Err(error) = readable.and_then(|()| flows.receive(&mut buffer)) {
                         warn!(%error, "cannot receive datagrams, trying on");
                         sleep(Duration::from_millis(100)).await;

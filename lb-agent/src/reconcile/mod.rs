@@ -23,8 +23,9 @@ use packets::Surveyed;
 
 use crate::config::{Config, PacketConfig};
 use crate::dataplane::{self, Action, DataPlane};
+use crate::handover::Newcomers;
 use crate::health::{Health, Watched};
-use crate::l7::{L7, Newcomers};
+use crate::l7::L7;
 use crate::metrics::Sources;
 use crate::network::survey::Way;
 use crate::proxy::front::Front;
@@ -53,6 +54,10 @@ pub enum ReconcileError {
 
 /// After how long a change is tried again that could not be put in force.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// After how long a listen address is tried again that somebody else has, such as an agent that is
+/// about to end.
+const LISTEN_AGAIN: Duration = Duration::from_millis(250);
 
 /// Owner of all state.
 pub struct Reconciler {
@@ -217,7 +222,9 @@ impl Reconciler {
         });
         let failures = self.counts_failures().then(|| now + passive::AGAIN);
         let packets = self.next_packet_step();
-        [step, udp, closing, failures, packets, self.retry]
+        let deaf = self.front.is_deaf() || self.l7.is_deaf();
+        let listen = deaf.then(|| now + LISTEN_AGAIN);
+        [step, udp, closing, failures, packets, listen, self.retry]
             .into_iter()
             .flatten()
             .min()
@@ -247,6 +254,8 @@ impl Reconciler {
             self.retry = Some(Instant::now() + RETRY);
         }
         self.close_drained();
+        self.front.try_again();
+        self.l7.try_again();
         if self.steers_udp() {
             self.adopt();
         }
@@ -271,7 +280,8 @@ impl Reconciler {
     }
 
     /// Ends the userspace paths: what is open may go on for `grace`, on the L7 path for as long as
-    /// its services say. A new agent can start meanwhile.
+    /// its services say. A new agent can start meanwhile. Where one is to be expected, everybody is
+    /// served as before until the L7 path has ended, or there is no more time than `grace`.
     pub async fn wind_down(self, grace: Duration, newcomers: Newcomers) {
         let http = self.desired.services.iter().filter_map(|s| s.http.as_ref());
         let drains = http.map(|http| http.settings.timeouts.drain);
@@ -285,7 +295,18 @@ impl Reconciler {
         } = self;
         // The lock on the state goes with the store.
         drop((store, plane));
-        tokio::join!(front.wind_down(grace), l7.wind_down(longest, newcomers));
+        let mut http = std::pin::pin!(l7.wind_down(longest, newcomers));
+        let before = match newcomers {
+            Newcomers::Refused => Duration::ZERO,
+            Newcomers::Wait | Newcomers::Served => longest.saturating_sub(grace),
+        };
+        let over = tokio::time::timeout(before, &mut http).await.is_ok();
+        let http = async {
+            if !over {
+                http.await;
+            }
+        };
+        tokio::join!(front.wind_down(grace, newcomers), http);
     }
 
     fn steers_udp(&self) -> bool {

@@ -8,6 +8,7 @@ use crate::config;
 use crate::control::message::{Command, RefusalKind, Reply, Status};
 use crate::dataplane::memory::Memory;
 use crate::dataplane::{BackendCounts, Clients, Error, ServiceCounts};
+use crate::handover::Kept;
 
 /// A [`Memory`] that the test can reach too.
 #[derive(Clone)]
@@ -98,8 +99,8 @@ impl Bench {
     fn agent(&self) -> Reconciler {
         let config = config::load(Some(&self.config_path())).unwrap();
         let store = Store::open(&config.agent.state_dir).unwrap();
-        let front = Front::new(self.plane.clients(), true);
-        let l7 = L7::new(front.clients(), true, 1);
+        let front = Front::new(self.plane.clients(), true, Kept::default());
+        let l7 = L7::new(front.clients(), true, 1, Kept::default());
         let path = Some(self.config_path());
         let plane = Box::new(self.plane.clone());
         let mut agent = Reconciler::new(config, path, store, plane, front, l7, Vec::new()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lb_agent::l7::Newcomers;
+use lb_agent::handover::Newcomers;
 
 use super::{Backend, OK, Proxy, field, status};
 

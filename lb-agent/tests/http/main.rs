@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use lb_agent::config;
 use lb_agent::dataplane::DataPlane as _;
 use lb_agent::dataplane::memory::Memory;
-use lb_agent::l7::{L7, Newcomers};
+use lb_agent::handover::{Kept, Newcomers};
+use lb_agent::l7::L7;
 use lb_agent::state::desired::{Desired, Surroundings};
 use lb_agent::state::observed::Observed;
 use lb_agent::state::overlay::Overlay;
@@ -68,7 +69,7 @@ impl Proxy {
         let mut proxy = Self {
             address: own_address(),
             backends: backends.iter().map(|backend| backend.address).collect(),
-            l7: Some(L7::new(plane.clients(), false, 1)),
+            l7: Some(L7::new(plane.clients(), false, 1, Kept::default())),
             observed: Observed::default(),
         };
         proxy.configure(settings);

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::super::testing::{Fixed, Stop, any_port, noise, soon};
+use super::super::testing::{Fixed, HOUR, Stop, any_port, noise, soon};
 use super::*;
 
 const FIRST: BackendId = BackendId(1);
@@ -45,7 +45,9 @@ impl Proxy {
     }
 
     fn stop_by(&self, deadline: Instant) {
-        self.stop.send(Some(deadline)).unwrap();
+        self.stop
+            .send(Some(Farewell::to_newcomers(deadline)))
+            .unwrap();
     }
 }
 
@@ -329,7 +331,7 @@ async fn each_connection_is_opened_and_closed_once() {
 #[tokio::test]
 async fn on_shutdown_open_connections_go_on_and_new_ones_are_refused() {
     let (proxy, mut client, mut backend) = pair().await;
-    proxy.stop_by(Instant::now() + Duration::from_secs(3600));
+    proxy.stop_by(Instant::now() + HOUR);
     soon(async {
         while TcpStream::connect(proxy.address).await.is_ok() {
             tokio::task::yield_now().await;
@@ -341,6 +343,36 @@ async fn on_shutdown_open_connections_go_on_and_new_ones_are_refused() {
     drop((client, backend));
     soon(proxy.task).await.unwrap();
     assert_eq!(proxy.chooser.told().closed, [FIRST]);
+}
+
+#[tokio::test]
+async fn before_another_agent_new_ones_are_served_as_long_as_there_are_old_ones() {
+    let (listener, address) = listener().await;
+    let proxy = Proxy::start("127.0.0.1", &[address]).await;
+    let mut client = proxy.connect().await;
+    let (mut backend, _) = soon(listener.accept()).await.unwrap();
+    assert_open(&mut client, &mut backend).await;
+    let farewell = Farewell {
+        deadline: Instant::now() + HOUR,
+        newcomers: Newcomers::Wait,
+    };
+    proxy.stop.send(Some(farewell)).unwrap();
+    let mut new = proxy.connect().await;
+    let (mut at, _) = soon(listener.accept()).await.unwrap();
+    assert_open(&mut new, &mut at).await;
+    assert_open(&mut client, &mut backend).await;
+    drop((client, backend));
+    soon(async {
+        while TcpStream::connect(proxy.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_open(&mut new, &mut at).await;
+    assert!(!proxy.task.is_finished());
+    // And with it what nobody has accepted.
+    drop((new, at, listener));
+    soon(proxy.task).await.unwrap();
 }
 
 #[tokio::test]
@@ -363,7 +395,7 @@ async fn who_waits_to_be_accepted_at_shutdown_is_served() {
         clients.push(soon(TcpStream::connect(at)).await.unwrap());
     }
     let (stop, shutdown) = watch::channel(None);
-    stop.send(Some(Instant::now() + Duration::from_secs(3600)))
+    stop.send(Some(Farewell::to_newcomers(Instant::now() + HOUR)))
         .unwrap();
     let proxy = TcpProxy::default().serve(waited_at, Fixed::new(&[address]), shutdown);
     let proxy = tokio::spawn(proxy);

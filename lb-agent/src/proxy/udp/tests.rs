@@ -3,8 +3,9 @@
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::super::testing::{Fixed, Stop, any_port, noise, soon};
+use super::super::testing::{Fixed, HOUR, Stop, any_port, noise, soon};
 use super::*;
+use crate::proxy::{Farewell, bind};
 
 const FIRST: BackendId = BackendId(1);
 const SECOND: BackendId = BackendId(2);
@@ -313,7 +314,10 @@ async fn on_shutdown_known_clients_are_served_until_the_drain_time_is_over() {
     let known = proxy.client("127.0.0.1").await;
     assert_eq!(ask(&known, "1").await, "a1");
     let deadline = Instant::now() + Duration::from_millis(300);
-    proxy.stop.send(Some(deadline)).unwrap();
+    proxy
+        .stop
+        .send(Some(Farewell::to_newcomers(deadline)))
+        .unwrap();
     let new = proxy.client("127.0.0.1").await;
     // Whether the proxy has seen the shutdown yet is seen from this.
     tokio::task::yield_now().await;
@@ -330,11 +334,41 @@ async fn on_shutdown_known_clients_are_served_until_the_drain_time_is_over() {
 }
 
 #[tokio::test]
+async fn before_another_agent_datagrams_wait_and_answers_are_passed_on() {
+    let backend = UdpSocket::bind(any_port("127.0.0.1")).await.unwrap();
+    let address = backend.local_addr().unwrap();
+    let listener = bind::udp(any_port("127.0.0.1")).unwrap();
+    let next = listener.try_clone().unwrap();
+    let (stop, shutdown) = watch::channel(None);
+    let service = listener.local_addr().unwrap();
+    let chooser = Fixed::new(&[address]);
+    let socket = UdpSocket::from_std(listener).unwrap();
+    let proxy = tokio::spawn(UdpProxy::default().serve(socket, chooser.clone(), shutdown));
+    let client = UdpSocket::bind(any_port("127.0.0.1")).await.unwrap();
+    client.connect(service).await.unwrap();
+    client.send(b"before").await.unwrap();
+    let mut buffer = [0; 100];
+    let (_, flow) = soon(backend.recv_from(&mut buffer)).await.unwrap();
+    let farewell = Farewell {
+        deadline: Instant::now() + HOUR,
+        newcomers: Newcomers::Wait,
+    };
+    // It is seen before anything else.
+    stop.send(Some(farewell)).unwrap();
+    client.send(b"after").await.unwrap();
+    backend.send_to(b"answer", flow).await.unwrap();
+    assert_eq!(receive(&client).await, b"answer");
+    soon(proxy).await.unwrap().unwrap();
+    let (length, _) = next.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"after", "it has waited");
+}
+
+#[tokio::test]
 async fn a_proxy_without_flows_stops_at_once() {
     let proxy = Proxy::start("127.0.0.1", &[]).await;
     proxy
         .stop
-        .send(Some(Instant::now() + Duration::from_secs(3600)))
+        .send(Some(Farewell::to_newcomers(Instant::now() + HOUR)))
         .unwrap();
     soon(proxy.task).await.unwrap().unwrap();
 }
