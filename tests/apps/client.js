@@ -73,7 +73,7 @@ const actions = {
     const one = (address) => (kind === 'ws' ? openWs(url, address) : openSocketIo(url, address, transports[kind]));
     // A few at a time, as clients come.
     for (let i = 0; i < from.length; i += 20) {
-      const opened = await within(20000, 'open', Promise.all(from.slice(i, i + 20).map(one)));
+      const opened = await within(50000, 'open', Promise.all(from.slice(i, i + 20).map(one)));
       clients.push(...opened);
     }
     return clients.length;
@@ -81,7 +81,7 @@ const actions = {
   async echo({ size }) {
     const text = 'x'.repeat(size - 1) + 'y';
     const one = async (client) => {
-      const back = await within(20000, `echo to ${client.from}`, client.echo(text));
+      const back = await within(50000, `echo to ${client.from}`, client.echo(text));
       if (back !== text) throw new Error(`${client.from} got something else back`);
     };
     await Promise.all(clients.map(one));

@@ -20,6 +20,13 @@ pub fn program() -> PathBuf {
     )
 }
 
+/// Copies the program. By another process: a file that this one has written cannot be executed while
+/// a child that one of its other threads has just forked still has it open (ETXTBSY).
+pub fn copy_program(to: &Path) {
+    let status = Command::new("cp").arg(program()).arg(to).status();
+    assert!(status.expect("cp").success(), "copy to {}", to.display());
+}
+
 /// What a command printed, and how it ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {

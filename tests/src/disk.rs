@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::wait;
+
 /// A small file system of its own; unmounted when dropped.
 pub struct Disk(PathBuf);
 
@@ -52,9 +54,10 @@ impl Disk {
         self.run("mount", &["-o", "remount,bind,ro"]);
     }
 
-    /// Makes it writable again.
+    /// Makes it writable again, once nobody has anything of it open.
     pub fn allow(&self) {
-        self.run("umount", &[]);
+        let unmount = || Command::new("umount").arg(&self.0).status().unwrap();
+        wait::until("an unmounted disk", || unmount().success().then_some(()));
     }
 }
 

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::wait;
+
 /// Addresses of each family that the clients have.
 pub const CLIENTS: u16 = 200;
 
@@ -152,8 +154,12 @@ impl Host {
         std::array::from_fn(|_| bytes.next().unwrap())
     }
 
-    /// Every setting of its network that an agent might touch, a line each.
+    /// Every setting of its network that an agent might touch, a line each; once its interfaces
+    /// are ready, as the kernel adds routes until then.
     pub fn network_settings(&self) -> BTreeSet<String> {
+        wait::until("all interfaces to be ready", || {
+            self.is_settled().then_some(())
+        });
         let commands = [
             "sysctl -a -r ^net\\.",
             "ip route show table all",
@@ -176,6 +182,23 @@ impl Host {
             lines.extend(kept.map(|line| format!("{words:?} {line}")));
         }
         lines
+    }
+
+    /// Whether every interface that is up has its link-local address, which it gets last.
+    fn is_settled(&self) -> bool {
+        let shown = |words: &[&str]| {
+            let output = self.command("ip").arg("-o").args(words).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let links = shown(&["link", "show", "up"]);
+        let addresses = shown(&["-6", "addr", "show", "scope", "link", "-tentative"]);
+        let name = |line: &str| {
+            let name = line.split_whitespace().nth(1)?;
+            Some(name.split(['@', ':']).next()?.to_owned())
+        };
+        let ready: BTreeSet<String> = addresses.lines().filter_map(name).collect();
+        let mut others = links.lines().filter_map(name).filter(|name| name != "lo");
+        others.all(|name| ready.contains(&name))
     }
 
     /// Moves this thread to the host, for good.

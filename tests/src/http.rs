@@ -17,7 +17,8 @@ pub struct Answer {
     pub remote: String,
 }
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a connection and of an answer: a machine may be busy.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to `to` from the address `from`.
 pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {

@@ -348,12 +348,26 @@ pub fn udp_echo(host: &Host, address: SocketAddr) {
     });
 }
 
-/// Asks a [`udp_echo`] server: the address that it sees.
+/// Asks a [`udp_echo`] server: the address that it sees. Not for long, as datagrams may be lost.
 pub fn ask_udp(from: IpAddr, to: SocketAddr, text: &[u8]) -> io::Result<IpAddr> {
+    ask_udp_for(Duration::from_secs(2), from, to, text)
+}
+
+/// Asks where nobody answers: what comes instead of an answer. A refusal comes at once, by any clock.
+pub fn refused_udp(from: IpAddr, to: SocketAddr) -> io::Error {
+    ask_udp_for(Duration::from_secs(20), from, to, b"hello").unwrap_err()
+}
+
+fn ask_udp_for(
+    patience: Duration,
+    from: IpAddr,
+    to: SocketAddr,
+    text: &[u8],
+) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind((from, 0))?;
     // Answers from anywhere else are not heard.
     socket.connect(to)?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.set_read_timeout(Some(patience))?;
     let mut buffer = vec![0; 65_536];
     socket.send(text)?;
     let size = socket.recv(&mut buffer)?;

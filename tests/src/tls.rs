@@ -80,7 +80,8 @@ impl Authority {
     }
 }
 
-fn replace(path: &Path, text: &str) {
+/// Writes a file by one rename.
+pub fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
     fs::rename(new, path).unwrap();
@@ -97,7 +98,7 @@ impl Files {
     }
 }
 
-/// `curl ARGUMENTS` on `host`, quiet but for errors, for at most twenty seconds. Names that end in
+/// `curl ARGUMENTS` on `host`, quiet but for errors, for at most a minute. Names that end in
 /// `.test` are at `to`.
 pub fn curl(host: &Host, to: SocketAddr, arguments: &[&str]) -> Outcome {
     let mut command = curl_command(host, to);
@@ -109,7 +110,7 @@ pub fn curl(host: &Host, to: SocketAddr, arguments: &[&str]) -> Outcome {
 pub fn curl_command(host: &Host, to: SocketAddr) -> Command {
     let mut command = host.command("curl");
     command
-        .args(["-sS", "--max-time", "20", "--connect-to"])
+        .args(["-sS", "--max-time", "60", "--connect-to"])
         .arg(format!("::{}:", to.ip()))
         .stdin(Stdio::null());
     command
@@ -137,10 +138,10 @@ pub fn is_same(shown: &str, files: &Files) -> bool {
     !shown.is_empty() && file.starts_with(shown)
 }
 
-/// `openssl s_client` to a server.
+/// `openssl s_client` to a server, for less than [`crate::wait::PATIENCE`].
 pub fn s_client(host: &Host, to: SocketAddr, name: &str) -> Command {
     let mut command = host.command("timeout");
-    command.args(["20", "openssl", "s_client", "-servername", name, "-connect"]);
+    command.args(["50", "openssl", "s_client", "-servername", name, "-connect"]);
     command.arg(to.to_string());
     command
 }

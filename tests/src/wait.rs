@@ -1,9 +1,11 @@
 //! Waiting on conditions, with deadlines.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take before a test gives up on it: what is right takes a moment, and a
+/// machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` gives something.
 ///
@@ -18,5 +20,14 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Tells threads to stop when it is dropped, by a panic too: their scope waits for them.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }

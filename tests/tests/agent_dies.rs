@@ -47,6 +47,7 @@ fn kill_and_start_again_under_load_fails_and_moves_nothing() {
         });
     };
     std::thread::scope(|scope| {
+        let stop = wait::Stop(&stop);
         let load = scope.spawn(|| hosts.clients.run(load));
         some();
         for _ in 0..5 {
@@ -55,7 +56,7 @@ fn kill_and_start_again_under_load_fails_and_moves_nothing() {
             agent.start_again();
             some();
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(stop);
         load.join().unwrap();
     });
     sessions.echo(1000);

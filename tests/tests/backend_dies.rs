@@ -57,6 +57,7 @@ fn no_new_connection_fails_once_the_process_is_gone() {
         });
     };
     std::thread::scope(|scope| {
+        let _stop = wait::Stop(&stop);
         scope.spawn(|| hosts.clients.run(load));
         apps[1].kill();
         gone.store(true, Ordering::SeqCst);
@@ -64,7 +65,6 @@ fn no_new_connection_fails_once_the_process_is_gone() {
         // It comes back without anybody saying so.
         apps[1] = serve(5001);
         at_least(400);
-        stop.store(true, Ordering::SeqCst);
     });
     assert_eq!(failed.load(Ordering::SeqCst), 0, "of {made:?}");
 
@@ -73,7 +73,10 @@ fn no_new_connection_fails_once_the_process_is_gone() {
         .filter(|(_, port)| **port == 5001)
         .map(|(from, _)| *from)
         .collect();
-    let mut lost = sessions.disconnects();
+    let mut lost = wait::until("the sessions to be over", || {
+        let lost = sessions.disconnects();
+        (lost.len() >= killed.len()).then_some(lost)
+    });
     lost.sort();
     assert_eq!(lost, killed, "open connections to the others are untouched");
     // New clients use it again. (Those that had to leave stay where their session is now.)

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
-use lb_tests::agent::{Agent, Outcome, program};
+use lb_tests::agent::{Agent, Outcome, copy_program};
 use lb_tests::hosts::Host;
 
 const GROUP: u32 = 54_321;
@@ -46,7 +46,7 @@ fn as_nobody(host: &Host, agent: &Agent<'_>, groups: &str, arguments: &[&str]) -
     // The program itself may be where only root can go.
     let copy = agent.dir().join("lb-agent");
     if !copy.exists() {
-        fs::copy(program(), &copy).unwrap();
+        copy_program(&copy);
     }
     command.arg(copy).args(arguments);
     command.env("LB_AGENT_CONTROL", agent.control());

@@ -1,6 +1,7 @@
 //! A backend that is drained keeps the clients it has until the drain is over, and gets no others.
 //! What is left is counted down, and at the end left alone, closed or kept.
 
+use std::fs;
 use std::net::{IpAddr, TcpStream};
 use std::process::{Command, Stdio};
 
@@ -10,6 +11,7 @@ use lb_tests::node::{self, Clients};
 use lb_tests::outside::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client};
 use lb_tests::process::Process;
 use lb_tests::{http, wait};
+use serde_json::Value;
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
                         backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
@@ -53,10 +55,10 @@ fn known_clients_stay_until_the_drain_is_over_and_new_ones_go_elsewhere() {
         Vec::<IpAddr>::new(),
         "open connections are not cut"
     );
-    assert_eq!(
-        agent.backend("127.0.0.1:5001")["active"].as_u64(),
-        Some(known.len() as u64)
-    );
+    wait::until("nothing but the WebSockets to be open", || {
+        let active = agent.backend("127.0.0.1:5001")["active"].as_u64();
+        (active == Some(known.len() as u64)).then_some(())
+    });
 
     agent.ok(&["add-backend", "127.0.0.1:5001"]);
     assert_eq!(agent.backend("127.0.0.1:5001")["state"], "up");
@@ -231,7 +233,8 @@ fn connections_on_the_nat_path_are_closed_at_the_end_and_only_those() {
         bulk_server(&net.container, (address, port).into());
     }
     let services = format!(
-        "interfaces = [{{ name = 'eth0', attach = 'tc' }}]\n[[service]]\nname = 'web'\n\
+        "interfaces = [{{ name = 'eth0', attach = 'tc' }}]\n\
+         hash_seed = '000102030405060708090a0b0c0d0e0f'\n[[service]]\nname = 'web'\n\
          listen = ['{}:80']\nbackends = ['{address}:5000', '{address}:5001']\n",
         BALANCER[0]
     );
@@ -316,13 +319,34 @@ fn an_agent_that_is_started_again_closes_what_was_to_be_closed() {
     agent.ok(&[
         "drain-backend",
         "127.0.0.1:5001",
+        // For longer than it takes to kill an agent.
         "--timeout",
-        "1s",
+        "5s",
         "--at-end",
         "close",
     ]);
     agent.kill();
     assert!(http::ask(&open[0]).is_ok(), "nobody is there to close it");
+    agent.start_again();
+    wait::until("the end of the connection", || http::ask(&open[0]).err());
+}
+
+#[test]
+fn an_agent_that_comes_long_after_the_end_closes_what_was_to_be_closed() {
+    let hosts = Hosts::new();
+    let mut agent = Agent::start(&hosts.balancer, SERVICES);
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+    let open = connections(&hosts, 1);
+    let drain = ["drain-backend", "127.0.0.1:5001", "--timeout", "10s"];
+    agent.ok(&[&drain[..], &["--at-end", "close"]].concat());
+    agent.kill();
+    assert!(http::ask(&open[0]).is_ok(), "nobody is there to close it");
+    // As if a minute had passed.
+    let state = agent.dir().join("state/state.json");
+    let mut kept: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
+    let until = kept["drained"][0]["until_unix_ms"].as_u64().unwrap();
+    kept["drained"][0]["until_unix_ms"] = (until - 60_000).into();
+    fs::write(&state, kept.to_string()).unwrap();
     agent.start_again();
     wait::until("the end of the connection", || http::ask(&open[0]).err());
 }

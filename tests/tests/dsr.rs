@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use lb_tests::agent::{Agent, program};
 use lb_tests::node::{self, Clients};
 use lb_tests::outside::{
-    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, refusing, udp_echo,
+    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, refused_udp,
+    refusing, udp_echo,
 };
 use lb_tests::process::Process;
 use lb_tests::{hosts::Host, http, wait};
@@ -324,7 +325,7 @@ fn while_all_backends_are_down_clients_are_refused_at_once() {
         let refused = visit(&net, from, 10).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         let to = SocketAddr::new(VIP[usize::from(from.is_ipv6())], 80);
-        let refused = net.clients.run(|| ask_udp(from, to, b"hello")).unwrap_err();
+        let refused = net.clients.run(|| refused_udp(from, to));
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }
 }

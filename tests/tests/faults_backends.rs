@@ -13,9 +13,10 @@ use lb_tests::moody::{Mood, Moody};
 use lb_tests::process::Process;
 use lb_tests::{http, node, wait};
 
+/// A backend that is well is never down: three probes in a row would have to take two seconds each.
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
                         backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n\
-                        [service.health]\npath = '/id'\ninterval = '100ms'\ntimeout = '300ms'\n";
+                        [service.health]\npath = '/id'\ninterval = '100ms'\ntimeout = '2s'\n";
 const BAD: &str = "127.0.0.1:5001";
 
 fn two(hosts: &Hosts) -> [Moody; 2] {
@@ -77,7 +78,7 @@ fn a_broken_a_resetting_and_a_slow_backend_are_left_as_soon_as_a_check_finds_out
     let moods = [
         Mood::Status(500),
         Mood::Resetting,
-        Mood::Slow(Duration::from_secs(1)),
+        Mood::Slow(Duration::from_secs(4)),
     ];
     for mood in moods {
         let hosts = Hosts::new();
@@ -215,7 +216,7 @@ fn when_all_backends_go_and_come_back_everybody_is_served_again_without_a_comman
                 assert!([5000, 5001].contains(&answer.port));
             }
             Err(error) => {
-                assert!(visit.begun >= gone - Duration::from_secs(1), "{error}");
+                assert!(visit.ended >= gone, "{}: {error}", visit.client);
                 assert!(
                     visit.begun <= back,
                     "{}: {error} after they were back",

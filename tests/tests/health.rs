@@ -1,7 +1,7 @@
 //! Backends are checked, those that are not fit get nobody, and `status` says what was wrong.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
@@ -20,6 +20,11 @@ fn service(health: &str) -> String {
          backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n[service.health]\n\
          interval = '100ms'\ntimeout = '1s'\n{health}\n"
     )
+}
+
+/// The same with one probe of each backend that counts: the first, which may take its time.
+fn rarely(service: &str) -> String {
+    service.replace("'100ms'", "'1h'").replace("'1s'", "'50s'")
 }
 
 fn two(hosts: &Hosts) -> [Moody; 2] {
@@ -70,13 +75,18 @@ fn a_backend_whose_check_fails_gets_nobody_and_status_says_why() {
     apps[1].feel(Mood::Status(503));
     wait_until_out(&agent, BACKENDS[1]);
     assert_eq!(ports(&hosts, 1..=100), [5000; 100]);
-    let found = agent.backend(BACKENDS[1]);
+    // One of many probes may find a machine too busy to answer in time.
+    let found = wait::until("the reason", || {
+        Some(agent.backend(BACKENDS[1]))
+            .filter(|found| found["health"]["last_error"] == "status 503")
+    });
     assert_eq!(found["down_because"], "unhealthy");
     assert_eq!(found["health"]["check"], "http GET /healthz");
-    assert_eq!(found["health"]["last_error"], "status 503");
     assert!(found["health"]["since_seconds"].is_u64(), "{found}");
-    let text = agent.ok(&["status"]);
-    assert!(text.contains("http GET /healthz: status 503"), "{text}");
+    wait::until("the reason in words", || {
+        let text = agent.ok(&["status"]);
+        text.contains("http GET /healthz: status 503").then_some(())
+    });
 
     apps[1].feel(Mood::Well);
     wait::until("state up", || {
@@ -219,7 +229,7 @@ fn a_backend_that_is_back_gets_its_share_step_by_step() {
 fn failures_met_while_serving_take_a_backend_out_before_the_next_probe() {
     let hosts = Hosts::new();
     let [well, gone] = two(&hosts);
-    let text = service("type = 'tcp'").replace("'100ms'", "'1h'");
+    let text = rarely(&service("type = 'tcp'"));
     let agent = Agent::start_on(&hosts.balancer, &text, "userspace");
     BACKENDS
         .iter()
@@ -299,6 +309,7 @@ fn a_thousand_backends_are_checked_without_a_rush() {
          [service.health]\ntype = 'tcp'\ninterval = '10s'\ntimeout = '10s'\n",
         addresses.join(", ")
     );
+    let begun = Instant::now();
     let agent = Agent::start(&hosts.balancer, &services);
     let up = || {
         let status = agent.status();
@@ -310,8 +321,13 @@ fn a_thousand_backends_are_checked_without_a_rush() {
         backends.iter().filter(up).count()
     };
     wait::until("a thousand checks", || (up() == 1000).then_some(()));
-    // One connection for each, not one for each and each moment.
-    assert!(app.connections() < 3000, "{}", app.connections());
+    // One connection for each in every interval, not one for each and each moment.
+    let intervals = begun.elapsed().as_secs() as usize / 9 + 1;
+    let made = app.connections();
+    assert!(
+        made < 1000 * (intervals + 1),
+        "{made} in {intervals} intervals"
+    );
     let served = hosts.clients.run(|| http::get(client_v4(1), SERVICE_V4));
     assert_eq!(served.unwrap().port, 5000);
 }
@@ -320,9 +336,7 @@ fn a_thousand_backends_are_checked_without_a_rush() {
 fn requests_that_fail_count_like_failed_checks() {
     let hosts = Hosts::new();
     let [_well, bad] = two(&hosts);
-    let text = service("type = 'tcp'")
-        .replace("listen =", "mode = 'http'\nlisten =")
-        .replace("'100ms'", "'1h'");
+    let text = rarely(&service("type = 'tcp'")).replace("listen =", "mode = 'http'\nlisten =");
     let agent = Agent::start(&hosts.balancer, &text);
     BACKENDS
         .iter()
@@ -336,6 +350,11 @@ fn requests_that_fail_count_like_failed_checks() {
             .clients
             .run(|| http::get(client_v4(client), SERVICE_V4));
         let error = health(&agent, BACKENDS[1])["last_error"].clone();
-        (error == "a request got no answer that makes sense").then_some(())
+        // A reset may come before the agent has seen that it was connected.
+        let told = [
+            "a request got no answer that makes sense",
+            "a request found no connection",
+        ];
+        told.contains(&error.as_str()?).then_some(())
     });
 }

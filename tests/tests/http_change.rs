@@ -43,7 +43,7 @@ fn web_sockets_carry_any_size_and_survive_reloads() {
 #[test]
 fn a_backend_that_is_restarted_loses_no_request_and_no_client() {
     let hosts = Hosts::new();
-    let services = format!("{SERVICES}[service.http]\ntimeouts = {{ restart_grace = '15s' }}\n");
+    let services = format!("{SERVICES}[service.http]\ntimeouts = {{ restart_grace = '50s' }}\n");
     let agent = Agent::start(&hosts.balancer, &services);
     let mut apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     let load = Load::start(&hosts.clients, &clients(), 100);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{Hosts, SERVICE_V4};
 use lb_tests::tls::{Authority, Files, Kept, curl, is_same, s_client, shown};
-use lb_tests::{node, wait};
+use lb_tests::{node, tls, wait};
 
 const TLS: SocketAddr = SocketAddr::new(SERVICE_V4.ip(), 443);
 
@@ -162,6 +162,7 @@ fn a_renewed_certificate_is_taken_over_without_a_connection_lost() {
         });
     };
     std::thread::scope(|scope| {
+        let stop = wait::Stop(&stop);
         let visitors = [scope.spawn(visit), scope.spawn(visit)];
         // By what is on disk, twice, and by a command.
         for _ in 0..2 {
@@ -175,7 +176,7 @@ fn a_renewed_certificate_is_taken_over_without_a_connection_lost() {
         wait::until("more visits", || {
             (visits.load(Ordering::Relaxed) > seen + 5).then_some(())
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(stop);
         visitors
             .into_iter()
             .for_each(|visitor| visitor.join().unwrap());
@@ -229,7 +230,10 @@ fn a_broken_certificate_is_named_and_does_no_harm() {
     works();
     // Found on disk, while it is served.
     let (before, _) = shown(&hosts.clients, TLS, "a.test", &[]);
-    fs::copy(&other.certificate, &good.certificate).unwrap();
+    tls::replace(
+        &good.certificate,
+        &fs::read_to_string(&other.certificate).unwrap(),
+    );
     let told = wait::until("status to tell", || {
         let status = agent.status().to_string();
         status.contains("stays in force").then_some(status)
@@ -241,7 +245,9 @@ fn a_broken_certificate_is_named_and_does_no_harm() {
         let (pem, _) = shown(&hosts.clients, TLS, "a.test", &[]);
         is_same(&pem, &mended).then_some(())
     });
-    assert!(!agent.status().to_string().contains("stays in force"));
+    wait::until("status to be silent", || {
+        (!agent.status().to_string().contains("stays in force")).then_some(())
+    });
     works();
 }
 
@@ -359,7 +365,7 @@ fn h2_floods_end_the_connection_and_nobody_else_notices() {
         assert_ne!(
             ended.code(),
             Some(124),
-            "{name}: still open after twenty seconds"
+            "{name}: still open after fifty seconds"
         );
         drop(pour.join().unwrap());
         let trust = authority.certificate();

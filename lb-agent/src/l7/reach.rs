@@ -205,11 +205,12 @@ const fn why(reason: Reason) -> &'static str {
     }
 }
 
-/// Nobody listens there at the moment.
+/// Nobody listens there at the moment. Who listened may have gone while a connection waited to be
+/// accepted: the kernel resets it.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound | io::ErrorKind::ConnectionReset
     )
 }
 
@@ -225,4 +226,24 @@ async fn tcp(address: SocketAddr) -> io::Result<Stream> {
     // A socket that is broken already says so when it is used.
     let _ = stream.set_nodelay(true);
     Ok(Stream::Tcp(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Socket, Type};
+
+    #[test]
+    fn a_listener_that_goes_before_it_accepts_has_refused() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().into();
+        // As tokio connects: first begun, then asked what came of it.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.connect(&address).unwrap();
+        drop(listener);
+        let error = socket.take_error().unwrap().expect("a reset");
+        assert!(is_refusal(&error), "{error}");
+        let again = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        assert!(is_refusal(&again.connect(&address).unwrap_err()));
+    }
 }

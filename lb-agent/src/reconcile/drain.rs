@@ -1,17 +1,40 @@
 //! The end of a drain that closes what is left.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use super::{Reconciler, chain};
 use crate::state::observed::address_of;
-use crate::state::overlay::{self, AtEnd, Drained};
+use crate::state::overlay::{self, AtEnd, Drained, Target};
 
 /// From one look at what is left to the next. A handshake that was under way when the clients
 /// moved may still complete, so that one look is not enough.
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
-/// For how long that is done.
+/// For how long that is done, from the first look on: a drain may have ended long before that,
+/// while no agent was there.
 const FOR: Duration = Duration::from_secs(5);
+
+/// When this agent first looked at what a drain has left, which is known by the backend and its end.
+#[derive(Default)]
+pub(super) struct Looks(HashMap<(Target, u64), Instant>);
+
+impl Looks {
+    /// Whether it is time to let go of what is still there.
+    fn are_over(&mut self, drained: &Drained) -> bool {
+        let first = self.0.entry(key(drained)).or_insert_with(Instant::now);
+        first.elapsed() >= FOR
+    }
+
+    /// Forgets all drains but these.
+    fn keep_only(&mut self, due: &[Drained]) {
+        self.0
+            .retain(|known, _| due.iter().any(|drained| key(drained) == *known));
+    }
+}
+
+fn key(drained: &Drained) -> (Target, u64) {
+    (drained.target.clone(), drained.until_unix_ms)
+}
 
 impl Reconciler {
     /// Whether connections are to be closed.
@@ -23,6 +46,7 @@ impl Reconciler {
     pub(super) fn close_drained(&mut self) {
         let now_ms = overlay::steady_ms();
         let due: Vec<Drained> = self.overlay.to_close(now_ms).cloned().collect();
+        self.looks.keep_only(&due);
         let mut ending = HashSet::new();
         let mut overlay = self.overlay.clone();
         for drained in due {
@@ -31,7 +55,7 @@ impl Reconciler {
                 let mut backends = self.observed.backends_of(id);
                 backends.find(|entry| address_of(entry) == target.address.key())
             });
-            let give_up = drained.until_unix_ms + FOR.as_millis() as u64 <= now_ms;
+            let give_up = self.looks.are_over(&drained);
             let Some(entry) = entry.filter(|_| !give_up) else {
                 overlay.put_drain(Drained {
                     at_end: AtEnd::Leave,
@@ -57,5 +81,36 @@ impl Reconciler {
             }
             self.overlay = overlay;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_drain_of_long_ago_has_left_is_looked_at_for_as_long_as_any() {
+        let drained = Drained {
+            target: Target {
+                service: "web".to_owned(),
+                address: "127.0.0.1:5000".parse().unwrap(),
+            },
+            until_unix_ms: 1,
+            at_end: AtEnd::Close,
+            moved: false,
+        };
+        let mut looks = Looks::default();
+        assert!(!looks.are_over(&drained));
+        for first in looks.0.values_mut() {
+            *first = first.checked_sub(FOR).unwrap();
+        }
+        assert!(looks.are_over(&drained));
+        // Another drain of the same backend is another.
+        let again = Drained {
+            until_unix_ms: 2,
+            ..drained
+        };
+        looks.keep_only(std::slice::from_ref(&again));
+        assert!(looks.0.is_empty() && !looks.are_over(&again));
     }
 }

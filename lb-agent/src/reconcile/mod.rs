@@ -79,6 +79,7 @@ pub struct Reconciler {
     /// When a change that could not be put in force is tried again.
     retry: Option<Instant>,
     failures: passive::Failures,
+    looks: drain::Looks,
     surveyed: Surveyed,
 }
 
@@ -157,6 +158,7 @@ impl Reconciler {
             sources: Sources::default(),
             evicted: Evicted::default(),
             retry: None,
+            looks: drain::Looks::default(),
             failures: passive::Failures::default(),
             surveyed,
         })

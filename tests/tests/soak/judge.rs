@@ -10,7 +10,7 @@ use lb_tests::load::Visit;
 use crate::world::Way;
 
 /// For how long after an act its effects may show: on a machine that is busy, an answer takes a while.
-const AFTER: Duration = Duration::from_secs(1);
+const AFTER: Duration = Duration::from_secs(3);
 
 /// What an act may cost. Nothing, usually.
 #[derive(Clone, Debug, Default)]

@@ -302,7 +302,7 @@ impl<'a> World<'a> {
                 .filter(|backend| backend["active"] != 0)
                 .collect();
             let begun = *since.get_or_insert_with(Instant::now);
-            let patient = begun.elapsed() < Duration::from_secs(15);
+            let patient = begun.elapsed() < wait::PATIENCE / 2;
             assert!(open.is_empty() || patient, "still open: {open:#?}");
             open.is_empty().then_some(())
         });

@@ -40,12 +40,12 @@ pub(crate) fn clock_stepped(world: &mut World<'_>) -> Cost {
         });
         // Who has been here is known, and not since long ago.
         let client = client_v4(1).to_string();
-        let found = world
-            .agent
-            .ok(&["lookup", &client, "--service", "web", "--json"]);
-        let found: Value = serde_json::from_str(&found).unwrap();
-        let age = found["affinity"]["age_seconds"].as_u64();
-        assert!(age.is_some_and(|age| age < 60), "{found}");
+        let lookup = ["lookup", &client, "--service", "web", "--json"];
+        let age = wait::until("a client to be known", || {
+            let found: Value = serde_json::from_str(&world.agent.ok(&lookup)).unwrap();
+            found["affinity"]["age_seconds"].as_u64()
+        });
+        assert!(age < 120, "{age} seconds");
     }
     world.clock.step("+0");
     Cost::default()
