@@ -25,6 +25,9 @@ pub trait Packet {
     /// Writes two bytes from `at`. `None`, and nothing written, if they are not inside.
     fn set_half(&mut self, at: u32, half: u16) -> Option<()>;
 
+    /// The first `N` bytes; `None` if the frame is shorter.
+    fn window<const N: usize>(&mut self) -> Option<impl Window<N>>;
+
     /// Corrects the TCP, UDP or ICMPv6 checksum at `at` for what was changed.
     fn fix_checksum(&mut self, at: u32, delta: &Delta) -> Option<()>;
 
@@ -55,6 +58,22 @@ pub trait Packet {
     }
 }
 
+/// The first `N` bytes of a frame, found to be inside at one look. Words and halves are in memory
+/// order; that a place is one of the `N` is seen to when it is compiled.
+pub trait Window<const N: usize> {
+    /// The word at `AT`.
+    fn word<const AT: usize>(&self) -> u32;
+
+    /// The two bytes at `AT`.
+    fn half<const AT: usize>(&self) -> u16;
+
+    /// Writes the word at `AT`.
+    fn set_word<const AT: usize>(&mut self, word: u32);
+
+    /// Writes the two bytes at `AT`.
+    fn set_half<const AT: usize>(&mut self, half: u16);
+}
+
 /// What [`Packet::grow`] makes room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outer {
@@ -75,7 +94,7 @@ pub use host::Frame;
 
 #[cfg(feature = "alloc")]
 mod host {
-    use super::{Delta, Outer, Packet};
+    use super::{Delta, Outer, Packet, Window};
     use alloc::vec::Vec;
 
     /// A frame in the memory of the host.
@@ -126,6 +145,10 @@ mod host {
             Some(())
         }
 
+        fn window<const N: usize>(&mut self) -> Option<impl Window<N>> {
+            self.0.first_chunk_mut::<N>()
+        }
+
         fn fix_checksum(&mut self, at: u32, delta: &Delta) -> Option<()> {
             let old = self.half(at)?;
             self.set_half(at, delta.applied(old))
@@ -146,6 +169,24 @@ mod host {
             self.slice(0, len as usize)?;
             self.0.truncate(len as usize);
             Some(())
+        }
+    }
+
+    impl<const N: usize> Window<N> for &mut [u8; N] {
+        fn word<const AT: usize>(&self) -> u32 {
+            u32::from_ne_bytes(core::array::from_fn(|i| self[AT + i]))
+        }
+
+        fn half<const AT: usize>(&self) -> u16 {
+            u16::from_ne_bytes([self[AT], self[AT + 1]])
+        }
+
+        fn set_word<const AT: usize>(&mut self, word: u32) {
+            self[AT..AT + 4].copy_from_slice(&word.to_ne_bytes());
+        }
+
+        fn set_half<const AT: usize>(&mut self, half: u16) {
+            self[AT..AT + 2].copy_from_slice(&half.to_ne_bytes());
         }
     }
 }

@@ -143,6 +143,7 @@ pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 pub struct Scratch {
     pub clock: Clock,
     pub job: Job,
+    pub key: FlowKey,
     pub flow: Flow,
     pub route: Route,
 }

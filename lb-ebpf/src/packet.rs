@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
 };
 use core::ptr;
 use lb_common::checksum::Delta;
-use lb_common::packet::{Outer, Packet};
+use lb_common::packet::{Outer, Packet, Window};
 
 use crate::opaque;
 
@@ -94,6 +94,12 @@ impl<C: Context> Packet for Raw<C> {
     }
 
     #[inline(always)]
+    fn window<const N: usize>(&mut self) -> Option<impl Window<N>> {
+        let start = self.0.start();
+        (start + N <= self.0.end()).then_some(Start::<N>(start as *mut u8))
+    }
+
+    #[inline(always)]
     fn fix_checksum(&mut self, at: u32, delta: &Delta) -> Option<()> {
         C::fix_checksum(self, at, delta)
     }
@@ -121,6 +127,44 @@ impl<C: Context> Packet for Raw<C> {
     #[inline(always)]
     fn segment_len(&self, ip_len: u32) -> u32 {
         self.0.segment_len(ip_len)
+    }
+}
+
+/// The first `N` bytes of a packet, which are inside. Invalid once the packet's head has moved.
+struct Start<const N: usize>(*mut u8);
+
+impl<const N: usize> Start<N> {
+    #[inline(always)]
+    fn place<T, const AT: usize>(&self) -> *mut T {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: one of the bytes that are inside.
+        unsafe { self.0.add(AT) }.cast()
+    }
+}
+
+impl<const N: usize> Window<N> for Start<N> {
+    #[inline(always)]
+    fn word<const AT: usize>(&self) -> u32 {
+        // SAFETY: inside, and aligned as far as this target is concerned; see `Raw::load`.
+        unsafe { ptr::read(self.place::<u32, AT>()) }
+    }
+
+    #[inline(always)]
+    fn half<const AT: usize>(&self) -> u16 {
+        // SAFETY: as above.
+        unsafe { ptr::read(self.place::<u16, AT>()) }
+    }
+
+    #[inline(always)]
+    fn set_word<const AT: usize>(&mut self, word: u32) {
+        // SAFETY: as above.
+        unsafe { ptr::write(self.place::<u32, AT>(), word) }
+    }
+
+    #[inline(always)]
+    fn set_half<const AT: usize>(&mut self, half: u16) {
+        // SAFETY: as above.
+        unsafe { ptr::write(self.place::<u16, AT>(), half) }
     }
 }
 

@@ -17,9 +17,6 @@ const HEADERS: u32 = 256;
 #[inline(always)]
 pub fn forward(skb: *mut __sk_buff) -> i32 {
     pull(skb);
-    let Some(job) = job() else {
-        return TC_ACT_UNSPEC;
-    };
     let mut maps = maps(skb);
     match ingress(&mut Raw(Skb(skb)), &mut maps, job).outcome() {
         // Programs and the stack after this one go on.

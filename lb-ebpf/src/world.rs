@@ -79,6 +79,7 @@ impl<H: Hook> World for Maps<H> {
     type Flow = Shared<Flow>;
     type Target = Shared<Target>;
     type Dsr = *mut DsrTable;
+    type Sent = Shared<PacketBackend>;
     type Head = Shared<ServiceHead>;
 
     /// The packet is the context's, and the job lies in the scratch map.
@@ -131,14 +132,19 @@ impl<H: Hook> World for Maps<H> {
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         if key.port_be != 0
-            && let Some(near) = NEAR_VIPS.get(NearVip::place(key))
-            && near.is_of(key)
+            && let Some(vip) = self.near_vip(key)
         {
-            return Some(near.vip);
+            return Some(vip);
         }
         // SAFETY: two aligned words that the agent writes; a torn read names a service or a flag
         // that was there a moment ago.
         unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn near_vip(&self, key: &VipKey) -> Option<Vip> {
+        let near = NEAR_VIPS.get(NearVip::place(key))?;
+        near.is_of(key).then_some(near.vip)
     }
 
     #[inline(always)]
@@ -172,6 +178,17 @@ impl<H: Hook> World for Maps<H> {
         found.or_else(|| FLOWS_NEW.get_ptr_mut(key)).map(Shared)
     }
 
+    /// The key is not kept on the stack, of which the functions behind this one need almost all.
+    #[inline(always)]
+    fn established(&self, key: &FlowKey) -> Option<Shared<Flow>> {
+        let scratch = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: this CPU's own element.
+        let place = unsafe { &mut (*scratch).key };
+        *place = *key;
+        let key: &FlowKey = place;
+        FLOWS.get_ptr_mut(key).map(Shared)
+    }
+
     #[inline(always)]
     fn touch(&mut self, flow: Shared<Flow>, flags: u32, seen_s: u32, next_seq: u32) {
         // SAFETY: as for reading.
@@ -201,10 +218,10 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn establish(&mut self, key: &FlowKey, pair: &FlowKey) -> bool {
-        if !established(key) {
+        if !moved(key) {
             return false;
         }
-        if !established(pair) {
+        if !moved(pair) {
             let _ = FLOWS.remove(key);
             return false;
         }
@@ -336,20 +353,22 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn to_backend(&mut self, backend: BackendId, len: u32) -> Hop {
-        let Some(totals) = totals(backend) else {
-            return Hop::NONE;
-        };
-        totals.packets += 1;
-        totals.bytes += u64::from(len);
-        totals.hop
+    fn sent(&self, backend: BackendId) -> Option<Shared<PacketBackend>> {
+        PACKET_BACKENDS.get_ptr_mut(backend.index()).map(Shared)
     }
 
     #[inline(always)]
-    fn set_backend_hop(&mut self, backend: BackendId, hop: &Hop) {
-        if let Some(totals) = totals(backend) {
-            totals.hop = *hop;
-        }
+    fn count_sent(&mut self, sent: Shared<PacketBackend>, len: u32) {
+        // SAFETY: this CPU's own element; the program is not preempted by another on it.
+        let totals = unsafe { &mut *sent.0 };
+        totals.packets += 1;
+        totals.bytes += u64::from(len);
+    }
+
+    #[inline(always)]
+    fn set_way(&mut self, sent: Shared<PacketBackend>, hop: &Hop) {
+        // SAFETY: as above.
+        unsafe { (*sent.0).hop = *hop };
     }
 }
 
@@ -391,7 +410,7 @@ fn totals(backend: BackendId) -> Option<&'static mut PacketBackend> {
 
 /// Copies a flow that is not established yet to where nothing pushes it out.
 #[inline(always)]
-fn established(key: &FlowKey) -> bool {
+fn moved(key: &FlowKey) -> bool {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return false;
     };

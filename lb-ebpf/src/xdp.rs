@@ -15,9 +15,6 @@ use crate::world::{Hook, Maps, job, takes_xdp};
 #[inline(always)]
 pub fn forward(ctx: *mut xdp_md) -> u32 {
     let mut maps = maps(ctx);
-    let Some(job) = job() else {
-        return XDP_PASS;
-    };
     match ingress(&mut Raw(Xdp(ctx)), &mut maps, job).outcome() {
         // A neighbour is never asked for here.
         Outcome::Pass | Outcome::Stack | Outcome::Neighbour(_) => XDP_PASS,

@@ -118,15 +118,22 @@ fn a_million_random_and_mutated_packets_get_the_same_from_kernel_and_host() {
     let mut both = Both::new();
     let mut random = Random::new();
     let table = packets::table();
+    let mut open = Vec::new();
     let mut seen = [0u64; 5];
     for number in 0..count {
         if number % BATCH == 0 {
             // Every other time with slots that have changed hands.
             both.start_afresh(number / BATCH % 2 == 1);
+            open = open_connections(&mut both);
         }
         let frame = match random.below(10) {
             0 => random_bytes(&mut random),
-            1..=3 => random_client(&mut random),
+            1 | 2 => random_client(&mut random),
+            3 => open[random.below(open.len() as u64) as usize].clone(),
+            4 | 5 => {
+                let frame = &open[random.below(open.len() as u64) as usize];
+                mutated(frame.clone(), &mut random)
+            }
             _ => {
                 let (_, frame) = &table[random.below(table.len() as u64) as usize];
                 mutated(frame.clone(), &mut random)
@@ -185,6 +192,28 @@ fn random_client(random: &mut Random) -> Vec<u8> {
     let flags = [2, 16, 24, 17, 4, 18][random.below(6) as usize];
     let packet = segment(random.below(4) != 0, src, dst, flags, &data);
     wire::frame(&[], &packet)
+}
+
+/// Opens connections with the services on `nat`; packets of these in both directions.
+fn open_connections(both: &mut Both) -> Vec<Vec<u8>> {
+    let mut open = Vec::new();
+    for family in Family::BOTH {
+        for (service, tcp) in [(1, true), (1, false), (2, true), (2, false)] {
+            let client = (family.client(3), 999);
+            let vip = (family.service(service), example::PORT);
+            let there = |flags| wire::frame(&[], &segment(tcp, client, vip, flags, &[1, 2, 3, 4]));
+            let (_, out) = both.agree(&there(2), "a connection is opened");
+            let at_backend = wire::see(&out).expect("a whole packet");
+            let (seen, backend) = at_backend.addresses;
+            let seen = (seen, port(&at_backend.payload[..2]));
+            let backend = (backend, port(&at_backend.payload[2..4]));
+            let back = |flags| wire::frame(&[], &segment(tcp, backend, seen, flags, &[5; 40]));
+            both.agree(&back(18), "it is accepted");
+            both.agree(&there(16), "it is established");
+            open.extend([there(16), back(16), there(24), there(17)]);
+        }
+    }
+    open
 }
 
 fn mutated(mut frame: Vec<u8>, random: &mut Random) -> Vec<u8> {

@@ -158,12 +158,7 @@ fn send<P: Packet, W: World>(
         return Verdict::next(Stage::Error);
     }
     let overhead = overhead(target);
-    let mtu = if target.mtu == 0 {
-        hop.mtu
-    } else {
-        u32::from(target.mtu)
-    };
-    let room = mtu.saturating_sub(overhead);
+    let room = greatest(target, &hop).saturating_sub(overhead);
     if packet.segment_len(ip.len) > room {
         // Also of a fragment that might be cut further: here nobody does that, and its sender learns
         // what fits.
@@ -182,27 +177,34 @@ fn send<P: Packet, W: World>(
     if overhead == 0 {
         return frame(packet, world, ip, &hop);
     }
-    if wrap(packet, &job.segment, target, &hop, outer_hash(job)).is_none() {
+    let hash = outer_hash(job.hash, ports_word(job.segment.transport.ports));
+    if wrap(packet, &job.segment, target, &hop, hash).is_none() {
         return REFUSED;
     }
-    if hop.ifindex == world.ingress() {
-        Verdict::TRANSMIT
-    } else {
-        Verdict::redirect(hop.ifindex)
-    }
+    Verdict::out(world, hop.ifindex)
 }
 
-/// A hash of the flow for what the network cards of backends spread by, from the client's.
+/// A hash of the flow for what the network cards of backends spread by, from the client's and from
+/// the word of its ports.
 #[inline(always)]
-fn outer_hash(job: &Job) -> u32 {
-    let ports = ports_word(job.segment.transport.ports);
+pub(super) const fn outer_hash(client: u32, ports: u32) -> u32 {
     // The multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
-    (job.hash ^ ports).wrapping_mul(0x9e37_79b1) >> 16
+    (client ^ ports).wrapping_mul(0x9e37_79b1) >> 16
+}
+
+/// Greatest packet on the way to a backend, outer headers included, bytes.
+#[inline(always)]
+pub(super) const fn greatest(target: &Target, hop: &Hop) -> u32 {
+    if target.mtu == 0 {
+        hop.mtu
+    } else {
+        target.mtu as u32
+    }
 }
 
 /// Bytes that wrapping adds.
 #[inline(always)]
-const fn overhead(target: &Target) -> u32 {
+pub(super) const fn overhead(target: &Target) -> u32 {
     let ip = if target.addr.is_v4() { 20 } else { 40 };
     match target.kind {
         kind::IP => ip,
@@ -228,7 +230,7 @@ fn clamp<P: Packet>(packet: &mut P, segment: &Segment, room: u32) -> Option<()> 
             return None;
         }
         if kind == 2 && len == 4 {
-            return lower_mss(packet, segment, at + 2, most);
+            return lower_mss(packet, ip.payload, at + 2, most);
         }
         at += if kind == 1 { 1 } else { len.max(2) };
         looked += 1;
@@ -236,23 +238,23 @@ fn clamp<P: Packet>(packet: &mut P, segment: &Segment, room: u32) -> Option<()> 
     None
 }
 
-/// Lowers the maximum segment size at `at`.
+/// Lowers the maximum segment size at `at` in the TCP header at `tcp`.
 #[inline(always)]
-fn lower_mss<P: Packet>(packet: &mut P, segment: &Segment, at: u32, most: u32) -> Option<()> {
+pub(super) fn lower_mss<P: Packet>(packet: &mut P, tcp: u32, at: u32, most: u32) -> Option<()> {
     let old = packet.half(at)?;
     if u32::from(u16::from_be(old)) <= most {
         return None;
     }
     let new = (most as u16).to_be();
     let mut delta = Delta::default();
-    if (at - segment.ip.payload) & 1 == 0 {
+    if (at - tcp) & 1 == 0 {
         delta.half(old, new);
     } else {
         // The checksum adds up pairs of bytes that begin at even places.
         delta.half(old.swap_bytes(), new.swap_bytes());
     }
     packet.set_half(at, new)?;
-    packet.fix_checksum(segment.ip.payload + 16, &delta)
+    packet.fix_checksum(tcp + 16, &delta)
 }
 
 /// Puts the outer headers around a packet.
@@ -292,19 +294,24 @@ fn wrap<P: Packet>(
     }
     packet.set_words(0, hop.macs)?;
     if gue {
-        let sport = GUE_PORTS | hash & 0x3fff;
-        let ports = sport << 16 | u32::from(u16::from_be(target.port_be));
-        // No checksum: RFC 768, and for IPv6 RFC 6935, since the inner packet has its own.
-        let len = (8 + ip.len) << 16;
         let at = ETHERNET + if v4 { 20 } else { 40 };
-        packet.set_words(at, [ports.to_be(), len.to_be()])?;
+        packet.set_words(at, gue_header(target, hash, ip.len))?;
     }
     Some(())
 }
 
+/// The UDP header of GUE around a packet of `len` bytes. Without a checksum (RFC 768, and for IPv6
+/// RFC 6935), since the inner packet has its own.
+#[inline(always)]
+pub(super) const fn gue_header(target: &Target, hash: u32, len: u32) -> [u32; 2] {
+    let sport = GUE_PORTS | hash & 0x3fff;
+    let ports = sport << 16 | u16::from_be(target.port_be) as u32;
+    [ports.to_be(), ((8 + len) << 16).to_be()]
+}
+
 /// The outer source, varied by flow so that the receiving network card spreads what comes.
 #[inline(always)]
-const fn varied(target: &Target, hash: u32) -> Ip {
+pub(super) const fn varied(target: &Target, hash: u32) -> Ip {
     let bits = if target.source_bits > 16 {
         16
     } else {

@@ -4,10 +4,12 @@
 //! | --- | --- |
 //! | [`world`] | what is needed beside the packet |
 //! | `simulation` | all of that in memory |
+//! | `plain` | the short way of packets without anything special |
 //! | `nat` | flows: rewriting there and back |
 //! | `dsr` | slots: sending on, wrapped or as it is |
 //! | `icmp` | echo, and errors about flows |
 //! | `answer` | packets of our own: resets, ICMP errors |
+//! | `verdict` | what becomes of a packet, and the parts of the way |
 //! | `send` | the last step: hop limit, addresses, frame header |
 //!
 //! The destination is looked up first: what is not for a service and belongs to no flow passes
@@ -17,135 +19,19 @@ mod answer;
 mod dsr;
 mod icmp;
 mod nat;
+mod plain;
 mod send;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod verdict;
 pub mod world;
 
 use crate::abi::packet::{AddressMarks, FlowKey, Fragment, Ip, PacketCounter, Vip, VipKey, vip};
 use crate::abi::{BackendId, protocol};
 use crate::headers::{self, Bad, IpHeader, Piece, Transport, number};
 use crate::packet::Packet;
+pub use verdict::{Outcome, Stage, Verdict};
 use world::World;
-
-/// What becomes of a packet, or the next [`Stage`]: an [`Outcome`] as one number, which in the kernel goes from function
-/// to function without a part that is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict(u64);
-
-/// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is not ours, or the stack serves it as it is: untouched.
-    Pass,
-    /// It was rewritten, and the stack takes it from here.
-    Stack,
-    /// It goes out by the interface that it came by.
-    Transmit,
-    /// It goes out by this interface.
-    Redirect(u32),
-    /// It goes out by this interface as soon as the kernel has found out to which MAC address.
-    Neighbour(u32),
-    /// It is dropped, for a reason that has been counted.
-    Drop,
-}
-
-impl Verdict {
-    pub(crate) const PASS: Self = Self(0);
-    pub(crate) const STACK: Self = Self(1 << 32);
-    pub(crate) const TRANSMIT: Self = Self(2 << 32);
-    const REDIRECT: u64 = 3 << 32;
-    const DROP: u64 = 4 << 32;
-    const NEIGHBOUR: u64 = 5 << 32;
-    const NEXT: u64 = 6 << 32;
-
-    /// Not decided yet: that part of the way is next.
-    #[inline(always)]
-    pub(crate) const fn next(stage: Stage) -> Self {
-        Self(Self::NEXT | stage as u64)
-    }
-
-    /// The part of the way that is next.
-    #[inline(always)]
-    const fn stage(self) -> Option<Stage> {
-        if self.0 < Self::NEXT {
-            return None;
-        }
-        match self.0.wrapping_sub(Self::NEXT) {
-            0 => Some(Stage::Ingress),
-            1 => Some(Stage::Flow),
-            2 => Some(Stage::Forget),
-            3 => Some(Stage::Known),
-            4 => Some(Stage::Advance),
-            5 => Some(Stage::Fresh),
-            6 => Some(Stage::Orphaned),
-            7 => Some(Stage::Dsr),
-            8 => Some(Stage::Icmp),
-            9 => Some(Stage::Reset),
-            10 => Some(Stage::Error),
-            11 => Some(Stage::Extensions),
-            12 => Some(Stage::Received),
-            13 => Some(Stage::Unsettled),
-            14 => Some(Stage::Send),
-            15 => Some(Stage::Leaving),
-            16 => Some(Stage::LocalReply),
-            17 => Some(Stage::LocalError),
-            18 => Some(Stage::LocalExtensions),
-            _ => None,
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) const fn redirect(ifindex: u32) -> Self {
-        Self(Self::REDIRECT | ifindex as u64)
-    }
-
-    #[inline(always)]
-    pub(crate) const fn neighbour(ifindex: u32) -> Self {
-        Self(Self::NEIGHBOUR | ifindex as u64)
-    }
-
-    /// Dropped, for a reason that is not counted yet.
-    #[inline(always)]
-    pub(crate) const fn drop(reason: PacketCounter) -> Self {
-        Self(Self::DROP | (reason as u64 + 1))
-    }
-
-    /// The reason of a drop that is not counted yet, by its number.
-    #[inline(always)]
-    const fn uncounted(self) -> Option<u32> {
-        if self.0 > Self::DROP && self.0 < Self::NEIGHBOUR {
-            Some(self.0 as u32 - 1)
-        } else {
-            None
-        }
-    }
-
-    /// The number.
-    #[inline(always)]
-    pub const fn code(self) -> u64 {
-        self.0
-    }
-
-    /// The verdict with this number.
-    #[inline(always)]
-    pub const fn from_code(code: u64) -> Self {
-        Self(code)
-    }
-
-    /// What it says.
-    #[inline(always)]
-    pub const fn outcome(self) -> Outcome {
-        match self.0 >> 32 {
-            0 => Outcome::Pass,
-            1 => Outcome::Stack,
-            2 => Outcome::Transmit,
-            3 => Outcome::Redirect(self.0 as u32),
-            5 => Outcome::Neighbour(self.0 as u32),
-            _ => Outcome::Drop,
-        }
-    }
-}
 
 /// A TCP or UDP packet that was read.
 #[derive(Clone, Copy, Debug)]
@@ -185,57 +71,35 @@ impl Job {
     };
 }
 
-/// Parts of the way; each names the next. In the kernel each is a function of its own, which the
-/// verifier checks once and whose stack is its own, and the job lies where all of them find it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Read the headers, and see what the packet is for.
-    Ingress = 0,
-    /// Find the flow.
-    Flow = 1,
-    /// A SYN on a known flow: forget the flow if it is over.
-    Forget = 2,
-    /// Go the way of a flow that is known.
-    Known = 3,
-    /// What a packet does for a flow that is not established.
-    Advance = 4,
-    /// Enter a new flow.
-    Fresh = 5,
-    /// Tell the sender that the backend is gone.
-    Orphaned = 6,
-    /// Send to the owner of the slot.
-    Dsr = 7,
-    /// An ICMP message.
-    Icmp = 8,
-    /// Answer with a reset.
-    Reset = 9,
-    /// Answer with an ICMP error.
-    Error = 10,
-    /// Read the extension headers of IPv6.
-    Extensions = 11,
-    /// See what a packet whose IP header has been read is for.
-    Received = 12,
-    /// Find the backend in a slot that is not clean.
-    Unsettled = 13,
-    /// Send to the backend that was found.
-    Send = 14,
-    /// See what a packet that leaves may be.
-    Leaving = 15,
-    /// Mend a reply of a backend on this host.
-    LocalReply = 16,
-    /// Mend an ICMP error of this host.
-    LocalError = 17,
-    /// The same behind extension headers of IPv6.
-    LocalExtensions = 18,
-}
-
 /// The longest way: a SYN with extension headers on a flow that is over (arrived, extensions,
 /// received, flow, forget, fresh, known, error).
 const MOST_STAGES: u32 = 8;
 
-/// The whole way of a packet that came by an interface.
+/// The whole way of a packet without anything special; `None`, and nothing done, for others.
 #[inline(always)]
-pub fn ingress<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+pub fn at_once<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option<Verdict> {
+    plain::forward(packet, world)
+}
+
+/// The whole way of a packet that came by an interface. Most need no job.
+#[inline(always)]
+pub fn ingress<'a, P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    job: impl FnOnce() -> Option<&'a mut Job>,
+) -> Verdict {
+    if let Some(verdict) = at_once(packet, world) {
+        return verdict;
+    }
+    match job() {
+        Some(job) => by_stages(packet, world, job),
+        None => Verdict::PASS,
+    }
+}
+
+/// The same by the long way, which every packet can take.
+#[inline(always)]
+fn by_stages<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
     let mut verdict = world.call(Stage::Ingress, packet, job);
     let mut stages = 1;
     while stages < MOST_STAGES
@@ -288,7 +152,7 @@ fn counted<W: World>(world: &mut W, verdict: Verdict) -> Verdict {
     match verdict.uncounted() {
         Some(reason) => {
             world.count(reason);
-            Verdict(Verdict::DROP)
+            Verdict::DROPPED
         }
         None => verdict,
     }

@@ -15,7 +15,7 @@ use crate::headers::{ETHERNET, Piece, tcp};
 use crate::packet::Packet;
 
 /// How long a way out is trusted before the routes are asked again, seconds.
-const HOP_FRESH_S: u32 = 30;
+pub(super) const HOP_FRESH_S: u32 = 30;
 /// Source ports tried for one flow.
 const PORT_TRIES: u32 = 8;
 
@@ -276,8 +276,10 @@ pub(super) fn way_out<P: Packet, W: World>(
     entry: W::Flow,
 ) -> Way {
     if entry.flags & flow::LOCAL != 0 {
-        if entry.flags & flow::REPLY == 0 {
-            world.to_backend(entry.backend, packet.len());
+        if entry.flags & flow::REPLY == 0
+            && let Some(sent) = world.sent(entry.backend)
+        {
+            world.count_sent(sent, packet.len());
         }
         return Way::BY_STACK;
     }
@@ -381,12 +383,12 @@ fn enter<W: World>(
     backend: BackendId,
     target: &Target,
 ) -> bool {
-    let key = job.key;
+    let key = &job.key;
     let local = target.kind == kind::LOCAL;
     let mut new = NewFlow {
         out: FlowKey {
             dport_be: target.port_be,
-            ..key
+            ..*key
         },
         backend,
         service,
@@ -398,15 +400,15 @@ fn enter<W: World>(
     }
     if target.kind == kind::REMOTE {
         new.out.src = target.source;
-        let Some(port) = take_port(world, &key, target, &new) else {
+        let Some(port) = take_port(world, key, target, &new) else {
             return false;
         };
         new.out.sport_be = port;
     } else {
         // An entry that is there is one that is needed: of this flow, before it was pushed out.
-        world.insert(&new.out.reversed(), &reply_of(&key, &new));
+        world.insert(&new.out.reversed(), &reply_of(key, &new));
     }
-    world.insert(&key, &new);
+    world.insert(key, &new);
     true
 }
 

@@ -3,7 +3,7 @@
 use super::{Segment, Verdict};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter};
 use crate::abi::{BackendId, protocol};
-use crate::checksum::{Delta, corrected};
+use crate::checksum::{Delta, Sum, corrected};
 use crate::decide::world::World;
 use crate::headers::{ETHERNET, IpHeader, Piece, ether, ports_word};
 use crate::packet::Packet;
@@ -12,7 +12,7 @@ use crate::packet::Packet;
 pub(super) const REFUSED: Verdict = Verdict::drop(PacketCounter::DropKernel);
 
 /// How long a way to a backend is trusted before the routes are asked again, seconds.
-const HOP_FRESH_S: u32 = 2;
+pub(super) const WAY_FRESH_S: u32 = 2;
 
 /// Counts a packet of `len` bytes to a backend, and tells the way there: what this CPU found
 /// lately, one for all clients.
@@ -24,12 +24,15 @@ pub(super) fn way<W: World>(
     src: &Ip,
     dst: &Ip,
 ) -> Hop {
-    let known = world.to_backend(backend, len);
-    if is_fresh(world, &known, HOP_FRESH_S) {
-        return known;
+    let Some(sent) = world.sent(backend) else {
+        return Hop::NONE;
+    };
+    world.count_sent(sent, len);
+    if is_fresh(world, &sent.hop, WAY_FRESH_S) {
+        return sent.hop;
     }
     let hop = world.route(src, dst);
-    world.set_backend_hop(backend, &hop);
+    world.set_way(sent, &hop);
     hop
 }
 
@@ -81,14 +84,25 @@ pub(super) fn addresses<P: Packet>(
     let (new_src, new_dst) = (out.src.0[3], out.dst.0[3]);
     delta.address(src, new_src);
     delta.address(dst, new_dst);
+    packet.set_words(
+        ip.at + 8,
+        [readdressed(third, delta, hops), new_src, new_dst],
+    )
+}
+
+/// The word of an IPv4 header with the TTL, in memory order, with other addresses (the pseudo header
+/// of `delta`) and so many hops less.
+#[inline(always)]
+pub(super) const fn readdressed(third: u32, delta: &Delta, hops: u32) -> u32 {
     let lowered = u32::from_be(third) - (hops << 24);
-    let mut header = Delta::default();
-    header.address(src, new_src);
-    header.address(dst, new_dst);
+    let mut header = Delta {
+        pseudo: delta.pseudo,
+        segment: Sum::ZERO,
+        zero_is_none: false,
+    };
     header.word(third, lowered.to_be());
     let checksum = header.applied(third_low(third));
-    let lowered = (lowered & 0xffff_0000) | u32::from(u16::from_be(checksum));
-    packet.set_words(ip.at + 8, [lowered.to_be(), new_src, new_dst])
+    ((lowered & 0xffff_0000) | u16::from_be(checksum) as u32).to_be()
 }
 
 /// The checksum of an IPv4 header, in the word with the TTL, in memory order.
@@ -129,10 +143,15 @@ pub(super) fn lower_hops<P: Packet>(packet: &mut P, ip: &IpHeader) -> Option<()>
         return packet.set_words(ip.at + 4, [(u32::from_be(second) - 1).to_be()]);
     }
     let [third] = packet.words::<1>(ip.at + 8)?;
+    packet.set_words(ip.at + 8, [lowered(third)])
+}
+
+/// The word of an IPv4 header with the TTL, in memory order, with one hop less.
+#[inline(always)]
+pub(super) const fn lowered(third: u32) -> u32 {
     let lowered = u32::from_be(third) - (1 << 24);
     let checksum = corrected(third_low(third), third, lowered.to_be());
-    let word = (lowered & 0xffff_0000) | u32::from(u16::from_be(checksum));
-    packet.set_words(ip.at + 8, [word.to_be()])
+    ((lowered & 0xffff_0000) | u16::from_be(checksum) as u32).to_be()
 }
 
 /// Gives the frame the header for `hop` and sends it there. Tags stay on a frame that goes back
@@ -157,9 +176,5 @@ pub(super) fn frame<P: Packet, W: World>(
     if packet.set_words(0, hop.macs).is_none() {
         return REFUSED;
     }
-    if back {
-        Verdict::TRANSMIT
-    } else {
-        Verdict::redirect(hop.ifindex)
-    }
+    Verdict::out(world, hop.ifindex)
 }

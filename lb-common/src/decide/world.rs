@@ -4,8 +4,8 @@
 use core::ops::Deref;
 
 use crate::abi::packet::{
-    DsrSlot, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketCounter, PacketSettings, Target,
-    Tracked, Vip, VipKey,
+    DsrSlot, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend, PacketCounter,
+    PacketSettings, Target, Tracked, Vip, VipKey,
 };
 use crate::abi::{AffinityKey, BackendId, ServiceHead, ServiceId};
 use crate::addr::Addr;
@@ -43,6 +43,8 @@ pub trait World {
     type Target: Copy + Deref<Target = Target>;
     /// The table of a service on the `dsr` path.
     type Dsr: Copy;
+    /// What was sent to a backend.
+    type Sent: Copy + Deref<Target = PacketBackend>;
     /// Settings of a service.
     type Head: Copy + Deref<Target = ServiceHead>;
 
@@ -69,6 +71,8 @@ pub trait World {
 
     /// What listens on an address, or what an address is.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
+    /// What listens on a port of an address, if that is found at first sight.
+    fn near_vip(&self, key: &VipKey) -> Option<Vip>;
     /// What may be found at an address: bits of
     /// [`crate::abi::packet::AddressMarks`], perhaps more than are true.
     fn marks(&self, address: &Ip) -> u8;
@@ -81,6 +85,8 @@ pub trait World {
 
     /// The entry of a flow, established or not.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
+    /// The entry of a flow that is established.
+    fn established(&self, key: &FlowKey) -> Option<Self::Flow>;
     /// Notes a packet: flags are replaced.
     fn touch(&mut self, flow: Self::Flow, flags: u32, seen_s: u32, next_seq: u32);
     /// Notes the way out.
@@ -123,11 +129,12 @@ pub trait World {
     fn tracked(&self, key: &FlowKey) -> Option<Tracked>;
     /// Notes such a flow, or that it is still there.
     fn track(&mut self, key: &FlowKey, tracked: &Tracked);
-    /// Counts a packet of `len` bytes to a backend, and tells the way there as it was last found on
-    /// this CPU.
-    fn to_backend(&mut self, backend: BackendId, len: u32) -> Hop;
-    /// Notes that way.
-    fn set_backend_hop(&mut self, backend: BackendId, hop: &Hop);
+    /// What was sent to a backend from this CPU, and the way there as it was last found on it.
+    fn sent(&self, backend: BackendId) -> Option<Self::Sent>;
+    /// Counts a packet of `len` bytes more.
+    fn count_sent(&mut self, sent: Self::Sent, len: u32);
+    /// Notes the way there.
+    fn set_way(&mut self, sent: Self::Sent, hop: &Hop);
 }
 
 /// One entry of a flow to be made; see [`Flow`].
