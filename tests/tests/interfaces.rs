@@ -1,10 +1,12 @@
 //! The packet programs are where packets come: interfaces are followed as they come and go, what
 //! cannot be is told, and nothing is left behind.
 
-use std::net::SocketAddr;
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client};
+use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client, udp_echo};
 use lb_tests::{prog_run, wait};
 use serde_json::Value;
 
@@ -175,4 +177,92 @@ fn a_backend_that_is_added_moves_from_the_agent_to_packets_when_an_interface_com
         (path() == "container").then_some(())
     });
     wait::until("a visit", || visit(&net, 2).ok());
+}
+
+/// Packet programs that are attached.
+fn attached(agent: &Agent<'_>) -> usize {
+    let pins = fs::read_dir(agent.pin_dir().join("links")).unwrap();
+    let names = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|name| name.starts_with("lb_xdp_") || name.starts_with("lb_tc_"))
+        .count()
+}
+
+#[track_caller]
+fn wait_until_all_is_off(agent: &Agent<'_>) {
+    wait::until("the programs to be off", || {
+        let told = &agent.status()["agent"]["packets"];
+        told.is_null().then_some(())
+    });
+    assert_eq!(attached(agent), 0);
+}
+
+#[test]
+fn clients_of_the_last_backend_are_told_that_it_is_gone_and_then_the_programs_go() {
+    let net = Net::new();
+    let backend = SocketAddr::new(CONTAINER[0], 5000);
+    bulk_server(&net.container, backend);
+    let agent = Agent::start(&net.balancer, &services(""));
+    let to = SocketAddr::new(VIP[0], 80);
+    let mut open: Vec<Bulk> = net.clients.run(|| {
+        let connect = |n| Bulk::connect(client(n)[0], to).unwrap();
+        (1..=8).map(connect).collect()
+    });
+    // What the flow table knows of them is behind within the same second.
+    for bulk in &mut open {
+        bulk.transfer(1000, 1000).unwrap();
+        bulk.transfer(5000, 5000).unwrap();
+    }
+    agent.ok(&["remove-backend", &backend.to_string()]);
+    for bulk in &mut open {
+        assert_eq!(bulk.end().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    wait_until_all_is_off(&agent);
+    agent.ok(&["add-backend", &backend.to_string()]);
+    visit(&net, 9).unwrap();
+}
+
+/// An agent without a backend any more, and a client that has not heard of it.
+fn bereft<'a>(net: &'a Net) -> (Agent<'a>, UdpSocket) {
+    let backend = SocketAddr::new(CONTAINER[0], 5000);
+    udp_echo(&net.container, backend);
+    let services = services("").replace("name = 'web'", "name = 'web'\nmode = 'udp'");
+    let agent = Agent::start(&net.balancer, &services);
+    let socket = net.clients.run(|| UdpSocket::bind((client(1)[0], 0)));
+    let socket = socket.unwrap();
+    socket.connect(SocketAddr::new(VIP[0], 80)).unwrap();
+    let patience = Some(Duration::from_millis(500));
+    socket.set_read_timeout(patience).unwrap();
+    wait::until("an answer", || ask(&socket).ok());
+    agent.ok(&["remove-backend", &backend.to_string()]);
+    (agent, socket)
+}
+
+fn ask(socket: &UdpSocket) -> std::io::Result<usize> {
+    socket.send(b"hello")?;
+    socket.recv(&mut [0; 100])
+}
+
+#[test]
+fn the_next_agent_too_waits_for_clients_of_the_last_backend_to_be_told() {
+    let net = Net::new();
+    let (mut agent, socket) = bereft(&net);
+    agent.kill();
+    agent.start_again();
+    let found = place(&agent, "eth0").unwrap_or_else(|| panic!("{:#}", agent.status()));
+    assert_eq!(found["why"], "until flows of before are over");
+    assert!(attached(&agent) > 0);
+    let refused = ask(&socket).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    wait_until_all_is_off(&agent);
+}
+
+#[test]
+fn a_purge_waits_for_no_client() {
+    let net = Net::new();
+    let (mut agent, _socket) = bereft(&net);
+    assert!(attached(&agent) > 0);
+    agent.ok(&["stop", "--purge"]);
+    agent.wait_for_end();
+    assert!(!agent.pin_dir().exists());
 }

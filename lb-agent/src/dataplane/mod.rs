@@ -170,6 +170,11 @@ pub trait DataPlane: Send {
     fn follow(&mut self, _wanted: &[Wanted]) -> Vec<InterfaceState> {
         Vec::new()
     }
+    /// Where the packet programs are, which stay there as long as flows are left: their ends are to
+    /// be told that they are over. Empty when there are none.
+    fn linger(&mut self) -> Vec<InterfaceState> {
+        Vec::new()
+    }
     /// Routes or neighbours have changed: what the packet programs found of them is not trusted.
     fn distrust_routes(&mut self) -> Result<(), Error> {
         Ok(())

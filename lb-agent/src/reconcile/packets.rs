@@ -20,6 +20,13 @@ use crate::state::packets::{self, Ports};
 /// How often neighbours are asked for, and slots are looked at.
 const OFTEN: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether flows are left of backends that are all gone.
+const LEAVING: Duration = Duration::from_millis(250);
+
+/// For how long the programs stay for such flows. Clients of TCP are told within some seconds; those
+/// of UDP when they send.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// What the reconciler knows of the network.
 pub(super) struct Surveyed {
     pub(super) network: Network,
@@ -29,6 +36,8 @@ pub(super) struct Surveyed {
     /// What stood in the way.
     pub(super) problems: Vec<String>,
     next: Option<Instant>,
+    /// No backend is on a packet path any more: when the programs go at the latest.
+    leaving: Option<Instant>,
     /// Whether what an earlier agent has left on interfaces was looked at.
     adopted: bool,
 }
@@ -41,6 +50,7 @@ impl Surveyed {
             interfaces: Vec::new(),
             problems: Vec::new(),
             next: None,
+            leaving: None,
             adopted: false,
         }
     }
@@ -94,7 +104,7 @@ impl Reconciler {
 
     /// What there is to tell of the packet paths; `None` where they are not in use.
     pub(super) fn packet_status(&self) -> Result<Option<PacketStatus>, dataplane::Error> {
-        if !packets::in_use(&self.desired) {
+        if !packets::in_use(&self.desired) && self.surveyed.interfaces.is_empty() {
             return Ok(None);
         }
         let figures = self.plane.packet_figures()?;
@@ -107,14 +117,11 @@ impl Reconciler {
     /// Has the programs where `desired` needs them, and neighbours known.
     pub(super) fn follow(&mut self, desired: &Desired) {
         if !packets::in_use(desired) {
-            if self.surveyed.next.take().is_some() || !self.surveyed.adopted {
-                self.surveyed.interfaces = self.plane.follow(&[]);
-            }
-            self.surveyed.adopted = true;
-            self.surveyed.problems.clear();
+            self.leave();
             return;
         }
         self.surveyed.adopted = true;
+        self.surveyed.leaving = None;
         let survey = self.surveyed.network.survey();
         let config = &self.config.agent.packet;
         let wanted = wanted(&survey, config, desired);
@@ -150,6 +157,25 @@ impl Reconciler {
             tracing::warn!(error = %chain(&error), "slots stay as they are");
         }
         self.surveyed.next = Some(Instant::now() + OFTEN);
+    }
+
+    /// Takes the programs off, those of an earlier agent too, when nothing is left for them to do.
+    fn leave(&mut self) {
+        let now = Instant::now();
+        let surveyed = &mut self.surveyed;
+        surveyed.problems.clear();
+        if surveyed.next.take().is_none() && surveyed.adopted {
+            return;
+        }
+        surveyed.adopted = true;
+        let until = *surveyed.leaving.get_or_insert(now + LINGER);
+        surveyed.interfaces = self.plane.linger();
+        if now < until && !surveyed.interfaces.is_empty() {
+            surveyed.next = Some(now + LEAVING);
+            return;
+        }
+        surveyed.leaving = None;
+        surveyed.interfaces = self.plane.follow(&[]);
     }
 }
 

@@ -503,6 +503,10 @@ impl DataPlane for Bpf {
         Bpf::packets(self).follow(wanted)
     }
 
+    fn linger(&mut self) -> Vec<InterfaceState> {
+        Bpf::packets(self).linger()
+    }
+
     fn distrust_routes(&mut self) -> Result<(), Error> {
         Bpf::packets(self)
             .distrust_routes()

@@ -121,6 +121,32 @@ impl Attachments {
             .collect()
     }
 
+    /// Where programs are that stay for a while, which nobody follows.
+    pub(super) fn left(&self) -> Vec<InterfaceState> {
+        let state = |name: String, mode: &str| InterfaceState {
+            name,
+            mode: mode.to_owned(),
+            why: Some("until flows of before are over".to_owned()),
+        };
+        if self.adopted {
+            let attached = self.attached.values();
+            let attached = attached
+                .filter(|(wanted, found)| found.mode != "none" && self.is_attached(wanted, found));
+            return attached
+                .map(|(_, found)| state(found.name.clone(), &found.mode))
+                .collect();
+        }
+        pins(&self.pin_dir)
+            .into_iter()
+            .filter(|(pin, program, _)| *program != EGRESS && link::is_live(pin))
+            .map(|(_, program, index)| {
+                let mode = if program == XDP { "xdp" } else { "tcx" };
+                let name = nix::net::if_::if_indextoname(index).unwrap_or_default();
+                state(name.to_string_lossy().into_owned(), mode)
+            })
+            .collect()
+    }
+
     fn follow_one(&mut self, wanted: &Wanted) -> InterfaceState {
         if let Some((before, state)) = self.attached.get(&wanted.index)
             && before == wanted

@@ -101,6 +101,8 @@ pub(super) struct Packets {
     dsr: dsr::Tables,
     attachments: attach::Attachments,
     sweeper: Option<Arc<sweep::Sweeper>>,
+    /// The walk over the flows after which no backend has had a target.
+    bereft_at: Option<u64>,
     /// Targets of backends whose flows have been closed.
     closed: std::collections::HashMap<BackendId, Target>,
     ages: PacketSettings,
@@ -144,6 +146,7 @@ impl Packets {
             dsr: dsr::Tables::new(tables, pinned(pin_dir, "DSR_TABLES")?),
             attachments: attach::Attachments::new(object, pin_dir),
             sweeper: None,
+            bereft_at: None,
             closed: std::collections::HashMap::new(),
             ages,
             pin_dir: pin_dir.to_owned(),
@@ -240,11 +243,37 @@ impl Packets {
             tracing::warn!(%error, "what interfaces can do is not known to the programs");
         }
         let states = self.attachments.follow(wanted);
-        if !wanted.is_empty() && self.sweeper.is_none() {
+        self.bereft_at = None;
+        if !wanted.is_empty() {
+            self.start_to_sweep();
+        }
+        states
+    }
+
+    fn start_to_sweep(&mut self) -> Option<&sweep::Sweeper> {
+        if self.sweeper.is_none() {
             match sweep::start(&self.pin_dir, self.ages) {
                 Ok(sweeper) => self.sweeper = Some(sweeper),
                 Err(error) => tracing::error!(%error, "flows that are over are not taken out"),
             }
+        }
+        self.sweeper.as_deref()
+    }
+
+    /// Where programs are, those of an earlier agent included, as long as there are flows: nobody
+    /// else can tell their ends what the kernel's own stack does not know.
+    pub(super) fn linger(&mut self) -> Vec<InterfaceState> {
+        let states = self.attachments.left();
+        if states.is_empty() {
+            return states;
+        }
+        let Some(swept) = self.start_to_sweep().map(sweep::Sweeper::swept) else {
+            return Vec::new();
+        };
+        // The walk that is under way may have begun before.
+        let first = *self.bereft_at.get_or_insert(swept.walks) + 2;
+        if swept.walks >= first && swept.established + swept.opening == 0 {
+            return Vec::new();
         }
         states
     }
