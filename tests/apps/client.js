@@ -1,5 +1,5 @@
-// Socket.IO and WebSocket clients with addresses of their own, told what to do by lines of JSON:
-//   {"do":"open","kind":"polling"|"websocket"|"both"|"ws","url":…,"from":[address, …]}
+// Socket.IO, WebSocket and HTTP/2 clients with addresses of their own, told what to do by lines of JSON:
+//   {"do":"open","kind":"polling"|"websocket"|"both"|"ws"|"h2","url":…,"from":[address, …]}
 //   {"do":"echo","size":N}   every client sends N bytes and waits for them to come back
 //   {"do":"ports"}           the port of the copy that each client is on, by address
 //   {"do":"counts"}          how many clients are on each copy, by its port
@@ -7,9 +7,13 @@
 //   {"do":"errors"}          what clients were told that went wrong, each with its times
 //   {"do":"close"}
 //   {"do":"forget"}          closes all, and has none any more
+// An "h2" client has one connection, over TLS without a look at the certificate, asks on it all the
+// time, and notes requests that fail.
 // Each is answered by one line: {"ok":…} or {"error":…}.
 'use strict';
 const http = require('http');
+const http2 = require('http2');
+const tls = require('tls');
 const readline = require('readline');
 const { io } = require('socket.io-client');
 const WebSocket = require('ws');
@@ -67,10 +71,49 @@ function openWs(url, from) {
   });
 }
 
+// One request; its answer's text.
+function ask(session, headers, body) {
+  return new Promise((done, fail) => {
+    const stream = session.request(headers);
+    const parts = [];
+    let status = 0;
+    stream.on('response', (answer) => { status = answer[':status']; });
+    stream.on('data', (data) => parts.push(data));
+    stream.on('error', fail);
+    stream.on('close', () => {
+      if (status === 200) done(Buffer.concat(parts).toString());
+      else fail(new Error(`status ${status}`));
+    });
+    stream.end(body);
+  });
+}
+
+async function openH2(url, from) {
+  const { hostname: host, port } = new URL(url);
+  const session = http2.connect(url, { createConnection: () => tls.connect({
+    host, port: port || 443, localAddress: from, ALPNProtocols: ['h2'], rejectUnauthorized: false }) });
+  const client = { from, lost: 0, port: null };
+  const over = () => { client.lost += 1; clearInterval(client.timer); };
+  session.on('error', () => {});
+  session.on('goaway', over);
+  session.on('close', over);
+  client.close = () => { clearInterval(client.timer); session.destroy(); };
+  client.echo = (text) => ask(session, { ':method': 'POST', ':path': '/echo' }, text);
+  const id = () => ask(session, { ':path': '/id' });
+  client.port = JSON.parse(await id()).port;
+  client.timer = setInterval(() => {
+    // What fails with the connection is told by that.
+    id().catch((error) => { if (!client.lost && !session.destroyed) note(error); });
+  }, 100);
+  return client;
+}
+
+const openers = { ws: openWs, h2: openH2 };
 const transports = { polling: ['polling'], websocket: ['websocket'], both: ['polling', 'websocket'] };
 const actions = {
   async open({ kind, url, from }) {
-    const one = (address) => (kind === 'ws' ? openWs(url, address) : openSocketIo(url, address, transports[kind]));
+    const one = (address) => (openers[kind]
+      ? openers[kind](url, address) : openSocketIo(url, address, transports[kind]));
     // A few at a time, as clients come.
     for (let i = 0; i < from.length; i += 20) {
       const opened = await within(50000, 'open', Promise.all(from.slice(i, i + 20).map(one)));

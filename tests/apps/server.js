@@ -1,5 +1,6 @@
 // One copy of a web application: Express, Socket.IO and plain WebSockets.
 // usage: node server.js HOST PORT, or PATH NUMBER for a unix socket. Prints "listening" once it does.
+// It calls itself by its port, or by NUMBER from the environment.
 'use strict';
 const http = require('http');
 const express = require('express');
@@ -8,9 +9,11 @@ const { WebSocketServer } = require('ws');
 
 const [host, port] = [process.argv[2], Number(process.argv[3])];
 const app = express();
-const me = (req) => ({ pid: process.pid, port, remote: req.socket.remoteAddress });
+const number = Number(process.env.NUMBER || port);
+const me = (req) => ({ pid: process.pid, port: number, remote: req.socket.remoteAddress });
 
 app.get('/id', (req, res) => res.json(me(req)));
+app.post('/echo', (req, res) => req.pipe(res));
 
 // What Express makes of a request. TRUST_PROXY is its setting of that name, in JSON.
 app.set('trust proxy', JSON.parse(process.env.TRUST_PROXY || '1'));

@@ -32,18 +32,32 @@ pub fn serve(host: &Host, script: &str, listen: SocketAddr, dir: &Path) -> Proce
     process
 }
 
-/// The web application on a unix socket, or with settings in its environment (`TRUST_PROXY`); it
-/// listens when this returns.
+/// The web application on a unix socket, or with settings in its environment (`TRUST_PROXY`,
+/// `NUMBER`); it listens when this returns.
 pub fn serve_with(
     host: &Host,
     listen: [&str; 2],
     settings: &[(&str, &str)],
     dir: &Path,
 ) -> Process {
+    serve_as(host, "server.js", listen, settings, dir)
+}
+
+/// The same of another application.
+pub fn serve_as(
+    host: &Host,
+    script: &str,
+    listen: [&str; 2],
+    settings: &[(&str, &str)],
+    dir: &Path,
+) -> Process {
     let mut command = host.command("node");
-    command.arg(apps_dir().join("server.js")).args(listen);
+    command.arg(apps_dir().join(script)).args(listen);
     command.envs(settings.iter().copied());
-    let name = listen.join("-").replace('/', "_");
+    let name = [&[script], &listen[..]]
+        .concat()
+        .join("-")
+        .replace('/', "_");
     let mut process = Process::start(command, &dir.join(format!("{name}.log")));
     process.wait_for("listening");
     process
@@ -68,11 +82,12 @@ impl Clients {
         ))
     }
 
-    /// Opens one client of `kind` (`polling`, `websocket`, `both`, `ws`) from each address.
+    /// Opens one client of `kind` (`polling`, `websocket`, `both`, `ws`, `h2`) from each address.
     #[track_caller]
     pub fn open(&mut self, kind: &str, to: SocketAddr, from: &[IpAddr]) {
+        let scheme = if kind == "h2" { "https" } else { "http" };
         let opened = self.tell(json!({
-            "do": "open", "kind": kind, "url": format!("http://{to}"), "from": from,
+            "do": "open", "kind": kind, "url": format!("{scheme}://{to}"), "from": from,
         }));
         assert!(opened.as_u64() >= Some(from.len() as u64), "{opened}");
     }
@@ -107,7 +122,7 @@ impl Clients {
         serde_json::from_value(self.tell(json!({ "do": "disconnects" }))).unwrap()
     }
 
-    /// What Socket.IO clients were told that went wrong, each with how many times.
+    /// What Socket.IO and HTTP/2 clients were told that went wrong, each with how many times.
     #[track_caller]
     pub fn errors(&mut self) -> BTreeMap<String, usize> {
         serde_json::from_value(self.tell(json!({ "do": "errors" }))).unwrap()

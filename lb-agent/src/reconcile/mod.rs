@@ -282,8 +282,8 @@ impl Reconciler {
     }
 
     /// Ends the userspace paths: what is open may go on for `grace`, on the L7 path for as long as
-    /// its services say. A new agent can start meanwhile. Where one is to be expected, everybody is
-    /// served as before until the L7 path has ended, or there is no more time than `grace`.
+    /// its services say. A new agent can start meanwhile. Where one is to be expected, the others go
+    /// on as before until the L7 path has ended.
     pub async fn wind_down(self, grace: Duration, newcomers: Newcomers) {
         let http = self.desired.services.iter().filter_map(|s| s.http.as_ref());
         let drains = http.map(|http| http.settings.timeouts.drain);
@@ -300,7 +300,7 @@ impl Reconciler {
         let mut http = std::pin::pin!(l7.wind_down(longest, newcomers));
         let before = match newcomers {
             Newcomers::Refused => Duration::ZERO,
-            Newcomers::Wait | Newcomers::Served => longest.saturating_sub(grace),
+            Newcomers::Wait | Newcomers::Served => longest,
         };
         let over = tokio::time::timeout(before, &mut http).await.is_ok();
         let http = async {

@@ -57,6 +57,11 @@ impl Disruption {
         self.cost.ends.contains(&way) && self.concerns(Some(port))
     }
 
+    /// Whether requests by `way` may be lost.
+    pub(crate) fn loses(&self, way: Way) -> bool {
+        self.cost.loses.contains(&way)
+    }
+
     /// Whether figures of the copy at `address` may begin anew.
     pub(crate) fn renews(&self, port: u16) -> bool {
         self.cost.ports.contains(&port)

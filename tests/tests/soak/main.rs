@@ -1,5 +1,5 @@
-//! Everything at once and at random, from a seed that is printed: a service on each path under load
-//! and with WebSockets open, while the agent, backends, disk, network, clock, limits and callers do
+//! Everything at once and at random, from a seed that is printed: a service on each path, by TCP, UDP,
+//! HTTP/1 and HTTP/2, under load and with WebSockets open, while the agent, backends, disk, network, clock, limits and callers do
 //! their worst. What must hold is checked after each act and at the end. Twenty-five seconds, or as
 //! long as LB_SOAK_SECONDS says (`cargo xtask test soak --minutes 10`).
 //!
@@ -10,6 +10,7 @@
 mod acts;
 mod figures;
 mod judge;
+mod lanes;
 mod sessions;
 mod world;
 

@@ -1,4 +1,4 @@
-//! WebSockets that stay open on each way, and one connection over TLS: those on a backend that
+//! WebSockets and connections of HTTP/2 that stay open, and one over TLS: those on a backend that
 //! nothing happens to live through everything.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +13,17 @@ use lb_tests::wait;
 use crate::judge::Disruption;
 use crate::world::{TLS, Way};
 
-/// Open WebSockets on one way.
+/// Open WebSockets on one way, or connections of HTTP/2.
 pub(crate) struct Sessions {
     way: Way,
     from: Vec<IpAddr>,
     clients: Clients,
     /// Which copy each is on.
     ports: BTreeMap<IpAddr, u16>,
+    /// Requests that failed before the last look.
+    failed: usize,
+    /// Whether they might, when it was looked last.
+    might_fail: bool,
 }
 
 impl Sessions {
@@ -29,13 +33,16 @@ impl Sessions {
             from,
             clients: Clients::new(host, dir, &format!("{way:?}")),
             ports: BTreeMap::new(),
+            failed: 0,
+            might_fail: false,
         };
         sessions.begin();
         sessions
     }
 
     fn begin(&mut self) {
-        self.clients.open("ws", self.way.address(), &self.from);
+        let kind = if self.way == Way::Http2 { "h2" } else { "ws" };
+        self.clients.open(kind, self.way.address(), &self.from);
         self.ports = self.clients.ports();
     }
 
@@ -61,12 +68,27 @@ impl Sessions {
             "{what}: WebSockets ended by {:?}: {needless:?}",
             self.way
         );
+        self.check_requests(disruption);
         if ended.is_empty() {
             self.clients.echo(1000);
         } else {
             self.clients.forget();
             self.begin();
         }
+    }
+
+    /// Requests fail by what may lose them only, perhaps a moment later.
+    fn check_requests(&mut self, disruption: &Disruption) {
+        let errors = self.clients.errors();
+        let failed = errors.values().sum();
+        let might_fail = disruption.loses(self.way);
+        assert!(
+            failed == self.failed || might_fail || self.might_fail,
+            "{}: requests by {:?} failed: {errors:?}",
+            disruption.what,
+            self.way
+        );
+        (self.failed, self.might_fail) = (failed, might_fail);
     }
 }
 

@@ -21,6 +21,7 @@ use serde_json::Value;
 use crate::acts::Act;
 use crate::figures::{Counters, Size};
 use crate::judge::{Disruption, Judge};
+use crate::lanes::{self, Inside};
 use crate::sessions::{Secure, Sessions};
 
 /// How requests get to an application.
@@ -34,10 +35,27 @@ pub(crate) enum Way {
     Http,
     /// Packets are rewritten to a container.
     Nat,
+    /// Packets are sent on as they are to a host that answers clients itself.
+    Dsr,
+    /// The kernel hands datagrams to the application's socket.
+    Datagrams,
+    /// Datagrams are rewritten to a container.
+    NatDatagrams,
+    /// The agent reads requests of HTTP/2 over TLS.
+    Http2,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 4] = [Self::Socket, Self::Proxy, Self::Http, Self::Nat];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Socket,
+        Self::Proxy,
+        Self::Http,
+        Self::Nat,
+        Self::Dsr,
+        Self::Datagrams,
+        Self::NatDatagrams,
+        Self::Http2,
+    ];
 
     pub(crate) fn address(self) -> SocketAddr {
         match self {
@@ -45,6 +63,24 @@ impl Way {
             Self::Proxy => SERVICE_V6,
             Self::Http => SocketAddr::new(SERVICE_V4.ip(), 81),
             Self::Nat => SocketAddr::new(SERVICE_V4.ip(), 90),
+            Self::Dsr => lanes::DIRECT,
+            Self::Datagrams => SocketAddr::new(SERVICE_V4.ip(), 5300),
+            Self::NatDatagrams => SocketAddr::new(SERVICE_V4.ip(), 91),
+            Self::Http2 => TLS,
+        }
+    }
+
+    pub(crate) fn is_udp(self) -> bool {
+        matches!(self, Self::Datagrams | Self::NatDatagrams)
+    }
+
+    /// One visit from a client.
+    pub(crate) fn visit(self, from: IpAddr) -> std::io::Result<http::Answer> {
+        match self {
+            Self::Datagrams | Self::NatDatagrams => lanes::ask(from, self.address()),
+            // What is under it is all that matters here.
+            Self::Http2 => http::ask_well(&http::connect(from, Self::Http.address())?),
+            _ => http::ask_well(&http::connect(from, self.address())?),
         }
     }
 }
@@ -78,7 +114,10 @@ impl App {
         all.extend((5010..5012).map(|port| local("app", port)));
         let path = dir.join("app.sock");
         all.push(app("app", 5012, format!("unix:{}", path.display())));
-        all.extend((5020..5022).map(|port| app("far", port, format!("{}:{port}", CONTAINER[0]))));
+        let inside = |service, port: u16| app(service, port, format!("{}:{port}", CONTAINER[0]));
+        all.extend((5020..5022).map(|port| inside("far", port)));
+        all.extend((5040..5042).map(|port| inside("echo", port)));
+        all.extend(lanes::apps().map(|(service, port, address)| app(service, port, address)));
         all
     }
 
@@ -87,7 +126,10 @@ impl App {
         match self.service {
             "web" => &[Way::Socket],
             "six" => &[Way::Proxy],
-            "app" => &[Way::Http],
+            "app" => &[Way::Http, Way::Http2],
+            "direct" => &[Way::Dsr],
+            "near" => &[Way::Datagrams],
+            "echo" => &[Way::NatDatagrams],
             _ => &[Way::Nat],
         }
     }
@@ -104,7 +146,20 @@ impl App {
             }
             None => self.address.split(':').next().expect("an address"),
         };
-        self.process = Some(node::serve_with(host, [listen, &port], &[], dir));
+        let (script, listen, port) = match self.service {
+            "direct" => ("server.js", ["10.96.0.1", "8300"], port.as_str()),
+            // Which answers from the address that was asked.
+            "near" => ("udp.js", ["0.0.0.0", "5300"], port.as_str()),
+            "echo" => ("udp.js", [listen, &port], port.as_str()),
+            _ => ("server.js", [listen, &port], port.as_str()),
+        };
+        self.process = Some(node::serve_as(
+            host,
+            script,
+            listen,
+            &[("NUMBER", port)],
+            dir,
+        ));
     }
 }
 
@@ -118,7 +173,7 @@ pub(crate) struct Settings {
 /// All of it.
 pub(crate) struct World<'a> {
     pub(crate) hosts: &'a Hosts,
-    container: Host,
+    inside: Inside,
     // Unmounted before the agent's directory is removed.
     pub(crate) disk: Disk,
     pub(crate) agent: Agent<'a>,
@@ -149,7 +204,7 @@ impl<'a> World<'a> {
         hosts
             .balancer
             .set("net/ipv6/conf/all/keep_addr_on_down", "1");
-        let container = hosts.container();
+        let inside = Inside::new(hosts);
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new(dir.path());
         let certificate = authority.issue("soak", &["soak.test"]);
@@ -161,11 +216,7 @@ impl<'a> World<'a> {
         let mut apps = App::all(dir.path());
         std::thread::scope(|scope| {
             for app in &mut apps {
-                let host = if app.service == "far" {
-                    &container
-                } else {
-                    &hosts.balancer
-                };
+                let host = inside.host_of(app, hosts);
                 let dir = dir.path();
                 scope.spawn(move || app.start(host, dir));
             }
@@ -181,7 +232,7 @@ impl<'a> World<'a> {
         let secure = Secure::open(&hosts.clients, &authority);
         let mut world = Self {
             hosts,
-            container,
+            inside,
             disk,
             agent,
             clock,
@@ -215,7 +266,13 @@ impl<'a> World<'a> {
     /// Clients begin to come, on every way.
     fn come(&mut self) {
         let host = &self.hosts.clients;
-        self.sessions = [(Way::Socket, 101), (Way::Nat, 121), (Way::Http, 141)]
+        let lanes = [
+            (Way::Socket, 101),
+            (Way::Nat, 121),
+            (Way::Http, 141),
+            (Way::Http2, 161),
+        ];
+        self.sessions = lanes
             .into_iter()
             .map(|(way, first)| {
                 let from: Vec<IpAddr> = (first..first + 12).map(client_v4).collect();
@@ -229,12 +286,13 @@ impl<'a> World<'a> {
             (Way::Proxy, v6),
             (Way::Http, v4(41)),
             (Way::Nat, v4(61)),
+            (Way::Dsr, v4(81)),
+            (Way::Datagrams, v4(1)),
+            (Way::NatDatagrams, v4(21)),
         ] {
             let load = match way {
                 Way::Http => Load::visiting(host, &from, 50, keep_alive),
-                _ => Load::visiting(host, &from, 30, move || {
-                    move |from| http::ask_well(&http::connect(from, way.address())?)
-                }),
+                _ => Load::visiting(host, &from, 30, move || move |from| way.visit(from)),
             };
             self.loads.push((way, load));
         }
@@ -347,11 +405,7 @@ impl<'a> World<'a> {
     pub(crate) fn restart_app(&mut self, index: usize) {
         let app = &mut self.apps[index];
         app.process = None;
-        let host = if app.service == "far" {
-            &self.container
-        } else {
-            &self.hosts.balancer
-        };
+        let host = self.inside.host_of(app, self.hosts);
         app.start(host, self._dir.path());
     }
 
@@ -423,14 +477,18 @@ fn text(settings: &Settings, apps: &[App], certificate: &Files) -> String {
         own.map(one).collect::<Vec<_>>().join(", ")
     };
     format!(
-        "metrics = '127.0.0.1:9600'\n\
+        "metrics = '127.0.0.1:9600'\nflow_timeouts = {{ udp = '5s' }}\n\
          [[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nbackends = [{}]\n\
          [[service]]\nname = 'six'\nlisten = ['[::]:80']\nbackends = [{}]\n\
          [[service]]\nname = 'app'\nmode = 'http'\nlisten = ['0.0.0.0:81']\nbackends = [{}]\n\
          [service.tls]\nlisten = ['0.0.0.0:443']\ncertificates = [{}]\nmin_version = '{}'\n\
          [service.http]\n{}\ntimeouts = {{ drain = '{}s' }}\n\
          [[service]]\nname = 'far'\nlisten = ['{}']\nbackends = [{}]\n\
-         [service.health]\ntype = 'tcp'\ninterval = '200ms'\ntimeout = '2s'\n",
+         [service.health]\ntype = 'tcp'\ninterval = '200ms'\ntimeout = '2s'\n\
+         [[service]]\nname = 'near'\nmode = 'udp'\nlisten = ['10.99.0.1:5300']\nbackends = [{}]\n\
+         [[service]]\nname = 'echo'\nmode = 'udp'\nlisten = ['{}']\nbackends = [{}]\n\
+         [[service]]\nname = 'direct'\nlisten = ['{}']\npath = 'dsr'\nencapsulation = 'l2'\n\
+         backends = [{}]\n",
         backends("web"),
         backends("six"),
         backends("app"),
@@ -440,5 +498,10 @@ fn text(settings: &Settings, apps: &[App], certificate: &Files) -> String {
         DRAIN.as_secs(),
         Way::Nat.address(),
         backends("far"),
+        backends("near"),
+        Way::NatDatagrams.address(),
+        backends("echo"),
+        lanes::DIRECT,
+        backends("direct"),
     )
 }

@@ -16,8 +16,8 @@ use crate::world::{DRAIN, Way, World};
 /// nobody's memory is lost.
 fn death() -> Cost {
     Cost {
-        loses: &[Way::Proxy, Way::Http],
-        ends: &[Way::Http],
+        loses: &[Way::Proxy, Way::Http, Way::Http2],
+        ends: &[Way::Http, Way::Http2],
         ..Cost::default()
     }
 }
@@ -36,7 +36,8 @@ pub(crate) fn restarted(world: &mut World<'_>) -> Cost {
 }
 
 /// The next one is started while the last one still reads requests: none is lost, only WebSockets
-/// for which the time of the last one was too short. Connections that it makes itself end with it.
+/// for which the time of the last one was too short, and connections over HTTP/2, which it tells to
+/// end. Who comes to the agent for other reasons is served by it until the next one does that.
 pub(crate) fn handed_over(world: &mut World<'_>) -> Cost {
     let begun = Instant::now();
     let mut last = world.agent.end();
@@ -46,11 +47,11 @@ pub(crate) fn handed_over(world: &mut World<'_>) -> Cost {
     Cost {
         // A machine may be too busy to start an agent in that time.
         loses: if in_time {
-            &[Way::Proxy]
+            &[]
         } else {
-            &[Way::Proxy, Way::Http]
+            &[Way::Proxy, Way::Http, Way::Http2]
         },
-        ends: &[Way::Http],
+        ends: &[Way::Http, Way::Http2],
         ..Cost::default()
     }
 }

@@ -9,14 +9,25 @@ use crate::judge::Cost;
 use crate::world::{Way, World};
 
 /// What it had open is lost; only where requests are read can one that is under way be answered, or
-/// be sent again.
+/// be sent again. Connections over HTTP/2 are the agent's.
 fn closed(port: u16, ways: &'static [Way]) -> Cost {
+    let by_request = ways.contains(&Way::Http);
     Cost {
-        loses: if ways == [Way::Http] { &[] } else { ways },
+        loses: if by_request { &[] } else { ways },
         moves: ways,
-        ends: ways,
-        ports: vec![port],
+        ends: if by_request { &[Way::Http] } else { ways },
+        ports: concerned(port, ways),
         logged: None,
+    }
+}
+
+/// The copies whose clients may move when something happens to one. Nobody is remembered on the
+/// `dsr` path, so that those who went to others come back.
+fn concerned(port: u16, ways: &[Way]) -> Vec<u16> {
+    if ways == [Way::Dsr] {
+        vec![5030, 5031]
+    } else {
+        vec![port]
     }
 }
 
@@ -59,12 +70,13 @@ pub(crate) fn removed(world: &mut World<'_>) -> Cost {
     change("add-backend");
     let logged = Some(format!("removed {}", app.address));
     world.wait_until_fit(port);
-    let told: &[Way] = if ways == [Way::Nat] { ways } else { &[] };
+    let by_packets = [Way::Nat, Way::NatDatagrams, Way::Dsr].contains(&ways[0]);
+    let told: &[Way] = if by_packets { ways } else { &[] };
     Cost {
         loses: told,
         moves: ways,
         ends: told,
-        ports: vec![port],
+        ports: concerned(port, ways),
         logged,
     }
 }
@@ -78,8 +90,10 @@ pub(crate) fn drained(world: &mut World<'_>) -> Cost {
     let when = when[world.random.below(2) as usize];
     let (port, ways) = drain(world, when);
     Cost {
+        // There is no other copy.
+        loses: if ways == [Way::Datagrams] { ways } else { &[] },
         moves: ways,
-        ports: vec![port],
+        ports: concerned(port, ways),
         ..Cost::default()
     }
 }

@@ -1,6 +1,6 @@
 //! Changes, one after the other and many at once, good and bad; crowds, and noise.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use lb_tests::http;
 use lb_tests::noise::{junk, shout};
 
 use crate::judge::Cost;
-use crate::world::{TLS, Way, World};
+use crate::world::{Way, World};
 
 fn other_settings(world: &mut World<'_>) {
     world.settings.weight = 1 + world.random.below(3);
@@ -100,8 +100,13 @@ pub(crate) fn noise(world: &mut World<'_>) -> Cost {
             shout(stream, &bytes);
         };
         world.hosts.clients.run(|| {
-            Way::ALL.map(Way::address).into_iter().for_each(shout_at);
-            shout_at(TLS);
+            let (datagrams, streams): (Vec<Way>, _) =
+                Way::ALL.into_iter().partition(|way| way.is_udp());
+            streams.into_iter().map(Way::address).for_each(shout_at);
+            for way in datagrams {
+                let socket = UdpSocket::bind((v4, 0)).unwrap();
+                let _ = socket.send_to(&bytes[..bytes.len().min(1000)], way.address());
+            }
         });
     }
     Cost::default()

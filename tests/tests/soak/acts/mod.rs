@@ -33,7 +33,7 @@ const fn dies(name: &'static str, play: fn(&mut World<'_>) -> Cost) -> Act {
     }
 }
 
-/// All of them. Some are more than once, as they are done to one of eleven applications.
+/// All of them. Some are more than once, as they are done to one of sixteen applications.
 pub(crate) const ACTS: [Act; 30] = [
     dies("agent killed", agent::killed),
     dies("agent restarted", agent::restarted),

@@ -1,7 +1,7 @@
 //! The disk, the clock and the network.
 
 use lb_tests::hosts::{client_v4, client_v6};
-use lb_tests::{http, wait};
+use lb_tests::wait;
 use serde_json::Value;
 
 use crate::judge::Cost;
@@ -67,7 +67,7 @@ fn reachable(world: &World<'_>) {
                 Way::Proxy => client_v6(30),
                 _ => client_v4(100),
             };
-            http::get(from, way.address()).is_ok()
+            way.visit(from).is_ok()
         };
         world
             .hosts
