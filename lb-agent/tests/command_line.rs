@@ -363,7 +363,8 @@ fn somebody_else_on_the_socket_is_no_agent() {
     drop(stream);
     let code = status.wait().unwrap().code();
     assert_eq!(code, Some(1));
-    assert!(started.elapsed() < Duration::from_secs(5));
+    // It does not go on trying, as it does when nobody listens.
+    assert!(started.elapsed() < Duration::from_secs(9));
 }
 
 #[test]

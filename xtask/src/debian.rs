@@ -87,7 +87,11 @@ pub(crate) fn ensure(packages: &[&str], what_for: &str) -> Result<()> {
     }
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
     arguments.extend(missing);
-    apt_get(&arguments)
+    apt_get(&arguments).or_else(|_| {
+        say("perhaps what apt has heard of these packages is out of date");
+        apt_get(&["update"])?;
+        apt_get(&arguments)
+    })
 }
 
 /// Whether apt has heard of the package.
@@ -142,6 +146,9 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     Command::new("apt-get")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args(["-q", "-o", "Dpkg::Use-Pty=0"])
+        // A machine that has just started may be looking for updates.
+        .args(["-o", "DPkg::Lock::Timeout=600"])
+        .args(["-o", "Acquire::Retries=3"])
         .args(arguments)
         .run_shown()
 }

@@ -305,7 +305,8 @@ async fn when_the_agent_stops_its_socket_goes() {
     let start = Instant::now();
     fake.stop.send(()).unwrap();
     fake.server.await.unwrap().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(2));
+    // It does not wait for the head of a request.
+    assert!(start.elapsed() < Duration::from_secs(4));
     assert!(!fake.path.exists());
     let error = Client::new(&fake.path).text(&Command::Status).await;
     assert!(matches!(error, Err(CallError::Unreachable { .. })));

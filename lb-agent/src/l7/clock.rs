@@ -144,8 +144,8 @@ mod tests {
     #[tokio::test]
     async fn a_deadline_comes_after_its_time_and_not_before() {
         let deadline = Deadline::new();
-        deadline.set(Some(Duration::from_millis(150)));
         let begun = Instant::now();
+        deadline.set(Some(Duration::from_millis(150)));
         tokio::select! {
             () = over(&deadline) => {}
             () = tick_forever() => {}

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{Candidate, Chooser, Ending, Farewell};
 
 /// Longest that anything may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for `future`, but not for ever.
 #[track_caller]

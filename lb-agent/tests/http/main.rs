@@ -30,7 +30,7 @@ use lb_agent::state::overlay::Overlay;
 use lb_agent::state::plan::plan;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An address of this host's that no other test uses.
 fn own_address() -> SocketAddr {
@@ -212,6 +212,15 @@ impl Client {
         String::from_utf8_lossy(&rest).into_owned()
     }
 
+    /// Whether something has come that nobody has read.
+    fn has_more(&mut self) -> bool {
+        let moment = Some(Duration::from_millis(20));
+        self.stream.set_read_timeout(moment).unwrap();
+        let seen = self.stream.peek(&mut [0; 1]);
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        matches!(seen, Ok(1))
+    }
+
     /// Nothing comes and the connection stays open.
     #[track_caller]
     fn is_silent(&mut self) {
@@ -289,6 +298,22 @@ impl Backend {
     #[track_caller]
     fn was_spared(&self) {
         assert!(self.try_accept(Duration::from_millis(50)).is_none());
+    }
+}
+
+/// The next connection of the proxy to one of two backends, and whether it is to the first.
+#[track_caller]
+fn either(first: &Backend, second: &Backend) -> (TcpStream, bool) {
+    let deadline = Instant::now() + PATIENCE;
+    let moment = Duration::from_millis(20);
+    loop {
+        if let Some(stream) = first.try_accept(moment) {
+            return (stream, true);
+        }
+        if let Some(stream) = second.try_accept(moment) {
+            return (stream, false);
+        }
+        assert!(Instant::now() < deadline, "a connection to either backend");
     }
 }
 

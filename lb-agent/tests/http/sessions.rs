@@ -15,15 +15,8 @@ fn handshake(version: u8) -> Session {
     let settings = "stickiness = 'socketio'\ntimeouts = { restart_grace = '60s' }";
     let proxy = Proxy::new(&[&one, &two], settings);
     let mut client = proxy.ask(&request("GET", version, ""));
-    let (stream, home, other) = loop {
-        let moment = std::time::Duration::from_millis(20);
-        if let Some(stream) = one.try_accept(moment) {
-            break (stream, one, two);
-        }
-        if let Some(stream) = two.try_accept(moment) {
-            break (stream, two, one);
-        }
-    };
+    let (stream, is_first) = super::either(&one, &two);
+    let (home, other) = if is_first { (one, two) } else { (two, one) };
     let mut connection = Client::new(stream);
     connection.head();
     let open = r#"0{"sid":"abc","upgrades":["websocket"],"pingInterval":25000}"#;
@@ -103,12 +96,8 @@ fn a_backend_that_has_forgotten_its_session_ends_it() {
     other.was_spared();
     // Of a session that was never here an application says what it likes.
     client.send(&request("GET", 4, "&sid=made-up"));
-    for backend in [&home, &other] {
-        if let Some(stream) = backend.try_accept(std::time::Duration::from_millis(300)) {
-            let mut connection = Client::new(stream);
-            connection.head();
-            connection.send(unknown);
-        }
-    }
+    let mut connection = Client::new(super::either(&home, &other).0);
+    connection.head();
+    connection.send(unknown);
     assert_eq!(client.status(), 400);
 }

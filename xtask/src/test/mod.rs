@@ -12,6 +12,7 @@
 mod apps;
 mod count;
 mod debian_root;
+mod leftovers;
 
 use crate::sh::{self, is_root, say};
 use crate::{build, host, setup};
@@ -149,6 +150,7 @@ impl Suite {
         setup::ensure_toolchain()?;
         build::build()?;
         host::mount_bpffs()?;
+        leftovers::remove();
         let mut environment = vec![
             ("LB_AGENT_BIN", build::agent()),
             ("LB_EBPF_OBJECT", build::object()),
