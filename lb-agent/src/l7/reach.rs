@@ -19,7 +19,7 @@ use super::stream::Stream;
 use super::upstream::Upstream;
 use super::visit::{Chosen, Visit};
 use crate::config::BackendAddress;
-use crate::proxy::header;
+use crate::proxy::{header, is_scarcity};
 
 /// How soon a backend that refused a connection is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
@@ -84,6 +84,10 @@ impl Way<'_> {
                         .chose(&upstream.name, why(reason), begun.elapsed());
                     snapshot.counts.chosen(self.target, Some(reason));
                     return Ok(Reached { upstream, active });
+                }
+                Err(error) if is_scarcity(&error) => {
+                    tracing::debug!(%error, backend = %address, "cannot connect");
+                    return Err(StatusCode::SERVICE_UNAVAILABLE);
                 }
                 Err(error) => {
                     tracing::debug!(%error, backend = %address, "cannot connect");

@@ -5,11 +5,13 @@
 //! and so is the choice of a backend, through [`Chooser`].
 
 use std::collections::HashSet;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use lb_common::abi::BackendId;
+use nix::libc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -22,6 +24,14 @@ pub mod front;
 pub mod header;
 pub mod tcp;
 pub mod udp;
+
+/// Whether what is missing are descriptors or memory, which is no backend's fault.
+pub(crate) fn is_scarcity(error: &io::Error) -> bool {
+    let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|code| scarce.contains(&code))
+}
 
 /// One place a client may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, asked_to_stop, header,
+    is_scarcity,
 };
 use crate::config::http::ProxyVersion;
 use crate::handover::Newcomers;
@@ -174,6 +175,9 @@ impl TcpProxy {
                 Ok(Ok(stream)) => return Some((stream, candidate)),
                 Ok(Err(error)) => {
                     debug!(%error, backend = %candidate.address, "cannot connect");
+                    if is_scarcity(&error) {
+                        return None;
+                    }
                 }
                 Err(_) => debug!(backend = %candidate.address, "no answer to a connection"),
             }
@@ -235,7 +239,6 @@ impl Backoff {
     /// How long to wait after `error`; `None` for errors of one connection, which is gone with it
     /// (accept(2), "Error handling").
     fn failed(&mut self, error: &io::Error) -> Option<Duration> {
-        let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
         let of_one_connection = [
             libc::ECONNABORTED,
             libc::EINTR,
@@ -253,7 +256,7 @@ impl Backoff {
             return None;
         }
         if self.pause.is_none() {
-            let hint = if scarce.contains(&code) {
+            let hint = if is_scarcity(error) {
                 "raise the limit on open files or memory"
             } else {
                 "unexpected"

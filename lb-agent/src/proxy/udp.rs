@@ -251,6 +251,9 @@ impl Flows {
                 }
                 Err(error) => {
                     debug!(%error, backend = %candidate.address, "cannot open a flow");
+                    if super::is_scarcity(&error) {
+                        return false;
+                    }
                     self.shared.chooser.failed(candidate.backend);
                     refused.push(candidate.backend);
                 }
