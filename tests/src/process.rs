@@ -49,6 +49,8 @@ impl Process {
     pub fn wait_for(&mut self, text: &str) -> String {
         let what = format!("a line with {text:?} from {}", self.output.display());
         let line = wait::until(&what, || {
+            // Asked first: it may print the line and end at once.
+            let has_ended = self.child.try_wait().unwrap().is_some();
             let printed = self.printed();
             // What comes after the last line break is not a whole line yet.
             let whole = printed.rsplit_once('\n').map_or("", |(lines, _)| lines);
@@ -56,7 +58,7 @@ impl Process {
             let found = lines.find(|(_, line)| line.contains(text));
             let found = found.map(|(number, line)| (number, line.to_owned()));
             assert!(
-                found.is_some() || self.child.try_wait().unwrap().is_none(),
+                found.is_some() || !has_ended,
                 "{what}, but it has ended:\n{}",
                 self.printed()
             );

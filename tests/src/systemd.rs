@@ -69,6 +69,12 @@ impl<'a> Systemd<'a> {
         system.init = wait::until("the first process", || {
             fs::read_to_string(&children).ok()?.trim().parse().ok()
         });
+        // Until then its root is still this machine's.
+        let name = format!("/proc/{}/comm", system.init);
+        wait::until("systemd to be the first process", || {
+            let name = fs::read_to_string(&name).unwrap_or_default();
+            (name == "systemd\n").then_some(())
+        });
         wait::until("systemd", || {
             let state = system.run(&["systemctl", "is-system-running"]).stdout;
             ["running\n", "degraded\n"]

@@ -231,7 +231,8 @@ fn bereft<'a>(net: &'a Net) -> (Agent<'a>, UdpSocket) {
     let socket = net.clients.run(|| UdpSocket::bind((client(1)[0], 0)));
     let socket = socket.unwrap();
     socket.connect(SocketAddr::new(VIP[0], 80)).unwrap();
-    let patience = Some(Duration::from_millis(500));
+    // An answer that comes late would be taken for that to the next question.
+    let patience = Some(Duration::from_secs(5));
     socket.set_read_timeout(patience).unwrap();
     wait::until("an answer", || ask(&socket).ok());
     agent.ok(&["remove-backend", &backend.to_string()]);

@@ -59,7 +59,7 @@ const SERVICES: &str = "[agent]\nmax_clients = 4096\nl7_workers = 1\n\
 fn ask_udp(client: IpAddr, to: SocketAddr) -> io::Result<http::Answer> {
     let socket = UdpSocket::bind((client, 0))?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
     socket.send(b"?")?;
     socket.recv(&mut [0; 100])?;
     Ok(http::Answer {
