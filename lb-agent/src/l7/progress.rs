@@ -22,9 +22,6 @@ pub(super) enum Phase {
     Answer,
 }
 
-/// How long a client may take to make room for more of an answer.
-const WRITE: Duration = Duration::from_secs(60);
-
 /// The state of one request at a time.
 pub(super) struct Progress {
     phase: Cell<Phase>,
@@ -118,13 +115,13 @@ impl Progress {
         self.too_large.set(true);
     }
 
-    /// A write to the client was taken, or was not.
-    pub(super) fn wrote(&self, taken: bool) {
+    /// A write to the client was taken, or was not: then it has to be within this time.
+    pub(super) fn wrote(&self, taken: bool, within: Option<Duration>) {
         if self.phase.get() != Phase::Answer {
             return;
         }
         if !taken && !self.stalled.replace(true) {
-            self.deadline.set(Some(WRITE));
+            self.deadline.set(within);
         } else if taken && self.stalled.replace(false) {
             self.deadline.set(None);
         }

@@ -58,6 +58,8 @@ pub(super) struct Visit {
     under_way: Cell<u32>,
     idle: Cell<Duration>,
     head: Cell<Duration>,
+    /// How long it may take to make room for more of an answer.
+    pub(super) send: Cell<Option<Duration>>,
 }
 
 /// A request on its way through this connection, until this is dropped.
@@ -168,6 +170,7 @@ impl Visit {
         let timeouts = &service.http.settings.timeouts;
         self.idle.set(timeouts.idle);
         self.head.set(timeouts.header);
+        self.send.set(timeouts.send);
         *known = Some((snapshot.generation, Arc::clone(&service)));
         Some(service)
     }
@@ -217,6 +220,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         under_way: Cell::new(0),
         idle: Cell::new(usual.idle),
         head: Cell::new(usual.header),
+        send: Cell::new(usual.send),
     });
     let Some(service) = visit.service() else {
         return;

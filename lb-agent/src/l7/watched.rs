@@ -39,7 +39,7 @@ impl Watched {
     fn wrote(&self, written: &Poll<io::Result<usize>>) {
         let progress = &self.visit.progress;
         if progress.phase() == Phase::Answer {
-            progress.wrote(written.is_ready());
+            progress.wrote(written.is_ready(), self.visit.send.get());
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Sizes and times.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
-use super::{Backend, OK, Proxy, field, status};
+use super::{Backend, Client, OK, Proxy, field, status};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -209,6 +209,62 @@ fn an_upload_goes_at_the_pace_of_the_backend() {
     }
     connection.send(OK);
     assert_eq!(writer.join().unwrap().status(), 200);
+}
+
+const MUCH: usize = 1 << 30;
+
+/// A client, and the backend's end of its request, whose answer is to be large.
+fn large_answer(settings: &str) -> (Proxy, Client, Client) {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], settings);
+    let client = proxy.ask(GET);
+    let (mut connection, _) = backend.request();
+    connection.send(&format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n"
+    ));
+    (proxy, client, connection)
+}
+
+/// Sends as much as is taken; how many bytes, and why no more.
+fn send_all(connection: &mut Client, most: usize) -> (usize, io::Result<()>) {
+    let piece = vec![b'x'; 1 << 20];
+    for sent in (0..most).step_by(piece.len()) {
+        if let Err(error) = connection.stream.write_all(&piece) {
+            return (sent, Err(error));
+        }
+    }
+    (most, Ok(()))
+}
+
+#[test]
+fn a_client_that_does_not_take_its_answer_is_cut_off_after_its_time() {
+    let (_proxy, mut client, mut connection) = large_answer("timeouts = { send = '300ms' }");
+    let (sent, end) = send_all(&mut connection, MUCH);
+    let error = end.expect_err("nobody takes that much").kind();
+    // Not because the backend has lost its patience.
+    let closed = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    assert!(closed.contains(&error), "{error:?} after {sent} bytes");
+    assert!(client.rest().len() < MUCH);
+}
+
+#[test]
+fn a_client_that_takes_its_answer_slowly_gets_it() {
+    let (_proxy, mut client, mut connection) = large_answer("timeouts = { send = '2s' }");
+    let most = 48 << 20;
+    let writer = std::thread::spawn(move || {
+        let (sent, end) = send_all(&mut connection, most);
+        end.unwrap();
+        (sent, connection)
+    });
+    client.head();
+    let mut piece = vec![0; 1 << 16];
+    let mut read = client.buffer.len();
+    while read < most {
+        // At some pace: it takes longer for all than it may for a piece.
+        std::thread::sleep(Duration::from_millis(5));
+        read += io::Read::read(&mut client.stream, &mut piece).unwrap();
+    }
+    assert_eq!(writer.join().unwrap().0, most);
 }
 
 #[test]

@@ -178,6 +178,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the end of a request to the first byte of the answer.
     pub first_byte: Option<Duration>,
+    /// For a client to make room for more of its answer.
+    pub send: Option<Duration>,
     /// Of a client's connection between two requests; zero for one request a connection.
     pub idle: Duration,
     /// Of a WebSocket or another tunnel without a byte in either direction.
@@ -316,6 +318,7 @@ impl Default for Timeouts {
             body: Some(minute),
             connect: Duration::from_secs(5),
             first_byte: Some(minute),
+            send: Some(minute),
             idle: Duration::from_secs(75),
             tunnel: None,
             restart_grace: Duration::from_secs(3),

@@ -18,6 +18,7 @@ pub(super) fn timeouts(mut table: Table<'_, '_>, problems: &mut Problems) -> Tim
         body: time(&mut table, "body", problems).map_or(usual.body, unless_zero),
         connect: some_time(&mut table, "connect", problems).unwrap_or(usual.connect),
         first_byte: time(&mut table, "first_byte", problems).map_or(usual.first_byte, unless_zero),
+        send: time(&mut table, "send", problems).map_or(usual.send, unless_zero),
         idle: time(&mut table, "idle", problems).unwrap_or(usual.idle),
         tunnel: time(&mut table, "tunnel", problems).map_or(usual.tunnel, unless_zero),
         restart_grace: time(&mut table, "restart_grace", problems).unwrap_or(usual.restart_grace),
