@@ -1,8 +1,12 @@
 //! What a configuration would change is told before, as it then comes; `--max-moved` refuses more.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::hosts::{CONTAINER, Hosts, SERVICE_V4, client_v4};
 use lb_tests::moody::Moody;
+use lb_tests::node::{self, Clients};
 use lb_tests::{http, wait};
 use serde_json::Value;
 
@@ -91,6 +95,87 @@ fn a_plan_tells_who_would_move_and_a_reload_moves_just_them() {
     assert_eq!(moved.count(), on_5001);
     http::ask(&open).expect("open connections go on");
     assert_eq!(agent.ok(&["plan"]), "nothing would change\n");
+}
+
+/// Connections through a container's path and through the agent, as `services` has them.
+const WAYS: [(&str, u16); 2] = [("far", 90), ("app", 81)];
+
+/// A service by packets and one that reads requests, each with the given ones of two backends.
+fn two_ways(path: &str, far: &[u16], app: &[u16]) -> String {
+    let list = |ip: IpAddr, ports: &[u16]| -> String {
+        let all: Vec<String> = ports.iter().map(|port| format!("'{ip}:{port}'")).collect();
+        all.join(", ")
+    };
+    format!(
+        "[[service]]\nname = 'far'\nlisten = ['10.99.0.1:90']\npath = '{path}'\nbackends = [{}]\n\
+         [[service]]\nname = 'app'\nmode = 'http'\nlisten = ['10.99.0.1:81']\nbackends = [{}]\n",
+        list(CONTAINER[0], far),
+        list([127, 0, 0, 1].into(), app),
+    )
+}
+
+fn connections(preview: &Value, service: &str) -> Value {
+    let services = preview["services"].as_array().unwrap();
+    let found = services.iter().find(|one| one["name"] == service);
+    found.unwrap_or_else(|| panic!("no {service}: {preview:#}"))["connections"].clone()
+}
+
+#[test]
+fn open_connections_by_packets_and_through_the_agent_count_too() {
+    let hosts = Hosts::new();
+    let container = hosts.container();
+    let both = two_ways("nat", &[5020, 5021], &[5010, 5011]);
+    // Clients of both backends on each way.
+    let seed = "hash_seed = '000102030405060708090a0b0c0d0e0f'\n";
+    let agent = Agent::start(&hosts.balancer, &(seed.to_owned() + &both));
+    let _apps = node::copies(&hosts.balancer, [5010, 5011], agent.dir());
+    let _inside = [5020, 5021].map(|port| {
+        let listen = SocketAddr::new(CONTAINER[0], port);
+        node::serve(&container, "server.js", listen, agent.dir())
+    });
+    let from: Vec<IpAddr> = (1..=12).map(client_v4).collect();
+    let mut sockets = WAYS.map(|(name, port)| {
+        let mut clients = Clients::new(&hosts.clients, agent.dir(), name);
+        let to = SocketAddr::new(SERVICE_V4.ip(), port);
+        clients.open("ws", to, &from);
+        clients
+    });
+    let [on_5021, on_5011] = [(0, 5021), (1, 5011)].map(|(way, port)| {
+        let homes: Vec<IpAddr> = sockets[way]
+            .ports()
+            .into_iter()
+            .filter(|(_, home)| *home == port)
+            .map(|(client, _)| client)
+            .collect();
+        assert!((1..12).contains(&homes.len()), "{homes:?}");
+        homes
+    });
+    wait::until("all of them to be counted", || {
+        let preview = plan(&agent, &two_ways("nat", &[5020], &[5010]));
+        let all = WAYS.map(|(name, _)| connections(&preview, name)["of"].clone());
+        (all == [12, 12]).then_some(())
+    });
+    let fewer = two_ways("nat", &[5020], &[5010]);
+    let preview = plan(&agent, &fewer);
+    for (name, homes) in [("far", &on_5021), ("app", &on_5011)] {
+        let expected = serde_json::json!({ "moved": homes.len(), "of": 12 });
+        assert_eq!(connections(&preview, name), expected, "{preview:#}");
+    }
+    let other_path = plan(&agent, &two_ways("proxy", &[5020, 5021], &[5010, 5011]));
+    let all = serde_json::json!({ "moved": 12, "of": 12 });
+    assert_eq!(connections(&other_path, "far"), all, "{other_path:#}");
+
+    // It is as it was told: by packets they end, through the agent they go on.
+    agent.configure(&(seed.to_owned() + &fewer));
+    agent.ok(&["reload"]);
+    wait::until("those to end that were told", || {
+        let ended = sockets[0].disconnects();
+        (ended.len() >= on_5021.len()).then_some(())
+    });
+    let ended: BTreeSet<IpAddr> = sockets[0].disconnects().into_iter().collect();
+    assert_eq!(ended, on_5021.into_iter().collect());
+    sockets[1].echo(1000);
+    assert_eq!(sockets[1].disconnects(), Vec::<IpAddr>::new());
 }
 
 #[test]

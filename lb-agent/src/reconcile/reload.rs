@@ -1,12 +1,16 @@
 //! Another configuration: what it would change, and its coming into force.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
+
+use lb_common::abi::{BackendId, state};
 
 use super::Reconciler;
 use super::commands::{changed, count, failed, refuse};
 use crate::config::{self, Config, ConfigError};
 use crate::control::message::{Part, Refusal, RefusalKind, Reply, Submitted};
+use crate::dataplane;
 use crate::host::boot_ns;
 use crate::l7::tls::check_config;
 use crate::state::overlay::Overlay;
@@ -94,10 +98,12 @@ impl Reconciler {
             .plane
             .known_clients()
             .map_err(|error| failed("plan", &error))?;
-        let clients = self.l7.clients();
+        let open = self
+            .open_connections()
+            .map_err(|error| failed("plan", &error))?;
         let present = Present {
             known: &known,
-            active: &|entry| clients.active(entry.id),
+            active: &|entry| open.get(&entry.id).copied().unwrap_or(0),
             now_ns: boot_ns(),
         };
         let before = Picture {
@@ -111,6 +117,19 @@ impl Reconciler {
         let mut preview = preview(before, after, &present);
         preview.restart = restart;
         Ok(preview)
+    }
+
+    /// Open connections of every backend, on all paths.
+    fn open_connections(&self) -> Result<HashMap<BackendId, u64>, dataplane::Error> {
+        let backends = self.observed.backends.iter();
+        let present = backends.filter(|entry| entry.state != state::REMOVED);
+        let open = present.map(|entry| {
+            let mut counts = self.plane.backend_counts(entry)?;
+            counts += self.front.backend_counts(entry.id);
+            counts += self.l7.backend_counts(entry.id);
+            Ok((entry.id, counts.active))
+        });
+        open.collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lb_common::abi::{
-    Affinity, AffinityKey, Backend as Entry, BackendId, ServiceId, ServiceTable, state,
+    Affinity, AffinityKey, Backend as Entry, BackendId, ServiceId, ServiceTable, path, state,
 };
 use lb_common::select::Client;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,8 @@ pub struct ServicePreview {
     pub slots_moved: f64,
     /// Known clients that would go elsewhere with their next connection.
     pub clients: Moved,
-    /// Open connections on backends that would get nobody any more. They go on until they end.
+    /// Open connections on backends that would get nobody any more, and packet by packet none of
+    /// what is open either: on those paths connections end with that, elsewhere they go on.
     pub connections: Moved,
 }
 
@@ -215,6 +216,15 @@ impl<'a> There<'a> {
                 && entry.service == self.id
                 && matches!(entry.state, state::UP | state::DRAINING)
         })
+    }
+}
+
+impl There<'_> {
+    /// Whether packets of connections that were open before still get to the backend.
+    fn carries(&self, before: &Entry) -> bool {
+        let by_packets = |path| matches!(path, path::NAT | path::DSR);
+        let after = &self.observed.backends[before.id.index() as usize];
+        !by_packets(before.path) || by_packets(after.path)
     }
 }
 
@@ -428,7 +438,8 @@ fn connections(was: There<'_>, will: Option<There<'_>>, present: &Present<'_>) -
     for entry in was.observed.backends_of(was.id) {
         let active = (present.active)(entry);
         connections.of += active;
-        if will.is_none_or(|will| !will.keeps(entry.id)) {
+        let stay = will.is_some_and(|will| will.keeps(entry.id) && will.carries(entry));
+        if !stay {
             connections.moved += active;
         }
     }
