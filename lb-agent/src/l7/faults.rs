@@ -27,6 +27,8 @@ struct Fault {
     failing_since_ms: u64,
     /// Passed by until then.
     open_until_ms: u64,
+    /// When a connection to it last broke.
+    broken_ms: Option<u64>,
 }
 
 impl Faults {
@@ -83,6 +85,21 @@ impl Faults {
             fault.failures = settings.max_fails - 1;
             fault.failing_since_ms = fault.open_until_ms;
         }
+    }
+
+    /// A connection broke on which a request was begun at that time. Whether that says anything new:
+    /// a process that ends breaks all that are open, and it may be back in a moment.
+    pub(super) fn broke(&self, backend: BackendId, begun_ms: u64, settings: &Upstream) -> bool {
+        self.any.set(true);
+        let mut backends = self.backends.borrow_mut();
+        let fault = backends.entry(backend).or_default();
+        if fault.broken_ms.is_some_and(|last_ms| begun_ms <= last_ms) {
+            return false;
+        }
+        fault.broken_ms = Some(clock::now_ms());
+        drop(backends);
+        self.failed(backend, settings);
+        true
     }
 
     /// A request was answered.
@@ -144,6 +161,23 @@ mod tests {
         assert_eq!(faults.open(), [A]);
         faults.answered(A);
         assert_eq!(faults.open(), []);
+    }
+
+    #[test]
+    fn connections_that_break_together_are_one_failure() {
+        let settings = Upstream {
+            max_fails: 2,
+            ..Upstream::default()
+        };
+        let faults = Faults::default();
+        let begun_ms = clock::now_ms();
+        assert!(faults.broke(A, begun_ms, &settings));
+        for _ in 0..10 {
+            assert!(!faults.broke(A, begun_ms, &settings));
+        }
+        assert_eq!(faults.open(), []);
+        assert!(faults.broke(A, begun_ms + 1, &settings));
+        assert_eq!(faults.open(), [A]);
     }
 
     #[test]

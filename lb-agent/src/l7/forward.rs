@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::answers;
 use super::body::{Body, ClientBody, RequestBody};
 use super::checks;
+use super::clock;
 use super::errand::{Errand, Received};
 use super::extended::Extended;
 use super::headers;
@@ -226,6 +227,7 @@ impl Forward<'_> {
                 RequestBody::Empty => lane.timeouts.first_byte,
                 RequestBody::Client(_) => lane.timeouts.body,
             });
+            let begun_ms = clock::now_ms();
             match reached.upstream.exchange(request, self.progress).await {
                 Ok(answer) => {
                     worker.faults.answered(id);
@@ -242,7 +244,7 @@ impl Forward<'_> {
                     request = *unsent;
                 }
                 Err(failure) => {
-                    let status = self.failed(&failure, id);
+                    let status = self.failed(&failure, id, begun_ms);
                     match kept {
                         Some(kept) if self.may_repeat(&failure, &reached) => {
                             // It may be on its way out, with its other connections.
@@ -268,7 +270,7 @@ impl Forward<'_> {
     }
 
     /// What a failure means for the backend, and for the client.
-    fn failed(&self, failure: &Failure, id: BackendId) -> StatusCode {
+    fn failed(&self, failure: &Failure, id: BackendId, begun_ms: u64) -> StatusCode {
         if self.progress.is_too_large() {
             return StatusCode::PAYLOAD_TOO_LARGE;
         }
@@ -283,7 +285,13 @@ impl Forward<'_> {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Failure::Client => StatusCode::BAD_REQUEST,
-            Failure::Unsent(_) | Failure::Broken | Failure::Malformed => {
+            Failure::Unsent(_) | Failure::Broken => {
+                if faults.broke(id, begun_ms, settings) {
+                    suspect("a request got no answer that makes sense");
+                }
+                StatusCode::BAD_GATEWAY
+            }
+            Failure::Malformed => {
                 suspect("a request got no answer that makes sense");
                 faults.failed(id, settings);
                 StatusCode::BAD_GATEWAY

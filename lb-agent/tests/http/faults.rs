@@ -89,6 +89,39 @@ fn a_backend_that_restarts_is_waited_for() {
     other.was_spared();
 }
 
+#[test]
+fn a_backend_that_restarts_with_many_requests_under_way_keeps_its_clients() {
+    let (first, second) = (Backend::new(), Backend::new());
+    let proxy = Proxy::new(&[&first, &second], "timeouts = { restart_grace = '50s' }");
+    let mut clients: Vec<_> = (0..8).map(|_| proxy.ask(GET)).collect();
+    let (stream, is_first) = super::either(&first, &second);
+    let (home, other) = if is_first {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let mut open = vec![super::Client::new(stream)];
+    open.extend(clients.iter().skip(1).map(|_| home.accept()));
+    open.iter_mut().for_each(|connection| {
+        connection.head();
+    });
+    let address = home.address;
+    drop(home);
+    drop(open);
+    clients.iter_mut().for_each(super::Client::is_silent);
+    let back = Backend {
+        listener: TcpListener::bind(address).unwrap(),
+        address,
+    };
+    for _ in &clients {
+        answer(back.try_accept(super::PATIENCE).unwrap());
+    }
+    for client in &mut clients {
+        assert_eq!(client.status(), 200, "from the same backend");
+    }
+    other.was_spared();
+}
+
 /// Answers one request, and closes.
 fn answer(stream: std::net::TcpStream) {
     let mut connection = super::Client::new(stream);
