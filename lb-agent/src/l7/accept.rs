@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::sync::watch;
 
 use super::worker::Worker;
@@ -21,6 +22,11 @@ pub(super) async fn accept(
             return;
         }
     };
+    // Connections inherit these, which spares each of them two system calls.
+    let socket = SockRef::from(&listener);
+    if let Err(error) = socket.set_tcp_nodelay(true).and(socket.set_keepalive(true)) {
+        tracing::error!(%error, "a listener of the L7 path serves more slowly");
+    }
     loop {
         tokio::select! {
             biased;
@@ -49,5 +55,25 @@ fn take_the_rest(worker: &Rc<Worker>, listener: tokio::net::TcpListener) {
         if let Ok(stream) = stream.and_then(tokio::net::TcpStream::from_std) {
             worker.serve(stream, peer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn connections_inherit_what_is_set_on_their_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = SockRef::from(&listener);
+        socket.set_tcp_nodelay(true).unwrap();
+        socket.set_keepalive(true).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap());
+        drop(client);
     }
 }

@@ -20,6 +20,7 @@
 //! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
 //! | `answers` | answers of the gateway's own |
 //! | `upstream` | connections to backends |
+//! | `lately` | affinities that a thread has just read or written |
 //! | `kept` | requests that may have to be sent again |
 //! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
 //! | `body`, `stream` | the bytes |
@@ -52,6 +53,7 @@ mod h2;
 mod handshake;
 mod headers;
 mod kept;
+mod lately;
 pub mod pages;
 mod parts;
 mod passage;

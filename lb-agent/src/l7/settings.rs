@@ -14,6 +14,7 @@ use lb_common::select::{self, Choice, Reason, Tables};
 
 use super::counts::Counts;
 use super::edge::{Edge, Edges};
+use super::lately;
 use super::parts::{Maker, Parts};
 use super::sticky::Key;
 use super::sticky::sessions::Sessions;
@@ -193,7 +194,9 @@ impl Snapshot {
                 backend,
                 pad: 0,
             };
-            self.clients.remember(protocol::TCP, &client.key, affinity);
+            lately::remember(&client.key, self.generation, affinity, || {
+                self.clients.remember(protocol::TCP, &client.key, affinity);
+            });
         }
     }
 
@@ -239,7 +242,9 @@ impl Tables for Choosing<'_> {
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        self.snapshot.clients.affinity(protocol::TCP, key)
+        lately::affinity(key, self.snapshot.generation, || {
+            self.snapshot.clients.affinity(protocol::TCP, key)
+        })
     }
 
     fn now_ns(&self) -> u64 {

@@ -181,10 +181,6 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
     let Ok(local) = stream.local_addr() else {
         return;
     };
-    let socket = SockRef::from(&stream);
-    // A socket that is broken already says so when it is used.
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_keepalive(true);
     let (peer, local) = (canonical(peer), canonical(local));
     let Some(mut origin) = origin(&worker, &mut stream, peer, local).await else {
         return;

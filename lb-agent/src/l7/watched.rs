@@ -78,7 +78,11 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.get_mut().stream).poll_flush(context)
     }
 
+    /// The connection is dropped right after this, and closing a TCP socket says the same.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        match &mut self.get_mut().stream {
+            Stream::Tcp(_) => Poll::Ready(Ok(())),
+            other => Pin::new(other).poll_shutdown(context),
+        }
     }
 }
