@@ -80,6 +80,8 @@ pub struct Reconciler {
     retry: Option<Instant>,
     failures: passive::Failures,
     looks: drain::Looks,
+    /// When a slow start goes a step further than what is in force.
+    ramp: Option<Instant>,
     surveyed: Surveyed,
 }
 
@@ -159,6 +161,7 @@ impl Reconciler {
             evicted: Evicted::default(),
             retry: None,
             looks: drain::Looks::default(),
+            ramp: None,
             failures: passive::Failures::default(),
             surveyed,
         })
@@ -241,12 +244,14 @@ impl Reconciler {
             .map(|drain| drain.until_unix_ms.saturating_sub(now_ms))
             .min()
             .map(|left_ms| now + Duration::from_millis(left_ms));
-        [drain, self.health.next_step()].into_iter().flatten().min()
+        [drain, self.ramp].into_iter().flatten().min()
     }
 
     /// Ends drains that are over, follows the health of backends, and looks for new UDP sockets.
     pub fn tick(&mut self) {
         self.pass_failures_on();
+        // Asked before: a step that comes meanwhile, or while a command is carried out, is not missed.
+        self.ramp = self.health.next_step();
         let desired = self.compose(&self.config, &self.overlay);
         self.retry = None;
         if desired != self.desired
