@@ -26,6 +26,7 @@ use super::progress::{Progress, Tunnel};
 use super::reach::{AGAIN, Reached, Way};
 use super::rules;
 use super::settings::Service;
+use super::sticky::Key;
 use super::upstream::{Driven, Failure};
 use super::visit::{UnderWay, Visit};
 
@@ -243,6 +244,13 @@ impl Forward<'_> {
                     worker.pool.forget(id);
                     request = *unsent;
                 }
+                // A new one, of a backend that is about to end: neither.
+                Err(Failure::Unsent(unsent)) if repeats < MOST_REPEATS && worker.budget.spend() => {
+                    worker.faults.broke(id, begun_ms, &settings.upstream);
+                    sleep(AGAIN).await;
+                    repeats += 1;
+                    request = *unsent;
+                }
                 Err(failure) => {
                     let status = self.failed(&failure, id, begun_ms);
                     match kept {
@@ -255,6 +263,7 @@ impl Forward<'_> {
                             repeats += 1;
                             request = kept.request();
                         }
+                        _ if self.ends_its_session(&failure) => return Err(StatusCode::GONE),
                         _ => return Err(status),
                     }
                 }
@@ -267,6 +276,13 @@ impl Forward<'_> {
     fn may_repeat(&self, failure: &Failure, reached: &Reached) -> bool {
         matches!(failure, Failure::Broken)
             && (reached.upstream.reused || self.visit.worker.budget.spend())
+    }
+
+    /// A session lives in one process: one that drops a request of it has most likely ended, and to
+    /// the client the session is over in any case.
+    fn ends_its_session(&self, failure: &Failure) -> bool {
+        matches!(self.errand.known.key, Key::Session(_))
+            && matches!(failure, Failure::Unsent(_) | Failure::Broken)
     }
 
     /// What a failure means for the backend, and for the client.

@@ -81,6 +81,16 @@ fn what_is_sent_to_a_session_that_is_gone_is_refused() {
 }
 
 #[test]
+fn a_process_that_drops_what_it_was_sent_has_ended_its_session() {
+    let Session { proxy, home, other } = handshake(4);
+    let mut client = proxy.ask(&request("POST", 4, "&sid=abc"));
+    // It is not sent again, as it may have arrived.
+    drop(home.request());
+    assert_eq!(client.status(), 410);
+    other.was_spared();
+}
+
+#[test]
 fn a_backend_that_has_forgotten_its_session_ends_it() {
     let Session { proxy, home, other } = handshake(4);
     let unknown = "HTTP/1.1 400 Bad Request\r\nContent-Length: 41\r\n\r\n\
