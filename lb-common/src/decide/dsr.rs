@@ -158,7 +158,7 @@ fn send<P: Packet, W: World>(
         return Verdict::next(Stage::Error);
     }
     let overhead = overhead(target);
-    let room = greatest(target, &hop).saturating_sub(overhead);
+    let room = room(target, &hop);
     if packet.segment_len(ip.len) > room {
         // Also of a fragment that might be cut further: here nobody does that, and its sender learns
         // what fits.
@@ -192,14 +192,15 @@ pub(super) const fn outer_hash(client: u32, ports: u32) -> u32 {
     (client ^ ports).wrapping_mul(0x9e37_79b1) >> 16
 }
 
-/// Greatest packet on the way to a backend, outer headers included, bytes.
+/// Greatest packet that there is room for on the way to a backend, bytes: what wrapping adds fits too.
 #[inline(always)]
-pub(super) const fn greatest(target: &Target, hop: &Hop) -> u32 {
-    if target.mtu == 0 {
+pub(super) const fn room(target: &Target, hop: &Hop) -> u32 {
+    let mtu = if target.mtu == 0 {
         hop.mtu
     } else {
         target.mtu as u32
-    }
+    };
+    mtu.saturating_sub(overhead(target))
 }
 
 /// Bytes that wrapping adds.

@@ -5,9 +5,9 @@
 //! once and written once. Everything else takes the long way from its beginning: nothing is
 //! changed or counted before it is certain that a packet is plain.
 
-use super::dsr::{greatest, gue_header, lower_mss, outer_hash, overhead, varied};
+use super::dsr::{gue_header, lower_mss, outer_hash, overhead, room, varied};
 use super::nat::HOP_FRESH_S;
-use super::send::{REFUSED, WAY_FRESH_S, is_fresh, lowered, readdressed};
+use super::send::{REFUSED, WAY_FRESH_S, fix_transport, is_fresh, lowered, readdressed};
 use super::world::World;
 use super::{Verdict, answer, counted, is_martian};
 use crate::abi::packet::{
@@ -162,7 +162,7 @@ fn dsr<P: Packet, W: World>(packet: &mut P, world: &mut W, plain: &Plain) -> Opt
         return None;
     }
     let sent = world.sent(owner)?;
-    let room = greatest(target, &sent.hop).saturating_sub(overhead);
+    let room = room(target, &sent.hop);
     if !is_fresh(world, &sent.hop, WAY_FRESH_S) || packet.segment_len(plain.len()) > room {
         return None;
     }
@@ -257,10 +257,7 @@ fn rewrite<P: Packet, W: World>(
     delta.address(plain.dst.0[3], out.dst.0[3]);
     let third = readdressed(plain.third, &delta, 1);
     delta.word(plain.ports, ports);
-    let at = TRANSPORT + if plain.is_tcp() { 16 } else { 6 };
-    if plain.is_tcp() || packet.half(at)? != 0 {
-        packet.fix_checksum(at, &delta)?;
-    }
+    fix_transport(packet, TRANSPORT, plain.is_tcp(), false, &delta)?;
     let mut head = packet.window::<HEAD>()?;
     set_frame(&mut head, hop);
     head.set_word::<22>(third);

@@ -61,11 +61,25 @@ pub(super) fn rewrite<P: Packet>(
     let old = ports_word(segment.transport.ports);
     let new = ports_word([out.sport_be, out.dport_be]);
     delta.word(old, new);
-    let at = ip.payload + if tcp { 16 } else { 6 };
-    if tcp || ip.v6 || packet.half(at)? != 0 {
-        packet.fix_checksum(at, &delta)?;
-    }
+    fix_transport(packet, ip.payload, tcp, ip.v6, &delta)?;
     packet.set_words(ip.payload, [new])
+}
+
+/// Corrects the checksum in the TCP or UDP header at `payload`. A datagram over IPv4 may have none
+/// (RFC 768).
+#[inline(always)]
+pub(super) fn fix_transport<P: Packet>(
+    packet: &mut P,
+    payload: u32,
+    tcp: bool,
+    v6: bool,
+    delta: &Delta,
+) -> Option<()> {
+    let at = payload + if tcp { 16 } else { 6 };
+    if tcp || v6 || packet.half(at)? != 0 {
+        packet.fix_checksum(at, delta)?;
+    }
+    Some(())
 }
 
 /// Changes the addresses of the IP header, noting in `delta` what that does to the pseudo header.

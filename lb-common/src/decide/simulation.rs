@@ -106,53 +106,37 @@ impl Simulation {
     }
 }
 
-/// A flow as it was when it was looked up.
+/// An entry as it was when it was looked up, and where it is.
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
-    key: FlowKey,
-    flow: Flow,
+pub struct Found<K, T> {
+    at: K,
+    value: T,
 }
 
-impl Deref for Found {
-    type Target = Flow;
-
-    fn deref(&self) -> &Flow {
-        &self.flow
-    }
-}
-
-/// What was sent to a backend, as it was when it was looked up.
-#[derive(Clone, Copy, Debug)]
-pub struct Sent {
-    index: u32,
-    totals: PacketBackend,
-}
-
-impl Deref for Sent {
-    type Target = PacketBackend;
-
-    fn deref(&self) -> &PacketBackend {
-        &self.totals
-    }
-}
-
-/// A copy of a target.
-#[derive(Clone, Copy, Debug)]
-pub struct Copied<T>(T);
-
-impl<T> Deref for Copied<T> {
+impl<K, T> Deref for Found<K, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.0
+        &self.value
     }
 }
 
+/// A flow that was looked up.
+type FoundFlow = Found<FlowKey, Flow>;
+/// What was sent to a backend, by its index.
+type FoundTotals = Found<u32, PacketBackend>;
+/// What is only read.
+type Copied<T> = Found<(), T>;
+
+const fn copied<T>(value: T) -> Copied<T> {
+    Found { at: (), value }
+}
+
 impl World for Simulation {
-    type Flow = Found;
+    type Flow = FoundFlow;
     type Target = Copied<Target>;
     type Dsr = ServiceId;
-    type Sent = Sent;
+    type Sent = FoundTotals;
     type Head = Copied<ServiceHead>;
 
     fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict {
@@ -207,7 +191,7 @@ impl World for Simulation {
 
     fn target(&self, backend: BackendId) -> Option<Copied<Target>> {
         let target = self.targets.get(&backend.index())?;
-        (target.id == backend && backend != BackendId::NONE).then_some(Copied(*target))
+        (target.id == backend && backend != BackendId::NONE).then_some(copied(*target))
     }
 
     fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
@@ -247,29 +231,29 @@ impl World for Simulation {
         }
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Found> {
+    fn flow(&self, key: &FlowKey) -> Option<FoundFlow> {
         let flow = self.flows.get(key).or_else(|| self.new_flows.get(key))?;
         Some(Found {
-            key: *key,
-            flow: *flow,
+            at: *key,
+            value: *flow,
         })
     }
 
-    fn established(&self, key: &FlowKey) -> Option<Found> {
-        let flow = *self.flows.get(key)?;
-        Some(Found { key: *key, flow })
+    fn established(&self, key: &FlowKey) -> Option<FoundFlow> {
+        let value = *self.flows.get(key)?;
+        Some(Found { at: *key, value })
     }
 
-    fn touch(&mut self, found: Found, flags: u32, seen_s: u32, next_seq: u32) {
-        if let Some(flow) = self.entry(&found.key) {
+    fn touch(&mut self, found: FoundFlow, flags: u32, seen_s: u32, next_seq: u32) {
+        if let Some(flow) = self.entry(&found.at) {
             flow.flags = flags;
             flow.seen_s = seen_s;
             flow.next_seq = next_seq;
         }
     }
 
-    fn set_hop(&mut self, found: Found, hop: &Hop) {
-        if let Some(flow) = self.entry(&found.key) {
+    fn set_hop(&mut self, found: FoundFlow, hop: &Hop) {
+        if let Some(flow) = self.entry(&found.at) {
             flow.hop = *hop;
         }
     }
@@ -324,7 +308,7 @@ impl World for Simulation {
     }
 
     fn dsr_head(&self, table: ServiceId) -> Copied<ServiceHead> {
-        Copied(self.services[&table.0].head)
+        copied(self.services[&table.0].head)
     }
 
     fn dsr_owner(&self, table: ServiceId, slot: u32) -> Option<BackendId> {
@@ -365,20 +349,20 @@ impl World for Simulation {
         self.tracked.insert(*key, *tracked);
     }
 
-    fn sent(&self, backend: BackendId) -> Option<Sent> {
-        let index = backend.index();
-        let totals = self.totals.get(&index).copied().unwrap_or_default();
-        Some(Sent { index, totals })
+    fn sent(&self, backend: BackendId) -> Option<FoundTotals> {
+        let at = backend.index();
+        let value = self.totals.get(&at).copied().unwrap_or_default();
+        Some(Found { at, value })
     }
 
-    fn count_sent(&mut self, sent: Sent, len: u32) {
-        let totals = self.totals.entry(sent.index).or_default();
+    fn count_sent(&mut self, sent: FoundTotals, len: u32) {
+        let totals = self.totals.entry(sent.at).or_default();
         totals.packets += 1;
         totals.bytes += u64::from(len);
     }
 
-    fn set_way(&mut self, sent: Sent, hop: &Hop) {
-        self.totals.entry(sent.index).or_default().hop = *hop;
+    fn set_way(&mut self, sent: FoundTotals, hop: &Hop) {
+        self.totals.entry(sent.at).or_default().hop = *hop;
     }
 }
 
