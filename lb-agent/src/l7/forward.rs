@@ -244,45 +244,30 @@ impl Forward<'_> {
                     worker.pool.forget(id);
                     request = *unsent;
                 }
-                // A new one, of a backend that is about to end: neither.
-                Err(Failure::Unsent(unsent)) if repeats < MOST_REPEATS && worker.budget.spend() => {
-                    worker.faults.broke(id, begun_ms, &settings.upstream);
-                    sleep(AGAIN).await;
-                    repeats += 1;
-                    request = *unsent;
-                }
                 Err(failure) => {
                     let status = self.failed(&failure, id, begun_ms);
-                    match kept {
-                        Some(kept) if self.may_repeat(&failure, &reached) => {
-                            // It may be on its way out, with its other connections.
-                            worker.pool.forget(id);
-                            if !reached.upstream.reused {
-                                sleep(AGAIN).await;
-                            }
-                            repeats += 1;
-                            request = kept.request();
+                    let reused = reached.upstream.reused;
+                    let again = match failure {
+                        Failure::Unsent(unsent) => {
+                            (repeats < MOST_REPEATS && worker.budget.spend()).then_some(*unsent)
                         }
-                        _ if self.ends_its_session(&failure) => return Err(StatusCode::GONE),
-                        _ => return Err(status),
+                        // No byte of an answer came; over a connection that had been idle the
+                        // request most likely never arrived.
+                        Failure::Broken => kept
+                            .filter(|_| reused || worker.budget.spend())
+                            .map(|kept| kept.request()),
+                        Failure::Malformed | Failure::Client | Failure::Timeout => None,
+                    };
+                    request = again.ok_or(status)?;
+                    // The backend may be on its way out, with its other connections.
+                    worker.pool.forget(id);
+                    if !reused {
+                        sleep(AGAIN).await;
                     }
+                    repeats += 1;
                 }
             }
         }
-    }
-
-    /// No byte of an answer came, and the request can be sent again; over a connection that had
-    /// been idle it most likely never arrived.
-    fn may_repeat(&self, failure: &Failure, reached: &Reached) -> bool {
-        matches!(failure, Failure::Broken)
-            && (reached.upstream.reused || self.visit.worker.budget.spend())
-    }
-
-    /// A session lives in one process: one that drops a request of it has most likely ended, and to
-    /// the client the session is over in any case.
-    fn ends_its_session(&self, failure: &Failure) -> bool {
-        matches!(self.errand.known.key, Key::Session(_))
-            && matches!(failure, Failure::Unsent(_) | Failure::Broken)
     }
 
     /// What a failure means for the backend, and for the client.
@@ -305,7 +290,12 @@ impl Forward<'_> {
                 if faults.broke(id, begun_ms, settings) {
                     suspect("a request got no answer that makes sense");
                 }
-                StatusCode::BAD_GATEWAY
+                // A session lives in one process: one that drops a request of it has most likely
+                // ended, and to the client the session is over in any case.
+                match self.errand.known.key {
+                    Key::Session(_) => StatusCode::GONE,
+                    _ => StatusCode::BAD_GATEWAY,
+                }
             }
             Failure::Malformed => {
                 suspect("a request got no answer that makes sense");

@@ -81,7 +81,6 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lb_common::abi::{Affinity, AffinityKey, BackendId, ServiceId, ServiceKey};
-use lb_common::addr;
 use socket2::Type;
 
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
@@ -89,7 +88,7 @@ use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
 use crate::proxy::bind;
 use crate::state::desired::Desired;
-use crate::state::observed::Observed;
+use crate::state::observed::{Observed, listen_address};
 use counts::Counts;
 use edge::Edges;
 use parts::Maker;
@@ -237,7 +236,7 @@ impl L7 {
             for worker in &self.workers {
                 worker.tell(Message::Unlisten(*key));
             }
-            handover::forget(&handover::name_of("http", address_of(key)));
+            handover::forget(&handover::name_of("http", listen_address(key)));
         }
         self.serving.retain(|key| wanted.contains(key));
         self.problems.retain(|key, _| wanted.contains(key));
@@ -245,7 +244,7 @@ impl L7 {
             if self.serving.contains(&key) {
                 continue;
             }
-            let address = address_of(&key);
+            let address = listen_address(&key);
             match self.group(address, &handover::name_of("http", address)) {
                 Ok(group) => {
                     // More than workers if the agent before had more of those.
@@ -347,10 +346,6 @@ impl L7 {
         });
         let _ = joined.await;
     }
-}
-
-fn address_of(key: &ServiceKey) -> SocketAddr {
-    SocketAddr::new(addr::to_ip(&key.addr), key.port)
 }
 
 /// The clients of a data plane with what this path has open.

@@ -29,7 +29,7 @@ use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
 use crate::host::{HostTables, boot_ns};
-use crate::state::observed::{Built, Observed, address_of};
+use crate::state::observed::{Built, Observed, address_of, listen_address};
 
 /// Tells a listener to stop.
 type Stop = watch::Sender<Option<Farewell>>;
@@ -260,10 +260,6 @@ impl Front {
             stop.closed().await;
         }
     }
-}
-
-fn listen_address(key: &ServiceKey) -> SocketAddr {
-    SocketAddr::new(addr::to_ip(&key.addr), key.port)
 }
 
 /// What systemd knows the socket of a listen address by.

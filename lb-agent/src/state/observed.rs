@@ -158,6 +158,11 @@ pub fn address_of(backend: &Backend) -> SocketAddr {
     SocketAddr::new(addr::to_ip(&backend.addr), backend.port)
 }
 
+/// The address that a key stands for.
+pub fn listen_address(key: &ServiceKey) -> SocketAddr {
+    SocketAddr::new(addr::to_ip(&key.addr), key.port)
+}
+
 /// A service's table and what it was built from.
 #[derive(Clone, Debug)]
 pub struct Built {
