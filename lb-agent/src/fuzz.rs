@@ -7,6 +7,7 @@ use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::http::{ProxyVersion, Settings};
 use crate::l7::forwarded::{self, Origin, value};
+use crate::l7::short;
 use crate::l7::sticky::engineio::{self, Handshake};
 use crate::proxy::header::{self, Parsed};
 
@@ -97,13 +98,32 @@ pub fn engineio(bytes: &[u8]) {
     assert!(engineio::farewell(&query).is_none() || asked.is_some_and(|asked| asked.polling));
 }
 
+/// A plain head is passed on as a plain head that says the same, with nothing in it that another
+/// reader could take for the end of it, or for a body.
+pub fn short_way(bytes: &[u8]) {
+    for pass in [short::passed_on, short::passed_back] {
+        let Some(mut head) = pass(bytes) else {
+            continue;
+        };
+        let lines = head.clone();
+        assert!(lines.ends_with(b"\r\n"));
+        let bare = |pair: &[u8]| (pair[1] == b'\n') != (pair[0] == b'\r');
+        assert!(!lines.windows(2).any(bare), "a line break that is none");
+        assert!(!lines.windows(4).any(|four| four == b"\r\n\r\n"));
+        let coding = |line: &[u8]| line.eq_ignore_ascii_case(b"\ntransfer-encoding:");
+        assert!(!lines.windows(19).any(coding));
+        head.extend_from_slice(b"\r\n");
+        assert_eq!(pass(&head).as_deref(), Some(&lines[..]));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// What the targets begin with; `cargo fuzz` makes its own from there.
-    const SAMPLES: [&[u8]; 12] = [
+    const SAMPLES: [&[u8]; 16] = [
         b"PROXY TCP4 203.0.113.9 192.0.2.1 51000 80\r\nGET",
         b"PROXY TCP6 2001:db8::9 ::ffff:192.0.2.1 51000 80\r\n",
         b"PROXY UNKNOWN\r\n",
@@ -115,6 +135,10 @@ mod tests {
         b"0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\",\"upgrades\":[\"websocket\"]}",
         b"53:0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\",\"upgrades\":[\"ws\"]}2:40",
         b"\x00\x05\x03\xff0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\"}",
+        b"GET /a?b=c HTTP/1.1\r\nHost: a.test:80\r\nAccept:  */* \r\nConnection: close\r\n\r\n",
+        b"HEAD / HTTP/1.1\nhost: [::1]\nX-A: 1\nCookie: a=b\n\nGET / HTTP/1.1\r\n",
+        b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 5\r\nKeep-Alive: timeout=5\r\n\r\nhello",
+        b"HTTP/1.1 304 \nDate: x\nConnection: close\nETag: \"x\"\n\n",
         b"___eio[0](\"31:0{\\\"sid\\\":\\\"abc\\\"}\");",
     ];
 
@@ -122,6 +146,7 @@ mod tests {
         proxy_header(bytes);
         forwarded(bytes);
         engineio(bytes);
+        short_way(bytes);
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn same_host(host: &HeaderValue, authority: &Authority) -> bool {
 /// `uri-host [ ":" port ]` of RFC 3986, section 3.2.2; a name that is empty is allowed there, and
 /// no server has it. An IPv6 address without its brackets is what Socket.IO's client sends in
 /// Node.js; it can be taken for nothing else.
-fn is_host(host: &[u8]) -> bool {
+pub(super) fn is_host(host: &[u8]) -> bool {
     let colons = host.iter().filter(|byte| **byte == b':').count();
     if colons > 1 && host.first() != Some(&b'[') {
         let text = std::str::from_utf8(host).unwrap_or_default();

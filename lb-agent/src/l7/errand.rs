@@ -70,7 +70,10 @@ impl Errand {
             forwarded::drop_underscores(&mut head.headers);
         }
         let lane = parts.lane(place);
-        let asker = forwarded::forward(&mut head.headers, &visit.origin, settings);
+        let mut asker = forwarded::forward(&mut head.headers, &visit.origin, settings);
+        if let Some(adopted) = &*visit.adopted.borrow() {
+            forwarded::rename(&mut head.headers, &mut asker, &adopted.id);
+        }
         if !lane.request.is_empty() {
             let host = head.headers.get(HOST).cloned();
             let context = context(

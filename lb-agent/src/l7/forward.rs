@@ -26,6 +26,7 @@ use super::progress::{Progress, Tunnel};
 use super::reach::{AGAIN, Reached, Way};
 use super::rules;
 use super::settings::Service;
+use super::short::Sent;
 use super::sticky::Key;
 use super::upstream::{Driven, Failure};
 use super::visit::{UnderWay, Visit};
@@ -70,6 +71,8 @@ pub(super) async fn handle(
     } else {
         Err(StatusCode::BAD_REQUEST)
     };
+    // One that was refused before it could go on is over all the same.
+    drop(visit.adopted.take());
     let is_unsound = matches!(
         answer,
         Err(StatusCode::BAD_REQUEST | StatusCode::NOT_IMPLEMENTED)
@@ -200,11 +203,13 @@ impl Forward<'_> {
         let settings = &self.service.http.settings;
         let lane = self.errand.lane();
         let worker = &self.visit.worker;
-        worker.budget.earn(settings.upstream.retry_budget_permille);
+        let mut adopted = self.visit.adopted.take();
+        if adopted.is_none() {
+            worker.budget.earn(settings.upstream.retry_budget_permille);
+        }
         let mut way = Way {
             visit: self.visit,
             service: self.service,
-            passage: self.passage,
             target: self.errand.target,
             key: self.errand.known.key,
             client: self.errand.asker.ip,
@@ -214,10 +219,16 @@ impl Forward<'_> {
         let mut request = request;
         let mut repeats = 0;
         loop {
-            let mut reached = way.reach().await.inspect_err(|status| {
+            let (reached, sent) = match adopted.take() {
+                Some(adopted) => (adopted.reached, Some(adopted.sent)),
+                None => (way.reach().await, None),
+            };
+            let mut reached = reached.inspect_err(|status| {
                 self.errand.all_down.set(*status != StatusCode::GONE);
             })?;
             let id = reached.upstream.backend;
+            self.passage
+                .chose(&reached.upstream.name, reached.why, reached.connect);
             if self.errand.is_told_the_backend()
                 && let Some(address) = worker.snapshot().address(id)
             {
@@ -228,8 +239,12 @@ impl Forward<'_> {
                 RequestBody::Empty => lane.timeouts.first_byte,
                 RequestBody::Client(_) => lane.timeouts.body,
             });
-            let begun_ms = clock::now_ms();
-            match reached.upstream.exchange(request, self.progress).await {
+            let begun_ms = sent.map_or_else(clock::now_ms, |sent| sent.at_ms);
+            let outcome = match sent {
+                Some(Sent { is_late: true, .. }) => Err(Failure::Timeout),
+                _ => reached.upstream.exchange(request, self.progress).await,
+            };
+            match outcome {
                 Ok(answer) => {
                     worker.faults.answered(id);
                     if self.errand.is_refused_poll(answer.status()) {
@@ -310,6 +325,7 @@ impl Forward<'_> {
         let Reached {
             mut upstream,
             mut active,
+            ..
         } = reached;
         let backend = upstream.backend;
         let (mut head, body) = answer.into_parts();

@@ -79,6 +79,11 @@ impl Origin {
         self.trusted
     }
 
+    /// The client's address and the port that it came to, as text.
+    pub fn texts(&self) -> (&HeaderValue, &HeaderValue) {
+        (&self.ip, &self.port)
+    }
+
     /// The scheme of the connection.
     pub fn scheme(&self) -> &'static str {
         scheme(self.https)
@@ -122,6 +127,14 @@ pub fn forward(headers: &mut HeaderMap, origin: &Origin, settings: &Settings) ->
     );
     headers.insert(X_REQUEST_ID, asker.request_id.clone());
     asker
+}
+
+/// Gives a request that [`forward`] has seen the id under which it was sent before.
+pub fn rename(headers: &mut HeaderMap, asker: &mut Asker, id: &[u8; 32]) {
+    if let Ok(id) = HeaderValue::from_bytes(id) {
+        headers.insert(X_REQUEST_ID, id.clone());
+        asker.request_id = id;
+    }
 }
 
 /// Nothing is believed.
@@ -270,8 +283,12 @@ fn seed() -> [u64; 2] {
     [(words >> 64) as u64 | 1, words as u64]
 }
 
-/// An id of 32 hexadecimal digits.
 fn new_id() -> HeaderValue {
+    HeaderValue::from_bytes(&id()).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// A new id: 32 hexadecimal digits.
+pub fn id() -> [u8; 32] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let [first, second] = IDS.with(|ids| {
         let [salt, count] = ids.get();
@@ -289,7 +306,7 @@ fn new_id() -> HeaderValue {
     for (place, digit) in text.iter_mut().zip((0..32).rev()) {
         *place = DIGITS[(words >> (4 * digit)) as usize & 15];
     }
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    text
 }
 
 impl Via {
@@ -304,6 +321,11 @@ impl Via {
             http_2: value("2"),
             pseudonym,
         }
+    }
+
+    /// What it is called in a request of HTTP/1.1.
+    pub fn http_11(&self) -> &HeaderValue {
+        &self.http_11
     }
 
     /// Adds this service to the ones that the request has passed; `false` if it has passed here

@@ -173,8 +173,12 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, named: &[HeaderName]) {
 
 /// The seconds of `Keep-Alive: timeout=N`.
 pub(super) fn keep_alive_seconds(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(KEEP_ALIVE)?.to_str().ok()?;
-    value.split(',').find_map(|parameter| {
+    seconds_in(headers.get(KEEP_ALIVE)?.to_str().ok()?)
+}
+
+/// The seconds in a value of `Keep-Alive`.
+pub(super) fn seconds_in(keep_alive: &str) -> Option<u64> {
+    keep_alive.split(',').find_map(|parameter| {
         let (name, seconds) = parameter.split_once('=')?;
         let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
         is_timeout.then(|| seconds.trim().parse().ok()).flatten()

@@ -3,21 +3,11 @@
 //! Nearly none is sent again. So it is kept as plain bytes, in a buffer that the thread uses again:
 //! the copy of a header map takes two allocations, and counts up and down for each field.
 
-use std::cell::RefCell;
-
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 
 use super::body::RequestBody;
-
-/// Buffers that a thread keeps for further requests.
-const SPARES: usize = 64;
-/// Those that have grown longer than this are not kept.
-const LONGEST: usize = 16 * 1024;
-
-thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
+use super::spare;
 
 /// A request without a body.
 pub(super) struct Kept {
@@ -30,7 +20,7 @@ pub(super) struct Kept {
 impl Kept {
     /// Keeps the head of `request`.
     pub(super) fn new<B>(request: &Request<B>) -> Self {
-        let mut fields = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        let mut fields = spare::take();
         for (name, value) in request.headers() {
             for text in [name.as_str().as_bytes(), value.as_bytes()] {
                 fields.extend_from_slice(&text.len().to_ne_bytes());
@@ -64,13 +54,7 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let mut fields = std::mem::take(&mut self.fields);
-        fields.clear();
-        SPARE.with_borrow_mut(|spare| {
-            if spare.len() < SPARES && fields.capacity() <= LONGEST {
-                spare.push(fields);
-            }
-        });
+        spare::give(std::mem::take(&mut self.fields));
     }
 }
 

@@ -8,7 +8,8 @@
 //! | `visit` | a client's connection |
 //! | `watched`, `sentry` | its bytes: when they move, and what hyper would mend in silence |
 //! | `progress` | how far a request is, and its deadline |
-//! | `forward` | a request, from its head to the head of its answer |
+//! | `short` | the short way of requests without anything special |
+//! | `forward` | all others, from the head of a request to the head of its answer |
 //! | `passage` | what a service does to every request and answer: redirect, compress, note |
 //! | `edge` | what that takes, made from the configuration |
 //! | `handshake`, `h2` | TLS and HTTP/2 on a client's connection |
@@ -22,8 +23,9 @@
 //! | `upstream` | connections to backends |
 //! | `lately` | affinities that a thread has just read or written |
 //! | `kept` | requests that may have to be sent again |
+//! | `spare` | buffers that a thread uses again |
 //! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
-//! | `body`, `stream` | the bytes |
+//! | `body`, `stream`, `early` | the bytes |
 //! | [`compress`] | answers made smaller on their way |
 //! | [`routes`] | which route a request takes |
 //! | [`forwarded`] | who asks for what: the forwarding headers |
@@ -43,6 +45,7 @@ mod checks;
 mod clock;
 pub mod compress;
 mod counts;
+mod early;
 mod edge;
 mod errand;
 mod extended;
@@ -64,6 +67,8 @@ pub mod routes;
 pub mod rules;
 mod sentry;
 mod settings;
+pub(crate) mod short;
+mod spare;
 pub mod sticky;
 mod stream;
 pub mod tls;

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use hyper::header::{HOST, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
 use hyper::http::request;
-use hyper::{Response, StatusCode};
+use hyper::{Response, StatusCode, Version};
 
-use super::access_log::Record;
+use super::access_log::{Record, Said};
 use super::answers::plain;
 use super::body::Body;
 use super::compress::Asked;
 use super::edge::redirect_target;
 use super::progress::Progress;
 use super::settings::Service;
+use super::short::Adopted;
 use super::visit::{UnderWay, Visit};
 
 /// One request under way.
@@ -37,11 +38,12 @@ impl Passage {
         head: &request::Parts,
     ) -> Self {
         let edge = &service.edge;
-        let record = edge.log.as_ref().map(|sink| {
-            let mut record = Record::begin(sink, visit.origin.peer.ip(), head);
-            record.tls = visit.tls.map(|agreed| agreed.version);
-            Box::new(record)
-        });
+        let begun = visit
+            .adopted
+            .borrow_mut()
+            .as_mut()
+            .and_then(Adopted::record);
+        let record = begun.or_else(|| Self::record(visit, &service, head.version, &Said::of(head)));
         let compressor = edge.compressor.as_ref();
         let asked = compressor.map(|_| Asked::new(&head.method, &head.headers));
         Self {
@@ -51,6 +53,19 @@ impl Passage {
             asked,
             service,
         }
+    }
+
+    /// What is noted of a request that begins, if it is noted.
+    pub(super) fn record(
+        visit: &Visit,
+        service: &Service,
+        version: Version,
+        said: &Said<'_>,
+    ) -> Option<Box<Record>> {
+        let sink = service.edge.log.as_ref()?;
+        let mut record = Record::begin(sink, visit.origin.peer.ip(), version, said);
+        record.tls = visit.tls.map(|agreed| agreed.version);
+        Some(Box::new(record))
     }
 
     /// The answer to a plain request that should have come by TLS (308, so that a POST stays one).

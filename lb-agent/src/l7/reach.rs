@@ -12,7 +12,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::counts::Active;
-use super::passage::Passage;
 use super::settings::Service;
 use super::sticky::Key;
 use super::stream::Stream;
@@ -28,13 +27,16 @@ pub(super) const AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Reached {
     pub(super) upstream: Upstream,
     pub(super) active: Active,
+    /// Why it is this backend.
+    pub(super) why: &'static str,
+    /// How long it took to connect; nothing for one that was there.
+    pub(super) connect: Duration,
 }
 
 /// One request's way to a backend.
 pub(super) struct Way<'a> {
     pub(super) visit: &'a Visit,
     pub(super) service: &'a Service,
-    pub(super) passage: &'a Passage,
     /// Its backends' service.
     pub(super) target: ServiceId,
     /// By what the request is known.
@@ -68,22 +70,29 @@ impl Way<'_> {
             if !self.introduces()
                 && let Some(upstream) = worker.pool.take(id)
             {
-                self.passage
-                    .chose(&upstream.name, why(reason), Duration::ZERO);
                 snapshot.counts.chosen(self.target, Some(reason));
-                return Ok(Reached { upstream, active });
+                return Ok(Reached {
+                    upstream,
+                    active,
+                    why: why(reason),
+                    connect: Duration::ZERO,
+                });
             }
             let Some(address) = snapshot.address(id) else {
                 self.passed.push(id);
                 continue;
             };
             let begun = Instant::now();
-            match self.connect(id, &address).await {
+            // Boxed: most requests find a connection.
+            match Box::pin(self.connect(id, &address)).await {
                 Ok(upstream) => {
-                    self.passage
-                        .chose(&upstream.name, why(reason), begun.elapsed());
                     snapshot.counts.chosen(self.target, Some(reason));
-                    return Ok(Reached { upstream, active });
+                    return Ok(Reached {
+                        upstream,
+                        active,
+                        why: why(reason),
+                        connect: begun.elapsed(),
+                    });
                 }
                 Err(error) if is_scarcity(&error) => {
                     tracing::debug!(%error, backend = %address, "cannot connect");
@@ -182,8 +191,7 @@ impl Way<'_> {
                 Ok(mut stream) => {
                     faults.connected(id);
                     self.introduce(&mut stream).await?;
-                    let upstream = Upstream::new(id, address.to_string(), stream).await;
-                    return upstream.map_err(io::Error::other);
+                    return Ok(Upstream::new(id, address.to_string().into(), stream));
                 }
                 Err(error) if is_refusal(&error) => {
                     let snapshot = self.visit.worker.snapshot();

@@ -1,4 +1,5 @@
-//! One byte stream for everything that HTTP goes over: TCP, TLS and unix sockets.
+//! One byte stream for everything that HTTP goes over: TCP, TLS and unix sockets, and each of them
+//! again with bytes that somebody has read before.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use super::early::Early;
+
 /// A connection, to a client or to a backend.
 pub(super) enum Stream {
     /// TCP.
@@ -17,6 +20,18 @@ pub(super) enum Stream {
     Unix(UnixStream),
     /// TCP with TLS in it.
     Tls(Box<TlsStream<TcpStream>>),
+    /// One of which something was read before.
+    Early(Box<Early>),
+}
+
+impl Stream {
+    /// The same without what was read before, once that is used up.
+    pub(super) fn plain(self) -> Self {
+        match self {
+            Self::Early(early) => early.into_rest(),
+            stream => stream,
+        }
+    }
 }
 
 macro_rules! each {
@@ -25,6 +40,7 @@ macro_rules! each {
             Stream::Tcp($stream) => $what,
             Stream::Unix($stream) => $what,
             Stream::Tls($stream) => $what,
+            Stream::Early($stream) => $what,
         }
     };
 }
@@ -79,6 +95,7 @@ impl AsFd for Stream {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
             Self::Tls(stream) => stream.get_ref().0.as_fd(),
+            Self::Early(early) => early.as_fd(),
         }
     }
 }

@@ -19,9 +19,11 @@ use hyper::header::HeaderName;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use lb_common::abi::BackendId;
+use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::body::{BodyError, RequestBody};
 use super::clock;
+use super::early::Early;
 use super::headers;
 use super::progress::Progress;
 use super::stream::Stream;
@@ -35,14 +37,22 @@ pub(super) struct Upstream {
     /// The backend.
     pub(super) backend: BackendId,
     /// Its name in the access log.
-    pub(super) name: String,
+    pub(super) name: Rc<str>,
     /// Whether it has carried a request before.
     pub(super) reused: bool,
     /// For how long it may be idle, in milliseconds.
     pub(super) idle_ms: u64,
-    sender: SendRequest<RequestBody>,
-    /// Nothing once it is over.
-    connection: Option<Driver>,
+    link: Link,
+}
+
+/// Who speaks on a connection.
+enum Link {
+    /// Nobody, or the short way.
+    Bare(Stream),
+    /// hyper; without a connection once that is over.
+    Http(SendRequest<RequestBody>, Option<Driver>),
+    /// It is over.
+    Over,
 }
 
 /// hyper's end of it: large, and handed on several times for each request.
@@ -88,23 +98,15 @@ impl Failure {
 }
 
 impl Upstream {
-    /// Speaks HTTP over `stream`.
-    pub(super) async fn new(
-        backend: BackendId,
-        name: String,
-        stream: Stream,
-    ) -> hyper::Result<Self> {
-        let (sender, connection) = http1::Builder::new()
-            .handshake(TokioIo::new(stream))
-            .await?;
-        Ok(Self {
+    /// A connection that has carried nothing yet.
+    pub(super) fn new(backend: BackendId, name: Rc<str>, stream: Stream) -> Self {
+        Self {
             backend,
             name,
             reused: false,
             idle_ms: IDLE_MS,
-            sender,
-            connection: Some(Box::new(connection)),
-        })
+            link: Link::Bare(stream),
+        }
     }
 
     /// Sends `request` and waits for the head of the answer, for as long as `progress` allows.
@@ -113,8 +115,11 @@ impl Upstream {
         request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let connection = &mut self.connection;
+        self.speak().await;
+        let Link::Http(sender, connection) = &mut self.link else {
+            return Err(Failure::Unsent(Box::new(request)));
+        };
+        let mut answer = pin!(sender.try_send_request(request));
         let outcome = poll_fn(|context| {
             let over = drive(connection, context);
             // Only the connection can make the answer ready, and it has just been driven: a waker
@@ -138,20 +143,77 @@ impl Upstream {
         }
     }
 
+    /// Has hyper speak on it.
+    async fn speak(&mut self) {
+        self.link = match std::mem::replace(&mut self.link, Link::Over) {
+            Link::Bare(stream) => {
+                let handshake = http1::Builder::new().handshake(TokioIo::new(stream));
+                match handshake.await {
+                    Ok((sender, connection)) => Link::Http(sender, Some(Box::new(connection))),
+                    Err(_) => Link::Over,
+                }
+            }
+            link => link,
+        };
+    }
+
+    /// The stream below, if nobody is speaking on it.
+    pub(super) fn bare(&mut self) -> Option<&mut Stream> {
+        self.link = match std::mem::replace(&mut self.link, Link::Over) {
+            Link::Http(_, Some(connection)) => {
+                let parts = connection.into_parts();
+                if parts.read_buf.is_empty() {
+                    Link::Bare(parts.io.into_inner().plain())
+                } else {
+                    Link::Over
+                }
+            }
+            link => link,
+        };
+        match &mut self.link {
+            Link::Bare(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Has the request that was written to [`Upstream::bare`] answered by the next exchange, which
+    /// must begin with the same request. `early` was read of its answer.
+    pub(super) fn ask_again(&mut self, early: Bytes) {
+        self.link = match std::mem::replace(&mut self.link, Link::Over) {
+            Link::Bare(stream) => Link::Bare(Early::asked(stream, early)),
+            link => link,
+        };
+    }
+
     /// Whether another request can be sent.
     fn is_ready(&mut self) -> bool {
         let mut quiet = Context::from_waker(Waker::noop());
-        if drive(&mut self.connection, &mut quiet) {
-            self.connection = None;
+        let is_ready = match &mut self.link {
+            // Whatever comes, the end or a byte, is not an answer.
+            Link::Bare(stream) => {
+                let mut byte = [0];
+                let mut room = ReadBuf::new(&mut byte);
+                Pin::new(stream)
+                    .poll_read(&mut quiet, &mut room)
+                    .is_pending()
+            }
+            Link::Http(sender, connection) => !drive(connection, &mut quiet) && sender.is_ready(),
+            Link::Over => false,
+        };
+        if !is_ready {
+            self.link = Link::Over;
         }
-        self.connection.is_some() && self.sender.is_ready()
+        is_ready
     }
 
     /// The stream below, after an answer that was 101.
     pub(super) fn into_tunnel(self) -> Option<Tunnelled> {
-        let parts = self.connection?.into_parts();
+        let Link::Http(_, Some(connection)) = self.link else {
+            return None;
+        };
+        let parts = connection.into_parts();
         Some(Tunnelled {
-            stream: parts.io.into_inner(),
+            stream: parts.io.into_inner().plain(),
             early: parts.read_buf,
         })
     }
@@ -207,7 +269,10 @@ impl Driven {
             && !self.over
             && let Some(upstream) = &mut self.upstream
         {
-            self.over = drive(&mut upstream.connection, context);
+            self.over = match &mut upstream.link {
+                Link::Http(_, connection) => drive(connection, context),
+                Link::Bare(_) | Link::Over => true,
+            };
             frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
         }
         frame

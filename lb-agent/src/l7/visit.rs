@@ -24,6 +24,7 @@ use super::handshake::{self, Agreed};
 use super::progress::{Phase, Progress};
 use super::sentry::Sentry;
 use super::settings::{Service, Snapshot};
+use super::short::{self, Adopted, Left};
 use super::sticky::Key;
 use super::stream::Stream;
 use super::tunnel::{self, End};
@@ -60,6 +61,8 @@ pub(super) struct Visit {
     head: Cell<Duration>,
     /// How long it may take to make room for more of an answer.
     pub(super) send: Cell<Option<Duration>>,
+    /// The request that the short way has begun and handed over.
+    pub(super) adopted: RefCell<Option<Adopted>>,
 }
 
 /// A request on its way through this connection, until this is dropped.
@@ -113,10 +116,15 @@ impl Visit {
         if self.is_http2() {
             return;
         }
+        self.begin_head();
+        self.sentry.borrow_mut().read(bytes);
+    }
+
+    /// The first bytes of a request may have come.
+    pub(super) fn begin_head(&self) {
         if self.progress.phase() == Phase::Idle {
             self.progress.head(self.head.get());
         }
-        self.sentry.borrow_mut().read(bytes);
     }
 
     /// A request was handed over; false if hyper has mended what should be refused.
@@ -125,7 +133,7 @@ impl Visit {
     }
 
     /// No request is under way any more.
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.sentry.borrow_mut().resume();
         self.progress.idle(self.idle.get());
     }
@@ -217,21 +225,30 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         idle: Cell::new(usual.idle),
         head: Cell::new(usual.header),
         send: Cell::new(usual.send),
+        adopted: RefCell::new(None),
     });
     let Some(service) = visit.service() else {
         return;
     };
-    let io = Watched {
+    let watched = |stream| Watched {
         stream,
         visit: Rc::clone(&visit),
     };
     if visit.is_http2() {
         visit.end();
-        Box::pin(h2::converse(io, &visit)).await;
+        Box::pin(h2::converse(watched(stream), &visit)).await;
         return;
     }
-    if let Some((io, early)) = converse(io, &visit, &service.http.settings.limits).await {
-        become_tunnel(io.stream, early, &visit);
+    visit.progress.head(visit.head.get());
+    let io = match short::converse(stream, &visit).await {
+        Left::Over => return,
+        Left::Late(stream) => return too_late(stream).await,
+        Left::Rest(stream) => watched(stream),
+    };
+    // Boxed: most connections never need it.
+    let conversed = Box::pin(converse(io, &visit, &service.http.settings.limits)).await;
+    if let Some((io, early)) = conversed {
+        become_tunnel(io.stream.plain(), early, &visit);
     }
 }
 
@@ -250,7 +267,7 @@ async fn origin(
     if !(settings.proxy_protocol && is_proxy()) {
         return Some(Origin::new(peer, local, false, trusted));
     }
-    match proxied::read(stream, settings.timeouts.header).await {
+    match Box::pin(proxied::read(stream, settings.timeouts.header)).await {
         Ok(told) => {
             let (peer, local) = told.unwrap_or((peer, local));
             Some(Origin::new(peer, local, false, trusted))
@@ -274,11 +291,11 @@ async fn converse(io: Watched, visit: &Rc<Visit>, limits: &Limits) -> Option<(Wa
         builder.max_headers(limits.headers);
     }
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
-    visit.progress.head(visit.head.get());
     let (mut told, mut hurried) = (false, false);
     let over = poll_fn(|context| {
         loop {
-            let in_head = visit.progress.phase() == Phase::Head;
+            let is_adopted = visit.adopted.borrow().is_some();
+            let in_head = is_adopted || visit.progress.phase() == Phase::Head;
             if visit.worker.is_stopping() && !told && !in_head {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();

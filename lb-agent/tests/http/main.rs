@@ -12,6 +12,7 @@ mod messages;
 mod responses;
 mod sessions;
 mod upgrade;
+mod ways;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -147,7 +148,16 @@ impl Client {
         }
     }
 
+    /// Sends `text`; an answer gets a date, as servers have clocks (RFC 9110, section 6.6.1).
     fn send(&mut self, text: &str) {
+        let is_final = text.strip_prefix("HTTP/1.1 ").is_some_and(|rest| {
+            rest.starts_with(|class: char| ('2'..='5').contains(&class)) && !rest.contains("Date:")
+        });
+        let text = if is_final {
+            text.replacen("\r\n", "\r\nDate: now\r\n", 1)
+        } else {
+            text.to_owned()
+        };
         self.stream.write_all(text.as_bytes()).unwrap();
     }
 

@@ -240,7 +240,12 @@ mod tests {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         let sink = Sink::for_tests(LogFormat::Combined);
-        Record::begin(&sink, "203.0.113.9".parse().unwrap(), &head)
+        Record::begin(
+            &sink,
+            "203.0.113.9".parse().unwrap(),
+            head.version,
+            &crate::l7::access_log::Said::of(&head),
+        )
     }
 
     fn written(format: LogFormat, record: &Record, end: End) -> String {

@@ -18,6 +18,6 @@ mod sink;
 mod stamp;
 mod writer;
 
-pub(super) use record::{End, Record};
+pub(super) use record::{End, Record, Said};
 pub(super) use sink::{Sink, flush_thread};
 pub(super) use writer::Writer;

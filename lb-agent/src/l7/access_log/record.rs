@@ -1,6 +1,5 @@
 //! What is noted of a request while it is under way.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, REFERER, USER_AGENT};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue, REFERER, USER_AGENT};
 use hyper::http::request;
 use hyper::{StatusCode, Version};
 
+use super::super::spare;
 use super::sink::Sink;
 
 /// A request under way. Its texts are copied into one buffer, which the next request of the thread
@@ -38,6 +38,34 @@ pub(in crate::l7) struct Record {
     written: bool,
 }
 
+/// What a client said, as far as it is noted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::l7) struct Said<'a> {
+    pub(in crate::l7) method: &'a [u8],
+    pub(in crate::l7) target: &'a [u8],
+    pub(in crate::l7) host: Option<&'a [u8]>,
+    pub(in crate::l7) referer: Option<&'a [u8]>,
+    pub(in crate::l7) user_agent: Option<&'a [u8]>,
+    pub(in crate::l7) authorization: Option<&'a [u8]>,
+}
+
+impl<'a> Said<'a> {
+    /// What the head of a request says.
+    pub(in crate::l7) fn of(head: &'a request::Parts) -> Self {
+        let field = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+        let authority = head.uri.authority().map(|authority| authority.as_str());
+        let path = head.uri.path_and_query().map(|path| path.as_str());
+        Self {
+            method: head.method.as_str().as_bytes(),
+            target: path.or(authority).unwrap_or_default().as_bytes(),
+            host: authority.map(str::as_bytes).or_else(|| field(HOST)),
+            referer: field(REFERER),
+            user_agent: field(USER_AGENT),
+            authorization: field(AUTHORIZATION),
+        }
+    }
+}
+
 /// Where texts are.
 #[derive(Default)]
 struct Spans {
@@ -58,25 +86,21 @@ pub(in crate::l7) enum End {
     Aborted,
 }
 
-thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Buffers that a thread keeps for further requests.
-const SPARES: usize = 64;
-/// Texts longer than this are not kept: one request must not cost memory for ever.
-const LONGEST: usize = 4096;
-
 impl Record {
     /// A request that begins now, as the client sent it.
-    pub(in crate::l7) fn begin(sink: &Arc<Sink>, client: IpAddr, head: &request::Parts) -> Self {
-        let texts = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    pub(in crate::l7) fn begin(
+        sink: &Arc<Sink>,
+        client: IpAddr,
+        version: Version,
+        said: &Said<'_>,
+    ) -> Self {
+        let texts = spare::take();
         let mut record = Self {
             sink: Arc::clone(sink),
             texts,
             request: Spans::default(),
             begun: Instant::now(),
-            version: head.version,
+            version,
             client,
             tls: None,
             backend: None,
@@ -87,29 +111,20 @@ impl Record {
             bytes: 0,
             written: false,
         };
-        record.copy(head);
+        record.copy(said);
         record
     }
 
-    fn copy(&mut self, head: &request::Parts) {
-        self.request.method = self.text(head.method.as_str().as_bytes());
-        self.request.target = match head.uri.path_and_query() {
-            Some(path) => self.text(path.as_str().as_bytes()),
-            None => self.text(head.uri.to_string().as_bytes()),
-        };
-        let headers = &head.headers;
-        let authority = head.uri.authority().map(|authority| authority.as_str());
-        self.request.host = match authority {
-            Some(authority) => Some(self.text(authority.as_bytes())),
-            None => headers.get(HOST).map(|host| self.text(host.as_bytes())),
-        };
-        self.request.referer = headers
-            .get(REFERER)
-            .map(|value| self.text(value.as_bytes()));
-        self.request.user_agent = headers
-            .get(USER_AGENT)
-            .map(|value| self.text(value.as_bytes()));
-        self.request.user = user(headers).map(|user| self.text(&user));
+    fn copy(&mut self, said: &Said<'_>) {
+        self.request.method = self.text(said.method);
+        self.request.target = self.text(said.target);
+        self.request.host = said.host.map(|host| self.text(host));
+        self.request.referer = said.referer.map(|referer| self.text(referer));
+        self.request.user_agent = said.user_agent.map(|agent| self.text(agent));
+        self.request.user = said
+            .authorization
+            .and_then(user)
+            .map(|user| self.text(&user));
     }
 
     fn text(&mut self, text: &[u8]) -> Range<usize> {
@@ -193,24 +208,13 @@ impl Drop for Record {
     /// A request that nobody finished is noted too.
     fn drop(&mut self) {
         self.write(End::Aborted);
-        let mut texts = std::mem::take(&mut self.texts);
-        if texts.capacity() == 0 || texts.capacity() > LONGEST {
-            return;
-        }
-        texts.clear();
-        // A thread that ends has no use for it.
-        let _ = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < SPARES {
-                spare.push(texts);
-            }
-        });
+        spare::give(std::mem::take(&mut self.texts));
     }
 }
 
 /// The user of basic authentication (RFC 7617), without the password.
-fn user(headers: &HeaderMap) -> Option<Vec<u8>> {
-    let (scheme, credentials) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+fn user(authorization: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, credentials) = std::str::from_utf8(authorization).ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }

@@ -215,7 +215,13 @@ mod tests {
     fn write(sink: &Arc<Sink>, target: &str) {
         let request = Request::builder().uri(target).body(()).unwrap();
         let (head, ()) = request.into_parts();
-        Record::begin(sink, [127, 0, 0, 1].into(), &head).finish(End::Complete);
+        Record::begin(
+            sink,
+            [127, 0, 0, 1].into(),
+            head.version,
+            &crate::l7::access_log::Said::of(&head),
+        )
+        .finish(End::Complete);
     }
 
     fn lines(path: &Path) -> usize {

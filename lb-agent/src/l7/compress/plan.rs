@@ -66,7 +66,12 @@ impl Compressor {
         if asked.no_transform || !may_be_coded(head) {
             return None;
         }
-        let fits = self.has_fitting_type(&head.headers) && self.is_long_enough(&head.headers);
+        let text = |name| {
+            let value: Option<&HeaderValue> = head.headers.get(name);
+            value.and_then(|value| value.to_str().ok())
+        };
+        let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let fits = self.fits(text(CONTENT_TYPE), length);
         if !fits && asked.accept_encoding.is_empty() {
             return None;
         }
@@ -81,14 +86,15 @@ impl Compressor {
         (!asked.is_head).then_some(algorithm)
     }
 
-    fn has_fitting_type(&self, headers: &HeaderMap) -> bool {
-        let Some(kind) = headers
-            .get(CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok())
-        else {
-            return false;
-        };
-        let kind = kind.split(';').next().unwrap_or_default().trim();
+    /// Whether an answer of this type and length in bytes is worth it. A length that is not known may
+    /// be any.
+    pub fn fits(&self, content_type: Option<&str>, length: Option<u64>) -> bool {
+        length.is_none_or(|length| length >= self.min_size.max(1))
+            && content_type.is_some_and(|kind| self.has(kind))
+    }
+
+    fn has(&self, content_type: &str) -> bool {
+        let kind = content_type.split(';').next().unwrap_or_default().trim();
         if kind.eq_ignore_ascii_case(EVENT_STREAM) {
             return self.event_streams;
         }
@@ -100,13 +106,6 @@ impl Compressor {
                     .is_some_and(|begin| begin.eq_ignore_ascii_case(start)),
                 None => kind.eq_ignore_ascii_case(wanted),
             })
-    }
-
-    /// A length that is not known may be any.
-    fn is_long_enough(&self, headers: &HeaderMap) -> bool {
-        let length = headers.get(CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        length.is_none_or(|length| length >= self.min_size.max(1))
     }
 }
 
