@@ -383,6 +383,14 @@ impl Flow {
     pub const fn pair(&self) -> FlowKey {
         self.out.reversed()
     }
+
+    /// Whether this, found at [`Flow::pair`] of the entry at `key`, is of the same flow. Where the
+    /// other entry was pushed out, its key may be that of another flow's by now: of one that was
+    /// given the same source port.
+    #[inline(always)]
+    pub fn is_pair_of(&self, key: &FlowKey) -> bool {
+        self.out == key.reversed()
+    }
 }
 
 /// Bits of [`Flow::flags`], each about its own direction.

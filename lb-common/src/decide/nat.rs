@@ -65,11 +65,29 @@ pub(super) fn forget<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(entry) = world.flow(&job.key) else {
         return begin(world, job);
     };
-    if world.target(entry.backend).is_some() && !is_over(world, &entry) {
+    if world.target(entry.backend).is_some() && !is_over(world, &job.key, &entry) {
         return Verdict::next(Stage::Advance);
     }
-    world.remove(&job.key, &entry.pair());
+    take_out(world, &job.key, &entry);
     begin(world, job)
+}
+
+/// The other entry of a flow.
+#[inline(always)]
+fn other<W: World>(world: &W, key: &FlowKey, entry: &Flow) -> Option<W::Flow> {
+    world
+        .flow(&entry.pair())
+        .filter(|other| other.is_pair_of(key))
+}
+
+/// Takes a flow out, and nothing of another.
+#[inline(always)]
+fn take_out<W: World>(world: &mut W, key: &FlowKey, entry: &Flow) {
+    let pair = match other(world, key, entry) {
+        Some(_) => entry.pair(),
+        None => *key,
+    };
+    world.remove(key, &pair);
 }
 
 /// A packet of no flow that is known: it may begin one if somebody listens.
@@ -84,8 +102,8 @@ fn begin<W: World>(world: &W, job: &mut Job) -> Verdict {
 
 /// Whether a flow has ended or aged.
 #[inline(always)]
-fn is_over<W: World>(world: &W, entry: &Flow) -> bool {
-    let (other, seen_s) = match world.flow(&entry.pair()) {
+fn is_over<W: World>(world: &W, key: &FlowKey, entry: &Flow) -> bool {
+    let (other, seen_s) = match other(world, key, entry) {
         Some(pair) => (pair.flags, pair.seen_s.max(entry.seen_s)),
         None => (0, entry.seen_s),
     };
@@ -154,7 +172,7 @@ pub(super) fn advance<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 #[inline(always)]
 fn is_bereft<W: World>(world: &W, job: &Job, entry: &Flow) -> bool {
     match world.flow(&entry.pair()) {
-        Some(reply) => reply.out != job.key.reversed(),
+        Some(reply) => !reply.is_pair_of(&job.key),
         None => false,
     }
 }
@@ -333,7 +351,7 @@ pub(super) fn orphaned<W: World>(world: &mut W, job: &mut Job) -> Verdict {
             return Verdict::drop(PacketCounter::DropNoBackend);
         }
         // The client's next datagram begins anew.
-        world.remove(&job.key, &entry.pair());
+        take_out(world, &job.key, &entry);
     }
     nobody(job)
 }

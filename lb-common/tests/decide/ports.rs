@@ -87,3 +87,37 @@ fn a_flow_whose_source_port_went_to_another_gets_one_anew() {
         }
     }
 }
+
+#[test]
+fn a_flow_that_is_over_takes_nothing_of_the_one_that_got_its_source_port_along() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        for target in world.targets.values_mut() {
+            target.ports = 2;
+        }
+        world.settings.cpus = 1;
+        let service = family.service(REMOTE);
+        let packet = |sport, flags| Spec {
+            sport,
+            ..tcp(family.client, &service, flags)
+        };
+        let first = there(&mut world, &packet(40_000, SYN));
+        let reply = key_of_answers(&world, &family);
+        world.new_flows.remove(&reply);
+        let heir = (40_001..41_000).find(|sport| {
+            let seen = there(&mut world.clone(), &packet(*sport, SYN));
+            seen.sport == first.sport
+        });
+        let heir = heir.expect("one of both ports");
+        // It completes its handshake, and is silent for longer than an attempt may take.
+        let opened = there(&mut world, &packet(heir, SYN));
+        back(&mut world, &opened, SYN | ACK);
+        there(&mut world, &packet(heir, ACK));
+        world.now_s += world.settings.syn_s + 1;
+        // The client of the first begins anew.
+        let again = there(&mut world, &packet(40_000, SYN));
+        assert_ne!(again.sport, first.sport, "it is another's now");
+        let answer = back(&mut world, &opened, ACK);
+        assert_eq!(answer.dport, heir, "who has it keeps it");
+    }
+}

@@ -193,6 +193,12 @@ impl Tables {
         found.ok().map(|flow| flow.0)
     }
 
+    /// The other entry of a flow.
+    fn other(&self, key: &FlowKey, entry: &Flow) -> Option<Flow> {
+        self.entry(&entry.pair())
+            .filter(|other| other.is_pair_of(key))
+    }
+
     /// Has the program answer what still comes for a flow as if its backend were gone.
     fn give_up(&mut self, key: &FlowKey, entry: &Flow, pair: Option<&Flow>) {
         let pair = pair.map(|flow| (entry.pair(), flow));
@@ -210,7 +216,8 @@ impl Tables {
 
     /// Takes both entries of a flow out. What has been pushed out since is no matter.
     fn remove(&mut self, key: &FlowKey, entry: &Flow) {
-        for key in [*key, entry.pair()] {
+        let pair = self.other(key, entry).map(|_| entry.pair());
+        for key in iter::once(*key).chain(pair) {
             let key = pod::FlowKey(key);
             let _ = self.flows.remove(&key);
             let _ = self.opening.remove(&key);
@@ -301,7 +308,7 @@ impl Walk {
         if forward {
             self.count(entry, established, gone);
             if !established && !gone && fate::is_silent(key, entry, self.looks_s) {
-                self.silent(entry);
+                self.silent(key, entry);
             }
         }
         let told_s = self.farewells.get(key).filter(|_| forward && !gone);
@@ -316,7 +323,7 @@ impl Walk {
         {
             return;
         }
-        let pair = self.tables.entry(&entry.pair());
+        let pair = self.tables.other(key, entry);
         match fate(key, entry, pair.as_ref(), gone, now_s, &self.ages) {
             Fate::Keep => {}
             Fate::Forget => {
@@ -347,8 +354,8 @@ impl Walk {
     }
 
     /// A client has waited for long enough: unless the backend has spoken, this attempt failed.
-    fn silent(&mut self, entry: &Flow) {
-        let answered = self.tables.entry(&entry.pair());
+    fn silent(&mut self, key: &FlowKey, entry: &Flow) {
+        let answered = self.tables.other(key, entry);
         if answered.is_none_or(|pair| pair.flags & flow::SEEN == 0) {
             *self.swept.unanswered.entry(entry.backend).or_default() += 1;
         }
