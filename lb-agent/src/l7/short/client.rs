@@ -138,7 +138,10 @@ impl<'a> Client<'a> {
 
     /// The connection with what was read from it.
     pub(super) fn rest(self) -> Left {
-        Left::Rest(Early::read(self.stream, Bytes::from(self.input)))
+        // Copied, as it is short and its buffer is not.
+        let early = Bytes::copy_from_slice(&self.input);
+        spare::give(self.input);
+        Left::Rest(Early::read(self.stream, early))
     }
 
     /// Says that nothing more comes, where closing the socket does not say so.
