@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use lb_common::abi::packet::PacketCounter;
 use lb_common::decide::Outcome;
+use lb_common::decide::simulation::Simulation;
 
 use crate::nat::{REMOTE, back, key_of_answers, there};
 use crate::packets::{ACK, RST, SYN, Spec, seen, tcp, udp};
-use crate::{FAMILIES, pass};
+use crate::{FAMILIES, Family, pass};
 
 #[test]
 fn a_source_port_is_given_out_again_only_when_its_flow_is_over() {
@@ -50,15 +51,28 @@ fn a_source_port_is_given_out_again_only_when_its_flow_is_over() {
     }
 }
 
+/// A world with two source ports towards each backend.
+fn with_two_ports(family: &Family) -> Box<Simulation> {
+    let mut world = family.world();
+    for target in world.targets.values_mut() {
+        target.ports = 2;
+    }
+    world.settings.cpus = 1;
+    world
+}
+
+/// The client's port of a flow that would get this source port, were it the next to begin.
+fn heir_of(world: &Simulation, port: u16, begin: impl Fn(u16) -> Spec) -> u16 {
+    (40_001..41_000)
+        .find(|sport| there(&mut world.clone(), &begin(*sport)).sport == port)
+        .expect("one of both ports")
+}
+
 #[test]
 fn a_flow_whose_source_port_went_to_another_gets_one_anew() {
     for family in FAMILIES {
         for is_udp in [false, true] {
-            let mut world = family.world();
-            for target in world.targets.values_mut() {
-                target.ports = 2;
-            }
-            world.settings.cpus = 1;
+            let mut world = with_two_ports(&family);
             let service = family.service(REMOTE);
             let packet = |sport, flags| Spec {
                 sport,
@@ -72,11 +86,7 @@ fn a_flow_whose_source_port_went_to_another_gets_one_anew() {
             let reply = key_of_answers(&world, &family);
             // A flood pushes out what is to come back, and another client's flow takes the port.
             world.new_flows.remove(&reply);
-            let thief = (40_001..41_000).find(|sport| {
-                let seen = there(&mut world.clone(), &packet(*sport, SYN));
-                seen.sport == first.sport
-            });
-            let thief = thief.expect("one of both ports");
+            let thief = heir_of(&world, first.sport, |sport| packet(sport, SYN));
             there(&mut world, &packet(thief, SYN));
             let again = there(&mut world, &packet(40_000, ACK));
             assert_ne!(again.sport, first.sport, "it is another's now");
@@ -91,11 +101,7 @@ fn a_flow_whose_source_port_went_to_another_gets_one_anew() {
 #[test]
 fn a_flow_that_is_over_takes_nothing_of_the_one_that_got_its_source_port_along() {
     for family in FAMILIES {
-        let mut world = family.world();
-        for target in world.targets.values_mut() {
-            target.ports = 2;
-        }
-        world.settings.cpus = 1;
+        let mut world = with_two_ports(&family);
         let service = family.service(REMOTE);
         let packet = |sport, flags| Spec {
             sport,
@@ -104,11 +110,7 @@ fn a_flow_that_is_over_takes_nothing_of_the_one_that_got_its_source_port_along()
         let first = there(&mut world, &packet(40_000, SYN));
         let reply = key_of_answers(&world, &family);
         world.new_flows.remove(&reply);
-        let heir = (40_001..41_000).find(|sport| {
-            let seen = there(&mut world.clone(), &packet(*sport, SYN));
-            seen.sport == first.sport
-        });
-        let heir = heir.expect("one of both ports");
+        let heir = heir_of(&world, first.sport, |sport| packet(sport, SYN));
         // It completes its handshake, and is silent for longer than an attempt may take.
         let opened = there(&mut world, &packet(heir, SYN));
         back(&mut world, &opened, SYN | ACK);

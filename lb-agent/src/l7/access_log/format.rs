@@ -230,6 +230,7 @@ fn escape(text: &[u8], escapes: &Escapes, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l7::access_log::Said;
     use crate::l7::access_log::sink::Sink;
     use hyper::{Request, StatusCode};
 
@@ -244,7 +245,7 @@ mod tests {
             &sink,
             "203.0.113.9".parse().unwrap(),
             head.version,
-            &crate::l7::access_log::Said::of(&head),
+            &Said::of(&head),
         )
     }
 

@@ -202,7 +202,7 @@ fn open(path: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
     use crate::config::http::LogFormat;
-    use crate::l7::access_log::{End, Record, flush_thread};
+    use crate::l7::access_log::{End, Record, Said, flush_thread};
     use hyper::Request;
 
     fn log(path: &Path) -> AccessLog {
@@ -215,13 +215,8 @@ mod tests {
     fn write(sink: &Arc<Sink>, target: &str) {
         let request = Request::builder().uri(target).body(()).unwrap();
         let (head, ()) = request.into_parts();
-        Record::begin(
-            sink,
-            [127, 0, 0, 1].into(),
-            head.version,
-            &crate::l7::access_log::Said::of(&head),
-        )
-        .finish(End::Complete);
+        Record::begin(sink, [127, 0, 0, 1].into(), head.version, &Said::of(&head))
+            .finish(End::Complete);
     }
 
     fn lines(path: &Path) -> usize {

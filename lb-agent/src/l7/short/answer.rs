@@ -39,7 +39,7 @@ pub(super) struct Plain {
 
 /// What is known of the request.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct Known<'a> {
     pub(super) is_head: bool,
     /// It had an `If-None-Match`.
     pub(super) is_conditional: bool,
@@ -48,7 +48,7 @@ pub(super) struct Asked<'a> {
 
 /// Reads the head at the beginning of `bytes`, and writes it to `out` without what is for this hop
 /// only and without the empty line at its end.
-pub(super) fn parse(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Parsed {
+pub(super) fn parse(bytes: &[u8], known: Known<'_>, out: &mut Vec<u8>) -> Parsed {
     let mut lines = [const { MaybeUninit::uninit() }; MOST_LINES];
     let mut answer = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -57,7 +57,7 @@ pub(super) fn parse(bytes: &[u8], asked: Asked<'_>, out: &mut Vec<u8>) -> Parsed
         Ok(httparse::Status::Partial) if bytes.len() < LONGEST => return Parsed::Partial,
         Ok(httparse::Status::Partial) | Err(_) => return Parsed::Other,
     };
-    match plain(&answer, length, asked, out) {
+    match plain(&answer, length, known, out) {
         Some(plain) => Parsed::Plain(plain),
         None => Parsed::Other,
     }
@@ -76,11 +76,11 @@ struct Lines<'a> {
 fn plain(
     answer: &httparse::Response<'_, '_>,
     length: usize,
-    asked: Asked<'_>,
+    known: Known<'_>,
     out: &mut Vec<u8>,
 ) -> Option<Plain> {
     let status = answer.code?;
-    let is_odd = status < 200 || (status == 304 && asked.is_conditional);
+    let is_odd = status < 200 || (status == 304 && known.is_conditional);
     if answer.version != Some(1) || is_odd {
         return None;
     }
@@ -96,7 +96,7 @@ fn plain(
             line_to(out, name, value);
         }
     }
-    let without_body = matches!(status, 204 | 304) || asked.is_head;
+    let without_body = matches!(status, 204 | 304) || known.is_head;
     let has_length = lines.length.is_some();
     let is_told_a_length = matches!(status, 204 | 304) && has_length;
     if !lines.is_dated || is_told_a_length || !(has_length || without_body) {
@@ -106,7 +106,7 @@ fn plain(
         let kind = lines.content_type.unwrap_or_default();
         compressor.fits(std::str::from_utf8(kind).ok(), lines.length)
     };
-    if asked.compressor.is_some_and(is_changed) {
+    if known.compressor.is_some_and(is_changed) {
         return None;
     }
     Some(Plain {
@@ -161,15 +161,15 @@ mod tests {
     use super::*;
     use crate::config::http::Compression;
 
-    const ASKED: Asked<'_> = Asked {
+    const KNOWN: Known<'_> = Known {
         is_head: false,
         is_conditional: false,
         compressor: None,
     };
 
-    fn read(text: &str, asked: Asked<'_>) -> Option<(Plain, String)> {
+    fn read(text: &str, known: Known<'_>) -> Option<(Plain, String)> {
         let mut out = Vec::new();
-        match parse(text.as_bytes(), asked, &mut out) {
+        match parse(text.as_bytes(), known, &mut out) {
             Parsed::Plain(plain) => Some((plain, String::from_utf8(out).unwrap())),
             Parsed::Partial | Parsed::Other => None,
         }
@@ -178,7 +178,7 @@ mod tests {
     fn with(line: &str) -> Option<(Plain, String)> {
         let text =
             format!("HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 5\r\n{line}\r\n\r\nhello");
-        read(&text, ASKED)
+        read(&text, KNOWN)
     }
 
     #[test]
@@ -213,18 +213,18 @@ mod tests {
         }
         for length in ["", "+5", "5, 5", "5a", "-1", "99999999999999999999"] {
             let text = format!("HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: {length}\r\n\r\n");
-            assert_eq!(read(&text, ASKED), None, "{length}");
+            assert_eq!(read(&text, KNOWN), None, "{length}");
         }
-        assert_eq!(read("HTTP/1.1 200 OK\r\nDate: x\r\n\r\n", ASKED), None);
+        assert_eq!(read("HTTP/1.1 200 OK\r\nDate: x\r\n\r\n", KNOWN), None);
         assert_eq!(
-            read("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", ASKED),
+            read("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", KNOWN),
             None,
             "no date"
         );
         assert_eq!(
             read(
                 "HTTP/1.0 200 OK\r\nDate: x\r\nContent-Length: 0\r\n\r\n",
-                ASKED
+                KNOWN
             ),
             None
         );
@@ -232,19 +232,19 @@ mod tests {
 
     #[test]
     fn h15_answers_without_a_body_have_none() {
-        let body = |text: &str, asked| read(text, asked).map(|(plain, _)| plain.body);
-        let head = Asked {
+        let body = |text: &str, known| read(text, known).map(|(plain, _)| plain.body);
+        let head = Known {
             is_head: true,
-            ..ASKED
+            ..KNOWN
         };
         let long = "HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(body(long, head), Some(0));
-        assert_eq!(body("HTTP/1.1 204 x\r\nDate: x\r\n\r\n", ASKED), Some(0));
+        assert_eq!(body("HTTP/1.1 204 x\r\nDate: x\r\n\r\n", KNOWN), Some(0));
         let unchanged = "HTTP/1.1 304 x\r\nDate: x\r\n\r\n";
-        assert_eq!(body(unchanged, ASKED), Some(0));
-        let conditional = Asked {
+        assert_eq!(body(unchanged, KNOWN), Some(0));
+        let conditional = Known {
             is_conditional: true,
-            ..ASKED
+            ..KNOWN
         };
         assert_eq!(
             body(unchanged, conditional),
@@ -253,22 +253,22 @@ mod tests {
         );
         for status in ["100 Continue", "101 x", "103 x", "204 x", "304 x"] {
             let text = format!("HTTP/1.1 {status}\r\nDate: x\r\nContent-Length: 5\r\n\r\n");
-            assert_eq!(body(&text, ASKED), None, "{status}");
+            assert_eq!(body(&text, KNOWN), None, "{status}");
         }
     }
 
     #[test]
     fn what_a_compressor_would_change_is_not_plain() {
         let compressor = Compressor::new(&Compression::default()).unwrap();
-        let asked = Asked {
+        let known = Known {
             compressor: Some(&compressor),
-            ..ASKED
+            ..KNOWN
         };
         let is_plain = |kind: &str, length: u32| {
             let text = format!(
                 "HTTP/1.1 200 OK\r\nDate: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
             );
-            read(&text, asked).is_some()
+            read(&text, known).is_some()
         };
         assert!(!is_plain("text/html; charset=utf-8", 100_000));
         assert!(is_plain("text/html", 10));
@@ -279,11 +279,11 @@ mod tests {
     fn a_head_that_is_cut_off_is_waited_for() {
         let text = "HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 5\r\n\r\n";
         for length in 1..text.len() {
-            let parsed = parse(&text.as_bytes()[..length], ASKED, &mut Vec::new());
+            let parsed = parse(&text.as_bytes()[..length], KNOWN, &mut Vec::new());
             assert!(matches!(parsed, Parsed::Partial), "{length}: {parsed:?}");
         }
         let endless = format!("HTTP/1.1 200 OK\r\nX-A: {}", "a".repeat(LONGEST));
-        let parsed = parse(endless.as_bytes(), ASKED, &mut Vec::new());
+        let parsed = parse(endless.as_bytes(), KNOWN, &mut Vec::new());
         assert!(matches!(parsed, Parsed::Other));
     }
 }

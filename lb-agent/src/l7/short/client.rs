@@ -200,7 +200,7 @@ impl<'a> Client<'a> {
     fn read_head(&self, terms: &Terms, head: &mut Vec<u8>) -> Begun {
         let service = &terms.service;
         let settings = &service.http.settings;
-        let held_to = request::Terms {
+        let held_to = request::HeldTo {
             limits: &settings.limits,
             underscores: settings.underscore_headers,
             reads_query: settings.stickiness != Stickiness::Address,
@@ -328,7 +328,7 @@ impl<'a> Client<'a> {
             return Came::Other(Vec::new());
         };
         let head = std::mem::take(&mut asked.head);
-        let known = answer::Asked {
+        let known = answer::Known {
             is_head: asked.is_head,
             is_conditional: asked.is_conditional,
             compressor: terms.service.edge.compressor.as_ref(),

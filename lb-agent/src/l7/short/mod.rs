@@ -164,7 +164,7 @@ impl Terms {
 
 /// What is passed on of the head of a request, if it is plain; for the fuzz targets.
 pub(crate) fn passed_on(bytes: &[u8]) -> Option<Vec<u8>> {
-    let terms = request::Terms {
+    let terms = request::HeldTo {
         limits: &Limits::default(),
         underscores: false,
         reads_query: false,
@@ -176,7 +176,7 @@ pub(crate) fn passed_on(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// The same of an answer to a GET.
 pub(crate) fn passed_back(bytes: &[u8]) -> Option<Vec<u8>> {
-    let asked = answer::Asked {
+    let asked = answer::Known {
         is_head: false,
         is_conditional: false,
         compressor: None,

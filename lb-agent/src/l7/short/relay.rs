@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
 
 use super::super::spare;
 use super::super::stream::Stream;
-use super::answer::{self, Asked, Parsed, Plain};
+use super::answer::{self, Known, Parsed, Plain};
 
 /// Room for what a client says.
 const PIECE: usize = 4 * 1024;
@@ -53,17 +53,17 @@ pub(super) enum Came {
 pub(super) struct Question<'a> {
     /// What is still to be written.
     head: &'a [u8],
-    asked: Asked<'a>,
+    known: Known<'a>,
     /// What came of the head of the answer.
     early: Vec<u8>,
 }
 
 impl<'a> Question<'a> {
     /// Sends `head`.
-    pub(super) const fn new(head: &'a [u8], asked: Asked<'a>) -> Self {
+    pub(super) const fn new(head: &'a [u8], known: Known<'a>) -> Self {
         Self {
             head,
-            asked,
+            known,
             early: Vec::new(),
         }
     }
@@ -114,7 +114,7 @@ impl<'a> Question<'a> {
                     &self.early[..]
                 };
                 out.clear();
-                match answer::parse(bytes, self.asked, out) {
+                match answer::parse(bytes, self.known, out) {
                     Parsed::Plain(plain) if is_first => break (plain, &scratch[..length]),
                     Parsed::Plain(plain) => break (plain, &self.early[..]),
                     Parsed::Other => return Poll::Ready(Came::Other(bytes.to_vec())),

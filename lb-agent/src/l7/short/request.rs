@@ -43,7 +43,7 @@ pub(super) struct Plain<'a> {
 
 /// What requests are held to.
 #[derive(Clone, Copy)]
-pub(super) struct Terms<'a> {
+pub(super) struct HeldTo<'a> {
     pub(super) limits: &'a Limits,
     /// Header names with underscores are passed on.
     pub(super) underscores: bool,
@@ -53,17 +53,17 @@ pub(super) struct Terms<'a> {
 
 /// Reads the head at the beginning of `bytes`, and writes it to `out` without what is for this hop
 /// only and without the empty line at its end.
-pub(super) fn parse<'a>(bytes: &'a [u8], terms: Terms<'_>, out: &mut Vec<u8>) -> Parsed<'a> {
+pub(super) fn parse<'a>(bytes: &'a [u8], held_to: HeldTo<'_>, out: &mut Vec<u8>) -> Parsed<'a> {
     let mut lines = [const { MaybeUninit::uninit() }; MOST_LINES];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(bytes, &mut lines) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if bytes.len() < terms.limits.header_bytes => {
+        Ok(httparse::Status::Partial) if bytes.len() < held_to.limits.header_bytes => {
             return Parsed::Partial;
         }
         Ok(httparse::Status::Partial) | Err(_) => return Parsed::Other,
     };
-    match plain(&request, length, terms, out) {
+    match plain(&request, length, held_to, out) {
         Some(plain) => Parsed::Plain(plain),
         None => Parsed::Other,
     }
@@ -72,7 +72,7 @@ pub(super) fn parse<'a>(bytes: &'a [u8], terms: Terms<'_>, out: &mut Vec<u8>) ->
 fn plain<'a>(
     request: &httparse::Request<'_, 'a>,
     length: usize,
-    terms: Terms<'_>,
+    held_to: HeldTo<'_>,
     out: &mut Vec<u8>,
 ) -> Option<Plain<'a>> {
     let (method, target) = (request.method?, request.path?);
@@ -85,11 +85,11 @@ fn plain<'a>(
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
-    let limits = terms.limits;
+    let limits = held_to.limits;
     let fits = length <= limits.header_bytes
         && target.len() <= limits.target
         && request.headers.len() <= limits.headers;
-    let is_asked = query.is_some() && terms.reads_query;
+    let is_asked = query.is_some() && held_to.reads_query;
     if request.version != Some(1) || !fits || is_asked || !is_origin_form(target) {
         return None;
     }
@@ -111,7 +111,7 @@ fn plain<'a>(
     };
     for line in request.headers.iter() {
         let (name, value) = (line.name.as_bytes(), line.value);
-        if plain.take(name, value, terms)? {
+        if plain.take(name, value, held_to)? {
             line_to(out, name, value);
         }
     }
@@ -121,7 +121,7 @@ fn plain<'a>(
 
 impl<'a> Plain<'a> {
     /// Looks at a header line: whether it is passed on, or `None` if the request is not plain.
-    fn take(&mut self, name: &'a [u8], value: &'a [u8], terms: Terms<'_>) -> Option<bool> {
+    fn take(&mut self, name: &'a [u8], value: &'a [u8], held_to: HeldTo<'_>) -> Option<bool> {
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         let said = &mut self.said;
         match name.len() {
@@ -154,7 +154,7 @@ impl<'a> Plain<'a> {
             _ => {}
         }
         let claims = name.len() > 11 && name[..11].eq_ignore_ascii_case(b"x-forwarded");
-        let hides = !terms.underscores && name.contains(&b'_');
+        let hides = !held_to.underscores && name.contains(&b'_');
         (!claims && !hides).then_some(true)
     }
 }
@@ -208,13 +208,13 @@ mod tests {
     use super::*;
 
     fn read(text: &str, limits: &Limits) -> Option<(usize, String)> {
-        let terms = Terms {
+        let held_to = HeldTo {
             limits,
             underscores: false,
             reads_query: true,
         };
         let mut out = Vec::new();
-        match parse(text.as_bytes(), terms, &mut out) {
+        match parse(text.as_bytes(), held_to, &mut out) {
             Parsed::Plain(plain) => Some((plain.length, String::from_utf8(out).unwrap())),
             Parsed::Partial | Parsed::Other => None,
         }
@@ -339,17 +339,17 @@ mod tests {
             header_bytes: 100,
             ..Limits::default()
         };
-        let terms = Terms {
+        let held_to = HeldTo {
             limits: &limits,
             underscores: false,
             reads_query: false,
         };
         for length in 1..text.len() {
-            let parsed = parse(&text.as_bytes()[..length], terms, &mut Vec::new());
+            let parsed = parse(&text.as_bytes()[..length], held_to, &mut Vec::new());
             assert!(matches!(parsed, Parsed::Partial), "{length}: {parsed:?}");
         }
         let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(100));
-        let parsed = parse(long.as_bytes(), terms, &mut Vec::new());
+        let parsed = parse(long.as_bytes(), held_to, &mut Vec::new());
         assert!(matches!(parsed, Parsed::Other));
     }
 }
