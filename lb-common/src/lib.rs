@@ -17,6 +17,7 @@ pub mod addr;
 pub mod checksum;
 pub mod decap;
 pub mod decide;
+pub mod flows;
 #[cfg(feature = "simulation")]
 pub mod fuzz;
 pub mod hash;

@@ -170,13 +170,8 @@ pub(crate) const fn slot_of(hash: u64) -> u32 {
 /// all have, the bound is waived.
 #[inline(always)]
 pub fn select<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
-    if let Some(backend) = remembered(tables, client)
-        && tables.hand_over(&backend)
-    {
-        return Some(Choice {
-            backend: backend.id,
-            reason: Reason::Affinity,
-        });
+    if let Some(choice) = where_it_was(tables, client) {
+        return Some(choice);
     }
     if tables.head().max_load_permille != 0
         && let Some(choice) = tables.search(client, true)
@@ -184,6 +179,32 @@ pub fn select<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
         return Some(choice);
     }
     tables.search(client, false)
+}
+
+/// What [`select`] chooses, if that is where the client was or the owner of its slot.
+#[inline(always)]
+pub fn first<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
+    if let Some(choice) = where_it_was(tables, client) {
+        return Some(choice);
+    }
+    let backend = entry(tables, tables.slot(client.slot()))?;
+    let taken = tables.head().max_load_permille == 0
+        && backend.state == state::UP
+        && tables.hand_over(&backend);
+    taken.then_some(Choice {
+        backend: backend.id,
+        reason: Reason::Slot,
+    })
+}
+
+/// Hands the connection to the backend that a valid affinity of the client names.
+#[inline(always)]
+fn where_it_was<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
+    let backend = remembered(tables, client)?;
+    tables.hand_over(&backend).then_some(Choice {
+        backend: backend.id,
+        reason: Reason::Affinity,
+    })
 }
 
 /// All members of the service in the order in which `client` would be handed to them if it were

@@ -1,11 +1,12 @@
 //! The eBPF programs of lb-agent: entry points only.
 //!
-//! `steer`, `listen`, `connect`, `xdp` and `tc` hold what each program does, `maps` every map,
-//! `frame` and `packet` every read of a kernel context, `tables` and `world` what decisions are made
-//! from. They are not made here but in `lb_common`: `select` and `decide`.
+//! `steer`, `listen`, `connect`, `xdp` and `tc` hold what each program does, `maps` every map, `sets`
+//! and `flows` the flow tables in theirs, `frame` and `packet` every read of a kernel context, `tables`,
+//! `pick` and `world` what decisions are made from. They are not made here but in `lb_common`:
+//! `select`, `flows` and `decide`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
-// For the one instruction in `maps::atomic_add`.
+// For the atomic instructions in `maps`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 /// Makes each part of the way a function of its own to the verifier, and `call`, which runs them.
@@ -33,10 +34,13 @@ macro_rules! stages {
 }
 
 mod connect;
+mod flows;
 mod frame;
 mod listen;
 mod maps;
 mod packet;
+mod pick;
+mod sets;
 mod steer;
 mod tables;
 mod tc;
@@ -126,6 +130,24 @@ pub(crate) fn opaque(number: usize) -> usize {
     // one place twice, which the kernel refuses.)
     unsafe {
         core::arch::asm!("{0} += 0", inout(reg) number, options(pure, nomem, nostack));
+    }
+    number
+}
+
+/// Hides from the verifier what it knows of a number, by turning its bytes round and back.
+#[inline(always)]
+pub(crate) fn forgotten(number: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    let mut number = number;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: it changes nothing but a register, and that back.
+    unsafe {
+        core::arch::asm!(
+            "{0} = be64 {0}",
+            "{0} = be64 {0}",
+            inout(reg) number,
+            options(pure, nomem, nostack)
+        );
     }
     number
 }

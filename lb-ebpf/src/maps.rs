@@ -3,7 +3,9 @@
 //! They are BTF maps, so that bpftool prints them field by field. Layouts are in
 //! `lb_common::abi`; sizes that the agent sets at load are marked.
 
-use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::bindings::{
+    BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock,
+};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SockHash};
 use aya_ebpf::helpers::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
@@ -12,8 +14,8 @@ use lb_common::abi::local::{
     Asked, LocalDatagram, LocalPeer, MAX_LOCAL_ADDRESSES, MAX_LOCAL_DATAGRAMS,
 };
 use lb_common::abi::packet::{
-    AddressMarks, Device, DsrTable, Flow, FlowKey, Fragment, FragmentKey, MAX_VIPS, NearVip,
-    PacketBackend, PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
+    AddressMarks, Device, DsrTable, FlowKey, FlowSet, Fragment, FragmentKey, MAX_VIPS, NatPort,
+    NearVip, PacketBackend, PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
 };
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, BackendStats, Counter, ListenKey, MAX_BACKENDS,
@@ -22,6 +24,8 @@ use lb_common::abi::{
 };
 use lb_common::addr::Addr;
 use lb_common::decide::Job;
+use lb_common::decide::world::NewFlow;
+use lb_common::flows::Flow;
 
 /// Who made the pins, and for which network namespace.
 #[btf_map]
@@ -96,14 +100,20 @@ pub static ADDRESS_MARKS: Array<AddressMarks, 1> = Array::new();
 #[btf_map]
 pub static TARGETS: Array<Target, MAX_BACKENDS> = Array::new();
 
-/// Established flows, both directions. Nothing pushes them out; the agent takes out what is over.
-/// The agent sets the size.
+/// Flows over IPv4, see `lb_common::flows`. The agent sets the size, and has it mapped.
 #[btf_map]
-pub static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
+pub static FLOWS4: Array<FlowSet<3>, 1, MAPPED> = Array::new();
 
-/// Flows whose handshake is not complete. The agent sets the size.
+/// The same over IPv6.
 #[btf_map]
-pub static FLOWS_NEW: LruHashMap<FlowKey, Flow, 1> = LruHashMap::new();
+pub static FLOWS6: Array<FlowSet<9>, 1, MAPPED> = Array::new();
+
+/// Which flows have the source ports that were given out. The agent sets the size, and has it mapped.
+#[btf_map]
+pub static NAT_PORTS: Array<NatPort, 1, MAPPED> = Array::new();
+
+/// Flags of an array that the agent can map.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// Ports of datagrams that come in fragments.
 #[btf_map]
@@ -143,7 +153,13 @@ pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 pub struct Scratch {
     pub clock: Clock,
     pub job: Job,
+    /// Key of the flow that is looked for.
     pub key: FlowKey,
+    /// A client for which a backend is chosen.
+    pub client: Addr,
+    /// A flow to be entered.
+    pub new: NewFlow,
+    /// The flow that was found or entered last.
     pub flow: Flow,
     pub route: Route,
 }
@@ -302,6 +318,73 @@ unsafe fn atomic_add(counter: *mut u64, amount: i64) {
     // SAFETY: the caller vouches for the pointer.
     let counter = unsafe { core::sync::atomic::AtomicU64::from_ptr(counter) };
     counter.fetch_add(amount as u64, core::sync::atomic::Ordering::Relaxed);
+}
+
+/// Replaces the word at `place`, if that is `old`; what was there. Nothing is moved across it.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn replace(place: *mut u32, old: u32, new: u32) -> u32 {
+    let found: u64;
+    // SAFETY: the instruction touches the four bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "w0 = cmpxchg32_32(r1 + 0, w0, w2)",
+            inout("r0") u64::from(old) => found,
+            in("r1") place,
+            in("r2") u64::from(new),
+        );
+    }
+    found as u32
+}
+
+/// The same on the host, where only the linters see it.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub unsafe fn replace(place: *mut u32, old: u32, new: u32) -> u32 {
+    // SAFETY: the caller vouches for the pointer.
+    let place = unsafe { core::sync::atomic::AtomicU32::from_ptr(place) };
+    let order = core::sync::atomic::Ordering::SeqCst;
+    let done = place.compare_exchange(old, new, order, order);
+    done.unwrap_or_else(|found| found)
+}
+
+/// Adds to the word at `place`; what was there. Nothing is moved across it.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn add_fetched(place: *mut u32, amount: u32) -> u32 {
+    let found: u64;
+    // SAFETY: the instruction touches the four bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "w2 = atomic_fetch_add((u32 *)(r1 + 0), w2)",
+            inout("r2") u64::from(amount) => found,
+            in("r1") place,
+        );
+    }
+    found as u32
+}
+
+/// The same on the host, where only the linters see it.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub unsafe fn add_fetched(place: *mut u32, amount: u32) -> u32 {
+    // SAFETY: the caller vouches for the pointer.
+    let place = unsafe { core::sync::atomic::AtomicU32::from_ptr(place) };
+    place.fetch_add(amount, core::sync::atomic::Ordering::SeqCst)
 }
 
 /// Counts one choice of a service.

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
 use core::ptr;
-use lb_common::decide::{Outcome, Stage, egress, ingress, run};
+use lb_common::decide::{Outcome, Stage, egress, ingress, open, run};
 
 use crate::maps::Route;
 use crate::packet::{Raw, Skb, field};
@@ -66,6 +66,14 @@ fn run_stage(stage: Stage, skb: *mut __sk_buff) -> u64 {
     }
 }
 
+/// See `decide::open`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_tc_open(ctx: *mut __sk_buff) -> u64 {
+    let ctx = crate::kept(ctx);
+    open(&mut Raw(Skb(ctx)), &mut maps(ctx)).code()
+}
+
 stages! { __sk_buff
     lb_tc_arrived: Ingress,
     lb_tc_flow: Flow,
@@ -73,9 +81,13 @@ stages! { __sk_buff
     lb_tc_known: Known,
     lb_tc_advance: Advance,
     lb_tc_fresh: Fresh,
+    lb_tc_enter: Enter,
     lb_tc_orphaned: Orphaned,
     lb_tc_dsr: Dsr,
     lb_tc_icmp: Icmp,
+    lb_tc_about: About,
+    lb_tc_way_out: WayOut,
+    lb_tc_mend: Mend,
     lb_tc_reset: Reset,
     lb_tc_error: Error,
     lb_tc_extensions: Extensions,
@@ -84,7 +96,9 @@ stages! { __sk_buff
     lb_tc_send: Send,
     lb_tc_leaving: Leaving,
     lb_tc_local_reply: LocalReply,
+    lb_tc_local_known: LocalKnown,
     lb_tc_local_error: LocalError,
+    lb_tc_local_about: LocalAbout,
     lb_tc_local_extensions: LocalExtensions,
 }
 
@@ -119,5 +133,10 @@ impl Hook for Skb {
     #[inline(always)]
     fn call(&self, stage: Stage) -> u64 {
         call(self.0, stage)
+    }
+
+    #[inline(always)]
+    fn open(&self) -> u64 {
+        lb_tc_open(self.0)
     }
 }

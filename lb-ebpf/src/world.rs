@@ -2,30 +2,32 @@
 
 use core::ops::Deref;
 
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_NOEXIST};
+use aya_ebpf::bindings::BPF_FIB_LKUP_RET_NO_NEIGH;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use lb_common::abi::packet::{
-    AddressMarks, DsrSlot, DsrTable, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
-    PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device, dsr, flow,
+    AddressMarks, DsrSlot, DsrTable, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
+    PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device, dsr,
 };
 use lb_common::abi::{
-    Affinity, AffinityKey, Backend, BackendId, Counter, ServiceHead, ServiceId, path, protocol,
-    state,
+    Affinity, AffinityKey, BackendId, Counter, ServiceHead, ServiceId, protocol, state,
 };
 use lb_common::addr::Addr;
-use lb_common::decide::world::{BackendEvent, Chosen, NewFlow, World};
+use lb_common::decide::world::{BackendEvent, Chosen, World};
 use lb_common::decide::{Job, Stage, Verdict};
+use lb_common::flows::{At, End, Flow, Refused};
 use lb_common::headers::exchanged;
 use lb_common::packet::Packet;
-use lb_common::select::{Client, Reason, select};
+use lb_common::select::{Choice, Client, Reason};
 
+use crate::flows;
 use crate::maps::{
-    ADDRESS_MARKS, AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FLOWS, FLOWS_NEW,
-    FRAGMENTS, NEAR_VIPS, PACKET_BACKENDS, PACKET_SETTINGS, PACKET_STATS, Route, SCRATCH, TABLES,
-    TARGETS, TRACKED, VIPS, count,
+    ADDRESS_MARKS, AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FRAGMENTS, NEAR_VIPS,
+    PACKET_BACKENDS, PACKET_SETTINGS, PACKET_STATS, Route, SCRATCH, TABLES, TARGETS, TRACKED, VIPS,
+    count,
 };
 use crate::opaque;
-use crate::tables::{ServiceTables, Taker, affinity, element, now_ns, search};
+use crate::pick::{Picked, pick, pick_first};
+use crate::tables::{affinity, element, now_ns};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -44,6 +46,8 @@ pub trait Hook {
     fn sends_to(&self, ifindex: u32) -> bool;
     /// Runs a part of the way as a function of its own; see [`Verdict::code`].
     fn call(&self, stage: Stage) -> u64;
+    /// Runs `decide::open` as one.
+    fn open(&self) -> u64;
 }
 
 /// One run of a program.
@@ -77,6 +81,9 @@ impl<T> Deref for Shared<T> {
 
 impl<H: Hook> World for Maps<H> {
     type Flow = Shared<Flow>;
+    type New = flows::New;
+    type Entry = flows::Entry;
+    type Hop = Shared<Hop>;
     type Target = Shared<Target>;
     type Dsr = *mut DsrTable;
     type Sent = Shared<PacketBackend>;
@@ -163,8 +170,41 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
+    fn open<P: Packet>(&mut self, _packet: &mut P) -> Verdict {
+        Verdict::from_code(self.hook.open())
+    }
+
+    #[inline(always)]
+    fn pick(&self, service: ServiceId, protocol: u32, client: &Addr) -> Option<Choice> {
+        pick_first(service, protocol, client)
+    }
+
+    #[inline(always)]
+    fn count_choice(&mut self, service: ServiceId, reason: Reason) {
+        count(
+            service,
+            match reason {
+                Reason::Affinity => Counter::Affinity,
+                Reason::Slot => Counter::Slot,
+                Reason::Next => Counter::Next,
+            },
+        );
+    }
+
+    #[inline(always)]
     fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
-        choose(service, protocol, client)
+        match pick(service, protocol, client) {
+            Picked::Packet(choice) => {
+                self.count_choice(service, choice.reason);
+                Chosen::Packet(choice.backend)
+            }
+            // `lb_steer` chooses and counts.
+            Picked::OtherPath => Chosen::OtherPath,
+            Picked::None => {
+                count(service, Counter::Refused);
+                Chosen::None
+            }
+        }
     }
 
     #[inline(always)]
@@ -173,69 +213,97 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<Shared<Flow>> {
-        let found = FLOWS.get_ptr_mut(key);
-        found.or_else(|| FLOWS_NEW.get_ptr_mut(key)).map(Shared)
-    }
-
-    /// The key is not kept on the stack, of which the functions behind this one need almost all.
-    #[inline(always)]
-    fn established(&self, key: &FlowKey) -> Option<Shared<Flow>> {
-        let scratch = SCRATCH.get_ptr_mut(0)?;
-        // SAFETY: this CPU's own element.
-        let place = unsafe { &mut (*scratch).key };
-        *place = *key;
-        let key: &FlowKey = place;
-        FLOWS.get_ptr_mut(key).map(Shared)
+    fn flow(&mut self, key: &FlowKey) -> Option<Shared<Flow>> {
+        if !flows::find(key) {
+            return None;
+        }
+        flows::found().map(Shared)
     }
 
     #[inline(always)]
-    fn touch(&mut self, flow: Shared<Flow>, flags: u32, seen_s: u32, next_seq: u32) {
-        // SAFETY: as for reading.
-        let flow = unsafe { &mut *flow.0 };
-        flow.flags = flags;
-        flow.seen_s = seen_s;
-        flow.next_seq = next_seq;
+    fn flow_at(&self, _at: &At) -> Option<Shared<Flow>> {
+        flows::found().map(Shared)
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, _flow: Shared<Flow>, bits: u32) {
+        flows::lb_mark_flow(bits);
+    }
+
+    #[inline(always)]
+    fn touch(&mut self, flow: Shared<Flow>, seen_s: u32, next_seq: u32) {
+        flows::touch(flow.at, seen_s, next_seq);
     }
 
     #[inline(always)]
     fn set_hop(&mut self, flow: Shared<Flow>, hop: &Hop) {
-        // SAFETY: as for reading.
-        unsafe { (*flow.0).hop = *hop };
-    }
-
-    #[inline(always)]
-    fn insert(&mut self, key: &FlowKey, new: &NewFlow) -> bool {
-        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-            return false;
-        };
         // SAFETY: this CPU's own element.
-        let room = unsafe { &mut (*scratch).flow };
-        *room = new.value(self.now_s());
-        let room: &Flow = room;
-        FLOWS_NEW.insert(key, room, u64::from(BPF_NOEXIST)).is_ok()
+        unsafe { (*flow.0).hop = *hop };
+        flows::lb_set_flow_hop();
     }
 
     #[inline(always)]
-    fn establish(&mut self, key: &FlowKey, pair: &FlowKey) -> bool {
-        if !moved(key) {
-            return false;
-        }
-        if !moved(pair) {
-            let _ = FLOWS.remove(key);
-            return false;
-        }
-        let _ = FLOWS_NEW.remove(key);
-        let _ = FLOWS_NEW.remove(pair);
-        true
+    fn room(&mut self) -> Option<flows::New> {
+        flows::room()
     }
 
     #[inline(always)]
-    fn remove(&mut self, key: &FlowKey, pair: &FlowKey) {
-        for key in [key, pair] {
-            let _ = FLOWS.remove(key);
-            let _ = FLOWS_NEW.remove(key);
+    fn enter(&mut self, new: flows::New) -> Result<(Shared<Flow>, bool), Refused> {
+        let evicted = flows::enter(new)?;
+        let flow = flows::found().ok_or(Refused::NoRoom)?;
+        Ok((Shared(flow), evicted))
+    }
+
+    #[inline(always)]
+    fn enter_v4(&mut self, new: flows::New) -> Result<(Shared<Flow>, bool), Refused> {
+        let evicted = flows::enter_v4(new)?;
+        let flow = flows::found().ok_or(Refused::NoRoom)?;
+        Ok((Shared(flow), evicted))
+    }
+
+    #[inline(always)]
+    fn establish(&mut self, _flow: Shared<Flow>) -> Option<bool> {
+        match flows::lb_establish_flow() {
+            0 => None,
+            number => Some(number == 1),
         }
+    }
+
+    #[inline(always)]
+    fn keep(&mut self, _flow: Shared<Flow>) {
+        flows::lb_keep_flow();
+    }
+
+    #[inline(always)]
+    fn remove(&mut self, _flow: Shared<Flow>) {
+        flows::lb_remove_flow();
+    }
+
+    #[inline(always)]
+    fn entry(
+        &self,
+        end: End,
+        words: &[u32; 3],
+        protocol: u8,
+        given_out: bool,
+    ) -> Option<flows::Entry> {
+        flows::entry(end, words, protocol, given_out)
+    }
+
+    #[inline(always)]
+    fn entry_hop(&self, entry: flows::Entry) -> Shared<Hop> {
+        Shared(entry.hop())
+    }
+
+    #[inline(always)]
+    fn touch_entry(&mut self, entry: flows::Entry, end: End, seen_s: u32, next_seq: u32) {
+        // SAFETY: inside the set; two words, each written whole.
+        flows::note(unsafe { &mut *entry.as_ptr() }, end, seen_s, next_seq);
+    }
+
+    #[inline(always)]
+    fn is_there(&self, entry: flows::Entry) -> bool {
+        entry.is_there()
     }
 
     #[inline(always)]
@@ -385,7 +453,7 @@ pub fn job() -> Option<&'static mut Job> {
 /// number of the tick is one load, to read the clock are three calls, which took a sixth of what a
 /// packet of `dsr` did.
 #[inline(always)]
-fn now_s() -> u32 {
+pub fn now_s() -> u32 {
     // SAFETY: can be asked anywhere.
     let jiffies = unsafe { bpf_jiffies64() };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
@@ -408,24 +476,6 @@ fn totals(backend: BackendId) -> Option<&'static mut PacketBackend> {
     Some(unsafe { &mut *totals })
 }
 
-/// Copies a flow that is not established yet to where nothing pushes it out.
-#[inline(always)]
-fn moved(key: &FlowKey) -> bool {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return false;
-    };
-    let Some(new) = FLOWS_NEW.get_ptr(key) else {
-        return false;
-    };
-    // SAFETY: this CPU's own element.
-    let room = unsafe { &mut (*scratch).flow };
-    // SAFETY: a valid, aligned element of the map.
-    *room = unsafe { *new };
-    room.flags |= flow::ESTABLISHED;
-    let room: &Flow = room;
-    FLOWS.insert(key, room, u64::from(BPF_NOEXIST)).is_ok()
-}
-
 /// Fills in a question to the routes.
 #[inline(always)]
 fn fill(route: &mut Route, src: &Ip, dst: &Ip, ingress: u32) {
@@ -446,69 +496,6 @@ fn fill(route: &mut Route, src: &Ip, dst: &Ip, ingress: u32) {
         route.src = src.0;
         route.dst = dst.0;
     }
-}
-
-/// Chooses a backend for a new flow.
-#[inline(always)]
-fn choose(service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
-    let Some(table) = TABLES.get_value(service.0, &0) else {
-        return Chosen::OtherPath;
-    };
-    if table.head.members == 0 || table.head.flags & ServiceHead::HTTP != 0 {
-        return Chosen::OtherPath;
-    }
-    let client = Client::new(&table.head, client);
-    let mut tables = ServiceTables {
-        table,
-        protocol: protocol as u8,
-        taker: Packets,
-    };
-    let Some(choice) = select(&mut tables, &client) else {
-        count(service, Counter::Refused);
-        return Chosen::None;
-    };
-    let by_packets = BACKENDS
-        .get(choice.backend.index())
-        .is_some_and(|backend| backend.path == path::NAT);
-    if !by_packets {
-        // `lb_steer` chooses and counts.
-        return Chosen::OtherPath;
-    }
-    count(
-        service,
-        match choice.reason {
-            Reason::Affinity => Counter::Affinity,
-            Reason::Slot => Counter::Slot,
-            Reason::Next => Counter::Next,
-        },
-    );
-    Chosen::Packet(choice.backend)
-}
-
-/// New flows of the packet paths.
-struct Packets;
-
-impl Taker for Packets {
-    /// As far as can be told from here: of backends on other paths `lb_steer` knows.
-    #[inline(always)]
-    fn takes(&mut self, backend: &Backend) -> bool {
-        backend.path != path::NAT
-            || TARGETS
-                .get(backend.id.index())
-                .is_some_and(|target| target.id == backend.id)
-    }
-
-    #[inline(always)]
-    fn search(&mut self, service: u32, hash: u64, bounded: bool) -> u64 {
-        lb_search_packet(service, hash, u32::from(bounded))
-    }
-}
-
-/// See [`search`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn lb_search_packet(service: u32, hash: u64, bounded: u32) -> u64 {
-    search(Packets, service, hash, bounded != 0)
 }
 
 /// Remembers where a client went.

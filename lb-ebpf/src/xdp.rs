@@ -5,7 +5,7 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect};
 use core::ptr;
 use lb_common::abi::packet::PacketSettings;
-use lb_common::decide::{Outcome, Stage, ingress, run};
+use lb_common::decide::{Outcome, Stage, ingress, open, run};
 
 use crate::maps::{PACKET_SETTINGS, Route};
 use crate::packet::{Raw, Xdp, field};
@@ -58,6 +58,11 @@ impl Hook for Xdp {
     fn call(&self, stage: Stage) -> u64 {
         call(self.0, stage)
     }
+
+    #[inline(always)]
+    fn open(&self) -> u64 {
+        lb_xdp_open(self.0)
+    }
 }
 
 #[inline(always)]
@@ -76,6 +81,14 @@ fn run_stage(stage: Stage, ctx: *mut xdp_md) -> u64 {
     }
 }
 
+/// See `decide::open`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_xdp_open(ctx: *mut xdp_md) -> u64 {
+    let ctx = crate::kept(ctx);
+    open(&mut Raw(Xdp(ctx)), &mut maps(ctx)).code()
+}
+
 stages! { xdp_md
     lb_xdp_arrived: Ingress,
     lb_xdp_flow: Flow,
@@ -83,9 +96,13 @@ stages! { xdp_md
     lb_xdp_known: Known,
     lb_xdp_advance: Advance,
     lb_xdp_fresh: Fresh,
+    lb_xdp_enter: Enter,
     lb_xdp_orphaned: Orphaned,
     lb_xdp_dsr: Dsr,
     lb_xdp_icmp: Icmp,
+    lb_xdp_about: About,
+    lb_xdp_way_out: WayOut,
+    lb_xdp_mend: Mend,
     lb_xdp_reset: Reset,
     lb_xdp_error: Error,
     lb_xdp_extensions: Extensions,

@@ -8,21 +8,24 @@ use crate::hosts::Host;
 use crate::kernel_map::KernelMap;
 use crate::prog_run::PacketProgram;
 use crate::wire;
-use lb_agent::dataplane::bpf::OpenError;
+use lb_agent::dataplane::bpf::FlowSettings;
 use lb_agent::dataplane::bpf::trial::Trial;
 use lb_common::abi::packet::{
-    AddressMarks, Device, DsrSlot, DsrTable, FlowKey, FragmentKey, Hop, Ip, NearVip, device,
+    AddressMarks, Device, DsrSlot, DsrTable, FlowKey, FlowSet, FragmentKey, Hop, Ip, NatPort,
+    NearVip, device,
 };
 use lb_common::abi::{AffinityKey, BackendId, MAX_MEMBERS, ServiceId, ServiceTable, TABLE_SLOTS};
 use lb_common::addr;
 use lb_common::decide::Outcome;
-use lb_common::decide::simulation::{Service, Simulation, example};
+use lb_common::decide::simulation::{Flows, Service, Simulation, example};
 use lb_common::packet::Frame;
 
 use crate::packets::Family;
 
 /// XDP_DROP and the others (`linux/bpf.h`); 0 is XDP_ABORTED.
 const XDP: [u32; 4] = [1, 2, 3, 4];
+/// Flows that both have room for.
+const FLOWS: u32 = 256;
 /// The loopback interface, by which packets come in a test run.
 const INGRESS: u32 = 1;
 /// Ethernet addresses of the wire and of everybody behind it.
@@ -43,26 +46,37 @@ impl Both {
     /// Makes them, and moves this thread to where the kernel has the routes.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self::with(&mut Trial::open)
+        let settings = FlowSettings {
+            flows: FLOWS,
+            ..FlowSettings::default()
+        };
+        let flows = Flows::sized(settings.sets(), settings.ports());
+        Self::with(Trial::sized(FLOWS).unwrap(), flows, &settings)
     }
 
-    /// The same with room for so many flows.
+    /// The kernel's with room for so many flows; the host's has none.
     pub fn sized(flows: u32) -> Self {
-        Self::with(&mut || Trial::sized(flows))
+        let settings = FlowSettings {
+            flows,
+            ..FlowSettings::default()
+        };
+        Self::with(Trial::sized(flows).unwrap(), Flows::sized(0, 0), &settings)
     }
 
-    fn with(open: &mut dyn FnMut() -> Result<Trial, OpenError>) -> Self {
+    fn with(mut trial: Trial, flows: Flows, sizes: &FlowSettings) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pins = PathBuf::from(format!(
             "/sys/fs/bpf/lbt-packets-{}-{count}",
             std::process::id()
         ));
-        let mut trial = open().unwrap();
         trial.load("lb_xdp").unwrap();
         trial.pin("lb_xdp", &pins);
         let namespace = Host::new("packets");
-        let fresh = world(&namespace);
+        let mut fresh = world(&namespace);
+        fresh.flows = flows;
+        fresh.settings.sets = sizes.sets();
+        fresh.settings.ports = sizes.ports();
         // Routes are looked up where the caller is.
         namespace.enter();
         let both = Self {
@@ -175,9 +189,17 @@ impl Both {
         if self.slots() != slots_before {
             self.fill_dsr();
         }
-        for name in ["FLOWS", "FLOWS_NEW", "TRACKED"] {
-            self.map(name).clear::<FlowKey>().unwrap();
+        let settings = &self.host.settings;
+        let (v4, v6) = (self.map("FLOWS4"), self.map("FLOWS6"));
+        for set in 0..settings.sets {
+            v4.put(&set, &FlowSet::<3>::EMPTY).unwrap();
+            v6.put(&set, &FlowSet::<9>::EMPTY).unwrap();
         }
+        let ports = self.map("NAT_PORTS");
+        for place in 0..settings.ports {
+            ports.put(&place, &NatPort::default()).unwrap();
+        }
+        self.map("TRACKED").clear::<FlowKey>().unwrap();
         self.map("FRAGMENTS").clear::<FragmentKey>().unwrap();
         for name in ["AFFINITY", "AFFINITY_UDP"] {
             self.map(name)

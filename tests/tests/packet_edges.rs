@@ -334,11 +334,8 @@ fn a_flood_and_a_full_table_take_no_connection_from_anybody() {
     for address in CONTAINER {
         bulk_server(&net.container, SocketAddr::new(address, 5000));
     }
-    let room = 32;
-    let agent = Agent::start(
-        &net.balancer,
-        &services(CONTAINER, &format!("flow_table = {room}")),
-    );
+    // One set of each family, in which fourteen are kept.
+    let agent = Agent::start(&net.balancer, &services(CONTAINER, "flow_table = 8"));
     let connect = |n: u16| {
         let pair = client(n).into_iter().enumerate();
         pair.map(|(family, from)| {
@@ -382,11 +379,44 @@ fn a_flood_and_a_full_table_take_no_connection_from_anybody() {
     );
     // More than there is room for.
     open.extend((11..=20).flat_map(connect));
-    assert!(open.len() > room);
     assert!(agent.packets("flow_quota") > 0, "{}", figures());
     for bulk in &mut open {
         bulk.transfer(50_000, 50_000).unwrap();
     }
+}
+
+#[test]
+fn source_ports_are_free_again_when_their_flows_are_over() {
+    let net = Net::new();
+    // There are 4096 places for ports, and nobody listens.
+    let ages = "flow_table = 512\nflow_timeouts = { syn = '1s', closing = '1s' }";
+    let agent = Agent::start(&net.balancer, &services(SERVER, ages));
+    let IpAddr::V4(vip) = VIP[0] else {
+        unreachable!("the first is IPv4")
+    };
+    let wave = |first: u16| {
+        for n in first..first + 800 {
+            let [high, low] = n.to_be_bytes();
+            let from = Ipv4Addr::new(198, 18, high, low);
+            let syn = Tcp::new(4242, 80, 2).bytes(from.into(), vip.into());
+            send_raw(&Ipv4::new(from, vip).packet(number::TCP, &syn), vip.into());
+        }
+    };
+    let figures = || agent.status()["agent"]["packets"]["figures"].clone();
+    let mut first = 0;
+    while agent.packets("flow_new") < 6000 {
+        assert!(first < 60_000, "{} new flows", agent.packets("flow_new"));
+        net.router.run(|| wave(first));
+        first += 800;
+        let walks = figures()["walks"].as_u64().unwrap();
+        wait::until("them to be over", || {
+            let figures = figures();
+            // The walk that is under way has begun before.
+            let looked = figures["walks"].as_u64() >= Some(walks + 2);
+            (looked && figures["opening"] == 0).then_some(())
+        });
+    }
+    assert_eq!(agent.packets("drop_no_port"), 0);
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub const COUNTERS: [PacketCounter; PacketCounter::COUNT] = {
         DropIcmp,
         DropKernel,
         DropNoRoute,
+        FlowEvicted,
+        DropNoRoom,
     ]
 };
 
@@ -82,6 +84,8 @@ pub fn counter_name(counter: PacketCounter) -> &'static str {
         PacketCounter::DropIcmp => "drop_icmp",
         PacketCounter::DropKernel => "drop_kernel",
         PacketCounter::DropNoRoute => "drop_no_route",
+        PacketCounter::FlowEvicted => "flow_evicted",
+        PacketCounter::DropNoRoom => "drop_no_room",
     }
 }
 

@@ -6,8 +6,10 @@
 use super::{BackendId, ServiceId};
 use crate::addr::Addr;
 
+mod flow;
 mod slots;
 
+pub use flow::{FlowEntry, FlowKey, FlowSet, Hop, NatPort, state};
 pub use slots::{DsrSlot, DsrTable, Tracked, dsr};
 
 /// Entries of the `VIPS` map: listen addresses with ports, listen addresses alone, and the host's
@@ -162,6 +164,8 @@ impl AddressMarks {
     pub const DSR: u8 = 2;
     /// Replies of flows may come from there: it is or was a backend's on the `nat` path.
     pub const BACKEND: u8 = 4;
+    /// Replies of flows may go there, to source ports that were given out.
+    pub const SOURCE: u8 = 8;
     /// No marks.
     pub const NONE: Self = Self([0; Self::SIZE]);
 
@@ -180,9 +184,10 @@ impl AddressMarks {
         self.add(&key.addr, marks)
     }
 
-    /// Marks the address of a backend. False if it was marked before.
+    /// Marks the address of a backend, and where its replies go. False if they were marked before.
     pub const fn note_target(&mut self, target: &Target) -> bool {
-        self.add(&target.addr, Self::BACKEND)
+        let given_out = target.kind == kind::REMOTE && self.add(&target.source, Self::SOURCE);
+        self.add(&target.addr, Self::BACKEND) || given_out
     }
 
     const fn add(&mut self, address: &Ip, marks: u8) -> bool {
@@ -280,136 +285,6 @@ pub struct Target {
 }
 const _: () = assert!(size_of::<Target>() == 48);
 
-/// Key of the `FLOWS` maps: the packets of a flow in one direction, as they come in.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    /// Source address.
-    pub src: Ip,
-    /// Destination address.
-    pub dst: Ip,
-    /// Source port, network byte order.
-    pub sport_be: u16,
-    /// Destination port, network byte order.
-    pub dport_be: u16,
-    /// One of [`super::protocol`].
-    pub protocol: u32,
-}
-const _: () = assert!(size_of::<FlowKey>() == 40);
-
-impl FlowKey {
-    /// No flow.
-    pub const NONE: Self = Self {
-        src: Ip([0; 4]),
-        dst: Ip([0; 4]),
-        sport_be: 0,
-        dport_be: 0,
-        protocol: 0,
-    };
-
-    /// The key of what comes back.
-    #[inline(always)]
-    pub const fn reversed(&self) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-            sport_be: self.dport_be,
-            dport_be: self.sport_be,
-            protocol: self.protocol,
-        }
-    }
-}
-
-/// Where frames go, as the last look at the routes found it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hop {
-    /// Interface; 0 for not known.
-    pub ifindex: u32,
-    /// When it was found, CLOCK_MONOTONIC in seconds.
-    pub at_s: u32,
-    /// Destination and source MAC address, as the first twelve bytes of a frame.
-    pub macs: [u32; 3],
-    /// Greatest packet, bytes.
-    pub mtu: u32,
-}
-const _: () = assert!(size_of::<Hop>() == 24);
-
-impl Hop {
-    /// Not known.
-    pub const NONE: Self = Self {
-        ifindex: 0,
-        at_s: 0,
-        macs: [0; 3],
-        mtu: 0,
-    };
-
-    /// Whether it is known, was found less than `fresh_s` seconds ago, and not before the second
-    /// `since_s`.
-    #[inline(always)]
-    pub const fn is_fresh(&self, now_s: u32, fresh_s: u32, since_s: u32) -> bool {
-        self.ifindex != 0 && self.at_s >= since_s && now_s.wrapping_sub(self.at_s) < fresh_s
-    }
-}
-
-/// Value of the `FLOWS` maps: what becomes of the packets of a flow in one direction. A flow is a
-/// pair of entries; [`Flow::pair`] is the key of the other.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flow {
-    /// What the packets leave as.
-    pub out: FlowKey,
-    /// Its backend.
-    pub backend: BackendId,
-    /// Its service.
-    pub service: ServiceId,
-    /// Last packet in this direction, CLOCK_MONOTONIC in seconds, renewed once a second.
-    pub seen_s: u32,
-    /// Bits of [`flow`].
-    pub flags: u32,
-    /// TCP: the sequence number that follows the last packet in this direction, host byte order,
-    /// renewed with `seen_s`: what an RST in this direction needs.
-    pub next_seq: u32,
-    /// Padding, zero.
-    pub pad: u32,
-    /// The way out.
-    pub hop: Hop,
-}
-const _: () = assert!(size_of::<Flow>() == 88);
-
-impl Flow {
-    /// The key of the other entry of the pair: what comes back.
-    #[inline(always)]
-    pub const fn pair(&self) -> FlowKey {
-        self.out.reversed()
-    }
-
-    /// Whether this, found at [`Flow::pair`] of the entry at `key`, is of the same flow. Where the
-    /// other entry was pushed out, its key may be that of another flow's by now: of one that was
-    /// given the same source port.
-    #[inline(always)]
-    pub fn is_pair_of(&self, key: &FlowKey) -> bool {
-        self.out == key.reversed()
-    }
-}
-
-/// Bits of [`Flow::flags`], each about its own direction.
-pub mod flow {
-    /// From the backend to the client; else from the client to the backend.
-    pub const REPLY: u32 = 1;
-    /// A packet has come.
-    pub const SEEN: u32 = 2;
-    /// The handshake is complete (TCP), or both sides have spoken (UDP). In `FLOWS`, else in
-    /// `FLOWS_NEW`.
-    pub const ESTABLISHED: u32 = 4;
-    /// FIN seen.
-    pub const FIN: u32 = 8;
-    /// RST seen.
-    pub const RST: u32 = 16;
-    /// [`super::kind::LOCAL`]: the host's own stack takes it from here.
-    pub const LOCAL: u32 = 32;
-}
-
 /// Key of the `FRAGMENTS` map (RFC 791, section 3.2; RFC 8200, section 4.5).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -477,8 +352,14 @@ pub struct PacketSettings {
     /// What was found of routes before this second (CLOCK_MONOTONIC) is not trusted: they have
     /// changed since.
     pub routes_s: u32,
+    /// Elements of `FLOWS4`, and of `FLOWS6`.
+    pub sets: u32,
+    /// Elements of `NAT_PORTS`, a power of two.
+    pub ports: u32,
+    /// Key of the hash that flows are looked for by; it stays as long as the flows.
+    pub key: [u64; 6],
 }
-const _: () = assert!(size_of::<PacketSettings>() == 32);
+const _: () = assert!(size_of::<PacketSettings>() == 88);
 
 /// Value of the `DEVICES` map, by interface index.
 #[repr(C)]
@@ -549,9 +430,13 @@ pub enum PacketCounter {
     DropKernel = 22,
     /// Dropped: no route to the next hop.
     DropNoRoute = 23,
+    /// Flows pushed out by others before they were over.
+    FlowEvicted = 24,
+    /// Dropped: no room for a new flow.
+    DropNoRoom = 25,
 }
 
 impl PacketCounter {
     /// Number of counters.
-    pub const COUNT: usize = 24;
+    pub const COUNT: usize = 26;
 }

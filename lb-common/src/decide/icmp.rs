@@ -4,20 +4,30 @@
 use super::send::{REFUSED, addresses, frame};
 use super::world::World;
 use super::{Job, Stage, Verdict, answer, malformed, nat};
-use crate::abi::packet::{Flow, FlowKey, Ip, PacketCounter, VipKey, flow, vip};
+use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, VipKey, state, vip};
 use crate::abi::protocol;
 use crate::checksum::Delta;
 use crate::headers::{self, IpHeader, Piece, Transport, number, ports, ports_word};
 use crate::packet::Packet;
 
 /// An ICMP error and the packet that it quotes.
-struct Quote {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quote {
     /// The quoted IP header.
     ip: IpHeader,
     /// The quoted ports.
     ports: [u16; 2],
     /// Key of the flow in the direction in which the error goes.
     key: FlowKey,
+}
+
+impl Quote {
+    /// Nothing.
+    pub(super) const NONE: Self = Self {
+        ip: IpHeader::NONE,
+        ports: [0; 2],
+        key: FlowKey::NONE,
+    };
 }
 
 /// An ICMP message that came by an interface.
@@ -47,16 +57,17 @@ pub(super) fn received<P: Packet, W: World>(
     let Some(quote) = quote(packet, ip) else {
         return malformed(world, &ip.dst);
     };
-    about(packet, world, job, &quote)
+    // It concerns who sent the quoted packet, and comes to them.
+    if ip.dst != quote.key.dst {
+        return Verdict::PASS;
+    }
+    job.quote = quote;
+    Verdict::next(Stage::About)
 }
 
 /// An ICMP error from the host's own stack about a flow of a backend on this host.
 #[inline(always)]
-pub(super) fn local_error<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    job: &Job,
-) -> Verdict {
+pub(super) fn local_error<P: Packet>(packet: &P, job: &mut Job) -> Verdict {
     let ip = &job.segment.ip;
     if ip.piece != Piece::Whole || ip.v6 != (ip.protocol == number::ICMPV6) {
         return Verdict::PASS;
@@ -70,20 +81,22 @@ pub(super) fn local_error<P: Packet, W: World>(
     let Some(quote) = quote(packet, ip) else {
         return Verdict::PASS;
     };
-    let Some(entry) = world.flow(&quote.key) else {
+    job.quote = quote;
+    Verdict::next(Stage::LocalAbout)
+}
+
+/// The flow of a backend on this host that such an error is about.
+#[inline(always)]
+pub(super) fn local_about<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let Some(flow) = world.flow(&job.quote.key) else {
         return Verdict::PASS;
     };
-    let wanted = flow::REPLY | flow::LOCAL;
-    if entry.flags & wanted != wanted {
+    if !flow.is_reply() || !flow.is(state::LOCAL) {
         return Verdict::PASS;
     }
-    world.note(PacketCounter::IcmpPassed);
-    let done = mend(packet, ip, &quote, &entry, 0);
-    if done.is_some() {
-        Verdict::STACK
-    } else {
-        REFUSED
-    }
+    job.at = flow.at;
+    job.hop = Hop::NONE;
+    Verdict::next(Stage::Mend)
 }
 
 /// RFC 792; RFC 4443.
@@ -160,19 +173,9 @@ fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
 
 /// An error about a packet of a service: it goes where packets in its direction go.
 #[inline(always)]
-fn about<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    job: &mut Job,
-    quote: &Quote,
-) -> Verdict {
-    let ip = &job.segment.ip;
-    let key = &quote.key;
-    // It concerns who sent the quoted packet, and comes to them.
-    if ip.dst != key.dst {
-        return Verdict::PASS;
-    }
-    let vip = world.vip(&VipKey::new(key.dst, key.dport_be, quote.ip.protocol));
+pub(super) fn about<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let key = &job.quote.key;
+    let vip = world.vip(&VipKey::new(key.dst, key.dport_be, job.quote.ip.protocol));
     if let Some(vip) = vip
         && vip.flags & vip::DSR != 0
     {
@@ -181,56 +184,82 @@ fn about<P: Packet, W: World>(
         job.key = *key;
         job.vip = vip;
         job.segment.transport = Transport::NONE;
-        job.segment.ip.src = key.src;
+        job.segment.ip.src = job.key.src;
         return Verdict::next(Stage::Dsr);
     }
-    let Some(entry) = world.flow(key) else {
+    let Some(flow) = world.flow(key) else {
         return match vip {
             Some(_) => Verdict::drop(PacketCounter::DropIcmp),
             None => Verdict::PASS,
         };
     };
-    let way = nat::way_out(packet, world, job, entry);
+    job.at = flow.at;
+    Verdict::next(Stage::WayOut)
+}
+
+/// Finds the way of an error about a packet of a flow.
+#[inline(always)]
+pub(super) fn way_out<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    job: &mut Job,
+) -> Verdict {
+    let Some(flow) = world.flow_at(&job.at) else {
+        return REFUSED;
+    };
+    let way = nat::way_out(packet, world, job, flow);
     if way.instead != Verdict::PASS {
         return way.instead;
     }
-    let ip = &job.segment.ip;
-    let hops = u32::from(way.hop.ifindex != 0);
-    if mend(packet, ip, quote, &entry, hops).is_none() {
+    job.hop = way.hop;
+    Verdict::next(Stage::Mend)
+}
+
+/// Mends an error about a packet of a flow, and sends it on.
+#[inline(always)]
+pub(super) fn mended<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+    let Some(flow) = world.flow_at(&job.at) else {
+        return REFUSED;
+    };
+    let (ip, quote) = (&job.segment.ip, &job.quote);
+    let hops = u32::from(job.hop.ifindex != 0);
+    if mend(packet, ip, quote, &flow.out, &mut job.key, hops).is_none() {
         return REFUSED;
     }
     world.note(PacketCounter::IcmpPassed);
     if hops == 0 {
         return Verdict::STACK;
     }
-    frame(packet, world, ip, &way.hop)
+    frame(packet, world, ip, &job.hop)
 }
 
 /// Rewrites an ICMP error about a flow: the quoted packet to what its sender sent, the error to go
-/// to that sender.
+/// to that sender, as `out` says afterwards.
 #[inline(always)]
 fn mend<P: Packet>(
     packet: &mut P,
     ip: &IpHeader,
     quote: &Quote,
-    entry: &Flow,
+    flow: &FlowKey,
+    out: &mut FlowKey,
     hops: u32,
 ) -> Option<()> {
     let mut delta = Delta::default();
-    inner_addresses(packet, &quote.ip, &entry.out.reversed(), &mut delta)?;
-    inner_ports(packet, ip, quote, &entry.out, &mut delta)?;
+    inner_addresses(packet, &quote.ip, &flow.reversed(), &mut delta)?;
+    inner_ports(packet, ip, quote, flow, &mut delta)?;
     // The error of a router keeps its address, that of the other end gets the end's. Where both
     // ends see each other's addresses changed, so does the router's: it may be on both ways, and
     // would not take a packet from itself.
-    let both = entry.out.src != quote.key.src && entry.out.dst != quote.key.dst;
+    let both = flow.src != quote.key.src && flow.dst != quote.key.dst;
     let src = if both || ip.src == quote.key.src {
-        entry.out.src
+        flow.src
     } else {
         ip.src
     };
-    let out = FlowKey { src, ..entry.out };
+    *out = *flow;
+    out.src = src;
     let mut pseudo = Delta::default();
-    addresses(packet, ip, &out, hops, &mut pseudo)?;
+    addresses(packet, ip, out, hops, &mut pseudo)?;
     if ip.v6 {
         delta.pseudo = pseudo.pseudo;
     }

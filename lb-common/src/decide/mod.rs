@@ -26,8 +26,11 @@ pub mod simulation;
 mod verdict;
 pub mod world;
 
-use crate::abi::packet::{AddressMarks, FlowKey, Fragment, Ip, PacketCounter, Vip, VipKey, vip};
+use crate::abi::packet::{
+    AddressMarks, FlowKey, Fragment, Hop, Ip, PacketCounter, Vip, VipKey, vip,
+};
 use crate::abi::{BackendId, protocol};
+use crate::flows::At;
 use crate::headers::{self, Bad, IpHeader, Piece, Transport, number};
 use crate::packet::Packet;
 pub use verdict::{Outcome, Stage, Verdict};
@@ -48,12 +51,18 @@ pub struct Job {
     key: FlowKey,
     /// What listens on its destination.
     vip: Vip,
-    /// `dsr`: the backend, where the slot alone does not say.
+    /// The backend that was chosen; `dsr`: where the slot alone does not say.
     backend: BackendId,
     /// `dsr`: a hash of its client.
     hash: u32,
     /// The answer that it gets.
     problem: answer::Problem,
+    /// `nat`: where its flow is.
+    at: At,
+    /// What an ICMP error is about.
+    quote: icmp::Quote,
+    /// The way that this error takes.
+    hop: Hop,
 }
 
 impl Job {
@@ -68,17 +77,30 @@ impl Job {
         backend: BackendId::NONE,
         hash: 0,
         problem: answer::Problem::NONE,
+        at: At::NONE,
+        quote: icmp::Quote::NONE,
+        hop: Hop::NONE,
     };
 }
 
 /// The longest way: a SYN with extension headers on a flow that is over (arrived, extensions,
-/// received, flow, forget, fresh, known, error).
-const MOST_STAGES: u32 = 8;
+/// received, flow, forget, fresh, enter, and, when another CPU has entered it first, the same four
+/// once more, known, error).
+const MOST_STAGES: u32 = 13;
+/// The longest way of what leaves: an ICMP error (leaving, extensions, error, about, mend).
+const MOST_LEAVING_STAGES: u32 = 5;
 
 /// The whole way of a packet without anything special; `None`, and nothing done, for others.
 #[inline(always)]
 pub fn at_once<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option<Verdict> {
     plain::forward(packet, world)
+}
+
+/// The whole way of a SYN without anything special; for others [`Verdict::LONG_WAY`], and nothing
+/// done.
+#[inline(always)]
+pub fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Verdict {
+    plain::open(packet, world).unwrap_or(Verdict::LONG_WAY)
 }
 
 /// The whole way of a packet that came by an interface. Most need no job.
@@ -100,9 +122,20 @@ pub fn ingress<'a, P: Packet, W: World>(
 /// The same by the long way, which every packet can take.
 #[inline(always)]
 fn by_stages<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    let mut verdict = world.call(Stage::Ingress, packet, job);
+    from_stage(Stage::Ingress, MOST_STAGES, packet, world, job)
+}
+
+#[inline(always)]
+fn from_stage<P: Packet, W: World>(
+    first: Stage,
+    most: u32,
+    packet: &mut P,
+    world: &mut W,
+    job: &mut Job,
+) -> Verdict {
+    let mut verdict = world.call(first, packet, job);
     let mut stages = 1;
-    while stages < MOST_STAGES
+    while stages < most
         && let Some(stage) = verdict.stage()
     {
         verdict = world.call(stage, packet, job);
@@ -121,14 +154,18 @@ pub fn run<P: Packet, W: World>(
 ) -> Verdict {
     let verdict = match stage {
         Stage::Ingress => first(packet, world, job),
-        Stage::Flow => nat::flow(packet, world, job),
+        Stage::Flow => nat::flow(world, job),
         Stage::Forget => nat::forget(world, job),
         Stage::Known => nat::known(packet, world, job),
         Stage::Advance => nat::advance(world, job),
         Stage::Fresh => nat::fresh(world, job),
+        Stage::Enter => nat::entered(world, job),
         Stage::Orphaned => nat::orphaned(world, job),
         Stage::Dsr => dsr::forward(packet, world, job),
         Stage::Icmp => icmp::received(packet, world, job),
+        Stage::About => icmp::about(world, job),
+        Stage::WayOut => icmp::way_out(packet, world, job),
+        Stage::Mend => icmp::mended(packet, world, job),
         Stage::Reset => answer::reset(packet, world, job),
         Stage::Error => answer::error(packet, world, job),
         Stage::Extensions => extended(packet, world, job),
@@ -137,8 +174,10 @@ pub fn run<P: Packet, W: World>(
         Stage::Send => dsr::chosen(packet, world, job),
         Stage::Leaving => leaving(packet, world, job),
         Stage::LocalReply => local_reply(packet, world, job),
-        Stage::LocalError => icmp::local_error(packet, world, job),
-        Stage::LocalExtensions => leaving_extended(packet, world, job),
+        Stage::LocalKnown => nat::local_known(packet, world, job),
+        Stage::LocalError => icmp::local_error(packet, job),
+        Stage::LocalAbout => icmp::local_about(world, job),
+        Stage::LocalExtensions => leaving_extended(packet, job),
     };
     if verdict == Verdict::PASS {
         world.note(PacketCounter::Passed);
@@ -165,9 +204,6 @@ fn first<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> V
     if verdict == Verdict::next(Stage::Dsr) {
         return dsr::forward(packet, world, job);
     }
-    if verdict == Verdict::next(Stage::Flow) {
-        return nat::flow(packet, world, job);
-    }
     verdict
 }
 
@@ -191,11 +227,7 @@ fn arrived<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Ver
 /// backends on this host get the address of the service. Everything else is left as it is.
 #[inline(always)]
 pub fn egress<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    let verdict = world.call(Stage::Leaving, packet, job);
-    match verdict.stage() {
-        Some(stage) => world.call(stage, packet, job),
-        None => verdict,
-    }
+    from_stage(Stage::Leaving, MOST_LEAVING_STAGES, packet, world, job)
 }
 
 /// A packet that leaves, up to what it may be.
@@ -218,22 +250,22 @@ fn leaving<P: Packet, W: World>(packet: &P, world: &W, job: &mut Job) -> Verdict
 
 /// A packet that leaves with IPv6 extension headers.
 #[inline(always)]
-fn leaving_extended<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+fn leaving_extended<P: Packet>(packet: &P, job: &mut Job) -> Verdict {
     if headers::extensions(packet, &mut job.segment.ip).is_none() {
         return Verdict::PASS;
     }
     match job.segment.ip.protocol {
-        protocol::TCP | protocol::UDP => local_reply(packet, world, job),
-        number::ICMP | number::ICMPV6 => icmp::local_error(packet, world, job),
+        protocol::TCP | protocol::UDP => Verdict::next(Stage::LocalReply),
+        number::ICMP | number::ICMPV6 => Verdict::next(Stage::LocalError),
         _ => Verdict::PASS,
     }
 }
 
 /// A TCP or UDP packet that leaves.
 #[inline(always)]
-fn local_reply<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+fn local_reply<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
     match read_segment(packet, world, job) {
-        None => nat::local_reply(packet, world, job),
+        None => nat::local_reply(world, job),
         Some(_) => Verdict::PASS,
     }
 }

@@ -1,53 +1,52 @@
-//! The `nat` path: flows, as pairs of entries, one for each direction.
+//! The `nat` path: flows, there and back.
 //!
-//! A flow is new until both sides have spoken: its entries are where a flood of made-up clients
-//! can push them out, and it is then served by hash again. Once established it is moved to where
-//! nothing pushes it out.
+//! A flow is new until both sides have spoken: a flood of made-up clients can push it out, and it is
+//! then served by hash again. Once it is established nothing pushes it out.
 
 use super::answer::Problem;
 use super::send::{REFUSED, frame, is_fresh, rewrite, way};
 use super::world::{BackendEvent, Chosen, NewFlow, World};
 use super::{Job, Segment, Stage, Verdict, impossible_source, nobody, note_first};
-use crate::abi::packet::{Flow, FlowKey, Hop, Ip, PacketCounter, Target, flow, kind};
-use crate::abi::{BackendId, ServiceId, protocol};
+use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, kind, state};
+use crate::abi::{BackendId, protocol};
+use crate::flows::{End, PortRange, Refused};
 use crate::hash;
 use crate::headers::{ETHERNET, Piece, tcp};
 use crate::packet::Packet;
 
 /// How long a way out is trusted before the routes are asked again, seconds.
 pub(super) const HOP_FRESH_S: u32 = 30;
-/// Source ports tried for one flow.
-const PORT_TRIES: u32 = 8;
 
 /// A packet that may belong to a flow.
 #[inline(always)]
-pub(super) fn flow<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    let Some(entry) = world.flow(&job.key) else {
+pub(super) fn flow<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let Some(flow) = world.flow(&job.key) else {
         let verdict = begin(world, job);
         if verdict != Verdict::PASS {
             note_first(world, &job.segment);
         }
         return verdict;
     };
+    job.at = flow.at;
     note_first(world, &job.segment);
-    if opens(&job.segment) && entry.flags & flow::REPLY == 0 {
+    if opens(&job.segment) && !flow.is_reply() {
         return Verdict::next(Stage::Forget);
     }
-    if world.target(entry.backend).is_none() {
+    if flow.is(state::GIVEN_UP) || world.target(flow.backend).is_none() {
         return Verdict::next(Stage::Orphaned);
     }
-    if entry.flags & flow::ESTABLISHED == 0 {
+    if !flow.is(state::ESTABLISHED) {
         return Verdict::next(Stage::Advance);
     }
-    note(world, &job.segment, entry);
-    forward(packet, world, job, entry)
+    note(world, &job.segment, flow);
+    Verdict::next(Stage::Known)
 }
 
 /// The rest of the way of a packet whose flow has been seen to.
 #[inline(always)]
 pub(super) fn known<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    match world.flow(&job.key) {
-        Some(entry) => forward(packet, world, job, entry),
+    match world.flow_at(&job.at) {
+        Some(flow) => forward(packet, world, job, flow),
         None => REFUSED,
     }
 }
@@ -62,32 +61,15 @@ fn opens(segment: &Segment) -> bool {
 /// A SYN on a flow that is known: when that has ended or aged, it is a new one.
 #[inline(always)]
 pub(super) fn forget<W: World>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(entry) = world.flow(&job.key) else {
-        return begin(world, job);
+    let Some(flow) = world.flow_at(&job.at) else {
+        return REFUSED;
     };
-    if world.target(entry.backend).is_some() && !is_over(world, &job.key, &entry) {
+    let served = !flow.is(state::GIVEN_UP) && world.target(flow.backend).is_some();
+    if served && !is_over(world, flow) {
         return Verdict::next(Stage::Advance);
     }
-    take_out(world, &job.key, &entry);
+    world.remove(flow);
     begin(world, job)
-}
-
-/// The other entry of a flow.
-#[inline(always)]
-fn other<W: World>(world: &W, key: &FlowKey, entry: &Flow) -> Option<W::Flow> {
-    world
-        .flow(&entry.pair())
-        .filter(|other| other.is_pair_of(key))
-}
-
-/// Takes a flow out, and nothing of another.
-#[inline(always)]
-fn take_out<W: World>(world: &mut W, key: &FlowKey, entry: &Flow) {
-    let pair = match other(world, key, entry) {
-        Some(_) => entry.pair(),
-        None => *key,
-    };
-    world.remove(key, &pair);
 }
 
 /// A packet of no flow that is known: it may begin one if somebody listens.
@@ -102,34 +84,37 @@ fn begin<W: World>(world: &W, job: &mut Job) -> Verdict {
 
 /// Whether a flow has ended or aged.
 #[inline(always)]
-fn is_over<W: World>(world: &W, key: &FlowKey, entry: &Flow) -> bool {
-    let (other, seen_s) = match other(world, key, entry) {
-        Some(pair) => (pair.flags, pair.seen_s.max(entry.seen_s)),
-        None => (0, entry.seen_s),
-    };
+fn is_over<W: World>(world: &W, flow: W::Flow) -> bool {
     let settings = world.settings();
-    let timeout_s = if entry.flags & flow::ESTABLISHED == 0 {
-        settings.syn_s
-    } else {
+    let timeout_s = if flow.is(state::ESTABLISHED) {
         settings.established_s
+    } else {
+        settings.syn_s
     };
-    let ended = (entry.flags | other) & flow::RST != 0 || entry.flags & other & flow::FIN != 0;
-    ended || world.now_s().wrapping_sub(seen_s) >= timeout_s
+    state::is_ended(flow.at.state) || world.now_s().wrapping_sub(flow.last_s) >= timeout_s
 }
 
-/// Notes a packet in its entry, once a second or when it changes something.
+/// Notes a packet of a flow, once a second or when it changes something.
 #[inline(always)]
-fn note<W: World>(world: &mut W, segment: &Segment, entry: W::Flow) {
-    let mut flags = entry.flags | flow::SEEN;
+fn note<W: World>(world: &mut W, segment: &Segment, flow: W::Flow) {
+    let mut bits = state::SEEN;
     if segment.transport.flags & tcp::FIN != 0 {
-        flags |= flow::FIN;
+        bits |= state::FIN;
     }
     if segment.transport.flags & tcp::RST != 0 {
-        flags |= flow::RST;
+        bits |= state::RST;
+    }
+    let bits = flow.end().bits(bits);
+    let news = !flow.is(bits);
+    if news {
+        world.mark(flow, bits);
     }
     let now_s = world.now_s();
-    if flags != entry.flags || now_s != entry.seen_s {
-        world.touch(entry, flags, now_s, next_seq(segment, entry.next_seq));
+    if news || now_s != flow.seen_s {
+        world.touch(flow, now_s, next_seq(segment, flow.next_seq));
+        if flow.is(state::ESTABLISHED) && !flow.is(state::PINNED) {
+            world.keep(flow);
+        }
     }
 }
 
@@ -149,72 +134,47 @@ fn next_seq(segment: &Segment, old: u32) -> u32 {
 /// What a packet does for a flow that is not established.
 #[inline(always)]
 pub(super) fn advance<W: World>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(entry) = world.flow(&job.key) else {
+    let Some(flow) = world.flow_at(&job.at) else {
         return REFUSED;
     };
-    if entry.flags & (flow::ESTABLISHED | flow::REPLY) == 0 && is_bereft(world, job, &entry) {
-        world.remove(&job.key, &job.key);
-        return begin(world, job);
+    note(world, &job.segment, flow);
+    if flow.is(state::ESTABLISHED) {
+        return Verdict::next(Stage::Known);
     }
-    note(world, &job.segment, entry);
-    if entry.flags & flow::ESTABLISHED == 0 {
-        if entry.flags & flow::REPLY != 0 {
-            answered(world, &job.segment, &entry);
-        } else {
-            confirmed(world, job, &entry);
-        }
+    if flow.is_reply() {
+        answered(world, &job.segment, flow.backend);
+    } else {
+        confirmed(world, job, flow);
     }
     Verdict::next(Stage::Known)
 }
 
-/// Whether the source port of a flow has been given to another: its entry for what comes back was
-/// pushed out, and nobody could know that the port was still in use.
-#[inline(always)]
-fn is_bereft<W: World>(world: &W, job: &Job, entry: &Flow) -> bool {
-    match world.flow(&entry.pair()) {
-        Some(reply) => !reply.is_pair_of(&job.key),
-        None => false,
-    }
-}
-
 /// The backend speaks: it may refuse.
 #[inline(always)]
-fn answered<W: World>(world: &mut W, segment: &Segment, entry: &Flow) {
+fn answered<W: World>(world: &mut W, segment: &Segment, backend: BackendId) {
     if segment.transport.flags & tcp::RST != 0 {
-        world.count_backend(entry.backend, BackendEvent::Refused);
+        world.count_backend(backend, BackendEvent::Refused);
     }
 }
 
 /// The client speaks: once the backend has spoken too the flow is established.
 #[inline(always)]
-fn confirmed<W: World>(world: &mut W, job: &Job, entry: &Flow) {
-    let pair = entry.pair();
-    let Some(reply) = world.flow(&pair) else {
-        // Pushed out by others; it is still needed.
-        let new = NewFlow {
-            out: entry.out,
-            backend: entry.backend,
-            service: entry.service,
-            flags: entry.flags,
-            next_seq: 0,
-        };
-        world.insert(&pair, &reply_of(&job.key, &new));
-        return;
-    };
-    let spoken = reply.flags & (flow::SEEN | flow::RST) == flow::SEEN;
+fn confirmed<W: World>(world: &mut W, job: &Job, flow: W::Flow) {
+    let spoken = flow.is(End::Backend.bits(state::SEEN)) && !flow.is(End::Backend.bits(state::RST));
     let refuses = job.segment.transport.flags & tcp::RST != 0;
     if !spoken || refuses || opens(&job.segment) {
         return;
     }
-    let moved = world.establish(&job.key, &pair);
-    world.note(if moved {
-        PacketCounter::FlowEstablished
-    } else {
-        PacketCounter::FlowQuota
-    });
-    world.count_backend(entry.backend, BackendEvent::Answered);
+    let Some(pinned) = world.establish(flow) else {
+        return;
+    };
+    world.note(PacketCounter::FlowEstablished);
+    if !pinned {
+        world.note(PacketCounter::FlowQuota);
+    }
+    world.count_backend(flow.backend, BackendEvent::Answered);
     let client = job.key.src.to_addr();
-    world.remember(job.key.protocol, entry.service, &client, entry.backend);
+    world.remember(job.key.protocol, flow.service, &client, flow.backend);
 }
 
 /// Rewrites a packet and sends it on.
@@ -223,15 +183,14 @@ fn forward<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
-    entry: W::Flow,
+    flow: W::Flow,
 ) -> Verdict {
-    let reply = entry.flags & flow::REPLY != 0;
-    let way = way_out(packet, world, job, entry);
+    let way = way_out(packet, world, job, flow);
     if way.instead != Verdict::PASS {
         return way.instead;
     }
     if way.asks != 0 && job.segment.ip.at == ETHERNET {
-        if rewrite(packet, &job.segment, &entry.out, 1).is_none() {
+        if rewrite(packet, &job.segment, &flow.out, 1).is_none() {
             return REFUSED;
         }
         world.note(PacketCounter::Replied);
@@ -239,17 +198,17 @@ fn forward<P: Packet, W: World>(
     }
     if way.hop.ifindex == 0 {
         world.note(PacketCounter::ToStack);
-        let done = rewrite(packet, &job.segment, &entry.out, 0);
+        let done = rewrite(packet, &job.segment, &flow.out, 0);
         return if done.is_some() {
             Verdict::STACK
         } else {
             REFUSED
         };
     }
-    if rewrite(packet, &job.segment, &entry.out, 1).is_none() {
+    if rewrite(packet, &job.segment, &flow.out, 1).is_none() {
         return REFUSED;
     }
-    world.note(if reply {
+    world.note(if flow.is_reply() {
         PacketCounter::Replied
     } else {
         PacketCounter::Forwarded
@@ -291,28 +250,28 @@ pub(super) fn way_out<P: Packet, W: World>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
-    entry: W::Flow,
+    flow: W::Flow,
 ) -> Way {
-    if entry.flags & flow::LOCAL != 0 {
-        if entry.flags & flow::REPLY == 0
-            && let Some(sent) = world.sent(entry.backend)
+    if flow.is(state::LOCAL) {
+        if !flow.is_reply()
+            && let Some(sent) = world.sent(flow.backend)
         {
             world.count_sent(sent, packet.len());
         }
         return Way::BY_STACK;
     }
-    let (src, dst) = (&entry.out.src, &entry.out.dst);
+    let (src, dst) = (&flow.out.src, &flow.out.dst);
     let mut asks = 0;
-    let hop = if entry.flags & flow::REPLY == 0 {
-        way(world, entry.backend, packet.len(), src, dst)
-    } else if is_fresh(world, &entry.hop, HOP_FRESH_S) {
-        entry.hop
+    let hop = if !flow.is_reply() {
+        way(world, flow.backend, packet.len(), src, dst)
+    } else if is_fresh(world, &flow.hop, HOP_FRESH_S) {
+        flow.hop
     } else {
         let hop = world.route(src, dst);
         if hop.ifindex == 0 {
             asks = world.neighbour();
         }
-        world.set_hop(entry, &hop);
+        world.set_hop(flow, &hop);
         hop
     };
     if job.segment.ip.ttl <= 1 {
@@ -343,15 +302,12 @@ pub(super) fn way_out<P: Packet, W: World>(
 /// again now and not when it has given up.
 #[inline(always)]
 pub(super) fn orphaned<W: World>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(entry) = world.flow(&job.key) else {
-        return Verdict::drop(PacketCounter::DropNoBackend);
-    };
     if job.segment.ip.protocol == protocol::UDP {
-        if entry.flags & flow::REPLY != 0 {
+        let Some(flow) = world.flow_at(&job.at).filter(|flow| !flow.is_reply()) else {
             return Verdict::drop(PacketCounter::DropNoBackend);
-        }
+        };
         // The client's next datagram begins anew.
-        take_out(world, &job.key, &entry);
+        world.remove(flow);
     }
     nobody(job)
 }
@@ -384,106 +340,91 @@ pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
         // It ends what is not known.
         return Verdict::drop(PacketCounter::DropNoBackend);
     }
-    if !enter(world, job, vip.service, backend, &target) {
+    job.backend = backend;
+    Verdict::next(Stage::Enter)
+}
+
+/// Enters a new flow whose backend has been chosen.
+#[inline(always)]
+pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let backend = job.backend;
+    let Some(target) = world.target(backend) else {
+        return nobody(job);
+    };
+    let Some(mut new) = world.room() else {
+        return REFUSED;
+    };
+    new.key = job.key;
+    new.service = job.vip.service;
+    new.next_seq = next_seq(&job.segment, 0);
+    if !lead(world, &mut new, &target) {
         return Verdict::drop(PacketCounter::DropNoPort);
     }
-    world.note(PacketCounter::FlowNew);
-    world.count_backend(backend, BackendEvent::Flow);
+    let evicted = match world.enter(new) {
+        Ok((flow, evicted)) => {
+            job.at = flow.at;
+            evicted
+        }
+        Err(Refused::NoPort) => return Verdict::drop(PacketCounter::DropNoPort),
+        Err(Refused::NoRoom) => return Verdict::drop(PacketCounter::DropNoRoom),
+        // Another CPU was faster.
+        Err(Refused::There) => return Verdict::next(Stage::Flow),
+    };
+    note_new(world, backend, evicted);
     Verdict::next(Stage::Known)
 }
 
-/// Enters both directions of a new flow; false when no source port is free.
+/// Counts a new flow, and the one that it has pushed out.
 #[inline(always)]
-fn enter<W: World>(
-    world: &mut W,
-    job: &Job,
-    service: ServiceId,
-    backend: BackendId,
-    target: &Target,
-) -> bool {
-    let key = &job.key;
-    let local = target.kind == kind::LOCAL;
-    let mut new = NewFlow {
-        out: FlowKey {
-            dport_be: target.port_be,
-            ..*key
-        },
-        backend,
-        service,
-        flags: flow::SEEN | if local { flow::LOCAL } else { 0 },
-        next_seq: next_seq(&job.segment, 0),
-    };
+pub(super) fn note_new<W: World>(world: &mut W, backend: BackendId, evicted: bool) {
+    if evicted {
+        world.note(PacketCounter::FlowEvicted);
+    }
+    world.note(PacketCounter::FlowNew);
+    world.count_backend(backend, BackendEvent::Flow);
+}
+
+/// Leads a new flow, whose key is known, to a backend. False if it needs a source port, and there is
+/// none for this CPU.
+#[inline(always)]
+pub(super) fn lead<W: World>(world: &W, new: &mut NewFlow, target: &Target) -> bool {
+    new.backend = target.id;
+    new.state = state::SEEN;
+    if target.kind == kind::LOCAL {
+        new.state |= state::LOCAL;
+    }
+    new.out = new.key;
+    new.out.dport_be = target.port_be;
     if target.addr != Ip::default() {
         new.out.dst = target.addr;
     }
-    if target.kind == kind::REMOTE {
-        new.out.src = target.source;
-        let Some(port) = take_port(world, key, target, &new) else {
-            return false;
-        };
-        new.out.sport_be = port;
-    } else {
-        // An entry that is there is one that is needed: of this flow, before it was pushed out.
-        world.insert(&new.out.reversed(), &reply_of(key, &new));
+    new.ports = PortRange::default();
+    if target.kind != kind::REMOTE {
+        return true;
     }
-    world.insert(key, &new);
-    true
+    new.out.src = target.source;
+    new.ports = source_ports(world, &new.key, target);
+    new.ports.span != 0
 }
 
-/// The entry of what comes back, for a new flow that comes in as `key`.
-#[inline(always)]
-fn reply_of(key: &FlowKey, new: &NewFlow) -> NewFlow {
-    NewFlow {
-        out: key.reversed(),
-        backend: new.backend,
-        service: new.service,
-        flags: flow::REPLY | new.flags & flow::LOCAL,
-        next_seq: 0,
-    }
-}
-
-/// Takes a source port for a flow by entering what will come back to it.
+/// The source ports that a flow may get.
 ///
 /// Each CPU has a range of its own, so that two never look for the same port; within it the first
-/// one tried depends on the flow alone, so that a flow whose entries were pushed out gets the
-/// same again.
+/// one tried depends on the flow alone, so that a flow whose entry was pushed out gets the same
+/// again.
 #[inline(always)]
-fn take_port<W: World>(
-    world: &mut W,
-    key: &FlowKey,
-    target: &Target,
-    new: &NewFlow,
-) -> Option<u16> {
-    let reply = reply_of(key, new);
+fn source_ports<W: World>(world: &W, key: &FlowKey, target: &Target) -> PortRange {
     let settings = world.settings();
     let cpus = settings.cpus.max(1);
     let span = u32::from(target.ports) / cpus;
     if span == 0 {
-        return None;
+        return PortRange::default();
     }
-    let base = u32::from(target.first_port) + world.cpu() % cpus * span;
-    let start = hash::place(flow_hash(key, settings.seed), span);
-    let mut tried = 0;
-    while tried < PORT_TRIES {
-        let place = start + tried * tried;
-        let port = (base + if place >= span { place % span } else { place }) as u16;
-        let back = FlowKey {
-            sport_be: port.to_be(),
-            ..new.out
-        }
-        .reversed();
-        let free = match world.flow(&back) {
-            None => true,
-            // The same flow, whose other entry was pushed out.
-            Some(found) => found.out == reply.out,
-        };
-        if free {
-            world.insert(&back, &reply);
-            return Some(port.to_be());
-        }
-        tried += 1;
+    PortRange {
+        base: u32::from(target.first_port) + world.cpu() % cpus * span,
+        span,
+        start: hash::place(flow_hash(key, settings.seed), span),
     }
-    None
 }
 
 /// A hash of a flow that needs no key of its own: what it decides harms nobody but its sender.
@@ -505,25 +446,28 @@ pub(super) fn flow_hash(key: &FlowKey, seed: u32) -> u32 {
 
 /// A packet of the host's own stack that may be a reply of a backend on this host.
 #[inline(always)]
-pub(super) fn local_reply<P: Packet, W: World>(
-    packet: &mut P,
-    world: &mut W,
-    job: &Job,
-) -> Verdict {
-    let Some(entry) = world.flow(&job.key) else {
+pub(super) fn local_reply<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+    let Some(flow) = world.flow(&job.key) else {
         return Verdict::PASS;
     };
-    let wanted = flow::REPLY | flow::LOCAL;
-    if entry.flags & wanted != wanted {
+    if !flow.is_reply() || !flow.is(state::LOCAL) {
         return Verdict::PASS;
     }
     note_first(world, &job.segment);
-    note(world, &job.segment, entry);
-    if entry.flags & flow::ESTABLISHED == 0 {
-        answered(world, &job.segment, &entry);
+    note(world, &job.segment, flow);
+    if !flow.is(state::ESTABLISHED) {
+        answered(world, &job.segment, flow.backend);
     }
     world.note(PacketCounter::Replied);
-    let done = rewrite(packet, &job.segment, &entry.out, 0);
+    job.at = flow.at;
+    Verdict::next(Stage::LocalKnown)
+}
+
+/// Gives such a reply the address of the service.
+#[inline(always)]
+pub(super) fn local_known<P: Packet, W: World>(packet: &mut P, world: &W, job: &Job) -> Verdict {
+    let flow = world.flow_at(&job.at);
+    let done = flow.and_then(|flow| rewrite(packet, &job.segment, &flow.out, 0));
     if done.is_some() {
         Verdict::STACK
     } else {

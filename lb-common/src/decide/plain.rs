@@ -1,21 +1,21 @@
 //! The short way of packets without anything special: TCP or UDP over IPv4, untagged, whole and
-//! without options, of an established flow, to a clean slot of `dsr`, or for nobody here.
+//! without options, of an established flow or the SYN of a new one, to a clean slot of `dsr`, or for
+//! nobody here.
 //!
 //! What the long way works out for all packets is known of these, so their headers are looked at
 //! once and written once. Everything else takes the long way from its beginning: nothing is
 //! changed or counted before it is certain that a packet is plain.
 
 use super::dsr::{gue_header, lower_mss, outer_hash, overhead, room, varied};
-use super::nat::HOP_FRESH_S;
+use super::nat::{HOP_FRESH_S, lead, note_new};
 use super::send::{REFUSED, WAY_FRESH_S, fix_transport, is_fresh, lowered, readdressed};
 use super::world::World;
 use super::{Verdict, answer, counted, is_martian};
-use crate::abi::packet::{
-    AddressMarks, FlowKey, Hop, Ip, PacketCounter, Target, VipKey, flow, kind, vip,
-};
+use crate::abi::packet::{AddressMarks, Hop, Ip, PacketCounter, Target, VipKey, kind, state, vip};
 use crate::abi::protocol;
 use crate::checksum::Delta;
-use crate::headers::{ether, number, ports, ports_word, tcp};
+use crate::flows::{End, Refused};
+use crate::headers::{ether, number, ports, tcp};
 use crate::packet::{Outer, Packet, Window};
 use crate::select::{Client, slot_of};
 
@@ -75,17 +75,10 @@ impl Plain {
         self.len() - 20 - (self.fourth >> 28) * 4
     }
 
-    /// Key of its flow.
+    /// Addresses and ports, as flows are looked for by them.
     #[inline(always)]
-    const fn key(&self) -> FlowKey {
-        let [sport_be, dport_be] = ports(self.ports);
-        FlowKey {
-            src: self.src,
-            dst: self.dst,
-            sport_be,
-            dport_be,
-            protocol: self.protocol as u32,
-        }
+    const fn words(&self) -> [u32; 3] {
+        [self.src.0[3], self.dst.0[3], self.ports]
     }
 }
 
@@ -100,7 +93,7 @@ pub(super) fn forward<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Opt
     let ours =
         marks & AddressMarks::KNOWN != 0 || world.marks(&plain.src) & AddressMarks::BACKEND != 0;
     if ours {
-        return nat(packet, world, &plain);
+        return nat(packet, world, &plain, marks);
     }
     world.note(PacketCounter::Passed);
     Some(Verdict::PASS)
@@ -191,41 +184,116 @@ fn sent_by<W: World>(world: &mut W, hop: &Hop, done: Option<()>) -> Verdict {
 
 /// Forwards a packet of an established flow that neither opens nor ends it.
 #[inline(always)]
-fn nat<P: Packet, W: World>(packet: &mut P, world: &mut W, plain: &Plain) -> Option<Verdict> {
-    if plain.flags() & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
-        return None;
+fn nat<P: Packet, W: World>(
+    packet: &mut P,
+    world: &mut W,
+    plain: &Plain,
+    marks: u8,
+) -> Option<Verdict> {
+    let control = plain.flags() & (tcp::SYN | tcp::FIN | tcp::RST | tcp::ACK);
+    if control & !tcp::ACK != 0 {
+        if control != tcp::SYN || marks & AddressMarks::KNOWN == 0 {
+            return None;
+        }
+        let verdict = world.open(packet);
+        return (verdict != Verdict::LONG_WAY).then_some(verdict);
     }
-    let entry = world.established(&plain.key())?;
-    if entry.flags & (flow::SEEN | flow::LOCAL) != flow::SEEN {
+    let given_out =
+        marks & AddressMarks::SOURCE != 0 && world.marks(&plain.src) & AddressMarks::BACKEND != 0;
+    let end = if given_out || marks & AddressMarks::KNOWN == 0 {
+        End::Backend
+    } else {
+        End::Client
+    };
+    let entry = world.entry(end, &plain.words(), plain.protocol, given_out)?;
+    let wanted = match end {
+        End::Client => state::ESTABLISHED,
+        End::Backend => state::ESTABLISHED | state::WAY_BACK,
+    };
+    if entry.state & (wanted | state::LOCAL | state::GIVEN_UP) != wanted {
         return None;
     }
     world.target(entry.backend)?;
     let sent = world.sent(entry.backend)?;
-    let reply = entry.flags & flow::REPLY != 0;
-    let (hop, fresh_s): (&Hop, u32) = if reply {
-        (&entry.hop, HOP_FRESH_S)
-    } else {
-        (&sent.hop, WAY_FRESH_S)
+    let back = world.entry_hop(entry);
+    let (hop, fresh_s): (&Hop, u32) = match end {
+        End::Client => (&sent.hop, WAY_FRESH_S),
+        End::Backend => (&back, HOP_FRESH_S),
     };
     if !is_fresh(world, hop, fresh_s) || packet.segment_len(plain.len()) > hop.mtu {
         return None;
     }
-    if reply {
-        world.note(PacketCounter::Replied);
-    } else {
-        world.count_sent(sent, packet.len());
-        world.note(PacketCounter::Forwarded);
-    }
+    let out = entry.ends[end.other() as usize];
+    let (seen_s, seq) = (entry.seen_s[end as usize], entry.next_seq[end as usize]);
     let now_s = world.now_s();
-    if entry.seen_s != now_s {
-        world.touch(
-            entry,
-            entry.flags,
-            now_s,
-            next_seq(packet, plain, entry.next_seq),
-        );
+    let looks_for_room = seen_s != now_s && entry.state & state::PINNED == 0;
+    if looks_for_room || !world.is_there(entry) {
+        return None;
     }
-    let done = rewrite(packet, world, plain, &entry.out, hop);
+    match end {
+        End::Client => {
+            world.count_sent(sent, packet.len());
+            world.note(PacketCounter::Forwarded);
+        }
+        End::Backend => world.note(PacketCounter::Replied),
+    }
+    if seen_s != now_s {
+        world.touch_entry(entry, end, now_s, next_seq(packet, plain, seq));
+    }
+    let mut done = rewrite(packet, world, plain, &out, hop);
+    if end == End::Backend && !world.is_there(entry) {
+        // Its way back was written in this very moment.
+        done = None;
+    }
+    Some(sent_by(world, hop, done))
+}
+
+/// Enters the flow that a SYN begins, and forwards it. The backend has a way that is known.
+#[inline(always)]
+pub(super) fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option<Verdict> {
+    let plain = read(packet)?;
+    let [sport_be, dport_be] = ports(plain.ports);
+    let vip = world.near_vip(&VipKey::new(plain.dst, dport_be, plain.protocol))?;
+    let strange = is_martian(&plain.src) || world.marks(&plain.src) & AddressMarks::KNOWN != 0;
+    if strange || vip.flags & vip::DSR != 0 {
+        return None;
+    }
+    let protocol = u32::from(plain.protocol);
+    let choice = world.pick(vip.service, protocol, &plain.src.to_addr())?;
+    let target: &Target = &*world.target(choice.backend)?;
+    let sent = world.sent(choice.backend)?;
+    let hop: &Hop = &sent.hop;
+    let forwards = matches!(target.kind, kind::CONTAINER | kind::REMOTE) && target.addr.is_v4();
+    if !forwards || !is_fresh(world, hop, WAY_FRESH_S) || packet.segment_len(plain.len()) > hop.mtu
+    {
+        return None;
+    }
+    let mut new = world.room()?;
+    new.key.src = plain.src;
+    new.key.dst = plain.dst;
+    new.key.sport_be = sport_be;
+    new.key.dport_be = dport_be;
+    new.key.protocol = protocol;
+    new.service = vip.service;
+    // SYN counts as one.
+    new.next_seq = next_seq(packet, &plain, 0).wrapping_add(1);
+    if !lead(world, &mut new, target) {
+        return None;
+    }
+    let entered = match world.enter_v4(new) {
+        Ok(entered) => Some(entered),
+        Err(Refused::NoPort) => None,
+        Err(Refused::NoRoom | Refused::There) => return None,
+    };
+    world.count_choice(vip.service, choice.reason);
+    let Some((flow, evicted)) = entered else {
+        return Some(counted(world, Verdict::drop(PacketCounter::DropNoPort)));
+    };
+    note_new(world, choice.backend, evicted);
+    world.count_sent(sent, packet.len());
+    world.note(PacketCounter::Forwarded);
+    let out = flow.out.reversed().words();
+    let done = rewrite(packet, world, &plain, &out, hop);
     Some(sent_by(world, hop, done))
 }
 
@@ -238,31 +306,31 @@ fn next_seq<P: Packet>(packet: &P, plain: &Plain, old: u32) -> u32 {
     }
 }
 
-/// Changes addresses, ports and the header of the frame.
+/// Changes addresses, ports and the header of the frame. `out` is what would come back.
 #[inline(always)]
 fn rewrite<P: Packet, W: World>(
     packet: &mut P,
     world: &W,
     plain: &Plain,
-    out: &FlowKey,
+    [dst, src, back]: &[u32; 3],
     hop: &Hop,
 ) -> Option<()> {
     untag(packet, world, hop)?;
-    let ports = ports_word([out.sport_be, out.dport_be]);
+    let ports = back.rotate_left(16);
     let mut delta = Delta {
         zero_is_none: !plain.is_tcp(),
         ..Delta::default()
     };
-    delta.address(plain.src.0[3], out.src.0[3]);
-    delta.address(plain.dst.0[3], out.dst.0[3]);
+    delta.address(plain.src.0[3], *src);
+    delta.address(plain.dst.0[3], *dst);
     let third = readdressed(plain.third, &delta, 1);
     delta.word(plain.ports, ports);
     fix_transport(packet, TRANSPORT, plain.is_tcp(), false, &delta)?;
     let mut head = packet.window::<HEAD>()?;
     set_frame(&mut head, hop);
     head.set_word::<22>(third);
-    head.set_word::<26>(out.src.0[3]);
-    head.set_word::<30>(out.dst.0[3]);
+    head.set_word::<26>(*src);
+    head.set_word::<30>(*dst);
     head.set_word::<34>(ports);
     Some(())
 }

@@ -2,6 +2,7 @@
 //! would go.
 
 pub mod example;
+mod flows;
 
 use core::ops::Deref;
 use std::boxed::Box;
@@ -12,15 +13,19 @@ use std::vec::Vec;
 use super::world::{BackendEvent, Chosen, NewFlow, World};
 use super::{Job, Stage, Verdict, run};
 use crate::abi::packet::{
-    AddressMarks, DsrSlot, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
-    PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey, flow,
+    AddressMarks, DsrSlot, FlowEntry, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
+    PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
 };
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, path, protocol, state,
 };
 use crate::addr::Addr;
+use crate::flows::{At, End, Flow, Refused};
 use crate::packet::Packet;
-use crate::select::{Client, Tables, select};
+use crate::select::{Choice, Client, Reason, Tables, first, select};
+
+pub use flows::Flows;
+use flows::with_set;
 
 /// One service.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,12 +65,8 @@ pub struct Simulation {
     pub backends: HashMap<u32, Backend>,
     /// Services, by id.
     pub services: HashMap<u32, Service>,
-    /// Established flows.
-    pub flows: HashMap<FlowKey, Flow>,
-    /// Flows that are not established.
-    pub new_flows: HashMap<FlowKey, Flow>,
-    /// Established flows that there may be, both directions counted; 0 for any number.
-    pub quota: usize,
+    /// The flow tables.
+    pub flows: Flows,
     /// The `FRAGMENTS` map.
     pub fragments: HashMap<FragmentKey, Fragment>,
     /// The `TRACKED` map.
@@ -98,18 +99,50 @@ impl Simulation {
         self.counters.get(&(counter as u32)).copied().unwrap_or(0)
     }
 
-    fn entry(&mut self, key: &FlowKey) -> Option<&mut Flow> {
-        match self.flows.get_mut(key) {
-            Some(flow) => Some(flow),
-            None => self.new_flows.get_mut(key),
+    /// A service whose backends are chosen here.
+    fn chooses(&self, service: ServiceId) -> Option<&Service> {
+        let service = self.services.get(&service.0)?;
+        let head = &service.head;
+        (head.members != 0 && head.flags & ServiceHead::HTTP == 0).then_some(service)
+    }
+
+    fn select_by<'a>(
+        &'a self,
+        service: &'a Service,
+        protocol: u32,
+        client: &Addr,
+        by: impl FnOnce(&mut Choosing<'a>, &Client) -> Option<Choice>,
+    ) -> Option<Choice> {
+        let mut choosing = Choosing {
+            world: self,
+            service,
+            protocol: protocol as u8,
+        };
+        by(&mut choosing, &Client::new(&service.head, client))
+    }
+
+    fn is_by_packets(&self, choice: &Choice) -> bool {
+        let backend = self.backends.get(&choice.backend.index());
+        backend.is_some_and(|backend| backend.path == path::NAT)
+    }
+
+    /// Marks of an address. Anybody may have been a backend, whose mark stays.
+    fn marks_of(&self, address: &Ip) -> u8 {
+        let mut marks = AddressMarks::NONE;
+        for (key, vip) in self.vips.iter().filter(|(key, _)| key.addr == *address) {
+            marks.note_vip(key, vip);
         }
+        for target in self.targets.values() {
+            marks.note_target(target);
+        }
+        marks.0[AddressMarks::place(address)] | AddressMarks::BACKEND
     }
 }
 
 /// An entry as it was when it was looked up, and where it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<K, T> {
-    at: K,
+    place: K,
     value: T,
 }
 
@@ -121,19 +154,22 @@ impl<K, T> Deref for Found<K, T> {
     }
 }
 
-/// A flow that was looked up.
-type FoundFlow = Found<FlowKey, Flow>;
+/// The entry of a flow over IPv4.
+type FoundEntry = Found<At, FlowEntry<3>>;
 /// What was sent to a backend, by its index.
 type FoundTotals = Found<u32, PacketBackend>;
 /// What is only read.
 type Copied<T> = Found<(), T>;
 
 const fn copied<T>(value: T) -> Copied<T> {
-    Found { at: (), value }
+    Found { place: (), value }
 }
 
 impl World for Simulation {
-    type Flow = FoundFlow;
+    type Flow = Copied<Flow>;
+    type New = Box<NewFlow>;
+    type Entry = FoundEntry;
+    type Hop = Copied<Hop>;
     type Target = Copied<Target>;
     type Dsr = ServiceId;
     type Sent = FoundTotals;
@@ -180,13 +216,8 @@ impl World for Simulation {
         self.vip(key)
     }
 
-    /// Anybody may have been a backend, whose mark stays.
     fn marks(&self, address: &Ip) -> u8 {
-        let mut marks = AddressMarks::NONE;
-        for (key, vip) in self.vips.iter().filter(|(key, _)| key.addr == *address) {
-            marks.note_vip(key, vip);
-        }
-        marks.0[AddressMarks::place(address)] | AddressMarks::BACKEND
+        self.marks_of(address)
     }
 
     fn target(&self, backend: BackendId) -> Option<Copied<Target>> {
@@ -194,25 +225,26 @@ impl World for Simulation {
         (target.id == backend && backend != BackendId::NONE).then_some(copied(*target))
     }
 
+    fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict {
+        super::open(packet, self)
+    }
+
+    fn pick(&self, service: ServiceId, protocol: u32, client: &Addr) -> Option<Choice> {
+        let service = self.chooses(service)?;
+        let choice = self.select_by(service, protocol, client, first)?;
+        self.is_by_packets(&choice).then_some(choice)
+    }
+
+    fn count_choice(&mut self, _service: ServiceId, _reason: Reason) {}
+
     fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
-        let Some(service) = self.services.get(&service.0) else {
+        let Some(service) = self.chooses(service) else {
             return Chosen::OtherPath;
         };
-        if service.head.members == 0 || service.head.flags & ServiceHead::HTTP != 0 {
-            return Chosen::OtherPath;
-        }
-        let client = Client::new(&service.head, client);
-        let mut choosing = Choosing {
-            world: self,
-            service,
-            protocol: protocol as u8,
-        };
-        let Some(choice) = select(&mut choosing, &client) else {
-            return Chosen::None;
-        };
-        match self.backends.get(&choice.backend.index()) {
-            Some(backend) if backend.path == path::NAT => Chosen::Packet(choice.backend),
-            _ => Chosen::OtherPath,
+        match self.select_by(service, protocol, client, select) {
+            None => Chosen::None,
+            Some(choice) if self.is_by_packets(&choice) => Chosen::Packet(choice.backend),
+            Some(_) => Chosen::OtherPath,
         }
     }
 
@@ -231,59 +263,93 @@ impl World for Simulation {
         }
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<FoundFlow> {
-        let flow = self.flows.get(key).or_else(|| self.new_flows.get(key))?;
-        Some(Found {
-            at: *key,
-            value: *flow,
-        })
+    fn flow(&mut self, key: &FlowKey) -> Option<Copied<Flow>> {
+        let marks = [self.marks(&key.src), self.marks(&key.dst)];
+        let found = self.flows.find(&self.settings, key, marks);
+        found.map(copied)
     }
 
-    fn established(&self, key: &FlowKey) -> Option<FoundFlow> {
-        let value = *self.flows.get(key)?;
-        Some(Found { at: *key, value })
+    fn flow_at(&self, at: &At) -> Option<Copied<Flow>> {
+        Some(copied(self.flows.at(at)))
     }
 
-    fn touch(&mut self, found: FoundFlow, flags: u32, seen_s: u32, next_seq: u32) {
-        if let Some(flow) = self.entry(&found.at) {
-            flow.flags = flags;
-            flow.seen_s = seen_s;
-            flow.next_seq = next_seq;
-        }
+    fn mark(&mut self, flow: Copied<Flow>, bits: u32) {
+        with_set!(self.flows, flow.at, |set, _ports| crate::flows::mark(
+            set, &flow.at, bits
+        ));
     }
 
-    fn set_hop(&mut self, found: FoundFlow, hop: &Hop) {
-        if let Some(flow) = self.entry(&found.at) {
-            flow.hop = *hop;
-        }
+    fn touch(&mut self, flow: Copied<Flow>, seen_s: u32, next_seq: u32) {
+        self.flows.touch(&flow.at, seen_s, next_seq);
     }
 
-    fn insert(&mut self, key: &FlowKey, new: &NewFlow) -> bool {
-        let free = !self.new_flows.contains_key(key);
-        if free {
-            self.new_flows.insert(*key, new.value(self.now_s));
-        }
-        free
-    }
-
-    fn establish(&mut self, key: &FlowKey, pair: &FlowKey) -> bool {
-        if self.quota != 0 && self.flows.len() + 2 > self.quota {
-            return false;
-        }
-        for key in [key, pair] {
-            if let Some(mut flow) = self.new_flows.remove(key) {
-                flow.flags |= flow::ESTABLISHED;
-                self.flows.insert(*key, flow);
+    fn set_hop(&mut self, flow: Copied<Flow>, hop: &Hop) {
+        with_set!(self.flows, flow.at, |set, _ports| {
+            if crate::flows::lock(set, &flow.at) {
+                set.hops[usize::from(flow.at.way)] = *hop;
+                crate::flows::unlock(set, &flow.at);
             }
-        }
-        true
+        });
     }
 
-    fn remove(&mut self, key: &FlowKey, pair: &FlowKey) {
-        for key in [key, pair] {
-            self.flows.remove(key);
-            self.new_flows.remove(key);
-        }
+    fn room(&mut self) -> Option<Box<NewFlow>> {
+        Some(Box::new(NewFlow::NONE))
+    }
+
+    fn enter(&mut self, mut new: Box<NewFlow>) -> Result<(Copied<Flow>, bool), Refused> {
+        let entered = self.flows.enter(&self.settings, &mut new, self.now_s);
+        entered.map(|(flow, evicted)| (copied(flow), evicted))
+    }
+
+    fn establish(&mut self, flow: Copied<Flow>) -> Option<bool> {
+        with_set!(self.flows, flow.at, |set, _ports| crate::flows::establish(
+            set, &flow.at
+        ))
+    }
+
+    fn keep(&mut self, flow: Copied<Flow>) {
+        with_set!(self.flows, flow.at, |set, _ports| crate::flows::keep(
+            set, &flow.at
+        ));
+    }
+
+    fn remove(&mut self, flow: Copied<Flow>) {
+        let settings = self.settings;
+        with_set!(self.flows, flow.at, |set, ports| crate::flows::remove(
+            set, ports, &settings, &flow.at
+        ));
+    }
+
+    fn entry(
+        &self,
+        end: End,
+        words: &[u32; 3],
+        protocol: u8,
+        given_out: bool,
+    ) -> Option<FoundEntry> {
+        let at = self
+            .flows
+            .at_first_sight(&self.settings, end, words, protocol, given_out)?;
+        let set = &self.flows.v4[at.set as usize];
+        let value = set.entries[usize::from(at.way)];
+        Some(Found { place: at, value })
+    }
+
+    fn entry_hop(&self, entry: FoundEntry) -> Copied<Hop> {
+        let set = &self.flows.v4[entry.place.set as usize];
+        copied(set.hops[usize::from(entry.place.way)])
+    }
+
+    fn touch_entry(&mut self, entry: FoundEntry, end: End, seen_s: u32, next_seq: u32) {
+        let at = At {
+            reply: end as u8,
+            ..entry.place
+        };
+        self.flows.touch(&at, seen_s, next_seq);
+    }
+
+    fn is_there(&self, _entry: FoundEntry) -> bool {
+        true
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
@@ -352,17 +418,17 @@ impl World for Simulation {
     fn sent(&self, backend: BackendId) -> Option<FoundTotals> {
         let at = backend.index();
         let value = self.totals.get(&at).copied().unwrap_or_default();
-        Some(Found { at, value })
+        Some(Found { place: at, value })
     }
 
     fn count_sent(&mut self, sent: FoundTotals, len: u32) {
-        let totals = self.totals.entry(sent.at).or_default();
+        let totals = self.totals.entry(sent.place).or_default();
         totals.packets += 1;
         totals.bytes += u64::from(len);
     }
 
     fn set_way(&mut self, sent: FoundTotals, hop: &Hop) {
-        self.totals.entry(sent.at).or_default().hop = *hop;
+        self.totals.entry(sent.place).or_default().hop = *hop;
     }
 }
 

@@ -35,6 +35,8 @@ impl Verdict {
     const DROP: u64 = 4 << 32;
     const NEIGHBOUR: u64 = 5 << 32;
     const NEXT: u64 = 6 << 32;
+    /// Not decided: the long way, from its beginning.
+    pub(super) const LONG_WAY: Self = Self::next(Stage::Ingress);
 
     /// Not decided yet: that part of the way is next.
     #[inline(always)]
@@ -68,6 +70,12 @@ impl Verdict {
             16 => Some(Stage::LocalReply),
             17 => Some(Stage::LocalError),
             18 => Some(Stage::LocalExtensions),
+            19 => Some(Stage::About),
+            20 => Some(Stage::Mend),
+            21 => Some(Stage::LocalAbout),
+            22 => Some(Stage::Enter),
+            23 => Some(Stage::WayOut),
+            24 => Some(Stage::LocalKnown),
             _ => None,
         }
     }
@@ -176,4 +184,16 @@ pub enum Stage {
     LocalError = 17,
     /// The same behind extension headers of IPv6.
     LocalExtensions = 18,
+    /// Find the flow that an ICMP error is about.
+    About = 19,
+    /// Mend the error, and send it on.
+    Mend = 20,
+    /// Find the flow that an error of the host's own stack is about.
+    LocalAbout = 21,
+    /// Enter a new flow whose backend has been chosen.
+    Enter = 22,
+    /// Find the way of an ICMP error about a flow.
+    WayOut = 23,
+    /// Give a reply of the host itself the address of the service.
+    LocalKnown = 24,
 }

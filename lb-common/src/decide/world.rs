@@ -1,16 +1,18 @@
 //! What the packet paths need to know and may change beside the packet: in the kernel maps and
 //! helpers, on the host whatever holds the same values.
 
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 use crate::abi::packet::{
-    DsrSlot, Flow, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend, PacketCounter,
+    DsrSlot, FlowEntry, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend, PacketCounter,
     PacketSettings, Target, Tracked, Vip, VipKey,
 };
 use crate::abi::{AffinityKey, BackendId, ServiceHead, ServiceId};
 use crate::addr::Addr;
 use crate::decide::{Job, Stage, Verdict};
+use crate::flows::{At, End, Flow, PortRange, Refused};
 use crate::packet::Packet;
+use crate::select::{Choice, Reason};
 
 /// What the choice of a backend came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +38,15 @@ pub enum BackendEvent {
 
 /// Tables, time and routes.
 pub trait World {
-    /// An entry of the flow tables. In the kernel it is the entry itself, on the host what it held
-    /// when it was looked up.
+    /// A flow that was found, as it was then.
     type Flow: Copy + Deref<Target = Flow>;
+    /// Room for a flow to be entered.
+    type New: DerefMut<Target = NewFlow>;
+    /// The entry of a flow over IPv4. In the kernel it is the entry itself, on the host what it
+    /// held when it was looked up.
+    type Entry: Copy + Deref<Target = FlowEntry<3>>;
+    /// Its way back.
+    type Hop: Copy + Deref<Target = Hop>;
     /// An entry of the targets.
     type Target: Copy + Deref<Target = Target>;
     /// The table of a service on the `dsr` path.
@@ -78,27 +86,61 @@ pub trait World {
     fn marks(&self, address: &Ip) -> u8;
     /// How packets get to a backend; `None` when it has been removed.
     fn target(&self, backend: BackendId) -> Option<Self::Target>;
-    /// Chooses a backend for a new flow of `client`.
+    /// [`super::open`], in the kernel as a function of its own.
+    fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict;
+    /// Chooses a backend on the `nat` path for a new flow of `client`, by [`crate::select::first`], and
+    /// counts nothing; `None` if that is not all there is to it.
+    fn pick(&self, service: ServiceId, protocol: u32, client: &Addr) -> Option<Choice>;
+    /// Counts what was picked.
+    fn count_choice(&mut self, service: ServiceId, reason: Reason);
+    /// Chooses a backend for a new flow of `client`, and counts that.
     fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen;
     /// Remembers where a client went, if the service wants that.
     fn remember(&mut self, protocol: u32, service: ServiceId, client: &Addr, backend: BackendId);
 
-    /// The entry of a flow, established or not.
-    fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
-    /// The entry of a flow that is established.
-    fn established(&self, key: &FlowKey) -> Option<Self::Flow>;
-    /// Notes a packet: flags are replaced.
-    fn touch(&mut self, flow: Self::Flow, flags: u32, seen_s: u32, next_seq: u32);
-    /// Notes the way out.
+    /// The flow of packets that come in as `key`.
+    fn flow(&mut self, key: &FlowKey) -> Option<Self::Flow>;
+    /// The same flow once more, where [`World::flow`] or [`World::enter`] has told it to be; it has
+    /// found or entered no other for this packet.
+    fn flow_at(&self, at: &At) -> Option<Self::Flow>;
+    /// Sets bits of [`crate::abi::packet::state`].
+    fn mark(&mut self, flow: Self::Flow, bits: u32);
+    /// Notes a packet in the direction of `flow`.
+    fn touch(&mut self, flow: Self::Flow, seen_s: u32, next_seq: u32);
+    /// Notes the way back.
     fn set_hop(&mut self, flow: Self::Flow, hop: &Hop);
-    /// Enters a flow that is not established yet, unless there is one. False if it was not
-    /// entered.
-    fn insert(&mut self, key: &FlowKey, flow: &NewFlow) -> bool;
-    /// Moves both entries of a flow to the established ones. False when the quota is used up;
-    /// then they stay where they are.
-    fn establish(&mut self, key: &FlowKey, pair: &FlowKey) -> bool;
-    /// Removes both entries.
-    fn remove(&mut self, key: &FlowKey, pair: &FlowKey);
+    /// Room for a flow to be entered. In the kernel there is one on each CPU.
+    fn room(&mut self) -> Option<Self::New>;
+    /// Enters a flow; with it, whether another one was pushed out before it was over.
+    fn enter(&mut self, new: Self::New) -> Result<(Self::Flow, bool), Refused>;
+    /// The same of one over IPv4.
+    #[inline(always)]
+    fn enter_v4(&mut self, new: Self::New) -> Result<(Self::Flow, bool), Refused> {
+        self.enter(new)
+    }
+    /// Notes that a flow is established. `None` if it has gone or was so before; false if others
+    /// may still push it out.
+    fn establish(&mut self, flow: Self::Flow) -> Option<bool>;
+    /// Keeps an established flow from being pushed out for which there was no room before.
+    fn keep(&mut self, flow: Self::Flow);
+    /// Takes a flow out.
+    fn remove(&mut self, flow: Self::Flow);
+
+    /// The entry of a flow over IPv4 whose packets come from `end` as `words`, if that is found at
+    /// first sight. `given_out` says that its source port may be one that was given out.
+    fn entry(
+        &self,
+        end: End,
+        words: &[u32; 3],
+        protocol: u8,
+        given_out: bool,
+    ) -> Option<Self::Entry>;
+    /// Its way back.
+    fn entry_hop(&self, entry: Self::Entry) -> Self::Hop;
+    /// Notes a packet from `end` in it.
+    fn touch_entry(&mut self, entry: Self::Entry, end: End, seen_s: u32, next_seq: u32);
+    /// Whether it is still that of the same flow.
+    fn is_there(&self, entry: Self::Entry) -> bool;
 
     /// Ports of a datagram whose first fragment has come.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
@@ -137,34 +179,40 @@ pub trait World {
     fn set_way(&mut self, sent: Self::Sent, hop: &Hop);
 }
 
-/// One entry of a flow to be made; see [`Flow`].
+/// A flow to be entered.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewFlow {
-    /// What the packets leave as.
+    /// Packets from the client as they come in.
+    pub key: FlowKey,
+    /// What packets from the client leave as. Where a source port is to be given out, that is
+    /// filled in.
     pub out: FlowKey,
     /// Its backend.
     pub backend: BackendId,
     /// Its service.
     pub service: ServiceId,
-    /// Bits of [`crate::abi::packet::flow`].
-    pub flags: u32,
-    /// See [`Flow::next_seq`].
+    /// Bits of [`crate::abi::packet::state`].
+    pub state: u32,
+    /// See [`FlowEntry::next_seq`].
     pub next_seq: u32,
+    /// Source ports that it may get.
+    pub ports: PortRange,
 }
 
 impl NewFlow {
-    /// The whole value.
-    #[inline(always)]
-    pub const fn value(&self, now_s: u32) -> Flow {
-        Flow {
-            out: self.out,
-            backend: self.backend,
-            service: self.service,
-            seen_s: now_s,
-            flags: self.flags,
-            next_seq: self.next_seq,
-            pad: 0,
-            hop: Hop::NONE,
-        }
-    }
+    /// Nothing yet.
+    pub const NONE: Self = Self {
+        key: FlowKey::NONE,
+        out: FlowKey::NONE,
+        backend: BackendId::NONE,
+        service: ServiceId(0),
+        state: 0,
+        next_seq: 0,
+        ports: PortRange {
+            base: 0,
+            span: 0,
+            start: 0,
+        },
+    };
 }

@@ -88,7 +88,7 @@ fn pass(world: &mut Simulation, frame: &Frame) -> (Outcome, Frame) {
     if outcome != Outcome::Drop {
         assert_eq!(out, long, "{:02x?}", frame.0);
     }
-    assert_eq!(*world, other, "{:02x?}", frame.0);
+    assert!(*world == other, "{:02x?}", frame.0);
     (outcome, out)
 }
 

@@ -1,8 +1,10 @@
 //! Flows, there and back.
 
-use lb_common::abi::packet::{FlowKey, PacketCounter};
+use std::ops::Range;
+
+use lb_common::abi::packet::PacketCounter;
 use lb_common::decide::Outcome;
-use lb_common::decide::simulation::{Simulation, example};
+use lb_common::decide::simulation::{Flows, Simulation, example};
 use proptest::prelude::*;
 
 use crate::packets::{ACK, FIN, RST, SYN, Seen, Spec, icmp, seen, tcp, udp};
@@ -29,12 +31,10 @@ pub(crate) fn back(world: &mut Simulation, at_backend: &Seen, flags: u8) -> Seen
     seen(&out)
 }
 
-/// Key of what comes back of the one flow that there is.
-pub(crate) fn key_of_answers(world: &Simulation, family: &Family) -> FlowKey {
-    let mut keys = world.new_flows.keys();
-    *keys
-        .find(|key| key.src != example::ip(family.client))
-        .unwrap()
+/// Tables of one set, in which flows soon push each other out. Those that there were are lost.
+pub(crate) fn lose_flows(world: &mut Simulation) {
+    world.flows = Flows::sized(1, 1024);
+    world.flows.describe(&mut world.settings);
 }
 
 fn answer(at_backend: &Seen, flags: u8) -> Spec {
@@ -355,34 +355,88 @@ fn after_a_change_of_routes_the_way_back_is_looked_up_anew() {
 fn a_flow_that_was_pushed_out_is_served_by_hash_again_by_the_same_port() {
     for family in FAMILIES {
         let mut world = family.world();
-        let spec = tcp(family.client, &family.service(REMOTE), SYN);
-        let first = there(&mut world, &spec);
-        world.new_flows.clear();
-        let again = there(
-            &mut world,
-            &tcp(family.client, &family.service(REMOTE), ACK),
-        );
+        lose_flows(&mut world);
+        let service = family.service(REMOTE);
+        let first = there(&mut world, &tcp(family.client, &service, SYN));
+        lose_flows(&mut world);
+        let again = there(&mut world, &tcp(family.client, &service, ACK));
         assert_eq!((first.dst, first.sport), (again.dst, again.sport));
-        // And when only one half was.
-        let reply = key_of_answers(&world, &family);
-        world.new_flows.remove(&reply);
-        there(&mut world, &spec);
-        assert!(world.new_flows.contains_key(&reply));
+    }
+}
+
+/// A client's packet from a port of its own.
+fn from_port(family: &Family, number: u32, sport: u16, flags: u8) -> Spec {
+    Spec {
+        sport,
+        ..tcp(family.client, &family.service(number), flags)
+    }
+}
+
+/// Opens connections by these ports of a client; what the backends see.
+fn open_by(world: &mut Simulation, family: &Family, number: u32, ports: Range<u16>) -> Vec<Seen> {
+    ports
+        .map(|sport| {
+            let at_backend = there(world, &from_port(family, number, sport, SYN));
+            back(world, &at_backend, SYN | ACK);
+            there(world, &from_port(family, number, sport, ACK))
+        })
+        .collect()
+}
+
+#[test]
+fn a_flood_pushes_out_no_flow_that_is_established() {
+    for family in FAMILIES {
+        for number in [CONTAINER, REMOTE] {
+            let mut world = family.world();
+            lose_flows(&mut world);
+            let open = open_by(&mut world, &family, number, 40_000..40_014);
+            assert_eq!(world.counter(PacketCounter::FlowQuota), 0);
+            for sport in 50_000..50_500 {
+                there(&mut world, &from_port(&family, number, sport, SYN));
+            }
+            assert!(world.counter(PacketCounter::FlowEvicted) >= 498);
+            let new = world.counter(PacketCounter::FlowNew);
+            for (sport, before) in (40_000..).zip(&open) {
+                let seen = there(&mut world, &from_port(&family, number, sport, ACK));
+                assert_eq!((seen.dst, seen.sport), (before.dst, before.sport));
+                let answer = back(&mut world, before, ACK);
+                assert_eq!(answer.dport, sport);
+            }
+            assert_eq!(world.counter(PacketCounter::FlowNew), new);
+        }
     }
 }
 
 #[test]
-fn established_flows_have_a_quota_of_their_own() {
-    let family = FAMILIES[0];
-    let mut world = family.world();
-    world.quota = 1;
-    let seen = there(&mut world, &tcp(family.client, "192.0.2.1", SYN));
-    back(&mut world, &seen, SYN | ACK);
-    there(&mut world, &tcp(family.client, "192.0.2.1", ACK));
-    assert_eq!(world.counter(PacketCounter::FlowQuota), 1);
-    assert!(world.flows.is_empty());
-    // It is served all the same.
-    there(&mut world, &tcp(family.client, "192.0.2.1", ACK));
+fn a_flow_for_which_there_is_no_room_among_the_established_is_served_all_the_same() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        lose_flows(&mut world);
+        open_by(&mut world, &family, CONTAINER, 40_000..40_020);
+        assert_eq!(world.counter(PacketCounter::FlowEstablished), 20);
+        assert_eq!(world.counter(PacketCounter::FlowQuota), 6);
+        there(&mut world, &from_port(&family, CONTAINER, 40_019, ACK));
+        assert_eq!(world.counter(PacketCounter::FlowNew), 20);
+    }
+}
+
+#[test]
+fn connections_that_have_ended_make_room_for_new_ones() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        lose_flows(&mut world);
+        for round in 0..20 {
+            let first = 40_000 + round * 14;
+            let open = open_by(&mut world, &family, CONTAINER, first..first + 14);
+            for (sport, at_backend) in (first..).zip(&open) {
+                there(&mut world, &from_port(&family, CONTAINER, sport, FIN | ACK));
+                back(&mut world, at_backend, FIN | ACK);
+            }
+        }
+        assert_eq!(world.counter(PacketCounter::FlowEstablished), 20 * 14);
+        assert_eq!(world.counter(PacketCounter::FlowQuota), 0);
+        assert_eq!(world.counter(PacketCounter::FlowEvicted), 0);
+    }
 }
 
 #[test]

@@ -6,20 +6,24 @@ use super::{Complaint, Source};
 const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
-const UNSAFE_FILES: [&str; 22] = [
+const UNSAFE_FILES: [&str; 26] = [
     "lb-agent/src/control/peer.rs",
     "lb-agent/src/dataplane/bpf/link.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
+    "lb-agent/src/dataplane/bpf/packet/flows.rs",
     "lb-agent/src/dataplane/bpf/pod.rs",
     "lb-agent/src/doctor/ethtool.rs",
     "lb-agent/src/handover.rs",
     "lb-ebpf/src/bin/lb-decap.rs",
     "lb-ebpf/src/connect.rs",
+    "lb-ebpf/src/flows.rs",
     "lb-ebpf/src/frame.rs",
     "lb-ebpf/src/listen.rs",
     "lb-ebpf/src/main.rs",
     "lb-ebpf/src/maps.rs",
     "lb-ebpf/src/packet.rs",
+    "lb-ebpf/src/pick.rs",
+    "lb-ebpf/src/sets.rs",
     "lb-ebpf/src/steer.rs",
     "lb-ebpf/src/tables.rs",
     "lb-ebpf/src/tc.rs",

@@ -282,8 +282,9 @@ fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {
 pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, clients: u32, flows: &FlowSettings) {
     loader.map_max_entries("AFFINITY", clients);
     loader.map_max_entries("AFFINITY_UDP", clients);
-    loader.map_max_entries("FLOWS", flows.entries());
-    loader.map_max_entries("FLOWS_NEW", flows.opening_entries());
+    loader.map_max_entries("FLOWS4", flows.sets());
+    loader.map_max_entries("FLOWS6", flows.sets());
+    loader.map_max_entries("NAT_PORTS", flows.ports());
     loader.map_max_entries("TRACKED", flows.tracked_entries());
 }
 

@@ -55,7 +55,6 @@ packet_pod!(
     AddressMarks,
     Device,
     DsrTable,
-    Flow,
     FlowKey,
     NearVip,
     PacketBackend,

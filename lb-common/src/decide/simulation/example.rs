@@ -54,6 +54,7 @@ fn build() -> Box<Simulation> {
         },
         ..Simulation::default()
     });
+    world.flows.describe(&mut world.settings);
     for (number, kind, path) in SERVICES {
         for v6 in [false, true] {
             add_service(&mut world, number, kind, path, v6);

@@ -1,7 +1,10 @@
 //! What becomes of a flow that is looked at: pure.
 
-use lb_common::abi::packet::{Flow, FlowKey, PacketSettings, flow};
+use lb_common::abi::packet::{PacketSettings, state};
 use lb_common::abi::protocol;
+
+use super::flows::Met;
+use lb_common::flows::End;
 
 /// What becomes of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,22 +19,11 @@ pub(super) enum Fate {
     Orphan,
 }
 
-/// What becomes of a flow with this entry, of which `pair` is the other one, at `now_s`. `gone`
-/// says that its backend is.
-pub(super) fn fate(
-    key: &FlowKey,
-    entry: &Flow,
-    pair: Option<&Flow>,
-    gone: bool,
-    now_s: u32,
-    ages: &PacketSettings,
-) -> Fate {
-    let other = pair.map_or(0, |pair| pair.flags);
-    let age = |flow: &Flow| now_s.saturating_sub(flow.seen_s);
-    let idle_s = pair.map_or(age(entry), |pair| age(entry).min(age(pair)));
-    let tcp = key.protocol == u32::from(protocol::TCP);
-    let ended = (entry.flags | other) & flow::RST != 0 || entry.flags & other & flow::FIN != 0;
-    if tcp && ended {
+/// What becomes of a flow at `now_s`. `gone` says that its backend is, or that it was given up.
+pub(super) fn fate(flow: &Met, gone: bool, now_s: u32, ages: &PacketSettings) -> Fate {
+    let idle_s = now_s.saturating_sub(flow.last_s());
+    let tcp = is_tcp(flow);
+    if tcp && state::is_ended(flow.at.state) {
         return if idle_s >= ages.closing_s {
             Fate::Forget
         } else {
@@ -42,8 +34,7 @@ pub(super) fn fate(
     if gone && tcp {
         return Fate::Orphan;
     }
-    let established = entry.flags & flow::ESTABLISHED != 0;
-    let (limit_s, tell) = match (tcp, established) {
+    let (limit_s, tell) = match (tcp, flow.has(state::ESTABLISHED)) {
         (false, _) => (ages.udp_s, false),
         (true, false) => (ages.syn_s, false),
         (true, true) => (ages.established_s, true),
@@ -55,22 +46,30 @@ pub(super) fn fate(
     }
 }
 
+fn is_tcp(flow: &Met) -> bool {
+    flow.key.protocol == u32::from(protocol::TCP)
+}
+
 /// How long a client waits for an answer to its SYN before the attempt counts as failed. It sends
 /// another after one second, and after two and four more (RFC 6298, section 2).
 const PATIENCE_S: u32 = 2;
 
-/// Whether the SYN of a flow that is not established has become too old between these two looks, so
-/// that each one is counted once.
-pub(super) fn is_silent(key: &FlowKey, entry: &Flow, [last_s, now_s]: [u32; 2]) -> bool {
-    let due_s = entry.seen_s.saturating_add(PATIENCE_S);
-    key.protocol == u32::from(protocol::TCP)
-        && entry.flags & (flow::FIN | flow::RST) == 0
-        && (last_s + 1..=now_s).contains(&due_s)
+/// Whether an attempt to open a connection has become too old between these two looks without an
+/// answer, so that each one is counted once.
+pub(super) fn is_silent(flow: &Met, [last_s, now_s]: [u32; 2]) -> bool {
+    let [client_s, _] = flow.seen_s;
+    let due_s = client_s.saturating_add(PATIENCE_S);
+    let spoken = End::Backend.bits(state::SEEN);
+    let other = state::ESTABLISHED | state::FIN | state::RST | spoken;
+    is_tcp(flow) && !flow.has(other) && (last_s + 1..=now_s).contains(&due_s)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lb_common::abi::BackendId;
+    use lb_common::abi::packet::FlowKey;
+    use lb_common::flows::At;
 
     const AGES: PacketSettings = PacketSettings {
         closing_s: 30,
@@ -81,20 +80,30 @@ mod tests {
         seed: 0,
         redirects_back: 0,
         routes_s: 0,
+        sets: 1,
+        ports: 1,
+        key: [0; 6],
     };
 
-    fn key(protocol: u8) -> FlowKey {
-        FlowKey {
-            protocol: protocol.into(),
-            ..FlowKey::default()
-        }
+    /// What both sides have shown.
+    const fn both(bits: u32) -> u32 {
+        bits | End::Backend.bits(bits)
     }
 
-    fn flow_with(flags: u32, seen_s: u32) -> Flow {
-        Flow {
-            flags,
+    fn flow(protocol: u8, state: u32, seen_s: [u32; 2]) -> Met {
+        Met {
+            at: At {
+                state: state::IN_USE | state,
+                ..At::NONE
+            },
+            key: FlowKey {
+                protocol: protocol.into(),
+                ..FlowKey::NONE
+            },
+            out: FlowKey::NONE,
+            backend: BackendId::NONE,
             seen_s,
-            ..Flow::default()
+            next_seq: [0; 2],
         }
     }
 
@@ -103,84 +112,80 @@ mod tests {
         let cases = [
             (protocol::TCP, 0, 29, Fate::Keep),
             (protocol::TCP, 0, 30, Fate::Forget),
-            (protocol::TCP, flow::ESTABLISHED, 86_399, Fate::Keep),
-            (protocol::TCP, flow::ESTABLISHED, 86_400, Fate::Expire),
-            (protocol::TCP, flow::ESTABLISHED | flow::RST, 29, Fate::Keep),
+            (protocol::TCP, state::ESTABLISHED, 86_399, Fate::Keep),
+            (protocol::TCP, state::ESTABLISHED, 86_400, Fate::Expire),
             (
                 protocol::TCP,
-                flow::ESTABLISHED | flow::RST,
+                state::ESTABLISHED | state::RST,
+                29,
+                Fate::Keep,
+            ),
+            (
+                protocol::TCP,
+                state::ESTABLISHED | state::RST,
                 30,
                 Fate::Forget,
             ),
-            (protocol::UDP, flow::ESTABLISHED, 59, Fate::Keep),
-            (protocol::UDP, flow::ESTABLISHED, 60, Fate::Forget),
+            (protocol::UDP, state::ESTABLISHED, 59, Fate::Keep),
+            (protocol::UDP, state::ESTABLISHED, 60, Fate::Forget),
         ];
-        for (protocol, flags, age_s, expected) in cases {
-            let entry = flow_with(flags, 1000);
-            let found = fate(&key(protocol), &entry, None, false, 1000 + age_s, &AGES);
-            assert_eq!(found, expected, "{protocol} {flags} {age_s}");
+        for (protocol, state, age_s, expected) in cases {
+            let flow = flow(protocol, state, [1000; 2]);
+            let found = fate(&flow, false, 1000 + age_s, &AGES);
+            assert_eq!(found, expected, "{protocol} {state} {age_s}");
         }
     }
 
     #[test]
     fn a_syn_without_an_answer_is_counted_by_one_look() {
-        let entry = flow_with(flow::SEEN, 100);
+        let syn = flow(protocol::TCP, state::SEEN, [100; 2]);
         let looks = [100, 101, 101, 102, 105, 106];
-        let counted = looks
-            .windows(2)
-            .filter(|look| is_silent(&key(protocol::TCP), &entry, [look[0], look[1]]));
-        assert_eq!(counted.count(), 1);
-        assert!(!is_silent(&key(protocol::UDP), &entry, [101, 102]));
+        let counted = |flow: &Met| {
+            let looks = looks.windows(2);
+            looks
+                .filter(|look| is_silent(flow, [look[0], look[1]]))
+                .count()
+        };
+        assert_eq!(counted(&syn), 1);
+        assert_eq!(counted(&flow(protocol::UDP, state::SEEN, [100; 2])), 0);
+        let answered = flow(protocol::TCP, both(state::SEEN), [100; 2]);
+        assert_eq!(counted(&answered), 0);
     }
 
     #[test]
     fn a_flow_is_as_old_as_its_younger_direction() {
-        let old = flow_with(flow::ESTABLISHED, 0);
-        let young = flow_with(flow::ESTABLISHED, 90_000);
-        let found = fate(
-            &key(protocol::TCP),
-            &old,
-            Some(&young),
-            false,
-            90_001,
-            &AGES,
-        );
-        assert_eq!(found, Fate::Keep);
+        for seen_s in [[0, 90_000], [90_000, 0]] {
+            let flow = flow(protocol::TCP, state::ESTABLISHED, seen_s);
+            assert_eq!(fate(&flow, false, 90_001, &AGES), Fate::Keep);
+        }
     }
 
     #[test]
     fn a_fin_from_one_side_ends_nothing() {
-        let half = flow_with(flow::ESTABLISHED | flow::FIN, 0);
-        let other = flow_with(flow::ESTABLISHED, 0);
-        let tcp = key(protocol::TCP);
-        assert_eq!(
-            fate(&tcp, &half, Some(&other), false, 40, &AGES),
-            Fate::Keep
-        );
-        assert_eq!(
-            fate(&tcp, &half, Some(&half), false, 40, &AGES),
-            Fate::Forget
-        );
+        let half = flow(protocol::TCP, state::ESTABLISHED | state::FIN, [0; 2]);
+        let other = state::ESTABLISHED | End::Backend.bits(state::FIN);
+        let other = flow(protocol::TCP, other, [0; 2]);
+        let whole = flow(protocol::TCP, state::ESTABLISHED | both(state::FIN), [0; 2]);
+        for flow in [half, other] {
+            assert_eq!(fate(&flow, false, 40, &AGES), Fate::Keep);
+        }
+        assert_eq!(fate(&whole, false, 40, &AGES), Fate::Forget);
     }
 
     #[test]
     fn a_flow_whose_backend_is_gone_ends_unless_it_has_ended() {
-        let entry = flow_with(flow::ESTABLISHED, 0);
-        let tcp = key(protocol::TCP);
-        assert_eq!(fate(&tcp, &entry, None, true, 1, &AGES), Fate::Orphan);
-        let reset = flow_with(flow::ESTABLISHED | flow::RST, 0);
-        assert_eq!(fate(&tcp, &reset, None, true, 1, &AGES), Fate::Keep);
-        let udp = key(protocol::UDP);
-        assert_eq!(fate(&udp, &entry, None, true, 59, &AGES), Fate::Keep);
-        assert_eq!(fate(&udp, &entry, None, true, 60, &AGES), Fate::Forget);
+        let open = flow(protocol::TCP, state::ESTABLISHED, [0; 2]);
+        assert_eq!(fate(&open, true, 1, &AGES), Fate::Orphan);
+        let reset = flow(protocol::TCP, state::ESTABLISHED | state::RST, [0; 2]);
+        assert_eq!(fate(&reset, true, 1, &AGES), Fate::Keep);
+        let udp = flow(protocol::UDP, state::ESTABLISHED, [0; 2]);
+        assert_eq!(fate(&udp, true, 59, &AGES), Fate::Keep);
+        assert_eq!(fate(&udp, true, 60, &AGES), Fate::Forget);
     }
 
     #[test]
     fn a_clock_that_is_a_second_behind_expires_nothing() {
-        let entry = flow_with(flow::ESTABLISHED, 1000);
-        assert_eq!(
-            fate(&key(protocol::TCP), &entry, None, false, 999, &AGES),
-            Fate::Keep
-        );
+        let flow = flow(protocol::TCP, state::ESTABLISHED, [1000; 2]);
+        assert_eq!(fate(&flow, false, 999, &AGES), Fate::Keep);
     }
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `attach` | programs on interfaces, by links that are pinned |
 //! | `dsr` | tables of services on the `dsr` path, and what they remember when a slot changes hands |
+//! | `flows` | the flow tables in the kernel's memory |
 //! | `sweep` | flows that are over, in small batches |
 //! | `vips` | who listens where |
 //! | `fate` | what becomes of a flow; pure |
@@ -12,18 +13,21 @@
 mod attach;
 mod dsr;
 mod fate;
+mod flows;
 mod reset;
 mod sweep;
 mod vips;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::Ebpf;
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray};
 use lb_common::abi::packet::{Device, PacketCounter, PacketSettings, Target, Vip, VipKey, device};
 use lb_common::abi::{Backend, BackendId, ServiceId, ServiceTable};
 
+use self::flows::Flows;
 use super::{maps, pod};
 use crate::dataplane::packets::{COUNTERS, InterfaceState, PacketFigures, Wanted, counter_name};
 use crate::dataplane::{BackendCounts, TableCounts};
@@ -33,13 +37,14 @@ use crate::network::survey::Place;
 pub(super) use attach::remove_filters_of;
 
 /// The pinned maps of the packet paths.
-pub(super) const NAMES: [&str; 13] = [
+pub(super) const NAMES: [&str; 14] = [
     "VIPS",
     "ADDRESS_MARKS",
     "NEAR_VIPS",
     "TARGETS",
-    "FLOWS",
-    "FLOWS_NEW",
+    "FLOWS4",
+    "FLOWS6",
+    "NAT_PORTS",
     "FRAGMENTS",
     "DSR_TABLES",
     "TRACKED",
@@ -74,14 +79,14 @@ impl Default for FlowSettings {
 }
 
 impl FlowSettings {
-    /// Entries of `FLOWS`: two a flow.
-    pub(super) fn entries(&self) -> u32 {
-        self.flows.saturating_mul(2)
+    /// Elements of `FLOWS4`, and of `FLOWS6`.
+    pub fn sets(&self) -> u32 {
+        Flows::sets_for(self.flows)
     }
 
-    /// Entries of `FLOWS_NEW`, which takes whatever comes: enough for a burst.
-    pub(super) fn opening_entries(&self) -> u32 {
-        self.entries().clamp(4096, 131_072)
+    /// Elements of `NAT_PORTS`.
+    pub fn ports(&self) -> u32 {
+        Flows::ports_for(self.flows)
     }
 
     /// Entries of `TRACKED`.
@@ -123,12 +128,18 @@ impl Packets {
         flows: &FlowSettings,
     ) -> Result<Self, MapError> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
+        let mut take = |name| maps::take(&mut object, name);
+        let settings: Array<MapData, pod::PacketSettings> = take("PACKET_SETTINGS")?.try_into()?;
+        let size = |name| Ok::<_, MapError>(pinned(pin_dir, name)?.info()?.max_entries());
         let ages = PacketSettings {
             cpus: cpus as u32,
             seed: 0x6c62_6167,
+            // An agent that was killed between the two may have left one of another size.
+            sets: size("FLOWS4")?.min(size("FLOWS6")?),
+            ports: size("NAT_PORTS")?,
+            key: flow_key(settings.get(&0, 0)?.0.key)?,
             ..flows.ages
         };
-        let mut take = |name| maps::take(&mut object, name);
         let tables: ArrayOfMaps<MapData, Array<MapData, pod::DsrTable>> =
             take("DSR_TABLES")?.try_into()?;
         let vips = vips::Vips::open(
@@ -140,7 +151,7 @@ impl Packets {
             vips,
             targets: take("TARGETS")?.try_into()?,
             devices: take("DEVICES")?.try_into()?,
-            settings: take("PACKET_SETTINGS")?.try_into()?,
+            settings,
             backends: take("PACKET_BACKENDS")?.try_into()?,
             stats: take("PACKET_STATS")?.try_into()?,
             dsr: dsr::Tables::new(tables, pinned(pin_dir, "DSR_TABLES")?),
@@ -350,9 +361,6 @@ impl Packets {
         }
         let swept = self.sweeper.as_ref().map(|s| s.swept()).unwrap_or_default();
         let of = |counter: PacketCounter| counts[counter as usize];
-        // Those that came and are neither there nor known to have ended were pushed out.
-        let ended = swept.expired_opening + of(PacketCounter::FlowEstablished) + swept.opening;
-        let pushed_out = of(PacketCounter::FlowNew).saturating_sub(ended);
         Ok(PacketFigures {
             established: swept.established,
             capacity: swept.capacity,
@@ -360,11 +368,7 @@ impl Packets {
             tracked: swept.tracked,
             expired: swept.expired,
             orphaned: swept.orphaned,
-            evicted: if swept.opening_full {
-                pushed_out
-            } else {
-                of(PacketCounter::FlowQuota)
-            },
+            evicted: of(PacketCounter::FlowEvicted),
             walks: swept.walks,
             packets: COUNTERS
                 .map(|counter| (counter_name(counter).to_owned(), of(counter)))
@@ -396,17 +400,14 @@ fn pinned(pin_dir: &Path, name: &str) -> Result<MapData, MapError> {
     MapData::from_pin(maps::pin_of(pin_dir, name))
 }
 
-/// The pinned map `name` as a hash map.
-fn pinned_hash<K: aya::Pod, V: aya::Pod>(
-    pin_dir: &Path,
-    name: &str,
-    lru: bool,
-) -> Result<HashMap<MapData, K, V>, MapError> {
-    let map = pinned(pin_dir, name)?;
-    let map = if lru {
-        Map::LruHashMap(map)
-    } else {
-        Map::HashMap(map)
-    };
-    map.try_into()
+/// The key that flows are looked for by: that of before, if there is one, since they lie accordingly.
+fn flow_key(before: [u64; 6]) -> Result<[u64; 6], MapError> {
+    if before != [0; 6] {
+        return Ok(before);
+    }
+    let mut key = [0; 6];
+    for word in &mut key {
+        *word = getrandom::u64().map_err(|error| MapError::IoError(io::Error::other(error)))?;
+    }
+    Ok(key)
 }

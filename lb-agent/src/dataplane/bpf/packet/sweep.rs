@@ -1,12 +1,11 @@
 //! Flows that are over are taken out, in small batches: a thread walks over the tables, some
-//! hundred entries at a time, and never looks at a whole table at once.
+//! thousand entries at a time, and never looks at a whole table at once.
 //!
 //! Ages are those of the packets, kept in the entries by the kernel's own clock: an agent that
 //! starts on tables which another one has left finds nothing older than it is.
 
 use std::collections::{HashMap as StdMap, HashSet};
 use std::io;
-use std::iter;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,24 +13,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use lb_common::abi::packet::{Flow, FlowKey, PacketSettings, Tracked, flow};
+use lb_common::abi::packet::{FlowKey, PacketSettings, Tracked, state};
 use lb_common::abi::{BackendId, protocol};
+use lb_common::flows::At;
 
 use super::fate::{self, Fate, fate};
+use super::flows::{Flows, Met};
+use super::pinned;
 use super::reset::Resets;
-use super::{pinned, pinned_hash};
 use crate::dataplane::bpf::batch::{Batches, Next};
 use crate::dataplane::bpf::pod;
 use crate::host::monotonic_s;
 
-/// Entries that are looked at together.
+/// Entries of `TRACKED` that are looked at together.
 const BATCH: u32 = 512;
+/// The same of sets of flows.
+const SETS: u32 = 512;
 /// Time between two batches.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Time between the beginnings of two walks over everything, at least.
 const PASS: Duration = Duration::from_secs(1);
-/// Only where there is an entry: linux/bpf.h.
-const BPF_EXIST: u64 = 2;
+/// How long a place has to be given to another flow until nobody can still be at it.
+const STUCK: Duration = Duration::from_secs(5);
 /// How long a flow that is given up is kept, so that the answers of its ends are understood.
 const FAREWELL_S: u32 = 3;
 
@@ -42,15 +45,12 @@ pub(super) struct Swept {
     pub(super) capacity: u64,
     pub(super) opening: u64,
     pub(super) opening_capacity: u64,
-    pub(super) opening_full: bool,
     pub(super) tracked: u64,
     pub(super) tracked_capacity: u64,
     /// Since the agent's start, this one included.
     pub(super) walks: u64,
     /// Since the agent's start.
     pub(super) expired: u64,
-    /// The same.
-    pub(super) expired_opening: u64,
     /// The same.
     pub(super) orphaned: u64,
     active: StdMap<BackendId, u64>,
@@ -119,6 +119,7 @@ impl Sweeper {
 /// Begins to walk over the tables pinned in `pin_dir`.
 pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Sweeper>> {
     let tables = Tables::open(pin_dir).map_err(io::Error::other)?;
+    let flows = Flows::open(pin_dir, ages)?;
     let sweeper = Arc::new(Sweeper {
         swept: Mutex::default(),
         hurry: AtomicBool::new(false),
@@ -132,9 +133,11 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Swee
         .ok();
     let mut walk = Walk {
         tables,
+        flows,
         ages,
         resets,
         farewells: StdMap::new(),
+        stuck: StdMap::new(),
         looks_s: [monotonic_s(); 2],
         swept: Swept::default(),
         sweeper: Arc::clone(&sweeper),
@@ -146,34 +149,21 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Swee
 }
 
 struct Tables {
-    flows: HashMap<MapData, pod::FlowKey, pod::Flow>,
-    opening: HashMap<MapData, pod::FlowKey, pod::Flow>,
     tracked: HashMap<MapData, pod::FlowKey, pod::Tracked>,
     targets: Array<MapData, pod::Target>,
-    /// The three tables, to be walked over.
-    walked: [MapData; 3],
-    capacities: [u64; 3],
+    /// `tracked`, to be walked over.
+    walked: MapData,
+    tracked_capacity: u64,
 }
 
 impl Tables {
     fn open(pin_dir: &Path) -> Result<Self, MapError> {
-        let capacity =
-            |name| Ok::<_, MapError>(pinned(pin_dir, name)?.info()?.max_entries().into());
+        let walked = pinned(pin_dir, "TRACKED")?;
         Ok(Self {
-            flows: pinned_hash(pin_dir, "FLOWS", false)?,
-            opening: pinned_hash(pin_dir, "FLOWS_NEW", true)?,
-            tracked: pinned_hash(pin_dir, "TRACKED", true)?,
+            tracked: Map::LruHashMap(pinned(pin_dir, "TRACKED")?).try_into()?,
             targets: Map::Array(pinned(pin_dir, "TARGETS")?).try_into()?,
-            walked: [
-                pinned(pin_dir, "FLOWS")?,
-                pinned(pin_dir, "FLOWS_NEW")?,
-                pinned(pin_dir, "TRACKED")?,
-            ],
-            capacities: [
-                capacity("FLOWS")?,
-                capacity("FLOWS_NEW")?,
-                capacity("TRACKED")?,
-            ],
+            tracked_capacity: walked.info()?.max_entries().into(),
+            walked,
         })
     }
 
@@ -182,56 +172,28 @@ impl Tables {
             .get(&backend.index(), 0)
             .is_ok_and(|target| target.0.id != backend || backend == BackendId::NONE)
     }
+}
 
-    /// An entry in either table.
-    fn entry(&self, key: &FlowKey) -> Option<Flow> {
-        let key = pod::FlowKey(*key);
-        let found = self
-            .flows
-            .get(&key, 0)
-            .or_else(|_| self.opening.get(&key, 0));
-        found.ok().map(|flow| flow.0)
-    }
+/// A flow that was met before: family, set, way and version of its entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Known(u8, u32, u16, u32);
 
-    /// The other entry of a flow.
-    fn other(&self, key: &FlowKey, entry: &Flow) -> Option<Flow> {
-        self.entry(&entry.pair())
-            .filter(|other| other.is_pair_of(key))
-    }
-
-    /// Has the program answer what still comes for a flow as if its backend were gone.
-    fn give_up(&mut self, key: &FlowKey, entry: &Flow, pair: Option<&Flow>) {
-        let pair = pair.map(|flow| (entry.pair(), flow));
-        for (key, flow) in iter::once((*key, entry)).chain(pair) {
-            let closed = Flow {
-                backend: BackendId::NONE,
-                ..*flow
-            };
-            // One that has gone meanwhile is over, too.
-            let _ = self
-                .flows
-                .insert(pod::FlowKey(key), pod::Flow(closed), BPF_EXIST);
-        }
-    }
-
-    /// Takes both entries of a flow out. What has been pushed out since is no matter.
-    fn remove(&mut self, key: &FlowKey, entry: &Flow) {
-        let pair = self.other(key, entry).map(|_| entry.pair());
-        for key in iter::once(*key).chain(pair) {
-            let key = pod::FlowKey(key);
-            let _ = self.flows.remove(&key);
-            let _ = self.opening.remove(&key);
-        }
+impl From<&At> for Known {
+    fn from(at: &At) -> Self {
+        Self(at.v6, at.set, at.way, at.state & state::VERSION)
     }
 }
 
 /// One walk after the other.
 struct Walk {
     tables: Tables,
+    flows: Flows,
     ages: PacketSettings,
     resets: Option<Resets>,
     /// Flows whose backend is gone and whose ends have been told, and when.
-    farewells: StdMap<FlowKey, u32>,
+    farewells: StdMap<Known, u32>,
+    /// Places that somebody gave to another flow when the last walk met them, and since when.
+    stuck: StdMap<Known, Instant>,
     /// When the last walk over the flows began, and this one; the kernel's clock.
     looks_s: [u32; 2],
     swept: Swept,
@@ -252,24 +214,19 @@ impl Walk {
     /// Walks over all tables once.
     fn once(&mut self) -> io::Result<()> {
         self.swept = Swept {
-            capacity: self.tables.capacities[0] / 2,
-            opening_capacity: self.tables.capacities[1] / 2,
-            tracked_capacity: self.tables.capacities[2],
+            capacity: self.flows.capacity(),
+            tracked_capacity: self.tables.tracked_capacity,
             expired: self.swept.expired,
-            expired_opening: self.swept.expired_opening,
             orphaned: self.swept.orphaned,
-            opening_full: self.swept.opening_full,
             walks: self.swept.walks + 1,
             unanswered: std::mem::take(&mut self.swept.unanswered),
             ..Swept::default()
         };
         self.looks_s = [self.looks_s[1], monotonic_s()];
-        for established in [true, false] {
-            self.flows(established)?;
-        }
+        self.walk_flows();
         self.tracked()?;
-        let full = self.swept.opening * 10 >= self.swept.opening_capacity * 9;
-        self.swept.opening_full |= full;
+        let places = self.flows.places();
+        self.swept.opening_capacity = places.saturating_sub(self.swept.established);
         let now_s = monotonic_s();
         self.farewells
             .retain(|_, at_s| now_s.saturating_sub(*at_s) < 10 * FAREWELL_S);
@@ -277,127 +234,94 @@ impl Walk {
         Ok(())
     }
 
-    fn flows(&mut self, established: bool) -> io::Result<()> {
-        let table = &self.tables.walked[usize::from(!established)];
-        let fd = table.fd().as_fd().as_raw_fd();
-        let mut batches: Batches<pod::FlowKey, pod::Flow> = Batches::new(
-            fd,
-            BATCH,
-            pod::FlowKey(FlowKey::default()),
-            pod::Flow(Flow::default()),
-        );
-        loop {
-            let next = batches.next()?;
-            let now_s = monotonic_s();
-            self.sweeper.now_s.store(now_s, Ordering::Relaxed);
-            for (key, entry) in batches.entries() {
-                self.look_at(&key.0, &entry.0, now_s, established);
+    fn walk_flows(&mut self) {
+        let before = std::mem::take(&mut self.stuck);
+        for v6 in [false, true] {
+            for set in 0..self.flows.sets() {
+                if set % SETS == SETS - 1 {
+                    std::thread::sleep(PAUSE);
+                }
+                let now_s = monotonic_s();
+                self.sweeper.now_s.store(now_s, Ordering::Relaxed);
+                for met in self.flows.met(v6, set) {
+                    match met {
+                        Ok(flow) => self.look_at(&flow, now_s),
+                        Err(at) => self.somebody_is_at(&at, &before),
+                    }
+                }
             }
-            if next == Next::End {
-                return Ok(());
-            }
-            std::thread::sleep(PAUSE);
         }
     }
 
-    /// Looks at one entry of a flow. Both entries of one that is over are taken out with the first
-    /// that is met.
-    fn look_at(&mut self, key: &FlowKey, entry: &Flow, now_s: u32, established: bool) {
-        let forward = entry.flags & flow::REPLY == 0;
-        let gone = self.tables.gone(entry.backend);
-        if forward {
-            self.count(entry, established, gone);
-            if !established && !gone && fate::is_silent(key, entry, self.looks_s) {
-                self.silent(key, entry);
-            }
+    /// Somebody gives this place to another flow. Programs take less than a microsecond for that.
+    fn somebody_is_at(&mut self, at: &At, before: &StdMap<Known, Instant>) {
+        let known = Known::from(at);
+        let since = before.get(&known).copied().unwrap_or_else(Instant::now);
+        if since.elapsed() >= STUCK {
+            self.flows.unstick(at);
+        } else {
+            self.stuck.insert(known, since);
         }
-        let told_s = self.farewells.get(key).filter(|_| forward && !gone);
-        if told_s.is_some_and(|told_s| entry.seen_s <= told_s + 1) {
-            // Its backend is back in service; its ends know that this flow is over.
-            self.tables.remove(key, entry);
-            return;
+    }
+
+    fn look_at(&mut self, flow: &Met, now_s: u32) {
+        let gone = flow.has(state::GIVEN_UP) || self.tables.gone(flow.backend);
+        self.count(flow, gone);
+        if !gone && fate::is_silent(flow, self.looks_s) {
+            *self.swept.unanswered.entry(flow.backend).or_default() += 1;
         }
-        // The other entry is asked for only where it matters.
-        if fate(key, entry, None, gone, now_s, &self.ages) == Fate::Keep
-            && entry.flags & (flow::FIN | flow::RST) == 0
-        {
-            return;
-        }
-        let pair = self.tables.other(key, entry);
-        match fate(key, entry, pair.as_ref(), gone, now_s, &self.ages) {
+        match fate(flow, gone, now_s, &self.ages) {
             Fate::Keep => {}
-            Fate::Forget => {
-                self.swept.expired_opening += u64::from(!established && forward);
-                self.tables.remove(key, entry);
-            }
+            Fate::Forget => self.flows.remove(&flow.at),
             Fate::Expire => {
                 self.swept.expired += 1;
-                // First, as answers come at once.
-                self.tables.give_up(key, entry, pair.as_ref());
-                self.farewells.insert(forward_key(key, entry), now_s);
-                self.tell(key, entry, pair.as_ref());
+                self.give_up(flow, now_s);
             }
-            Fate::Orphan => self.orphan(key, entry, pair.as_ref(), now_s),
+            Fate::Orphan => match self.farewells.get(&Known::from(&flow.at)) {
+                None => {
+                    self.swept.orphaned += 1;
+                    self.give_up(flow, now_s);
+                }
+                Some(at_s) if now_s.saturating_sub(*at_s) < FAREWELL_S => {}
+                Some(_) => self.flows.remove(&flow.at),
+            },
         }
     }
 
-    /// Counts the flow of an entry from the client. One that ends is not open any more.
-    fn count(&mut self, entry: &Flow, established: bool, gone: bool) {
-        if !established {
+    /// Counts a flow. One that ends is not open any more.
+    fn count(&mut self, flow: &Met, gone: bool) {
+        if !flow.has(state::ESTABLISHED) {
             self.swept.opening += 1;
             return;
         }
         self.swept.established += 1;
-        if !gone && entry.backend != BackendId::NONE && entry.flags & (flow::FIN | flow::RST) == 0 {
-            *self.swept.active.entry(entry.backend).or_default() += 1;
+        if !gone && !flow.has(state::FIN | state::RST) {
+            *self.swept.active.entry(flow.backend).or_default() += 1;
         }
     }
 
-    /// A client has waited for long enough: unless the backend has spoken, this attempt failed.
-    fn silent(&mut self, key: &FlowKey, entry: &Flow) {
-        let answered = self.tables.other(key, entry);
-        if answered.is_none_or(|pair| pair.flags & flow::SEEN == 0) {
-            *self.swept.unanswered.entry(entry.backend).or_default() += 1;
-        }
-    }
-
-    fn orphan(&mut self, key: &FlowKey, entry: &Flow, pair: Option<&Flow>, now_s: u32) {
-        let forward = forward_key(key, entry);
-        match self.farewells.get(&forward) {
-            None => {
-                self.swept.orphaned += 1;
-                self.farewells.insert(forward, now_s);
-                // For good: its ends take it for over, also when the backend is back before it is
-                // taken out, or another agent does that.
-                self.tables.give_up(key, entry, pair);
-                self.tell(key, entry, pair);
-            }
-            Some(at_s) if now_s.saturating_sub(*at_s) < FAREWELL_S => {}
-            Some(_) => self.tables.remove(key, entry),
-        }
-    }
-
-    fn tell(&self, key: &FlowKey, entry: &Flow, pair: Option<&Flow>) {
+    /// Tells both ends of a flow that it is over. That is for good, also when its backend is back
+    /// before it is taken out, or another agent does that.
+    fn give_up(&mut self, flow: &Met, now_s: u32) {
+        // First, as answers come at once.
+        self.flows.give_up(&flow.at);
+        self.farewells.insert(Known::from(&flow.at), now_s);
         let Some(resets) = &self.resets else {
             return;
         };
-        if key.protocol != u32::from(protocol::TCP) {
+        if flow.key.protocol != u32::from(protocol::TCP) {
             return;
         }
-        // The entries in this direction and the other know what each end has sent.
-        let back = pair.map_or(0, |pair| pair.next_seq);
-        let there = resets.tell(&entry.out, entry.next_seq, back);
-        let here = match pair {
-            Some(pair) => resets.tell(&pair.out, pair.next_seq, entry.next_seq),
-            None => Ok(()),
-        };
+        let [client, backend] = flow.next_seq;
+        let there = resets.tell(&flow.out, client, backend);
+        let here = resets.tell(&flow.key.reversed(), backend, client);
         if let Err(error) = there.and(here) {
             tracing::debug!(%error, "the end of a flow was not told");
         }
     }
 
     fn tracked(&mut self) -> io::Result<()> {
-        let fd = self.tables.walked[2].fd().as_fd().as_raw_fd();
+        let fd = self.tables.walked.fd().as_fd().as_raw_fd();
         let none = (
             pod::FlowKey(FlowKey::default()),
             pod::Tracked(Tracked::default()),
@@ -430,14 +354,5 @@ impl Walk {
         self.swept.tracked = with.len() as u64;
         self.swept.away = Arc::new(with);
         Ok(())
-    }
-}
-
-/// Key of the entry from the client, as either entry stands for the flow.
-fn forward_key(key: &FlowKey, entry: &Flow) -> FlowKey {
-    if entry.flags & flow::REPLY == 0 {
-        *key
-    } else {
-        entry.out.reversed()
     }
 }

@@ -1,0 +1,442 @@
+//! The flow table of `nat`: sets of sixteen flows in two halves, each flow one entry for both
+//! directions.
+//!
+//! A set is found by the client's address and port, which a packet from the client has as its source
+//! and one from the backend as its destination; where the client's was replaced by a source port that
+//! was given out, `NAT_PORTS` has the place of the entry. In a set a flow has a *home*. It is looked
+//! for there and then in the rest of that half, and in the other half only if some of this one are
+//! *abroad*. An entry of an established flow is *pinned*: nothing pushes it out. One entry of a half
+//! is never pinned, so that a new flow always finds a place, be it that of the oldest. Flows of one
+//! client's port, to however many services, are all in one set.
+//!
+//! Several CPUs and the agent use a set at once, without a lock. Each entry has a word that says
+//! what it is ([`state`]), replaced by compare-and-exchange alone; who gives a place to another flow
+//! changes its version first. Whoever has read an entry looks at the version once more before
+//! acting on it, and changes the state only where the version is still the same. Times and sequence
+//! numbers are written without that: if the flow has gone in this moment, another one's are a
+//! packet off.
+
+use crate::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, PacketSettings, state};
+use crate::abi::{BackendId, ServiceId};
+use crate::decide::world::NewFlow;
+use crate::headers::ports;
+
+mod change;
+mod enter;
+#[cfg(all(test, feature = "simulation"))]
+mod tests;
+
+pub use change::{establish, keep, lock, mark, remove, unlock, unstick};
+pub use enter::{Entered, Refused, Wanted, best_place, enter, enter_at};
+
+/// Entries of a half.
+const HALF: usize = FlowSet::<3>::WAYS / 2;
+/// Entries of a half that may be pinned.
+const MOST_PINNED: u32 = HALF as u32 - 1;
+/// So many pinned entries, and what finds no place in a half looks for one in the other.
+const CROWDED: u32 = 3;
+/// One more that is pinned, in the counts of a half: the lower sixteen bits.
+const ONE_PINNED: u32 = 1;
+/// One more that is abroad: the upper ones.
+const ONE_ABROAD: u32 = 1 << 16;
+/// How often something is tried again when somebody else was faster.
+const TRIES: u32 = 4;
+/// Source ports tried for one flow.
+const PORT_TRIES: u32 = 8;
+
+/// The end of a flow that a packet comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client.
+    Client = 0,
+    /// The backend.
+    Backend = 1,
+}
+
+impl End {
+    /// The other one.
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Backend,
+            Self::Backend => Self::Client,
+        }
+    }
+
+    /// Its bits ([`state::SEEN`], [`state::FIN`], [`state::RST`]) in a state.
+    #[inline(always)]
+    pub const fn bits(self, bits: u32) -> u32 {
+        match self {
+            Self::Client => bits,
+            Self::Backend => bits << state::BACKEND,
+        }
+    }
+}
+
+/// Where the entry of a flow was found, and by what.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// Number of its set.
+    pub set: u32,
+    /// Its way in the set.
+    pub way: u16,
+    /// Not 0: in `FLOWS6`.
+    pub v6: u8,
+    /// Not 0: by a packet from the backend.
+    pub reply: u8,
+    /// Its state then.
+    pub state: u32,
+}
+
+impl At {
+    /// Nowhere.
+    pub const NONE: Self = Self {
+        set: 0,
+        way: 0,
+        v6: 0,
+        reply: 0,
+        state: 0,
+    };
+
+    /// A way of a set, found by a packet from `end`.
+    #[inline(always)]
+    pub const fn new<const N: usize>(set: u32, way: usize, end: End, state: u32) -> Self {
+        Self {
+            set,
+            way: way as u16,
+            v6: (N != 3) as u8,
+            reply: end as u8,
+            state,
+        }
+    }
+
+    /// The end that the packet comes from.
+    #[inline(always)]
+    pub const fn end(&self) -> End {
+        if self.reply == 0 {
+            End::Client
+        } else {
+            End::Backend
+        }
+    }
+
+    #[inline(always)]
+    const fn way(&self) -> usize {
+        self.way as usize % FlowSet::<3>::WAYS
+    }
+
+    /// What `NAT_PORTS` has of it, which is never 0.
+    #[inline(always)]
+    const fn number(&self) -> u32 {
+        self.set * FlowSet::<3>::WAYS as u32 + self.way as u32 + 1
+    }
+
+    /// The place that a number of [`At::number`] stands for.
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Option<(u32, usize)> {
+        match number.checked_sub(1) {
+            Some(place) => Some((
+                place / FlowSet::<3>::WAYS as u32,
+                place as usize % FlowSet::<3>::WAYS,
+            )),
+            None => None,
+        }
+    }
+}
+
+/// A flow as a packet in one direction sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Where its entry is.
+    pub at: At,
+    /// What the packet leaves as.
+    pub out: FlowKey,
+    /// The backend.
+    pub backend: BackendId,
+    /// The service.
+    pub service: ServiceId,
+    /// Last packet in this direction; see [`FlowEntry::seen_s`].
+    pub seen_s: u32,
+    /// Last packet in any direction.
+    pub last_s: u32,
+    /// See [`FlowEntry::next_seq`].
+    pub next_seq: u32,
+    /// The way back to the client.
+    pub hop: Hop,
+}
+
+impl Flow {
+    /// The end that the packet comes from.
+    #[inline(always)]
+    pub const fn end(&self) -> End {
+        self.at.end()
+    }
+
+    /// Whether the packet comes from the backend.
+    #[inline(always)]
+    pub const fn is_reply(&self) -> bool {
+        self.at.reply != 0
+    }
+
+    /// Whether all of `bits` of [`state`] are set.
+    #[inline(always)]
+    pub const fn is(&self, bits: u32) -> bool {
+        self.at.state & bits == bits
+    }
+
+    /// Reads an entry.
+    #[inline(always)]
+    pub const fn read<const N: usize>(&mut self, at: At, entry: &FlowEntry<N>, hop: &Hop) {
+        let end = at.end();
+        self.at = at;
+        let (here, there) = (end as usize, end.other() as usize);
+        let out = &mut self.out;
+        out.set_words(&entry.ends[there], entry.protocol);
+        *out = out.reversed();
+        self.backend = entry.backend;
+        self.service = ServiceId(entry.service as u32);
+        self.seen_s = entry.seen_s[here];
+        self.last_s = latest(entry.seen_s);
+        self.next_seq = entry.next_seq[here];
+        self.hop = *hop;
+        if at.state & state::WAY_BACK == 0 {
+            self.hop.ifindex = 0;
+        }
+    }
+}
+
+impl<const N: usize> FlowEntry<N> {
+    /// Makes it that of a new flow, except for state and counts.
+    #[inline(always)]
+    pub fn begin(&mut self, new: &NewFlow, now_s: u32) {
+        self.ends = [new.key.words(), new.out.reversed().words()];
+        self.protocol = new.key.protocol as u8;
+        self.service = new.service.0 as u16;
+        self.backend = new.backend;
+        self.seen_s = [now_s; 2];
+        self.next_seq = [new.next_seq, 0];
+    }
+}
+
+/// The later one of both ends' times.
+#[inline(always)]
+pub const fn latest([client_s, backend_s]: [u32; 2]) -> u32 {
+    if client_s > backend_s {
+        client_s
+    } else {
+        backend_s
+    }
+}
+
+/// Where a flow would like to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// Number of the set.
+    pub set: u32,
+    /// The way.
+    pub way: usize,
+}
+
+impl Home {
+    /// The home of the flow that a packet of `words` from `end` belongs to, unless its source port
+    /// was given out.
+    ///
+    /// The hash is multilinear, which is strongly universal: whatever addresses somebody picks who
+    /// does not know the key, they meet no more often than others would (Lemire and Kaser, "Strongly
+    /// universal string hashing is fast", The Computer Journal 57(11), 2014). What is linear in it is
+    /// then mixed by the multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
+    #[inline(always)]
+    pub const fn of<const N: usize>(
+        settings: &PacketSettings,
+        words: &[u32; N],
+        end: End,
+        protocol: u8,
+    ) -> Self {
+        let half = N / 2;
+        let [sport_be, dport_be] = ports(words[N - 1]);
+        let (from, port_be) = match end {
+            End::Client => (0, sport_be),
+            End::Backend => (half, dport_be),
+        };
+        let key = &settings.key;
+        let tail = port_be as u32 | (protocol as u32) << 16;
+        let mut sum = key[0].wrapping_add(key[1].wrapping_mul(tail as u64));
+        let mut i = 0;
+        while i < half {
+            sum = sum.wrapping_add(key[2 + i].wrapping_mul(words[from + i] as u64));
+            i += 1;
+        }
+        // Ports in a row would be as far from each other as the key says.
+        let mixed = (sum ^ sum >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ mixed >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self {
+            set: (((mixed >> 32) * settings.sets as u64) >> 32) as u32,
+            way: (mixed >> 28) as usize % FlowSet::<3>::WAYS,
+        }
+    }
+
+    #[inline(always)]
+    const fn half(&self) -> usize {
+        self.way & HALF
+    }
+
+    /// The way of a half that is looked at as number `i`.
+    #[inline(always)]
+    const fn nth(way: usize, i: usize) -> usize {
+        (way & HALF) | ((way + i) & (HALF - 1))
+    }
+
+    /// The way of a place that [`best_in`] has found.
+    #[inline(always)]
+    const fn way_of(&self, place: u64) -> usize {
+        let (near, half) = (self.way & (HALF - 1), place as usize & HALF);
+        Self::nth(near | half, place as usize & (HALF - 1))
+    }
+}
+
+/// Source ports that may be given to a flow, in host byte order: `start` and others, of the `span`
+/// that begin with `base`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first of all.
+    pub base: u32,
+    /// How many; 0 where the source port stays what it is.
+    pub span: u32,
+    /// Which one is tried first, below `span`.
+    pub start: u32,
+}
+
+impl PortRange {
+    #[inline(always)]
+    const fn port(&self, tried: u32) -> u16 {
+        let place = self.start + tried * tried;
+        let place = if place >= self.span {
+            place % self.span
+        } else {
+            place
+        };
+        (self.base + place) as u16
+    }
+}
+
+/// The place in `NAT_PORTS` of the source port of packets that come from the backend as `words`:
+/// ports that follow each other have places that do, and other backends have others.
+#[inline(always)]
+pub const fn port_place<const N: usize>(
+    settings: &PacketSettings,
+    words: &[u32; N],
+    protocol: u8,
+) -> u32 {
+    let [sport_be, dport_be] = ports(words[N - 1]);
+    let mut sum = (sport_be as u32) << 8 | protocol as u32;
+    let mut i = 0;
+    while i < N - 1 {
+        // The multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
+        sum = (sum.rotate_left(5) ^ words[i]).wrapping_mul(0x9e37_79b1);
+        i += 1;
+    }
+    let port = u16::from_be(dport_be) as u32;
+    (sum >> 8).wrapping_add(port) & (settings.ports.wrapping_sub(1))
+}
+
+/// A set, wherever it is. Ways are below [`FlowSet::WAYS`].
+pub trait Set<const N: usize> {
+    /// The state of an entry. What is read afterwards is as it is then, or later.
+    fn state(&self, way: usize) -> u32;
+    /// Replaces a state, if it still is `old`. What was written before is seen before.
+    fn replace_state(&mut self, way: usize, old: u32, new: u32) -> bool;
+    /// The counts in an entry.
+    fn counts(&self, way: usize) -> u32;
+    /// Adds to them; what they were.
+    fn add_counts(&mut self, way: usize, amount: u32) -> u32;
+    /// How packets that come from `end` come in, compared with `words`: 0 where they are the same.
+    fn difference(&self, way: usize, end: End, words: &[u32; N], protocol: u8) -> u32;
+    /// Whether they are.
+    #[inline(always)]
+    fn has(&self, way: usize, end: End, words: &[u32; N], protocol: u8) -> bool {
+        self.difference(way, end, words, protocol) == 0
+    }
+    /// What comes in from the backend, and by which protocol.
+    fn backend_end(&self, way: usize) -> ([u32; N], u8);
+    /// When the client's last packet came.
+    fn seen_s(&self, way: usize) -> u32;
+    /// The number after `i`. (In the kernel the compiler is kept from writing a loop out: it would
+    /// need more stack than there is.)
+    #[inline(always)]
+    fn after(&self, i: usize) -> usize {
+        i + 1
+    }
+    /// The same number. (In the kernel neither the compiler nor the verifier knows anything of it: the
+    /// one would make a branch of what has none, the other look at every way to come by it.)
+    #[inline(always)]
+    fn forgotten(&self, number: u64) -> u64 {
+        number
+    }
+    /// Writes a flow, except for state and counts.
+    fn write(&mut self, way: usize, new: &NewFlow, now_s: u32);
+}
+
+/// `NAT_PORTS`, wherever that is.
+pub trait Ports {
+    /// Replaces what is at a place, if it still is `old`.
+    fn replace(&mut self, place: u32, old: u32, new: u32) -> bool;
+}
+
+/// Whether an entry is that of a flow.
+#[inline(always)]
+pub const fn is_there(word: u32) -> bool {
+    word & (state::IN_USE | state::BUSY) == state::IN_USE
+}
+
+/// Whether an entry is still that of the flow that was found.
+#[inline(always)]
+pub const fn is_same(found: u32, now: u32) -> bool {
+    (found ^ now) & state::VERSION == 0 && is_there(now)
+}
+
+/// Whether an entry and its way back are still as they were found. (But for a way back that was
+/// written whole meanwhile.)
+#[inline(always)]
+pub const fn is_untouched(found: u32, now: u32) -> bool {
+    (found ^ now) & (state::VERSION | state::WAY_BACK) == 0 && is_there(now)
+}
+
+/// Finds the flow of a packet that comes from `end` as `words`: its way and its state.
+#[inline(always)]
+pub fn find<const N: usize, S: Set<N>>(
+    set: &S,
+    home: &Home,
+    end: End,
+    words: &[u32; N],
+    protocol: u8,
+) -> Option<(usize, u32)> {
+    let found = find_in(set, home.way, end, words, protocol);
+    if found.is_some() || set.counts(home.half()) < ONE_ABROAD {
+        return found;
+    }
+    find_in(set, home.way ^ HALF, end, words, protocol)
+}
+
+/// The same in one half, from `way` on.
+#[inline(always)]
+pub fn find_in<const N: usize, S: Set<N>>(
+    set: &S,
+    way: usize,
+    end: End,
+    words: &[u32; N],
+    protocol: u8,
+) -> Option<(usize, u32)> {
+    let mut i = 0;
+    while i < HALF {
+        let way = Home::nth(way, i);
+        let state = set.state(way);
+        if is_there(state) && set.has(way, end, words, protocol) {
+            return Some((way, state));
+        }
+        i = set.after(i);
+    }
+    None
+}

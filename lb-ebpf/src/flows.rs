@@ -1,0 +1,465 @@
+//! The flow tables as `lb_common::decide` wants them: `lb_common::flows` over `sets`.
+
+use core::ops::{Deref, DerefMut};
+
+use lb_common::abi::packet::{AddressMarks, FlowEntry, FlowKey, Hop, PacketSettings};
+use lb_common::decide::world::NewFlow;
+use lb_common::flows::{self, At, End, Flow, Home, Refused, Set, Wanted};
+
+use crate::maps::{ADDRESS_MARKS, NAT_PORTS, PACKET_SETTINGS, SCRATCH};
+use crate::opaque;
+use crate::sets::{Place, PortMap, Table, Tables};
+use crate::world::now_s;
+
+/// The entry of a flow over IPv4.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    set: Place<3>,
+    way: usize,
+    state: u32,
+}
+
+impl Entry {
+    /// The entry itself.
+    #[inline(always)]
+    pub fn as_ptr(self) -> *mut FlowEntry<3> {
+        self.set.entry(self.way)
+    }
+
+    /// Its way back.
+    #[inline(always)]
+    pub fn hop(self) -> *mut Hop {
+        self.set.hop(self.way)
+    }
+
+    /// Whether it is still that of the same flow.
+    #[inline(always)]
+    pub fn is_there(self) -> bool {
+        flows::is_untouched(self.state, self.set.state(self.way))
+    }
+}
+
+impl Deref for Entry {
+    type Target = FlowEntry<3>;
+
+    #[inline(always)]
+    fn deref(&self) -> &FlowEntry<3> {
+        // SAFETY: inside the set; whoever reads asks `is_there` afterwards.
+        unsafe { &*self.as_ptr() }
+    }
+}
+
+/// See `World::entry`.
+#[inline(always)]
+pub fn entry(end: End, words: &[u32; 3], protocol: u8, given_out: bool) -> Option<Entry> {
+    let settings = PACKET_SETTINGS.get(0)?;
+    if given_out {
+        let (number, way) = owner(settings, words, protocol)?;
+        let set: Place<3> = Tables::set(number)?;
+        let state = set.state(way);
+        let found = flows::is_there(state) && set.has(way, End::Backend, words, protocol);
+        return found.then_some(Entry { set, way, state });
+    }
+    let home = Home::of(settings, words, end, protocol);
+    let set: Place<3> = Tables::set(home.set)?;
+    let (way, state) = flows::find_in(&set, home.way, end, words, protocol)?;
+    Some(Entry { set, way, state })
+}
+
+/// Who has the source port of packets that come from a backend as `words`.
+#[inline(always)]
+fn owner<const N: usize>(
+    settings: &PacketSettings,
+    words: &[u32; N],
+    protocol: u8,
+) -> Option<(u32, usize)> {
+    let port = NAT_PORTS.get(flows::port_place(settings, words, protocol))?;
+    At::of_number(port.owner)
+}
+
+/// How a flow is looked for.
+#[derive(Clone, Copy)]
+enum By {
+    /// By the source port that it was given.
+    Port = 0,
+    /// By the source of the packet.
+    Client = 1,
+    /// By its destination.
+    Backend = 2,
+}
+
+/// See `World::flow`.
+#[inline(always)]
+pub fn find(key: &FlowKey) -> bool {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own element.
+    unsafe { (*scratch).key = *key };
+    let (mut src, mut dst) = (0, 0);
+    if let Some(marks) = ADDRESS_MARKS.get(0) {
+        let of = |address| marks.0.get(opaque(AddressMarks::place(address))).copied();
+        src = of(&key.src).unwrap_or(0);
+        dst = of(&key.dst).unwrap_or(0);
+    }
+    let v4 = key.dst.is_v4();
+    let by = |by: By| {
+        if v4 {
+            lb_find_flow4(by as u32) != 0
+        } else {
+            lb_find_flow6(by as u32) != 0
+        }
+    };
+    if dst & AddressMarks::SOURCE != 0 && by(By::Port) {
+        return true;
+    }
+    if dst & AddressMarks::KNOWN != 0 && by(By::Client) {
+        return true;
+    }
+    src & (AddressMarks::KNOWN | AddressMarks::BACKEND) != 0 && by(By::Backend)
+}
+
+/// Finds the flow of the key in the scratch map, and reads it: 1 if it is there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_find_flow4(by: u32) -> u64 {
+    find_by::<3>(by).is_some().into()
+}
+
+/// The same over IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_find_flow6(by: u32) -> u64 {
+    find_by::<9>(by).is_some().into()
+}
+
+#[inline(always)]
+fn find_by<const N: usize>(by: u32) -> Option<()>
+where
+    Tables: Table<N>,
+{
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let settings = PACKET_SETTINGS.get(0)?;
+    // SAFETY: this CPU's own element.
+    let key = unsafe { &(*scratch).key };
+    let (words, protocol) = (key.words::<N>(), key.protocol as u8);
+    if by == By::Port as u32 {
+        let (number, way) = owner(settings, &words, protocol)?;
+        let set = <Tables as Table<N>>::set(number)?;
+        let word = set.state(way);
+        if !flows::is_there(word) || !set.has(way, End::Backend, &words, protocol) {
+            return None;
+        }
+        return read(set, At::new::<N>(number, way, End::Backend, word));
+    }
+    let end = if by == By::Client as u32 {
+        End::Client
+    } else {
+        End::Backend
+    };
+    let home = Home::of(settings, &words, end, protocol);
+    let set = <Tables as Table<N>>::set(home.set)?;
+    let (way, word) = flows::find(&set, &home, end, &words, protocol)?;
+    read(set, At::new::<N>(home.set, way, end, word))
+}
+
+/// Reads a flow to the scratch map, unless another one takes its place meanwhile.
+#[inline(always)]
+fn read<const N: usize>(set: Place<N>, at: At) -> Option<()> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let way = usize::from(at.way);
+    // SAFETY: inside the set; what is torn is not used.
+    let entry = unsafe { &*set.entry(way) };
+    // SAFETY: as above.
+    let hop = unsafe { &*set.hop(way) };
+    // SAFETY: this CPU's own element.
+    unsafe { &mut (*scratch).flow }.read(at, entry, hop);
+    let now = set.state(way);
+    if !flows::is_untouched(at.state, now) {
+        // SAFETY: as above. It is asked for anew.
+        unsafe { (*scratch).flow.hop.ifindex = 0 };
+    }
+    flows::is_same(at.state, now).then_some(())
+}
+
+/// The flow that was found or entered last on this CPU.
+#[inline(always)]
+pub fn found() -> Option<*mut Flow> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element.
+    Some(unsafe { &raw mut (*scratch).flow })
+}
+
+/// Where that is.
+#[inline(always)]
+fn found_at() -> Option<At> {
+    // SAFETY: this CPU's own element.
+    found().map(|flow| unsafe { (*flow).at })
+}
+
+/// See `World::room`.
+pub struct New(*mut NewFlow);
+
+impl Deref for New {
+    type Target = NewFlow;
+
+    #[inline(always)]
+    fn deref(&self) -> &NewFlow {
+        // SAFETY: this CPU's own element, which one asks for at a time.
+        unsafe { &*self.0 }
+    }
+}
+
+impl DerefMut for New {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut NewFlow {
+        // SAFETY: as above.
+        unsafe { &mut *self.0 }
+    }
+}
+
+/// See `World::room`.
+#[inline(always)]
+pub fn room() -> Option<New> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element.
+    Some(New(unsafe { &raw mut (*scratch).new }))
+}
+
+/// See `World::enter`.
+#[inline(always)]
+pub fn enter(new: New) -> Result<bool, Refused> {
+    if new.key.dst.is_v4() {
+        enter_v4(new)
+    } else {
+        entered(lb_enter_flow6(lb_place_flow6()))
+    }
+}
+
+/// The same over IPv4.
+#[inline(always)]
+pub fn enter_v4(_new: New) -> Result<bool, Refused> {
+    entered(lb_enter_flow4(lb_place_flow4()))
+}
+
+#[inline(always)]
+const fn entered(number: u64) -> Result<bool, Refused> {
+    match number {
+        ENTERED => Ok(false),
+        EVICTED => Ok(true),
+        NO_PORT => Err(Refused::NoPort),
+        THERE => Err(Refused::There),
+        _ => Err(Refused::NoRoom),
+    }
+}
+
+const NO_ROOM: u64 = 0;
+const NO_PORT: u64 = 1;
+const THERE: u64 = 2;
+const ENTERED: u64 = 3;
+const EVICTED: u64 = 4;
+
+/// The best place for the flow in the scratch map, as `flows::best_place` tells it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_place_flow4() -> u64 {
+    place_in::<3>().unwrap_or(u64::MAX)
+}
+
+/// The same over IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_place_flow6() -> u64 {
+    place_in::<9>().unwrap_or(u64::MAX)
+}
+
+#[inline(always)]
+fn place_in<const N: usize>() -> Option<u64>
+where
+    Tables: Table<N>,
+{
+    let scratch = SCRATCH.get_ptr(0)?;
+    let settings = PACKET_SETTINGS.get(0)?;
+    // SAFETY: this CPU's own element.
+    let wanted = Wanted::new(settings, unsafe { &(*scratch).new }, now_s());
+    let set = <Tables as Table<N>>::set(wanted.set())?;
+    Some(flows::best_place(&set, settings, &wanted))
+}
+
+/// Enters the flow in the scratch map there, and makes it the one that was found: one of the numbers
+/// above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_enter_flow4(place: u64) -> u64 {
+    enter_in::<3>(place).unwrap_or(NO_ROOM)
+}
+
+/// The same over IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_enter_flow6(place: u64) -> u64 {
+    enter_in::<9>(place).unwrap_or(NO_ROOM)
+}
+
+#[inline(always)]
+fn enter_in<const N: usize>(place: u64) -> Option<u64>
+where
+    Tables: Table<N>,
+{
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let settings = PACKET_SETTINGS.get(0)?;
+    // SAFETY: this CPU's own element, of which others are used below.
+    let new = unsafe { &mut (*scratch).new };
+    let wanted = Wanted::new(settings, new, now_s());
+    let mut set = <Tables as Table<N>>::set(wanted.set())?;
+    let entered = flows::enter_at(&mut set, &mut PortMap, settings, &wanted, new, place);
+    let entered = match entered {
+        Ok(entered) => entered,
+        Err(Refused::NoPort) => return Some(NO_PORT),
+        Err(Refused::NoRoom) => return Some(NO_ROOM),
+        Err(Refused::There) => return Some(THERE),
+    };
+    // SAFETY: as above.
+    let flow = unsafe { &mut (*scratch).flow };
+    flow.at = entered.at;
+    flow.out = new.out;
+    flow.backend = new.backend;
+    flow.service = new.service;
+    flow.hop.ifindex = 0;
+    Some(if entered.evicted { EVICTED } else { ENTERED })
+}
+
+/// Does something with the set of the flow that was found last.
+macro_rules! with_set {
+    ($at:expr, |$set:ident| $does:expr) => {
+        if $at.v6 == 0 {
+            #[allow(unused_mut)]
+            let mut $set = <Tables as Table<3>>::set($at.set)?;
+            $does
+        } else {
+            #[allow(unused_mut)]
+            let mut $set = <Tables as Table<9>>::set($at.set)?;
+            $does
+        }
+    };
+}
+
+/// See `World::mark`, of the flow that was found last.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_mark_flow(bits: u32) -> u64 {
+    mark(bits).is_some().into()
+}
+
+#[inline(always)]
+fn mark(bits: u32) -> Option<()> {
+    let at = found_at()?;
+    with_set!(at, |set| flows::mark(&mut set, &at, bits));
+    Some(())
+}
+
+/// See `World::establish`, of the flow that was found last: 1 if it is pinned, 2 if not, else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_establish_flow() -> u64 {
+    match establish() {
+        Some(true) => 1,
+        Some(false) => 2,
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn establish() -> Option<bool> {
+    let at = found_at()?;
+    with_set!(at, |set| flows::establish(&mut set, &at))
+}
+
+/// See `World::keep`, of the flow that was found last.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_keep_flow() -> u64 {
+    keep().is_some().into()
+}
+
+#[inline(always)]
+fn keep() -> Option<()> {
+    let at = found_at()?;
+    with_set!(at, |set| flows::keep(&mut set, &at));
+    Some(())
+}
+
+/// See `World::remove`, of the flow that was found last.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_remove_flow() -> u64 {
+    remove().is_some().into()
+}
+
+#[inline(always)]
+fn remove() -> Option<bool> {
+    let at = found_at()?;
+    let settings = PACKET_SETTINGS.get(0)?;
+    Some(with_set!(at, |set| flows::remove(
+        &mut set,
+        &mut PortMap,
+        settings,
+        &at
+    )))
+}
+
+/// See `World::set_hop`, of the flow that was found last: the way back is the one that it has in the
+/// scratch map.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_set_flow_hop() -> u64 {
+    set_hop().is_some().into()
+}
+
+#[inline(always)]
+fn set_hop() -> Option<()> {
+    let flow = found()?;
+    // SAFETY: this CPU's own element.
+    let flow = unsafe { &*flow };
+    let (at, new) = (flow.at, &flow.hop);
+    with_set!(at, |set| {
+        if !flows::lock(&mut set, &at) {
+            return None;
+        }
+        // SAFETY: inside the set, and this one's to write.
+        let hop = unsafe { &mut *set.hop(usize::from(at.way)) };
+        hop.ifindex = new.ifindex;
+        hop.at_s = new.at_s;
+        hop.macs = new.macs;
+        hop.mtu = new.mtu;
+        flows::unlock(&mut set, &at);
+    });
+    Some(())
+}
+
+/// See `World::touch`.
+#[inline(always)]
+pub fn touch(at: At, seen_s: u32, next_seq: u32) -> Option<()> {
+    let way = usize::from(at.way);
+    with_set!(at, |set| {
+        // SAFETY: inside the set; two words, each written whole.
+        let entry = unsafe { &mut *set.entry(way) };
+        note(entry, at.end(), seen_s, next_seq);
+    });
+    Some(())
+}
+
+/// Notes a packet in an entry.
+#[inline(always)]
+pub fn note<const N: usize>(entry: &mut FlowEntry<N>, end: End, seen_s: u32, next_seq: u32) {
+    match end {
+        End::Client => {
+            entry.seen_s[0] = seen_s;
+            entry.next_seq[0] = next_seq;
+        }
+        End::Backend => {
+            entry.seen_s[1] = seen_s;
+            entry.next_seq[1] = next_seq;
+        }
+    }
+}

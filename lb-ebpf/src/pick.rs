@@ -1,0 +1,143 @@
+//! The choice of a backend for a new flow of the packet paths.
+
+use lb_common::abi::{Backend, BackendId, ServiceHead, ServiceId, path};
+use lb_common::addr::Addr;
+use lb_common::select::{Choice, Client, Reason, first, select};
+
+use crate::maps::{BACKENDS, SCRATCH, TABLES, TARGETS};
+use crate::tables::{ServiceTables, Taker, search};
+
+/// What a choice came to; see `lb_common::decide::world::Chosen`.
+pub enum Picked {
+    Packet(Choice),
+    OtherPath,
+    None,
+}
+
+/// See `World::pick`.
+#[inline(always)]
+pub fn pick_first(service: ServiceId, protocol: u32, client: &Addr) -> Option<Choice> {
+    set_client(client);
+    match picked(lb_pick_first(service.0, protocol)) {
+        Picked::Packet(choice) => Some(choice),
+        Picked::OtherPath | Picked::None => None,
+    }
+}
+
+/// See `World::choose`.
+#[inline(always)]
+pub fn pick(service: ServiceId, protocol: u32, client: &Addr) -> Picked {
+    set_client(client);
+    picked(lb_pick(service.0, protocol))
+}
+
+/// Puts a client where [`lb_pick`] and [`lb_pick_first`] look for it.
+#[inline(always)]
+fn set_client(client: &Addr) {
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element.
+        unsafe { (*scratch).client = *client };
+    }
+}
+
+/// What a number of [`lb_pick`] stands for.
+#[inline(always)]
+const fn picked(number: u64) -> Picked {
+    let reason = match number >> 32 {
+        0 => return Picked::None,
+        AFFINITY => Reason::Affinity,
+        SLOT => Reason::Slot,
+        NEXT => Reason::Next,
+        _ => return Picked::OtherPath,
+    };
+    let backend = BackendId(number as u32);
+    Picked::Packet(Choice { backend, reason })
+}
+
+const NOBODY: u64 = 0;
+const OTHER_PATH: u64 = 1 << 32;
+// A backend by its id, below one of these.
+const AFFINITY: u64 = 2;
+const SLOT: u64 = 3;
+const NEXT: u64 = 4;
+
+/// Chooses a backend for a new flow of the client in the scratch map, as a function of its own: one of
+/// the numbers above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_pick(service: u32, protocol: u32) -> u64 {
+    pick_by(service, protocol, select)
+}
+
+/// The same of nothing but affinity and the client's own slot: most take that, and there is no more
+/// stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_pick_first(service: u32, protocol: u32) -> u64 {
+    pick_by(service, protocol, first)
+}
+
+#[inline(always)]
+fn pick_by<'a>(
+    service: u32,
+    protocol: u32,
+    by: impl FnOnce(&mut ServiceTables<'a, Packets>, &Client) -> Option<Choice>,
+) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr(0) else {
+        return OTHER_PATH;
+    };
+    let Some(table) = TABLES.get_value(service, &0) else {
+        return OTHER_PATH;
+    };
+    if table.head.members == 0 || table.head.flags & ServiceHead::HTTP != 0 {
+        return OTHER_PATH;
+    }
+    // SAFETY: this CPU's own element.
+    let client = Client::new(&table.head, unsafe { &(*scratch).client });
+    let mut tables = ServiceTables {
+        table,
+        protocol: protocol as u8,
+        taker: Packets,
+    };
+    let Some(choice) = by(&mut tables, &client) else {
+        return NOBODY;
+    };
+    let by_packets = BACKENDS
+        .get(choice.backend.index())
+        .is_some_and(|backend| backend.path == path::NAT);
+    if !by_packets {
+        return OTHER_PATH;
+    }
+    let reason = match choice.reason {
+        Reason::Affinity => AFFINITY,
+        Reason::Slot => SLOT,
+        Reason::Next => NEXT,
+    };
+    reason << 32 | u64::from(choice.backend.0)
+}
+
+/// New flows of the packet paths.
+struct Packets;
+
+impl Taker for Packets {
+    /// As far as can be told from here: of backends on other paths `lb_steer` knows.
+    #[inline(always)]
+    fn takes(&mut self, backend: &Backend) -> bool {
+        backend.path != path::NAT
+            || TARGETS
+                .get(backend.id.index())
+                .is_some_and(|target| target.id == backend.id)
+    }
+
+    #[inline(always)]
+    fn search(&mut self, service: u32, hash: u64, bounded: bool) -> u64 {
+        lb_search_packet(service, hash, u32::from(bounded))
+    }
+}
+
+/// See [`search`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_search_packet(service: u32, hash: u64, bounded: u32) -> u64 {
+    search(Packets, service, hash, bounded != 0)
+}

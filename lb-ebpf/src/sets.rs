@@ -1,0 +1,184 @@
+//! The memory of the flow tables: sets that other CPUs and the agent use too.
+
+use core::mem::offset_of;
+use core::ptr;
+
+use lb_common::abi::packet::{FlowEntry, FlowSet, Hop};
+use lb_common::decide::world::NewFlow;
+use lb_common::flows::{End, Ports, Set};
+
+use crate::maps::{FLOWS4, FLOWS6, NAT_PORTS, add_fetched, replace};
+use crate::{forgotten, opaque};
+
+const WAYS: usize = FlowSet::<3>::WAYS;
+
+/// A set in its map.
+pub struct Place<const N: usize>(*mut FlowSet<N>);
+
+impl<const N: usize> Clone for Place<N> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<const N: usize> Copy for Place<N> {}
+
+impl<const N: usize> Place<N> {
+    /// An entry of it.
+    #[inline(always)]
+    pub fn entry(self, way: usize) -> *mut FlowEntry<N> {
+        self.0
+            .cast::<FlowEntry<N>>()
+            .wrapping_add(opaque(way) % WAYS)
+    }
+
+    #[inline(always)]
+    fn state_at(self, way: usize) -> *mut u32 {
+        let at = offset_of!(FlowEntry<N>, state);
+        self.entry(way).wrapping_byte_add(at).cast()
+    }
+
+    #[inline(always)]
+    fn counts_at(self, way: usize) -> *mut u32 {
+        let at = offset_of!(FlowEntry<N>, counts);
+        self.entry(way).wrapping_byte_add(at).cast()
+    }
+
+    /// The way back of a flow in it.
+    #[inline(always)]
+    pub fn hop(self, way: usize) -> *mut Hop {
+        // SAFETY: the kernel returned a valid, aligned set.
+        let hops: *mut Hop = unsafe { &raw mut (*self.0).hops }.cast();
+        hops.wrapping_add(opaque(way) % WAYS)
+    }
+}
+
+/// What is before it is seen before what is behind it. On x86-64 only the compiler would change
+/// that.
+#[inline(always)]
+fn fence(_word: *mut u32) {
+    #[cfg(all(target_arch = "bpf", bpf_target_arch = "x86_64"))]
+    // SAFETY: it does nothing.
+    unsafe {
+        core::arch::asm!("");
+    }
+    #[cfg(all(target_arch = "bpf", not(bpf_target_arch = "x86_64")))]
+    // SAFETY: a valid, aligned word of a map; it adds nothing.
+    unsafe {
+        add_fetched(_word, 0);
+    }
+}
+
+impl<const N: usize> Set<N> for Place<N> {
+    #[inline(always)]
+    fn state(&self, way: usize) -> u32 {
+        let word = self.state_at(way);
+        fence(word);
+        // SAFETY: inside the set.
+        let state = unsafe { ptr::read_volatile(word) };
+        fence(word);
+        state
+    }
+
+    #[inline(always)]
+    fn replace_state(&mut self, way: usize, old: u32, new: u32) -> bool {
+        // SAFETY: inside the set, and aligned.
+        unsafe { replace(self.state_at(way), old, new) == old }
+    }
+
+    #[inline(always)]
+    fn counts(&self, way: usize) -> u32 {
+        // SAFETY: inside the set.
+        unsafe { ptr::read_volatile(self.counts_at(way)) }
+    }
+
+    #[inline(always)]
+    fn add_counts(&mut self, way: usize, amount: u32) -> u32 {
+        // SAFETY: inside the set, and aligned.
+        unsafe { add_fetched(self.counts_at(way), amount) }
+    }
+
+    #[inline(always)]
+    fn difference(&self, way: usize, end: End, words: &[u32; N], protocol: u8) -> u32 {
+        // SAFETY: inside the set; whoever reads looks at the state afterwards.
+        let entry = unsafe { &*self.entry(way) };
+        let ours = match end {
+            End::Client => &entry.ends[0],
+            End::Backend => &entry.ends[1],
+        };
+        let mut other = u32::from(entry.protocol ^ protocol);
+        let mut i = 0;
+        while i < N {
+            other |= ours[i] ^ words[i];
+            i += 1;
+        }
+        other
+    }
+
+    #[inline(always)]
+    fn backend_end(&self, way: usize) -> ([u32; N], u8) {
+        // SAFETY: inside the set, and this one's.
+        let entry = unsafe { &*self.entry(way) };
+        (entry.ends[1], entry.protocol)
+    }
+
+    #[inline(always)]
+    fn seen_s(&self, way: usize) -> u32 {
+        // SAFETY: inside the set; a time of a moment ago.
+        unsafe { (*self.entry(way)).seen_s[0] }
+    }
+
+    #[inline(always)]
+    fn after(&self, i: usize) -> usize {
+        opaque(i) + 1
+    }
+
+    #[inline(always)]
+    fn forgotten(&self, number: u64) -> u64 {
+        forgotten(number)
+    }
+
+    #[inline(always)]
+    fn write(&mut self, way: usize, new: &NewFlow, now_s: u32) {
+        // SAFETY: inside the set, and this one's to write.
+        unsafe { &mut *self.entry(way) }.begin(new, now_s);
+    }
+}
+
+/// The source ports in their map.
+pub struct PortMap;
+
+impl Ports for PortMap {
+    #[inline(always)]
+    fn replace(&mut self, place: u32, old: u32, new: u32) -> bool {
+        match NAT_PORTS.get_ptr_mut(place) {
+            // SAFETY: the kernel returned a valid, aligned element, which begins with its owner.
+            Some(port) => unsafe { replace(port.cast(), old, new) == old },
+            None => false,
+        }
+    }
+}
+
+/// A table of sets.
+pub trait Table<const N: usize> {
+    /// One of its sets.
+    fn set(set: u32) -> Option<Place<N>>;
+}
+
+/// Both tables.
+pub struct Tables;
+
+impl Table<3> for Tables {
+    #[inline(always)]
+    fn set(set: u32) -> Option<Place<3>> {
+        FLOWS4.get_ptr_mut(set).map(Place)
+    }
+}
+
+impl Table<9> for Tables {
+    #[inline(always)]
+    fn set(set: u32) -> Option<Place<9>> {
+        FLOWS6.get_ptr_mut(set).map(Place)
+    }
+}
