@@ -421,6 +421,35 @@ fn a_flow_for_which_there_is_no_room_among_the_established_is_served_all_the_sam
 }
 
 #[test]
+fn a_flow_for_which_there_was_no_room_is_kept_once_there_is() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        lose_flows(&mut world);
+        let open = open_by(&mut world, &family, CONTAINER, 40_000..40_016);
+        assert_eq!(world.counter(PacketCounter::FlowQuota), 2);
+        let first_two = |world: &mut Simulation, flags| {
+            for sport in [40_000, 40_001] {
+                there(world, &from_port(&family, CONTAINER, sport, flags));
+            }
+        };
+        first_two(&mut world, RST);
+        world.now_s += 1;
+        for sport in 40_002..40_016 {
+            there(&mut world, &from_port(&family, CONTAINER, sport, ACK));
+        }
+        for sport in 50_000..50_500 {
+            there(&mut world, &from_port(&family, CONTAINER, sport, SYN));
+        }
+        let new = world.counter(PacketCounter::FlowNew);
+        for (sport, at_backend) in (40_002..).zip(&open[2..]) {
+            there(&mut world, &from_port(&family, CONTAINER, sport, ACK));
+            assert_eq!(back(&mut world, at_backend, ACK).dport, sport);
+        }
+        assert_eq!(world.counter(PacketCounter::FlowNew), new);
+    }
+}
+
+#[test]
 fn connections_that_have_ended_make_room_for_new_ones() {
     for family in FAMILIES {
         let mut world = family.world();

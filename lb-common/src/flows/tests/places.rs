@@ -75,3 +75,45 @@ fn flows_of_one_address_with_ports_in_a_row_find_room_whatever_the_key() {
         "of {FLOWS}, by key: (not pinned, pushed out): {lost:?}"
     );
 }
+
+/// A flow of the same client's port to another address of the service, and to the same backend.
+fn twin(number: u32) -> NewFlow {
+    let mut new = flow::<3>(number);
+    new.key.dst = Ip::v4(0xc000_0202_u32.to_be());
+    new
+}
+
+#[test]
+fn of_two_flows_that_would_be_one_to_the_backend_the_second_waits_for_the_end_of_the_first() {
+    for over in [RESET, CLOSED, state::GIVEN_UP] {
+        let mut table = Table::<3>::new(1);
+        let first = table.enter(1, START_S).unwrap().at;
+        table.establish(&first);
+        let second = table.enter_new(&mut twin(1), START_S);
+        assert_eq!(second, Err(Refused::NoPort));
+        assert!(table.is_there(1));
+        table.mark(&first, over);
+        let second = table.enter_new(&mut twin(1), START_S);
+        if over == state::GIVEN_UP {
+            // The agent has yet to take it out: its ends are being told.
+            assert_eq!(second, Err(Refused::NoRoom));
+            assert!(table.remove(&first));
+            assert!(table.enter_new(&mut twin(1), START_S).is_ok());
+        } else {
+            assert_eq!(second.unwrap().at.way, first.way);
+        }
+        assert_eq!(table.find(1, End::Client), None);
+    }
+}
+
+#[test]
+fn two_flows_of_one_port_whose_source_ports_are_given_out_are_two() {
+    let mut table = Table::<3>::new(1);
+    let mut first = flow_given::<3>(1, 64);
+    let mut second = flow_given::<3>(1, 64);
+    second.key.dst = twin(1).key.dst;
+    let here = table.enter_new(&mut first, START_S).unwrap().at;
+    let there = table.enter_new(&mut second, START_S).unwrap().at;
+    assert_ne!(here.way, there.way);
+    assert_ne!(first.out.sport_be, second.out.sport_be);
+}
