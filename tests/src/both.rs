@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::hosts::Host;
 use crate::kernel_map::KernelMap;
@@ -39,6 +40,7 @@ pub struct Both {
     kernel: PacketProgram,
     namespace: Host,
     pins: PathBuf,
+    turned: bool,
     _trial: Trial,
 }
 
@@ -85,6 +87,7 @@ impl Both {
             fresh,
             namespace,
             pins,
+            turned: false,
             _trial: trial,
         };
         both.fill();
@@ -182,6 +185,7 @@ impl Both {
     pub fn start_afresh(&mut self, changed: bool) {
         let slots_before = self.slots();
         self.host = self.fresh.clone();
+        self.turned = false;
         if changed {
             self.host.services.values_mut().for_each(change_hands);
         }
@@ -218,14 +222,23 @@ impl Both {
         slots
     }
 
+    /// Whether a second turned amid a packet. The worlds may have seen different times since, and
+    /// [`Self::agree`] goes by the host's alone until they are started afresh.
+    pub fn has_turned(&self) -> bool {
+        self.turned
+    }
+
     /// Runs a packet through both, which must agree; what became of it.
     pub fn agree(&mut self, frame: &[u8], sentence: &str) -> (Outcome, Vec<u8>) {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-        self.host.now_s = now.tv_sec as u32;
+        self.host.now_s = settled_s();
         let mut on_host = Frame(frame.to_vec());
         let outcome = self.host.receive(&mut on_host).outcome();
         let (verdict, out) = self.kernel.run(frame).unwrap();
         let out = out.to_vec();
+        self.turned |= now().0 != self.host.now_s;
+        if self.turned {
+            return (outcome, on_host.0);
+        }
         let [drop, pass, transmit, redirect] = XDP;
         let expected = match outcome {
             Outcome::Drop => drop,
@@ -252,6 +265,24 @@ impl Both {
             panic!("{sentence}: {wrong}: {frame:02x?}");
         }
         (outcome, out)
+    }
+}
+
+/// The clock that the packet paths read: seconds, and milliseconds of the next one.
+fn now() -> (u32, u64) {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    (now.tv_sec as u32, now.tv_nsec as u64 / 1_000_000)
+}
+
+/// The second that it is, and will be for a while: waits where it has only just turned, which a CPU
+/// may learn a tick later, or is about to.
+fn settled_s() -> u32 {
+    loop {
+        let (second, ms) = now();
+        match ms {
+            20..950 => return second,
+            _ => std::thread::sleep(Duration::from_millis((1020 - ms) % 1000)),
+        }
     }
 }
 
