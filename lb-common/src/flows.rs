@@ -16,18 +16,18 @@
 //! numbers are written without that: if the flow has gone in this moment, another one's are a
 //! packet off.
 
-use crate::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, PacketSettings, state};
+use crate::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, state};
 use crate::abi::{BackendId, ServiceId};
-use crate::decide::world::NewFlow;
-use crate::headers::ports;
 
 mod change;
 mod enter;
+mod find;
 #[cfg(all(test, feature = "simulation"))]
 mod tests;
 
 pub use change::{establish, keep, lock, mark, remove, unlock, unstick};
-pub use enter::{Entered, Refused, Wanted, best_place, enter, enter_at};
+pub use enter::{Entered, NewFlow, PortRange, Refused, Wanted, best_place, enter, enter_at};
+pub use find::{By, Home, find, find_in, port_place, state_of};
 
 /// Entries of a half.
 const HALF: usize = FlowSet::<3>::WAYS / 2;
@@ -230,118 +230,6 @@ pub const fn latest([client_s, backend_s]: [u32; 2]) -> u32 {
     }
 }
 
-/// Where a flow would like to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Home {
-    /// Number of the set.
-    pub set: u32,
-    /// The way.
-    pub way: usize,
-}
-
-impl Home {
-    /// The home of the flow that a packet of `words` from `end` belongs to, unless its source port
-    /// was given out.
-    ///
-    /// The hash is multilinear, which is strongly universal: whatever addresses somebody picks who
-    /// does not know the key, they meet no more often than others would (Lemire and Kaser, "Strongly
-    /// universal string hashing is fast", The Computer Journal 57(11), 2014). What is linear in it is
-    /// then mixed by the multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
-    #[inline(always)]
-    pub const fn of<const N: usize>(
-        settings: &PacketSettings,
-        words: &[u32; N],
-        end: End,
-        protocol: u8,
-    ) -> Self {
-        let half = N / 2;
-        let [sport_be, dport_be] = ports(words[N - 1]);
-        let (from, port_be) = match end {
-            End::Client => (0, sport_be),
-            End::Backend => (half, dport_be),
-        };
-        let key = &settings.key;
-        let tail = port_be as u32 | (protocol as u32) << 16;
-        let mut sum = key[0].wrapping_add(key[1].wrapping_mul(tail as u64));
-        let mut i = 0;
-        while i < half {
-            sum = sum.wrapping_add(key[2 + i].wrapping_mul(words[from + i] as u64));
-            i += 1;
-        }
-        // Ports in a row would be as far from each other as the key says.
-        let mixed = (sum ^ sum >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mixed = (mixed ^ mixed >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self {
-            set: (((mixed >> 32) * settings.sets as u64) >> 32) as u32,
-            way: (mixed >> 28) as usize % FlowSet::<3>::WAYS,
-        }
-    }
-
-    #[inline(always)]
-    const fn half(&self) -> usize {
-        self.way & HALF
-    }
-
-    /// The way of a half that is looked at as number `i`.
-    #[inline(always)]
-    const fn nth(way: usize, i: usize) -> usize {
-        (way & HALF) | ((way + i) & (HALF - 1))
-    }
-
-    /// The way of a place that [`best_in`] has found.
-    #[inline(always)]
-    const fn way_of(&self, place: u64) -> usize {
-        let (near, half) = (self.way & (HALF - 1), place as usize & HALF);
-        Self::nth(near | half, place as usize & (HALF - 1))
-    }
-}
-
-/// Source ports that may be given to a flow, in host byte order: `start` and others, of the `span`
-/// that begin with `base`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first of all.
-    pub base: u32,
-    /// How many; 0 where the source port stays what it is.
-    pub span: u32,
-    /// Which one is tried first, below `span`.
-    pub start: u32,
-}
-
-impl PortRange {
-    #[inline(always)]
-    const fn port(&self, tried: u32) -> u16 {
-        let place = self.start + tried * tried;
-        let place = if place >= self.span {
-            place % self.span
-        } else {
-            place
-        };
-        (self.base + place) as u16
-    }
-}
-
-/// The place in `NAT_PORTS` of the source port of packets that come from the backend as `words`:
-/// ports that follow each other have places that do, and other backends have others.
-#[inline(always)]
-pub const fn port_place<const N: usize>(
-    settings: &PacketSettings,
-    words: &[u32; N],
-    protocol: u8,
-) -> u32 {
-    let [sport_be, dport_be] = ports(words[N - 1]);
-    let mut sum = (sport_be as u32) << 8 | protocol as u32;
-    let mut i = 0;
-    while i < N - 1 {
-        // The multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
-        sum = (sum.rotate_left(5) ^ words[i]).wrapping_mul(0x9e37_79b1);
-        i += 1;
-    }
-    let port = u16::from_be(dport_be) as u32;
-    (sum >> 8).wrapping_add(port) & (settings.ports.wrapping_sub(1))
-}
-
 /// A set, wherever it is. Ways are below [`FlowSet::WAYS`].
 pub trait Set<const N: usize> {
     /// The state of an entry. What is read afterwards is as it is then, or later.
@@ -354,11 +242,6 @@ pub trait Set<const N: usize> {
     fn add_counts(&mut self, way: usize, amount: u32) -> u32;
     /// How packets that come from `end` come in, compared with `words`: 0 where they are the same.
     fn difference(&self, way: usize, end: End, words: &[u32; N], protocol: u8) -> u32;
-    /// Whether they are.
-    #[inline(always)]
-    fn has(&self, way: usize, end: End, words: &[u32; N], protocol: u8) -> bool {
-        self.difference(way, end, words, protocol) == 0
-    }
     /// What comes in from the backend, and by which protocol.
     fn backend_end(&self, way: usize) -> ([u32; N], u8);
     /// When the client's last packet came.
@@ -402,41 +285,4 @@ pub const fn is_same(found: u32, now: u32) -> bool {
 #[inline(always)]
 pub const fn is_untouched(found: u32, now: u32) -> bool {
     (found ^ now) & (state::VERSION | state::WAY_BACK) == 0 && is_there(now)
-}
-
-/// Finds the flow of a packet that comes from `end` as `words`: its way and its state.
-#[inline(always)]
-pub fn find<const N: usize, S: Set<N>>(
-    set: &S,
-    home: &Home,
-    end: End,
-    words: &[u32; N],
-    protocol: u8,
-) -> Option<(usize, u32)> {
-    let found = find_in(set, home.way, end, words, protocol);
-    if found.is_some() || set.counts(home.half()) < ONE_ABROAD {
-        return found;
-    }
-    find_in(set, home.way ^ HALF, end, words, protocol)
-}
-
-/// The same in one half, from `way` on.
-#[inline(always)]
-pub fn find_in<const N: usize, S: Set<N>>(
-    set: &S,
-    way: usize,
-    end: End,
-    words: &[u32; N],
-    protocol: u8,
-) -> Option<(usize, u32)> {
-    let mut i = 0;
-    while i < HALF {
-        let way = Home::nth(way, i);
-        let state = set.state(way);
-        if is_there(state) && set.has(way, end, words, protocol) {
-            return Some((way, state));
-        }
-        i = set.after(i);
-    }
-    None
 }

@@ -2,12 +2,10 @@
 
 use core::ops::{Deref, DerefMut};
 
-use lb_common::abi::packet::{AddressMarks, FlowEntry, FlowKey, Hop, PacketSettings};
-use lb_common::decide::world::NewFlow;
-use lb_common::flows::{self, At, End, Flow, Home, Refused, Set, Wanted};
+use lb_common::abi::packet::{FlowEntry, FlowKey, Hop, PacketSettings};
+use lb_common::flows::{self, At, By, End, Flow, Home, NewFlow, Refused, Set, Wanted};
 
-use crate::maps::{ADDRESS_MARKS, NAT_PORTS, PACKET_SETTINGS, SCRATCH};
-use crate::opaque;
+use crate::maps::{NAT_PORTS, PACKET_SETTINGS, SCRATCH};
 use crate::sets::{Place, PortMap, Table, Tables};
 use crate::world::now_s;
 
@@ -49,92 +47,83 @@ impl Deref for Entry {
     }
 }
 
-/// See `World::entry`.
+/// Where the flow of packets that come in as `words` is; `far` says that it may be in the other half
+/// of its set.
 #[inline(always)]
-pub fn entry(end: End, words: &[u32; 3], protocol: u8, given_out: bool) -> Option<Entry> {
-    let settings = PACKET_SETTINGS.get(0)?;
-    if given_out {
-        let (number, way) = owner(settings, words, protocol)?;
-        let set: Place<3> = Tables::set(number)?;
-        let state = set.state(way);
-        let found = flows::is_there(state) && set.has(way, End::Backend, words, protocol);
-        return found.then_some(Entry { set, way, state });
-    }
-    let home = Home::of(settings, words, end, protocol);
-    let set: Place<3> = Tables::set(home.set)?;
-    let (way, state) = flows::find_in(&set, home.way, end, words, protocol)?;
-    Some(Entry { set, way, state })
-}
-
-/// Who has the source port of packets that come from a backend as `words`.
-#[inline(always)]
-fn owner<const N: usize>(
+fn locate<const N: usize>(
     settings: &PacketSettings,
+    by: By,
     words: &[u32; N],
     protocol: u8,
-) -> Option<(u32, usize)> {
-    let port = NAT_PORTS.get(flows::port_place(settings, words, protocol))?;
-    At::of_number(port.owner)
-}
-
-/// How a flow is looked for.
-#[derive(Clone, Copy)]
-enum By {
-    /// By the source port that it was given.
-    Port = 0,
-    /// By the source of the packet.
-    Client = 1,
-    /// By its destination.
-    Backend = 2,
-}
-
-/// See `World::flow`.
-#[inline(always)]
-pub fn find(key: &FlowKey) -> bool {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return false;
+    far: bool,
+) -> Option<(Place<N>, At)>
+where
+    Tables: Table<N>,
+{
+    let end = by.end();
+    if by == By::Port {
+        let port = NAT_PORTS.get(flows::port_place(settings, words, protocol))?;
+        let (number, way) = At::of_number(port.owner)?;
+        let set = <Tables as Table<N>>::set(number)?;
+        let state = flows::state_of(&set, way, end, words, protocol)?;
+        return Some((set, At::new::<N>(number, way, end, state)));
+    }
+    let home = Home::of(settings, words, end, protocol);
+    let set = <Tables as Table<N>>::set(home.set)?;
+    let (way, state) = if far {
+        flows::find(&set, &home, end, words, protocol)?
+    } else {
+        flows::find_in(&set, home.way, end, words, protocol)?
     };
+    Some((set, At::new::<N>(home.set, way, end, state)))
+}
+
+/// See `World::entry`.
+#[inline(always)]
+pub fn entry(by: By, words: &[u32; 3], protocol: u8) -> Option<Entry> {
+    let settings = PACKET_SETTINGS.get(0)?;
+    let (set, at) = locate(settings, by, words, protocol, false)?;
+    Some(Entry {
+        set,
+        way: usize::from(at.way),
+        state: at.state,
+    })
+}
+
+/// See `World::flow`: whether it is in the scratch map now.
+#[inline(always)]
+pub fn find(key: &FlowKey, marks: [u8; 2]) -> Option<()> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: this CPU's own element.
     unsafe { (*scratch).key = *key };
-    let (mut src, mut dst) = (0, 0);
-    if let Some(marks) = ADDRESS_MARKS.get(0) {
-        let of = |address| marks.0.get(opaque(AddressMarks::place(address))).copied();
-        src = of(&key.src).unwrap_or(0);
-        dst = of(&key.dst).unwrap_or(0);
-    }
     let v4 = key.dst.is_v4();
-    let by = |by: By| {
-        if v4 {
-            lb_find_flow4(by as u32) != 0
+    By::any(marks, |by| {
+        let found = if v4 {
+            lb_find_flow4(by as u32)
         } else {
-            lb_find_flow6(by as u32) != 0
-        }
-    };
-    if dst & AddressMarks::SOURCE != 0 && by(By::Port) {
-        return true;
-    }
-    if dst & AddressMarks::KNOWN != 0 && by(By::Client) {
-        return true;
-    }
-    src & (AddressMarks::KNOWN | AddressMarks::BACKEND) != 0 && by(By::Backend)
+            lb_find_flow6(by as u32)
+        };
+        (found != 0).then_some(())
+    })
 }
 
-/// Finds the flow of the key in the scratch map, and reads it: 1 if it is there.
+/// Finds the flow of the key in the scratch map, and reads it: 1 if it is there. `by` is the number
+/// of a [`By`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_find_flow4(by: u32) -> u64 {
-    find_by::<3>(by).is_some().into()
+    find_by::<3>(By::of_number(by)).is_some().into()
 }
 
 /// The same over IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_find_flow6(by: u32) -> u64 {
-    find_by::<9>(by).is_some().into()
+    find_by::<9>(By::of_number(by)).is_some().into()
 }
 
 #[inline(always)]
-fn find_by<const N: usize>(by: u32) -> Option<()>
+fn find_by<const N: usize>(by: By) -> Option<()>
 where
     Tables: Table<N>,
 {
@@ -142,25 +131,8 @@ where
     let settings = PACKET_SETTINGS.get(0)?;
     // SAFETY: this CPU's own element.
     let key = unsafe { &(*scratch).key };
-    let (words, protocol) = (key.words::<N>(), key.protocol as u8);
-    if by == By::Port as u32 {
-        let (number, way) = owner(settings, &words, protocol)?;
-        let set = <Tables as Table<N>>::set(number)?;
-        let word = set.state(way);
-        if !flows::is_there(word) || !set.has(way, End::Backend, &words, protocol) {
-            return None;
-        }
-        return read(set, At::new::<N>(number, way, End::Backend, word));
-    }
-    let end = if by == By::Client as u32 {
-        End::Client
-    } else {
-        End::Backend
-    };
-    let home = Home::of(settings, &words, end, protocol);
-    let set = <Tables as Table<N>>::set(home.set)?;
-    let (way, word) = flows::find(&set, &home, end, &words, protocol)?;
-    read(set, At::new::<N>(home.set, way, end, word))
+    let (set, at) = locate(settings, by, &key.words(), key.protocol as u8, true)?;
+    read(set, at)
 }
 
 /// Reads a flow to the scratch map, unless another one takes its place meanwhile.

@@ -24,8 +24,7 @@ use lb_common::abi::{
 };
 use lb_common::addr::Addr;
 use lb_common::decide::Job;
-use lb_common::decide::world::NewFlow;
-use lb_common::flows::Flow;
+use lb_common::flows::{Flow, NewFlow};
 
 /// Who made the pins, and for which network namespace.
 #[btf_map]

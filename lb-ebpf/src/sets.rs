@@ -4,8 +4,7 @@ use core::mem::offset_of;
 use core::ptr;
 
 use lb_common::abi::packet::{FlowEntry, FlowSet, Hop};
-use lb_common::decide::world::NewFlow;
-use lb_common::flows::{End, Ports, Set};
+use lb_common::flows::{End, NewFlow, Ports, Set};
 
 use crate::maps::{FLOWS4, FLOWS6, NAT_PORTS, add_fetched, replace};
 use crate::{forgotten, opaque};

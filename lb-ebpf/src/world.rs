@@ -14,7 +14,7 @@ use lb_common::abi::{
 use lb_common::addr::Addr;
 use lb_common::decide::world::{BackendEvent, Chosen, World};
 use lb_common::decide::{Job, Stage, Verdict};
-use lb_common::flows::{At, End, Flow, Refused};
+use lb_common::flows::{At, By, End, Flow, Refused};
 use lb_common::headers::exchanged;
 use lb_common::packet::Packet;
 use lb_common::select::{Choice, Client, Reason};
@@ -214,9 +214,8 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn flow(&mut self, key: &FlowKey) -> Option<Shared<Flow>> {
-        if !flows::find(key) {
-            return None;
-        }
+        let marks = [self.marks(&key.src), self.marks(&key.dst)];
+        flows::find(key, marks)?;
         flows::found().map(Shared)
     }
 
@@ -280,14 +279,8 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn entry(
-        &self,
-        end: End,
-        words: &[u32; 3],
-        protocol: u8,
-        given_out: bool,
-    ) -> Option<flows::Entry> {
-        flows::entry(end, words, protocol, given_out)
+    fn entry(&self, by: By, words: &[u32; 3], protocol: u8) -> Option<flows::Entry> {
+        flows::entry(by, words, protocol)
     }
 
     #[inline(always)]

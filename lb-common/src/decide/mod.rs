@@ -197,7 +197,7 @@ fn counted<W: World>(world: &mut W, verdict: Verdict) -> Verdict {
     }
 }
 
-/// The first part of the way, and for most packets all of it.
+/// The first part of the way, and all of it for most packets that go by `dsr` or pass.
 #[inline(always)]
 fn first<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
     let verdict = arrived(packet, world, job);

@@ -5,11 +5,11 @@
 
 use super::answer::Problem;
 use super::send::{REFUSED, frame, is_fresh, rewrite, way};
-use super::world::{BackendEvent, Chosen, NewFlow, World};
+use super::world::{BackendEvent, Chosen, World};
 use super::{Job, Segment, Stage, Verdict, impossible_source, nobody, note_first};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, kind, state};
 use crate::abi::{BackendId, protocol};
-use crate::flows::{End, PortRange, Refused};
+use crate::flows::{End, NewFlow, PortRange, Refused};
 use crate::hash;
 use crate::headers::{ETHERNET, Piece, tcp};
 use crate::packet::Packet;

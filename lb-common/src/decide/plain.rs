@@ -14,7 +14,7 @@ use super::{Verdict, answer, counted, is_martian};
 use crate::abi::packet::{AddressMarks, Hop, Ip, PacketCounter, Target, VipKey, kind, state, vip};
 use crate::abi::protocol;
 use crate::checksum::Delta;
-use crate::flows::{End, Refused};
+use crate::flows::{By, End, Refused};
 use crate::headers::{ether, number, ports, tcp};
 use crate::packet::{Outer, Packet, Window};
 use crate::select::{Client, slot_of};
@@ -200,12 +200,13 @@ fn nat<P: Packet, W: World>(
     }
     let given_out =
         marks & AddressMarks::SOURCE != 0 && world.marks(&plain.src) & AddressMarks::BACKEND != 0;
-    let end = if given_out || marks & AddressMarks::KNOWN == 0 {
-        End::Backend
-    } else {
-        End::Client
+    let by = match (given_out, marks & AddressMarks::KNOWN != 0) {
+        (true, _) => By::Port,
+        (false, true) => By::Client,
+        (false, false) => By::Backend,
     };
-    let entry = world.entry(end, &plain.words(), plain.protocol, given_out)?;
+    let entry = world.entry(by, &plain.words(), plain.protocol)?;
+    let end = by.end();
     let wanted = match end {
         End::Client => state::ESTABLISHED,
         End::Backend => state::ESTABLISHED | state::WAY_BACK,

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::vec::Vec;
 
-use super::world::{BackendEvent, Chosen, NewFlow, World};
+use super::world::{BackendEvent, Chosen, World};
 use super::{Job, Stage, Verdict, run};
 use crate::abi::packet::{
     AddressMarks, DsrSlot, FlowEntry, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
@@ -20,7 +20,7 @@ use crate::abi::{
     Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, path, protocol, state,
 };
 use crate::addr::Addr;
-use crate::flows::{At, End, Flow, Refused};
+use crate::flows::{At, By, End, Flow, NewFlow, Refused};
 use crate::packet::Packet;
 use crate::select::{Choice, Client, Reason, Tables, first, select};
 
@@ -320,16 +320,10 @@ impl World for Simulation {
         ));
     }
 
-    fn entry(
-        &self,
-        end: End,
-        words: &[u32; 3],
-        protocol: u8,
-        given_out: bool,
-    ) -> Option<FoundEntry> {
+    fn entry(&self, by: By, words: &[u32; 3], protocol: u8) -> Option<FoundEntry> {
         let at = self
             .flows
-            .at_first_sight(&self.settings, end, words, protocol, given_out)?;
+            .at_first_sight(&self.settings, by, words, protocol)?;
         let set = &self.flows.v4[at.set as usize];
         let value = set.entries[usize::from(at.way)];
         Some(Found { place: at, value })

@@ -10,7 +10,7 @@ use crate::abi::packet::{
 use crate::abi::{AffinityKey, BackendId, ServiceHead, ServiceId};
 use crate::addr::Addr;
 use crate::decide::{Job, Stage, Verdict};
-use crate::flows::{At, End, Flow, PortRange, Refused};
+use crate::flows::{At, By, End, Flow, NewFlow, Refused};
 use crate::packet::Packet;
 use crate::select::{Choice, Reason};
 
@@ -126,15 +126,9 @@ pub trait World {
     /// Takes a flow out.
     fn remove(&mut self, flow: Self::Flow);
 
-    /// The entry of a flow over IPv4 whose packets come from `end` as `words`, if that is found at
-    /// first sight. `given_out` says that its source port may be one that was given out.
-    fn entry(
-        &self,
-        end: End,
-        words: &[u32; 3],
-        protocol: u8,
-        given_out: bool,
-    ) -> Option<Self::Entry>;
+    /// The entry of a flow over IPv4 whose packets come in as `words`, if that is found at first
+    /// sight.
+    fn entry(&self, by: By, words: &[u32; 3], protocol: u8) -> Option<Self::Entry>;
     /// Its way back.
     fn entry_hop(&self, entry: Self::Entry) -> Self::Hop;
     /// Notes a packet from `end` in it.
@@ -177,42 +171,4 @@ pub trait World {
     fn count_sent(&mut self, sent: Self::Sent, len: u32);
     /// Notes the way there.
     fn set_way(&mut self, sent: Self::Sent, hop: &Hop);
-}
-
-/// A flow to be entered.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewFlow {
-    /// Packets from the client as they come in.
-    pub key: FlowKey,
-    /// What packets from the client leave as. Where a source port is to be given out, that is
-    /// filled in.
-    pub out: FlowKey,
-    /// Its backend.
-    pub backend: BackendId,
-    /// Its service.
-    pub service: ServiceId,
-    /// Bits of [`crate::abi::packet::state`].
-    pub state: u32,
-    /// See [`FlowEntry::next_seq`].
-    pub next_seq: u32,
-    /// Source ports that it may get.
-    pub ports: PortRange,
-}
-
-impl NewFlow {
-    /// Nothing yet.
-    pub const NONE: Self = Self {
-        key: FlowKey::NONE,
-        out: FlowKey::NONE,
-        backend: BackendId::NONE,
-        service: ServiceId(0),
-        state: 0,
-        next_seq: 0,
-        ports: PortRange {
-            base: 0,
-            span: 0,
-            start: 0,
-        },
-    };
 }

@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::enter::KEPT;
 use super::*;
-use crate::abi::packet::Ip;
+use crate::abi::packet::{Ip, PacketSettings};
 use crate::abi::protocol;
 use crate::decide::simulation::Flows;
 
@@ -103,9 +103,8 @@ impl<const N: usize> Table<N> {
         let place = port_place(&self.settings, &words, protocol);
         let (number, way) = At::of_number(self.ports[place as usize])?;
         let set = &self.sets[number as usize];
-        let state = set.state(way);
-        let found = is_there(state) && set.has(way, End::Backend, &words, protocol);
-        found.then(|| At::new::<N>(number, way, End::Backend, state))
+        let state = state_of(set, way, End::Backend, &words, protocol)?;
+        Some(At::new::<N>(number, way, End::Backend, state))
     }
 
     fn is_there(&self, number: u32) -> bool {

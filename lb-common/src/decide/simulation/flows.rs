@@ -2,9 +2,8 @@
 
 use std::vec::Vec;
 
-use super::super::world::NewFlow;
-use crate::abi::packet::{AddressMarks, FlowKey, FlowSet, PacketSettings};
-use crate::flows::{self, At, End, Flow, Home, Ports, Refused, Set, Wanted};
+use crate::abi::packet::{FlowKey, FlowSet, PacketSettings};
+use crate::flows::{self, At, By, End, Flow, Home, NewFlow, Ports, Refused, Set, Wanted};
 
 /// Does something with the set of a flow, whichever table that is in.
 macro_rules! with_set {
@@ -102,26 +101,19 @@ impl Flows {
         sets: &[FlowSet<N>],
         settings: &PacketSettings,
         key: &FlowKey,
-        [src, dst]: [u8; 2],
+        marks: [u8; 2],
     ) -> Option<Flow> {
         let (words, protocol) = (key.words::<N>(), key.protocol as u8);
-        let by = |end| {
-            let home = Home::of(settings, &words, end, protocol);
-            let set = &sets[home.set as usize];
-            let (way, state) = flows::find(set, &home, end, &words, protocol)?;
-            Some(At::new::<N>(home.set, way, end, state))
-        };
-        let mut found = None;
-        if dst & AddressMarks::SOURCE != 0 {
-            found = self.given_out(sets, settings, &words, protocol);
-        }
-        if found.is_none() && dst & AddressMarks::KNOWN != 0 {
-            found = by(End::Client);
-        }
-        if found.is_none() && src & (AddressMarks::KNOWN | AddressMarks::BACKEND) != 0 {
-            found = by(End::Backend);
-        }
-        found.map(|at| read_at(sets, &at))
+        let at = By::any(marks, |by| match by {
+            By::Port => self.given_out(sets, settings, &words, protocol),
+            By::Client | By::Backend => {
+                let home = Home::of(settings, &words, by.end(), protocol);
+                let set = &sets[home.set as usize];
+                let (way, state) = flows::find(set, &home, by.end(), &words, protocol)?;
+                Some(At::new::<N>(home.set, way, by.end(), state))
+            }
+        })?;
+        Some(read_at(sets, &at))
     }
 
     pub(super) fn enter(
@@ -141,18 +133,17 @@ impl Flows {
     pub(super) fn at_first_sight(
         &self,
         settings: &PacketSettings,
-        end: End,
+        by: By,
         words: &[u32; 3],
         protocol: u8,
-        given_out: bool,
     ) -> Option<At> {
-        if given_out {
+        if by == By::Port {
             return self.given_out(&self.v4, settings, words, protocol);
         }
-        let home = Home::of(settings, words, end, protocol);
+        let home = Home::of(settings, words, by.end(), protocol);
         let set = &self.v4[home.set as usize];
-        let (way, state) = flows::find_in(set, home.way, end, words, protocol)?;
-        Some(At::new::<3>(home.set, way, end, state))
+        let (way, state) = flows::find_in(set, home.way, by.end(), words, protocol)?;
+        Some(At::new::<3>(home.set, way, by.end(), state))
     }
 
     /// The flow that has the source port of packets that come from its backend as `words`.
@@ -166,9 +157,8 @@ impl Flows {
         let place = flows::port_place(settings, words, protocol);
         let (number, way) = At::of_number(self.ports[place as usize])?;
         let set = sets.get(number as usize)?;
-        let state = set.state(way);
-        let found = flows::is_there(state) && set.has(way, End::Backend, words, protocol);
-        found.then(|| At::new::<N>(number, way, End::Backend, state))
+        let state = flows::state_of(set, way, End::Backend, words, protocol)?;
+        Some(At::new::<N>(number, way, End::Backend, state))
     }
 
     /// Notes a packet.

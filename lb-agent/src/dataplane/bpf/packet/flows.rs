@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use lb_common::abi::BackendId;
 use lb_common::abi::packet::{FlowEntry, FlowKey, FlowSet, NatPort, PacketSettings, state};
-use lb_common::decide::world::NewFlow;
-use lb_common::flows::{self, At, End, Ports, Set};
+use lb_common::flows::{self, At, End, NewFlow, Ports, Set};
 
 use super::pinned;
 
