@@ -184,10 +184,12 @@ pub fn select<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
 /// What [`select`] chooses, if that is where the client was or the owner of its slot.
 #[inline(always)]
 pub fn first<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
+    // Both are a long way off, and the processor fetches them at the same time.
+    let owner = tables.slot(client.slot());
     if let Some(choice) = where_it_was(tables, client) {
         return Some(choice);
     }
-    let backend = entry(tables, tables.slot(client.slot()))?;
+    let backend = entry(tables, owner)?;
     let taken = tables.head().max_load_permille == 0
         && backend.state == state::UP
         && tables.hand_over(&backend);

@@ -2,7 +2,7 @@
 
 use core::ops::{Deref, DerefMut};
 
-use lb_common::abi::packet::{FlowEntry, FlowKey, Hop, PacketSettings};
+use lb_common::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, PacketSettings};
 use lb_common::flows::{self, At, By, End, Flow, Home, NewFlow, Refused, Set, Wanted};
 
 use crate::maps::{NAT_PORTS, PACKET_SETTINGS, SCRATCH};
@@ -198,20 +198,46 @@ pub fn room() -> Option<New> {
     Some(New(unsafe { &raw mut (*scratch).new }))
 }
 
+/// See `World::home`.
+#[inline(always)]
+pub fn home(words: &[u32; 3], protocol: u8) -> Home {
+    match PACKET_SETTINGS.get(0) {
+        Some(settings) => Home::of(settings, words, End::Client, protocol),
+        None => Home { set: 0, way: 0 },
+    }
+}
+
+/// Reads from all entries that a new flow looks at. The processor waits for none of them while it
+/// finds other work within a few hundred instructions.
+#[inline(always)]
+pub fn fetch(home: &Home) {
+    let Some(set) = <Tables as Table<3>>::set(home.set) else {
+        return;
+    };
+    let half = FlowSet::<3>::WAYS / 2;
+    let mut i = 0;
+    while i < half {
+        set.state(home.way & half | i);
+        i += 1;
+    }
+}
+
 /// See `World::enter`.
 #[inline(always)]
 pub fn enter(new: New) -> Result<bool, Refused> {
     if new.key.dst.is_v4() {
-        enter_v4(new)
-    } else {
-        entered(lb_enter_flow6(lb_place_flow6()))
+        let home = home(&new.key.words(), new.key.protocol as u8);
+        return enter_v4(new, &home);
     }
+    let home = lb_flow_home6();
+    entered(lb_enter_flow6(home as u32, lb_place_flow6(home as u32)))
 }
 
-/// The same over IPv4.
+/// The same over IPv4, where the home is known.
 #[inline(always)]
-pub fn enter_v4(_new: New) -> Result<bool, Refused> {
-    entered(lb_enter_flow4(lb_place_flow4()))
+pub fn enter_v4(_new: New, home: &Home) -> Result<bool, Refused> {
+    let home = home.number();
+    entered(lb_enter_flow4(home, lb_place_flow4(home)))
 }
 
 #[inline(always)]
@@ -231,29 +257,46 @@ const THERE: u64 = 2;
 const ENTERED: u64 = 3;
 const EVICTED: u64 = 4;
 
-/// The best place for the flow in the scratch map, as `flows::best_place` tells it.
+/// The number of the home of the flow in the scratch map.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_place_flow4() -> u64 {
-    place_in::<3>().unwrap_or(u64::MAX)
+pub extern "C" fn lb_flow_home6() -> u64 {
+    home_in().unwrap_or(0)
+}
+
+#[inline(always)]
+fn home_in() -> Option<u64> {
+    let scratch = SCRATCH.get_ptr(0)?;
+    let settings = PACKET_SETTINGS.get(0)?;
+    // SAFETY: this CPU's own element.
+    let home = Home::of_new::<9>(settings, unsafe { &(*scratch).new });
+    Some(home.number().into())
+}
+
+/// The best place for the flow in the scratch map, as `flows::best_place` tells it. `home` is the
+/// number of its home.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_place_flow4(home: u32) -> u64 {
+    place_in::<3>(home).unwrap_or(u64::MAX)
 }
 
 /// The same over IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_place_flow6() -> u64 {
-    place_in::<9>().unwrap_or(u64::MAX)
+pub extern "C" fn lb_place_flow6(home: u32) -> u64 {
+    place_in::<9>(home).unwrap_or(u64::MAX)
 }
 
 #[inline(always)]
-fn place_in<const N: usize>() -> Option<u64>
+fn place_in<const N: usize>(home: u32) -> Option<u64>
 where
     Tables: Table<N>,
 {
     let scratch = SCRATCH.get_ptr(0)?;
     let settings = PACKET_SETTINGS.get(0)?;
     // SAFETY: this CPU's own element.
-    let wanted = Wanted::new(settings, unsafe { &(*scratch).new }, now_s());
+    let wanted = Wanted::at(Home::of_number(home), unsafe { &(*scratch).new }, now_s());
     let set = <Tables as Table<N>>::set(wanted.set())?;
     Some(flows::best_place(&set, settings, &wanted))
 }
@@ -262,19 +305,19 @@ where
 /// above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_enter_flow4(place: u64) -> u64 {
-    enter_in::<3>(place).unwrap_or(NO_ROOM)
+pub extern "C" fn lb_enter_flow4(home: u32, place: u64) -> u64 {
+    enter_in::<3>(home, place).unwrap_or(NO_ROOM)
 }
 
 /// The same over IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_enter_flow6(place: u64) -> u64 {
-    enter_in::<9>(place).unwrap_or(NO_ROOM)
+pub extern "C" fn lb_enter_flow6(home: u32, place: u64) -> u64 {
+    enter_in::<9>(home, place).unwrap_or(NO_ROOM)
 }
 
 #[inline(always)]
-fn enter_in<const N: usize>(place: u64) -> Option<u64>
+fn enter_in<const N: usize>(home: u32, place: u64) -> Option<u64>
 where
     Tables: Table<N>,
 {
@@ -282,7 +325,7 @@ where
     let settings = PACKET_SETTINGS.get(0)?;
     // SAFETY: this CPU's own element, of which others are used below.
     let new = unsafe { &mut (*scratch).new };
-    let wanted = Wanted::new(settings, new, now_s());
+    let wanted = Wanted::at(Home::of_number(home), new, now_s());
     let mut set = <Tables as Table<N>>::set(wanted.set())?;
     let entered = flows::enter_at(&mut set, &mut PortMap, settings, &wanted, new, place);
     let entered = match entered {

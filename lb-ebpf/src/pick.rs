@@ -2,8 +2,10 @@
 
 use lb_common::abi::{Backend, BackendId, ServiceHead, ServiceId, path};
 use lb_common::addr::Addr;
+use lb_common::flows::Home;
 use lb_common::select::{Choice, Client, Reason, first, select};
 
+use crate::flows::fetch;
 use crate::maps::{BACKENDS, SCRATCH, TABLES, TARGETS};
 use crate::tables::{ServiceTables, Taker, search};
 
@@ -16,9 +18,14 @@ pub enum Picked {
 
 /// See `World::pick`.
 #[inline(always)]
-pub fn pick_first(service: ServiceId, protocol: u32, client: &Addr) -> Option<Choice> {
+pub fn pick_first(
+    service: ServiceId,
+    protocol: u32,
+    client: &Addr,
+    home: &Home,
+) -> Option<Choice> {
     set_client(client);
-    match picked(lb_pick_first(service.0, protocol)) {
+    match picked(lb_pick_first(service.0, protocol, home.number())) {
         Picked::Packet(choice) => Some(choice),
         Picked::OtherPath | Picked::None => None,
     }
@@ -70,11 +77,14 @@ pub extern "C" fn lb_pick(service: u32, protocol: u32) -> u64 {
 }
 
 /// The same of nothing but affinity and the client's own slot: most take that, and there is no more
-/// stack.
+/// stack. Meanwhile the set of the flow's home is fetched.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_pick_first(service: u32, protocol: u32) -> u64 {
-    pick_by(service, protocol, first)
+pub extern "C" fn lb_pick_first(service: u32, protocol: u32, home: u32) -> u64 {
+    pick_by(service, protocol, |tables, client| {
+        fetch(&Home::of_number(home));
+        first(tables, client)
+    })
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use lb_common::abi::{
 use lb_common::addr::Addr;
 use lb_common::decide::world::{BackendEvent, Chosen, World};
 use lb_common::decide::{Job, Stage, Verdict};
-use lb_common::flows::{At, By, End, Flow, Refused};
+use lb_common::flows::{At, By, End, Flow, Home, Refused};
 use lb_common::headers::exchanged;
 use lb_common::packet::Packet;
 use lb_common::select::{Choice, Client, Reason};
@@ -175,8 +175,19 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn pick(&self, service: ServiceId, protocol: u32, client: &Addr) -> Option<Choice> {
-        pick_first(service, protocol, client)
+    fn home(&self, words: &[u32; 3], protocol: u8) -> Home {
+        flows::home(words, protocol)
+    }
+
+    #[inline(always)]
+    fn pick(
+        &self,
+        service: ServiceId,
+        protocol: u32,
+        client: &Addr,
+        home: &Home,
+    ) -> Option<Choice> {
+        pick_first(service, protocol, client, home)
     }
 
     #[inline(always)]
@@ -254,8 +265,12 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn enter_v4(&mut self, new: flows::New) -> Result<(Shared<Flow>, bool), Refused> {
-        let evicted = flows::enter_v4(new)?;
+    fn enter_v4(
+        &mut self,
+        new: flows::New,
+        home: &Home,
+    ) -> Result<(Shared<Flow>, bool), Refused> {
+        let evicted = flows::enter_v4(new, home)?;
         let flow = flows::found().ok_or(Refused::NoRoom)?;
         Ok((Shared(flow), evicted))
     }

@@ -260,7 +260,8 @@ pub(super) fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option
         return None;
     }
     let protocol = u32::from(plain.protocol);
-    let choice = world.pick(vip.service, protocol, &plain.src.to_addr())?;
+    let home = world.home(&plain.words(), plain.protocol);
+    let choice = world.pick(vip.service, protocol, &plain.src.to_addr(), &home)?;
     let target: &Target = &*world.target(choice.backend)?;
     let sent = world.sent(choice.backend)?;
     let hop: &Hop = &sent.hop;
@@ -281,7 +282,7 @@ pub(super) fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option
     if !lead(world, &mut new, target) {
         return None;
     }
-    let entered = match world.enter_v4(new) {
+    let entered = match world.enter_v4(new, &home) {
         Ok(entered) => Some(entered),
         Err(Refused::NoPort) => None,
         Err(Refused::NoRoom | Refused::There) => return None,

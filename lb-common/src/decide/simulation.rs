@@ -20,7 +20,7 @@ use crate::abi::{
     Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, path, protocol, state,
 };
 use crate::addr::Addr;
-use crate::flows::{At, By, End, Flow, NewFlow, Refused};
+use crate::flows::{At, By, End, Flow, Home, NewFlow, Refused};
 use crate::packet::Packet;
 use crate::select::{Choice, Client, Reason, Tables, first, select};
 
@@ -229,7 +229,17 @@ impl World for Simulation {
         super::open(packet, self)
     }
 
-    fn pick(&self, service: ServiceId, protocol: u32, client: &Addr) -> Option<Choice> {
+    fn home(&self, words: &[u32; 3], protocol: u8) -> Home {
+        Home::of(&self.settings, words, End::Client, protocol)
+    }
+
+    fn pick(
+        &self,
+        service: ServiceId,
+        protocol: u32,
+        client: &Addr,
+        _home: &Home,
+    ) -> Option<Choice> {
         let service = self.chooses(service)?;
         let choice = self.select_by(service, protocol, client, first)?;
         self.is_by_packets(&choice).then_some(choice)
@@ -299,6 +309,14 @@ impl World for Simulation {
     fn enter(&mut self, mut new: Box<NewFlow>) -> Result<(Copied<Flow>, bool), Refused> {
         let entered = self.flows.enter(&self.settings, &mut new, self.now_s);
         entered.map(|(flow, evicted)| (copied(flow), evicted))
+    }
+
+    fn enter_v4(
+        &mut self,
+        new: Box<NewFlow>,
+        _home: &Home,
+    ) -> Result<(Copied<Flow>, bool), Refused> {
+        self.enter(new)
     }
 
     fn establish(&mut self, flow: Copied<Flow>) -> Option<bool> {

@@ -10,7 +10,7 @@ use crate::abi::packet::{
 use crate::abi::{AffinityKey, BackendId, ServiceHead, ServiceId};
 use crate::addr::Addr;
 use crate::decide::{Job, Stage, Verdict};
-use crate::flows::{At, By, End, Flow, NewFlow, Refused};
+use crate::flows::{At, By, End, Flow, Home, NewFlow, Refused};
 use crate::packet::Packet;
 use crate::select::{Choice, Reason};
 
@@ -88,9 +88,13 @@ pub trait World {
     fn target(&self, backend: BackendId) -> Option<Self::Target>;
     /// [`super::open`], in the kernel as a function of its own.
     fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict;
+    /// The home of a flow over IPv4 whose packets come from the client as `words`.
+    fn home(&self, words: &[u32; 3], protocol: u8) -> Home;
     /// Chooses a backend on the `nat` path for a new flow of `client`, by [`crate::select::first`], and
-    /// counts nothing; `None` if that is not all there is to it.
-    fn pick(&self, service: ServiceId, protocol: u32, client: &Addr) -> Option<Choice>;
+    /// counts nothing; `None` if that is not all there is to it. Meanwhile the set of the flow's home
+    /// is fetched.
+    fn pick(&self, service: ServiceId, protocol: u32, client: &Addr, home: &Home)
+    -> Option<Choice>;
     /// Counts what was picked.
     fn count_choice(&mut self, service: ServiceId, reason: Reason);
     /// Chooses a backend for a new flow of `client`, and counts that.
@@ -113,11 +117,8 @@ pub trait World {
     fn room(&mut self) -> Option<Self::New>;
     /// Enters a flow; with it, whether another one was pushed out before it was over.
     fn enter(&mut self, new: Self::New) -> Result<(Self::Flow, bool), Refused>;
-    /// The same of one over IPv4.
-    #[inline(always)]
-    fn enter_v4(&mut self, new: Self::New) -> Result<(Self::Flow, bool), Refused> {
-        self.enter(new)
-    }
+    /// The same of one over IPv4 with this home.
+    fn enter_v4(&mut self, new: Self::New, home: &Home) -> Result<(Self::Flow, bool), Refused>;
     /// Notes that a flow is established. `None` if it has gone or was so before; false if others
     /// may still push it out.
     fn establish(&mut self, flow: Self::Flow) -> Option<bool>;

@@ -179,9 +179,15 @@ impl<const N: usize> Wanted<N> {
     /// A new flow.
     #[inline(always)]
     pub const fn new(settings: &PacketSettings, new: &NewFlow, now_s: u32) -> Self {
+        Self::at(Home::of_new::<N>(settings, new), new, now_s)
+    }
+
+    /// The same where its home is known.
+    #[inline(always)]
+    pub const fn at(home: Home, new: &NewFlow, now_s: u32) -> Self {
         let (words, protocol) = (new.key.words(), new.key.protocol as u8);
         Self {
-            home: Home::of(settings, &words, End::Client, protocol),
+            home,
             words,
             back: new.out.reversed().words(),
             back_protocol: if new.ports.span == 0 { protocol } else { 0 },

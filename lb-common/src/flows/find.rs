@@ -1,6 +1,6 @@
 //! Where a flow is, and how it is found.
 
-use super::{End, HALF, ONE_ABROAD, Set, is_there};
+use super::{End, HALF, NewFlow, ONE_ABROAD, Set, is_there};
 use crate::abi::packet::{AddressMarks, FlowSet, PacketSettings};
 use crate::headers::ports;
 
@@ -103,6 +103,28 @@ impl Home {
         Self {
             set: (((mixed >> 32) * settings.sets as u64) >> 32) as u32,
             way: (mixed >> 28) as usize % FlowSet::<3>::WAYS,
+        }
+    }
+
+    /// The home of a new flow.
+    #[inline(always)]
+    pub const fn of_new<const N: usize>(settings: &PacketSettings, new: &NewFlow) -> Self {
+        let words = new.key.words::<N>();
+        Self::of(settings, &words, End::Client, new.key.protocol as u8)
+    }
+
+    /// A number that stands for it.
+    #[inline(always)]
+    pub const fn number(&self) -> u32 {
+        self.set * FlowSet::<3>::WAYS as u32 + self.way as u32
+    }
+
+    /// The home that a number stands for.
+    #[inline(always)]
+    pub const fn of_number(number: u32) -> Self {
+        Self {
+            set: number / FlowSet::<3>::WAYS as u32,
+            way: number as usize % FlowSet::<3>::WAYS,
         }
     }
 
