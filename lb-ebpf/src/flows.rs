@@ -6,21 +6,21 @@ use lb_common::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, PacketSettings};
 use lb_common::flows::{self, At, By, End, Flow, Home, NewFlow, Refused, Set, Wanted};
 
 use crate::maps::{NAT_PORTS, PACKET_SETTINGS, SCRATCH};
-use crate::sets::{Place, PortMap, Table, Tables};
+use crate::sets::{Place, PortMap, set};
 use crate::world::now_s;
 
-/// The entry of a flow over IPv4.
+/// The entry of a flow.
 #[derive(Clone, Copy)]
-pub struct Entry {
-    set: Place<3>,
+pub struct Entry<const N: usize> {
+    set: Place<N>,
     way: usize,
     state: u32,
 }
 
-impl Entry {
+impl<const N: usize> Entry<N> {
     /// The entry itself.
     #[inline(always)]
-    pub fn as_ptr(self) -> *mut FlowEntry<3> {
+    pub fn as_ptr(self) -> *mut FlowEntry<N> {
         self.set.entry(self.way)
     }
 
@@ -37,11 +37,11 @@ impl Entry {
     }
 }
 
-impl Deref for Entry {
-    type Target = FlowEntry<3>;
+impl<const N: usize> Deref for Entry<N> {
+    type Target = FlowEntry<N>;
 
     #[inline(always)]
-    fn deref(&self) -> &FlowEntry<3> {
+    fn deref(&self) -> &FlowEntry<N> {
         // SAFETY: inside the set; whoever reads asks `is_there` afterwards.
         unsafe { &*self.as_ptr() }
     }
@@ -56,20 +56,17 @@ fn locate<const N: usize>(
     words: &[u32; N],
     protocol: u8,
     far: bool,
-) -> Option<(Place<N>, At)>
-where
-    Tables: Table<N>,
-{
+) -> Option<(Place<N>, At)> {
     let end = by.end();
     if by == By::Port {
         let port = NAT_PORTS.get(flows::port_place(settings, words, protocol))?;
         let (number, way) = At::of_number(port.owner)?;
-        let set = <Tables as Table<N>>::set(number)?;
+        let set = set::<N>(number)?;
         let state = flows::state_of(&set, way, end, words, protocol)?;
         return Some((set, At::new::<N>(number, way, end, state)));
     }
     let home = Home::of(settings, words, end, protocol);
-    let set = <Tables as Table<N>>::set(home.set)?;
+    let set = set::<N>(home.set)?;
     let (way, state) = if far {
         flows::find(&set, &home, end, words, protocol)?
     } else {
@@ -80,7 +77,7 @@ where
 
 /// See `World::entry`.
 #[inline(always)]
-pub fn entry(by: By, words: &[u32; 3], protocol: u8) -> Option<Entry> {
+pub fn entry<const N: usize>(by: By, words: &[u32; N], protocol: u8) -> Option<Entry<N>> {
     let settings = PACKET_SETTINGS.get(0)?;
     let (set, at) = locate(settings, by, words, protocol, false)?;
     Some(Entry {
@@ -123,15 +120,12 @@ pub extern "C" fn lb_find_flow6(by: u32) -> u64 {
 }
 
 #[inline(always)]
-fn find_by<const N: usize>(by: By) -> Option<()>
-where
-    Tables: Table<N>,
-{
+fn find_by<const N: usize>(by: By) -> Option<()> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
     let settings = PACKET_SETTINGS.get(0)?;
     // SAFETY: this CPU's own element.
     let key = unsafe { &(*scratch).key };
-    let (set, at) = locate(settings, by, &key.words(), key.protocol as u8, true)?;
+    let (set, at) = locate::<N>(settings, by, &key.words(), key.protocol as u8, true)?;
     read(set, at)
 }
 
@@ -211,7 +205,7 @@ pub fn home(words: &[u32; 3], protocol: u8) -> Home {
 /// finds other work within a few hundred instructions.
 #[inline(always)]
 pub fn fetch(home: &Home) {
-    let Some(set) = <Tables as Table<3>>::set(home.set) else {
+    let Some(set) = set::<3>(home.set) else {
         return;
     };
     let half = FlowSet::<3>::WAYS / 2;
@@ -289,15 +283,12 @@ pub extern "C" fn lb_place_flow6(home: u32) -> u64 {
 }
 
 #[inline(always)]
-fn place_in<const N: usize>(home: u32) -> Option<u64>
-where
-    Tables: Table<N>,
-{
+fn place_in<const N: usize>(home: u32) -> Option<u64> {
     let scratch = SCRATCH.get_ptr(0)?;
     let settings = PACKET_SETTINGS.get(0)?;
     // SAFETY: this CPU's own element.
     let wanted = Wanted::at(Home::of_number(home), unsafe { &(*scratch).new }, now_s());
-    let set = <Tables as Table<N>>::set(wanted.set())?;
+    let set = set::<N>(wanted.set())?;
     Some(flows::best_place(&set, settings, &wanted))
 }
 
@@ -317,16 +308,13 @@ pub extern "C" fn lb_enter_flow6(home: u32, place: u64) -> u64 {
 }
 
 #[inline(always)]
-fn enter_in<const N: usize>(home: u32, place: u64) -> Option<u64>
-where
-    Tables: Table<N>,
-{
+fn enter_in<const N: usize>(home: u32, place: u64) -> Option<u64> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
     let settings = PACKET_SETTINGS.get(0)?;
     // SAFETY: this CPU's own element, of which others are used below.
     let new = unsafe { &mut (*scratch).new };
     let wanted = Wanted::at(Home::of_number(home), new, now_s());
-    let mut set = <Tables as Table<N>>::set(wanted.set())?;
+    let mut set = set::<N>(wanted.set())?;
     let entered = flows::enter_at(&mut set, &mut PortMap, settings, &wanted, new, place);
     let entered = match entered {
         Ok(entered) => entered,
@@ -349,11 +337,11 @@ macro_rules! with_set {
     ($at:expr, |$set:ident| $does:expr) => {
         if $at.v6 == 0 {
             #[allow(unused_mut)]
-            let mut $set = <Tables as Table<3>>::set($at.set)?;
+            let mut $set = set::<3>($at.set)?;
             $does
         } else {
             #[allow(unused_mut)]
-            let mut $set = <Tables as Table<9>>::set($at.set)?;
+            let mut $set = set::<9>($at.set)?;
             $does
         }
     };

@@ -159,25 +159,12 @@ impl Ports for PortMap {
     }
 }
 
-/// A table of sets.
-pub trait Table<const N: usize> {
-    /// One of its sets.
-    fn set(set: u32) -> Option<Place<N>>;
-}
-
-/// Both tables.
-pub struct Tables;
-
-impl Table<3> for Tables {
-    #[inline(always)]
-    fn set(set: u32) -> Option<Place<3>> {
-        FLOWS4.get_ptr_mut(set).map(Place)
-    }
-}
-
-impl Table<9> for Tables {
-    #[inline(always)]
-    fn set(set: u32) -> Option<Place<9>> {
-        FLOWS6.get_ptr_mut(set).map(Place)
+/// A set of flows of so many words, 3 or 9.
+#[inline(always)]
+pub fn set<const N: usize>(number: u32) -> Option<Place<N>> {
+    if N == 3 {
+        FLOWS4.get_ptr_mut(number).map(|set| Place(set.cast()))
+    } else {
+        FLOWS6.get_ptr_mut(number).map(|set| Place(set.cast()))
     }
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
 use core::ptr;
-use lb_common::decide::{Outcome, Stage, egress, ingress, open, run};
+use lb_common::decide::{Outcome, Stage, egress, ingress, open, run, six};
 
 use crate::maps::Route;
 use crate::packet::{Raw, Skb, field};
@@ -74,6 +74,14 @@ pub extern "C" fn lb_tc_open(ctx: *mut __sk_buff) -> u64 {
     open(&mut Raw(Skb(ctx)), &mut maps(ctx)).code()
 }
 
+/// See `decide::six`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_tc_six(ctx: *mut __sk_buff) -> u64 {
+    let ctx = crate::kept(ctx);
+    six(&mut Raw(Skb(ctx)), &mut maps(ctx)).code()
+}
+
 stages! { __sk_buff
     lb_tc_arrived: Ingress,
     lb_tc_flow: Flow,
@@ -138,5 +146,10 @@ impl Hook for Skb {
     #[inline(always)]
     fn open(&self) -> u64 {
         lb_tc_open(self.0)
+    }
+
+    #[inline(always)]
+    fn six(&self) -> u64 {
+        lb_tc_six(self.0)
     }
 }

@@ -48,6 +48,8 @@ pub trait Hook {
     fn call(&self, stage: Stage) -> u64;
     /// Runs `decide::open` as one.
     fn open(&self) -> u64;
+    /// Runs `decide::six` as one.
+    fn six(&self) -> u64;
 }
 
 /// One run of a program.
@@ -82,7 +84,7 @@ impl<T> Deref for Shared<T> {
 impl<H: Hook> World for Maps<H> {
     type Flow = Shared<Flow>;
     type New = flows::New;
-    type Entry = flows::Entry;
+    type Entry<const N: usize> = flows::Entry<N>;
     type Hop = Shared<Hop>;
     type Target = Shared<Target>;
     type Dsr = *mut DsrTable;
@@ -172,6 +174,11 @@ impl<H: Hook> World for Maps<H> {
     #[inline(always)]
     fn open<P: Packet>(&mut self, _packet: &mut P) -> Verdict {
         Verdict::from_code(self.hook.open())
+    }
+
+    #[inline(always)]
+    fn six<P: Packet>(&mut self, _packet: &mut P) -> Verdict {
+        Verdict::from_code(self.hook.six())
     }
 
     #[inline(always)]
@@ -294,23 +301,34 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn entry(&self, by: By, words: &[u32; 3], protocol: u8) -> Option<flows::Entry> {
+    fn entry<const N: usize>(
+        &self,
+        by: By,
+        words: &[u32; N],
+        protocol: u8,
+    ) -> Option<flows::Entry<N>> {
         flows::entry(by, words, protocol)
     }
 
     #[inline(always)]
-    fn entry_hop(&self, entry: flows::Entry) -> Shared<Hop> {
+    fn entry_hop<const N: usize>(&self, entry: flows::Entry<N>) -> Shared<Hop> {
         Shared(entry.hop())
     }
 
     #[inline(always)]
-    fn touch_entry(&mut self, entry: flows::Entry, end: End, seen_s: u32, next_seq: u32) {
+    fn touch_entry<const N: usize>(
+        &mut self,
+        entry: flows::Entry<N>,
+        end: End,
+        seen_s: u32,
+        next_seq: u32,
+    ) {
         // SAFETY: inside the set; two words, each written whole.
         flows::note(unsafe { &mut *entry.as_ptr() }, end, seen_s, next_seq);
     }
 
     #[inline(always)]
-    fn is_there(&self, entry: flows::Entry) -> bool {
+    fn is_there<const N: usize>(&self, entry: flows::Entry<N>) -> bool {
         entry.is_there()
     }
 

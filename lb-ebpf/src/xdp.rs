@@ -5,7 +5,7 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect};
 use core::ptr;
 use lb_common::abi::packet::PacketSettings;
-use lb_common::decide::{Outcome, Stage, ingress, open, run};
+use lb_common::decide::{Outcome, Stage, ingress, open, run, six};
 
 use crate::maps::{PACKET_SETTINGS, Route};
 use crate::packet::{Raw, Xdp, field};
@@ -63,6 +63,11 @@ impl Hook for Xdp {
     fn open(&self) -> u64 {
         lb_xdp_open(self.0)
     }
+
+    #[inline(always)]
+    fn six(&self) -> u64 {
+        lb_xdp_six(self.0)
+    }
 }
 
 #[inline(always)]
@@ -87,6 +92,14 @@ fn run_stage(stage: Stage, ctx: *mut xdp_md) -> u64 {
 pub extern "C" fn lb_xdp_open(ctx: *mut xdp_md) -> u64 {
     let ctx = crate::kept(ctx);
     open(&mut Raw(Xdp(ctx)), &mut maps(ctx)).code()
+}
+
+/// See `decide::six`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_xdp_six(ctx: *mut xdp_md) -> u64 {
+    let ctx = crate::kept(ctx);
+    six(&mut Raw(Xdp(ctx)), &mut maps(ctx)).code()
 }
 
 stages! { xdp_md

@@ -318,7 +318,7 @@ pub(super) fn ipv4_header(len: u32, protocol: u32, src: &Ip, dst: &Ip, tos: u8) 
     [first.to_be(), 0, (third | checksum).to_be(), src, dst]
 }
 
-/// Writes an IPv6 header (RFC 8200); `len` without the header.
+/// Writes an [`ipv6_header`].
 #[inline(always)]
 pub(super) fn set_ipv6<P: Packet>(
     packet: &mut P,
@@ -328,23 +328,27 @@ pub(super) fn set_ipv6<P: Packet>(
     src: &Ip,
     dst: &Ip,
 ) -> Option<()> {
-    let second = len << 16 | u32::from(protocol) << 8 | TTL;
-    let (s, d) = (src.0, dst.0);
-    packet.set_words(
-        at,
-        [
-            (6u32 << 28).to_be(),
-            second.to_be(),
-            s[0],
-            s[1],
-            s[2],
-            s[3],
-            d[0],
-            d[1],
-            d[2],
-            d[3],
-        ],
-    )
+    packet.set_words(at, ipv6_header(len, protocol, src, dst))
+}
+
+/// An IPv6 header (RFC 8200); `len` without the header.
+#[inline(always)]
+pub(super) const fn ipv6_header(len: u32, protocol: u8, src: &Ip, dst: &Ip) -> [u32; 10] {
+    let second = len << 16 | (protocol as u32) << 8 | TTL;
+    let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (src.0, dst.0);
+    let first = 6u32 << 28;
+    [
+        first.to_be(),
+        second.to_be(),
+        s0,
+        s1,
+        s2,
+        s3,
+        d0,
+        d1,
+        d2,
+        d3,
+    ]
 }
 
 /// The pseudo header of RFC 8200, section 8.1.

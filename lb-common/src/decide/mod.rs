@@ -103,6 +103,13 @@ pub fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Verdict {
     plain::open(packet, world).unwrap_or(Verdict::LONG_WAY)
 }
 
+/// The whole way of a packet over IPv6 without anything special; for others [`Verdict::LONG_WAY`],
+/// and nothing done.
+#[inline(always)]
+pub fn six<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Verdict {
+    plain::six(packet, world).unwrap_or(Verdict::LONG_WAY)
+}
+
 /// The whole way of a packet that came by an interface. Most need no job.
 #[inline(always)]
 pub fn ingress<'a, P: Packet, W: World>(

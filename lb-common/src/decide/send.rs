@@ -142,10 +142,19 @@ fn addresses_v6<P: Packet>(
         i += 1;
     }
     let [second] = packet.words::<1>(ip.at + 4)?;
-    let second = (u32::from_be(second) - hops).to_be();
     packet.set_words(
         ip.at + 4,
-        [second, s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]],
+        [
+            lowered_v6(second, hops),
+            s[0],
+            s[1],
+            s[2],
+            s[3],
+            d[0],
+            d[1],
+            d[2],
+            d[3],
+        ],
     )
 }
 
@@ -154,10 +163,16 @@ fn addresses_v6<P: Packet>(
 pub(super) fn lower_hops<P: Packet>(packet: &mut P, ip: &IpHeader) -> Option<()> {
     if ip.v6 {
         let [second] = packet.words::<1>(ip.at + 4)?;
-        return packet.set_words(ip.at + 4, [(u32::from_be(second) - 1).to_be()]);
+        return packet.set_words(ip.at + 4, [lowered_v6(second, 1)]);
     }
     let [third] = packet.words::<1>(ip.at + 8)?;
     packet.set_words(ip.at + 8, [lowered(third)])
+}
+
+/// The word of an IPv6 header with the hop limit, in memory order, with so many hops less.
+#[inline(always)]
+pub(super) const fn lowered_v6(second: u32, hops: u32) -> u32 {
+    (u32::from_be(second) - hops).to_be()
 }
 
 /// The word of an IPv4 header with the TTL, in memory order, with one hop less.

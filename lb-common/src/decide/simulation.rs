@@ -154,8 +154,8 @@ impl<K, T> Deref for Found<K, T> {
     }
 }
 
-/// The entry of a flow over IPv4.
-type FoundEntry = Found<At, FlowEntry<3>>;
+/// The entry of a flow.
+type FoundEntry<const N: usize> = Found<At, FlowEntry<N>>;
 /// What was sent to a backend, by its index.
 type FoundTotals = Found<u32, PacketBackend>;
 /// What is only read.
@@ -168,7 +168,7 @@ const fn copied<T>(value: T) -> Copied<T> {
 impl World for Simulation {
     type Flow = Copied<Flow>;
     type New = Box<NewFlow>;
-    type Entry = FoundEntry;
+    type Entry<const N: usize> = FoundEntry<N>;
     type Hop = Copied<Hop>;
     type Target = Copied<Target>;
     type Dsr = ServiceId;
@@ -231,6 +231,10 @@ impl World for Simulation {
 
     fn home(&self, words: &[u32; 3], protocol: u8) -> Home {
         Home::of(&self.settings, words, End::Client, protocol)
+    }
+
+    fn six<P: Packet>(&mut self, packet: &mut P) -> Verdict {
+        super::six(packet, self)
     }
 
     fn pick(
@@ -338,21 +342,32 @@ impl World for Simulation {
         ));
     }
 
-    fn entry(&self, by: By, words: &[u32; 3], protocol: u8) -> Option<FoundEntry> {
+    fn entry<const N: usize>(
+        &self,
+        by: By,
+        words: &[u32; N],
+        protocol: u8,
+    ) -> Option<FoundEntry<N>> {
         let at = self
             .flows
             .at_first_sight(&self.settings, by, words, protocol)?;
-        let set = &self.flows.v4[at.set as usize];
+        let set = &self.flows.sets()[at.set as usize];
         let value = set.entries[usize::from(at.way)];
         Some(Found { place: at, value })
     }
 
-    fn entry_hop(&self, entry: FoundEntry) -> Copied<Hop> {
-        let set = &self.flows.v4[entry.place.set as usize];
+    fn entry_hop<const N: usize>(&self, entry: FoundEntry<N>) -> Copied<Hop> {
+        let set = &self.flows.sets::<N>()[entry.place.set as usize];
         copied(set.hops[usize::from(entry.place.way)])
     }
 
-    fn touch_entry(&mut self, entry: FoundEntry, end: End, seen_s: u32, next_seq: u32) {
+    fn touch_entry<const N: usize>(
+        &mut self,
+        entry: FoundEntry<N>,
+        end: End,
+        seen_s: u32,
+        next_seq: u32,
+    ) {
         let at = At {
             reply: end as u8,
             ..entry.place
@@ -360,7 +375,7 @@ impl World for Simulation {
         self.flows.touch(&at, seen_s, next_seq);
     }
 
-    fn is_there(&self, _entry: FoundEntry) -> bool {
+    fn is_there<const N: usize>(&self, _entry: FoundEntry<N>) -> bool {
         true
     }
 

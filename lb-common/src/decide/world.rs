@@ -42,9 +42,9 @@ pub trait World {
     type Flow: Copy + Deref<Target = Flow>;
     /// Room for a flow to be entered.
     type New: DerefMut<Target = NewFlow>;
-    /// The entry of a flow over IPv4. In the kernel it is the entry itself, on the host what it
-    /// held when it was looked up.
-    type Entry: Copy + Deref<Target = FlowEntry<3>>;
+    /// The entry of a flow. In the kernel it is the entry itself, on the host what it held when it
+    /// was looked up.
+    type Entry<const N: usize>: Copy + Deref<Target = FlowEntry<N>>;
     /// Its way back.
     type Hop: Copy + Deref<Target = Hop>;
     /// An entry of the targets.
@@ -90,6 +90,8 @@ pub trait World {
     fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict;
     /// The home of a flow over IPv4 whose packets come from the client as `words`.
     fn home(&self, words: &[u32; 3], protocol: u8) -> Home;
+    /// [`super::six`], in the kernel as a function of its own.
+    fn six<P: Packet>(&mut self, packet: &mut P) -> Verdict;
     /// Chooses a backend on the `nat` path for a new flow of `client`, by [`crate::select::first`], and
     /// counts nothing; `None` if that is not all there is to it. Meanwhile the set of the flow's home
     /// is fetched.
@@ -127,15 +129,25 @@ pub trait World {
     /// Takes a flow out.
     fn remove(&mut self, flow: Self::Flow);
 
-    /// The entry of a flow over IPv4 whose packets come in as `words`, if that is found at first
-    /// sight.
-    fn entry(&self, by: By, words: &[u32; 3], protocol: u8) -> Option<Self::Entry>;
+    /// The entry of a flow whose packets come in as `words`, if that is found at first sight.
+    fn entry<const N: usize>(
+        &self,
+        by: By,
+        words: &[u32; N],
+        protocol: u8,
+    ) -> Option<Self::Entry<N>>;
     /// Its way back.
-    fn entry_hop(&self, entry: Self::Entry) -> Self::Hop;
+    fn entry_hop<const N: usize>(&self, entry: Self::Entry<N>) -> Self::Hop;
     /// Notes a packet from `end` in it.
-    fn touch_entry(&mut self, entry: Self::Entry, end: End, seen_s: u32, next_seq: u32);
+    fn touch_entry<const N: usize>(
+        &mut self,
+        entry: Self::Entry<N>,
+        end: End,
+        seen_s: u32,
+        next_seq: u32,
+    );
     /// Whether it is still that of the same flow.
-    fn is_there(&self, entry: Self::Entry) -> bool;
+    fn is_there<const N: usize>(&self, entry: Self::Entry<N>) -> bool;
 
     /// Ports of a datagram whose first fragment has come.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;

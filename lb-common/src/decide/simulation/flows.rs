@@ -1,5 +1,6 @@
 //! The flow tables in memory.
 
+use std::any::Any;
 use std::vec::Vec;
 
 use crate::abi::packet::{FlowKey, FlowSet, PacketSettings};
@@ -82,6 +83,13 @@ impl Flows {
         of(&self.v4).chain(of(&self.v6)).collect()
     }
 
+    /// The sets of flows of so many words, 3 or 9.
+    pub(super) fn sets<const N: usize>(&self) -> &Vec<FlowSet<N>> {
+        let tables: [&dyn Any; 2] = [&self.v4, &self.v6];
+        let mut sets = tables.into_iter().filter_map(|table| table.downcast_ref());
+        sets.next().expect("flows of 3 or 9 words")
+    }
+
     /// The flow of packets that come in as `key`; `marks` are those of its source and destination.
     pub(super) fn find(
         &self,
@@ -89,31 +97,54 @@ impl Flows {
         key: &FlowKey,
         marks: [u8; 2],
     ) -> Option<Flow> {
-        if key.dst.is_v4() {
-            self.find_in(&self.v4, settings, key, marks)
-        } else {
-            self.find_in(&self.v6, settings, key, marks)
-        }
-    }
-
-    fn find_in<const N: usize>(
-        &self,
-        sets: &[FlowSet<N>],
-        settings: &PacketSettings,
-        key: &FlowKey,
-        marks: [u8; 2],
-    ) -> Option<Flow> {
-        let (words, protocol) = (key.words::<N>(), key.protocol as u8);
-        let at = By::any(marks, |by| match by {
-            By::Port => self.given_out(sets, settings, &words, protocol),
-            By::Client | By::Backend => {
-                let home = Home::of(settings, &words, by.end(), protocol);
-                let set = &sets[home.set as usize];
-                let (way, state) = flows::find(set, &home, by.end(), &words, protocol)?;
-                Some(At::new::<N>(home.set, way, by.end(), state))
+        let at = By::any(marks, |by| {
+            let protocol = key.protocol as u8;
+            if key.dst.is_v4() {
+                self.locate::<3>(settings, by, &key.words(), protocol, true)
+            } else {
+                self.locate::<9>(settings, by, &key.words(), protocol, true)
             }
         })?;
-        Some(read_at(sets, &at))
+        Some(self.at(&at))
+    }
+
+    /// A flow that is in its own half.
+    pub(super) fn at_first_sight<const N: usize>(
+        &self,
+        settings: &PacketSettings,
+        by: By,
+        words: &[u32; N],
+        protocol: u8,
+    ) -> Option<At> {
+        self.locate(settings, by, words, protocol, false)
+    }
+
+    /// Where the flow of packets that come in as `words` is; `far` says that it may be in the other
+    /// half of its set.
+    fn locate<const N: usize>(
+        &self,
+        settings: &PacketSettings,
+        by: By,
+        words: &[u32; N],
+        protocol: u8,
+        far: bool,
+    ) -> Option<At> {
+        let (sets, end) = (self.sets::<N>(), by.end());
+        if by == By::Port {
+            let place = flows::port_place(settings, words, protocol);
+            let (number, way) = At::of_number(self.ports[place as usize])?;
+            let set = sets.get(number as usize)?;
+            let state = flows::state_of(set, way, end, words, protocol)?;
+            return Some(At::new::<N>(number, way, end, state));
+        }
+        let home = Home::of(settings, words, end, protocol);
+        let set = &sets[home.set as usize];
+        let (way, state) = if far {
+            flows::find(set, &home, end, words, protocol)?
+        } else {
+            flows::find_in(set, home.way, end, words, protocol)?
+        };
+        Some(At::new::<N>(home.set, way, end, state))
     }
 
     pub(super) fn enter(
@@ -127,38 +158,6 @@ impl Flows {
         } else {
             enter(&mut self.v6, &mut self.ports, settings, new, now_s)
         }
-    }
-
-    /// An IPv4 flow that is in its own half.
-    pub(super) fn at_first_sight(
-        &self,
-        settings: &PacketSettings,
-        by: By,
-        words: &[u32; 3],
-        protocol: u8,
-    ) -> Option<At> {
-        if by == By::Port {
-            return self.given_out(&self.v4, settings, words, protocol);
-        }
-        let home = Home::of(settings, words, by.end(), protocol);
-        let set = &self.v4[home.set as usize];
-        let (way, state) = flows::find_in(set, home.way, by.end(), words, protocol)?;
-        Some(At::new::<3>(home.set, way, by.end(), state))
-    }
-
-    /// The flow that has the source port of packets that come from its backend as `words`.
-    fn given_out<const N: usize>(
-        &self,
-        sets: &[FlowSet<N>],
-        settings: &PacketSettings,
-        words: &[u32; N],
-        protocol: u8,
-    ) -> Option<At> {
-        let place = flows::port_place(settings, words, protocol);
-        let (number, way) = At::of_number(self.ports[place as usize])?;
-        let set = sets.get(number as usize)?;
-        let state = flows::state_of(set, way, End::Backend, words, protocol)?;
-        Some(At::new::<N>(number, way, End::Backend, state))
     }
 
     /// Notes a packet.
