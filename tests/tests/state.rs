@@ -71,3 +71,28 @@ fn a_state_file_cut_anywhere_is_named_and_left_alone_and_the_kernel_goes_on() {
     agent.start_again();
     assert_eq!(agent.backend("127.0.0.1:5002")["source"], "runtime");
 }
+
+#[test]
+fn a_size_that_comes_only_with_a_purge_is_told_until_then() {
+    let hosts = Hosts::new();
+    let mut agent = Agent::start(&hosts.balancer, &format!("flow_table = 1000\n{SERVICES}"));
+    let notes = |agent: &Agent<'_>| agent.status()["agent"]["notes"].to_string();
+    assert!(!notes(&agent).contains("in use"), "{}", notes(&agent));
+    agent.kill();
+    let config = fs::read_to_string(agent.config()).unwrap();
+    let other = config.replace("max_clients = 4096", "max_clients = 8192");
+    let other = other.replace("flow_table = 1000", "flow_table = 2000");
+    fs::write(agent.config(), other).unwrap();
+    agent.start_again();
+    let told = notes(&agent);
+    for what in [
+        "max_clients is 8192 but the map in use holds 4096",
+        "flow_table is 2000 but the map in use holds 1000",
+    ] {
+        assert!(told.contains(what), "{told}");
+    }
+    agent.ok(&["stop", "--purge"]);
+    agent.kill();
+    agent.start_again();
+    assert!(!notes(&agent).contains("in use"), "{}", notes(&agent));
+}

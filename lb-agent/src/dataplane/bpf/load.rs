@@ -220,9 +220,7 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
     };
     maps.meta.set(0, pod::Meta(meta), 0)?;
     let clients = ClientMaps::take(&mut object, pin_dir)?;
-    let mut notes: Vec<String> = size_note(pin_dir, settings.max_clients)?
-        .into_iter()
-        .collect();
+    let mut notes = size_notes(settings)?;
     notes.extend(addresses::keep(maps::local_addresses(&mut object)?));
 
     // First all listeners are noted, then connections are steered to them.
@@ -452,15 +450,34 @@ fn netns_cookie() -> io::Result<u64> {
     }
 }
 
-/// A pinned map keeps the size that it was made with.
-fn size_note(pin_dir: &Path, wanted: u32) -> Result<Option<String>, OpenError> {
-    let found = MapData::from_pin(maps::pin_of(pin_dir, "AFFINITY"))?
-        .info()?
-        .max_entries();
-    Ok((found != wanted).then(|| {
+/// Settings that are not in force: a pinned map keeps the size that it was made with.
+fn size_notes(settings: &Settings) -> Result<Vec<String>, OpenError> {
+    let size = |map| -> Result<u32, OpenError> {
+        let map = MapData::from_pin(maps::pin_of(&settings.pin_dir, map))?;
+        Ok(map.info()?.max_entries())
+    };
+    let wanted = &settings.flows;
+    let (clients, sets) = (size("AFFINITY")?, size("FLOWS4")?);
+    let sizes = [
+        (
+            "max_clients",
+            settings.max_clients,
+            clients,
+            settings.max_clients == clients,
+        ),
+        (
+            "flow_table",
+            wanted.flows,
+            FlowSettings::of_sets(sets),
+            wanted.sets() == sets,
+        ),
+    ];
+    let others = sizes.into_iter().filter(|(.., same)| !same);
+    let note = |(key, wanted, found, _)| {
         format!(
-            "max_clients is {wanted} but the map in use holds {found}: the new size comes with \
+            "{key} is {wanted} but the map in use holds {found}: the new size comes with \
              `lb-agent stop --purge` and a start"
         )
-    }))
+    };
+    Ok(others.map(note).collect())
 }

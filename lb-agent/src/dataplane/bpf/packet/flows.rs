@@ -104,6 +104,11 @@ impl Flows {
         flows.div_ceil(Self::A_SET)
     }
 
+    /// Flows that so many sets have room for.
+    pub(super) fn flows_of(sets: u32) -> u32 {
+        sets * Self::A_SET
+    }
+
     /// Places for the source ports of so many flows. One in four is taken when there are as many new
     /// flows of one family as find room.
     pub(super) fn ports_for(flows: u32) -> u32 {
@@ -128,7 +133,7 @@ impl Flows {
 
     /// Established flows that were asked for, of each family.
     pub(super) fn capacity(&self) -> u64 {
-        u64::from(self.settings.sets) * u64::from(Self::A_SET)
+        u64::from(Self::flows_of(self.settings.sets))
     }
 
     /// Places that there are, of both families.

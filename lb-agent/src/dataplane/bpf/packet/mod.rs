@@ -84,6 +84,11 @@ impl FlowSettings {
         Flows::sets_for(self.flows)
     }
 
+    /// Flows that so many elements have room for.
+    pub(super) fn of_sets(sets: u32) -> u32 {
+        Flows::flows_of(sets)
+    }
+
     /// Elements of `NAT_PORTS`.
     pub fn ports(&self) -> u32 {
         Flows::ports_for(self.flows)
