@@ -132,9 +132,9 @@ pub fn now_ns() -> u64 {
 
 /// One element of an array that lies in a map.
 #[inline(always)]
-pub fn element<const N: usize>(array: &[BackendId; N], index: u32) -> BackendId {
+pub fn element<T: Copy + Default, const N: usize>(array: &[T; N], index: u32) -> T {
     array
         .get(opaque(index as usize))
         .copied()
-        .unwrap_or(BackendId::NONE)
+        .unwrap_or_default()
 }

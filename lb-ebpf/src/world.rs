@@ -6,7 +6,7 @@ use aya_ebpf::bindings::BPF_FIB_LKUP_RET_NO_NEIGH;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use lb_common::abi::packet::{
     AddressMarks, DsrSlot, DsrTable, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
-    PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device, dsr,
+    PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device,
 };
 use lb_common::abi::{
     Affinity, AffinityKey, BackendId, Counter, ServiceHead, ServiceId, protocol, state,
@@ -394,15 +394,17 @@ impl<H: Hook> World for Maps<H> {
     #[inline(always)]
     fn dsr_owner(&self, table: *mut DsrTable, slot: u32) -> Option<BackendId> {
         // SAFETY: as above.
-        let owner = element(unsafe { &(*table).owners }, slot);
-        (owner.0 & dsr::UNSETTLED == 0).then_some(owner)
+        let number = element(unsafe { &(*table).settled }, slot);
+        let member = u32::from(number).checked_sub(1)?;
+        // SAFETY: as above.
+        Some(element(unsafe { &(*table).members }, member))
     }
 
     #[inline(always)]
     fn dsr_slot(&self, table: *mut DsrTable, slot: u32) -> DsrSlot {
         DsrSlot {
             // SAFETY: as above.
-            owner: dsr::id(element(unsafe { &(*table).owners }, slot)),
+            owner: element(unsafe { &(*table).owners }, slot),
             // SAFETY: as above.
             base: element(unsafe { &(*table).bases }, slot),
         }

@@ -391,13 +391,17 @@ fn service_table(service: &Service) -> Box<ServiceTable> {
 fn dsr_table(service: &Service) -> Box<DsrTable> {
     let mut table = Box::new(DsrTable {
         head: service.head,
+        members: [BackendId::NONE; MAX_MEMBERS],
+        settled: [0; TABLE_SLOTS],
+        pad: 0,
         owners: [BackendId::NONE; TABLE_SLOTS],
         bases: [BackendId::NONE; TABLE_SLOTS],
         base_seen_s: [0; TABLE_SLOTS],
-        pad: 0,
     });
+    table.members[..service.members.len()].copy_from_slice(&service.members);
     for (place, (slot, _)) in service.dsr.iter().enumerate() {
         table.set_slot(place, *slot);
     }
+    table.settle();
     table
 }

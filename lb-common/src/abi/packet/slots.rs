@@ -1,6 +1,6 @@
 //! The slots of the `dsr` path: who has them, and who had them before.
 
-use crate::abi::{BackendId, ServiceHead, TABLE_SLOTS};
+use crate::abi::{BackendId, MAX_MEMBERS, ServiceHead, TABLE_SLOTS};
 
 /// A slot of a service on the `dsr` path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,8 +27,6 @@ pub mod dsr {
     /// In [`super::DsrSlot::base`]: flows to others than `owner` and `base` are tracked. The slot is not
     /// clean, although the two may be the same.
     pub const TRACKED: u32 = 0x8000;
-    /// In [`super::DsrTable::owners`]: the slot is not clean.
-    pub const UNSETTLED: u32 = 0x8000;
 
     /// An id without the bits of this module.
     #[inline(always)]
@@ -43,33 +41,53 @@ pub mod dsr {
 pub struct DsrTable {
     /// Settings: those of the service.
     pub head: ServiceHead,
-    /// Owners of the slots, with [`dsr::UNSETTLED`]. They are together, apart from what only slots
-    /// that are not clean need: a packet looks at one of them at random.
+    /// Members of the service.
+    pub members: [BackendId; MAX_MEMBERS],
+    /// Owners of clean slots: numbers of members, from 1; 0 where a slot is not clean, or nobody's.
+    /// They follow from what is below. A packet looks at one of them at random, so they are as small
+    /// as can be.
+    pub settled: [u16; TABLE_SLOTS],
+    /// Padding, zero.
+    pub pad: u16,
+    /// Owners of the slots.
     pub owners: [BackendId; TABLE_SLOTS],
     /// Bases of the slots.
     pub bases: [BackendId; TABLE_SLOTS],
     /// When a slot's base was last sent something, CLOCK_MONOTONIC in seconds; written by the
     /// programs while the slot is not clean.
     pub base_seen_s: [u32; TABLE_SLOTS],
-    /// Padding, zero.
-    pub pad: u32,
 }
-const _: () = assert!(size_of::<DsrTable>() == 112 + 12 * TABLE_SLOTS + 4);
+const _: () = assert!(size_of::<DsrTable>() == 112 + 4 * MAX_MEMBERS + 14 * TABLE_SLOTS + 2);
 
 impl DsrTable {
     /// The slot at `place`, below [`TABLE_SLOTS`].
     pub fn slot(&self, place: usize) -> DsrSlot {
         DsrSlot {
-            owner: dsr::id(self.owners[place]),
+            owner: self.owners[place],
             base: self.bases[place],
         }
     }
 
-    /// Changes the slot at `place`, below [`TABLE_SLOTS`].
-    pub fn set_slot(&mut self, place: usize, slot: DsrSlot) {
-        let mark = if slot.is_clean() { 0 } else { dsr::UNSETTLED };
-        self.owners[place] = BackendId(slot.owner.0 | mark);
+    /// Changes the slot at `place`, below [`TABLE_SLOTS`]. Afterwards [`Self::settle`] is called.
+    pub const fn set_slot(&mut self, place: usize, slot: DsrSlot) {
+        self.owners[place] = slot.owner;
         self.bases[place] = slot.base;
+    }
+
+    /// Works out what follows from members and slots.
+    #[cfg(feature = "alloc")]
+    pub fn settle(&mut self) {
+        let members = self.members.iter().zip(1..);
+        let numbers: alloc::collections::BTreeMap<u32, u16> = members
+            .filter(|(id, _)| **id != BackendId::NONE)
+            .map(|(id, number)| (id.0, number))
+            .collect();
+        for (place, settled) in self.settled.iter_mut().enumerate() {
+            let owner = self.owners[place];
+            let clean = owner.0 == self.bases[place].0;
+            let number = numbers.get(&owner.0).copied();
+            *settled = number.filter(|_| clean).unwrap_or(0);
+        }
     }
 }
 
@@ -83,3 +101,49 @@ pub struct Tracked {
     pub seen_s: u32,
 }
 const _: () = assert!(size_of::<Tracked>() == 8);
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+    use crate::abi::ServiceId;
+    use crate::hash::ClientHash;
+
+    const A: BackendId = BackendId::new(7, 1);
+    const B: BackendId = BackendId::new(3, 2);
+    const GONE: BackendId = BackendId::new(7, 9);
+
+    #[test]
+    fn only_a_clean_slot_of_a_member_has_a_number() {
+        let mut table = alloc::boxed::Box::new(DsrTable {
+            head: ServiceHead {
+                clients: ClientHash::new([1, 2], 3),
+                hash_key: [1, 2],
+                affinity_ns: 0,
+                total_weight: 2,
+                id: ServiceId(1),
+                members: 2,
+                max_load_permille: 0,
+                ipv4_prefix: 32,
+                ipv6_prefix: 64,
+                flags: 0,
+            },
+            members: [BackendId::NONE; MAX_MEMBERS],
+            // What was there before goes.
+            settled: [9; TABLE_SLOTS],
+            pad: 0,
+            owners: [BackendId::NONE; TABLE_SLOTS],
+            bases: [BackendId::NONE; TABLE_SLOTS],
+            base_seen_s: [0; TABLE_SLOTS],
+        });
+        table.members[..2].copy_from_slice(&[A, B]);
+        let marked = BackendId(B.0 | dsr::TRACKED);
+        let slots = [(A, A), (B, B), (A, B), (B, marked), (GONE, GONE)];
+        for (place, (owner, base)) in slots.into_iter().enumerate() {
+            table.set_slot(place, DsrSlot { owner, base });
+            assert_eq!(table.slot(place), DsrSlot { owner, base });
+        }
+        table.settle();
+        assert_eq!(table.settled[..6], [1, 2, 0, 0, 0, 0]);
+        assert_eq!(table.settled[TABLE_SLOTS - 1], 0);
+    }
+}

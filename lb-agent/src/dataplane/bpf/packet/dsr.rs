@@ -49,6 +49,7 @@ impl Tables {
         let before = self.read(id)?;
         let mut fresh = pod::zeroed::<pod::DsrTable>();
         fresh.0.head = table.head;
+        fresh.0.members = table.members;
         for slot in 0..TABLE_SLOTS {
             let owner = owner(table, slot, usable);
             let (old, seen_s) = match &before {
@@ -59,6 +60,7 @@ impl Tables {
             fresh.0.set_slot(slot, new);
             fresh.0.base_seen_s[slot] = if changed { now_s } else { seen_s };
         }
+        fresh.0.settle();
         self.head.insert(id, table.head);
         self.write(id, &fresh)
     }
@@ -90,6 +92,7 @@ impl Tables {
                 table.0.set_slot(slot, cleaner);
             }
             if changed {
+                table.0.settle();
                 self.write(id, &table)?;
             }
         }
