@@ -27,7 +27,7 @@ mod tests;
 
 pub use change::{establish, keep, lock, mark, remove, unlock, unstick};
 pub use enter::{Entered, NewFlow, PortRange, Refused, Wanted, best_place, enter, enter_at};
-pub use find::{By, Home, find, find_in, port_place, state_of};
+pub use find::{By, Home, locate, port_place};
 
 /// Entries of a half.
 const HALF: usize = FlowSet::<3>::WAYS / 2;

@@ -47,39 +47,23 @@ impl<const N: usize> Deref for Entry<N> {
     }
 }
 
-/// Where the flow of packets that come in as `words` is; `far` says that it may be in the other half
-/// of its set.
+/// See [`flows::locate`].
 #[inline(always)]
 fn locate<const N: usize>(
     settings: &PacketSettings,
     by: By,
-    words: &[u32; N],
-    protocol: u8,
+    packet: (&[u32; N], u8),
     far: bool,
 ) -> Option<(Place<N>, At)> {
-    let end = by.end();
-    if by == By::Port {
-        let port = NAT_PORTS.get(flows::port_place(settings, words, protocol))?;
-        let (number, way) = At::of_number(port.owner)?;
-        let set = set::<N>(number)?;
-        let state = flows::state_of(&set, way, end, words, protocol)?;
-        return Some((set, At::new::<N>(number, way, end, state)));
-    }
-    let home = Home::of(settings, words, end, protocol);
-    let set = set::<N>(home.set)?;
-    let (way, state) = if far {
-        flows::find(&set, &home, end, words, protocol)?
-    } else {
-        flows::find_in(&set, home.way, end, words, protocol)?
-    };
-    Some((set, At::new::<N>(home.set, way, end, state)))
+    let owner = |place| NAT_PORTS.get(place).map(|port| port.owner);
+    flows::locate::<N, Place<N>, _>(settings, by, packet, far, owner, set)
 }
 
 /// See `World::entry`.
 #[inline(always)]
 pub fn entry<const N: usize>(by: By, words: &[u32; N], protocol: u8) -> Option<Entry<N>> {
     let settings = PACKET_SETTINGS.get(0)?;
-    let (set, at) = locate(settings, by, words, protocol, false)?;
+    let (set, at) = locate(settings, by, (words, protocol), false)?;
     Some(Entry {
         set,
         way: usize::from(at.way),
@@ -125,7 +109,7 @@ fn find_by<const N: usize>(by: By) -> Option<()> {
     let settings = PACKET_SETTINGS.get(0)?;
     // SAFETY: this CPU's own element.
     let key = unsafe { &(*scratch).key };
-    let (set, at) = locate::<N>(settings, by, &key.words(), key.protocol as u8, true)?;
+    let (set, at) = locate::<N>(settings, by, (&key.words(), key.protocol as u8), true)?;
     read(set, at)
 }
 
@@ -211,7 +195,7 @@ pub fn fetch(home: &Home) {
     let half = FlowSet::<3>::WAYS / 2;
     let mut i = 0;
     while i < half {
-        set.state(home.way & half | i);
+        set.fetch(home.way & half | i);
         i += 1;
     }
 }

@@ -38,6 +38,13 @@ impl<const N: usize> Place<N> {
         self.entry(way).wrapping_byte_add(at).cast()
     }
 
+    /// Has an entry brought near, whatever is in it.
+    #[inline(always)]
+    pub fn fetch(self, way: usize) {
+        // SAFETY: inside the set.
+        let _ = unsafe { ptr::read_volatile(self.state_at(way)) };
+    }
+
     #[inline(always)]
     fn counts_at(self, way: usize) -> *mut u32 {
         let at = offset_of!(FlowEntry<N>, counts);
@@ -162,6 +169,7 @@ impl Ports for PortMap {
 /// A set of flows of so many words, 3 or 9.
 #[inline(always)]
 pub fn set<const N: usize>(number: u32) -> Option<Place<N>> {
+    const { assert!(N == 3 || N == 9) };
     if N == 3 {
         FLOWS4.get_ptr_mut(number).map(|set| Place(set.cast()))
     } else {

@@ -318,8 +318,9 @@ impl World for Simulation {
     fn enter_v4(
         &mut self,
         new: Box<NewFlow>,
-        _home: &Home,
+        home: &Home,
     ) -> Result<(Copied<Flow>, bool), Refused> {
+        assert_eq!(*home, Home::of_new::<3>(&self.settings, &new));
         self.enter(new)
     }
 
@@ -406,7 +407,8 @@ impl World for Simulation {
 
     fn dsr_owner(&self, table: ServiceId, slot: u32) -> Option<BackendId> {
         let slot = self.dsr_slot(table, slot);
-        slot.is_clean().then_some(slot.owner)
+        let members = &self.services[&table.0].members;
+        (slot.is_clean() && members.contains(&slot.owner)).then_some(slot.owner)
     }
 
     fn dsr_slot(&self, table: ServiceId, slot: u32) -> DsrSlot {

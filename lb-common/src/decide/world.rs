@@ -165,7 +165,7 @@ pub trait World {
     fn dsr(&self, service: ServiceId) -> Option<Self::Dsr>;
     /// Its settings.
     fn dsr_head(&self, table: Self::Dsr) -> Self::Head;
-    /// The owner of one of its slots; `None` if the slot is not clean.
+    /// The owner of one of its slots; `None` if the slot is not clean, or nobody's.
     fn dsr_owner(&self, table: Self::Dsr, slot: u32) -> Option<BackendId>;
     /// One of its slots.
     fn dsr_slot(&self, table: Self::Dsr, slot: u32) -> DsrSlot;

@@ -22,7 +22,7 @@ pub struct NewFlow {
     pub service: ServiceId,
     /// Bits of [`state`].
     pub state: u32,
-    /// See [`FlowEntry::next_seq`].
+    /// See [`crate::abi::packet::FlowEntry::next_seq`].
     pub next_seq: u32,
     /// Source ports that it may get.
     pub ports: PortRange,

@@ -1,6 +1,8 @@
 //! Where a flow is, and how it is found.
 
-use super::{End, HALF, NewFlow, ONE_ABROAD, Set, is_there};
+use core::borrow::Borrow;
+
+use super::{At, End, HALF, NewFlow, ONE_ABROAD, Set, is_there};
 use crate::abi::packet::{AddressMarks, FlowSet, PacketSettings};
 use crate::headers::ports;
 
@@ -139,7 +141,7 @@ impl Home {
         (way & HALF) | ((way + i) & (HALF - 1))
     }
 
-    /// The way of a place that [`best_in`] has found.
+    /// The way of a place that `best_in` has found.
     #[inline(always)]
     pub(super) const fn way_of(&self, place: u64) -> usize {
         let (near, half) = (self.way & (HALF - 1), place as usize & HALF);
@@ -169,7 +171,7 @@ pub const fn port_place<const N: usize>(
 
 /// Finds the flow of a packet that comes from `end` as `words`: its way and its state.
 #[inline(always)]
-pub fn find<const N: usize, S: Set<N>>(
+pub(super) fn find<const N: usize, S: Set<N>>(
     set: &S,
     home: &Home,
     end: End,
@@ -185,7 +187,7 @@ pub fn find<const N: usize, S: Set<N>>(
 
 /// The same in one half, from `way` on.
 #[inline(always)]
-pub fn find_in<const N: usize, S: Set<N>>(
+fn find_in<const N: usize, S: Set<N>>(
     set: &S,
     way: usize,
     end: End,
@@ -203,9 +205,37 @@ pub fn find_in<const N: usize, S: Set<N>>(
     None
 }
 
+/// Where the flow of packets that come in as `words` is, and its set. `far` says that it may be in the
+/// other half of that; `owner` tells what `NAT_PORTS` has at a place, and `set` has the sets.
+#[inline(always)]
+pub fn locate<const N: usize, S: Set<N>, T: Borrow<S>>(
+    settings: &PacketSettings,
+    by: By,
+    (words, protocol): (&[u32; N], u8),
+    far: bool,
+    owner: impl FnOnce(u32) -> Option<u32>,
+    set: impl FnOnce(u32) -> Option<T>,
+) -> Option<(T, At)> {
+    let end = by.end();
+    if by == By::Port {
+        let (number, way) = At::of_number(owner(port_place(settings, words, protocol))?)?;
+        let set = set(number)?;
+        let state = state_of(set.borrow(), way, end, words, protocol)?;
+        return Some((set, At::new::<N>(number, way, end, state)));
+    }
+    let home = Home::of(settings, words, end, protocol);
+    let set = set(home.set)?;
+    let (way, state) = if far {
+        find(set.borrow(), &home, end, words, protocol)?
+    } else {
+        find_in(set.borrow(), home.way, end, words, protocol)?
+    };
+    Some((set, At::new::<N>(home.set, way, end, state)))
+}
+
 /// The state of the flow of such packets, if it is at this way.
 #[inline(always)]
-pub fn state_of<const N: usize, S: Set<N>>(
+fn state_of<const N: usize, S: Set<N>>(
     set: &S,
     way: usize,
     end: End,

@@ -5,6 +5,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::enter::KEPT;
+use super::find::find;
 use super::*;
 use crate::abi::packet::{Ip, PacketSettings};
 use crate::abi::protocol;
@@ -100,11 +101,11 @@ impl<const N: usize> Table<N> {
     /// The flow of packets from its backend, if its source port was given out.
     fn find_port(&self, new: &NewFlow) -> Option<At> {
         let (words, protocol) = (new.out.reversed().words::<N>(), new.out.protocol as u8);
-        let place = port_place(&self.settings, &words, protocol);
-        let (number, way) = At::of_number(self.ports[place as usize])?;
-        let set = &self.sets[number as usize];
-        let state = state_of(set, way, End::Backend, &words, protocol)?;
-        Some(At::new::<N>(number, way, End::Backend, state))
+        let owner = |place| self.ports.get(place as usize).copied();
+        let set = |number| self.sets.get(number as usize);
+        let (by, packet) = (By::Port, (&words, protocol));
+        let found = locate::<N, FlowSet<N>, _>(&self.settings, by, packet, false, owner, set)?;
+        Some(found.1)
     }
 
     fn is_there(&self, number: u32) -> bool {

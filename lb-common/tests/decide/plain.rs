@@ -113,6 +113,22 @@ fn whatever_is_special_takes_the_long_way() {
                 }
             }
         }
+        if family.v6 {
+            for number in ALL {
+                let [spec, _] = from_client(family, number, ACK);
+                // Extension headers, no next header, ICMP.
+                let mut frames = [0, 43, 44, 51, 58, 59, 60].map(|next| {
+                    let mut frame = spec.frame();
+                    frame.0[20] = next;
+                    frame
+                });
+                // A jumbogram (RFC 2675).
+                frames[6].0[18..21].copy_from_slice(&[0, 0, 6]);
+                for mut frame in frames {
+                    assert!(at_once(&mut frame, &mut *world.clone()).is_none());
+                }
+            }
+        }
         for number in NAT {
             for flags in [SYN, FIN | ACK, RST] {
                 let [spec, _] = from_client(family, number, flags);

@@ -456,28 +456,21 @@ fn size_notes(settings: &Settings) -> Result<Vec<String>, OpenError> {
         let map = MapData::from_pin(maps::pin_of(&settings.pin_dir, map))?;
         Ok(map.info()?.max_entries())
     };
-    let wanted = &settings.flows;
-    let (clients, sets) = (size("AFFINITY")?, size("FLOWS4")?);
-    let sizes = [
-        (
-            "max_clients",
-            settings.max_clients,
-            clients,
-            settings.max_clients == clients,
-        ),
-        (
-            "flow_table",
-            wanted.flows,
-            FlowSettings::of_sets(sets),
-            wanted.sets() == sets,
-        ),
-    ];
-    let others = sizes.into_iter().filter(|(.., same)| !same);
-    let note = |(key, wanted, found, _)| {
-        format!(
-            "{key} is {wanted} but the map in use holds {found}: the new size comes with \
-             `lb-agent stop --purge` and a start"
-        )
+    let flows = settings.flows.flows;
+    let sets = size("FLOWS4")?.min(size("FLOWS6")?);
+    let clients = size("AFFINITY")?.min(size("AFFINITY_UDP")?);
+    let mut notes = Vec::new();
+    let mut compare = |key, wanted: u32, found: u32| {
+        if wanted != found {
+            notes.push(format!(
+                "{key} is {wanted} but the map in use holds {found}: the new size comes with \
+                 `lb-agent stop --purge` and a start"
+            ));
+        }
     };
-    Ok(others.map(note).collect())
+    compare("max_clients", settings.max_clients, clients);
+    if settings.flows.sets() != sets {
+        compare("flow_table", flows, FlowSettings::of_sets(sets));
+    }
+    Ok(notes)
 }

@@ -42,6 +42,7 @@ impl<const N: usize> Plain<N> {
 
     #[inline(always)]
     const fn address(&self, at: usize) -> Ip {
+        const { assert!(N == 3 || N == 9) };
         if N == 3 {
             return Ip::v4(self.words[at]);
         }

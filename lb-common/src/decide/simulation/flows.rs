@@ -4,7 +4,7 @@ use std::any::Any;
 use std::vec::Vec;
 
 use crate::abi::packet::{FlowKey, FlowSet, PacketSettings};
-use crate::flows::{self, At, By, End, Flow, Home, NewFlow, Ports, Refused, Set, Wanted};
+use crate::flows::{self, At, By, End, Flow, NewFlow, Ports, Refused, Set, Wanted};
 
 /// Does something with the set of a flow, whichever table that is in.
 macro_rules! with_set {
@@ -129,22 +129,12 @@ impl Flows {
         protocol: u8,
         far: bool,
     ) -> Option<At> {
-        let (sets, end) = (self.sets::<N>(), by.end());
-        if by == By::Port {
-            let place = flows::port_place(settings, words, protocol);
-            let (number, way) = At::of_number(self.ports[place as usize])?;
-            let set = sets.get(number as usize)?;
-            let state = flows::state_of(set, way, end, words, protocol)?;
-            return Some(At::new::<N>(number, way, end, state));
-        }
-        let home = Home::of(settings, words, end, protocol);
-        let set = &sets[home.set as usize];
-        let (way, state) = if far {
-            flows::find(set, &home, end, words, protocol)?
-        } else {
-            flows::find_in(set, home.way, end, words, protocol)?
-        };
-        Some(At::new::<N>(home.set, way, end, state))
+        let sets = self.sets::<N>();
+        let owner = |place| self.ports.get(place as usize).copied();
+        let set = |number| sets.get(number as usize);
+        let packet = (words, protocol);
+        let found = flows::locate::<N, FlowSet<N>, _>(settings, by, packet, far, owner, set)?;
+        Some(found.1)
     }
 
     pub(super) fn enter(
