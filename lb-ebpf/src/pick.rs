@@ -18,12 +18,7 @@ pub enum Picked {
 
 /// See `World::pick`.
 #[inline(always)]
-pub fn pick_first(
-    service: ServiceId,
-    protocol: u32,
-    client: &Addr,
-    home: &Home,
-) -> Option<Choice> {
+pub fn pick_first(service: ServiceId, protocol: u32, client: &Addr, home: &Home) -> Option<Choice> {
     set_client(client);
     match picked(lb_pick_first(service.0, protocol, home.number())) {
         Picked::Packet(choice) => Some(choice),

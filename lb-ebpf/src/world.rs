@@ -272,11 +272,7 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn enter_v4(
-        &mut self,
-        new: flows::New,
-        home: &Home,
-    ) -> Result<(Shared<Flow>, bool), Refused> {
+    fn enter_v4(&mut self, new: flows::New, home: &Home) -> Result<(Shared<Flow>, bool), Refused> {
         let evicted = flows::enter_v4(new, home)?;
         let flow = flows::found().ok_or(Refused::NoRoom)?;
         Ok((Shared(flow), evicted))
