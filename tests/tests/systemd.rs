@@ -218,8 +218,10 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     next(third, "the watchdog");
     assert_eq!(serves(82), 5009);
     serves(81);
+    all_answered(load);
 
-    // At the end of a drain what is left is closed, for which it takes the kernel's leave.
+    // At the end of a drain what is left is closed, for which it takes the kernel's leave. (Whoever
+    // asks something in that moment is cut off, too.)
     let to = SocketAddr::new(SERVICE_V4.ip(), 80);
     let open = hosts
         .clients
@@ -236,15 +238,13 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     system.ok(&["lb-agent", "add-backend", &address, "--service", "web"]);
 
     // Stopped, the kernel goes on; purged, nothing does, and nobody starts it again.
+    let load = Load::start(&hosts.clients, &clients, 50);
+    load.more(10);
     system.ok(&["systemctl", "stop", "lb-agent"]);
     load.more(20);
     system.ok(&["systemctl", "start", "lb-agent"]);
     load.more(20);
-    for visit in load.finish() {
-        visit
-            .answer
-            .unwrap_or_else(|error| panic!("{}: {error}", visit.client));
-    }
+    all_answered(load);
     system.ok(&["lb-agent", "stop", "--purge"]);
     wait::until("the service to be over", || {
         let state = system.run(&["systemctl", "is-active", "lb-agent"]).stdout;
@@ -272,5 +272,14 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     let journal = system.journal();
     for complaint in ["denied", "not permitted", "ERROR"] {
         assert!(!journal.contains(complaint), "{journal}");
+    }
+}
+
+/// Ends a load of which no visit has failed.
+fn all_answered(load: Load) {
+    for visit in load.finish() {
+        visit
+            .answer
+            .unwrap_or_else(|error| panic!("{}: {error}", visit.client));
     }
 }
