@@ -387,30 +387,26 @@ fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+fn members(service: &Service) -> [BackendId; MAX_MEMBERS] {
+    let mut members = [BackendId::NONE; MAX_MEMBERS];
+    members[..service.members.len()].copy_from_slice(&service.members);
+    members
+}
+
 fn service_table(service: &Service) -> Box<ServiceTable> {
     let mut table = Box::new(ServiceTable {
         head: service.head,
-        members: [BackendId::NONE; MAX_MEMBERS],
+        members: members(service),
         slots: [BackendId::NONE; TABLE_SLOTS],
         pad: 0,
     });
-    table.members[..service.members.len()].copy_from_slice(&service.members);
     table.slots.copy_from_slice(&service.slots);
     assert_ne!(service.head.id, ServiceId(0));
     table
 }
 
 fn dsr_table(service: &Service) -> Box<DsrTable> {
-    let mut table = Box::new(DsrTable {
-        head: service.head,
-        members: [BackendId::NONE; MAX_MEMBERS],
-        settled: [0; TABLE_SLOTS],
-        pad: 0,
-        owners: [BackendId::NONE; TABLE_SLOTS],
-        bases: [BackendId::NONE; TABLE_SLOTS],
-        base_seen_s: [0; TABLE_SLOTS],
-    });
-    table.members[..service.members.len()].copy_from_slice(&service.members);
+    let mut table = Box::new(DsrTable::new(service.head, members(service)));
     for (place, (slot, _)) in service.dsr.iter().enumerate() {
         table.set_slot(place, *slot);
     }

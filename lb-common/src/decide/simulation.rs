@@ -351,7 +351,7 @@ impl World for Simulation {
     ) -> Option<FoundEntry<N>> {
         let at = self
             .flows
-            .at_first_sight(&self.settings, by, words, protocol)?;
+            .locate(&self.settings, by, words, protocol, false)?;
         let set = &self.flows.sets()[at.set as usize];
         let value = set.entries[usize::from(at.way)];
         Some(Found { place: at, value })

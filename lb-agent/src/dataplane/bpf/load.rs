@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapData;
 use aya::programs::{CgroupSockAddr, Program, SkLookup, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta, ServiceKey};
@@ -452,25 +451,16 @@ fn netns_cookie() -> io::Result<u64> {
 
 /// Settings that are not in force: a pinned map keeps the size that it was made with.
 fn size_notes(settings: &Settings) -> Result<Vec<String>, OpenError> {
-    let size = |map| -> Result<u32, OpenError> {
-        let map = MapData::from_pin(maps::pin_of(&settings.pin_dir, map))?;
-        Ok(map.info()?.max_entries())
+    let note = |key, wanted: u32, found: u32| {
+        format!(
+            "{key} is {wanted} but the map in use holds {found}: the new size comes with \
+             `lb-agent stop --purge` and a start"
+        )
     };
-    let flows = settings.flows.flows;
-    let sets = size("FLOWS4")?.min(size("FLOWS6")?);
-    let clients = size("AFFINITY")?.min(size("AFFINITY_UDP")?);
-    let mut notes = Vec::new();
-    let mut compare = |key, wanted: u32, found: u32| {
-        if wanted != found {
-            notes.push(format!(
-                "{key} is {wanted} but the map in use holds {found}: the new size comes with \
-                 `lb-agent stop --purge` and a start"
-            ));
-        }
-    };
-    compare("max_clients", settings.max_clients, clients);
-    if settings.flows.sets() != sets {
-        compare("flow_table", flows, FlowSettings::of_sets(sets));
-    }
-    Ok(notes)
+    let (pin_dir, wanted) = (&settings.pin_dir, settings.max_clients);
+    let clients = packet::smallest(pin_dir, ["AFFINITY", "AFFINITY_UDP"])?;
+    let clients = (clients != wanted).then(|| note("max_clients", wanted, clients));
+    let flows = settings.flows.others_in_force(pin_dir)?;
+    let flows = flows.map(|found| note("flow_table", settings.flows.flows, found));
+    Ok(clients.into_iter().chain(flows).collect())
 }

@@ -60,6 +60,19 @@ pub struct DsrTable {
 const _: () = assert!(size_of::<DsrTable>() == 112 + 4 * MAX_MEMBERS + 14 * TABLE_SLOTS + 2);
 
 impl DsrTable {
+    /// One in which all slots are nobody's.
+    pub const fn new(head: ServiceHead, members: [BackendId; MAX_MEMBERS]) -> Self {
+        Self {
+            head,
+            members,
+            settled: [0; TABLE_SLOTS],
+            pad: 0,
+            owners: [BackendId::NONE; TABLE_SLOTS],
+            bases: [BackendId::NONE; TABLE_SLOTS],
+            base_seen_s: [0; TABLE_SLOTS],
+        }
+    }
+
     /// The slot at `place`, below [`TABLE_SLOTS`].
     pub fn slot(&self, place: usize) -> DsrSlot {
         DsrSlot {
@@ -82,11 +95,10 @@ impl DsrTable {
             .filter(|(id, _)| **id != BackendId::NONE)
             .map(|(id, number)| (id.0, number))
             .collect();
-        for (place, settled) in self.settled.iter_mut().enumerate() {
-            let owner = self.owners[place];
-            let clean = owner.0 == self.bases[place].0;
-            let number = numbers.get(&owner.0).copied();
-            *settled = number.filter(|_| clean).unwrap_or(0);
+        for place in 0..TABLE_SLOTS {
+            let slot = self.slot(place);
+            let number = numbers.get(&slot.owner.0).copied();
+            self.settled[place] = number.filter(|_| slot.is_clean()).unwrap_or(0);
         }
     }
 }
@@ -114,28 +126,23 @@ mod tests {
 
     #[test]
     fn only_a_clean_slot_of_a_member_has_a_number() {
-        let mut table = alloc::boxed::Box::new(DsrTable {
-            head: ServiceHead {
-                clients: ClientHash::new([1, 2], 3),
-                hash_key: [1, 2],
-                affinity_ns: 0,
-                total_weight: 2,
-                id: ServiceId(1),
-                members: 2,
-                max_load_permille: 0,
-                ipv4_prefix: 32,
-                ipv6_prefix: 64,
-                flags: 0,
-            },
-            members: [BackendId::NONE; MAX_MEMBERS],
-            // What was there before goes.
-            settled: [9; TABLE_SLOTS],
-            pad: 0,
-            owners: [BackendId::NONE; TABLE_SLOTS],
-            bases: [BackendId::NONE; TABLE_SLOTS],
-            base_seen_s: [0; TABLE_SLOTS],
-        });
-        table.members[..2].copy_from_slice(&[A, B]);
+        let head = ServiceHead {
+            clients: ClientHash::new([1, 2], 3),
+            hash_key: [1, 2],
+            affinity_ns: 0,
+            total_weight: 2,
+            id: ServiceId(1),
+            members: 2,
+            max_load_permille: 0,
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+            flags: 0,
+        };
+        let mut members = [BackendId::NONE; MAX_MEMBERS];
+        members[..2].copy_from_slice(&[A, B]);
+        let mut table = alloc::boxed::Box::new(DsrTable::new(head, members));
+        // What was there before goes.
+        table.settled = [9; TABLE_SLOTS];
         let marked = BackendId(B.0 | dsr::TRACKED);
         let slots = [(A, A), (B, B), (A, B), (B, marked), (GONE, GONE)];
         for (place, (owner, base)) in slots.into_iter().enumerate() {

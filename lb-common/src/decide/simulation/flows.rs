@@ -108,20 +108,9 @@ impl Flows {
         Some(self.at(&at))
     }
 
-    /// A flow that is in its own half.
-    pub(super) fn at_first_sight<const N: usize>(
-        &self,
-        settings: &PacketSettings,
-        by: By,
-        words: &[u32; N],
-        protocol: u8,
-    ) -> Option<At> {
-        self.locate(settings, by, words, protocol, false)
-    }
-
     /// Where the flow of packets that come in as `words` is; `far` says that it may be in the other
     /// half of its set.
-    fn locate<const N: usize>(
+    pub(super) fn locate<const N: usize>(
         &self,
         settings: &PacketSettings,
         by: By,

@@ -141,33 +141,30 @@ impl Flows {
         4 * self.capacity()
     }
 
-    fn v4(&self, set: u32) -> Place<3> {
-        let sets: *mut FlowSet<3> = self.v4.base.as_ptr().cast();
+    /// A set of flows of so many words, 3 or 9.
+    fn set<const N: usize>(&self, number: u32) -> Place<N> {
+        const { assert!(N == 3 || N == 9) };
+        let table = if N == 3 { &self.v4 } else { &self.v6 };
+        let sets: *mut FlowSet<N> = table.base.as_ptr().cast();
         // SAFETY: it is mapped.
-        Place(unsafe { sets.add((set % self.settings.sets) as usize) })
-    }
-
-    fn v6(&self, set: u32) -> Place<9> {
-        let sets: *mut FlowSet<9> = self.v6.base.as_ptr().cast();
-        // SAFETY: it is mapped.
-        Place(unsafe { sets.add((set % self.settings.sets) as usize) })
+        Place(unsafe { sets.add((number % self.settings.sets) as usize) })
     }
 
     /// What is in a set of one family: flows, and places that somebody gives to another flow.
     pub(super) fn met(&self, v6: bool, set: u32) -> Vec<Result<Met, At>> {
         if v6 {
-            self.v6(set).met(set)
+            self.set::<9>(set).met(set)
         } else {
-            self.v4(set).met(set)
+            self.set::<3>(set).met(set)
         }
     }
 
     /// Has the programs answer what still comes for a flow as if its backend were gone.
     pub(super) fn give_up(&self, at: &At) {
         if at.v6 == 0 {
-            flows::mark(&mut self.v4(at.set), at, state::GIVEN_UP);
+            flows::mark(&mut self.set::<3>(at.set), at, state::GIVEN_UP);
         } else {
-            flows::mark(&mut self.v6(at.set), at, state::GIVEN_UP);
+            flows::mark(&mut self.set::<9>(at.set), at, state::GIVEN_UP);
         }
     }
 
@@ -176,9 +173,9 @@ impl Flows {
     pub(super) fn remove(&self, at: &At) {
         let (settings, mut ports) = (&self.settings, PortTable(self));
         let _ = if at.v6 == 0 {
-            flows::remove(&mut self.v4(at.set), &mut ports, settings, at)
+            flows::remove(&mut self.set::<3>(at.set), &mut ports, settings, at)
         } else {
-            flows::remove(&mut self.v6(at.set), &mut ports, settings, at)
+            flows::remove(&mut self.set::<9>(at.set), &mut ports, settings, at)
         };
     }
 
@@ -186,9 +183,9 @@ impl Flows {
     pub(super) fn unstick(&self, at: &At) {
         let (settings, mut ports) = (&self.settings, PortTable(self));
         if at.v6 == 0 {
-            flows::unstick(&mut self.v4(at.set), &mut ports, settings, at);
+            flows::unstick(&mut self.set::<3>(at.set), &mut ports, settings, at);
         } else {
-            flows::unstick(&mut self.v6(at.set), &mut ports, settings, at);
+            flows::unstick(&mut self.set::<9>(at.set), &mut ports, settings, at);
         }
     }
 }

@@ -84,9 +84,10 @@ impl FlowSettings {
         Flows::sets_for(self.flows)
     }
 
-    /// Flows that so many elements have room for.
-    pub(super) fn of_sets(sets: u32) -> u32 {
-        Flows::flows_of(sets)
+    /// The flows that the tables pinned in `pin_dir` have room for, if that is not what is wanted.
+    pub(super) fn others_in_force(&self, pin_dir: &Path) -> Result<Option<u32>, MapError> {
+        let sets = smallest(pin_dir, ["FLOWS4", "FLOWS6"])?;
+        Ok((sets != self.sets()).then(|| Flows::flows_of(sets)))
     }
 
     /// Elements of `NAT_PORTS`.
@@ -135,13 +136,11 @@ impl Packets {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
         let mut take = |name| maps::take(&mut object, name);
         let settings: Array<MapData, pod::PacketSettings> = take("PACKET_SETTINGS")?.try_into()?;
-        let size = |name| Ok::<_, MapError>(pinned(pin_dir, name)?.info()?.max_entries());
         let ages = PacketSettings {
             cpus: cpus as u32,
             seed: 0x6c62_6167,
-            // An agent that was killed between the two may have left one of another size.
-            sets: size("FLOWS4")?.min(size("FLOWS6")?),
-            ports: size("NAT_PORTS")?,
+            sets: smallest(pin_dir, ["FLOWS4", "FLOWS6"])?,
+            ports: smallest(pin_dir, ["NAT_PORTS"])?,
             key: flow_key(settings.get(&0, 0)?.0.key)?,
             ..flows.ages
         };
@@ -403,6 +402,16 @@ impl Packets {
 /// The pinned map `name`.
 fn pinned(pin_dir: &Path, name: &str) -> Result<MapData, MapError> {
     MapData::from_pin(maps::pin_of(pin_dir, name))
+}
+
+/// Elements of the smallest of these pinned maps. An agent that was killed between two may have left
+/// one of another size.
+pub(super) fn smallest<const N: usize>(pin_dir: &Path, names: [&str; N]) -> Result<u32, MapError> {
+    let mut least = u32::MAX;
+    for name in names {
+        least = least.min(pinned(pin_dir, name)?.info()?.max_entries());
+    }
+    Ok(least)
 }
 
 /// The key that flows are looked for by: that of before, if there is one, since they lie accordingly.
