@@ -92,20 +92,18 @@ const fn ones(count: u32) -> u64 {
 
 /// The two halves of an address as numbers, most significant first.
 #[inline(always)]
-pub(crate) const fn halves(a: &Addr) -> (u64, u64) {
+pub const fn halves(a: &Addr) -> (u64, u64) {
     (
         u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
         u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
     )
 }
 
+/// The address whose halves are these numbers, most significant first. Byte by byte, the eBPF
+/// compiler would keep each byte in eight bytes of the stack.
 #[inline(always)]
-const fn join(high: u64, low: u64) -> Addr {
-    let (h, l) = (high.to_be_bytes(), low.to_be_bytes());
-    [
-        h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6],
-        l[7],
-    ]
+pub const fn join(high: u64, low: u64) -> Addr {
+    ((high as u128) << 64 | low as u128).to_be_bytes()
 }
 
 /// The stored form of `ip`. An IPv4-mapped IPv6 address becomes the IPv4 address it stands for.

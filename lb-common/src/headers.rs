@@ -225,15 +225,13 @@ fn ipv6_fields<P: Packet>(packet: &P, at: u32) -> Result<IpHeader, Bad> {
 /// is cut off.
 #[inline(always)]
 fn walk<P: Packet>(packet: &P, header: &mut IpHeader) -> Option<()> {
-    let mut walked = 0;
-    while is_extension(header.protocol) && header.piece != Piece::Later {
-        if walked == EXTENSIONS {
-            return None;
+    for _ in 0..EXTENSIONS {
+        if !header.goes_on() {
+            return Some(());
         }
         extension(packet, header)?;
-        walked += 1;
     }
-    Some(())
+    (!header.goes_on()).then_some(())
 }
 
 #[inline(always)]
@@ -293,6 +291,12 @@ impl IpHeader {
         whole_only: false,
         id: 0,
     };
+
+    /// Whether another extension header follows in this packet.
+    #[inline(always)]
+    const fn goes_on(&self) -> bool {
+        is_extension(self.protocol) && !matches!(self.piece, Piece::Later)
+    }
 
     /// Whether extension headers stand before the payload.
     #[inline(always)]

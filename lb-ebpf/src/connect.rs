@@ -22,7 +22,7 @@ use crate::maps::{
     BACKENDS, LOCAL_ADDRESSES, LOCAL_DATAGRAMS, LOCAL_PEER, META, TABLES, count_by_number,
     service_at,
 };
-use crate::steer::datagram_handed_over;
+use crate::steer::lb_sent;
 use crate::tables::{ServiceTables, Taker, search};
 
 /// connect(2), of TCP and UDP.
@@ -174,19 +174,6 @@ fn chosen(asked: &ServiceKey, bound: &Addr) -> Option<BackendId> {
         lb_sent(service.0, id.0, high, low);
     }
     Some(id)
-}
-
-/// Counts a datagram of the client whose address has these halves to that backend, and remembers
-/// it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn lb_sent(service: u32, id: u32, high: u64, low: u64) -> u32 {
-    let Some(table) = TABLES.get_value(service, &0) else {
-        return 0;
-    };
-    let client = Client::new(&table.head, &whole([high, low]));
-    datagram_handed_over(&table.head, &client.key, BackendId(id));
-    1
 }
 
 /// Chooses a backend of `service` for the client whose address has these halves: its id, and above

@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 use lb_common::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, PacketSettings};
 use lb_common::flows::{self, At, By, End, Flow, Home, NewFlow, Refused, Set, Wanted};
 
-use crate::maps::{NAT_PORTS, PACKET_SETTINGS, SCRATCH};
+use crate::maps::{NAT_PORTS, packet_settings, scratch};
 use crate::sets::{Place, PortMap, set};
 use crate::world::now_s;
 
@@ -62,7 +62,7 @@ fn locate<const N: usize>(
 /// See `World::entry`.
 #[inline(always)]
 pub fn entry<const N: usize>(by: By, words: &[u32; N], protocol: u8) -> Option<Entry<N>> {
-    let settings = PACKET_SETTINGS.get(0)?;
+    let settings = packet_settings()?;
     let (set, at) = locate(settings, by, (words, protocol), false)?;
     Some(Entry {
         set,
@@ -74,7 +74,7 @@ pub fn entry<const N: usize>(by: By, words: &[u32; N], protocol: u8) -> Option<E
 /// See `World::flow`: whether it is in the scratch map now.
 #[inline(always)]
 pub fn find(key: &FlowKey, marks: [u8; 2]) -> Option<()> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let scratch = scratch()?;
     // SAFETY: this CPU's own element.
     unsafe { (*scratch).key = *key };
     let v4 = key.dst.is_v4();
@@ -105,8 +105,8 @@ pub extern "C" fn lb_find_flow6(by: u32) -> u64 {
 
 #[inline(always)]
 fn find_by<const N: usize>(by: By) -> Option<()> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    let settings = PACKET_SETTINGS.get(0)?;
+    let scratch = scratch()?;
+    let settings = packet_settings()?;
     // SAFETY: this CPU's own element.
     let key = unsafe { &(*scratch).key };
     let (set, at) = locate::<N>(settings, by, (&key.words(), key.protocol as u8), true)?;
@@ -116,7 +116,7 @@ fn find_by<const N: usize>(by: By) -> Option<()> {
 /// Reads a flow to the scratch map, unless another one takes its place meanwhile.
 #[inline(always)]
 fn read<const N: usize>(set: Place<N>, at: At) -> Option<()> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let scratch = scratch()?;
     let way = usize::from(at.way);
     // SAFETY: inside the set; what is torn is not used.
     let entry = unsafe { &*set.entry(way) };
@@ -135,7 +135,7 @@ fn read<const N: usize>(set: Place<N>, at: At) -> Option<()> {
 /// The flow that was found or entered last on this CPU.
 #[inline(always)]
 pub fn found() -> Option<*mut Flow> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let scratch = scratch()?;
     // SAFETY: this CPU's own element.
     Some(unsafe { &raw mut (*scratch).flow })
 }
@@ -171,7 +171,7 @@ impl DerefMut for New {
 /// See `World::room`.
 #[inline(always)]
 pub fn room() -> Option<New> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let scratch = scratch()?;
     // SAFETY: this CPU's own element.
     Some(New(unsafe { &raw mut (*scratch).new }))
 }
@@ -179,7 +179,7 @@ pub fn room() -> Option<New> {
 /// See `World::home`.
 #[inline(always)]
 pub fn home(words: &[u32; 3], protocol: u8) -> Home {
-    match PACKET_SETTINGS.get(0) {
+    match packet_settings() {
         Some(settings) => Home::of(settings, words, End::Client, protocol),
         None => Home { set: 0, way: 0 },
     }
@@ -244,8 +244,8 @@ pub extern "C" fn lb_flow_home6() -> u64 {
 
 #[inline(always)]
 fn home_in() -> Option<u64> {
-    let scratch = SCRATCH.get_ptr(0)?;
-    let settings = PACKET_SETTINGS.get(0)?;
+    let scratch = scratch()?;
+    let settings = packet_settings()?;
     // SAFETY: this CPU's own element.
     let home = Home::of_new::<9>(settings, unsafe { &(*scratch).new });
     Some(home.number().into())
@@ -268,8 +268,8 @@ pub extern "C" fn lb_place_flow6(home: u32) -> u64 {
 
 #[inline(always)]
 fn place_in<const N: usize>(home: u32) -> Option<u64> {
-    let scratch = SCRATCH.get_ptr(0)?;
-    let settings = PACKET_SETTINGS.get(0)?;
+    let scratch = scratch()?;
+    let settings = packet_settings()?;
     // SAFETY: this CPU's own element.
     let wanted = Wanted::at(Home::of_number(home), unsafe { &(*scratch).new }, now_s());
     let set = set::<N>(wanted.set())?;
@@ -293,8 +293,8 @@ pub extern "C" fn lb_enter_flow6(home: u32, place: u64) -> u64 {
 
 #[inline(always)]
 fn enter_in<const N: usize>(home: u32, place: u64) -> Option<u64> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    let settings = PACKET_SETTINGS.get(0)?;
+    let scratch = scratch()?;
+    let settings = packet_settings()?;
     // SAFETY: this CPU's own element, of which others are used below.
     let new = unsafe { &mut (*scratch).new };
     let wanted = Wanted::at(Home::of_number(home), new, now_s());
@@ -386,7 +386,7 @@ pub extern "C" fn lb_remove_flow() -> u64 {
 #[inline(always)]
 fn remove() -> Option<bool> {
     let at = found_at()?;
-    let settings = PACKET_SETTINGS.get(0)?;
+    let settings = packet_settings()?;
     Some(with_set!(at, |set| flows::remove(
         &mut set,
         &mut PortMap,

@@ -8,7 +8,7 @@ use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 use core::ptr;
 use lb_common::abi::ServiceKey;
 use lb_common::abi::local::Halves;
-use lb_common::addr::{self, Addr};
+use lb_common::addr::Addr;
 
 /// Linux's AF_INET.
 pub const AF_INET: u32 = 2;
@@ -51,21 +51,25 @@ macro_rules! address {
     ($ctx:expr, $v4:ident, $v6:ident) => {{
         let v4 = field!($ctx, $v4);
         let v6 = words!($ctx, $v6);
-        if field!($ctx, family) == AF_INET {
-            addr::from_v4(v4.to_ne_bytes())
+        joined(if field!($ctx, family) == AF_INET {
+            mapped(v4)
         } else {
-            join(v6)
-        }
+            paired(v6)
+        })
     }};
 }
 
+/// The address with these halves, by way of one number: where bytes of two addresses are chosen from,
+/// the compiler keeps each in eight bytes of the stack. (`local::whole` takes less stack where they
+/// are not.)
 #[inline(always)]
-fn join(words: [u32; 4]) -> Addr {
-    let [a, b, c, d] = words.map(u32::to_ne_bytes);
-    [
-        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
-        d[3],
-    ]
+fn joined([high, low]: Halves) -> Addr {
+    let (upper, lower) = if cfg!(target_endian = "little") {
+        (low, high)
+    } else {
+        (high, low)
+    };
+    (u128::from(upper) << 64 | u128::from(lower)).to_ne_bytes()
 }
 
 /// A connection, or a datagram, that looks for its socket.

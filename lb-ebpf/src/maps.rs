@@ -26,6 +26,8 @@ use lb_common::addr::Addr;
 use lb_common::decide::Job;
 use lb_common::flows::{Flow, NewFlow};
 
+use crate::kept;
+
 /// Who made the pins, and for which network namespace.
 #[btf_map]
 pub static META: Array<Meta, 1> = Array::new();
@@ -93,7 +95,13 @@ pub static NEAR_VIPS: Array<NearVip, { NearVip::PLACES }> = Array::new();
 
 /// What there may be at an address of a packet.
 #[btf_map]
-pub static ADDRESS_MARKS: Array<AddressMarks, 1> = Array::new();
+static ADDRESS_MARKS: Array<AddressMarks, 1> = Array::new();
+
+/// See [`ADDRESS_MARKS`].
+#[inline(always)]
+pub fn address_marks() -> Option<&'static AddressMarks> {
+    only(&ADDRESS_MARKS)
+}
 
 /// How packets get to backends, by the index in their id.
 #[btf_map]
@@ -132,7 +140,13 @@ pub static PACKET_BACKENDS: PerCpuArray<PacketBackend, MAX_BACKENDS> = PerCpuArr
 
 /// Settings of the packet paths.
 #[btf_map]
-pub static PACKET_SETTINGS: Array<PacketSettings, 1> = Array::new();
+static PACKET_SETTINGS: Array<PacketSettings, 1> = Array::new();
+
+/// See [`PACKET_SETTINGS`].
+#[inline(always)]
+pub fn packet_settings() -> Option<&'static PacketSettings> {
+    only(&PACKET_SETTINGS)
+}
 
 /// What interfaces can do.
 #[btf_map]
@@ -144,7 +158,14 @@ pub static PACKET_STATS: PerCpuArray<u64, { PacketCounter::COUNT }> = PerCpuArra
 
 /// Room for what is too large for a program's stack.
 #[btf_map]
-pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// This CPU's own scratch room. Packet programs do not interrupt each other on a CPU. (`kept` for
+/// the reason that [`only`] has.)
+#[inline(always)]
+pub fn scratch() -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(0).map(kept)
+}
 
 /// See [`SCRATCH`].
 #[repr(C)]
@@ -281,6 +302,19 @@ impl<T, const FLAGS: usize> SocketStorage<T, FLAGS> {
         *unsafe { self.made(socket) }.ok_or(())? = value;
         Ok(())
     }
+}
+
+/// The one element of an array, which only the agent writes. (Before 6.14 the verifier refuses any
+/// arithmetic on what a look-up returned until that has been compared with null. Where the key is a
+/// constant, the compiler would add the offset of a field first.)
+#[inline(always)]
+fn only<T>(array: &'static Array<T, 1>) -> Option<&'static T> {
+    let element = kept(array.get_ptr_mut(0)?);
+    // SAFETY: it has just been compared with null.
+    unsafe { core::hint::assert_unchecked(!element.is_null()) };
+    // SAFETY: the kernel returned a valid, aligned element; words torn by the agent are those of a
+    // moment ago.
+    Some(unsafe { &*element })
 }
 
 /// Adds to a counter that all CPUs share.

@@ -6,7 +6,7 @@ use lb_common::flows::Home;
 use lb_common::select::{Choice, Client, Reason, first, select};
 
 use crate::flows::fetch;
-use crate::maps::{BACKENDS, SCRATCH, TABLES, TARGETS};
+use crate::maps::{BACKENDS, TABLES, TARGETS, scratch};
 use crate::tables::{ServiceTables, Taker, search};
 
 /// What a choice came to; see `lb_common::decide::world::Chosen`.
@@ -36,7 +36,7 @@ pub fn pick(service: ServiceId, protocol: u32, client: &Addr) -> Picked {
 /// Puts a client where [`lb_pick`] and [`lb_pick_first`] look for it.
 #[inline(always)]
 fn set_client(client: &Addr) {
-    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+    if let Some(scratch) = scratch() {
         // SAFETY: this CPU's own element.
         unsafe { (*scratch).client = *client };
     }
@@ -88,7 +88,7 @@ fn pick_by<'a>(
     protocol: u32,
     by: impl FnOnce(&mut ServiceTables<'a, Packets>, &Client) -> Option<Choice>,
 ) -> u64 {
-    let Some(scratch) = SCRATCH.get_ptr(0) else {
+    let Some(scratch) = scratch() else {
         return OTHER_PATH;
     };
     let Some(table) = TABLES.get_value(service, &0) else {

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::bpf_sk_lookup;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::programs::SkLookupContext;
+use lb_common::abi::local;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, PROXY_HTTP,
     ServiceHead, arrival, path, protocol,
@@ -63,7 +64,8 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
         },
     );
     if lookup.service.protocol == protocol::UDP {
-        datagram_handed_over(&table.head, &client.key, choice.backend);
+        let [high, low] = local::halves(&client.key.prefix);
+        lb_sent(service.0, choice.backend.0, high, low);
     }
     SK_PASS
 }
@@ -77,9 +79,29 @@ fn to_l7(ctx: &SkLookupContext) -> u32 {
     }
 }
 
-/// TCP clients are remembered once their handshake is complete, by `lb_listen`; UDP has none.
+/// Counts a datagram to the backend with this id, and remembers its client, whose address or prefix has
+/// these halves (`local::Halves`). TCP clients are remembered once their handshake is complete,
+/// by `lb_listen`; UDP has none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_sent(service: u32, id: u32, high: u64, low: u64) -> u32 {
+    let Some(table) = TABLES.get_value(service, &0) else {
+        return 0;
+    };
+    let key = AffinityKey {
+        prefix: addr::client_prefix(
+            &local::whole([high, low]),
+            table.head.ipv4_prefix,
+            table.head.ipv6_prefix,
+        ),
+        service: table.head.id,
+    };
+    note_datagram(&table.head, &key, BackendId(id));
+    1
+}
+
 #[inline(always)]
-pub fn datagram_handed_over(head: &ServiceHead, key: &AffinityKey, backend: BackendId) {
+fn note_datagram(head: &ServiceHead, key: &AffinityKey, backend: BackendId) {
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend.index()) {
         // SAFETY: this CPU's own element, valid while the program runs.
         unsafe { (*stats).datagrams += 1 };
@@ -152,13 +174,15 @@ pub extern "C" fn lb_hand_over(ctx: *mut bpf_sk_lookup, index: u32) -> u32 {
 /// family, or to `::` without IPV6_V6ONLY.
 #[inline(always)]
 fn to_socket(ctx: &SkLookupContext, backend: &Backend) -> bool {
-    let bound = [backend.addr, addr::wildcard_of(&backend.addr), addr::ANY_V6];
+    let own = addr::halves(&backend.addr);
+    let wildcard = addr::halves(&addr::wildcard_of(&backend.addr));
+    let bound = [own, wildcard, addr::halves(&addr::ANY_V6)];
     let mut member = 0;
     while member < MAX_GROUP {
-        for addr in bound {
+        for (high, low) in bound {
             let (port, protocol) = (backend.port, backend.protocol);
             let key = ListenKey {
-                addr,
+                addr: addr::join(high, low),
                 port,
                 protocol,
                 member,

@@ -21,9 +21,9 @@ use lb_common::select::{Choice, Client, Reason};
 
 use crate::flows;
 use crate::maps::{
-    ADDRESS_MARKS, AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FRAGMENTS, NEAR_VIPS,
-    PACKET_BACKENDS, PACKET_SETTINGS, PACKET_STATS, Route, SCRATCH, TABLES, TARGETS, TRACKED, VIPS,
-    count,
+    AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FRAGMENTS, NEAR_VIPS, PACKET_BACKENDS,
+    PACKET_STATS, Route, TABLES, TARGETS, TRACKED, VIPS, address_marks, count, packet_settings,
+    scratch,
 };
 use crate::opaque;
 use crate::pick::{Picked, pick, pick_first};
@@ -104,7 +104,7 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn settings(&self) -> PacketSettings {
-        PACKET_SETTINGS.get(0).copied().unwrap_or_default()
+        packet_settings().copied().unwrap_or_default()
     }
 
     #[inline(always)]
@@ -158,7 +158,7 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn marks(&self, address: &Ip) -> u8 {
-        let Some(marks) = ADDRESS_MARKS.get(0) else {
+        let Some(marks) = address_marks() else {
             return 0;
         };
         let place = opaque(AddressMarks::place(address));
@@ -341,7 +341,7 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn route(&mut self, src: &Ip, dst: &Ip) -> Hop {
-        let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        let Some(scratch) = scratch() else {
             return Hop::NONE;
         };
         // SAFETY: this CPU's own element.
@@ -371,9 +371,7 @@ impl<H: Hook> World for Maps<H> {
             return 0;
         }
         // SAFETY: this CPU's own element.
-        SCRATCH
-            .get_ptr_mut(0)
-            .map_or(0, |scratch| unsafe { (*scratch).route.ifindex })
+        scratch().map_or(0, |scratch| unsafe { (*scratch).route.ifindex })
     }
 
     #[inline(always)]
@@ -467,7 +465,7 @@ impl<H: Hook> World for Maps<H> {
 /// The job that all parts of the way share.
 #[inline(always)]
 pub fn job() -> Option<&'static mut Job> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let scratch = scratch()?;
     // SAFETY: this CPU's own element. Packet programs do not interrupt each other on a CPU, and
     // whoever takes the job gives it to one function at a time. Zeros are a job.
     Some(unsafe { &mut (*scratch).job })
@@ -480,7 +478,7 @@ pub fn job() -> Option<&'static mut Job> {
 pub fn now_s() -> u32 {
     // SAFETY: can be asked anywhere.
     let jiffies = unsafe { bpf_jiffies64() };
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = scratch() else {
         return 0;
     };
     // SAFETY: this CPU's own element.

@@ -7,7 +7,7 @@ use core::ptr;
 use lb_common::abi::packet::PacketSettings;
 use lb_common::decide::{Outcome, Stage, ingress, open, run, six};
 
-use crate::maps::{PACKET_SETTINGS, Route};
+use crate::maps::{Route, packet_settings};
 use crate::packet::{Raw, Xdp, field};
 use crate::world::{Hook, Maps, job, takes_xdp};
 
@@ -28,9 +28,7 @@ pub fn forward(ctx: *mut xdp_md) -> u32 {
 /// See [`PacketSettings::redirects_back`].
 #[inline(always)]
 fn redirects_back() -> bool {
-    PACKET_SETTINGS
-        .get(0)
-        .is_some_and(|settings: &PacketSettings| settings.redirects_back != 0)
+    packet_settings().is_some_and(|settings: &PacketSettings| settings.redirects_back != 0)
 }
 
 #[inline(always)]

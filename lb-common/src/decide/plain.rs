@@ -124,9 +124,9 @@ where
         return None;
     }
     let out = entry.ends[end.other() as usize];
-    let (seen_s, seq) = (entry.seen_s[end as usize], entry.next_seq[end as usize]);
     let now_s = world.now_s();
-    let looks_for_room = seen_s != now_s && entry.state & state::PINNED == 0;
+    let is_stale = entry.seen_s[end as usize] != now_s;
+    let looks_for_room = is_stale && entry.state & state::PINNED == 0;
     if looks_for_room || !world.is_there(entry) {
         return None;
     }
@@ -137,8 +137,9 @@ where
         }
         End::Backend => world.note(PacketCounter::Replied),
     }
-    if seen_s != now_s {
-        world.touch_entry(entry, end, now_s, next_seq(packet, plain, seq));
+    if is_stale {
+        let seq = next_seq(packet, plain, entry.next_seq[end as usize]);
+        world.touch_entry(entry, end, now_s, seq);
     }
     let mut done = rewrite(packet, world, plain, &out, hop);
     if end == End::Backend && !world.is_there(entry) {

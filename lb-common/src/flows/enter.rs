@@ -128,22 +128,25 @@ pub fn enter_at<const N: usize, S: Set<N>, P: Ports>(
         }
         best = 1 << TIME | best & ((1 << TIME) - 1);
     }
-    let mut port = None;
+    // A number for "none", not an `Option`: without a value the compiler leaves whatever is in its
+    // register, which it then spills as a number although it may be a pointer. Kernels before 6.8
+    // refuse that.
+    let mut port = NO_PORT;
     if new.ports.span != 0 {
         let taken = take_port::<N, P>(ports, settings, wanted.protocol, new);
-        port = Some(taken.ok_or(Refused::NoPort)?);
+        port = taken.ok_or(Refused::NoPort)?;
     }
     let Some(claimed) = claim(set, ports, settings, wanted, best) else {
-        if let Some(place) = port {
-            ports.replace(place, RESERVED, 0);
+        if port != NO_PORT {
+            ports.replace(port, RESERVED, 0);
         }
         return Err(Refused::NoRoom);
     };
     let way = claimed.way;
     let mut state = (claimed.state & state::VERSION) | state::IN_USE | new.state;
     let at = At::new::<N>(home.set, way, End::Client, 0);
-    if let Some(place) = port {
-        ports.replace(place, RESERVED, at.number());
+    if port != NO_PORT {
+        ports.replace(port, RESERVED, at.number());
         state |= state::GIVEN_OUT;
     }
     if (way ^ home.way) & HALF != 0 {
@@ -202,6 +205,9 @@ impl<const N: usize> Wanted<N> {
         self.home.set
     }
 }
+
+/// In the place of the index of a source port in its map: none was asked for.
+const NO_PORT: u32 = u32::MAX;
 
 /// A place that is nobody else's.
 struct Claimed {
