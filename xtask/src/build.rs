@@ -12,17 +12,45 @@ pub(crate) fn object() -> PathBuf {
     sh::workspace().join("target/bpf/lb-ebpf.o")
 }
 
-/// The agent, as `build` makes it.
-pub(crate) fn agent() -> PathBuf {
-    sh::target_dir().join("release/lb-agent")
+/// A profile of Cargo.toml; Cargo puts what it makes into a directory of the same name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Quick to build: for a first look and for tests.
+    Release,
+    /// Optimised over all crates: what is installed, packaged and measured.
+    Dist,
 }
 
-/// `cargo xtask build`
-pub(crate) fn build() -> Result<()> {
+impl Profile {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Profile::Release => "release",
+            Profile::Dist => "dist",
+        }
+    }
+}
+
+/// Where a program of the workspace is when `profile` was built.
+pub(crate) fn program(profile: Profile, name: &str) -> PathBuf {
+    sh::target_dir().join(profile.name()).join(name)
+}
+
+/// The agent, as `build` makes it.
+pub(crate) fn agent(profile: Profile) -> PathBuf {
+    program(profile, "lb-agent")
+}
+
+/// The eBPF object, then the agent that holds it.
+pub(crate) fn build(profile: Profile) -> Result<()> {
     build_object()?;
+    package(profile, "lb-agent")
+}
+
+/// Compiles one package of the workspace.
+pub(crate) fn package(profile: Profile, name: &str) -> Result<()> {
     Command::new(sh::cargo())
         .current_dir(sh::workspace())
-        .args(["build", "--release", "--package", "lb-agent"])
+        .args(["build", "--profile", profile.name(), "--package", name])
         .run_shown()
 }
 

@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: a Debian package with everything in it.
 
-use crate::build;
+use crate::build::{self, Profile};
 use crate::sh::{self, CommandExt, find_program, say};
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -15,36 +15,29 @@ pub(crate) struct Args {
     deb_version: Option<String>,
 }
 
-/// What a package is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Care {
-    /// As small as it can be.
-    Release,
-    /// Made quickly.
-    Test,
-}
-
 /// `cargo xtask dist`
 pub(crate) fn dist(args: &Args) -> Result<()> {
-    build::build()?;
-    let package = package(args.deb_version.as_deref(), Care::Release)?;
+    build::build(Profile::Dist)?;
+    let package = package(args.deb_version.as_deref(), Profile::Dist)?;
     say(format!("made {}", package.display()));
     Ok(())
 }
 
 /// Where packages and what is in them go.
 pub(crate) fn directory() -> PathBuf {
-    sh::workspace().join("target/dist")
+    sh::workspace().join("target/packages")
 }
 
-/// Makes a package of what `cargo xtask build` has made.
-pub(crate) fn package(version: Option<&str>, care: Care) -> Result<PathBuf> {
+/// Makes a package of what was built; that of [`Profile::Dist`] is as small as it can be, any other
+/// is made quickly.
+pub(crate) fn package(version: Option<&str>, profile: Profile) -> Result<PathBuf> {
     ensure_cargo_deb()?;
     let dir = directory();
+    strip(&build::agent(profile), &dir)?;
     for part in ["man", "completions", "scripts"] {
         let _ = fs::remove_dir_all(dir.join(part));
     }
-    Command::new(build::agent())
+    Command::new(dir.join("lb-agent"))
         .arg("generate")
         .arg(&dir)
         .run_shown()?;
@@ -59,18 +52,39 @@ pub(crate) fn package(version: Option<&str>, care: Care) -> Result<PathBuf> {
             "--package",
             "lb-agent",
             "--no-build",
+            "--no-strip",
             "--quiet",
             "--output",
         ])
         .arg(&package);
-    if care == Care::Test {
-        command.args(["--fast", "--no-strip"]);
+    if profile != Profile::Dist {
+        command.arg("--fast");
     }
     if let Some(version) = version {
         command.args(["--deb-version", version]);
     }
     command.run_shown()?;
     Ok(package)
+}
+
+/// Puts the program into `dir` without its debug information, which goes to a file beside it; the
+/// program names that file, so that debuggers and `perf` find it.
+fn strip(program: &Path, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    let (stripped, debug) = (dir.join("lb-agent"), dir.join("lb-agent.debug"));
+    let objcopy = |option: &str| {
+        let mut command = Command::new("objcopy");
+        // The link to the debug file is its name without a directory.
+        command.current_dir(dir).arg(option);
+        command
+    };
+    objcopy("--only-keep-debug")
+        .args([program, &debug])
+        .run_shown()?;
+    objcopy("--strip-all")
+        .arg("--add-gnu-debuglink=lb-agent.debug")
+        .args([program, &stripped])
+        .run_shown()
 }
 
 /// Maintainer scripts, and the unit with the place where packages put programs.

@@ -1,7 +1,8 @@
 //! `cargo xtask install`: the program, its systemd unit and a first configuration.
 
+use crate::build::{self, Profile};
+use crate::host;
 use crate::sh::{self, CommandExt, say};
-use crate::{build, host};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -22,7 +23,7 @@ pub(crate) struct Args {
     /// Do not enable and start the service
     #[arg(long)]
     no_start: bool,
-    /// Install what `cargo xtask build` made before
+    /// Install what was built before
     #[arg(long)]
     no_build: bool,
 }
@@ -30,7 +31,7 @@ pub(crate) struct Args {
 /// Builds as whoever calls, then installs, which usually takes root.
 pub(crate) fn install(args: &Args) -> Result<()> {
     if !args.no_build {
-        build::build()?;
+        build::build(Profile::Dist)?;
     }
     if args.root == Path::new("/") && !sh::is_root() {
         bail!(
@@ -40,7 +41,11 @@ pub(crate) fn install(args: &Args) -> Result<()> {
         );
     }
     let packaging = sh::workspace().join("packaging");
-    put(&build::agent(), &args.root.join(PROGRAM), 0o755)?;
+    put(
+        &build::agent(Profile::Dist),
+        &args.root.join(PROGRAM),
+        0o755,
+    )?;
     put(
         &packaging.join("lb-agent.service"),
         &args.root.join(UNIT),

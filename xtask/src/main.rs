@@ -57,7 +57,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup => setup::setup().map(success),
-        Command::Build => build::build().map(success),
+        Command::Build => build::build(build::Profile::Release).map(success),
         Command::Run(args) => run::run(&args).map(success),
         Command::Test(args) => test::test(&args),
         Command::Bench(args) => bench::bench(&args).map(success),

@@ -1,7 +1,8 @@
 //! `cargo xtask run`: the agent in the foreground, from this checkout.
 
+use crate::build::{self, Profile};
+use crate::host;
 use crate::sh::{is_root, say};
-use crate::{build, host};
 use anyhow::{Context, Result, bail};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -16,8 +17,8 @@ pub(crate) struct Args {
 
 /// Builds, then becomes the agent.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    build::build()?;
-    let agent = build::agent();
+    build::build(Profile::Release)?;
+    let agent = build::agent(Profile::Release);
     if !is_root() {
         bail!(
             "serving ports and loading eBPF programs takes root; it is built, please run\n  \

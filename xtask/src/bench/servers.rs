@@ -3,7 +3,7 @@
 use super::config;
 use super::net::{Host, Net};
 use super::programs::Programs;
-use crate::build;
+use crate::build::{self, Profile};
 use crate::sh::CommandExt;
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -111,7 +111,7 @@ impl<'a> Servers<'a> {
             .write("agent.toml", &config::agent(self.dir, &self.pin_dir))?;
         let mut agent = self
             .net
-            .command(Host::Server, &build::agent().to_string_lossy());
+            .command(Host::Server, &build::agent(Profile::Dist).to_string_lossy());
         agent.arg("run").arg("--config").arg(file);
         self.programs
             .spawn("lb-agent", agent, Way::Steered.port())?;
@@ -120,7 +120,7 @@ impl<'a> Servers<'a> {
 
     /// Requests that went through the agent would be another measurement.
     fn check_paths(&self) -> Result<()> {
-        let status = Command::new(build::agent())
+        let status = Command::new(build::agent(Profile::Dist))
             .arg("--control")
             .arg(self.dir.join("control.sock"))
             .args(["status", "--json"])

@@ -6,8 +6,9 @@ use super::report::{self, Series};
 use super::scratch::{Scratch, sweep};
 use super::servers::{Servers, Way};
 use super::wrk::{self, INTERRUPTED, Kind};
+use crate::build::{self, Profile};
 use crate::sh::{find_program, is_root, say};
-use crate::{build, debian, host};
+use crate::{debian, host};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
@@ -59,7 +60,7 @@ pub(super) fn bench(args: &Args) -> Result<()> {
 /// Builds and installs what the ways need.
 fn prepare(ways: &[Way]) -> Result<()> {
     if ways.contains(&Way::Steered) {
-        build::build()?;
+        build::build(Profile::Dist)?;
         host::mount_bpffs()?;
     }
     let mut packages = Vec::new();

@@ -1,8 +1,9 @@
 //! What the tests of the Debian package need: a clean Debian root, which is kept, and two versions
 //! of the package.
 
+use crate::build::Profile;
 use crate::debian;
-use crate::dist::{self, Care};
+use crate::dist;
 use crate::sh::{CommandExt, find_program, say};
 use anyhow::{Context, Result};
 use std::fs;
@@ -13,10 +14,13 @@ use std::process::Command;
 pub(crate) fn ensure() -> Result<Vec<(&'static str, PathBuf)>> {
     Ok(vec![
         ("LB_TEST_DEBIAN_ROOT", root()?),
-        ("LB_TEST_DEB", dist::package(Some("0.1.0"), Care::Test)?),
+        (
+            "LB_TEST_DEB",
+            dist::package(Some("0.1.0"), Profile::Release)?,
+        ),
         (
             "LB_TEST_NEWER_DEB",
-            dist::package(Some("0.1.1"), Care::Test)?,
+            dist::package(Some("0.1.1"), Profile::Release)?,
         ),
     ])
 }
@@ -39,7 +43,7 @@ fn root() -> Result<PathBuf> {
     let temporary = root.with_extension("new");
     // One that was cut short.
     let _ = fs::remove_dir_all(&temporary);
-    fs::create_dir_all(dist::directory()).context("make target/dist")?;
+    fs::create_dir_all(dist::directory()).context("make target/packages")?;
     let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     let name = codename(&release).context("this Debian has no VERSION_CODENAME")?;
     let mut command = Command::new("mmdebstrap");

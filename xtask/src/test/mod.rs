@@ -14,8 +14,9 @@ mod count;
 mod debian_root;
 mod leftovers;
 
+use crate::build::{self, Profile};
 use crate::sh::{self, is_root, say};
-use crate::{build, host, setup};
+use crate::{host, setup};
 use anyhow::{Context, Result, bail};
 use count::Count;
 use std::io::{BufRead, BufReader};
@@ -148,11 +149,11 @@ impl Suite {
     /// Makes ready what the suite needs, and tells its tests where that is.
     fn prepare(self) -> Result<Vec<(&'static str, PathBuf)>> {
         setup::ensure_toolchain()?;
-        build::build()?;
+        build::build(Profile::Release)?;
         host::mount_bpffs()?;
         leftovers::remove();
         let mut environment = vec![
-            ("LB_AGENT_BIN", build::agent()),
+            ("LB_AGENT_BIN", build::agent(Profile::Release)),
             ("LB_EBPF_OBJECT", build::object()),
         ];
         if matches!(self, Suite::E2e | Suite::Soak) {

@@ -11,13 +11,13 @@ mod report;
 use super::net::Net;
 use super::scratch::{Scratch, sweep};
 use super::wrk::INTERRUPTED;
-use crate::sh::{self, CommandExt, find_program, is_root, say};
-use crate::{build, debian, host};
+use crate::build::{self, Profile};
+use crate::sh::{find_program, is_root, say};
+use crate::{debian, host};
 use anyhow::{Context, Result, ensure};
 use measure::{Amount, Measure};
 use proxies::{Proxies, Proxy};
 use report::Results;
-use std::process::Command;
 use std::sync::atomic::Ordering;
 
 /// Arguments of `cargo xtask bench http`.
@@ -134,11 +134,8 @@ fn run(
 
 /// Builds and installs what is needed.
 fn prepare() -> Result<()> {
-    build::build()?;
-    Command::new(sh::cargo())
-        .current_dir(sh::workspace())
-        .args(["build", "--release", "--package", "lb-load"])
-        .run_shown()?;
+    build::build(Profile::Dist)?;
+    build::package(Profile::Dist, "lb-load")?;
     host::mount_bpffs()?;
     let needed = [
         ("ip", "iproute2"),

@@ -4,8 +4,8 @@
 use super::super::net::{Host, Net};
 use super::super::programs::Programs;
 use super::config;
-use crate::build;
-use crate::sh::{self, CommandExt};
+use crate::build::{self, Profile};
+use crate::sh::CommandExt;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ pub(super) fn command(net: &Net, host: Host, place: Place, program: &Path) -> Co
 
 /// The program that makes load and echoes.
 pub(super) fn load_program() -> PathBuf {
-    sh::target_dir().join("release/lb-load")
+    build::program(Profile::Dist, "lb-load")
 }
 
 /// Everything on the server host. Dropping it ends it, and takes the agent out of the kernel.
@@ -202,7 +202,7 @@ impl<'a> Proxies<'a> {
             Proxy::Agent => {
                 let config = config::agent(self.dir, &self.pin_dir);
                 let file = self.programs.write("agent.toml", &config)?;
-                let mut agent = self.program(&build::agent(), Place::Proxies);
+                let mut agent = self.program(&build::agent(Profile::Dist), Place::Proxies);
                 agent.arg("run").arg("--config").arg(file);
                 agent
             }

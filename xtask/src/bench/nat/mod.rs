@@ -6,8 +6,9 @@ mod report;
 
 use super::scratch::{Scratch, sweep};
 use super::wrk::{self, CONNECTIONS, INTERRUPTED, Kind};
+use crate::build::{self, Profile};
 use crate::sh::{find_program, is_root, say};
-use crate::{build, debian, host};
+use crate::{debian, host};
 use anyhow::{Context, Result, ensure};
 use net::Net;
 use report::Series;
@@ -109,7 +110,7 @@ pub(super) fn bench(args: &Args) -> Result<()> {
 /// Builds and installs what the ways need.
 fn prepare(ways: &[Way]) -> Result<()> {
     if ways.iter().any(|way| way.has_agent()) {
-        build::build()?;
+        build::build(Profile::Dist)?;
         host::mount_bpffs()?;
     }
     let needed = [

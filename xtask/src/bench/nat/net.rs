@@ -9,7 +9,7 @@
 use super::Way;
 use crate::bench::config;
 use crate::bench::scratch::Scratch;
-use crate::build;
+use crate::build::{self, Profile};
 use crate::sh::CommandExt;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
@@ -196,7 +196,7 @@ impl Net {
         );
         let file = self.write(&format!("{name}.toml"), &text)?;
         self.pin_dirs.push(pin_dir);
-        let mut agent = self.command(name, &build::agent().to_string_lossy());
+        let mut agent = self.command(name, &build::agent(Profile::Dist).to_string_lossy());
         agent.arg("run").arg("--config").arg(file);
         self.spawn(&format!("lb-agent-{name}"), agent)
     }
@@ -207,7 +207,7 @@ impl Net {
 
     /// Another path, or another place of the programs, would be another measurement.
     fn check(&self, way: Way) -> Result<()> {
-        let status = Command::new(build::agent())
+        let status = Command::new(build::agent(Profile::Dist))
             .arg("--control")
             .arg(self.control(way))
             .args(["status", "--json"])
