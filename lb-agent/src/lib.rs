@@ -10,6 +10,7 @@
 //! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
 //! | [`health`] | checks of the backends, and what they say of them |
 //! | [`doctor`] | what of the machine stands in the way |
+//! | [`errors`] | errors as operators read them |
 //! | [`fuzz`] | what must hold for any bytes from the network |
 //! | [`handover`] | listening sockets that outlive an agent |
 //! | [`host`] | choices made on the host, by the kernel's own function |
@@ -27,6 +28,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod doctor;
+pub mod errors;
 pub mod fuzz;
 pub mod handover;
 pub mod health;

@@ -16,12 +16,13 @@ use crate::control::server;
 use crate::dataplane::DataPlane;
 use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError};
 use crate::dataplane::memory::Memory;
+use crate::errors::chain;
 use crate::handover::{Kept, Newcomers};
 use crate::l7::L7;
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
 use crate::proxy::front::Front;
-use crate::reconcile::{Reconciler, chain};
+use crate::reconcile::Reconciler;
 use crate::state::store::Store;
 
 /// How long connections on the userspace path may go on after the agent was told to stop.
@@ -210,22 +211,14 @@ fn open_planes(config: &Config, kept: &Kept) -> anyhow::Result<Planes> {
 
 /// An error with its causes in one line and, where one can be named, the way out.
 fn explain(error: &OpenError) -> String {
-    let whole = chain(error);
-    // A refused program comes with the verifier's log, which is for those who wrote it.
-    let text = match whole.split_once("Verifier output:") {
-        Some((text, log)) => {
-            tracing::debug!("the verifier's log:{log}");
-            text.trim_end_matches([' ', '.'])
-        }
-        None => &whole,
-    };
+    let text = chain(error);
     let no_privilege = text.contains("Operation not permitted") || text.contains("os error 1)");
     if no_privilege && !rustix::process::geteuid().is_root() {
         return format!(
             "{text} (run lb-agent as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)"
         );
     }
-    text.to_owned()
+    text
 }
 
 /// The kernel's data plane, with the listeners to which it hands what it cannot join itself.

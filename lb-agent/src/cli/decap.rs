@@ -12,7 +12,7 @@ use super::{output, wait_for};
 use crate::config::http::Cidr;
 use crate::config::value::BadValue;
 use crate::dataplane::bpf::decap::{self, Counts, Decap, DecapError, Mode, Settings};
-use crate::reconcile::chain;
+use crate::errors::chain;
 
 /// Take the wrapping off packets of the dsr path, on a backend
 ///

@@ -166,6 +166,10 @@ pub trait DataPlane: Send {
     fn packets(&self) -> Result<(), &'static str> {
         Err("no packets without BPF")
     }
+    /// Programs that were needed and that the kernel refused, each with its reason, for `status`.
+    fn refusals(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Has the packet programs on these interfaces, and on no others.
     fn follow(&mut self, _wanted: &[Wanted]) -> Vec<InterfaceState> {
         Vec::new()

@@ -70,7 +70,7 @@ pub fn check_config(config: &Config) -> Vec<String> {
                 problems.push(format!(
                     "{}:{line}: service[{index}].http.errors: {} (write the path of a page, or leave it out)",
                     source.display(),
-                    crate::reconcile::chain(&error)
+                    crate::errors::chain(&error)
                 ));
             }
         }

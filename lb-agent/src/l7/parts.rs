@@ -245,7 +245,7 @@ impl Maker {
         }
         self.problems.remove(&http.name);
         let pages = Pages::load(&http.settings.errors).unwrap_or_else(|error| {
-            let problem = format!("{}: {}", http.name, crate::reconcile::chain(&error));
+            let problem = format!("{}: {}", http.name, crate::errors::chain(&error));
             tracing::error!("{problem}");
             self.problems.insert(http.name.clone(), problem);
             Pages::default()

@@ -102,6 +102,13 @@ pub fn local_ports() -> (u16, u16) {
     }
 }
 
+/// Whether the stack forwards IPv6 between interfaces that [`Sysctls::forward`] was asked for: it does
+/// since Linux 6.17, before only where all interfaces forward.
+pub fn stack_forwards_ipv6() -> bool {
+    path("net/ipv6/conf/all/force_forwarding").exists()
+        || read("net/ipv6/conf/all/forwarding").is_ok_and(|value| value == "1")
+}
+
 fn path(key: &str) -> PathBuf {
     Path::new("/proc/sys").join(key)
 }

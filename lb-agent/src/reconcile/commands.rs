@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use lb_common::abi::state;
 
-use super::{Reconciler, chain};
+use super::Reconciler;
 use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply, Status};
+use crate::errors::chain;
 use crate::report::{self, figures::Figures};
 use crate::state::desired::{Backend, Service};
 use crate::state::overlay::{self, AtEnd, Drained, Overlay, Target};
@@ -78,6 +79,7 @@ impl Reconciler {
     fn status(&self) -> Result<Status, Refusal> {
         let notes = self.problems.iter().cloned().chain(self.front.problems());
         let notes = notes.chain(self.l7.problems());
+        let notes = notes.chain(self.plane.refusals());
         let notes = notes.chain(self.surveyed.problems.iter().cloned());
         let sources = report::Sources {
             desired: &self.desired,

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::{Reconciler, chain};
+use super::Reconciler;
+use crate::errors::chain;
 use crate::state::observed::address_of;
 use crate::state::overlay::{self, AtEnd, Drained, Target};
 

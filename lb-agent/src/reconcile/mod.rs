@@ -23,6 +23,7 @@ use packets::Surveyed;
 
 use crate::config::{Config, PacketConfig};
 use crate::dataplane::{self, Action, DataPlane};
+use crate::errors::chain;
 use crate::handover::Newcomers;
 use crate::health::{Health, Watched};
 use crate::l7::L7;
@@ -412,15 +413,4 @@ impl Reconciler {
         }
         self.problems = problems;
     }
-}
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use lb_common::abi::path;
 
-use super::{Reconciler, chain};
-use crate::config::{Attach, PacketConfig};
+use super::Reconciler;
+use crate::config::{Attach, InterfaceConfig, PacketConfig};
 use crate::dataplane;
 use crate::dataplane::packets::{InterfaceState, Wanted};
+use crate::errors::chain;
 use crate::network::Network;
 use crate::network::status::PacketStatus;
 use crate::network::survey::{Class, Interface, Place, Survey};
@@ -124,8 +125,10 @@ impl Reconciler {
         self.surveyed.leaving = None;
         let survey = self.surveyed.network.survey();
         let config = &self.config.agent.packet;
-        let wanted = wanted(&survey, config, desired);
+        let barred = barred_from_drivers(&survey, config, desired, sysctl::stack_forwards_ipv6());
+        let wanted = wanted(&survey, config, desired, barred.as_deref());
         let mut problems = missing(&survey, config);
+        problems.extend(insisting(config, barred.as_deref()));
         for interface in &wanted {
             problems.extend(self.surveyed.sysctls.forward(&interface.name));
         }
@@ -198,17 +201,60 @@ fn missing(survey: &Survey, config: &PacketConfig) -> Vec<String> {
     problems
 }
 
-/// The interfaces by which clients come, and those by which backends answer.
-fn wanted(survey: &Survey, config: &PacketConfig, desired: &Desired) -> Vec<Wanted> {
+/// Why the programs must run behind the drivers, if they must. XDP sends frames only to interfaces that
+/// take them from it. It leaves the others to the stack, which forwards nothing of `dsr`, and IPv6 not
+/// everywhere (`forwards_ipv6`). Behind the driver frames go out by any interface.
+fn barred_from_drivers(
+    survey: &Survey,
+    config: &PacketConfig,
+    desired: &Desired,
+    forwards_ipv6: bool,
+) -> Option<String> {
+    let clients = survey.client_side(&config.interfaces);
+    desired.backends().find_map(|backend| {
+        let packets = backend.packets.as_ref()?;
+        let out = survey.interfaces.get(&packets.way.interface)?;
+        // Back out by the interface that they came by frames always go.
+        let goes_back = clients.iter().all(|(from, _)| from.index == out.index);
+        if packets.way.class == Class::Local || out.takes_xdp() || goes_back {
+            return None;
+        }
+        let name = &out.name;
+        let ipv6 = !packets.target.addr.is_v4();
+        if backend.route.path == path::DSR {
+            Some(format!("{name} takes no frames from XDP"))
+        } else if ipv6 && !forwards_ipv6 {
+            Some(format!(
+                "{name} takes no frames from XDP, and the stack forwards no IPv6 \
+                 (net.ipv6.conf.all.forwarding is 0)"
+            ))
+        } else {
+            None
+        }
+    })
+}
+
+/// What to tell of interfaces on which XDP is configured although it cannot reach all backends.
+fn insisting(config: &PacketConfig, barred: Option<&str>) -> Option<String> {
+    let barred = barred?;
+    let xdp = |interface: &&InterfaceConfig| interface.attach == Attach::Xdp;
+    let name = &config.interfaces.iter().find(xdp)?.name;
+    Some(format!(
+        "not every backend is reached from {name} with attach = \"xdp\": {barred} (set attach = \"auto\")"
+    ))
+}
+
+/// The interfaces by which clients come, and those by which backends answer. `barred` is why the
+/// programs do not go to a driver that is not configured.
+fn wanted(
+    survey: &Survey,
+    config: &PacketConfig,
+    desired: &Desired,
+    barred: Option<&str>,
+) -> Vec<Wanted> {
     let mut wanted = BTreeMap::new();
-    let backends = || {
-        desired
-            .services
-            .iter()
-            .flat_map(|service| &service.backends)
-    };
     let class = |class| {
-        backends().any(|backend| {
+        desired.backends().any(|backend| {
             backend.route.path == path::NAT
                 && backend
                     .packets
@@ -221,7 +267,10 @@ fn wanted(survey: &Survey, config: &PacketConfig, desired: &Desired) -> Vec<Want
         index: interface.index,
         name: interface.name.clone(),
         mtu: interface.mtu,
-        place: interface.place(attach),
+        place: match (interface.place(attach), attach, barred) {
+            (Place::Driver, Attach::Auto, Some(why)) => Place::Behind(why.to_owned()),
+            (place, ..) => place,
+        },
         takes_xdp: interface.takes_xdp(),
         sends_back: interface.kind.as_deref() != Some("veth"),
         mends_replies,
@@ -229,7 +278,10 @@ fn wanted(survey: &Survey, config: &PacketConfig, desired: &Desired) -> Vec<Want
     for (interface, attach) in survey.client_side(&config.interfaces) {
         wanted.insert(interface.index, of(interface, attach));
     }
-    for backend in backends().filter(|backend| backend.route.path != path::SOCKET) {
+    for backend in desired
+        .backends()
+        .filter(|backend| backend.route.path != path::SOCKET)
+    {
         let Some(packets) = &backend.packets else {
             continue;
         };

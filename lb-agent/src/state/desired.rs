@@ -148,16 +148,20 @@ impl Desired {
         desired
     }
 
+    /// The backends of all services.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.services.iter().flat_map(|service| &service.backends)
+    }
+
     /// The ways by which packets leave for backends.
     pub fn ways(&self) -> impl Iterator<Item = &Way> {
-        let backends = self.services.iter().flat_map(|service| &service.backends);
-        backends.filter_map(|backend| Some(&backend.packets.as_ref()?.way))
+        self.backends()
+            .filter_map(|backend| Some(&backend.packets.as_ref()?.way))
     }
 
     /// The unix sockets among the backends, by what stands for each in the tables.
     pub fn unix_sockets(&self) -> HashMap<SocketAddr, Arc<FilePath>> {
-        let backends = self.services.iter().flat_map(|service| &service.backends);
-        backends
+        self.backends()
             .filter_map(|backend| Some((backend.address.key(), backend.address.unix()?.clone())))
             .collect()
     }

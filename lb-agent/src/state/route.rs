@@ -78,7 +78,7 @@ pub(super) fn route(
             Err(why) => proxy(why),
         },
         Path::Auto if !surroundings.is_local(address) => {
-            nat(service, address, surroundings).map_or_else(|_| proxy("on another host"), by_class)
+            nat(service, address, surroundings).map_or_else(proxy, by_class)
         }
         // A UDP application answers from the port that it is bound to: handed over, it would
         // answer from another port than the one that was asked.

@@ -9,7 +9,7 @@ use super::world::{BackendEvent, Chosen, World};
 use super::{Job, Segment, Stage, Verdict, impossible_source, nobody, note_first};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, kind, state};
 use crate::abi::{BackendId, protocol};
-use crate::flows::{End, NewFlow, PortRange, Refused};
+use crate::flows::{End, Flow, NewFlow, PortRange, Refused};
 use crate::hash;
 use crate::headers::{ETHERNET, Piece, tcp};
 use crate::packet::Packet;
@@ -193,7 +193,7 @@ fn forward<P: Packet, W: World>(
         if rewrite(packet, &job.segment, &flow.out, 1).is_none() {
             return REFUSED;
         }
-        world.note(PacketCounter::Replied);
+        world.note(sent(&flow));
         return Verdict::neighbour(way.asks);
     }
     if way.hop.ifindex == 0 {
@@ -208,20 +208,27 @@ fn forward<P: Packet, W: World>(
     if rewrite(packet, &job.segment, &flow.out, 1).is_none() {
         return REFUSED;
     }
-    world.note(if flow.is_reply() {
+    world.note(sent(&flow));
+    frame(packet, world, &job.segment.ip, &way.hop)
+}
+
+/// What counts a packet of the flow that was sent on.
+#[inline(always)]
+fn sent(flow: &Flow) -> PacketCounter {
+    if flow.is_reply() {
         PacketCounter::Replied
     } else {
         PacketCounter::Forwarded
-    });
-    frame(packet, world, &job.segment.ip, &way.hop)
+    }
 }
 
 /// Where a packet of a flow goes.
 pub(super) struct Way {
     /// The way out; [`Hop::NONE`] when the stack has to deliver the packet.
     pub(super) hop: Hop,
-    /// Interface of a neighbour whose MAC address is not known yet. The stack would ask for it too,
-    /// but takes no packet from elsewhere whose source is an address of this host.
+    /// Interface of a neighbour whose MAC address is not known yet. The stack would ask for it too, but
+    /// takes no packet from elsewhere whose source is an address of this host, and forwards IPv6 only
+    /// where all interfaces do (before Linux 6.17).
     asks: u32,
     /// What becomes of it instead; [`Verdict::PASS`] for nothing.
     pub(super) instead: Verdict,
@@ -261,16 +268,12 @@ pub(super) fn way_out<P: Packet, W: World>(
         return Way::BY_STACK;
     }
     let (src, dst) = (&flow.out.src, &flow.out.dst);
-    let mut asks = 0;
     let hop = if !flow.is_reply() {
         way(world, flow.backend, packet.len(), src, dst)
     } else if is_fresh(world, &flow.hop, HOP_FRESH_S) {
         flow.hop
     } else {
         let hop = world.route(src, dst);
-        if hop.ifindex == 0 {
-            asks = world.neighbour();
-        }
         world.set_hop(flow, &hop);
         hop
     };
@@ -279,8 +282,9 @@ pub(super) fn way_out<P: Packet, W: World>(
         return Way::refused(Verdict::next(Stage::Error));
     }
     if hop.ifindex == 0 {
+        // Whatever has no interface was asked for just now.
         return Way {
-            asks,
+            asks: world.neighbour(),
             ..Way::BY_STACK
         };
     }

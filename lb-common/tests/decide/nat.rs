@@ -331,6 +331,21 @@ fn an_answer_to_a_client_whose_mac_address_is_not_known_is_kept_until_it_is() {
 }
 
 #[test]
+fn packet_to_a_backend_whose_mac_address_is_not_known_is_kept_until_it_is() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        world.routes.clear();
+        world.asks = example::INSIDE;
+        let spec = tcp(family.client, &family.service(CONTAINER), SYN);
+        let (outcome, out) = pass(&mut world, &spec.frame());
+        assert_eq!(outcome, Outcome::Neighbour(example::INSIDE));
+        assert_eq!(seen(&out).ttl, spec.ttl - 1, "nobody else lowers it");
+        assert_eq!(world.counter(PacketCounter::Forwarded), 1);
+        assert_eq!(world.counter(PacketCounter::ToStack), 0);
+    }
+}
+
+#[test]
 fn after_a_change_of_routes_the_way_back_is_looked_up_anew() {
     for family in FAMILIES {
         let mut world = family.world();

@@ -15,6 +15,7 @@ use super::link::{self, AttachError};
 use super::maps::{self, COUNTED_BY_LISTEN, ClientMaps, Maps};
 use super::packet::{self, FlowSettings};
 use super::pod;
+use crate::errors::chain;
 
 /// The eBPF programs; empty when the agent was built without them.
 pub(super) static OBJECT: &[u8] =
@@ -210,6 +211,7 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
         maps::unpin(pin_dir, &COUNTED_BY_LISTEN).map_err(io_error("clean up", pin_dir))?;
     }
 
+    maps::make_tables(pin_dir).map_err(io_error("make the tables in", pin_dir))?;
     let mut object = load_object(settings)?;
     let mut maps = Maps::take(&mut object)?;
     let meta = Meta {
@@ -239,13 +241,16 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
             tracing::warn!(%error, "the lb_listen of before is not put back");
         }
     })?;
-    for name in AT_SYSTEM_CALLS {
-        let hook: &mut CgroupSockAddr = program(&mut object, name)?;
-        hook.load().map_err(refused(name))?;
-        link::at_system_call(name, hook, &cgroup, &link::pin_of(pin_dir, name))?;
-    }
-    for name in PROGRAMS.into_iter().chain(AT_SYSTEM_CALLS) {
+    for name in PROGRAMS {
         pin_program(&mut object, name, pin_dir)?;
+    }
+    if let Err(error) = at_system_calls(&mut object, &cgroup, pin_dir) {
+        let note = format!(
+            "clients on this host reach `nat` and `dsr` backends through the agent: {}",
+            chain(&error)
+        );
+        tracing::warn!("{note}");
+        notes.push(note);
     }
     Ok(Loaded {
         maps,
@@ -254,6 +259,21 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
         object,
         lock,
     })
+}
+
+/// Attaches the programs for clients on this host. Nothing of it is attached before the kernel has taken
+/// all of them.
+fn at_system_calls(object: &mut Ebpf, cgroup: &Path, pin_dir: &Path) -> Result<(), OpenError> {
+    for name in AT_SYSTEM_CALLS {
+        let hook: &mut CgroupSockAddr = program(object, name)?;
+        hook.load().map_err(refused(name))?;
+    }
+    for name in AT_SYSTEM_CALLS {
+        let hook: &mut CgroupSockAddr = program(object, name)?;
+        link::at_system_call(name, hook, cgroup, &link::pin_of(pin_dir, name))?;
+        pin_program(object, name, pin_dir)?;
+    }
+    Ok(())
 }
 
 /// The listen addresses in force.
@@ -299,9 +319,15 @@ where
 
 /// The kernel's refusal of the program `name`.
 pub(super) fn refused(name: &'static str) -> impl FnOnce(aya::programs::ProgramError) -> OpenError {
-    move |source| OpenError::Program {
-        name,
-        source: Box::new(source),
+    move |source| {
+        // Elsewhere only its last words are told.
+        if let aya::programs::ProgramError::LoadError { verifier_log, .. } = &source {
+            tracing::debug!("the verifier's log of {name}:\n{verifier_log}");
+        }
+        OpenError::Program {
+            name,
+            source: Box::new(source),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use aya::maps::{
 use lb_common::abi;
 use lb_common::addr::Addr;
 
-use super::pod;
+use super::{link, pod};
 
 /// Every map of the eBPF object that is pinned: all but the log's, which is of one agent's life.
 pub(super) const NAMES: [&str; 18] = [
@@ -141,6 +141,23 @@ pub(super) fn known_clients(
         }
     }
     Ok(known)
+}
+
+/// Makes and pins the arrays of tables that are not there yet, before aya would make them from the
+/// object: see [`link::make_array_of_arrays`].
+pub(super) fn make_tables(pin_dir: &Path) -> io::Result<()> {
+    let tables = [
+        ("TABLES", size_of::<abi::ServiceTable>()),
+        ("DSR_TABLES", size_of::<abi::packet::DsrTable>()),
+    ];
+    for (name, value_size) in tables {
+        let pin = pin_of(pin_dir, name);
+        if !pin.exists() {
+            let entries = abi::MAX_SERVICES as u32;
+            link::make_array_of_arrays(name, entries, value_size as u32, &pin)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where the map `name` is pinned.

@@ -493,10 +493,14 @@ impl DataPlane for Bpf {
     }
 
     fn packets(&self) -> Result<(), &'static str> {
-        let mut packets = Bpf::packets(self);
-        packets
-            .check()
-            .map_err(|_| "the kernel refuses the packet programs")
+        let loaded = Bpf::packets(self).check();
+        loaded
+            .then_some(())
+            .ok_or("the kernel refuses the packet programs")
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        Bpf::packets(self).refusals()
     }
 
     fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {

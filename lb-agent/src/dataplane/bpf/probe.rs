@@ -13,6 +13,7 @@ use lb_common::abi::META_MAGIC;
 
 use super::link::bpf;
 use super::{canary, load, maps};
+use crate::errors::chain;
 
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_SK_LOOKUP: u32 = 36;
@@ -110,28 +111,29 @@ pub fn programs() -> Vec<Tried> {
             return vec![Tried {
                 what: "the maps of this binary".to_owned(),
                 needed: true,
-                outcome: Err(in_short(&error)),
+                outcome: Err(chain(&error)),
             }];
         }
     };
     let mut tried = Vec::new();
     for (name, program) in object.programs_mut() {
-        let outcome = match program {
-            Program::SkLookup(program) => program
-                .load()
-                .map_err(|error| in_short(&error))
-                .and_then(|()| {
-                    let fd = program.fd().map_err(|error| in_short(&error))?;
-                    canary::check(fd.as_fd(), Path::new("/nonexistent"), &[])
-                        .map_err(|error| in_short(&error))
-                }),
-            Program::SockOps(program) => program.load().map_err(|error| in_short(&error)),
-            Program::Xdp(program) => program.load().map_err(|error| in_short(&error)),
-            Program::SchedClassifier(program) => program.load().map_err(|error| in_short(&error)),
-            Program::CgroupSockAddr(program) => program.load().map_err(|error| in_short(&error)),
-            // No program of ours; whoever adds one adds it here.
-            _ => Err("doctor does not know how to load it".to_owned()),
-        };
+        let outcome =
+            match program {
+                Program::SkLookup(program) => program
+                    .load()
+                    .map_err(|error| chain(&error))
+                    .and_then(|()| {
+                        let fd = program.fd().map_err(|error| chain(&error))?;
+                        canary::check(fd.as_fd(), Path::new("/nonexistent"), &[])
+                            .map_err(|error| chain(&error))
+                    }),
+                Program::SockOps(program) => program.load().map_err(|error| chain(&error)),
+                Program::Xdp(program) => program.load().map_err(|error| chain(&error)),
+                Program::SchedClassifier(program) => program.load().map_err(|error| chain(&error)),
+                Program::CgroupSockAddr(program) => program.load().map_err(|error| chain(&error)),
+                // No program of ours; whoever adds one adds it here.
+                _ => Err("doctor does not know how to load it".to_owned()),
+            };
         tried.push(Tried {
             what: format!("the program {name}"),
             needed: true,
@@ -139,18 +141,6 @@ pub fn programs() -> Vec<Tried> {
         });
     }
     tried
-}
-
-/// An error without the verifier's log.
-fn in_short(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    let short = text.split("Verifier output:").next().unwrap_or_default();
-    short.trim_end_matches([' ', '.']).to_owned()
 }
 
 /// The kernel's `union bpf_attr` for BPF_PROG_QUERY (`query` in `linux/bpf.h`), up to Linux 6.6.

@@ -18,6 +18,7 @@ use super::super::canary;
 use super::super::link;
 use super::super::load::{self, OpenError};
 use crate::dataplane::packets::{InterfaceState, Wanted};
+use crate::errors::chain;
 use crate::network::survey::Place;
 
 /// Programs, in the order in which they are told apart in the names of pins.
@@ -36,13 +37,36 @@ const FILTER: NlOptions = NlOptions {
     classid: None,
 };
 
+/// Whether the kernel has taken the programs; else why not.
+#[derive(Clone, Debug)]
+struct Loaded {
+    /// `lb_xdp`.
+    xdp: Result<(), String>,
+    /// `lb_tc_ingress` and `lb_tc_egress`.
+    tc: Result<(), String>,
+}
+
+impl Loaded {
+    /// The refusals of one or both.
+    fn refusals(&self) -> impl Iterator<Item = &String> {
+        [&self.xdp, &self.tc]
+            .into_iter()
+            .filter_map(|loaded| loaded.as_ref().err())
+    }
+
+    /// Whether one of them can serve.
+    fn serves(&self) -> bool {
+        self.xdp.is_ok() || self.tc.is_ok()
+    }
+}
+
 /// What is attached where.
 pub(super) struct Attachments {
     pin_dir: PathBuf,
     /// Has the programs.
     object: Ebpf,
-    /// Whether the kernel has taken them, once it was asked.
-    loaded: Option<Result<(), String>>,
+    /// What the kernel has said of them, once it was asked.
+    loaded: Option<Loaded>,
     attached: BTreeMap<u32, (Wanted, InterfaceState)>,
     /// Whether what an earlier agent has left has been looked through.
     adopted: bool,
@@ -59,37 +83,29 @@ impl Attachments {
         }
     }
 
-    /// Has the kernel load the programs, unless it has; else says why it does not.
+    /// Has the kernel load the programs, unless it has. Whether one of them can serve: where `lb_xdp` is
+    /// refused packets are forwarded behind the driver, where those for TC are, by drivers alone.
     ///
     /// Only when they are needed: checking them takes the kernel some time.
-    pub(super) fn load(&mut self) -> Result<(), String> {
-        if let Some(loaded) = &self.loaded {
-            return loaded.clone();
-        }
-        let loaded = self.load_now().map_err(|error| said(&error));
-        if let Err(error) = &loaded {
-            tracing::warn!("the packet programs cannot serve: {error}");
-        }
-        self.loaded = Some(loaded.clone());
-        loaded
+    pub(super) fn load(&mut self) -> bool {
+        let (object, pin_dir) = (&mut self.object, &self.pin_dir);
+        let loaded = self.loaded.get_or_insert_with(|| {
+            let loaded = Loaded {
+                xdp: load_xdp(object, pin_dir).map_err(|error| chain(&error)),
+                tc: load_tc(object, pin_dir).map_err(|error| chain(&error)),
+            };
+            for error in loaded.refusals() {
+                tracing::warn!("a packet program cannot serve: {error}");
+            }
+            loaded
+        });
+        loaded.serves()
     }
 
-    fn load_now(&mut self) -> Result<(), OpenError> {
-        let object = &mut self.object;
-        let xdp: &mut Xdp = load::program(object, XDP)?;
-        xdp.load().map_err(load::refused(XDP))?;
-        let fd = xdp.fd().map_err(load::refused(XDP))?;
-        canary::check_packets(fd.as_fd(), XDP, canary::pass::XDP)?;
-        for name in [INGRESS, EGRESS] {
-            let program: &mut SchedClassifier = load::program(object, name)?;
-            program.load().map_err(load::refused(name))?;
-            let fd = program.fd().map_err(load::refused(name))?;
-            canary::check_packets(fd.as_fd(), name, canary::pass::TC)?;
-        }
-        for name in PROGRAMS {
-            load::pin_program(object, name, &self.pin_dir)?;
-        }
-        Ok(())
+    /// Why programs that were needed cannot serve.
+    pub(super) fn refusals(&self) -> Vec<String> {
+        let loaded = self.loaded.iter();
+        loaded.flat_map(Loaded::refusals).cloned().collect()
     }
 
     /// Has the programs on the interfaces `wanted`, and on no others.
@@ -112,7 +128,7 @@ impl Attachments {
         for index in gone {
             self.detach_interface(index);
         }
-        if wanted.is_empty() || self.load().is_err() {
+        if wanted.is_empty() || !self.load() {
             return Vec::new();
         }
         wanted
@@ -194,20 +210,25 @@ impl Attachments {
     }
 }
 
-/// An error and its causes in one line.
-fn said(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+fn load_xdp(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
+    let program: &mut Xdp = load::program(object, XDP)?;
+    program.load().map_err(load::refused(XDP))?;
+    let fd = program.fd().map_err(load::refused(XDP))?;
+    canary::check_packets(fd.as_fd(), XDP, canary::pass::XDP)?;
+    load::pin_program(object, XDP, pin_dir)
+}
+
+fn load_tc(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
+    for name in [INGRESS, EGRESS] {
+        let program: &mut SchedClassifier = load::program(object, name)?;
+        program.load().map_err(load::refused(name))?;
+        let fd = program.fd().map_err(load::refused(name))?;
+        canary::check_packets(fd.as_fd(), name, canary::pass::TC)?;
     }
-    // A refused program comes with the verifier's log, which is for those who wrote it.
-    if let Some((short, log)) = text.split_once("Verifier output:") {
-        tracing::debug!("the verifier's log:{log}");
-        return short.trim_end_matches([' ', '.']).to_owned();
+    for name in [INGRESS, EGRESS] {
+        load::pin_program(object, name, pin_dir)?;
     }
-    text
+    Ok(())
 }
 
 fn none(wanted: &Wanted, why: String) -> InterfaceState {
@@ -264,18 +285,23 @@ fn behind(object: &mut Ebpf, wanted: &Wanted, pin: &Path, why: String) -> Interf
 /// Attaches `lb_xdp` to the driver, or puts it in the place of what the link at `pin` runs; else
 /// says why that cannot be.
 fn to_driver(object: &mut Ebpf, wanted: &Wanted, pin: &Path) -> Result<(), String> {
-    let program: &mut Xdp = load::program(object, XDP).map_err(|error| said(&error))?;
-    let fd = program.fd().map_err(|error| error.to_string())?;
+    let program: &mut Xdp = load::program(object, XDP).map_err(|error| chain(&error))?;
+    let fd = program.fd().map_err(|_| not_taken(XDP))?;
     match link::replace(fd, pin) {
         Ok(true) => return Ok(()),
         Ok(false) => {}
-        Err(error) => return Err(said(&error)),
+        Err(error) => return Err(chain(&error)),
     }
     let link = program
         .attach_to_if_index(wanted.index, XdpMode::Driver)
         .and_then(|id| program.take_link(id))
         .map_err(|error| refusal(&error, wanted))?;
     keep_xdp(link, pin)
+}
+
+/// Of a program that was not loaded; [`Attachments::refusals`] has the whole of it.
+fn not_taken(name: &str) -> String {
+    format!("the kernel refuses {name}")
 }
 
 fn keep_xdp(link: XdpLink, pin: &Path) -> Result<(), String> {
@@ -319,17 +345,17 @@ fn to_tc(
     wanted: &Wanted,
     pin: &Path,
 ) -> Result<&'static str, String> {
-    let program: &mut SchedClassifier = load::program(object, name).map_err(|e| said(&e))?;
+    let program: &mut SchedClassifier = load::program(object, name).map_err(|e| chain(&e))?;
     let kind = if name == EGRESS {
         TcAttachType::Egress
     } else {
         TcAttachType::Ingress
     };
-    let fd = program.fd().map_err(|error| error.to_string())?;
+    let fd = program.fd().map_err(|_| not_taken(name))?;
     match link::replace(fd, pin) {
         Ok(true) => return Ok("tcx"),
         Ok(false) => {}
-        Err(error) => return Err(said(&error)),
+        Err(error) => return Err(chain(&error)),
     }
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     match program.attach_with_options(&wanted.name, kind, order) {

@@ -247,9 +247,14 @@ impl Packets {
         self.dsr.put(id, table, usable, known)
     }
 
-    /// Whether the kernel takes the programs; else why not.
-    pub(super) fn check(&mut self) -> Result<(), String> {
+    /// Whether the kernel takes programs enough to forward packets.
+    pub(super) fn check(&mut self) -> bool {
         self.attachments.load()
+    }
+
+    /// Why programs that were needed cannot serve.
+    pub(super) fn refusals(&self) -> Vec<String> {
+        self.attachments.refusals()
     }
 
     /// Has the programs on the interfaces `wanted`, and on no others.
