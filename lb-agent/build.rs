@@ -11,7 +11,9 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let object = object();
     embed(&object, "lb-ebpf.o");
-    embed(&object.with_file_name("lb-decap.o"), "lb-decap.o");
+    for name in ["lb-packets.o", "lb-decap.o"] {
+        embed(&object.with_file_name(name), name);
+    }
 }
 
 /// Puts the content of `object`, or nothing, into a file called `name`.

@@ -18,10 +18,8 @@ use lb_common::addr::{self, Addr};
 use lb_common::select::{Client, Reason, select};
 
 use crate::frame::Call;
-use crate::maps::{
-    BACKENDS, LOCAL_ADDRESSES, LOCAL_DATAGRAMS, LOCAL_PEER, META, TABLES, count_by_number,
-    service_at,
-};
+use crate::maps::{BACKENDS, TABLES, count_by_number};
+use crate::socket_maps::{LOCAL_ADDRESSES, LOCAL_DATAGRAMS, LOCAL_PEER, META, service_at};
 use crate::steer::lb_sent;
 use crate::tables::{ServiceTables, Taker, search};
 

@@ -17,9 +17,9 @@ use lb_common::select::Client;
 
 use crate::connect;
 use crate::frame::Socket;
-use crate::maps::{
-    ACTIVE, AFFINITY, BACKEND_STATS, BACKENDS, LISTENERS, LOCAL_PEER, META, OWNERS, SERVICE_ACTIVE,
-    SOCKET_OWNER, TABLES, add, count, service_at,
+use crate::maps::{ACTIVE, AFFINITY, BACKENDS, SERVICE_ACTIVE, TABLES, count};
+use crate::socket_maps::{
+    BACKEND_STATS, LISTENERS, LOCAL_PEER, META, OWNERS, SOCKET_OWNER, add, service_at,
 };
 
 /// `bpf_sock_hash_update` with BPF_NOEXIST on a key that is there.

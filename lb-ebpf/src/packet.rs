@@ -9,7 +9,7 @@ use core::ptr;
 use lb_common::checksum::Delta;
 use lb_common::packet::{Outer, Packet, Window};
 
-use crate::opaque;
+use crate::hints::opaque;
 
 /// Offsets beyond this are not looked at: the verifier wants a bound, and no walk gets so far.
 const FARTHEST: usize = 0x3fff;

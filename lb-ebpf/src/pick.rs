@@ -6,7 +6,8 @@ use lb_common::flows::Home;
 use lb_common::select::{Choice, Client, Reason, first, select};
 
 use crate::flows::fetch;
-use crate::maps::{BACKENDS, TABLES, TARGETS, scratch};
+use crate::maps::{BACKENDS, TABLES};
+use crate::packet_maps::{TARGETS, scratch};
 use crate::tables::{ServiceTables, Taker, search};
 
 /// What a choice came to; see `lb_common::decide::world::Chosen`.

@@ -6,8 +6,9 @@ use core::ptr;
 use lb_common::abi::packet::{FlowEntry, FlowSet, Hop};
 use lb_common::flows::{End, NewFlow, Ports, Set};
 
-use crate::maps::{FLOWS4, FLOWS6, NAT_PORTS, add_fetched, replace};
-use crate::{forgotten, opaque};
+use crate::atomic::{add_fetched, replace};
+use crate::hints::{forgotten, opaque};
+use crate::packet_maps::{FLOWS4, FLOWS6, NAT_PORTS};
 
 const WAYS: usize = FlowSet::<3>::WAYS;
 

@@ -13,9 +13,8 @@ use lb_common::addr;
 use lb_common::select::{Client, Reason, select};
 
 use crate::frame::{Lookup, family, is_trial};
-use crate::maps::{
-    AFFINITY_UDP, BACKEND_STATS, BACKENDS, LISTENERS, PROXY, TABLES, count, service_at,
-};
+use crate::maps::{AFFINITY_UDP, BACKENDS, TABLES, count};
+use crate::socket_maps::{BACKEND_STATS, LISTENERS, PROXY, service_at};
 use crate::tables::{ServiceTables, Taker, search};
 
 /// `bpf_sk_assign` on a socket of an address family that cannot take the connection.

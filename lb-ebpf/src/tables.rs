@@ -6,8 +6,8 @@ use lb_common::abi::{
 };
 use lb_common::select::{Choice, Client, Reason, Tables, in_order};
 
+use crate::hints::opaque;
 use crate::maps::{ACTIVE, AFFINITY, AFFINITY_UDP, BACKENDS, SERVICE_ACTIVE, TABLES};
-use crate::opaque;
 
 /// The tables of one service in one run of a program.
 pub struct ServiceTables<'a, T> {

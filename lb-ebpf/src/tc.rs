@@ -5,8 +5,8 @@ use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_sk
 use core::ptr;
 use lb_common::decide::{Outcome, Stage, egress, ingress, open, run, six};
 
-use crate::maps::Route;
 use crate::packet::{Raw, Skb, field};
+use crate::packet_maps::Route;
 use crate::world::{Hook, Maps, job};
 
 /// Bytes that are made linear: Ethernet, two IP headers with their options or extensions, and what
@@ -70,7 +70,7 @@ fn run_stage(stage: Stage, skb: *mut __sk_buff) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_tc_open(ctx: *mut __sk_buff) -> u64 {
-    let ctx = crate::kept(ctx);
+    let ctx = crate::hints::kept(ctx);
     open(&mut Raw(Skb(ctx)), &mut maps(ctx)).code()
 }
 
@@ -78,7 +78,7 @@ pub extern "C" fn lb_tc_open(ctx: *mut __sk_buff) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_tc_six(ctx: *mut __sk_buff) -> u64 {
-    let ctx = crate::kept(ctx);
+    let ctx = crate::hints::kept(ctx);
     six(&mut Raw(Skb(ctx)), &mut maps(ctx)).code()
 }
 

@@ -20,12 +20,12 @@ use lb_common::packet::Packet;
 use lb_common::select::{Choice, Client, Reason};
 
 use crate::flows;
-use crate::maps::{
-    AFFINITY, AFFINITY_UDP, BACKENDS, DEVICES, DSR_TABLES, FRAGMENTS, NEAR_VIPS, PACKET_BACKENDS,
-    PACKET_STATS, Route, TABLES, TARGETS, TRACKED, VIPS, address_marks, count, packet_settings,
-    scratch,
+use crate::hints::opaque;
+use crate::maps::{AFFINITY, AFFINITY_UDP, BACKENDS, TABLES, count};
+use crate::packet_maps::{
+    DEVICES, DSR_TABLES, FRAGMENTS, NEAR_VIPS, PACKET_BACKENDS, PACKET_STATS, Route, TARGETS,
+    TRACKED, VIPS, address_marks, packet_settings, scratch,
 };
-use crate::opaque;
 use crate::pick::{Picked, pick, pick_first};
 use crate::tables::{affinity, element, now_ns};
 

@@ -7,8 +7,8 @@ use core::ptr;
 use lb_common::abi::packet::PacketSettings;
 use lb_common::decide::{Outcome, Stage, ingress, open, run, six};
 
-use crate::maps::{Route, packet_settings};
 use crate::packet::{Raw, Xdp, field};
+use crate::packet_maps::{Route, packet_settings};
 use crate::world::{Hook, Maps, job, takes_xdp};
 
 /// Returns what becomes of the packet.
@@ -88,7 +88,7 @@ fn run_stage(stage: Stage, ctx: *mut xdp_md) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_xdp_open(ctx: *mut xdp_md) -> u64 {
-    let ctx = crate::kept(ctx);
+    let ctx = crate::hints::kept(ctx);
     open(&mut Raw(Xdp(ctx)), &mut maps(ctx)).code()
 }
 
@@ -96,7 +96,7 @@ pub extern "C" fn lb_xdp_open(ctx: *mut xdp_md) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_xdp_six(ctx: *mut xdp_md) -> u64 {
-    let ctx = crate::kept(ctx);
+    let ctx = crate::hints::kept(ctx);
     six(&mut Raw(Xdp(ctx)), &mut maps(ctx)).code()
 }
 

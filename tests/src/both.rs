@@ -57,7 +57,7 @@ impl Both {
             ..FlowSettings::default()
         };
         let flows = Flows::sized(settings.sets(), settings.ports());
-        Self::with(Trial::sized(FLOWS).unwrap(), flows, &settings)
+        Self::with(Trial::packets(FLOWS).unwrap(), flows, &settings)
     }
 
     /// The kernel's with room for so many flows; the host's has none.
@@ -66,7 +66,11 @@ impl Both {
             flows,
             ..FlowSettings::default()
         };
-        Self::with(Trial::sized(flows).unwrap(), Flows::sized(0, 0), &settings)
+        Self::with(
+            Trial::packets(flows).unwrap(),
+            Flows::sized(0, 0),
+            &settings,
+        )
     }
 
     fn with(mut trial: Trial, flows: Flows, sizes: &FlowSettings) -> Self {

@@ -35,6 +35,9 @@ pub(crate) fn program(profile: Profile, name: &str) -> PathBuf {
     sh::target_dir().join(profile.name()).join(name)
 }
 
+/// The objects that the agent embeds, by the programs of `lb-ebpf` that they are.
+const OBJECTS: [&str; 3] = ["lb-decap", "lb-packets", "lb-ebpf"];
+
 /// The agent, as `build` makes it.
 pub(crate) fn agent(profile: Profile) -> PathBuf {
     program(profile, "lb-agent")
@@ -62,7 +65,7 @@ pub(crate) fn build_object() -> Result<()> {
     let mut cargo = toolchain.cargo("build", &crate_dir);
     cargo.arg("--message-format=json-render-diagnostics");
     let messages = capture_stdout(&mut cargo)?;
-    for name in ["lb-decap", "lb-ebpf"] {
+    for name in OBJECTS {
         let built = executable(&messages, name)
             .with_context(|| format!("cargo named no object for {name}"))?;
         install_if_changed(&built, &object().with_file_name(format!("{name}.o")))?;

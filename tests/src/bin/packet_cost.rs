@@ -194,7 +194,7 @@ fn report(cases: &[&Case], net: &mut [Vec<f64>], json: bool) {
             println!("{:44}{median:8.0}{least:8.0}{most:8.0}", case.name);
         }
     }
-    let mut trial = Trial::open().unwrap();
+    let mut trial = Trial::packets(65_536).unwrap();
     let programs: Vec<Figures> = PROGRAMS.map(|name| trial.load(name).unwrap()).into();
     if json {
         let verified = programs.iter().map(|program| {

@@ -17,7 +17,7 @@ use super::packet::{self, FlowSettings};
 use super::pod;
 use crate::errors::chain;
 
-/// The eBPF programs; empty when the agent was built without them.
+/// The eBPF programs for sockets; empty when the agent was built without them.
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
 
@@ -211,7 +211,7 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
         maps::unpin(pin_dir, &COUNTED_BY_LISTEN).map_err(io_error("clean up", pin_dir))?;
     }
 
-    maps::make_tables(pin_dir).map_err(io_error("make the tables in", pin_dir))?;
+    maps::make_tables(pin_dir, &["TABLES"])?;
     let mut object = load_object(settings)?;
     let mut maps = Maps::take(&mut object)?;
     let meta = Meta {
@@ -288,21 +288,19 @@ fn services(maps: &Maps) -> Result<Vec<ServiceKey>, OpenError> {
 
 fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {
     let mut loader = EbpfLoader::new();
-    size_maps(&mut loader, settings.max_clients, &settings.flows);
-    for name in maps::NAMES.into_iter().chain(packet::NAMES) {
+    // Nothing in the programs depends on the kernel's own types, which take some ten megabytes.
+    loader.btf(None);
+    size_maps(&mut loader, settings.max_clients);
+    for name in maps::NAMES {
         loader.map_pin_path(name, maps::pin_of(&settings.pin_dir, name));
     }
     Ok(loader.load(OBJECT)?)
 }
 
-/// Makes the maps that grow with what is kept as large as that.
-pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, clients: u32, flows: &FlowSettings) {
+/// Makes the maps that grow with the number of clients as large as that.
+pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, clients: u32) {
     loader.map_max_entries("AFFINITY", clients);
     loader.map_max_entries("AFFINITY_UDP", clients);
-    loader.map_max_entries("FLOWS4", flows.sets());
-    loader.map_max_entries("FLOWS6", flows.sets());
-    loader.map_max_entries("NAT_PORTS", flows.ports());
-    loader.map_max_entries("TRACKED", flows.tracked_entries());
 }
 
 /// The program `name`.

@@ -35,6 +35,17 @@ pub(super) const NAMES: [&str; 18] = [
     "LOCAL_DATAGRAMS",
 ];
 
+/// Those among them that choices are made from, which the packet programs use, too.
+pub(super) const CHOICES: [&str; 7] = [
+    "TABLES",
+    "BACKENDS",
+    "AFFINITY",
+    "AFFINITY_UDP",
+    "ACTIVE",
+    "SERVICE_ACTIVE",
+    "SERVICE_STATS",
+];
+
 /// Those that count what `lb_listen` sees: worth nothing once it has been away.
 pub(super) const COUNTED_BY_LISTEN: [&str; 4] =
     ["ACTIVE", "SERVICE_ACTIVE", "SOCKET_OWNER", "LISTENERS"];
@@ -143,18 +154,23 @@ pub(super) fn known_clients(
     Ok(known)
 }
 
-/// Makes and pins the arrays of tables that are not there yet, before aya would make them from the
-/// object: see [`link::make_array_of_arrays`].
-pub(super) fn make_tables(pin_dir: &Path) -> io::Result<()> {
-    let tables = [
-        ("TABLES", size_of::<abi::ServiceTable>()),
-        ("DSR_TABLES", size_of::<abi::packet::DsrTable>()),
-    ];
-    for (name, value_size) in tables {
+/// Makes and pins those of the arrays of tables `names` that are not there yet, before aya would make
+/// them from the object: see [`link::make_array_of_arrays`].
+///
+/// # Errors
+/// When the kernel refuses one.
+pub(super) fn make_tables(pin_dir: &Path, names: &[&str]) -> Result<(), MapError> {
+    for name in names {
+        let value_size = match *name {
+            "TABLES" => size_of::<abi::ServiceTable>(),
+            "DSR_TABLES" => size_of::<abi::packet::DsrTable>(),
+            _ => unreachable!("no array of tables"),
+        };
         let pin = pin_of(pin_dir, name);
         if !pin.exists() {
             let entries = abi::MAX_SERVICES as u32;
-            link::make_array_of_arrays(name, entries, value_size as u32, &pin)?;
+            link::make_array_of_arrays(name, entries, value_size as u32, &pin)
+                .map_err(MapError::IoError)?;
         }
     }
     Ok(())

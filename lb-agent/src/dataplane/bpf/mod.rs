@@ -35,11 +35,13 @@ pub use link::locks_maps;
 pub use load::{OpenError, Settings};
 use maps::{ClientMaps, Maps};
 pub use packet::FlowSettings;
-use packet::Packets;
+use packet::LazyPackets;
 
 use super::packets::{InterfaceState, PacketFigures, Wanted};
 use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts, TableCounts};
 use crate::state::observed::{Built, Observed, TableSpec};
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The pinned maps and what is in them.
 pub struct Bpf {
@@ -48,7 +50,7 @@ pub struct Bpf {
     observed: Observed,
     owners: HashMap<OwnerKey, BackendId>,
     pin_dir: PathBuf,
-    packets: Mutex<Packets>,
+    packets: Mutex<LazyPackets>,
     remembered: [Arc<count::Counted>; 2],
     _lock: std::fs::File,
 }
@@ -111,11 +113,7 @@ impl Bpf {
                 count::Counted::open(&settings.pin_dir, "AFFINITY")?,
                 count::Counted::open(&settings.pin_dir, "AFFINITY_UDP")?,
             ],
-            packets: Mutex::new(Packets::take(
-                loaded.object,
-                &settings.pin_dir,
-                &settings.flows,
-            )?),
+            packets: Mutex::new(LazyPackets::new(&settings.pin_dir, &settings.flows)?),
             pin_dir: settings.pin_dir.clone(),
             _lock: loaded.lock,
         };
@@ -158,32 +156,41 @@ impl Bpf {
             let (key, id) = entry?;
             self.owners.insert(key.0, id.0);
         }
-        let left = Bpf::packets(self).read_back(&self.observed.backends)?;
-        let targets = left.targets.into_iter().map(|target| (target.id, target));
-        self.observed.targets.extend(targets);
-        self.observed.vips.extend(left.vips);
+        let left = Bpf::packets(self)
+            .get()
+            .map(|packets| packets.read_back(&self.observed.backends))
+            .transpose()?;
+        if let Some(left) = left {
+            let targets = left.targets.into_iter().map(|target| (target.id, target));
+            self.observed.targets.extend(targets);
+            self.observed.vips.extend(left.vips);
+        }
         Ok(())
     }
 
-    fn packets(&self) -> MutexGuard<'_, Packets> {
+    fn packets(&self) -> MutexGuard<'_, LazyPackets> {
         self.packets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&mut self, action: &Action) -> Result<(), MapError> {
+    fn write(&mut self, action: &Action) -> Result<(), BoxedError> {
         match action {
-            Action::NameService(id, name) => self.name_service(*id, name),
-            Action::PutBackend(backend) => self.put_backend(backend),
-            Action::PutTable(id, built) => self.put_table(*id, built.table()),
+            Action::NameService(id, name) => self.name_service(*id, name)?,
+            Action::PutBackend(backend) => self.put_backend(backend)?,
+            Action::PutTable(id, built) => self.put_table(*id, built.table())?,
             Action::Listen(key, id) => {
                 self.maps
                     .services
-                    .insert(pod::ServiceKey(*key), pod::ServiceId(*id), 0)
+                    .insert(pod::ServiceKey(*key), pod::ServiceId(*id), 0)?;
             }
-            Action::PutTarget(target) => Bpf::packets(self).put_target(target),
-            Action::DropTarget(id) => Bpf::packets(self).drop_target(*id),
-            Action::PutVip(key, vip) => Bpf::packets(self).put_vip(key, vip),
-            Action::DropVip(key) => Bpf::packets(self).drop_vip(key),
-            Action::Unlisten(key) => self.maps.services.remove(&pod::ServiceKey(*key)),
+            Action::PutTarget(target) => Bpf::packets(self).opened()?.put_target(target)?,
+            Action::DropTarget(id) => self.drop_target(*id)?,
+            Action::PutVip(key, vip) => Bpf::packets(self).opened()?.put_vip(key, vip)?,
+            Action::DropVip(key) => {
+                if let Some(packets) = Bpf::packets(self).get() {
+                    packets.drop_vip(key)?;
+                }
+            }
+            Action::Unlisten(key) => self.maps.services.remove(&pod::ServiceKey(*key))?,
             Action::RemoveBackend(id) => {
                 let entry = self.observed.backends[id.index() as usize];
                 let void = abi::Backend {
@@ -192,11 +199,18 @@ impl Bpf {
                 };
                 self.maps.backends.set(id.index(), pod::Backend(void), 0)?;
                 if self.observed.targets.contains_key(id) {
-                    Bpf::packets(self).drop_target(*id)?;
+                    self.drop_target(*id)?;
                 }
-                Ok(())
             }
-            Action::DropService(id) => self.drop_service(*id),
+            Action::DropService(id) => self.drop_service(*id)?,
+        }
+        Ok(())
+    }
+
+    fn drop_target(&self, id: BackendId) -> Result<(), MapError> {
+        match Bpf::packets(self).get() {
+            Some(packets) => packets.drop_target(id),
+            None => Ok(()),
         }
     }
 
@@ -217,8 +231,10 @@ impl Bpf {
             let zero = pod::BackendStats(BackendStats::default());
             self.maps.backend_stats.set(index, per_cpu(zero)?, 0)?;
         }
-        if matches!(backend.state, state::UP | state::DRAINING) {
-            Bpf::packets(self).reopen(backend.id)?;
+        if matches!(backend.state, state::UP | state::DRAINING)
+            && let Some(packets) = Bpf::packets(self).get()
+        {
+            packets.reopen(backend.id)?;
         }
         self.maps.backends.set(index, pod::Backend(*backend), 0)
     }
@@ -262,7 +278,7 @@ impl Bpf {
         (dsr && self.observed.tables.contains_key(&service)).then_some(service)
     }
 
-    fn write_dsr(&self, service: ServiceId) -> Result<(), MapError> {
+    fn write_dsr(&self, service: ServiceId) -> Result<(), BoxedError> {
         let Some(built) = self.observed.tables.get(&service) else {
             return Ok(());
         };
@@ -278,7 +294,10 @@ impl Bpf {
             let over = entry.protocol == abi::protocol::UDP && entry.state == state::DOWN;
             there(id) && !over
         };
-        Bpf::packets(self).put_dsr(service, built.table(), &usable, &known)
+        Bpf::packets(self)
+            .opened()?
+            .put_dsr(service, built.table(), &usable, &known)?;
+        Ok(())
     }
 
     /// Brings the `OWNERS` map up to date with the backends.
@@ -354,12 +373,13 @@ impl DataPlane for Bpf {
     }
 
     fn apply(&mut self, action: &Action) -> Result<(), Error> {
-        let failed =
-            |error| Error::table(format!("change the kernel's tables ({action:?})"), error);
+        let failed = |error: BoxedError| {
+            Error::table(format!("change the kernel's tables ({action:?})"), error)
+        };
         self.write(action).map_err(failed)?;
         self.observed.note(action);
         if matches!(action, Action::PutBackend(_) | Action::RemoveBackend(_)) {
-            self.write_owners().map_err(failed)?;
+            self.write_owners().map_err(|error| failed(error.into()))?;
         }
         if let Some(service) = self.dsr_touched(action) {
             self.write_dsr(service).map_err(failed)?;
@@ -368,7 +388,9 @@ impl DataPlane for Bpf {
     }
 
     fn purge(&mut self) -> Result<(), Error> {
-        Bpf::packets(self).follow(&[]);
+        if let Some(packets) = Bpf::packets(self).get() {
+            packets.follow(&[]);
+        }
         purge(&self.pin_dir)
             .map(drop)
             .map_err(|error| Error::table("remove the pins", error))
@@ -412,7 +434,8 @@ impl DataPlane for Bpf {
 
     fn close_connections(&self, backend: &abi::Backend) -> Result<usize, Error> {
         if backend.path == path::NAT {
-            let open = Bpf::packets(self).close(backend.id);
+            let mut packets = Bpf::packets(self);
+            let open = packets.get().map_or(Ok(0), |p| p.close(backend.id));
             return open
                 .map(|open| open as usize)
                 .map_err(|error| Error::table("close the flows of a backend", error));
@@ -437,9 +460,10 @@ impl DataPlane for Bpf {
                 .sum(),
             ..BackendCounts::default()
         };
-        if matches!(backend.path, path::NAT | path::DSR) {
-            let packets = Bpf::packets(self).backend_counts(backend.id);
-            counts += packets.map_err(failed)?;
+        if matches!(backend.path, path::NAT | path::DSR)
+            && let Some(packets) = Bpf::packets(self).get()
+        {
+            counts += packets.backend_counts(backend.id).map_err(failed)?;
         }
         Ok(counts)
     }
@@ -488,12 +512,17 @@ impl DataPlane for Bpf {
                 capacity: map.capacity,
             });
         }
-        tables.extend(Bpf::packets(self).tables());
+        if let Some(packets) = Bpf::packets(self).get() {
+            tables.extend(packets.tables());
+        }
         Ok(tables)
     }
 
     fn packets(&self) -> Result<(), &'static str> {
-        let loaded = Bpf::packets(self).check();
+        let loaded = match Bpf::packets(self).opened() {
+            Ok(packets) => packets.check(),
+            Err(_) => false,
+        };
         loaded
             .then_some(())
             .ok_or("the kernel refuses the packet programs")
@@ -504,29 +533,37 @@ impl DataPlane for Bpf {
     }
 
     fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
-        Bpf::packets(self).follow(wanted)
+        let mut packets = Bpf::packets(self);
+        packets.get().map_or(Vec::new(), |p| p.follow(wanted))
     }
 
     fn linger(&mut self) -> Vec<InterfaceState> {
-        Bpf::packets(self).linger()
+        let mut packets = Bpf::packets(self);
+        packets.get().map_or(Vec::new(), |p| p.linger())
     }
 
     fn distrust_routes(&mut self) -> Result<(), Error> {
-        Bpf::packets(self)
-            .distrust_routes()
+        let mut packets = Bpf::packets(self);
+        packets
+            .get()
+            .map_or(Ok(()), |p| p.distrust_routes())
             .map_err(|error| Error::table("tell the programs that routes have changed", error))
     }
 
     fn packet_figures(&self) -> Result<Option<PacketFigures>, Error> {
-        let figures = Bpf::packets(self).figures();
+        let mut packets = Bpf::packets(self);
+        let figures = packets.get().map(|packets| packets.figures());
         figures
-            .map(Some)
+            .transpose()
             .map_err(|error| Error::table("read the counters of packets", error))
     }
 
     fn clean_slots(&mut self) -> Result<(), Error> {
-        let cleaned = Bpf::packets(self).clean_slots();
-        cleaned.map_err(|error| Error::table("clean the slots of dsr", error))
+        let mut packets = Bpf::packets(self);
+        packets
+            .get()
+            .map_or(Ok(()), |p| p.clean_slots())
+            .map_err(|error| Error::table("clean the slots of dsr", error))
     }
 }
 

@@ -5,13 +5,14 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
-use aya::EbpfLoader;
 use aya::maps::MapType;
 use aya::programs::{Program, ProgramType};
 use aya::sys::{is_map_supported, is_program_supported};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::abi::META_MAGIC;
 
 use super::link::bpf;
+use super::packet::{self, FlowSettings};
 use super::{canary, load, maps};
 use crate::errors::chain;
 
@@ -23,6 +24,7 @@ const BPF_TCX_EGRESS: u32 = 47;
 const MOST_PROGRAMS: usize = 64;
 
 /// Something that was tried, and what came of it.
+#[derive(Clone, Debug)]
 pub struct Tried {
     /// What.
     pub what: String,
@@ -93,7 +95,7 @@ pub fn features() -> Vec<Tried> {
 
 /// Loads the programs that this binary carries on maps of their own, and tries them.
 pub fn programs() -> Vec<Tried> {
-    if load::OBJECT.is_empty() {
+    if load::OBJECT.is_empty() || packet::OBJECT.is_empty() {
         return vec![Tried {
             what: "the eBPF programs of this binary".to_owned(),
             needed: true,
@@ -102,15 +104,23 @@ pub fn programs() -> Vec<Tried> {
     }
     let mut loader = EbpfLoader::new();
     // The least that there can be: nothing of it is used.
-    for name in ["AFFINITY", "AFFINITY_UDP"] {
-        loader.map_max_entries(name, 1);
-    }
-    let mut object = match loader.load(load::OBJECT) {
+    load::size_maps(loader.btf(None), 1);
+    let sockets = of_object(loader.load(load::OBJECT), true);
+    let mut loader = EbpfLoader::new();
+    load::size_maps(loader.btf(None), 1);
+    packet::size_maps(&mut loader, &FlowSettings::default());
+    let packets = of_object(loader.load(packet::OBJECT), false);
+    [sockets, packets].concat()
+}
+
+/// Loads the programs of an object. Those that are not `needed` are for backends elsewhere.
+fn of_object(object: Result<Ebpf, EbpfError>, needed: bool) -> Vec<Tried> {
+    let mut object = match object {
         Ok(object) => object,
         Err(error) => {
             return vec![Tried {
                 what: "the maps of this binary".to_owned(),
-                needed: true,
+                needed,
                 outcome: Err(chain(&error)),
             }];
         }
@@ -136,7 +146,7 @@ pub fn programs() -> Vec<Tried> {
             };
         tried.push(Tried {
             what: format!("the program {name}"),
-            needed: true,
+            needed: needed && load::PROGRAMS.contains(&name),
             outcome,
         });
     }

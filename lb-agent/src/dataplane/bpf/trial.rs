@@ -10,10 +10,10 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::decap;
 use super::load::{OBJECT, OpenError, size_maps};
-use super::packet::FlowSettings;
+use super::packet::{self, FlowSettings};
 
-/// Flows and clients that can be kept, unless it is said otherwise.
-const FLOWS: u32 = 65_536;
+/// Clients that can be kept.
+const CLIENTS: u32 = 65_536;
 
 /// What loading a program took.
 #[derive(Clone, Debug)]
@@ -36,24 +36,27 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Loads the agent's object, and no program yet.
-    pub fn open() -> Result<Self, OpenError> {
-        Self::sized(FLOWS)
+    /// Loads the object with the programs for sockets, and no program yet.
+    pub fn sockets() -> Result<Self, OpenError> {
+        let mut loader = EbpfLoader::new();
+        size_maps(&mut loader, CLIENTS);
+        Self::load_object(&mut loader, OBJECT)
     }
 
-    /// The same with maps for so many flows, and for as many clients.
-    pub fn sized(flows: u32) -> Result<Self, OpenError> {
+    /// The same with the programs for packets, and maps for so many flows and clients.
+    pub fn packets(flows: u32) -> Result<Self, OpenError> {
         let mut loader = EbpfLoader::new();
         let settings = FlowSettings {
             flows,
             ..FlowSettings::default()
         };
-        size_maps(&mut loader, flows, &settings);
-        Self::load_object(&mut loader, OBJECT)
+        size_maps(&mut loader, flows);
+        packet::size_maps(&mut loader, &settings);
+        Self::load_object(&mut loader, packet::OBJECT)
     }
 
     /// The same for the object of `lb_decap`.
-    pub fn open_decap() -> Result<Self, OpenError> {
+    pub fn decap() -> Result<Self, OpenError> {
         Self::load_object(&mut EbpfLoader::new(), decap::OBJECT)
     }
 

@@ -5,6 +5,7 @@
 //! | `attach` | programs on interfaces, by links that are pinned |
 //! | `dsr` | tables of services on the `dsr` path, and what they remember when a slot changes hands |
 //! | `flows` | the flow tables in the kernel's memory |
+//! | `lazy` | when all of it is opened |
 //! | `sweep` | flows that are over, in small batches |
 //! | `vips` | who listens where |
 //! | `fate` | what becomes of a flow; pure |
@@ -14,6 +15,7 @@ mod attach;
 mod dsr;
 mod fate;
 mod flows;
+mod lazy;
 mod reset;
 mod sweep;
 mod vips;
@@ -35,6 +37,7 @@ use crate::host::monotonic_s;
 use crate::network::survey::Place;
 
 pub(super) use attach::remove_filters_of;
+pub(super) use lazy::{LazyPackets, OBJECT, size_maps};
 
 /// The pinned maps of the packet paths.
 pub(super) const NAMES: [&str; 14] = [
@@ -84,8 +87,12 @@ impl FlowSettings {
         Flows::sets_for(self.flows)
     }
 
-    /// The flows that the tables pinned in `pin_dir` have room for, if that is not what is wanted.
+    /// The flows that the tables pinned in `pin_dir` have room for, if there are any and that is not what
+    /// is wanted.
     pub(super) fn others_in_force(&self, pin_dir: &Path) -> Result<Option<u32>, MapError> {
+        if !lazy::is_pinned(pin_dir) {
+            return Ok(None);
+        }
         let sets = smallest(pin_dir, ["FLOWS4", "FLOWS6"])?;
         Ok((sets != self.sets()).then(|| Flows::flows_of(sets)))
     }

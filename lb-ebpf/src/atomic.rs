@@ -1,0 +1,96 @@
+//! Atomic instructions, which the compiler has none of for BPF. Each object uses a part of them.
+#![allow(dead_code)]
+
+/// Atomic addition. `core::sync::atomic` offers none on a target without compare-and-swap, which
+/// BPF is to the compiler.
+///
+/// # Safety
+///
+/// `counter` is valid and aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn atomic_add(counter: *mut u64, amount: i64) {
+    // SAFETY: the instruction touches the eight bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({counter} + 0) += {amount}",
+            counter = in(reg) counter,
+            amount = in(reg) amount,
+        );
+    }
+}
+
+/// The same on the host, where only the linters see it.
+#[cfg(not(target_arch = "bpf"))]
+pub unsafe fn atomic_add(counter: *mut u64, amount: i64) {
+    // SAFETY: the caller vouches for the pointer.
+    let counter = unsafe { core::sync::atomic::AtomicU64::from_ptr(counter) };
+    counter.fetch_add(amount as u64, core::sync::atomic::Ordering::Relaxed);
+}
+
+/// Replaces the word at `place`, if that is `old`; what was there. Nothing is moved across it.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn replace(place: *mut u32, old: u32, new: u32) -> u32 {
+    let found: u64;
+    // SAFETY: the instruction touches the four bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "w0 = cmpxchg32_32(r1 + 0, w0, w2)",
+            inout("r0") u64::from(old) => found,
+            in("r1") place,
+            in("r2") u64::from(new),
+        );
+    }
+    found as u32
+}
+
+/// The same on the host, where only the linters see it.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub unsafe fn replace(place: *mut u32, old: u32, new: u32) -> u32 {
+    // SAFETY: the caller vouches for the pointer.
+    let place = unsafe { core::sync::atomic::AtomicU32::from_ptr(place) };
+    let order = core::sync::atomic::Ordering::SeqCst;
+    let done = place.compare_exchange(old, new, order, order);
+    done.unwrap_or_else(|found| found)
+}
+
+/// Adds to the word at `place`; what was there. Nothing is moved across it.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn add_fetched(place: *mut u32, amount: u32) -> u32 {
+    let found: u64;
+    // SAFETY: the instruction touches the four bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "w2 = atomic_fetch_add((u32 *)(r1 + 0), w2)",
+            inout("r2") u64::from(amount) => found,
+            in("r1") place,
+        );
+    }
+    found as u32
+}
+
+/// The same on the host, where only the linters see it.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub unsafe fn add_fetched(place: *mut u32, amount: u32) -> u32 {
+    // SAFETY: the caller vouches for the pointer.
+    let place = unsafe { core::sync::atomic::AtomicU32::from_ptr(place) };
+    place.fetch_add(amount, core::sync::atomic::Ordering::SeqCst)
+}
