@@ -19,7 +19,7 @@ use lb_common::select::{Client, Reason, select};
 
 use crate::frame::Call;
 use crate::maps::{BACKENDS, TABLES, count_by_number};
-use crate::socket_maps::{LOCAL_ADDRESSES, LOCAL_DATAGRAMS, LOCAL_PEER, META, service_at};
+use crate::socket_maps::{LOCAL_ADDRESSES, LOCAL_PEER, META, asked_by, remember_asked, service_at};
 use crate::steer::lb_sent;
 use crate::tables::{ServiceTables, Taker, search};
 
@@ -78,9 +78,7 @@ pub extern "C" fn lb_asked_by(cookie: u64, id: u32, high: u64, low: u64, port: u
         pad: [0; 3],
     };
     let key = datagram_key(cookie, halves(&backend.addr), backend.port);
-    // SAFETY: a torn read at worst writes the entry once more.
-    let known = unsafe { LOCAL_DATAGRAMS.get(key) }.is_some_and(|known| *known == asked);
-    u32::from(known || LOCAL_DATAGRAMS.insert(key, asked, 0).is_ok())
+    u32::from(asked_by(&key) == Some(asked) || remember_asked(&key, &asked))
 }
 
 /// recvmsg(2) and recvfrom(2) that ask for the sender, of UDP.
@@ -92,9 +90,7 @@ pub fn receive<const V6: bool>(ctx: &SockAddrContext) {
         return call.rename(meant_by(peer.asked), peer.asked_port);
     }
     let key = datagram_key(cookie(ctx), addr, port);
-    // SAFETY: an entry of this socket's own; only a send from it at the same moment changes it,
-    // and then to another address of the same backend.
-    if let Some(asked) = unsafe { LOCAL_DATAGRAMS.get(key) } {
+    if let Some(asked) = asked_by(&key) {
         call.rename(meant_by(asked.addr), asked.port);
     }
 }

@@ -23,9 +23,28 @@ pub static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 1> = LruHashMap::new();
 
-/// The same for UDP, apart because there anybody can write. The agent sets the size.
+/// The same for UDP, apart because there anybody can write: one inner map, which the agent makes (and
+/// pins as `AFFINITY_UDP`) when there is a UDP service.
 #[btf_map]
-pub static AFFINITY_UDP: LruHashMap<AffinityKey, Affinity, 1> = LruHashMap::new();
+static UDP_CLIENTS: ArrayOfMaps<LruHashMap<AffinityKey, Affinity, 1>, 1> = ArrayOfMaps::new();
+
+/// Where a UDP client was sent last.
+#[inline(always)]
+pub fn udp_affinity(key: &AffinityKey) -> Option<Affinity> {
+    let affinity = UDP_CLIENTS.get_value_ptr_mut(0, key)?;
+    // SAFETY: the kernel returned a valid, aligned value; a torn read names a backend that is checked
+    // before use.
+    Some(unsafe { *affinity })
+}
+
+/// Remembers where a UDP client was sent. A full map pushes out the client unseen for longest; nothing
+/// else can fail.
+#[inline(always)]
+pub fn remember_udp(key: &AffinityKey, affinity: &Affinity) {
+    if let Some(clients) = UDP_CLIENTS.get(0) {
+        let _ = clients.insert(key, affinity, 0);
+    }
+}
 
 /// Established connections per backend.
 #[btf_map]

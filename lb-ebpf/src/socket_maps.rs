@@ -1,13 +1,11 @@
 //! The maps of the socket path and of clients on this host. See `maps`.
 
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, SockHash};
 use aya_ebpf::helpers::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use core::ptr;
-use lb_common::abi::local::{
-    Asked, LocalDatagram, LocalPeer, MAX_LOCAL_ADDRESSES, MAX_LOCAL_DATAGRAMS,
-};
+use lb_common::abi::local::{Asked, LocalDatagram, LocalPeer, MAX_LOCAL_ADDRESSES};
 use lb_common::abi::{
     BackendId, BackendStats, ListenKey, MAX_BACKENDS, MAX_LISTEN, MAX_LISTENERS, MAX_SERVICES,
     Meta, OwnerKey, ServiceId, ServiceKey, ServiceName, SocketOwner,
@@ -57,10 +55,26 @@ pub static LOCAL_ADDRESSES: HashMap<Addr, Addr, MAX_LOCAL_ADDRESSES> = HashMap::
 #[btf_map]
 pub static LOCAL_PEER: SocketStorage<LocalPeer, OWN> = SocketStorage::new();
 
-/// The same for the datagrams of unconnected UDP sockets, each of which may ask many services.
+/// The same for the datagrams of unconnected UDP sockets, each of which may ask many services: one inner
+/// map, which the agent makes (and pins as `LOCAL_DATAGRAMS`) when there is a UDP service.
 #[btf_map]
-pub static LOCAL_DATAGRAMS: LruHashMap<LocalDatagram, Asked, MAX_LOCAL_DATAGRAMS> =
-    LruHashMap::new();
+static UDP_LOCAL: ArrayOfMaps<LruHashMap<LocalDatagram, Asked, 1>, 1> = ArrayOfMaps::new();
+
+/// What a socket asked for when it was sent to a backend.
+#[inline(always)]
+pub fn asked_by(key: &LocalDatagram) -> Option<Asked> {
+    let asked = UDP_LOCAL.get_value_ptr_mut(0, key)?;
+    // SAFETY: the kernel returned a valid, aligned value, an entry of this socket's own; only a send
+    // from it at the same moment changes it, and then to another address of the same backend.
+    Some(unsafe { *asked })
+}
+
+/// Remembers that. `false` when there is no room for it.
+#[inline(always)]
+pub fn remember_asked(key: &LocalDatagram, asked: &Asked) -> bool {
+    let sockets = UDP_LOCAL.get(0);
+    sockets.is_some_and(|sockets| sockets.insert(key, asked, 0).is_ok())
+}
 
 /// Flags of a socket storage whose values stay with their socket.
 const OWN: usize = BPF_F_NO_PREALLOC as usize;

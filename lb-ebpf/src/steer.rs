@@ -13,7 +13,7 @@ use lb_common::addr;
 use lb_common::select::{Client, Reason, select};
 
 use crate::frame::{Lookup, family, is_trial};
-use crate::maps::{AFFINITY_UDP, BACKENDS, TABLES, count};
+use crate::maps::{BACKENDS, TABLES, count, remember_udp, udp_affinity};
 use crate::socket_maps::{BACKEND_STATS, LISTENERS, PROXY, service_at};
 use crate::tables::{ServiceTables, Taker, search};
 
@@ -107,8 +107,8 @@ fn note_datagram(head: &ServiceHead, key: &AffinityKey, backend: BackendId) {
     }
     // SAFETY: boot time can be read anywhere.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
-    // SAFETY: a torn read at worst renews an entry once more.
-    let known = unsafe { AFFINITY_UDP.get(key) };
+    let known = udp_affinity(key);
+    let known = known.as_ref();
     let fresh = known.is_some_and(|known| {
         known.backend == backend && now_ns.wrapping_sub(known.seen_ns) < UDP_RENEW_NS
     });
@@ -121,8 +121,7 @@ fn note_datagram(head: &ServiceHead, key: &AffinityKey, backend: BackendId) {
         if let Some(counter) = arrival(known, &affinity, head.affinity_ns) {
             count(head.id, counter);
         }
-        // A full map pushes out the client unseen for longest; nothing else can fail.
-        let _ = AFFINITY_UDP.insert(key, affinity, 0);
+        remember_udp(key, &affinity);
     }
 }
 

@@ -7,7 +7,7 @@ use lb_common::abi::{
 use lb_common::select::{Choice, Client, Reason, Tables, in_order};
 
 use crate::hints::opaque;
-use crate::maps::{ACTIVE, AFFINITY, AFFINITY_UDP, BACKENDS, SERVICE_ACTIVE, TABLES};
+use crate::maps::{ACTIVE, AFFINITY, BACKENDS, SERVICE_ACTIVE, TABLES, udp_affinity};
 
 /// The tables of one service in one run of a program.
 pub struct ServiceTables<'a, T> {
@@ -116,10 +116,9 @@ fn unpack(found: u64) -> Option<Choice> {
 #[inline(always)]
 pub fn affinity(protocol: u8, key: &AffinityKey) -> Option<Affinity> {
     if protocol == protocol::UDP {
-        // SAFETY: a torn read names a backend that is checked before use.
-        return unsafe { AFFINITY_UDP.get(key) }.copied();
+        return udp_affinity(key);
     }
-    // SAFETY: as above.
+    // SAFETY: a torn read names a backend that is checked before use.
     unsafe { AFFINITY.get(key) }.copied()
 }
 

@@ -21,7 +21,7 @@ use lb_common::select::{Choice, Client, Reason};
 
 use crate::flows;
 use crate::hints::opaque;
-use crate::maps::{AFFINITY, AFFINITY_UDP, BACKENDS, TABLES, count};
+use crate::maps::{AFFINITY, BACKENDS, TABLES, count, remember_udp};
 use crate::packet_maps::{
     DEVICES, DSR_TABLES, FRAGMENTS, NEAR_VIPS, PACKET_BACKENDS, PACKET_STATS, Route, TARGETS,
     TRACKED, VIPS, address_marks, packet_settings, scratch,
@@ -542,12 +542,12 @@ fn remember(protocol: u32, service: ServiceId, client: &Addr, backend: BackendId
         backend,
         pad: 0,
     };
-    // A full map pushes out the client unseen for longest; nothing else can fail.
-    let _ = if protocol == u32::from(protocol::UDP) {
-        AFFINITY_UDP.insert(client.key, affinity, 0)
+    if protocol == u32::from(protocol::UDP) {
+        remember_udp(&client.key, &affinity);
     } else {
-        AFFINITY.insert(client.key, affinity, 0)
-    };
+        // A full map pushes out the client unseen for longest; nothing else can fail.
+        let _ = AFFINITY.insert(client.key, affinity, 0);
+    }
 }
 
 /// Whether XDP can redirect to an interface.

@@ -192,7 +192,7 @@ impl Default for AgentConfig {
             pin_dir: "/sys/fs/bpf/lb-agent".into(),
             data_plane: DataPlane::Auto,
             hash_seed: None,
-            max_clients: 262_144,
+            max_clients: clients_for(memory_bytes()),
             l7_workers: 0,
             cgroup: None,
             control_mode: None,
@@ -200,6 +200,23 @@ impl Default for AgentConfig {
             metrics: None,
         }
     }
+}
+
+/// Clients that are remembered unless it is configured, on a machine with so much memory: one for every
+/// 64 KiB. Each takes some 110 bytes, and the map of all of them is made when the agent starts.
+fn clients_for(memory_bytes: u64) -> u32 {
+    const FEWEST: u64 = 8_192;
+    const MOST: u64 = 65_536;
+    // At most 65,536.
+    (memory_bytes / 65_536).clamp(FEWEST, MOST) as u32
+}
+
+/// The memory of this machine (`MemTotal`), as far as it tells.
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok());
+    kib.unwrap_or(0u64) * 1024
 }
 
 impl Default for Affinity {

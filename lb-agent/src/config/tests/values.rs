@@ -214,3 +214,18 @@ fn what_is_wrong_with_the_agent_is_said_in_one_line() {
         assert_eq!(found, [format!("2: agent.{expected}")], "for {line}");
     }
 }
+
+#[test]
+fn default_number_of_clients_follows_the_memory_within_bounds() {
+    const GIB: u64 = 1 << 30;
+    for (memory, clients) in [
+        (0, 8_192),
+        (GIB / 2, 8_192),
+        (GIB, 16_384),
+        (3 * GIB, 49_152),
+        (4 * GIB, 65_536),
+        (64 * GIB, 65_536),
+    ] {
+        assert_eq!(super::super::clients_for(memory), clients, "{memory}");
+    }
+}

@@ -163,7 +163,7 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-/// The same for BPF_OBJ_GET and BPF_OBJ_PIN (`pathname`, `bpf_fd`, `file_flags`).
+/// The same for BPF_OBJ_GET (`pathname`, `bpf_fd`, `file_flags`).
 #[repr(C)]
 struct ObjGet {
     pathname: u64,
@@ -193,8 +193,6 @@ struct LinkInfo {
     rest: [u64; 8],
 }
 
-const BPF_MAP_CREATE: libc::c_long = 0;
-const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -297,67 +295,4 @@ pub(super) fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_
 /// Where the pin of the link of `program` is.
 pub(super) fn pin_of(pin_dir: &Path, program: &str) -> PathBuf {
     pin_dir.join("links").join(program)
-}
-
-/// The kernel's `union bpf_attr` for BPF_MAP_CREATE, up to Linux 4.15.
-#[repr(C)]
-#[derive(Default)]
-struct MapCreate {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-    inner_map_fd: u32,
-    numa_node: u32,
-    map_name: [u8; 16],
-}
-
-/// `enum bpf_map_type` in `linux/bpf.h`.
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
-const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
-
-/// Makes an array of `entries` arrays with one value of `value_size` bytes each, and pins it at `pin`.
-///
-/// The kernel takes a map into an array of maps only if it is like the template that the array was
-/// made with. Before Linux 6.2 a template with type information (BTF) is unlike a map without
-/// (`bpf_map_meta_equal`), and aya makes templates with it, inner maps without.
-pub(super) fn make_array_of_arrays(
-    name: &str,
-    entries: u32,
-    value_size: u32,
-    pin: &Path,
-) -> io::Result<()> {
-    let template = create_map(MapCreate {
-        map_type: BPF_MAP_TYPE_ARRAY,
-        key_size: 4,
-        value_size,
-        max_entries: 1,
-        ..MapCreate::default()
-    })?;
-    let mut map_name = [0; 16];
-    let len = name.len().min(map_name.len() - 1);
-    map_name[..len].copy_from_slice(&name.as_bytes()[..len]);
-    let array = create_map(MapCreate {
-        map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS,
-        key_size: 4,
-        value_size: 4,
-        max_entries: entries,
-        inner_map_fd: template.as_raw_fd() as u32,
-        map_name,
-        ..MapCreate::default()
-    })?;
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attr = ObjGet {
-        pathname: path.as_ptr() as u64,
-        bpf_fd: array.as_raw_fd() as u32,
-        file_flags: 0,
-    };
-    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
-}
-
-fn create_map(mut attr: MapCreate) -> io::Result<OwnedFd> {
-    let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
-    // SAFETY: the kernel has just made it, for this process alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

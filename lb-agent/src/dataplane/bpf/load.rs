@@ -11,6 +11,7 @@ use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta, ServiceKey};
 
 use super::addresses;
 use super::canary::{self, CanaryError};
+use super::create;
 use super::link::{self, AttachError};
 use super::maps::{self, COUNTED_BY_LISTEN, ClientMaps, Maps};
 use super::packet::{self, FlowSettings};
@@ -211,7 +212,11 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
         maps::unpin(pin_dir, &COUNTED_BY_LISTEN).map_err(io_error("clean up", pin_dir))?;
     }
 
-    maps::make_tables(pin_dir, &["TABLES"])?;
+    for outer in [create::TABLES, create::UDP_CLIENTS, create::UDP_LOCAL] {
+        outer
+            .make(&maps::dir(pin_dir))
+            .map_err(io_error("make maps in", pin_dir))?;
+    }
     let mut object = load_object(settings)?;
     let mut maps = Maps::take(&mut object)?;
     let meta = Meta {
@@ -300,7 +305,6 @@ fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {
 /// Makes the maps that grow with the number of clients as large as that.
 pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, clients: u32) {
     loader.map_max_entries("AFFINITY", clients);
-    loader.map_max_entries("AFFINITY_UDP", clients);
 }
 
 /// The program `name`.
@@ -482,7 +486,10 @@ fn size_notes(settings: &Settings) -> Result<Vec<String>, OpenError> {
         )
     };
     let (pin_dir, wanted) = (&settings.pin_dir, settings.max_clients);
-    let clients = packet::smallest(pin_dir, ["AFFINITY", "AFFINITY_UDP"])?;
+    let there = maps::CLIENTS
+        .into_iter()
+        .filter(|name| maps::is_pinned(pin_dir, name));
+    let clients = packet::smallest(pin_dir, there)?;
     let clients = (clients != wanted).then(|| note("max_clients", wanted, clients));
     let flows = settings.flows.others_in_force(pin_dir)?;
     let flows = flows.map(|found| note("flow_table", settings.flows.flows, found));

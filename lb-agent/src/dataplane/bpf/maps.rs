@@ -11,7 +11,8 @@ use aya::maps::{
 use lb_common::abi;
 use lb_common::addr::Addr;
 
-use super::{link, pod};
+use super::create::AFFINITY_UDP;
+use super::pod;
 
 /// Every map of the eBPF object that is pinned: all but the log's, which is of one agent's life.
 pub(super) const NAMES: [&str; 18] = [
@@ -24,7 +25,7 @@ pub(super) const NAMES: [&str; 18] = [
     "PROXY",
     "OWNERS",
     "AFFINITY",
-    "AFFINITY_UDP",
+    "UDP_CLIENTS",
     "ACTIVE",
     "SERVICE_ACTIVE",
     "BACKEND_STATS",
@@ -32,7 +33,7 @@ pub(super) const NAMES: [&str; 18] = [
     "SOCKET_OWNER",
     "LOCAL_ADDRESSES",
     "LOCAL_PEER",
-    "LOCAL_DATAGRAMS",
+    "UDP_LOCAL",
 ];
 
 /// Those among them that choices are made from, which the packet programs use, too.
@@ -40,7 +41,7 @@ pub(super) const CHOICES: [&str; 7] = [
     "TABLES",
     "BACKENDS",
     "AFFINITY",
-    "AFFINITY_UDP",
+    "UDP_CLIENTS",
     "ACTIVE",
     "SERVICE_ACTIVE",
     "SERVICE_STATS",
@@ -70,10 +71,14 @@ pub(super) struct Maps {
 /// order.
 pub(super) type LocalAddresses = HashMap<MapData, Addr, Addr>;
 
+/// Clients, and where they went.
+pub(super) type Remembered = HashMap<MapData, pod::AffinityKey, pod::Affinity>;
+
 /// The maps that are read for choices made on the host.
 pub(super) struct ClientMaps {
-    pub tcp: HashMap<MapData, pod::AffinityKey, pod::Affinity>,
-    pub udp: HashMap<MapData, pod::AffinityKey, pod::Affinity>,
+    pub tcp: Remembered,
+    /// Once there is a UDP service.
+    pub udp: Option<Remembered>,
     pub active: Array<MapData, u64>,
     pub service_active: Array<MapData, u64>,
 }
@@ -104,7 +109,7 @@ impl ClientMaps {
         let active = MapData::from_pin(pin_of(pin_dir, "ACTIVE"))?;
         Ok(Self {
             tcp: take(object, "AFFINITY")?.try_into()?,
-            udp: take(object, "AFFINITY_UDP")?.try_into()?,
+            udp: None,
             active: Map::Array(active).try_into()?,
             service_active: take(object, "SERVICE_ACTIVE")?.try_into()?,
         })
@@ -133,14 +138,26 @@ pub(super) fn pinned_meta(pin_dir: &Path) -> Result<Option<abi::Meta>, MapError>
     Ok(Some(meta.get(&0, 0)?.0))
 }
 
+/// The maps of clients; the second one is there once there is a UDP service.
+pub(super) const CLIENTS: [&str; 2] = ["AFFINITY", AFFINITY_UDP];
+
+/// The map of clients `name`, by its pin.
+pub(super) fn remembered(pin_dir: &Path, name: &str) -> Result<Remembered, MapError> {
+    Map::LruHashMap(MapData::from_pin(pin_of(pin_dir, name))?).try_into()
+}
+
+/// Whether the map `name` is there.
+pub(super) fn is_pinned(pin_dir: &Path, name: &str) -> bool {
+    pin_of(pin_dir, name).exists()
+}
+
 /// Everybody in the maps of clients. An entry that comes or goes meanwhile may be missing.
 pub(super) fn known_clients(
     pin_dir: &Path,
 ) -> Result<Vec<(abi::AffinityKey, abi::Affinity)>, MapError> {
     let mut known = Vec::new();
-    for name in ["AFFINITY", "AFFINITY_UDP"] {
-        let map = Map::LruHashMap(MapData::from_pin(pin_of(pin_dir, name))?);
-        let map: HashMap<MapData, pod::AffinityKey, pod::Affinity> = map.try_into()?;
+    for name in CLIENTS.into_iter().filter(|name| is_pinned(pin_dir, name)) {
+        let map = remembered(pin_dir, name)?;
         for key in map.keys() {
             let key = key?;
             match map.get(&key, 0) {
@@ -154,31 +171,14 @@ pub(super) fn known_clients(
     Ok(known)
 }
 
-/// Makes and pins those of the arrays of tables `names` that are not there yet, before aya would make
-/// them from the object: see [`link::make_array_of_arrays`].
-///
-/// # Errors
-/// When the kernel refuses one.
-pub(super) fn make_tables(pin_dir: &Path, names: &[&str]) -> Result<(), MapError> {
-    for name in names {
-        let value_size = match *name {
-            "TABLES" => size_of::<abi::ServiceTable>(),
-            "DSR_TABLES" => size_of::<abi::packet::DsrTable>(),
-            _ => unreachable!("no array of tables"),
-        };
-        let pin = pin_of(pin_dir, name);
-        if !pin.exists() {
-            let entries = abi::MAX_SERVICES as u32;
-            link::make_array_of_arrays(name, entries, value_size as u32, &pin)
-                .map_err(MapError::IoError)?;
-        }
-    }
-    Ok(())
+/// Where the maps are pinned.
+pub(super) fn dir(pin_dir: &Path) -> PathBuf {
+    pin_dir.join("maps")
 }
 
 /// Where the map `name` is pinned.
 pub(super) fn pin_of(pin_dir: &Path, name: &str) -> PathBuf {
-    pin_dir.join("maps").join(name)
+    dir(pin_dir).join(name)
 }
 
 /// Removes the pins of the maps `names`; what is not there is no error.

@@ -8,6 +8,7 @@ mod batch;
 pub mod canary;
 mod close;
 mod count;
+mod create;
 pub mod decap;
 mod inet_diag;
 mod link;
@@ -51,7 +52,9 @@ pub struct Bpf {
     owners: HashMap<OwnerKey, BackendId>,
     pin_dir: PathBuf,
     packets: Mutex<LazyPackets>,
-    remembered: [Arc<count::Counted>; 2],
+    /// Those of TCP, and those of UDP once there is such a service.
+    remembered: Vec<Arc<count::Counted>>,
+    max_clients: u32,
     _lock: std::fs::File,
 }
 
@@ -109,15 +112,16 @@ impl Bpf {
             clients: Arc::new(KernelClients(Mutex::new(loaded.clients))),
             observed: Observed::default(),
             owners: HashMap::new(),
-            remembered: [
-                count::Counted::open(&settings.pin_dir, "AFFINITY")?,
-                count::Counted::open(&settings.pin_dir, "AFFINITY_UDP")?,
-            ],
+            remembered: vec![count::Counted::open(&settings.pin_dir, maps::CLIENTS[0])?],
+            max_clients: settings.max_clients,
             packets: Mutex::new(LazyPackets::new(&settings.pin_dir, &settings.flows)?),
             pin_dir: settings.pin_dir.clone(),
             _lock: loaded.lock,
         };
         plane.read_back()?;
+        if maps::is_pinned(&plane.pin_dir, create::AFFINITY_UDP) {
+            plane.remember_udp()?;
+        }
         Ok(Opened {
             plane,
             notes: loaded.notes,
@@ -178,6 +182,9 @@ impl Bpf {
             Action::PutBackend(backend) => self.put_backend(backend)?,
             Action::PutTable(id, built) => self.put_table(*id, built.table())?,
             Action::Listen(key, id) => {
+                if key.protocol == abi::protocol::UDP {
+                    self.remember_udp()?;
+                }
                 self.maps
                     .services
                     .insert(pod::ServiceKey(*key), pod::ServiceId(*id), 0)?;
@@ -212,6 +219,19 @@ impl Bpf {
             Some(packets) => packets.drop_target(id),
             None => Ok(()),
         }
+    }
+
+    /// Makes the maps that only UDP services need, unless that is done.
+    fn remember_udp(&mut self) -> Result<(), MapError> {
+        if self.remembered.len() == maps::CLIENTS.len() {
+            return Ok(());
+        }
+        create::make_udp(&maps::dir(&self.pin_dir), self.max_clients).map_err(MapError::IoError)?;
+        let clients = maps::remembered(&self.pin_dir, create::AFFINITY_UDP)?;
+        let counted = count::Counted::open(&self.pin_dir, create::AFFINITY_UDP)?;
+        self.clients.lock().udp = Some(clients);
+        self.remembered.push(counted);
+        Ok(())
     }
 
     fn name_service(&mut self, id: ServiceId, name: &str) -> Result<(), MapError> {
@@ -570,39 +590,44 @@ impl DataPlane for Bpf {
 /// The kernel's memory of clients, for choices made on the host.
 struct KernelClients(Mutex<ClientMaps>);
 
+impl KernelClients {
+    fn lock(&self) -> MutexGuard<'_, ClientMaps> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientMaps {
+    /// Those of a protocol; `None` of UDP as long as there is no such service.
+    fn of(&mut self, protocol: u8) -> Option<&mut maps::Remembered> {
+        if protocol == abi::protocol::UDP {
+            self.udp.as_mut()
+        } else {
+            Some(&mut self.tcp)
+        }
+    }
+}
+
 impl Clients for KernelClients {
     fn affinity(&self, protocol: u8, key: &abi::AffinityKey) -> Option<abi::Affinity> {
-        let maps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let map = if protocol == abi::protocol::UDP {
-            &maps.udp
-        } else {
-            &maps.tcp
-        };
-        map.get(&pod::AffinityKey(*key), 0)
-            .ok()
-            .map(|affinity| affinity.0)
+        let mut maps = self.lock();
+        let known = maps.of(protocol)?.get(&pod::AffinityKey(*key), 0);
+        known.ok().map(|affinity| affinity.0)
     }
 
     fn remember(&self, protocol: u8, key: &abi::AffinityKey, affinity: abi::Affinity) {
-        let mut maps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let map = if protocol == abi::protocol::UDP {
-            &mut maps.udp
-        } else {
-            &mut maps.tcp
-        };
+        let mut maps = self.lock();
+        let Some(map) = maps.of(protocol) else { return };
         if let Err(error) = map.insert(pod::AffinityKey(*key), pod::Affinity(affinity), 0) {
             tracing::warn!(%error, "a client could not be remembered");
         }
     }
 
     fn active(&self, backend: BackendId) -> u64 {
-        let maps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        maps.active.get(&backend.index(), 0).unwrap_or(0)
+        self.lock().active.get(&backend.index(), 0).unwrap_or(0)
     }
 
     fn active_total(&self, service: ServiceId) -> u64 {
-        let maps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        maps.service_active.get(&service.0, 0).unwrap_or(0)
+        self.lock().service_active.get(&service.0, 0).unwrap_or(0)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 
+use super::create;
 use super::decap;
 use super::load::{OBJECT, OpenError, size_maps};
 use super::packet::{self, FlowSettings};
@@ -125,6 +126,9 @@ impl Trial {
         }
         let program = self.object.program_mut(name).expect("a program");
         program.pin(dir.join(name)).expect("pin a program");
+        create::UDP_CLIENTS
+            .fill(create::AFFINITY_UDP, CLIENTS, dir)
+            .expect("a map of UDP clients");
     }
 }
 

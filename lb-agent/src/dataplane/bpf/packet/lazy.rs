@@ -3,8 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapError;
 use aya::{Ebpf, EbpfLoader};
 
+use super::super::create;
 use super::super::load::OpenError;
 use super::super::maps::{self, CHOICES};
 use super::{FlowSettings, NAMES, Packets};
@@ -71,11 +73,13 @@ impl LazyPackets {
 
 /// Whether the maps of the packet paths are there.
 pub(in crate::dataplane::bpf) fn is_pinned(pin_dir: &Path) -> bool {
-    maps::pin_of(pin_dir, "PACKET_SETTINGS").exists()
+    maps::is_pinned(pin_dir, "PACKET_SETTINGS")
 }
 
 fn open(pin_dir: &Path, flows: &FlowSettings) -> Result<Packets, OpenError> {
-    maps::make_tables(pin_dir, &["DSR_TABLES"])?;
+    create::DSR_TABLES
+        .make(&maps::dir(pin_dir))
+        .map_err(MapError::IoError)?;
     let mut loader = EbpfLoader::new();
     // Nothing in the programs depends on the kernel's own types, which take some ten megabytes.
     loader.btf(None);

@@ -418,7 +418,10 @@ fn pinned(pin_dir: &Path, name: &str) -> Result<MapData, MapError> {
 
 /// Elements of the smallest of these pinned maps. An agent that was killed between two may have left
 /// one of another size.
-pub(super) fn smallest<const N: usize>(pin_dir: &Path, names: [&str; N]) -> Result<u32, MapError> {
+pub(super) fn smallest<'a>(
+    pin_dir: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<u32, MapError> {
     let mut least = u32::MAX;
     for name in names {
         least = least.min(pinned(pin_dir, name)?.info()?.max_entries());
