@@ -14,6 +14,7 @@ use crate::config::{self, Config, PacketConfig};
 use crate::control::message::{Call, Command};
 use crate::control::server;
 use crate::dataplane::DataPlane;
+use crate::dataplane::bpf::kernel::{Kernel, OLDEST_KERNEL};
 use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError};
 use crate::dataplane::memory::Memory;
 use crate::errors::chain;
@@ -212,6 +213,15 @@ fn open_planes(config: &Config, kept: &Kept) -> anyhow::Result<Planes> {
 /// An error with its causes in one line and, where one can be named, the way out.
 fn explain(error: &OpenError) -> String {
     let text = chain(error);
+    let kernel = Kernel::running();
+    if kernel.is_too_old() && error.may_fall_back() {
+        let (major, minor) = OLDEST_KERNEL;
+        tracing::debug!("{text}");
+        return format!(
+            "Linux {} is older than {major}.{minor}, the first that takes the programs of the kernel path",
+            kernel.release
+        );
+    }
     let no_privilege = text.contains("Operation not permitted") || text.contains("os error 1)");
     if no_privilege && !rustix::process::geteuid().is_root() {
         return format!(

@@ -75,7 +75,13 @@ fn a_state_file_cut_anywhere_is_named_and_left_alone_and_the_kernel_goes_on() {
 #[test]
 fn a_size_that_comes_only_with_a_purge_is_told_until_then() {
     let hosts = Hosts::new();
-    let mut agent = Agent::start(&hosts.balancer, &format!("flow_table = 1000\n{SERVICES}"));
+    // A backend on another host: without one there is no flow table.
+    let services = format!(
+        "flow_table = 1000\n{SERVICES}\n[[service]]\nname = 'far'\nlisten = ['0.0.0.0:81']\n\
+         backends = ['{}:80']\n",
+        client_v4(1)
+    );
+    let mut agent = Agent::start(&hosts.balancer, &services);
     let notes = |agent: &Agent<'_>| agent.status()["agent"]["notes"].to_string();
     assert!(!notes(&agent).contains("in use"), "{}", notes(&agent));
     agent.kill();

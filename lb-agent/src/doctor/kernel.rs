@@ -7,10 +7,9 @@ use caps::{CapSet, Capability};
 
 use super::{Finding, Level};
 use crate::config::{Config, DataPlane};
+use crate::dataplane::bpf::kernel::{Kernel, OLDEST_KERNEL};
 use crate::dataplane::bpf::probe::{self, Tried};
 
-/// The oldest kernel whose features suffice.
-const OLDEST: (u32, u32) = (5, 15);
 /// BPF_FS_MAGIC, `linux/magic.h`.
 const BPFFS: u64 = 0xcafe_4a11;
 
@@ -34,7 +33,7 @@ const CAPABILITIES: [(Capability, &str); 6] = [
 ];
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![version(&release())];
+    let mut findings = vec![version(&Kernel::running())];
     findings.extend(privileges());
     if config.agent.data_plane == DataPlane::Userspace {
         findings.push(Finding::ok(
@@ -53,22 +52,15 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn release() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    text.trim().to_owned()
-}
-
-fn version(release: &str) -> Finding {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse().ok());
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if found >= OLDEST {
-        return Finding::ok("kernel", release);
+fn version(kernel: &Kernel) -> Finding {
+    let release = &kernel.release;
+    if !kernel.is_too_old() {
+        return Finding::ok("kernel", release.as_str());
     }
+    let (major, minor) = OLDEST_KERNEL;
     Finding::failure(
         "kernel",
-        format!("{release} is older than {}.{}", OLDEST.0, OLDEST.1),
+        format!("{release} is older than {major}.{minor}"),
         "install a newer kernel, or set data_plane = \"userspace\"",
     )
 }
@@ -192,8 +184,9 @@ mod tests {
 
     #[test]
     fn an_old_kernel_is_a_failure_and_says_what_to_do() {
+        let version = |release| version(&Kernel::of(release));
         assert_eq!(version("6.18.1-amd64").level, Level::Ok);
-        assert_eq!(version("5.15.0").level, Level::Ok);
+        assert_eq!(version("6.1.0").level, Level::Ok);
         let old = version("5.10.0-30-amd64");
         assert_eq!(old.level, Level::Failure);
         assert!(old.remedy.unwrap().contains("userspace"));

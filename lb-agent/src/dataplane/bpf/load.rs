@@ -490,7 +490,8 @@ fn size_notes(settings: &Settings) -> Result<Vec<String>, OpenError> {
         .into_iter()
         .filter(|name| maps::is_pinned(pin_dir, name));
     let clients = packet::smallest(pin_dir, there)?;
-    let clients = (clients != wanted).then(|| note("max_clients", wanted, clients));
+    // A map that is larger, as a default of before may have been, does what was asked for.
+    let clients = (clients < wanted).then(|| note("max_clients", wanted, clients));
     let flows = settings.flows.others_in_force(pin_dir)?;
     let flows = flows.map(|found| note("flow_table", settings.flows.flows, found));
     Ok(clients.into_iter().chain(flows).collect())

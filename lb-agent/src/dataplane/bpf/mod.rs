@@ -11,6 +11,7 @@ mod count;
 mod create;
 pub mod decap;
 mod inet_diag;
+pub mod kernel;
 mod link;
 mod load;
 mod maps;
