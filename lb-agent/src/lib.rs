@@ -21,6 +21,7 @@
 //! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
 //! | [`report`] | what `status` and `lookup` tell |
 //! | [`run`] | the life of the agent, from start to stop |
+//! | [`seldom`] | lines of the log that come every now and then |
 //! | [`sockdiag`] | questions to the kernel about single TCP sockets |
 
 pub mod cli;
@@ -41,5 +42,6 @@ pub mod proxy;
 pub mod reconcile;
 pub mod report;
 pub mod run;
+pub mod seldom;
 pub mod sockdiag;
 pub mod state;

@@ -187,9 +187,10 @@ impl Sources<'_> {
                 .map(|drain| drain.until_unix_ms.saturating_sub(overlay::steady_ms()))
                 .map(|left_ms| left_ms.div_ceil(1000)),
             down_because: (state_of(backend) == "down").then(|| {
-                match backend.fit {
-                    true => "drained",
-                    false => "unhealthy",
+                match (&backend.comes_back, backend.fit) {
+                    (Some(_), _) => "loop",
+                    (None, true) => "drained",
+                    (None, false) => "unhealthy",
                 }
                 .to_owned()
             }),
@@ -210,6 +211,7 @@ fn state_of(backend: &Backend) -> &'static str {
     match (backend.state, backend.drain) {
         (state::UP, _) => "up",
         (state::DRAINING, _) => "draining",
+        _ if backend.comes_back.is_some() => "down",
         (_, Some(drain)) if backend.fit && !drain.over => "draining",
         _ => "down",
     }

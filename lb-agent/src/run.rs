@@ -23,7 +23,7 @@ use crate::l7::L7;
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
 use crate::proxy::front::Front;
-use crate::reconcile::Reconciler;
+use crate::reconcile::{ReconcileError, Reconciler};
 use crate::state::store::Store;
 
 /// How long connections on the userspace path may go on after the agent was told to stop.
@@ -69,7 +69,11 @@ async fn serve(config: Config, config_path: Option<PathBuf>, kept: Kept) -> anyh
         l7,
     } = open_planes(&config, &kept)?;
     let mut reconciler = Reconciler::new(config, config_path, store, plane, front, l7, notes)?;
-    reconciler.start()?;
+    reconciler.start().map_err(|error| match error {
+        // Another port helps, not another try.
+        ReconcileError::Loops(_) => WillNotHelp(error.to_string()).into(),
+        error => anyhow::Error::from(error),
+    })?;
     kept.forget_others();
 
     let (calls, inbox) = mpsc::channel(64);

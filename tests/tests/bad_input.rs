@@ -32,7 +32,7 @@ fn commands_that_make_no_sense_are_refused_and_nothing_changes() {
         (&["add-backend", "127.0.0.1"], 2, "127.0.0.1:"),
         (&["add-backend", "localhost:5001"], 2, "localhost"),
         (&["add-backend", "0.0.0.0:5001"], 2, "0.0.0.0"),
-        (&["add-backend", "127.0.0.1:80"], 2, "127.0.0.1:80"),
+        (&["add-backend", "unix:/run/a.sock"], 2, "for HTTP"),
         (
             &["add-backend", "127.0.0.1:5001", "--weight", "0"],
             2,

@@ -181,11 +181,15 @@ fn header_rules_change_requests_and_answers() {
 #[test]
 fn a_request_that_goes_in_circles_ends_with_508() {
     let hosts = Hosts::new();
-    let circle = "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\
-                  backends = ['127.0.0.1:81']\n\
-                  [[service]]\nname = 'b'\nlisten = ['0.0.0.0:81']\nmode = 'http'\n\
-                  backends = ['127.0.0.1:80']\n";
-    let _agent = Agent::start(&hosts.balancer, circle);
+    // Over two hosts: on one it would be refused.
+    let lead = |port: u16, to: &str| {
+        format!(
+            "[[service]]\nname = 'to-{port}'\nlisten = ['0.0.0.0:{port}']\nmode = 'http'\n\
+             backends = ['{to}']\n"
+        )
+    };
+    let _there = Agent::start(&hosts.balancer, &lead(80, "10.99.1.1:81"));
+    let _back = Agent::start(&hosts.clients, &lead(81, "10.99.0.1:80"));
     let reply = exchange::ask(&hosts.clients, client_v4(1), SERVICE_V4, "GET /", &[]);
     assert_eq!(reply.status, 508, "{reply:?}");
 }

@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::output;
-use crate::config::{self, Config};
+use crate::config::{self, Config, loops};
+use crate::dataplane;
 use crate::l7::pages;
 use crate::l7::tls::check_config;
 
@@ -41,6 +42,9 @@ impl Check {
         problems.append(&mut certificates.unusable);
         problems.append(&mut certificates.refused);
         problems.append(&mut pages::check_config(&config));
+        if error.is_none() {
+            problems.extend(loops_here(&config));
+        }
         if !problems.is_empty() {
             return Err(Failure::of_lines(problems));
         }
@@ -50,6 +54,12 @@ impl Check {
             .chain(&certificates.warnings)
             .try_for_each(|warning| output::line(&format!("warning: {warning}")))
     }
+}
+
+/// Backends that are the agent itself, by addresses that this very host has.
+fn loops_here(config: &Config) -> Vec<String> {
+    let steers = loops::may_steer(config.agent.data_plane);
+    loops::lines(config, steers, &dataplane::is_local)
 }
 
 fn summary(config: &Config) -> String {

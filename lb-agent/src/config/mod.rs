@@ -8,6 +8,7 @@
 //! | `value` | the rules for one value: an address, a weight, a duration, a name |
 //! | `raw`, `agent` | which keys there are, and their defaults |
 //! | [`health`] | the keys of `[service.health]` |
+//! | [`loops`] | backends whose connections come back to the agent |
 //! | [`http`] | everything for `mode = "http"` |
 //! | `metrics` | where metrics are served |
 //! | `packet` | everything for the paths `nat` and `dsr` |
@@ -22,6 +23,7 @@ mod agent;
 mod error;
 pub mod health;
 pub mod http;
+pub mod loops;
 mod metrics;
 mod packet;
 mod raw;

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lb_common::abi::{MAX_BACKENDS, MAX_LISTEN, MAX_MEMBERS, MAX_SERVICES};
 
 use super::error::{Place, Problems};
 use super::http::{self, HttpService};
+use super::loops::{self, Hop, Terms};
 use super::packet::Reach;
 use super::raw::{Raw, RawBackend, RawService};
 use super::value::BadValue;
@@ -30,6 +31,7 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
     for service in &services {
         check_backends(service, problems);
     }
+    check_loops(&services, loops::may_steer(raw.agent.data_plane), problems);
     Config {
         agent: raw.agent,
         services: services.into_iter().map(service).collect(),
@@ -41,8 +43,7 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
 struct Written {
     raw: RawService,
     http: Option<Arc<HttpService>>,
-    /// What its backends must not be: where it listens, or where the service listens that it is
-    /// inside of.
+    /// Where it listens, or where the service listens that it is inside of.
     reached_at: Vec<SocketAddr>,
 }
 
@@ -78,42 +79,49 @@ fn expand(mut raw: RawService, problems: &mut Problems) -> Vec<Written> {
     std::iter::once(outer).chain(inside).collect()
 }
 
-/// Whether `address` can be a backend of a service that listens on `listen`: a service that is its
-/// own backend would send connections to itself for ever, and only HTTP goes to unix sockets.
-pub fn check_backend(
-    mode: Mode,
-    listen: &[SocketAddr],
-    address: &BackendAddress,
-) -> Result<(), BadValue> {
-    let address = match address {
-        BackendAddress::Ip(address) => *address,
-        BackendAddress::Unix(_) if mode == Mode::Http => return Ok(()),
-        BackendAddress::Unix(_) => {
-            return Err(BadValue {
-                problem: format!("{address} is a unix socket, which is for HTTP"),
-                remedy: "write mode = \"http\", or an address with a port".to_owned(),
-            });
-        }
-    };
-    let itself = listen
-        .iter()
-        .find(|listen| **listen == address || is_wildcard_of(listen, &address));
-    match itself {
-        None => Ok(()),
-        Some(listen) => Err(BadValue {
-            problem: format!("{address} is this service itself, which listens on {listen}"),
-            remedy: "let the application listen on another port".to_owned(),
-        }),
+/// Whether `address` can be a backend of a service with this mode: only HTTP goes to unix sockets.
+pub fn check_backend(mode: Mode, address: &BackendAddress) -> Result<(), BadValue> {
+    if mode == Mode::Http || address.ip().is_some() {
+        return Ok(());
     }
+    Err(BadValue {
+        problem: format!("{address} is a unix socket, which is for HTTP"),
+        remedy: "write mode = \"http\", or an address with a port".to_owned(),
+    })
 }
 
-/// Whether `listen` is every address of this host, `address` among them. Of other addresses than
-/// the loopback ones, nobody can tell here whose they are.
-fn is_wildcard_of(listen: &SocketAddr, address: &SocketAddr) -> bool {
-    listen.ip().is_unspecified()
-        && listen.is_ipv4() == address.is_ipv4()
-        && listen.port() == address.port()
-        && address.ip().is_loopback()
+/// Connections that come back to their own service would do so for ever. Of other addresses than
+/// the loopback ones and those that are listened on, nobody can tell here whose they are.
+fn check_loops(services: &[Written], steers: bool, problems: &mut Problems) {
+    let is_local = |ip: IpAddr| {
+        let mut listening = services.iter().flat_map(|service| &service.reached_at);
+        ip.is_loopback() || listening.any(|listen| listen.ip() == ip)
+    };
+    let backends = |service: &Written| {
+        let terms = Terms {
+            mode: service.raw.mode,
+            listen: &service.reached_at,
+            introduces: service.raw.send_proxy_protocol.is_some(),
+            steers,
+        };
+        let carried = |backend: &RawBackend| {
+            let address = backend.address.value.clone();
+            let carrier = terms.carrier(backend.path, &address, &is_local);
+            (address, carrier)
+        };
+        service.raw.backends.iter().map(carried).collect()
+    };
+    let hops = services.iter().map(|service| Hop {
+        name: service.raw.name.as_ref().map_or("", |name| &name.value),
+        udp: service.raw.mode == Mode::Udp,
+        listen: &service.reached_at,
+        backends: backends(service),
+    });
+    let hops: Vec<Hop<'_>> = hops.collect();
+    for found in loops::find(&hops, &is_local) {
+        let backend = &services[found.hop].raw.backends[found.backend];
+        problems.add(&backend.address.place, found.value.to_string());
+    }
 }
 
 fn service(Written { raw, http, .. }: Written) -> Service {
@@ -273,7 +281,7 @@ fn check_backends(service: &Written, problems: &mut Problems) {
         }
         problems.keep(
             &address.place,
-            check_backend(service.raw.mode, &service.reached_at, &address.value),
+            check_backend(service.raw.mode, &address.value),
         );
     }
 }

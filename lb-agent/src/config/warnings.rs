@@ -3,13 +3,58 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::{Config, Mode, Path, Service};
+use super::{Config, DataPlane, Mode, Path, Service, loops};
 
 /// What somebody should know who is about to use `config`, a sentence each.
 pub fn warnings(config: &Config) -> Vec<String> {
     let mut found: Vec<String> = config.services.iter().flat_map(of_service).collect();
     found.extend(chains(config));
+    found.extend(own_ports(config));
     found
+}
+
+/// Backends on the port of their own service: which of both a connection meets is a matter of the
+/// data plane.
+fn own_ports(config: &Config) -> Vec<String> {
+    let data_plane = config.agent.data_plane;
+    let mut found = Vec::new();
+    if data_plane == DataPlane::Auto {
+        let is_local = loops::evidently_local(config);
+        let without_bpf = loops::lines(config, false, &is_local);
+        found.extend(without_bpf.into_iter().map(|line| {
+            format!("where BPF cannot serve, the agent does not start with this: {line}")
+        }));
+    }
+    for service in &config.services {
+        for backend in &service.backends {
+            found.extend(own_port(service, backend, data_plane));
+        }
+    }
+    found
+}
+
+fn own_port(service: &Service, backend: &super::Backend, data_plane: DataPlane) -> Option<String> {
+    let address = backend.address.ip()?;
+    let mut listen = service.listen.iter();
+    let at = listen.find(|listen| listen.port() == address.port())?;
+    let name = &service.name;
+    if data_plane == DataPlane::Userspace {
+        return address.ip().is_loopback().then(|| {
+            format!(
+                "{name}: {address} has the port of {at}, where the agent listens: the application \
+                 has to listen on {} alone, not on all addresses (or on another port)",
+                address.ip()
+            )
+        });
+    }
+    let is_itself = *at == address || loops::is_wildcard_of(at, address);
+    let is_handed_over = matches!(backend.path, Path::Auto | Path::Socket);
+    (service.health.is_some() && is_itself && is_handed_over).then(|| {
+        format!(
+            "{name}: {address} is where the service listens ({at}), so checks of its health may be \
+             answered by another backend (let the application listen on another port)"
+        )
+    })
 }
 
 fn of_service(service: &Service) -> Vec<String> {

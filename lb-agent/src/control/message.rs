@@ -267,7 +267,8 @@ pub struct BackendStatus {
     pub drain_seconds_left: Option<u64>,
     /// Which clients it gets: `all`, `known` or `none`.
     pub clients: String,
-    /// Why it is down, if it is: `drained` or `unhealthy`.
+    /// Why it is down, if it is: `drained`, `unhealthy`, or `loop` where its connections would come
+    /// back to the agent.
     pub down_because: Option<String>,
     /// What the checks of its health say; `None` where there are none.
     pub health: Option<HealthStatus>,

@@ -5,13 +5,15 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::libc::{c_int, in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
     sockopt,
 };
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+use super::hops::Hops;
 
 /// A socket bound to a service address.
 pub(super) struct Listener {
@@ -27,6 +29,8 @@ pub(super) struct Route {
     pub(super) local: SocketAddr,
     /// The interface it came by.
     interface: u32,
+    /// How many agents of this host have passed it on.
+    pub(super) hops: Hops,
 }
 
 impl Listener {
@@ -34,8 +38,14 @@ impl Listener {
     pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
         let bound = socket.local_addr()?;
         match bound {
-            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
-            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+            SocketAddr::V4(_) => {
+                setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+                setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+            }
+            SocketAddr::V6(_) => {
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+                setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+            }
         }
         Ok(Self { socket, bound })
     }
@@ -48,7 +58,7 @@ impl Listener {
     pub(super) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Route)> {
         self.socket.try_io(Interest::READABLE, || {
             let mut parts = [IoSliceMut::new(buffer)];
-            let mut space = nix::cmsg_space!(in_pktinfo, in6_pktinfo);
+            let mut space = nix::cmsg_space!(in_pktinfo, in6_pktinfo, c_int);
             let fd = self.socket.as_raw_fd();
             let message = recvmsg::<SockaddrStorage>(
                 fd,
@@ -62,6 +72,7 @@ impl Listener {
                 client,
                 local: self.bound,
                 interface: 0,
+                hops: Hops::default(),
             };
             message.cmsgs()?.for_each(|part| route.note(&part));
             Ok((message.bytes, route))
@@ -103,6 +114,10 @@ impl Route {
                 let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
                 self.local.set_ip(address.into());
                 self.interface = info.ipi6_ifindex;
+            }
+            ControlMessageOwned::Ipv4Ttl(limit) | ControlMessageOwned::Ipv6HopLimit(limit) => {
+                let limit = u8::try_from(*limit).unwrap_or_default();
+                self.hops = Hops::of(limit, self.client.ip());
             }
             _ => {}
         }

@@ -29,6 +29,7 @@ use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
 use crate::host::{HostTables, boot_ns};
+use crate::seldom::Seldom;
 use crate::state::observed::{Built, Observed, address_of, listen_address};
 
 /// Tells a listener to stop.
@@ -183,6 +184,11 @@ impl Front {
             .unwrap_or_default()
     }
 
+    /// How many connections and datagrams of a service have come back too often.
+    pub fn loops(&self, id: ServiceId) -> u64 {
+        self.tables.counts().loops.get(&id).copied().unwrap_or(0)
+    }
+
     fn cannot_listen(&mut self, key: ServiceKey, error: &io::Error) {
         let transport = if key.protocol == protocol::UDP {
             "UDP"
@@ -299,6 +305,8 @@ struct Proxied {
 struct Counts {
     backends: HashMap<BackendId, BackendCounts>,
     services: HashMap<ServiceId, ServiceCounts>,
+    /// Connections and datagrams that have come back too often.
+    loops: HashMap<ServiceId, u64>,
     /// Open connections.
     active: HashMap<ServiceId, u64>,
     traffic: HashMap<BackendId, Arc<Traffic>>,
@@ -400,6 +408,24 @@ impl Chooser for Proxied {
         }
         if let Some(active) = counts.active.get_mut(&service) {
             *active = active.saturating_sub(1);
+        }
+    }
+
+    fn came_back(&self, local: SocketAddr, protocol: u8) {
+        let observed = self.observed.load();
+        let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol);
+        let Some(id) = observed.service_at(&key) else {
+            return;
+        };
+        *self.counts().loops.entry(id).or_default() += 1;
+        static LINE: Seldom = Seldom::new();
+        if let Some(times) = LINE.cause() {
+            let service = observed.names.get(&id).map_or("", String::as_str);
+            tracing::warn!(
+                service, %local, times,
+                "connections come back to lb-agent again and again, and are refused: a backend leads \
+                 to this service (see lb-agent status)"
+            );
         }
     }
 

@@ -22,6 +22,7 @@ pub mod bind;
 mod datagram;
 pub mod front;
 pub mod header;
+mod hops;
 pub mod tcp;
 pub mod udp;
 
@@ -58,6 +59,10 @@ pub trait Chooser: Send + Sync + 'static {
     fn closed(&self, backend: BackendId);
     /// Connecting failed, or the backend refused a datagram.
     fn failed(&self, backend: BackendId);
+    /// A connection to `local` is not passed on, as it has come back to the agent again and again.
+    fn came_back(&self, local: SocketAddr, protocol: u8) {
+        let _ = (local, protocol);
+    }
     /// Where the bytes of a backend's connections are counted.
     fn traffic(&self, backend: BackendId) -> Arc<Traffic> {
         let _ = backend;

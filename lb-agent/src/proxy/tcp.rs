@@ -20,11 +20,12 @@ use nix::libc;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
+use super::hops::{self, Hops};
 use super::{
     Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, asked_to_stop, header,
     is_scarcity,
@@ -69,6 +70,9 @@ impl TcpProxy {
         chooser: Arc<dyn Chooser>,
         mut shutdown: super::Shutdown,
     ) {
+        if let Err(error) = hops::save_syn(&listener) {
+            warn!(%error, "loops of connections will not be noticed");
+        }
         let mut connections = JoinSet::new();
         let mut backoff = Backoff::default();
         let Farewell {
@@ -132,8 +136,14 @@ impl TcpProxy {
         };
         let visit = Visit::new(local, peer, protocol::TCP);
         prepare(&client);
+        let hops = Hops::of_connection(&client, visit.client.ip());
+        if hops.is_loop() {
+            chooser.came_back(visit.local, visit.protocol);
+            reset(&client);
+            return;
+        }
         let connected = tokio::select! {
-            connected = self.connect(&visit, chooser.as_ref()) => connected,
+            connected = self.connect(&visit, hops, chooser.as_ref()) => connected,
             // Nobody is left to connect for.
             _ = failure(&client) => return,
         };
@@ -167,10 +177,11 @@ impl TcpProxy {
     async fn connect(
         &self,
         visit: &Visit,
+        hops: Hops,
         chooser: &dyn Chooser,
     ) -> Option<(TcpStream, Candidate)> {
         for candidate in visit.candidates(chooser) {
-            let attempt = TcpStream::connect(candidate.address);
+            let attempt = open(candidate.address, hops);
             match timeout(self.connect_timeout, attempt).await {
                 Ok(Ok(stream)) => return Some((stream, candidate)),
                 Ok(Err(error)) => {
@@ -186,6 +197,16 @@ impl TcpProxy {
         debug!(client = %visit.client, local = %visit.local, "no backend can be reached");
         None
     }
+}
+
+/// Connects to `address`, for a connection that has come by `hops`.
+async fn open(address: SocketAddr, hops: Hops) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    hops.mark(&socket, address)?;
+    socket.connect(address).await
 }
 
 /// Tells the backend whose connection it is. The header is far smaller than what a new socket

@@ -35,6 +35,7 @@ pub(super) struct Told {
     pub(super) opened: Vec<BackendId>,
     pub(super) closed: Vec<BackendId>,
     pub(super) failed: Vec<BackendId>,
+    pub(super) came_back: usize,
 }
 
 /// Always gives the same candidates.
@@ -57,6 +58,11 @@ impl Fixed {
             told: watch::Sender::default(),
             ending: watch::Sender::default(),
         })
+    }
+
+    /// Other candidates from now on.
+    pub(super) fn lead_to(&self, address: SocketAddr) {
+        self.candidates.lock().unwrap()[0].address = address;
     }
 
     pub(super) fn told(&self) -> Told {
@@ -84,6 +90,10 @@ impl Chooser for Fixed {
 
     fn closed(&self, backend: BackendId) {
         self.told.send_modify(|told| told.closed.push(backend));
+    }
+
+    fn came_back(&self, _: SocketAddr, _: u8) {
+        self.told.send_modify(|told| told.came_back += 1);
     }
 
     fn ending(&self) -> Ending {

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::datagram::{Listener, Route};
+use super::hops::Hops;
 use super::{Candidate, Chooser, Open, Shutdown, Visit, asked_to_stop};
 use crate::handover::Newcomers;
 
@@ -223,6 +224,10 @@ impl Flows {
 
     /// Opens a flow for a client that has none, or a void one; false when there is no backend.
     fn open(&mut self, visit: Visit, route: &Route) -> bool {
+        if route.hops.is_loop() {
+            self.shared.chooser.came_back(visit.local, visit.protocol);
+            return false;
+        }
         let mut refused = match self.remove(&visit) {
             Some(entry) => {
                 let mut refused = entry.refused;
@@ -244,7 +249,7 @@ impl Flows {
             if refused.contains(&candidate.backend) {
                 continue;
             }
-            match self.connect(candidate.address) {
+            match self.connect(candidate.address, route.hops) {
                 Ok(socket) => {
                     self.insert(visit, Flow::new(*route, candidate, socket), refused);
                     return true;
@@ -263,14 +268,14 @@ impl Flows {
     }
 
     /// A socket connected to `address`; flows make room for it when there are too many of them.
-    fn connect(&mut self, address: SocketAddr) -> io::Result<UdpSocket> {
+    fn connect(&mut self, address: SocketAddr, hops: Hops) -> io::Result<UdpSocket> {
         while self.entries.len() >= self.max_flows {
             self.evict();
         }
-        match connect(address) {
+        match connect(address, hops) {
             Err(error) if is_out_of_files(&error) && !self.entries.is_empty() => {
                 self.evict();
-                connect(address)
+                connect(address, hops)
             }
             result => result,
         }
@@ -450,13 +455,14 @@ async fn answers(flow: Arc<Flow>, shared: Arc<Shared>, open: Open) {
     }
 }
 
-/// A socket connected to `address`.
-fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
+/// A socket connected to `address`, for datagrams that have come by `hops`.
+fn connect(address: SocketAddr, hops: Hops) -> io::Result<UdpSocket> {
     let any: SocketAddr = match address {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = std::net::UdpSocket::bind(any)?;
+    hops.mark(&socket, address)?;
     socket.connect(address)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)

@@ -1,11 +1,11 @@
 //! What each command does, and what it answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_common::abi::state;
 
-use super::Reconciler;
+use super::{ReconcileError, Reconciler};
 use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply, Status};
 use crate::errors::chain;
@@ -81,6 +81,8 @@ impl Reconciler {
         let notes = notes.chain(self.l7.problems());
         let notes = notes.chain(self.plane.refusals());
         let notes = notes.chain(self.surveyed.problems.iter().cloned());
+        let loops = self.desired.loops().into_iter();
+        let notes = notes.chain(loops.map(|line| format!("{line}; it gets nobody")));
         let sources = report::Sources {
             desired: &self.desired,
             observed: &self.observed,
@@ -141,15 +143,13 @@ impl Reconciler {
         let service = self.named(service)?;
         let (target, present) = self.target(service, address);
         let address = &target.address;
-        config::check_backend(service.mode, self.reached_at(service), address).map_err(
-            |problem| {
-                refuse(
-                    RefusalKind::BadRequest,
-                    format!("add {address} to {}: {problem}", target.service),
-                    None,
-                )
-            },
-        )?;
+        config::check_backend(service.mode, address).map_err(|problem| {
+            refuse(
+                RefusalKind::BadRequest,
+                format!("add {address} to {}: {problem}", target.service),
+                None,
+            )
+        })?;
         self.check_path(&target)?;
         let in_file = self.in_file(&target);
         let mut overlay = self.overlay.clone();
@@ -238,7 +238,7 @@ impl Reconciler {
 
     fn change_overlay(&mut self, overlay: Overlay) -> Result<(), Refusal> {
         self.change(self.config.clone(), overlay)
-            .map_err(|error| failed("make the change", &error))
+            .map_err(|error| not_changed("make the change", &error))
     }
 
     fn say(&self, verb: &str, target: &Target) -> Result<Reply, Refusal> {
@@ -289,14 +289,6 @@ impl Reconciler {
         (target, present)
     }
 
-    /// Where connections to the service come from: its own listen addresses, or those of the
-    /// service that it is inside of.
-    fn reached_at<'a>(&'a self, service: &'a Service) -> &'a [SocketAddr] {
-        let outer = service.name.split_once('/').map(|(outer, _)| outer);
-        let outer = outer.and_then(|outer| self.desired.service(outer));
-        &outer.unwrap_or(service).listen
-    }
-
     fn in_file(&self, target: &Target) -> bool {
         self.config.services.iter().any(|service| {
             service.name == target.service
@@ -328,6 +320,18 @@ pub(super) fn failed(what: &str, error: &dyn std::error::Error) -> Refusal {
         format!("{what}: {}", chain(error)),
         Some("nothing was changed; the agent's log may say more"),
     )
+}
+
+/// Why a change was not made. A loop is the fault of whoever asks for it.
+pub(super) fn not_changed(what: &str, error: &ReconcileError) -> Refusal {
+    match error {
+        ReconcileError::Loops(lines) => refuse(
+            RefusalKind::BadRequest,
+            lines.join("\n"),
+            Some("nothing was changed"),
+        ),
+        error => failed(what, error),
+    }
 }
 
 fn no_such_backend(target: &Target) -> Refusal {

@@ -51,6 +51,9 @@ pub enum ReconcileError {
     /// The data plane refused it.
     #[error(transparent)]
     DataPlane(#[from] dataplane::Error),
+    /// Connections would come back to the agent, for ever.
+    #[error("{}", .0.join("; "))]
+    Loops(Vec<String>),
 }
 
 /// After how long a change is tried again that could not be put in force.
@@ -175,6 +178,7 @@ impl Reconciler {
         let desired = self.compose(&self.config, &self.overlay);
         self.watch(&desired);
         let desired = self.compose(&self.config, &self.overlay);
+        no_loops(desired.configured_loops())?;
         self.put_in_force(desired)
     }
 
@@ -341,6 +345,9 @@ impl Reconciler {
         match self.carry_out(&desired) {
             Ok(()) => {
                 self.watch(&desired);
+                for line in desired.new_loops(&self.desired) {
+                    tracing::warn!("{line}; it gets nobody");
+                }
                 self.desired = desired;
                 Ok(())
             }
@@ -387,6 +394,7 @@ impl Reconciler {
     /// Keeps `overlay` and puts it in force over `config`, or neither.
     fn change(&mut self, config: Config, overlay: Overlay) -> Result<(), ReconcileError> {
         let desired = self.compose(&config, &overlay);
+        no_loops(desired.new_loops(&self.desired))?;
         self.store.keep(&overlay)?;
         if let Err(error) = self.put_in_force(desired) {
             if let Err(again) = self.store.keep(&self.overlay) {
@@ -412,5 +420,14 @@ impl Reconciler {
             tracing::warn!("{problem}");
         }
         self.problems = problems;
+    }
+}
+
+/// Refuses a change that would bring `loops`.
+fn no_loops(loops: Vec<String>) -> Result<(), ReconcileError> {
+    if loops.is_empty() {
+        Ok(())
+    } else {
+        Err(ReconcileError::Loops(loops))
     }
 }

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use lb_common::abi::{BackendId, state};
 
-use super::Reconciler;
-use super::commands::{changed, count, failed, refuse};
+use super::commands::{changed, count, failed, not_changed, refuse};
+use super::{ReconcileError, Reconciler};
 use crate::config::{self, Config, ConfigError};
 use crate::control::message::{Part, Refusal, RefusalKind, Reply, Submitted};
 use crate::dataplane;
@@ -29,6 +29,7 @@ impl Reconciler {
                 Some("nothing was changed; `lb-agent check` finds the same"),
             ));
         }
+        self.check_loops(&config)?;
         if let Some(most) = max_moved {
             let preview = self.preview(config.clone())?;
             if preview.moved > most.fraction() {
@@ -41,7 +42,7 @@ impl Reconciler {
         self.l7.read_certificates_again();
         let (config, overlay, restart) = self.next(config);
         self.change(config, overlay)
-            .map_err(|error| failed("reload", &error))?;
+            .map_err(|error| not_changed("reload", &error))?;
         let backends: usize = self.desired.services.iter().map(|s| s.backends.len()).sum();
         let services = self.desired.services.len();
         changed(format!(
@@ -86,7 +87,18 @@ impl Reconciler {
         (config, overlay, restart)
     }
 
+    /// Refuses a configuration with backends that are the agent itself: by addresses of this host,
+    /// or with this data plane.
+    fn check_loops(&self, config: &Config) -> Result<(), Refusal> {
+        let loops = self.compose(config, &Overlay::default()).configured_loops();
+        match loops.is_empty() {
+            true => Ok(()),
+            false => Err(not_changed("reload", &ReconcileError::Loops(loops))),
+        }
+    }
+
     fn preview(&self, config: Config) -> Result<Preview, Refusal> {
+        self.check_loops(&config)?;
         let (config, overlay, restart) = self.next(config);
         let desired = self.compose(&config, &overlay);
         let mut after = self.observed.clone();

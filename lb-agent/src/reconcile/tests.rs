@@ -273,7 +273,11 @@ fn requests_that_make_no_sense_are_refused_with_the_reason() {
             RefusalKind::NotFound,
             "no service \"shop\"",
         ),
-        (add("127.0.0.1:80"), RefusalKind::BadRequest, "127.0.0.1:80"),
+        (
+            add("unix:/run/app.sock"),
+            RefusalKind::BadRequest,
+            "for HTTP",
+        ),
     ];
     for (command, kind, text) in cases {
         let refusal = agent.handle(command.clone()).unwrap_err();

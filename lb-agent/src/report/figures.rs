@@ -56,6 +56,11 @@ impl Figures<'_> {
                 reason: "no_backend".to_owned(),
                 count: counts[Counter::Refused as usize],
             });
+            drops.push(DropStats {
+                service: service.name.clone(),
+                reason: "loop".to_owned(),
+                count: self.loops(service),
+            });
             for backend in &service.backends {
                 traffic.extend(self.traffic(service, backend)?);
             }
@@ -89,6 +94,11 @@ impl Figures<'_> {
             }
         }
         Ok(counts)
+    }
+
+    fn loops(&self, service: &Service) -> u64 {
+        let id = self.observed.service(&service.name);
+        id.map_or(0, |id| self.front.loops(id))
     }
 
     /// The kernel's row, if the backend is one of the kernel's, and the agent's, if it has passed

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lb_common::abi::{self, state};
 
 use super::judge::{Verdict, judge};
+use super::loops;
 use super::observed::HeadSettings;
 use super::overlay::{AtEnd, Overlay, Target};
 use super::packets::{self, Ports};
@@ -15,6 +16,7 @@ use super::route::route;
 pub use super::route::{ByPackets, Route};
 use crate::config::health::Health;
 use crate::config::http::{HttpService, ProxyVersion};
+use crate::config::value::BadValue;
 use crate::config::{BackendAddress, Config, Mode, PacketConfig};
 use crate::network::survey::Way;
 
@@ -71,6 +73,8 @@ pub struct Backend {
     pub source: Source,
     /// Its drain, if it has been told to.
     pub drain: Option<Drain>,
+    /// Why it gets nobody: its connections would come back to the agent.
+    pub comes_back: Option<BadValue>,
 }
 
 /// The drain of a backend.
@@ -141,6 +145,7 @@ impl Desired {
             services: config.services.iter().map(compose).collect(),
             own: Vec::new(),
         };
+        loops::take_out(&mut desired, surroundings);
         // Where nobody asks for them, addresses that come and go change nothing.
         if packets::in_use(&desired) {
             desired.own = surroundings.own_addresses();
@@ -265,6 +270,7 @@ fn backends(
                 route,
                 packets,
                 source,
+                comes_back: None,
                 drain: drain.map(|drained| Drain {
                     until_unix_ms: drained.until_unix_ms,
                     over: drained.until_unix_ms <= now_ms,

@@ -5,6 +5,7 @@
 
 pub mod desired;
 pub mod judge;
+mod loops;
 pub mod observed;
 pub mod overlay;
 pub mod packets;

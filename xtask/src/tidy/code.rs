@@ -6,7 +6,7 @@ use super::{Complaint, Source};
 const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
-const UNSAFE_FILES: [&str; 26] = [
+const UNSAFE_FILES: [&str; 27] = [
     "lb-agent/src/control/peer.rs",
     "lb-agent/src/dataplane/bpf/link.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
@@ -14,6 +14,7 @@ const UNSAFE_FILES: [&str; 26] = [
     "lb-agent/src/dataplane/bpf/pod.rs",
     "lb-agent/src/doctor/ethtool.rs",
     "lb-agent/src/handover.rs",
+    "lb-agent/src/proxy/hops.rs",
     "lb-ebpf/src/bin/lb-decap.rs",
     "lb-ebpf/src/connect.rs",
     "lb-ebpf/src/flows.rs",

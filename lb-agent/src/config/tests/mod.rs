@@ -188,17 +188,46 @@ fn a_wildcard_and_an_address_may_share_a_port_and_so_may_tcp_and_udp() {
 }
 
 #[test]
-fn a_loop_is_found_also_for_a_backend_that_is_added_later() {
-    let listen = |text: &str| vec![text.parse().unwrap()];
-    let refused = |listen: &[SocketAddr], backend: &str| {
-        check_backend(Mode::Tcp, listen, &backend.parse().unwrap()).is_err()
+fn the_own_port_of_a_service_is_a_loop_only_where_the_agent_connects_to_it() {
+    let loops = |agent: &str, service: &str| {
+        let text = format!(
+            "[agent]\n{agent}\n[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\n{service}"
+        );
+        let found = errors(&text);
+        assert!(
+            found
+                .iter()
+                .all(|line| line.contains("this service itself")),
+            "{found:?}"
+        );
+        !found.is_empty()
     };
-    assert!(refused(&listen("0.0.0.0:80"), "127.0.0.2:80"));
-    assert!(refused(&listen("[::]:80"), "[::1]:80"));
-    assert!(refused(&listen("192.0.2.1:80"), "192.0.2.1:80"));
-    assert!(!refused(&listen("[::]:80"), "127.0.0.1:80"));
-    assert!(!refused(&listen("0.0.0.0:80"), "192.0.2.1:80"));
-    assert!(!refused(&listen("0.0.0.0:80"), "127.0.0.1:81"));
+    let own = "backends = ['127.0.0.1:80']";
+    assert!(!loops("", own));
+    assert!(!loops(
+        "data_plane = 'bpf'",
+        &format!("mode = 'udp'\n{own}")
+    ));
+    assert!(loops("data_plane = 'userspace'", own));
+    assert!(loops(
+        "data_plane = 'userspace'",
+        &format!("mode = 'udp'\n{own}")
+    ));
+    assert!(loops("", &format!("path = 'proxy'\n{own}")));
+    assert!(loops("", &format!("send_proxy_protocol = 'v2'\n{own}")));
+    assert!(loops("", &format!("mode = 'http'\n{own}")));
+}
+
+#[test]
+fn services_that_lead_to_each_other_through_the_agent_are_refused() {
+    let text = "[agent]\ndata_plane = 'userspace'\n\
+                [[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nbackends = ['127.0.0.1:81']\n\
+                [[service]]\nname = 'b'\nlisten = ['[::]:81', '127.0.0.1:81']\nbackends = ['127.0.0.1:80']\n";
+    let expected = [
+        "6: service[0].backends[0]: 127.0.0.1:81 is where b listens (127.0.0.1:81), which leads back to a (let the application listen on another port)",
+        "10: service[1].backends[0]: 127.0.0.1:80 is where a listens (0.0.0.0:80), which leads back to b (let the application listen on another port)",
+    ];
+    assert_eq!(errors(text), expected);
 }
 
 #[test]
@@ -296,10 +325,22 @@ fn warnings_tell_what_is_likely_to_surprise() {
     );
     let found = of("[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\naffinity.ipv4_prefix = 0");
     assert_eq!(found.len(), 2, "{found:?}");
-    let found = of(
-        "[[service]]\nname = 'a'\nlisten = ['127.0.0.1:80']\nbackends = ['127.0.0.1:81']\n\
-         [[service]]\nname = 'b'\nlisten = ['127.0.0.1:81']\nbackends = ['127.0.0.1:80']",
+    let own_port = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nhealth = {}\n\
+                    backends = ['127.0.0.1:80']";
+    let found = of(own_port);
+    assert!(found[0].starts_with("where BPF cannot serve"), "{found:?}");
+    assert!(found[1].contains("checks of its health"), "{found:?}");
+    assert_eq!(found.len(), 2, "{found:?}");
+    let found =
+        of(&format!("[agent]\ndata_plane = 'userspace'\n{own_port}")
+            .replace("0.0.0.0", "192.0.2.1"));
+    assert!(
+        found[0].contains("has to listen on 127.0.0.1 alone"),
+        "{found:?}"
     );
+    let found = of("[agent]\ndata_plane = 'bpf'\n\
+         [[service]]\nname = 'a'\nlisten = ['127.0.0.1:80']\nbackends = ['127.0.0.1:81']\n\
+         [[service]]\nname = 'b'\nlisten = ['127.0.0.1:81']\nbackends = ['127.0.0.1:80']");
     assert_eq!(found.len(), 2, "{found:?}");
 }
 

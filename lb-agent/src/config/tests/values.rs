@@ -66,7 +66,7 @@ fn what_is_wrong_with_one_value_is_said_in_one_line() {
             "service[0].backends[0]: [fe80::1]:5000 is a link-local address, which is not in this version (use a global, a unique local or a loopback address)",
         ),
         (
-            "backends = ['127.0.0.1:80']",
+            "path = 'proxy'\nbackends = ['127.0.0.1:80']",
             "service[0].backends[0]: 127.0.0.1:80 is this service itself, which listens on 0.0.0.0:80 (let the application listen on another port)",
         ),
         (

@@ -561,3 +561,34 @@ async fn connections_end_that_are_told_to_and_no_others() {
     soon(client.write_u8(7)).await.unwrap();
     assert_eq!(soon(backend.read_u8()).await.unwrap(), 7);
 }
+
+#[tokio::test]
+async fn a_connection_that_comes_back_to_the_proxy_ends_after_a_few_rounds() {
+    for listen in ["127.0.0.1", "::1"] {
+        let proxy = Proxy::start(listen, &[any_port(listen)]).await;
+        proxy.chooser.lead_to(proxy.address);
+        let mut client = proxy.connect().await;
+        let read = soon(client.read(&mut [0])).await;
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let told = proxy
+            .chooser
+            .until(|told| told.closed.len() == told.opened.len());
+        let told = told.await;
+        assert_eq!(told.came_back, 1);
+        assert_eq!(told.opened.len(), 8, "{listen}");
+    }
+}
+
+#[tokio::test]
+async fn two_proxies_that_lead_to_each_other_notice_it() {
+    let one = Proxy::start("127.0.0.1", &[any_port("127.0.0.1")]).await;
+    let two = Proxy::start("127.0.0.1", &[one.address]).await;
+    one.chooser.lead_to(two.address);
+    let mut client = one.connect().await;
+    let read = soon(client.read(&mut [0])).await;
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(
+        one.chooser.told().came_back + two.chooser.told().came_back,
+        1
+    );
+}

@@ -389,3 +389,18 @@ async fn flows_are_closed_once_when_the_proxy_is_dropped() {
     proxy.chooser.until(|told| told.closed.len() == 2).await;
     assert_eq!(proxy.chooser.told().closed.len(), 2);
 }
+
+#[tokio::test]
+async fn a_datagram_that_comes_back_to_the_proxy_ends_after_a_few_rounds() {
+    for listen in ["127.0.0.1", "::1"] {
+        let proxy = Proxy::start(listen, &[any_port(listen)]).await;
+        proxy.chooser.lead_to(proxy.address);
+        let client = proxy.client(listen).await;
+        client.send(b"1").await.unwrap();
+        let told = proxy.chooser.until(|told| told.came_back == 1).await;
+        assert_eq!(told.opened.len(), 8, "{listen}");
+        client.send(b"2").await.unwrap();
+        let told = proxy.chooser.until(|told| told.came_back == 2).await;
+        assert_eq!(told.opened.len(), 8, "{listen}: the flows are there");
+    }
+}

@@ -1,0 +1,436 @@
+//! Loops: backends whose connections come back to the service that they are for.
+//!
+//! The agent connects to a backend itself on the `proxy` path, for HTTP, for clients of the other
+//! address family, and everywhere without BPF. Where one of its own services listens at the
+//! backend's address, that connection is one more client of that service. On the `socket` path the
+//! kernel hands a connection to the application's socket, so a backend may have the service's own
+//! port there.
+//!
+//! Nothing here knows of the host: the caller says which addresses are its own.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use super::value::BadValue;
+use super::{BackendAddress, Config, DataPlane, Mode, Path, Service};
+
+/// What takes a connection to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// The agent, which connects to it.
+    Agent,
+    /// The kernel, which hands it to the application's socket.
+    Socket,
+    /// The packet programs, which send its packets on.
+    Packets,
+}
+
+/// What decides about the carrier of a service's connections.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// What it balances.
+    pub mode: Mode,
+    /// Where it listens.
+    pub listen: &'a [SocketAddr],
+    /// Whether its backends are sent a PROXY header.
+    pub introduces: bool,
+    /// Whether the kernel can hand connections to sockets.
+    pub steers: bool,
+}
+
+impl Terms<'_> {
+    /// The carrier of connections to `address`, as far as the configuration tells.
+    pub fn carrier(
+        &self,
+        path: Path,
+        address: &BackendAddress,
+        is_local: &dyn Fn(IpAddr) -> bool,
+    ) -> Carrier {
+        let Some(address) = address.ip() else {
+            return Carrier::Agent;
+        };
+        if self.mode == Mode::Http || !self.steers || self.introduces {
+            return Carrier::Agent;
+        }
+        let other_port = || self.listen.iter().any(|l| l.port() != address.port());
+        match path {
+            Path::Socket => Carrier::Socket,
+            Path::Proxy => Carrier::Agent,
+            Path::Nat | Path::Dsr => Carrier::Packets,
+            Path::Auto if !is_local(address.ip()) => Carrier::Packets,
+            Path::Auto if self.mode == Mode::Udp && other_port() => {
+                if address.ip().is_loopback() {
+                    Carrier::Agent
+                } else {
+                    Carrier::Packets
+                }
+            }
+            Path::Auto => Carrier::Socket,
+        }
+    }
+}
+
+/// The services of `config` as the search sees them. `steers` says whether the kernel hands
+/// connections to sockets.
+pub fn hops<'a>(
+    config: &'a Config,
+    steers: bool,
+    is_local: &dyn Fn(IpAddr) -> bool,
+) -> Vec<Hop<'a>> {
+    let hop = |service: &'a Service| {
+        let listen = reached_at(config, service);
+        let terms = Terms {
+            mode: service.mode,
+            listen,
+            introduces: service.send_proxy_protocol.is_some(),
+            steers,
+        };
+        let carried = |backend: &super::Backend| {
+            let carrier = terms.carrier(backend.path, &backend.address, is_local);
+            (backend.address.clone(), carrier)
+        };
+        Hop {
+            name: &service.name,
+            udp: service.mode == Mode::Udp,
+            listen,
+            backends: service.backends.iter().map(carried).collect(),
+        }
+    };
+    config.services.iter().map(hop).collect()
+}
+
+/// Where connections to `service` come to: its own listen addresses, or those of the service that
+/// it is inside of.
+fn reached_at<'a>(config: &'a Config, service: &'a Service) -> &'a [SocketAddr] {
+    let outer = service.name.split_once('/').map(|(outer, _)| outer);
+    let mut services = config.services.iter();
+    let outer = outer.and_then(|outer| services.find(|known| known.name == outer));
+    &outer.unwrap_or(service).listen
+}
+
+/// What belongs to this host for certain: loopback addresses, and those that are listened on.
+pub fn evidently_local(config: &Config) -> impl Fn(IpAddr) -> bool {
+    let listen = config.services.iter().flat_map(|service| &service.listen);
+    let listen: BTreeSet<IpAddr> = listen.map(SocketAddr::ip).collect();
+    move |ip| ip.is_loopback() || listen.contains(&ip)
+}
+
+/// The loops of `config`, a line each, on a host to which the addresses belong that `is_local`
+/// names.
+pub fn lines(config: &Config, steers: bool, is_local: &dyn Fn(IpAddr) -> bool) -> Vec<String> {
+    let found = find(&hops(config, steers, is_local), is_local);
+    let line = |found: Loop| format!("{}: {}", config.services[found.hop].name, found.value);
+    found.into_iter().map(line).collect()
+}
+
+/// Whether the configuration leaves no other data plane than one that hands connections to sockets.
+/// `auto` counts as such: without BPF the agent looks again when it starts.
+pub fn may_steer(data_plane: DataPlane) -> bool {
+    data_plane != DataPlane::Userspace
+}
+
+/// A service as the search sees it.
+#[derive(Clone, Debug)]
+pub struct Hop<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it balances UDP.
+    pub udp: bool,
+    /// Where it listens; for the backends of a route, where the service listens that it is inside
+    /// of.
+    pub listen: &'a [SocketAddr],
+    /// Its backends in their order. A unix socket leads nowhere, but has a place.
+    pub backends: Vec<(BackendAddress, Carrier)>,
+}
+
+/// A backend whose connections come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loop {
+    /// The place of its service among the hops.
+    pub hop: usize,
+    /// Its place among the backends of that.
+    pub backend: usize,
+    /// What is wrong with it.
+    pub value: BadValue,
+}
+
+/// Connections of one address family that come to a service.
+type Node = (usize, bool);
+
+struct Edge<'a> {
+    from: Node,
+    to: Node,
+    /// The agent carries them.
+    agent: bool,
+    hop: usize,
+    backend: usize,
+    address: SocketAddr,
+    /// Where `to` listens.
+    at: &'a SocketAddr,
+}
+
+/// The backends of `hops` whose connections come back to their service. `is_local` says whether an
+/// address belongs to this host.
+pub fn find(hops: &[Hop<'_>], is_local: &dyn Fn(IpAddr) -> bool) -> Vec<Loop> {
+    let edges = edges(hops, is_local);
+    let mut next: BTreeMap<Node, Vec<Node>> = BTreeMap::new();
+    for edge in &edges {
+        next.entry(edge.from).or_default().push(edge.to);
+    }
+    let mut found: Vec<Loop> = Vec::new();
+    // What the kernel does alone has an end: each packet is looked at once.
+    for edge in edges.iter().filter(|edge| edge.agent) {
+        let known = |found: &Loop| (found.hop, found.backend) == (edge.hop, edge.backend);
+        if found.iter().any(known) {
+            continue;
+        }
+        if let Some(way) = way_back(&next, edge) {
+            found.push(Loop {
+                hop: edge.hop,
+                backend: edge.backend,
+                value: describe(hops, edge, &way),
+            });
+        }
+    }
+    found
+}
+
+fn edges<'a>(hops: &'a [Hop<'a>], is_local: &dyn Fn(IpAddr) -> bool) -> Vec<Edge<'a>> {
+    let mut edges = Vec::new();
+    for (index, hop) in hops.iter().enumerate() {
+        for (place, (address, carrier)) in hop.backends.iter().enumerate() {
+            let Some(address) = address.ip() else {
+                continue;
+            };
+            let Some((to, at)) = listener(hops, hop.udp, address, is_local) else {
+                continue;
+            };
+            for v4 in [true, false] {
+                let comes = hop.listen.iter().any(|listen| listen.is_ipv4() == v4);
+                let agent = *carrier == Carrier::Agent || address.is_ipv4() != v4;
+                if comes && (agent || *carrier == Carrier::Packets) {
+                    edges.push(Edge {
+                        from: (outer(hops, index), v4),
+                        to: (to, address.is_ipv4()),
+                        agent,
+                        hop: index,
+                        backend: place,
+                        address,
+                        at,
+                    });
+                }
+            }
+        }
+    }
+    edges
+}
+
+/// The service that `hop` is inside of, or itself.
+fn outer(hops: &[Hop<'_>], hop: usize) -> usize {
+    let outer = hops[hop].name.split_once('/').map(|(outer, _)| outer);
+    let found = outer.and_then(|outer| hops.iter().position(|hop| hop.name == outer));
+    found.unwrap_or(hop)
+}
+
+/// The service that takes a connection to `address` on this host, and the listen address by which
+/// it does: its very address, else the wildcard.
+fn listener<'a>(
+    hops: &'a [Hop<'a>],
+    udp: bool,
+    address: SocketAddr,
+    is_local: &dyn Fn(IpAddr) -> bool,
+) -> Option<(usize, &'a SocketAddr)> {
+    let find = |takes: &dyn Fn(&SocketAddr) -> bool| {
+        let alike = hops.iter().enumerate().filter(|(_, hop)| hop.udp == udp);
+        let mut listening = alike.filter(|(_, hop)| !hop.name.contains('/'));
+        listening.find_map(|(index, hop)| {
+            let at = hop.listen.iter().find(|listen| takes(listen))?;
+            Some((index, at))
+        })
+    };
+    find(&|listen| *listen == address)
+        .or_else(|| find(&|listen| is_wildcard_of(listen, address) && is_local(address.ip())))
+}
+
+/// Whether `listen` is every address of its family, with the port of `address`.
+pub(super) fn is_wildcard_of(listen: &SocketAddr, address: SocketAddr) -> bool {
+    listen.ip().is_unspecified()
+        && listen.is_ipv4() == address.is_ipv4()
+        && listen.port() == address.port()
+}
+
+/// The services that a connection passes from the end of `edge` until it is back at its beginning,
+/// in the shortest way.
+fn way_back(next: &BTreeMap<Node, Vec<Node>>, edge: &Edge<'_>) -> Option<Vec<usize>> {
+    let mut came_from: BTreeMap<Node, Node> = BTreeMap::new();
+    let mut queue = VecDeque::from([edge.to]);
+    while let Some(node) = queue.pop_front() {
+        if node == edge.from {
+            let mut way = Vec::new();
+            let mut at = node;
+            while at != edge.to {
+                at = came_from[&at];
+                way.push(at.0);
+            }
+            way.reverse();
+            return Some(way);
+        }
+        for after in next.get(&node).into_iter().flatten() {
+            if *after != edge.to && !came_from.contains_key(after) {
+                came_from.insert(*after, node);
+                queue.push_back(*after);
+            }
+        }
+    }
+    None
+}
+
+fn describe(hops: &[Hop<'_>], edge: &Edge<'_>, way: &[usize]) -> BadValue {
+    let (address, at) = (edge.address, edge.at);
+    let problem = if way.iter().all(|hop| *hop == edge.from.0) {
+        format!("{address} is this service itself, which listens on {at}")
+    } else {
+        let name = |hop: &usize| hops[*hop].name;
+        let through: Vec<&str> = way.iter().skip(1).map(name).collect();
+        let through = match through.as_slice() {
+            [] => String::new(),
+            others => format!(" by {}", others.join(" and ")),
+        };
+        format!(
+            "{address} is where {} listens ({at}), which leads back to {}{through}",
+            name(&edge.to.0),
+            name(&edge.from.0),
+        )
+    };
+    BadValue {
+        problem,
+        remedy: "let the application listen on another port".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback(ip: IpAddr) -> bool {
+        ip.is_loopback()
+    }
+
+    fn listen(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn hop<'a>(name: &'a str, listen: &'a [SocketAddr], backends: &[(&str, Carrier)]) -> Hop<'a> {
+        let backends = backends.iter().map(|(text, c)| (text.parse().unwrap(), *c));
+        Hop {
+            name,
+            udp: false,
+            listen,
+            backends: backends.collect(),
+        }
+    }
+
+    /// Places of the backends of one service that loop.
+    fn alone(at: &[&str], backends: &[(&str, Carrier)]) -> Vec<usize> {
+        let at = listen(at);
+        let found = find(&[hop("web", &at, backends)], &loopback);
+        found.iter().map(|found| found.backend).collect()
+    }
+
+    use Carrier::{Agent, Packets, Socket};
+
+    #[test]
+    fn a_backend_that_is_the_service_loops_where_the_agent_connects_to_it() {
+        assert_eq!(alone(&["0.0.0.0:80"], &[("127.0.0.2:80", Agent)]), [0]);
+        assert_eq!(alone(&["[::]:80"], &[("[::1]:80", Agent)]), [0]);
+        assert_eq!(alone(&["192.0.2.1:80"], &[("192.0.2.1:80", Agent)]), [0]);
+        let none: [usize; 0] = [];
+        assert_eq!(alone(&["0.0.0.0:80"], &[("192.0.2.1:80", Agent)]), none);
+        assert_eq!(alone(&["0.0.0.0:80"], &[("127.0.0.1:81", Agent)]), none);
+        assert_eq!(alone(&["[::]:80"], &[("127.0.0.1:80", Agent)]), none);
+        // What the kernel hands to a socket, or sends on, is not connected to.
+        assert_eq!(alone(&["0.0.0.0:80"], &[("127.0.0.1:80", Socket)]), none);
+        assert_eq!(alone(&["0.0.0.0:80"], &[("127.0.0.1:80", Packets)]), none);
+    }
+
+    #[test]
+    fn clients_of_the_other_family_loop_only_if_they_are_passed_to_and_fro() {
+        let both = ["0.0.0.0:80", "[::]:80"];
+        let none: [usize; 0] = [];
+        assert_eq!(alone(&both, &[("127.0.0.1:80", Socket)]), none);
+        let mixed = [("127.0.0.1:80", Socket), ("[::1]:80", Socket)];
+        assert_eq!(alone(&both, &mixed), [0, 1]);
+        assert_eq!(alone(&["0.0.0.0:80"], &mixed), none);
+    }
+
+    #[test]
+    fn services_that_lead_to_each_other_loop_and_a_chain_does_not() {
+        let (a, b, c) = (
+            listen(&["0.0.0.0:80"]),
+            listen(&["0.0.0.0:81"]),
+            listen(&["0.0.0.0:82"]),
+        );
+        let chain = [
+            hop("a", &a, &[("127.0.0.1:81", Agent)]),
+            hop("b", &b, &[("127.0.0.1:82", Agent)]),
+            hop("c", &c, &[("127.0.0.1:5000", Agent)]),
+        ];
+        assert_eq!(find(&chain, &loopback), []);
+        let mut circle = chain.to_vec();
+        circle[2] = hop(
+            "c",
+            &c,
+            &[("127.0.0.1:5000", Agent), ("127.0.0.1:80", Agent)],
+        );
+        let found = find(&circle, &loopback);
+        let places: Vec<_> = found.iter().map(|l| (l.hop, l.backend)).collect();
+        assert_eq!(places, [(0, 0), (1, 0), (2, 1)]);
+        assert_eq!(
+            found[0].value.problem,
+            "127.0.0.1:81 is where b listens (0.0.0.0:81), which leads back to a by c"
+        );
+    }
+
+    #[test]
+    fn packets_that_are_sent_on_to_a_service_take_part_in_a_loop() {
+        let (a, b) = (listen(&["10.0.0.1:80"]), listen(&["10.0.0.1:81"]));
+        let circle = |second| {
+            [
+                hop("a", &a, &[("10.0.0.1:81", Packets)]),
+                hop("b", &b, &[("10.0.0.1:80", second)]),
+            ]
+        };
+        let places = |hops: &[Hop<'_>]| -> Vec<usize> {
+            find(hops, &loopback).iter().map(|l| l.hop).collect()
+        };
+        assert_eq!(places(&circle(Agent)), [1]);
+        let none: [usize; 0] = [];
+        assert_eq!(places(&circle(Packets)), none);
+    }
+
+    #[test]
+    fn tcp_and_udp_do_not_meet() {
+        let at = listen(&["0.0.0.0:53"]);
+        let tcp = hop("tcp", &at, &[("127.0.0.1:54", Agent)]);
+        let udp = Hop {
+            udp: true,
+            ..hop("udp", &at, &[("127.0.0.1:53", Agent)])
+        };
+        let found = find(&[tcp.clone(), udp], &loopback);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].hop, 1);
+        assert_eq!(find(&[tcp], &loopback), []);
+    }
+
+    #[test]
+    fn a_route_leads_back_to_the_service_that_it_is_of() {
+        let at = listen(&["0.0.0.0:80"]);
+        let hops = [
+            hop("app", &at, &[("unix:/run/app.sock", Agent)]),
+            hop("app/api", &at, &[("127.0.0.1:80", Agent)]),
+        ];
+        let found = find(&hops, &loopback);
+        assert_eq!((found.len(), found[0].hop), (1, 1));
+        assert!(found[0].value.problem.contains("this service itself"));
+    }
+}

@@ -1,0 +1,62 @@
+//! Lines of the log that may have a cause many times a second, and come every now and then.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a line comes at most.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// One such line.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    last: Option<Instant>,
+    /// How often there was a cause since.
+    since: u64,
+}
+
+impl Seldom {
+    /// One that has not come yet.
+    pub const fn new() -> Self {
+        Self(Mutex::new(State {
+            last: None,
+            since: 0,
+        }))
+    }
+
+    /// There is a cause for it. If it may come, how many causes it stands for.
+    pub fn cause(&self) -> Option<u64> {
+        self.cause_at(Instant::now())
+    }
+
+    fn cause_at(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.since += 1;
+        if state
+            .last
+            .is_some_and(|last| now.duration_since(last) < PAUSE)
+        {
+            return None;
+        }
+        state.last = Some(now);
+        Some(std::mem::take(&mut state.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_comes_at_once_and_then_for_all_causes_of_a_while() {
+        let line = Seldom::new();
+        let start = Instant::now();
+        assert_eq!(line.cause_at(start), Some(1));
+        for ms in 1..1000 {
+            assert_eq!(line.cause_at(start + Duration::from_millis(ms)), None);
+        }
+        assert_eq!(line.cause_at(start + PAUSE), Some(1000));
+    }
+}
