@@ -93,3 +93,93 @@ fn on_the_same_port_the_application_answers_itself() {
     let _app = node::serve(&hosts.balancer, "udp.js", listen, agent.dir());
     wait::until("the application is found again", served);
 }
+
+/// On the service's own port the kernel tells the application and the service apart, whoever of
+/// agent and application is started first.
+#[test]
+fn a_service_on_every_address_has_its_application_on_the_same_port() {
+    let hosts = Hosts::new();
+    let services = "[[service]]\nname = 'echo'\nmode = 'udp'\n\
+                    listen = ['0.0.0.0:5300', '[::]:5300']\nbackends = ['127.0.0.1:5300']\n";
+    let dir = tempfile::tempdir().unwrap();
+    let serve = |listen: &str| {
+        node::serve(
+            &hosts.balancer,
+            "udp.js",
+            listen.parse().unwrap(),
+            dir.path(),
+        )
+    };
+    let mut first = serve("0.0.0.0:5300");
+    let agent = Agent::start(&hosts.balancer, services);
+    let served = |client| (ask_shortly(&hosts, client, 5300) == Some(5300)).then_some(());
+    wait::until("the application of before", || served(client_v4(1)));
+    first.kill();
+    let _later = serve("[::]:5300");
+    wait::until("the one of later", || served(client_v4(1)));
+    wait::until("both families", || served(client_v6(1)));
+    assert_eq!(agent.status()["agent"]["notes"], serde_json::json!([]));
+}
+
+/// Without the kernel's help the agent has the port itself: that is said before anybody waits for
+/// an answer.
+#[test]
+fn without_bpf_the_services_own_port_is_refused_with_the_way_out() {
+    let hosts = Hosts::new();
+    let service = |listen: &str, backend: &str| {
+        format!(
+            "[[service]]\nname = 'echo'\nmode = 'udp'\nlisten = ['{listen}']\n\
+             backends = ['{backend}']\n"
+        )
+    };
+    let agent = Agent::start_on(
+        &hosts.balancer,
+        &service("10.99.0.1:5300", "127.0.0.1:5301"),
+        "userspace",
+    );
+    for (listen, backend) in [
+        ("0.0.0.0:5300", "127.0.0.1:5300"),
+        ("0.0.0.0:5300", "10.99.0.1:5300"),
+    ] {
+        agent.configure(&service(listen, backend));
+        let config = agent.config();
+        for command in [
+            &["reload"][..],
+            &["check", "--config", config.to_str().unwrap()],
+        ] {
+            let outcome = agent.run(command);
+            assert_eq!(outcome.code, 2, "{outcome:?}");
+            let way_out = "(let the application listen on another port)";
+            assert!(outcome.stderr.contains(way_out), "{outcome:?}");
+        }
+    }
+    // Another address of the host is another socket, if the application does not take them all.
+    agent.configure(&service("10.99.0.1:5300", "127.0.0.1:5300"));
+    let warned = agent.ok(&["check", "--config", agent.config().to_str().unwrap()]);
+    assert!(warned.contains("listen on 127.0.0.1 alone"), "{warned}");
+    agent.ok(&["reload"]);
+    let _app = node::serve(
+        &hosts.balancer,
+        "udp.js",
+        "127.0.0.1:5300".parse().unwrap(),
+        agent.dir(),
+    );
+    assert_eq!(ask(&hosts, client_v4(1), 5300), Some(5300));
+}
+
+#[test]
+fn an_application_that_was_first_on_every_address_is_named_as_what_is_in_the_way() {
+    let hosts = Hosts::new();
+    let dir = tempfile::tempdir().unwrap();
+    let listen = "0.0.0.0:5300".parse().unwrap();
+    let _app = node::serve(&hosts.balancer, "udp.js", listen, dir.path());
+    let services = "[[service]]\nname = 'echo'\nmode = 'udp'\nlisten = ['10.99.0.1:5300']\n\
+                    backends = ['127.0.0.1:5300']\n";
+    let agent = Agent::start_on(&hosts.balancer, services, "userspace");
+    let notes = agent.status()["agent"]["notes"].to_string();
+    assert!(
+        notes.contains("the application at 127.0.0.1:5300 has taken that")
+            && notes.contains("let it listen on 127.0.0.1 alone"),
+        "{notes}"
+    );
+}

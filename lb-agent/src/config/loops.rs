@@ -195,6 +195,26 @@ pub fn find(hops: &[Hop<'_>], is_local: &dyn Fn(IpAddr) -> bool) -> Vec<Loop> {
     found
 }
 
+/// A backend on the port of its UDP service that the kernel is to hand datagrams to, beside one that
+/// goes through the agent: then the agent has to have that port itself. Its place, and the problem.
+pub fn port_taken_twice(hop: &Hop<'_>) -> Option<(usize, BadValue)> {
+    let through_agent = |(_, carrier): &&(BackendAddress, Carrier)| *carrier == Carrier::Agent;
+    let (other, _) = hop.backends.iter().find(through_agent)?;
+    let mut backends = hop.backends.iter().enumerate();
+    backends.find_map(|(place, (address, carrier))| {
+        let port = address.ip()?.port();
+        let at = hop.listen.iter().find(|listen| listen.port() == port)?;
+        (hop.udp && *carrier == Carrier::Socket).then(|| {
+            let problem = format!(
+                "{address} has the port of {at}, where the agent has to listen, as datagrams get to \
+                 {other} through it"
+            );
+            let remedy = "let the application listen on another port".to_owned();
+            (place, BadValue { problem, remedy })
+        })
+    })
+}
+
 fn edges<'a>(hops: &'a [Hop<'a>], is_local: &dyn Fn(IpAddr) -> bool) -> Vec<Edge<'a>> {
     let mut edges = Vec::new();
     for (index, hop) in hops.iter().enumerate() {
@@ -406,6 +426,26 @@ mod tests {
         assert_eq!(places(&circle(Agent)), [1]);
         let none: [usize; 0] = [];
         assert_eq!(places(&circle(Packets)), none);
+    }
+
+    #[test]
+    fn the_port_of_a_udp_service_is_the_agents_or_the_applications() {
+        let at = listen(&["0.0.0.0:53"]);
+        let backends = [("127.0.0.1:53", Socket), ("192.0.2.1:54", Agent)];
+        let tcp = hop("dns", &at, &backends);
+        let udp = Hop {
+            udp: true,
+            ..tcp.clone()
+        };
+        let (place, value) = port_taken_twice(&udp).unwrap();
+        assert_eq!(place, 0);
+        assert!(value.problem.contains("192.0.2.1:54"), "{value}");
+        assert_eq!(port_taken_twice(&tcp), None);
+        let alone = Hop {
+            backends: udp.backends[..1].to_vec(),
+            ..udp
+        };
+        assert_eq!(port_taken_twice(&alone), None);
     }
 
     #[test]

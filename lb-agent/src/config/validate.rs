@@ -118,6 +118,12 @@ fn check_loops(services: &[Written], steers: bool, problems: &mut Problems) {
         backends: backends(service),
     });
     let hops: Vec<Hop<'_>> = hops.collect();
+    for (hop, service) in hops.iter().zip(services) {
+        if let Some((backend, value)) = loops::port_taken_twice(hop) {
+            let place = &service.raw.backends[backend].address.place;
+            problems.add(place, value.to_string());
+        }
+    }
     for found in loops::find(&hops, &is_local) {
         let backend = &services[found.hop].raw.backends[found.backend];
         problems.add(&backend.address.place, found.value.to_string());

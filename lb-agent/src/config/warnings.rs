@@ -47,6 +47,20 @@ fn own_port(service: &Service, backend: &super::Backend, data_plane: DataPlane) 
             )
         });
     }
+    if service.mode == Mode::Udp && matches!(backend.path, Path::Auto | Path::Socket) {
+        let mut listen = service.listen.iter();
+        let other = listen.find(|listen| {
+            listen.port() == address.port() && listen.is_ipv4() != address.is_ipv4()
+        });
+        let family = if address.is_ipv4() { "IPv6" } else { "IPv4" };
+        return other.map(|other| {
+            format!(
+                "{name}: {family} clients of {other} reach {address} if the application listens on \
+                 [::]:{} for both families, and not otherwise",
+                other.port()
+            )
+        });
+    }
     let is_itself = *at == address || loops::is_wildcard_of(at, address);
     let is_handed_over = matches!(backend.path, Path::Auto | Path::Socket);
     (service.health.is_some() && is_itself && is_handed_over).then(|| {

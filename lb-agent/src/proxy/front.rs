@@ -195,15 +195,29 @@ impl Front {
         } else {
             "TCP"
         };
-        let problem = format!(
-            "listen on {} ({transport}): {error} (see who is there: ss -lpn 'sport = :{}')",
-            listen_address(&key),
-            key.port
-        );
+        let address = listen_address(&key);
+        let remedy = match self.on_the_same_port(&key) {
+            Some(backend) if error.kind() == io::ErrorKind::AddrInUse => format!(
+                "the application at {backend} has taken that, too: let it listen on {} alone, or on \
+                 another port",
+                backend.ip()
+            ),
+            _ => format!("see who is there: ss -lpn 'sport = :{}'", key.port),
+        };
+        let problem = format!("listen on {address} ({transport}): {error} ({remedy})");
         if self.problems.get(&key) != Some(&problem) {
             tracing::warn!("{problem}");
         }
         self.problems.insert(key, problem);
+    }
+
+    /// A backend of the service at `key` that has its port, at another address of this host.
+    fn on_the_same_port(&self, key: &ServiceKey) -> Option<SocketAddr> {
+        let observed = self.tables.observed.load();
+        let id = observed.service_at(key)?;
+        let mut addresses = observed.backends_of(id).map(address_of);
+        addresses
+            .find(|address| address.port() == key.port && crate::dataplane::is_local(address.ip()))
     }
 
     fn open(&self, key: ServiceKey) -> io::Result<Stop> {
@@ -284,10 +298,13 @@ fn needs_socket(observed: &Observed, key: &ServiceKey, id: ServiceId, steers: bo
         let http = observed.tables.get(&id).is_some_and(Built::is_http);
         return !steers && !http && observed.backends_of(id).next().is_some();
     }
-    // A UDP datagram of an IPv6 client for an IPv4 socket comes this way too.
+    // A UDP datagram of an IPv6 client for an IPv4 socket comes this way too. An application on the
+    // service's own port takes both families by itself, with a socket that ours would keep away.
+    let other_family = |backend: &Backend| addr::is_v4(&backend.addr) != addr::is_v4(&key.addr);
+    let own_port = |backend: &Backend| backend.path == path::SOCKET && backend.port == key.port;
     observed
         .backends_of(id)
-        .any(|backend| proxied(backend) || addr::is_v4(&backend.addr) != addr::is_v4(&key.addr))
+        .any(|backend| proxied(backend) || other_family(backend) && !own_port(backend))
 }
 
 /// The tables as the userspace path sees them, and its counts.
