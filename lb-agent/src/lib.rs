@@ -7,6 +7,7 @@
 //! | [`control`] | the control socket: messages, server, client |
 //! | [`reconcile`] | the one task that changes anything |
 //! | [`state`] | what should be, what is, and the plan from one to the other |
+//! | [`crowd`] | the connections of the control and the metrics socket |
 //! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
 //! | [`health`] | checks of the backends, and what they say of them |
 //! | [`doctor`] | what of the machine stands in the way |
@@ -27,6 +28,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod crowd;
 pub mod dataplane;
 pub mod doctor;
 pub mod errors;

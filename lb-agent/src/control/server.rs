@@ -1,12 +1,9 @@
 //! Connections to the control socket. Each has a task and a deadline of its own, and there are
 //! only so many at a time: a client that is idle, slow or talks nonsense holds up nobody else.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -18,19 +15,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::api::{self, No};
 pub use super::bind::{BindError, bind};
 use super::message::{Call, Command, Reply};
 use super::peer::Peer;
+use crate::crowd::{Asking, Crowd};
 use crate::metrics;
+use crate::seldom::Seldom;
 
 /// Connections at a time; more wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 1024;
-/// For the first byte of a request while others wait for room.
-const SILENT_TIME: Duration = Duration::from_millis(500);
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// For its body.
@@ -54,38 +50,25 @@ pub async fn serve(
     calls: mpsc::Sender<Call>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let mut connections = JoinSet::new();
-    let mut waiting = VecDeque::new();
+    let mut crowd = Crowd::new(MAX_CONNECTIONS);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
+        let has_room = crowd.has_room();
         tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept(), if make_room(connections.len(), &mut waiting) => {
-                match accepted {
-                    Ok((stream, _)) => {
-                        let asking = Arc::new(AtomicBool::new(false));
-                        let served = connection(stream, calls.clone(), Arc::clone(&asking));
-                        waiting.push_back(Waiting {
-                            task: connections.spawn(served),
-                            since: Instant::now(),
-                            asking,
-                        });
-                        if waiting.len() > 2 * MAX_CONNECTIONS {
-                            forget_the_others(&mut waiting);
-                        }
+            accepted = listener.accept(), if has_room => match accepted {
+                Ok((stream, _)) => crowd.serve(|asking| connection(stream, calls.clone(), asking)),
+                // Out of descriptors or memory.
+                Err(error) => {
+                    static LINE: Seldom = Seldom::new();
+                    if let Some(times) = LINE.cause() {
+                        tracing::warn!(%error, times, "accept on the control socket");
                     }
-                    // Out of descriptors or memory: those who say nothing have to give some back.
-                    Err(error) => {
-                        tracing::warn!(%error, "accept on the control socket");
-                        forget_the_others(&mut waiting);
-                        waiting.drain(..).for_each(|one| one.task.abort());
-                        sleep(Duration::from_millis(100)).await;
-                    }
+                    crowd.give_back();
+                    sleep(Duration::from_millis(100)).await;
                 }
-            }
-            Some(_) = connections.join_next() => {}
-            // Somebody may have been silent for long enough by then.
-            () = sleep(SILENT_TIME / 5), if connections.len() >= MAX_CONNECTIONS => {}
+            },
+            () = crowd.changed() => {}
         }
     }
     // While the listener lives no other agent takes the path: what is removed is ours.
@@ -93,43 +76,12 @@ pub async fn serve(
         let _ = std::fs::remove_file(path);
     }
     drop(listener);
-    let _ = timeout(LAST_TIME, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = timeout(LAST_TIME, crowd.over()).await;
     Ok(())
 }
 
-/// A connection, since when it is there, and whether a request has come on it.
-struct Waiting {
-    task: AbortHandle,
-    since: Instant,
-    asking: Arc<AtomicBool>,
-}
-
-/// Keeps those that are silent.
-fn forget_the_others(waiting: &mut VecDeque<Waiting>) {
-    waiting.retain(|one| !one.task.is_finished() && !one.asking.load(Ordering::Relaxed));
-}
-
-/// Whether there is room for one connection more, made if need be by ending the one that has been
-/// silent for longest: ten thousand who say nothing must not keep out one who does.
-fn make_room(connections: usize, waiting: &mut VecDeque<Waiting>) -> bool {
-    if connections < MAX_CONNECTIONS {
-        return true;
-    }
-    forget_the_others(waiting);
-    match waiting.pop_front_if(|one| one.since.elapsed() >= SILENT_TIME) {
-        Some(one) => {
-            one.task.abort();
-            true
-        }
-        None => false,
-    }
-}
-
 /// One request, one answer.
-async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>, asking: Arc<AtomicBool>) {
+async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>, asking: Asking) {
     let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
         Err(error) => {
@@ -138,7 +90,7 @@ async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>, asking: Arc<A
         }
     };
     let service = service_fn(|request| {
-        asking.store(true, Ordering::Relaxed);
+        asking.set(true);
         let calls = calls.clone();
         async move { Ok::<_, Infallible>(respond(request, peer, &calls).await) }
     });

@@ -17,17 +17,19 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::{collect, text};
 use crate::config::MetricsAddress;
 use crate::control::message::{Call, Command, Reply};
 use crate::control::stats::Family;
+use crate::crowd::{Asking, Crowd};
+use crate::seldom::Seldom;
 
 /// Connections at a time; more wait in the backlog.
-const MAX_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 256;
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// For a whole connection.
@@ -43,6 +45,20 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A unix socket.
     Unix(UnixListener),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+            Self::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+        })
+    }
 }
 
 /// Listens at `address`. A unix socket that nobody serves any more is replaced.
@@ -80,30 +96,30 @@ pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>) {
         calls,
         last: Mutex::new(None),
     });
-    let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut crowd = Crowd::new(MAX_CONNECTIONS);
     loop {
-        let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-            return;
+        let has_room = crowd.has_room();
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if has_room => accepted,
+            () = crowd.changed() => continue,
         };
         let snapshots = Arc::clone(&snapshots);
-        let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                tokio::spawn(async move {
-                    connection(stream, snapshots).await;
-                    drop(permit);
-                })
-            }),
-            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                tokio::spawn(async move {
-                    connection(stream, snapshots).await;
-                    drop(permit);
-                })
-            }),
-        };
-        // Out of descriptors or memory: others may give some back.
-        if let Err(error) = accepted {
-            tracing::warn!(%error, "accept on the metrics socket");
-            sleep(Duration::from_millis(100)).await;
+        match accepted {
+            Ok(Stream::Tcp(stream)) => {
+                crowd.serve(|asking| connection(stream, snapshots, asking));
+            }
+            Ok(Stream::Unix(stream)) => {
+                crowd.serve(|asking| connection(stream, snapshots, asking));
+            }
+            // Out of descriptors or memory.
+            Err(error) => {
+                static LINE: Seldom = Seldom::new();
+                if let Some(times) = LINE.cause() {
+                    tracing::warn!(%error, times, "accept on the metrics socket");
+                }
+                crowd.give_back();
+                sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }
@@ -111,10 +127,18 @@ pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>) {
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     snapshots: Arc<Snapshots>,
+    asking: Asking,
 ) {
     let service = service_fn(|request| {
         let snapshots = Arc::clone(&snapshots);
-        async move { Ok::<_, Infallible>(respond(&request, &snapshots).await) }
+        let asking = asking.clone();
+        async move {
+            asking.set(true);
+            let response = respond(&request, &snapshots).await;
+            // A scraper that keeps its connection is silent until it asks again.
+            asking.set(false);
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -187,5 +211,44 @@ impl Snapshots {
         let families = Arc::new(collect::families(&stats));
         *last = Some((Instant::now(), Arc::clone(&families)));
         Some(families)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn asked(address: std::net::SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).await.unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 404");
+        stream
+    }
+
+    #[tokio::test]
+    async fn neither_silent_connections_nor_kept_ones_keep_a_scraper_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (calls, _inbox) = mpsc::channel(1);
+        let server = tokio::spawn(serve(Listener::Tcp(listener), calls));
+        let mut others = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            others.push(asked(address).await);
+        }
+        for _ in 0..4 * MAX_CONNECTIONS {
+            others.push(TcpStream::connect(address).await.unwrap());
+        }
+        let begun = Instant::now();
+        timeout(HEAD_TIME, asked(address))
+            .await
+            .expect("an answer in time");
+        assert!(begun.elapsed() < HEAD_TIME);
+        server.abort();
     }
 }
