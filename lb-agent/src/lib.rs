@@ -2,6 +2,7 @@
 //!
 //! | module | owns |
 //! | --- | --- |
+//! | [`admission`] | how many clients are let in, and who makes room |
 //! | [`cli`] | arguments, commands, everything that is printed |
 //! | [`config`] | the configuration file, checked whole |
 //! | [`control`] | the control socket: messages, server, client |
@@ -24,7 +25,9 @@
 //! | [`run`] | the life of the agent, from start to stop |
 //! | [`seldom`] | lines of the log that come every now and then |
 //! | [`sockdiag`] | questions to the kernel about single TCP sockets |
+//! | [`sockopt`] | socket options that the crates do not know |
 
+pub mod admission;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -46,4 +49,5 @@ pub mod report;
 pub mod run;
 pub mod seldom;
 pub mod sockdiag;
+pub mod sockopt;
 pub mod state;

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::abi::PROXY_HTTP;
@@ -10,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
+use crate::admission::{Admission, Descriptors};
 use crate::config::{self, Config, PacketConfig};
 use crate::control::message::{Call, Command};
 use crate::control::server;
@@ -33,10 +35,11 @@ const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 /// again; `None` for the usual place.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> {
     let kept = Kept::take();
+    let descriptors = Descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config, config_path, kept))
+    runtime.block_on(serve(config, config_path, kept, descriptors))
 }
 
 /// Why there is no agent, and trying again will not help.
@@ -53,7 +56,12 @@ pub enum End {
     Told,
 }
 
-async fn serve(config: Config, config_path: Option<PathBuf>, kept: Kept) -> anyhow::Result<End> {
+async fn serve(
+    config: Config,
+    config_path: Option<PathBuf>,
+    kept: Kept,
+    descriptors: Descriptors,
+) -> anyhow::Result<End> {
     // The lock comes first: a second agent must not get as far as the maps.
     let store = Store::open(&config.agent.state_dir)?;
     let control = server::bind(&config.agent.control, config.agent.control_mode)?;
@@ -61,14 +69,16 @@ async fn serve(config: Config, config_path: Option<PathBuf>, kept: Kept) -> anyh
         Some(address) => Some(metrics::server::bind(address).await?),
         None => None,
     };
+    let admission = Admission::new(descriptors, config.agent.max_connections);
     let Planes {
         plane,
         notes,
         log,
         front,
         l7,
-    } = open_planes(&config, &kept)?;
+    } = open_planes(&config, &kept, &admission)?;
     let mut reconciler = Reconciler::new(config, config_path, store, plane, front, l7, notes)?;
+    reconciler.sources().add(Arc::new(admission));
     reconciler.start().map_err(|error| match error {
         // Another port helps, not another try.
         ReconcileError::Loops(_) => WillNotHelp(error.to_string()).into(),
@@ -82,11 +92,14 @@ async fn serve(config: Config, config_path: Option<PathBuf>, kept: Kept) -> anyh
         // An error means that the sender is gone: the agent is stopping too.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let metrics =
-        metrics.map(|listener| tokio::spawn(metrics::server::serve(listener, calls.clone())));
+    let metrics = metrics.map(|listener| {
+        let most = descriptors.for_metrics();
+        tokio::spawn(metrics::server::serve(listener, calls.clone(), most))
+    });
     let server = tokio::spawn(server::serve(
         control,
         calls,
+        descriptors.for_control(),
         until_stopped(stopped.clone()),
     ));
     if let Some(log) = log {
@@ -175,14 +188,20 @@ struct Planes {
 }
 
 /// Opens the data plane that the configuration asks for, or the best that there is.
-fn open_planes(config: &Config, kept: &Kept) -> anyhow::Result<Planes> {
+fn open_planes(config: &Config, kept: &Kept, admission: &Admission) -> anyhow::Result<Planes> {
     let agent = &config.agent;
     let max_clients = agent.max_clients;
     let userspace = |notes: Vec<String>| {
         let plane = Memory::new(max_clients);
-        let front = Front::new(plane.clients(), false, kept.clone());
+        let front = Front::new(plane.clients(), false, kept.clone(), admission.clone());
         let workers = usize::from(agent.l7_workers);
-        let l7 = L7::new(front.clients(), false, workers, kept.clone());
+        let l7 = L7::new(
+            front.clients(),
+            false,
+            workers,
+            kept.clone(),
+            admission.clone(),
+        );
         Planes {
             plane: Box::new(plane),
             notes,
@@ -201,7 +220,7 @@ fn open_planes(config: &Config, kept: &Kept) -> anyhow::Result<Planes> {
         flows: flow_settings(&agent.packet),
     };
     match Bpf::open(&settings) {
-        Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers), kept),
+        Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers), kept, admission),
         Err(error) if agent.data_plane == config::DataPlane::Auto && error.may_fall_back() => {
             let missing = format!("BPF cannot serve here: {}", explain(&error));
             tracing::warn!("{missing}; every connection goes through the agent");
@@ -236,14 +255,25 @@ fn explain(error: &OpenError) -> String {
 }
 
 /// The kernel's data plane, with the listeners to which it hands what it cannot join itself.
-fn with_bpf(opened: bpf::Opened, l7_workers: usize, kept: &Kept) -> anyhow::Result<Planes> {
+fn with_bpf(
+    opened: bpf::Opened,
+    l7_workers: usize,
+    kept: &Kept,
+    admission: &Admission,
+) -> anyhow::Result<Planes> {
     let bpf::Opened {
         mut plane,
         notes,
         log,
     } = opened;
-    let mut front = Front::new(plane.clients(), true, kept.clone());
-    let mut l7 = L7::new(front.clients(), true, l7_workers, kept.clone());
+    let mut front = Front::new(plane.clients(), true, kept.clone(), admission.clone());
+    let mut l7 = L7::new(
+        front.clients(),
+        true,
+        l7_workers,
+        kept.clone(),
+        admission.clone(),
+    );
     let mut notes = notes;
     let loopbacks = [
         (libc::AF_INET, IpAddr::from(Ipv4Addr::LOCALHOST), "v4"),

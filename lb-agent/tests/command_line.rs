@@ -57,7 +57,7 @@ impl FakeAgent {
             server::bind(&dir.path().join("control.sock"), None).unwrap()
         };
         let (calls, mut inbox) = mpsc::channel::<Call>(4);
-        runtime.spawn(server::serve(listener, calls, std::future::pending()));
+        runtime.spawn(server::serve(listener, calls, 8, std::future::pending()));
         runtime.spawn(async move {
             while let Some((command, reply)) = inbox.recv().await {
                 let _ = reply.send(Self::answer(&command));

@@ -11,6 +11,8 @@ use super::{AgentConfig, DataPlane};
 
 /// Most clients that can be remembered: more would take gigabytes of kernel memory.
 const MAX_CLIENTS: u32 = 1 << 24;
+/// Most connections that can be allowed: more would be no limit.
+pub(super) const MAX_CONNECTIONS: u32 = 1 << 24;
 /// Longest path of a unix socket: `sun_path` less its final zero, unix(7).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -36,6 +38,9 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
     let max_clients = table
         .take("max_clients")
         .and_then(|value| value.integer_in(1..=MAX_CLIENTS, problems));
+    let max_connections = table
+        .take("max_connections")
+        .and_then(|value| value.integer_in(1..=MAX_CONNECTIONS, problems));
     let l7_workers = table
         .take("l7_workers")
         .and_then(|value| value.integer_in(0..=1024, problems));
@@ -54,6 +59,7 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentCo
         data_plane: data_plane.unwrap_or(usual.data_plane),
         hash_seed,
         max_clients: max_clients.unwrap_or(usual.max_clients),
+        max_connections,
         l7_workers: l7_workers.unwrap_or(usual.l7_workers),
         cgroup,
         control_mode,

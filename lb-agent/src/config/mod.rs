@@ -82,6 +82,8 @@ pub struct AgentConfig {
     pub hash_seed: Option<[u8; 16]>,
     /// How many clients are remembered, over all services.
     pub max_clients: u32,
+    /// Most connections of clients that go through the agent, over all services.
+    pub max_connections: Option<u32>,
     /// Threads for `mode = "http"`; 0 for one a core.
     pub l7_workers: u16,
     /// The cgroup whose sockets are watched; the root of the cgroup v2 mount if not given.
@@ -155,6 +157,8 @@ pub struct Service {
     pub affinity: Affinity,
     /// Greatest load of a backend in thousandths of its fair share, at least 1000.
     pub max_load_permille: Option<u32>,
+    /// Most connections of clients that go through the agent; for UDP most flows.
+    pub max_connections: Option<u32>,
     /// How its backends are checked, if they are.
     pub health: Option<health::Health>,
     /// Paths to its backends.
@@ -195,6 +199,7 @@ impl Default for AgentConfig {
             data_plane: DataPlane::Auto,
             hash_seed: None,
             max_clients: clients_for(memory_bytes()),
+            max_connections: None,
             l7_workers: 0,
             cgroup: None,
             control_mode: None,
@@ -243,6 +248,7 @@ impl Default for Config {
             mode: Mode::Tcp,
             affinity: Affinity::default(),
             max_load_permille: None,
+            max_connections: None,
             health: None,
             paths: ServicePaths::default(),
             backends: Vec::new(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::agent::MAX_CONNECTIONS;
 use super::error::{Located, Place, Problems};
 use super::health::{self, Health};
 use super::reader::{Table, Value};
@@ -29,6 +30,7 @@ pub(super) struct RawService {
     pub(super) mode: Mode,
     pub(super) affinity: Affinity,
     pub(super) max_load_permille: Option<u32>,
+    pub(super) max_connections: Option<u32>,
     pub(super) health: Option<Health>,
     pub(super) paths: ServicePaths,
     pub(super) backends: Vec<RawBackend>,
@@ -107,6 +109,9 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
     let max_load_permille = table
         .take("max_load")
         .and_then(|value| max_load(&value, problems));
+    let max_connections = table
+        .take("max_connections")
+        .and_then(|value| value.integer_in(1..=MAX_CONNECTIONS, problems));
     let health = table
         .take("health")
         .and_then(|value| value.table("{ type = \"tcp\" }", problems))
@@ -131,6 +136,7 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
         mode,
         affinity: affinity.unwrap_or_default(),
         max_load_permille,
+        max_connections,
         health,
         paths,
         backends: backends.unwrap_or_default(),

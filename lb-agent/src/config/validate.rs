@@ -146,6 +146,7 @@ fn service(Written { raw, http, .. }: Written) -> Service {
         mode: raw.mode,
         affinity: raw.affinity,
         max_load_permille: raw.max_load_permille,
+        max_connections: raw.max_connections,
         health: raw.health,
         backends: raw.backends.into_iter().map(backend).collect(),
         send_proxy_protocol: raw.send_proxy_protocol,

@@ -25,8 +25,6 @@ use crate::crowd::{Asking, Crowd};
 use crate::metrics;
 use crate::seldom::Seldom;
 
-/// Connections at a time; more wait in the socket's backlog.
-const MAX_CONNECTIONS: usize = 1024;
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// For its body.
@@ -43,14 +41,15 @@ const MAX_WASTE: usize = 32 << 20;
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Serves `listener` until `shutdown`: every request becomes a command in `calls`. Then the socket
-/// is removed, and what is under way gets half a second more.
+/// Serves `listener` until `shutdown`, `most` connections at a time: every request becomes a command
+/// in `calls`. More wait in the socket's backlog. Then the socket is removed, and what is under way gets half a second more.
 pub async fn serve(
     listener: UnixListener,
     calls: mpsc::Sender<Call>,
+    most: usize,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let mut crowd = Crowd::new(MAX_CONNECTIONS);
+    let mut crowd = Crowd::new(most);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let has_room = crowd.has_room();

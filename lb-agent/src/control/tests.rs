@@ -41,7 +41,7 @@ impl Fake {
             }
         });
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(serve(listener, calls, async {
+        let server = tokio::spawn(serve(listener, calls, 1024, async {
             let _ = stopped.await;
         }));
         Self {
@@ -321,6 +321,7 @@ async fn an_agent_that_is_going_away_says_so() {
     tokio::spawn(serve(
         bind(&path, None).unwrap(),
         calls,
+        8,
         std::future::pending(),
     ));
     let error = Client::new(&path).text(&Command::Status).await.unwrap_err();

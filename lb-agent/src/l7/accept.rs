@@ -2,12 +2,12 @@
 
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::sync::watch;
 
 use super::worker::Worker;
+use crate::admission::listener::{Accepted, Listener};
 
 /// Accepts connections until the other end of `stopped` is dropped; then those that wait.
 pub(super) async fn accept(
@@ -15,7 +15,8 @@ pub(super) async fn accept(
     listener: TcpListener,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
+    let admission = worker.snapshot().admission.clone();
+    let mut listener = match Listener::new(listener, admission) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "a listener of the L7 path is lost");
@@ -30,31 +31,21 @@ pub(super) async fn accept(
     loop {
         tokio::select! {
             biased;
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => worker.serve(stream, peer),
-                Err(error) => {
-                    // Of one connection, or a lack of resources, which a pause helps against.
-                    tracing::debug!(%error, "cannot accept");
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            },
+            accepted = listener.accept() => serve(&worker, accepted),
             _ = stopped.changed() => break,
         }
     }
-    take_the_rest(&worker, listener);
+    // Those whose clients have been told that they are made: closing the socket would reset them.
+    while let Some(accepted) = listener.waiting() {
+        serve(&worker, accepted);
+    }
 }
 
-/// Takes the connections whose clients have been told that they are made: closing the socket would
-/// reset them.
-fn take_the_rest(worker: &Rc<Worker>, listener: tokio::net::TcpListener) {
-    let Ok(listener) = listener.into_std() else {
-        return;
-    };
-    while let Ok((stream, peer)) = listener.accept() {
-        let stream = stream.set_nonblocking(true).map(|()| stream);
-        if let Ok(stream) = stream.and_then(tokio::net::TcpStream::from_std) {
-            worker.serve(stream, peer);
-        }
+fn serve(worker: &Rc<Worker>, accepted: Option<Accepted>) {
+    match accepted {
+        Some((client, peer)) => worker.serve(client, peer),
+        // Idle connections to backends are the first to go.
+        None => worker.pool.clear(),
     }
 }
 

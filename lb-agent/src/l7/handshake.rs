@@ -7,11 +7,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls::{ProtocolVersion, ServerConfig};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::clock::Deadline;
 use super::stream::Stream;
+use crate::admission::listener::Client;
 
 /// What was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) struct Agreed {
 /// Shakes hands; `None` if that came to nothing `within` the time.
 pub(super) async fn accept(
     config: Arc<ServerConfig>,
-    stream: TcpStream,
+    stream: Client,
     within: Duration,
 ) -> Option<(Stream, Agreed)> {
     let deadline = Deadline::new();

@@ -88,6 +88,7 @@ use std::time::{Duration, Instant};
 use lb_common::abi::{Affinity, AffinityKey, BackendId, ServiceId, ServiceKey};
 use socket2::Type;
 
+use crate::admission::Admission;
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
@@ -124,13 +125,21 @@ pub struct L7 {
     serving: HashSet<ServiceKey>,
     problems: HashMap<ServiceKey, String>,
     kept: Kept,
+    admission: Admission,
 }
 
 impl L7 {
     /// No thread yet: they start when there is a service for them. `workers` is how many, 0 for
     /// one a core. `steers` says that the kernel hands connections over by itself. Sockets are taken
-    /// from `kept` where they are in there, and all are kept for the next agent.
-    pub fn new(clients: Arc<dyn Clients>, steers: bool, workers: usize, kept: Kept) -> Self {
+    /// from `kept` where they are in there, and all are kept for the next agent. `admission` lets
+    /// clients in.
+    pub fn new(
+        clients: Arc<dyn Clients>,
+        steers: bool,
+        workers: usize,
+        kept: Kept,
+        admission: Admission,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             workers: Vec::new(),
@@ -147,6 +156,7 @@ impl L7 {
             serving: HashSet::new(),
             problems: HashMap::new(),
             kept,
+            admission,
         }
     }
 
@@ -197,6 +207,7 @@ impl L7 {
             counts: Arc::clone(&self.counts),
             sessions: Arc::clone(&self.sessions),
             suspicions: self.suspicions.clone(),
+            admission: self.admission.clone(),
         });
         self.start(&snapshot);
         let (done, confirmed) = mpsc::channel();

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use lb_common::abi::{BackendId, ServiceId};
 use lb_common::select::Reason;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::counts::Active;
@@ -17,6 +17,7 @@ use super::sticky::Key;
 use super::stream::Stream;
 use super::upstream::Upstream;
 use super::visit::{Chosen, Visit};
+use crate::admission::Admission;
 use crate::config::BackendAddress;
 use crate::proxy::{header, is_scarcity};
 
@@ -96,6 +97,7 @@ impl Way<'_> {
                 }
                 Err(error) if is_scarcity(&error) => {
                     tracing::debug!(%error, backend = %address, "cannot connect");
+                    worker.pool.clear();
                     return Err(StatusCode::SERVICE_UNAVAILABLE);
                 }
                 Err(error) => {
@@ -183,7 +185,8 @@ impl Way<'_> {
         let timeouts = &settings.timeouts;
         let faults = &self.visit.worker.faults;
         loop {
-            let stream = match timeout(timeouts.connect, open(address)).await {
+            let admission = self.visit.worker.snapshot().admission.clone();
+            let stream = match timeout(timeouts.connect, open(address, &admission)).await {
                 Ok(stream) => stream,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
@@ -226,18 +229,20 @@ fn is_refusal(error: &io::Error) -> bool {
     )
 }
 
-async fn open(address: &BackendAddress) -> io::Result<Stream> {
+async fn open(address: &BackendAddress, admission: &Admission) -> io::Result<Stream> {
     match address {
-        BackendAddress::Ip(address) => tcp(*address).await,
-        BackendAddress::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        BackendAddress::Ip(address) => {
+            let stream = admission.connect(*address, |_| Ok(())).await?;
+            // A socket that is broken already says so when it is used.
+            let _ = stream.set_nodelay(true);
+            Ok(Stream::Tcp(stream))
+        }
+        BackendAddress::Unix(path) => {
+            let stream = UnixStream::connect(path).await?;
+            admission.keeps(&stream)?;
+            Ok(Stream::Unix(stream))
+        }
     }
-}
-
-async fn tcp(address: SocketAddr) -> io::Result<Stream> {
-    let stream = TcpStream::connect(address).await?;
-    // A socket that is broken already says so when it is used.
-    let _ = stream.set_nodelay(true);
-    Ok(Stream::Tcp(stream))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::parts::{Maker, Parts};
 use super::sticky::Key;
 use super::sticky::sessions::Sessions;
 use super::sticky::spread::Spread;
+use crate::admission::Admission;
 use crate::config::BackendAddress;
 use crate::config::http::HttpService;
 use crate::dataplane::Clients;
@@ -43,6 +44,8 @@ pub(super) struct Snapshot {
     pub(super) sessions: Arc<Sessions>,
     /// Who wants to know of backends that cannot be used.
     pub(super) suspicions: Option<Suspicions>,
+    /// Who lets clients in.
+    pub(super) admission: Admission,
 }
 
 /// One service.
@@ -97,6 +100,12 @@ impl Snapshot {
         {
             suspicions.failed(service, &self.observed.address(entry), error);
         }
+    }
+
+    /// The service at `local` in the tables, and how many clients it may have.
+    pub(super) fn limit(&self, local: SocketAddr) -> Option<(ServiceId, Option<u32>)> {
+        let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol::TCP);
+        self.observed.limit(&key)
     }
 
     /// The service that listens on `local`.

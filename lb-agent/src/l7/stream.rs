@@ -11,15 +11,18 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use super::early::Early;
+use crate::admission::listener::Client;
 
 /// A connection, to a client or to a backend.
 pub(super) enum Stream {
-    /// TCP.
+    /// TCP, with a client.
+    Client(Client),
+    /// TCP, with a backend.
     Tcp(TcpStream),
     /// A unix socket.
     Unix(UnixStream),
-    /// TCP with TLS in it.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// TCP with TLS in it, with a client.
+    Tls(Box<TlsStream<Client>>),
     /// One of which something was read before.
     Early(Box<Early>),
 }
@@ -37,6 +40,7 @@ impl Stream {
 macro_rules! each {
     ($self:expr, $stream:ident => $what:expr) => {
         match $self {
+            Stream::Client($stream) => $what,
             Stream::Tcp($stream) => $what,
             Stream::Unix($stream) => $what,
             Stream::Tls($stream) => $what,
@@ -92,6 +96,7 @@ impl AsyncWrite for Stream {
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
+            Self::Client(stream) => stream.as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
             Self::Tls(stream) => stream.get_ref().0.as_fd(),

@@ -17,7 +17,6 @@ use lb_common::abi::{BackendId, ServiceId};
 use lb_common::select::Reason;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 
 use super::forwarded::Origin;
 use super::handshake::{self, Agreed};
@@ -31,6 +30,7 @@ use super::tunnel::{self, End};
 use super::watched::Watched;
 use super::worker::Worker;
 use super::{access_log, clock, forward, h2, proxied};
+use crate::admission::listener::Client;
 use crate::config::http::{Limits, Timeouts};
 
 /// How soon a client that goes on is remembered again.
@@ -185,11 +185,16 @@ impl Visit {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else {
         return;
     };
     let (peer, local) = (canonical(peer), canonical(local));
+    if let Some((service, most)) = worker.snapshot().limit(local)
+        && !stream.joins(service, most)
+    {
+        return stream.reset();
+    }
     let Some(mut origin) = origin(&worker, &mut stream, peer, local).await else {
         return;
     };
@@ -198,7 +203,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
     let service = snapshot.service_at(local);
     let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
     let (stream, tls) = match over_tls.map(|service| service.edge.tls.clone()) {
-        None => (Stream::Tcp(stream), None),
+        None => (Stream::Client(stream), None),
         Some(config) => {
             drop(snapshot);
             // Boxed: those without TLS need not hold room for it.
@@ -256,7 +261,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
 /// `None` if there is no service, or no header.
 async fn origin(
     worker: &Worker,
-    stream: &mut TcpStream,
+    stream: &mut Client,
     peer: SocketAddr,
     local: SocketAddr,
 ) -> Option<Origin> {
@@ -267,7 +272,7 @@ async fn origin(
     if !(settings.proxy_protocol && is_proxy()) {
         return Some(Origin::new(peer, local, false, trusted));
     }
-    match Box::pin(proxied::read(stream, settings.timeouts.header)).await {
+    match Box::pin(proxied::read(stream.stream_mut(), settings.timeouts.header)).await {
         Ok(told) => {
             let (peer, local) = told.unwrap_or((peer, local));
             Some(Origin::new(peer, local, false, trusted))

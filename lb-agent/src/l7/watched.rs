@@ -81,7 +81,7 @@ impl AsyncWrite for Watched {
     /// The connection is dropped right after this, and closing a TCP socket says the same.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().stream {
-            Stream::Tcp(_) => Poll::Ready(Ok(())),
+            Stream::Client(_) | Stream::Tcp(_) => Poll::Ready(Ok(())),
             other => Pin::new(other).poll_shutdown(context),
         }
     }

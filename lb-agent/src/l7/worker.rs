@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc as sync;
@@ -19,6 +19,7 @@ use super::settings::Snapshot;
 use super::sticky::spread::Spread;
 use super::upstream::Pool;
 use super::{accept, clock, visit};
+use crate::admission::listener::Client;
 use crate::handover::Newcomers;
 use crate::privilege::drop_capabilities;
 
@@ -77,12 +78,8 @@ impl Worker {
     }
 
     /// Serves a connection.
-    pub(super) fn serve(
-        self: &Rc<Self>,
-        stream: tokio::net::TcpStream,
-        peer: std::net::SocketAddr,
-    ) {
-        self.spawn(visit::serve(Rc::clone(self), stream, peer));
+    pub(super) fn serve(self: &Rc<Self>, client: Client, peer: SocketAddr) {
+        self.spawn(visit::serve(Rc::clone(self), client, peer));
     }
 }
 

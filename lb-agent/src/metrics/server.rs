@@ -28,8 +28,6 @@ use crate::control::stats::Family;
 use crate::crowd::{Asking, Crowd};
 use crate::seldom::Seldom;
 
-/// Connections at a time; more wait in the backlog.
-const MAX_CONNECTIONS: usize = 256;
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// For a whole connection.
@@ -90,13 +88,14 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// Serves `listener` for as long as the agent answers `calls`.
-pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>) {
+/// Serves `listener` for as long as the agent answers `calls`, `most` connections at a time; more
+/// wait in the backlog.
+pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>, most: usize) {
     let snapshots = Arc::new(Snapshots {
         calls,
         last: Mutex::new(None),
     });
-    let mut crowd = Crowd::new(MAX_CONNECTIONS);
+    let mut crowd = Crowd::new(most);
     loop {
         let has_room = crowd.has_room();
         let accepted = tokio::select! {
@@ -219,6 +218,8 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    const MOST: usize = 64;
+
     async fn asked(address: std::net::SocketAddr) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream
@@ -236,12 +237,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (calls, _inbox) = mpsc::channel(1);
-        let server = tokio::spawn(serve(Listener::Tcp(listener), calls));
+        let server = tokio::spawn(serve(Listener::Tcp(listener), calls, MOST));
         let mut others = Vec::new();
-        for _ in 0..MAX_CONNECTIONS {
+        for _ in 0..MOST {
             others.push(asked(address).await);
         }
-        for _ in 0..4 * MAX_CONNECTIONS {
+        for _ in 0..4 * MOST {
             others.push(TcpStream::connect(address).await.unwrap());
         }
         let begun = Instant::now();

@@ -25,6 +25,8 @@ use tokio::time::Instant;
 use super::tcp::TcpProxy;
 use super::udp::UdpProxy;
 use super::{Candidate, Chooser, Ending, Farewell, Traffic, bind};
+use crate::admission::Admission;
+use crate::admission::listener::Listener;
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
@@ -47,13 +49,14 @@ pub struct Front {
     handed_over: Vec<TcpListener>,
     own: Vec<Stop>,
     kept: Kept,
+    admission: Admission,
 }
 
 impl Front {
     /// No listener yet. `clients` is the memory that is shared with the data plane; `steers` says
     /// that the kernel hands TCP connections over by itself. Sockets are taken from `kept` where
-    /// they are in there, and all are kept for the next agent.
-    pub fn new(clients: Arc<dyn Clients>, steers: bool, kept: Kept) -> Self {
+    /// they are in there, and all are kept for the next agent. `admission` lets clients in.
+    pub fn new(clients: Arc<dyn Clients>, steers: bool, kept: Kept, admission: Admission) -> Self {
         let tables = Proxied {
             steers,
             observed: ArcSwap::from_pointee(Observed::default()),
@@ -69,6 +72,7 @@ impl Front {
             handed_over: Vec::new(),
             own: Vec::new(),
             kept,
+            admission,
         }
     }
 
@@ -184,6 +188,11 @@ impl Front {
             .unwrap_or_default()
     }
 
+    /// Who lets clients in, here and on the L7 path.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
     /// How many connections and datagrams of a service have come back too often.
     pub fn loops(&self, id: ServiceId) -> u64 {
         self.tables.counts().loops.get(&id).copied().unwrap_or(0)
@@ -238,8 +247,12 @@ impl Front {
         let socket = tokio::net::UdpSocket::from_std(socket)?;
         let (stop, stopped) = watch::channel(None);
         let chooser = Arc::clone(&self.tables) as Arc<dyn Chooser>;
+        let proxy = UdpProxy {
+            admission: self.admission.clone(),
+            ..UdpProxy::default()
+        };
         tokio::spawn(async move {
-            if let Err(error) = UdpProxy::default().serve(socket, chooser, stopped).await {
+            if let Err(error) = proxy.serve(socket, chooser, stopped).await {
                 tracing::error!(%error, %address, "the UDP listener has failed");
             }
         });
@@ -257,7 +270,7 @@ impl Front {
     }
 
     fn serve_tcp(&self, listener: TcpListener) -> io::Result<Stop> {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = Listener::new(listener, self.admission.clone())?;
         let (stop, stopped) = watch::channel(None);
         let chooser = Arc::clone(&self.tables) as Arc<dyn Chooser>;
         tokio::spawn(TcpProxy::default().serve(listener, chooser, stopped));
@@ -426,6 +439,11 @@ impl Chooser for Proxied {
         if let Some(active) = counts.active.get_mut(&service) {
             *active = active.saturating_sub(1);
         }
+    }
+
+    fn service(&self, local: SocketAddr, protocol: u8) -> Option<(ServiceId, Option<u32>)> {
+        let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol);
+        self.observed.load().limit(&key)
     }
 
     fn came_back(&self, local: SocketAddr, protocol: u8) {

@@ -10,14 +10,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::libc;
 use socket2::SockRef;
 
 use crate::dataplane::is_local;
+use crate::sockopt::saved_syn;
 
 /// Most agents of this host that a connection may pass.
 const MOST: u8 = 8;
@@ -44,9 +44,10 @@ impl Hops {
     }
 
     /// From the SYN that an accepted connection from `peer` began with, if its listener was told to
-    /// [`save_syn`]. A SYN that was answered by a cookie is not kept.
+    /// keep it. A SYN that was answered by a cookie is not kept.
     pub(super) fn of_connection(stream: &impl AsFd, peer: IpAddr) -> Self {
-        saved_hop_limit(stream).map_or_else(Self::default, |limit| Self::of(limit, peer))
+        let header = saved_syn(stream).unwrap_or_default();
+        hop_limit(&header).map_or_else(Self::default, |limit| Self::of(limit, peer))
     }
 
     /// Whether it must not be passed on any more.
@@ -66,49 +67,6 @@ impl Hops {
             SocketAddr::V6(_) => socket.set_unicast_hops_v6(limit),
         }
     }
-}
-
-/// Has a listener keep the header of the SYN of each connection (tcp(7), since Linux 4.2).
-pub(super) fn save_syn(listener: &impl AsFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let fd = listener.as_fd().as_raw_fd();
-    // SAFETY: the option is an integer, of which pointer and size are given.
-    let done = unsafe {
-        libc::setsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_SAVE_SYN,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// The hop limit in the header that the kernel has kept. Asking frees it.
-fn saved_hop_limit(stream: &impl AsFd) -> Option<u8> {
-    // Network and TCP header, both with all the options that they can have.
-    let mut header = [0u8; 512];
-    let mut length = header.len() as libc::socklen_t;
-    let fd = stream.as_fd().as_raw_fd();
-    // SAFETY: the kernel writes at most `length` bytes, which is the room there is.
-    let done = unsafe {
-        libc::getsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_SAVED_SYN,
-            header.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    (done == 0)
-        .then(|| header.get(..length as usize))
-        .flatten()
-        .and_then(hop_limit)
 }
 
 /// The hop limit in the header of an IP packet (RFC 791 section 3.1, RFC 8200 section 3).
@@ -147,6 +105,7 @@ fn is_here(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sockopt::save_syn;
     use socket2::{Domain, Socket, Type};
     use std::net::TcpListener;
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use lb_common::abi::BackendId;
+use lb_common::abi::{BackendId, ServiceId};
 use nix::libc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -59,6 +59,11 @@ pub trait Chooser: Send + Sync + 'static {
     fn closed(&self, backend: BackendId);
     /// Connecting failed, or the backend refused a datagram.
     fn failed(&self, backend: BackendId);
+    /// The service at `local`, and how many clients it may have by this path.
+    fn service(&self, local: SocketAddr, protocol: u8) -> Option<(ServiceId, Option<u32>)> {
+        let _ = (local, protocol);
+        None
+    }
     /// A connection to `local` is not passed on, as it has come back to the agent again and again.
     fn came_back(&self, local: SocketAddr, protocol: u8) {
         let _ = (local, protocol);

@@ -16,22 +16,24 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use lb_common::abi::protocol;
-use nix::libc;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::hops::{self, Hops};
+use super::hops::Hops;
 use super::{
     Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, asked_to_stop, header,
     is_scarcity,
 };
+use crate::admission::Admission;
+use crate::admission::listener::{Client, Listener};
 use crate::config::http::ProxyVersion;
 use crate::handover::Newcomers;
+use crate::sockopt::save_syn;
 
 /// Most bytes read at once, and so the most kept for one direction of a connection.
 const CHUNK: usize = 64 * 1024;
@@ -66,15 +68,15 @@ impl TcpProxy {
     /// is. Dropping the future ends them at once.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        mut listener: Listener,
         chooser: Arc<dyn Chooser>,
         mut shutdown: super::Shutdown,
     ) {
-        if let Err(error) = hops::save_syn(&listener) {
+        if let Err(error) = save_syn(&listener) {
             warn!(%error, "loops of connections will not be noticed");
         }
+        let serve = |(client, peer)| self.connection(client, peer, Arc::clone(&chooser));
         let mut connections = JoinSet::new();
-        let mut backoff = Backoff::default();
         let Farewell {
             deadline,
             newcomers,
@@ -83,9 +85,9 @@ impl TcpProxy {
                 biased;
                 farewell = asked_to_stop(&mut shutdown) => break farewell,
                 Some(_) = connections.join_next() => {}
-                accepted = accept(&listener, &mut backoff) => {
-                    if let Some((stream, peer)) = accepted {
-                        connections.spawn(self.connection(stream, peer, Arc::clone(&chooser)));
+                accepted = listener.accept() => {
+                    if let Some(accepted) = accepted {
+                        connections.spawn(serve(accepted));
                     }
                 }
             }
@@ -100,9 +102,9 @@ impl TcpProxy {
                     over = connections.join_next() => if over.is_none() { break },
                     () = sleep_until(until) => break,
                     Some(_) = last.join_next() => {}
-                    accepted = accept(&listener, &mut backoff) => {
-                        if let Some((stream, peer)) = accepted {
-                            last.spawn(self.connection(stream, peer, Arc::clone(&chooser)));
+                    accepted = listener.accept() => {
+                        if let Some(accepted) = accepted {
+                            last.spawn(serve(accepted));
                         }
                     }
                 }
@@ -110,12 +112,11 @@ impl TcpProxy {
         }
         // Who waits to be accepted has been let in already; there is an end to it in a flood, too.
         for _ in 0..MOST_WAITING {
-            tokio::select! {
-                biased;
-                Ok((stream, peer)) = listener.accept() => {
-                    last.spawn(self.connection(stream, peer, Arc::clone(&chooser)));
-                }
-                () = std::future::ready(()) => break,
+            let Some(accepted) = listener.waiting() else {
+                break;
+            };
+            if let Some(accepted) = accepted {
+                last.spawn(serve(accepted));
             }
         }
         drop(listener);
@@ -130,11 +131,16 @@ impl TcpProxy {
     }
 
     /// One connection from beginning to end.
-    async fn connection(self, client: TcpStream, peer: SocketAddr, chooser: Arc<dyn Chooser>) {
+    async fn connection(self, client: Client, peer: SocketAddr, chooser: Arc<dyn Chooser>) {
         let Ok(local) = client.local_addr() else {
             return;
         };
         let visit = Visit::new(local, peer, protocol::TCP);
+        if let Some((service, most)) = chooser.service(visit.local, visit.protocol)
+            && !client.joins(service, most)
+        {
+            return client.reset();
+        }
         prepare(&client);
         let hops = Hops::of_connection(&client, visit.client.ip());
         if hops.is_loop() {
@@ -143,7 +149,8 @@ impl TcpProxy {
             return;
         }
         let connected = tokio::select! {
-            connected = self.connect(&visit, hops, chooser.as_ref()) => connected,
+            // Boxed: it is over when most of the connection's life begins.
+            connected = Box::pin(self.connect(&visit, hops, (client.admission(), chooser.as_ref()))) => connected,
             // Nobody is left to connect for.
             _ = failure(&client) => return,
         };
@@ -178,10 +185,11 @@ impl TcpProxy {
         &self,
         visit: &Visit,
         hops: Hops,
-        chooser: &dyn Chooser,
+        (admission, chooser): (&Admission, &dyn Chooser),
     ) -> Option<(TcpStream, Candidate)> {
         for candidate in visit.candidates(chooser) {
-            let attempt = open(candidate.address, hops);
+            let address = candidate.address;
+            let attempt = admission.connect(address, |socket| hops.mark(socket, address));
             match timeout(self.connect_timeout, attempt).await {
                 Ok(Ok(stream)) => return Some((stream, candidate)),
                 Ok(Err(error)) => {
@@ -199,16 +207,6 @@ impl TcpProxy {
     }
 }
 
-/// Connects to `address`, for a connection that has come by `hops`.
-async fn open(address: SocketAddr, hops: Hops) -> io::Result<TcpStream> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    hops.mark(&socket, address)?;
-    socket.connect(address).await
-}
-
 /// Tells the backend whose connection it is. The header is far smaller than what a new socket
 /// takes at once.
 async fn introduce(backend: &TcpStream, version: ProxyVersion, visit: &Visit) -> io::Result<()> {
@@ -223,71 +221,6 @@ async fn introduce(backend: &TcpStream, version: ProxyVersion, visit: &Visit) ->
         }
     }
     Ok(())
-}
-
-/// Waits for a connection; `None` after an error that has been dealt with.
-async fn accept(listener: &TcpListener, backoff: &mut Backoff) -> Option<(TcpStream, SocketAddr)> {
-    match listener.accept().await {
-        Ok(accepted) => {
-            backoff.succeeded();
-            Some(accepted)
-        }
-        Err(error) => {
-            if let Some(pause) = backoff.failed(&error) {
-                sleep(pause).await;
-            }
-            None
-        }
-    }
-}
-
-/// Keeps a lack of resources from turning accept into a busy loop, and from filling the log.
-#[derive(Default)]
-struct Backoff {
-    pause: Option<Duration>,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(10);
-    const LAST: Duration = Duration::from_secs(1);
-
-    fn succeeded(&mut self) {
-        if self.pause.take().is_some() {
-            info!("accepts connections again");
-        }
-    }
-
-    /// How long to wait after `error`; `None` for errors of one connection, which is gone with it
-    /// (accept(2), "Error handling").
-    fn failed(&mut self, error: &io::Error) -> Option<Duration> {
-        let of_one_connection = [
-            libc::ECONNABORTED,
-            libc::EINTR,
-            libc::EPERM,
-            libc::EPROTO,
-            libc::ENETDOWN,
-            libc::ENETUNREACH,
-            libc::EHOSTDOWN,
-            libc::EHOSTUNREACH,
-            libc::ENONET,
-            libc::ENOPROTOOPT,
-        ];
-        let code = error.raw_os_error().unwrap_or_default();
-        if of_one_connection.contains(&code) {
-            return None;
-        }
-        if self.pause.is_none() {
-            let hint = if is_scarcity(error) {
-                "raise the limit on open files or memory"
-            } else {
-                "unexpected"
-            };
-            warn!(%error, hint, "cannot accept connections, trying on");
-        }
-        let pause = self.pause.map_or(Self::FIRST, |pause| pause * 2);
-        self.pause = Some(pause.min(Self::LAST));
-        self.pause
-    }
 }
 
 /// Sets what both sides of a connection want: small messages at once, and an end, some day, to a

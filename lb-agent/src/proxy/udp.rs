@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use lb_common::abi::{BackendId, protocol};
+use lb_common::abi::{BackendId, ServiceId, protocol};
 use nix::libc;
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::Interest;
@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use super::datagram::{Listener, Route};
 use super::hops::Hops;
 use super::{Candidate, Chooser, Open, Shutdown, Visit, asked_to_stop};
+use crate::admission::Admission;
 use crate::handover::Newcomers;
 
 /// More than the longest datagram (65,507 bytes).
@@ -42,12 +43,14 @@ thread_local! {
 }
 
 /// Serves UDP sockets.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct UdpProxy {
     /// How long a flow lives after its last datagram, in either direction.
     pub idle_timeout: Duration,
     /// Most flows at a time, each of which is a socket; the one idle for longest makes room.
     pub max_flows: usize,
+    /// Leaves descriptors for others.
+    pub admission: Admission,
     /// What has happened.
     pub counters: Arc<UdpCounters>,
 }
@@ -73,6 +76,7 @@ impl Default for UdpProxy {
         Self {
             idle_timeout: Duration::from_secs(60),
             max_flows: 65_536,
+            admission: Admission::default(),
             counters: Arc::default(),
         }
     }
@@ -143,6 +147,7 @@ impl Shared {
 struct Flows {
     idle_timeout: Duration,
     max_flows: usize,
+    admission: Admission,
     shared: Arc<Shared>,
     entries: HashMap<Visit, Entry>,
     /// When each flow was used last, as far as the loop has noticed: then or earlier. The first is
@@ -168,6 +173,7 @@ impl Flows {
         Self {
             idle_timeout: settings.idle_timeout,
             max_flows: settings.max_flows.max(1),
+            admission: settings.admission,
             shared: Arc::new(Shared {
                 listener,
                 chooser,
@@ -249,7 +255,7 @@ impl Flows {
             if refused.contains(&candidate.backend) {
                 continue;
             }
-            match self.connect(candidate.address, route.hops) {
+            match self.connect(&visit, candidate.address, route.hops) {
                 Ok(socket) => {
                     self.insert(visit, Flow::new(*route, candidate, socket), refused);
                     return true;
@@ -267,18 +273,31 @@ impl Flows {
         false
     }
 
-    /// A socket connected to `address`; flows make room for it when there are too many of them.
-    fn connect(&mut self, address: SocketAddr, hops: Hops) -> io::Result<UdpSocket> {
-        while self.entries.len() >= self.max_flows {
-            self.evict();
+    /// A socket connected to `address`; flows make room for it when there are too many of them, or
+    /// too few descriptors.
+    fn connect(&mut self, visit: &Visit, address: SocketAddr, hops: Hops) -> io::Result<UdpSocket> {
+        let service = self.shared.chooser.service(visit.local, visit.protocol);
+        let (service, most) = service.unzip();
+        let most = most.flatten().map_or(usize::MAX, |most| most as usize);
+        while self.entries.len() >= self.max_flows.min(most) {
+            self.evict(service);
         }
-        match connect(address, hops) {
+        let socket = match connect(address, hops) {
             Err(error) if is_out_of_files(&error) && !self.entries.is_empty() => {
-                self.evict();
-                connect(address, hops)
+                self.evict(service);
+                connect(address, hops)?
             }
-            result => result,
+            result => result?,
+        };
+        // Its own clients first: a datagram is made up more easily than a connection.
+        if self.admission.is_past(&socket) {
+            if self.entries.is_empty() {
+                self.admission.keeps(&socket)?;
+            } else {
+                self.evict(service);
+            }
         }
+        Ok(socket)
     }
 
     fn insert(&mut self, visit: Visit, flow: Flow, refused: Vec<BackendId>) {
@@ -322,9 +341,10 @@ impl Flows {
         }
     }
 
-    fn evict(&mut self) {
+    fn evict(&mut self, service: Option<ServiceId>) {
         if let Some((_, visit)) = self.longest_idle() {
             self.remove(&visit);
+            self.admission.flow_made_room(service);
             self.shared.counters.evicted.fetch_add(1, Relaxed);
         }
     }

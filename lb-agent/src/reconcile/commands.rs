@@ -6,6 +6,7 @@ use std::time::Duration;
 use lb_common::abi::state;
 
 use super::{ReconcileError, Reconciler};
+use crate::admission::is_near;
 use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply, Status};
 use crate::errors::chain;
@@ -81,6 +82,7 @@ impl Reconciler {
         let notes = notes.chain(self.l7.problems());
         let notes = notes.chain(self.plane.refusals());
         let notes = notes.chain(self.surveyed.problems.iter().cloned());
+        let notes = notes.chain(self.crowded());
         let loops = self.desired.loops().into_iter();
         let notes = notes.chain(loops.map(|line| format!("{line}; it gets nobody")));
         let sources = report::Sources {
@@ -96,6 +98,26 @@ impl Reconciler {
         let mut status = status.map_err(failed)?;
         status.agent.packets = self.packet_status().map_err(failed)?;
         Ok(status)
+    }
+
+    /// Limits on connections through the agent that are nearly reached.
+    fn crowded(&self) -> impl Iterator<Item = String> {
+        let admission = self.front.admission();
+        let of_services = self
+            .observed
+            .max_connections
+            .iter()
+            .filter_map(|(id, most)| {
+                let open = admission.open(*id);
+                let name = self.observed.names.get(id)?;
+                is_near(open, *most as usize).then(|| {
+                format!(
+                    "{open} of {most} connections of {name} through the agent are open (raise its \
+                     max_connections, or see whose they are)"
+                )
+            })
+            });
+        admission.problems().into_iter().chain(of_services)
     }
 
     fn lookup(&self, client: IpAddr, service: Option<&str>) -> Result<Reply, Refusal> {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::admission::Admission;
 use crate::config;
 use crate::control::message::{Command, RefusalKind, Reply, Status};
 use crate::dataplane::memory::Memory;
@@ -99,8 +100,19 @@ impl Bench {
     fn agent(&self) -> Reconciler {
         let config = config::load(Some(&self.config_path())).unwrap();
         let store = Store::open(&config.agent.state_dir).unwrap();
-        let front = Front::new(self.plane.clients(), true, Kept::default());
-        let l7 = L7::new(front.clients(), true, 1, Kept::default());
+        let front = Front::new(
+            self.plane.clients(),
+            true,
+            Kept::default(),
+            Admission::default(),
+        );
+        let l7 = L7::new(
+            front.clients(),
+            true,
+            1,
+            Kept::default(),
+            Admission::default(),
+        );
         let path = Some(self.config_path());
         let plane = Box::new(self.plane.clone());
         let mut agent = Reconciler::new(config, path, store, plane, front, l7, Vec::new()).unwrap();

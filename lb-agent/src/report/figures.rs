@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lb_common::abi::{Counter, path, protocol};
 
+use crate::admission::Refused;
 use crate::config::Mode;
 use crate::control::message::Status;
 use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficStats};
@@ -56,15 +57,14 @@ impl Figures<'_> {
                 reason: "no_backend".to_owned(),
                 count: counts[Counter::Refused as usize],
             });
-            drops.push(DropStats {
-                service: service.name.clone(),
-                reason: "loop".to_owned(),
-                count: self.loops(service),
-            });
+            drops.extend(self.by_the_agent(service));
             for backend in &service.backends {
                 traffic.extend(self.traffic(service, backend)?);
             }
         }
+        let refused = self.front.admission().refused(None);
+        drops.extend(not_let_in("", refused));
+        drops.push(drop_of("", "descriptors", refused.no_descriptors));
         let packets = status.agent.packets.as_ref();
         drops.extend(
             packets
@@ -96,9 +96,19 @@ impl Figures<'_> {
         Ok(counts)
     }
 
-    fn loops(&self, service: &Service) -> u64 {
+    /// What the agent did not pass on.
+    fn by_the_agent(&self, service: &Service) -> Vec<DropStats> {
         let id = self.observed.service(&service.name);
-        id.map_or(0, |id| self.front.loops(id))
+        let refused = self.front.admission().refused(id);
+        let refused = if id.is_some() {
+            refused
+        } else {
+            Refused::default()
+        };
+        let loops = id.map_or(0, |id| self.front.loops(id));
+        let mut drops = vec![drop_of(&service.name, "loop", loops)];
+        drops.extend(not_let_in(&service.name, refused));
+        drops
     }
 
     /// The kernel's row, if the backend is one of the kernel's, and the agent's, if it has passed
@@ -180,6 +190,22 @@ impl Figures<'_> {
             })
             .collect())
     }
+}
+
+fn drop_of(service: &str, reason: &str, count: u64) -> DropStats {
+    DropStats {
+        service: service.to_owned(),
+        reason: reason.to_owned(),
+        count,
+    }
+}
+
+/// Clients for whom there was no room.
+fn not_let_in(service: &str, refused: Refused) -> [DropStats; 2] {
+    [
+        drop_of(service, "max_connections", refused.max_connections),
+        drop_of(service, "made_room", refused.shed),
+    ]
 }
 
 /// What was counted for a backend that is reached packet by packet.

@@ -42,6 +42,8 @@ pub struct Service {
     pub protocol: u8,
     /// The PROXY header that connections to its backends begin with.
     pub send_proxy_protocol: Option<ProxyVersion>,
+    /// How many clients it may have that go through the agent.
+    pub max_connections: Option<u32>,
     /// Settings of its table.
     pub settings: HeadSettings,
     /// How its backends are checked.
@@ -189,6 +191,7 @@ impl Service {
                 Mode::Udp => abi::protocol::UDP,
             },
             send_proxy_protocol: service.send_proxy_protocol,
+            max_connections: service.max_connections,
             settings: HeadSettings {
                 hash_key,
                 affinity_ns: u64::try_from(affinity.timeout.as_nanos()).unwrap_or(u64::MAX),

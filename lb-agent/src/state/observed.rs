@@ -33,6 +33,8 @@ pub struct Observed {
     pub unix_sockets: HashMap<SocketAddr, Arc<Path>>,
     /// The PROXY header that a service's connections to its backends begin with.
     pub proxy_protocol: HashMap<ServiceId, ProxyVersion>,
+    /// How many clients a service may have that go through the agent, where that is limited.
+    pub max_connections: HashMap<ServiceId, u32>,
     /// How packets get to backends.
     pub targets: HashMap<BackendId, Target>,
     /// Where the packet paths look up destinations.
@@ -49,6 +51,7 @@ impl Default for Observed {
             backends: vec![FREE; MAX_BACKENDS],
             unix_sockets: HashMap::new(),
             proxy_protocol: HashMap::new(),
+            max_connections: HashMap::new(),
             targets: HashMap::new(),
             vips: HashMap::new(),
             tables: HashMap::new(),
@@ -117,6 +120,11 @@ impl Observed {
             Some((self.service(&service.name)?, version))
         });
         self.proxy_protocol = versions.collect();
+        let limits = desired.services.iter().filter_map(|service| {
+            let most = service.max_connections?;
+            Some((self.service(&service.name)?, most))
+        });
+        self.max_connections = limits.collect();
     }
 
     /// The id of the service called `name`.
@@ -141,6 +149,13 @@ impl Observed {
             Some(path) => BackendAddress::Unix(Arc::clone(path)),
             None => BackendAddress::Ip(key),
         }
+    }
+
+    /// The service that listens on an address, and how many clients it may have that go through the
+    /// agent.
+    pub fn limit(&self, key: &ServiceKey) -> Option<(ServiceId, Option<u32>)> {
+        let id = self.service_at(key)?;
+        Some((id, self.max_connections.get(&id).copied()))
     }
 
     /// The service that listens on an address: as such, else on the wildcard of its family.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use lb_agent::admission::Admission;
 use lb_agent::config;
 use lb_agent::dataplane::DataPlane as _;
 use lb_agent::dataplane::memory::Memory;
@@ -70,7 +71,13 @@ impl Proxy {
         let mut proxy = Self {
             address: own_address(),
             backends: backends.iter().map(|backend| backend.address).collect(),
-            l7: Some(L7::new(plane.clients(), false, 1, Kept::default())),
+            l7: Some(L7::new(
+                plane.clients(),
+                false,
+                1,
+                Kept::default(),
+                Admission::default(),
+            )),
             observed: Observed::default(),
         };
         proxy.configure(settings);

@@ -6,7 +6,8 @@ use super::{Complaint, Source};
 const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
-const UNSAFE_FILES: [&str; 27] = [
+const UNSAFE_FILES: [&str; 28] = [
+    "lb-agent/src/admission/seats.rs",
     "lb-agent/src/control/peer.rs",
     "lb-agent/src/dataplane/bpf/link.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
@@ -14,7 +15,7 @@ const UNSAFE_FILES: [&str; 27] = [
     "lb-agent/src/dataplane/bpf/pod.rs",
     "lb-agent/src/doctor/ethtool.rs",
     "lb-agent/src/handover.rs",
-    "lb-agent/src/proxy/hops.rs",
+    "lb-agent/src/sockopt.rs",
     "lb-ebpf/src/bin/lb-decap.rs",
     "lb-ebpf/src/connect.rs",
     "lb-ebpf/src/flows.rs",
@@ -111,6 +112,35 @@ pub(super) fn unsafe_stays_where_it_is_listed(sources: &[Source]) -> Vec<Complai
     complaints
 }
 
+/// Where a TCP listener may be one of tokio's: the place that lets clients in, and the socket for
+/// metrics, which has a limit of its own.
+const ACCEPTING_FILES: [&str; 2] = [
+    "lb-agent/src/admission/listener.rs",
+    "lb-agent/src/metrics/server.rs",
+];
+
+/// No listener goes past the limits on clients.
+pub(super) fn clients_are_accepted_in_one_place(sources: &[Source]) -> Vec<Complaint> {
+    let is_concerned = |source: &&Source| {
+        source.path.starts_with("lb-agent/src/")
+            && !source.path.ends_with("tests.rs")
+            && !ACCEPTING_FILES.contains(&source.path.as_str())
+    };
+    let mut complaints = Vec::new();
+    for source in sources.iter().filter(is_concerned) {
+        let code = source
+            .lines()
+            .take_while(|(_, line)| *line != "#[cfg(test)]");
+        for (number, line) in code {
+            if line.contains("tokio::net") && has_word(&without_text(line), "TcpListener") {
+                let message = format!("clients are accepted by {}", ACCEPTING_FILES[0]);
+                complaints.push(source.complain(number, message));
+            }
+        }
+    }
+    complaints
+}
+
 /// The line without string literals and comments, as far as one line can tell.
 fn without_text(line: &str) -> String {
     let mut kept = String::new();
@@ -176,6 +206,22 @@ mod tests {
         assert_eq!(found("#![forbid(unsafe_code)]"), 0);
         assert_eq!(found(r#"println!("\"unsafe\" {x}");"#), 0);
         assert!(unsafe_stays_where_it_is_listed(&one(UNSAFE_FILES[0], "unsafe {}")).is_empty());
+    }
+
+    #[test]
+    fn a_listener_that_nobody_counts_is_found() {
+        let found =
+            |path: &str, text: &str| clients_are_accepted_in_one_place(&one(path, text)).len();
+        let text = "use tokio::net::{TcpListener, TcpStream};";
+        assert_eq!(found("lb-agent/src/l7/accept.rs", text), 1);
+        assert_eq!(found("lb-agent/src/l7/tests.rs", text), 0);
+        assert_eq!(found(ACCEPTING_FILES[0], text), 0);
+        assert_eq!(
+            found("lb-agent/src/run.rs", "use std::net::TcpListener;"),
+            0
+        );
+        let test = format!("//! Purpose\n#[cfg(test)]\nmod tests {{ {text} }}");
+        assert_eq!(found("lb-agent/src/run.rs", &test), 0);
     }
 
     #[test]

@@ -68,11 +68,12 @@ impl fmt::Display for Complaint {
 
 type Rule = fn(&[Source]) -> Vec<Complaint>;
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 10] = [
     code::files_open_with_their_purpose,
     code::files_are_short,
     code::nothing_is_left_for_later,
     code::unsafe_stays_where_it_is_listed,
+    code::clients_are_accepted_in_one_place,
     layers::crates_depend_downwards,
     layers::modules_use_what_is_below_them,
     docs::promises_are_tested,

@@ -36,6 +36,7 @@ impl Inner {
             mode: outer.mode,
             affinity: outer.affinity.clone(),
             max_load_permille: outer.max_load_permille,
+            max_connections: None,
             health: outer.health.clone(),
             paths: ServicePaths::default(),
             backends: self.backends,

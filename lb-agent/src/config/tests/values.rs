@@ -189,6 +189,10 @@ fn what_is_wrong_with_the_agent_is_said_in_one_line() {
             "hash_seed: 6 characters that are not a seed (write 32 hexadecimal digits, for example from \"openssl rand -hex 16\")",
         ),
         (
+            "max_connections = 0",
+            "max_connections: 0 is out of range (use 1 to 16777216)",
+        ),
+        (
             "max_clients = 0",
             "max_clients: 0 is out of range (use 1 to 16777216)",
         ),

@@ -146,7 +146,7 @@ impl<'a> Client<'a> {
 
     /// Says that nothing more comes, where closing the socket does not say so.
     pub(super) async fn close(mut self) {
-        if !matches!(self.stream, Stream::Tcp(_)) {
+        if !matches!(self.stream, Stream::Client(_) | Stream::Tcp(_)) {
             let _ = self.stream.shutdown().await;
         }
     }

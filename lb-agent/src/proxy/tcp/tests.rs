@@ -6,15 +6,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lb_common::abi::BackendId;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::super::testing::{Fixed, HOUR, Stop, any_port, noise, soon};
 use super::*;
 
+mod limits;
+
 const FIRST: BackendId = BackendId(1);
 const SECOND: BackendId = BackendId(2);
+
+/// A listener for clients on a port of its own.
+fn admitting(listen: &str, admission: Admission) -> (Listener, SocketAddr) {
+    let socket = std::net::TcpListener::bind(any_port(listen)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    (Listener::new(socket, admission).unwrap(), address)
+}
 
 /// A proxy on a port of its own.
 struct Proxy {
@@ -26,14 +37,18 @@ struct Proxy {
 
 impl Proxy {
     async fn start(listen: &str, backends: &[SocketAddr]) -> Self {
-        let listener = TcpListener::bind(any_port(listen)).await.unwrap();
+        Self::start_with(listen, backends, Admission::default()).await
+    }
+
+    async fn start_with(listen: &str, backends: &[SocketAddr], admission: Admission) -> Self {
+        let (listener, address) = admitting(listen, admission);
         let (stop, shutdown) = watch::channel(None);
         let chooser = Fixed::new(backends);
         let proxy = TcpProxy {
             connect_timeout: Duration::from_millis(200),
         };
         Self {
-            address: listener.local_addr().unwrap(),
+            address,
             task: tokio::spawn(proxy.serve(listener, chooser.clone(), shutdown)),
             chooser,
             stop,
@@ -396,7 +411,7 @@ async fn when_the_drain_time_is_over_connections_are_closed() {
 #[tokio::test]
 async fn who_waits_to_be_accepted_at_shutdown_is_served() {
     let (backend, address) = listener().await;
-    let (waited_at, at) = listener().await;
+    let (waited_at, at) = admitting("127.0.0.1", Admission::default());
     let mut clients = Vec::new();
     for _ in 0..20 {
         clients.push(soon(TcpStream::connect(at)).await.unwrap());
@@ -437,9 +452,9 @@ async fn ipv6_clients_reach_an_ipv4_backend_and_ipv4_ones_are_known_as_such() {
 
 #[tokio::test]
 async fn an_idle_connection_takes_little_memory() {
-    let (_listener, address) = listener().await;
-    let client = TcpStream::connect(address).await.unwrap();
-    let peer = client.local_addr().unwrap();
+    let (mut listener, address) = admitting("127.0.0.1", Admission::default());
+    let _client = TcpStream::connect(address).await.unwrap();
+    let (client, peer) = soon(listener.accept()).await.unwrap();
     let chooser: Arc<dyn Chooser> = Fixed::new(&[]);
     let connection = TcpProxy::default().connection(client, peer, chooser);
     let bytes = size_of_val(&connection);
@@ -471,23 +486,6 @@ async fn nothing_is_kept_when_all_has_been_taken() {
     };
     assert!(got == sent);
     assert_eq!(direction.kept.capacity(), 0);
-}
-
-#[test]
-fn accepting_backs_off_while_there_is_a_lack_and_not_for_one_lost_connection() {
-    let mut backoff = Backoff::default();
-    let mut failed = |code| backoff.failed(&io::Error::from_raw_os_error(code));
-    assert_eq!(failed(libc::ECONNABORTED), None);
-    assert_eq!(failed(libc::EMFILE), Some(Duration::from_millis(10)));
-    assert_eq!(failed(libc::EMFILE), Some(Duration::from_millis(20)));
-    assert_eq!(failed(libc::ECONNABORTED), None);
-    for _ in 0..10 {
-        failed(libc::ENFILE);
-    }
-    assert_eq!(failed(libc::ENOMEM), Some(Duration::from_secs(1)));
-    backoff.succeeded();
-    let error = io::Error::from_raw_os_error(libc::EMFILE);
-    assert_eq!(backoff.failed(&error), Some(Duration::from_millis(10)));
 }
 
 /// Runs [`out_of_files`] in a process of its own, as the limit is the process's.
@@ -560,35 +558,4 @@ async fn connections_end_that_are_told_to_and_no_others() {
     let (_proxy, mut client, mut backend) = other;
     soon(client.write_u8(7)).await.unwrap();
     assert_eq!(soon(backend.read_u8()).await.unwrap(), 7);
-}
-
-#[tokio::test]
-async fn a_connection_that_comes_back_to_the_proxy_ends_after_a_few_rounds() {
-    for listen in ["127.0.0.1", "::1"] {
-        let proxy = Proxy::start(listen, &[any_port(listen)]).await;
-        proxy.chooser.lead_to(proxy.address);
-        let mut client = proxy.connect().await;
-        let read = soon(client.read(&mut [0])).await;
-        assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
-        let told = proxy
-            .chooser
-            .until(|told| told.closed.len() == told.opened.len());
-        let told = told.await;
-        assert_eq!(told.came_back, 1);
-        assert_eq!(told.opened.len(), 8, "{listen}");
-    }
-}
-
-#[tokio::test]
-async fn two_proxies_that_lead_to_each_other_notice_it() {
-    let one = Proxy::start("127.0.0.1", &[any_port("127.0.0.1")]).await;
-    let two = Proxy::start("127.0.0.1", &[one.address]).await;
-    one.chooser.lead_to(two.address);
-    let mut client = one.connect().await;
-    let read = soon(client.read(&mut [0])).await;
-    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(
-        one.chooser.told().came_back + two.chooser.told().came_back,
-        1
-    );
 }

@@ -1,0 +1,300 @@
+//! Room for clients whose connections go through the agent, TCP and HTTP alike: how many there may
+//! be, and who makes room when there is none left.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | [`listener`] | the only place where clients are accepted; a connection with its seat |
+//! | `seats` | who is there, for which service, and who has been idle for longest |
+//!
+//! A descriptor is the lowest number that is free. So one whose number is past a mark means that as
+//! many are open, whatever they are: beyond it lies a reserve for the control socket, health checks
+//! and the state. Then, and where there are as many clients as `max_connections` says, the client
+//! that has been idle for longest is cut off; where nobody is idle, the new one is refused. The
+//! kernel knows how long a connection has been idle, so nothing is noted per packet.
+
+pub mod listener;
+mod seats;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd as _, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lb_common::abi::ServiceId;
+use nix::libc;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::control::stats::{Family, Kind};
+use crate::metrics::Source;
+use crate::seldom::Seldom;
+pub use seats::Refused;
+use seats::{Scarce, Seats};
+
+/// Part of a limit, in percent, from which on it is told of.
+const NEAR: usize = 80;
+/// For how long it is told that descriptors were scarce.
+const LATELY: Duration = Duration::from_secs(60);
+
+/// How many descriptors the agent may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptors {
+    limit: usize,
+}
+
+impl Descriptors {
+    /// Raises the limit to what it may be raised to.
+    pub fn raise() -> Self {
+        let mut limits = getrlimit(Resource::Nofile);
+        if limits.current != limits.maximum {
+            limits.current = limits.maximum;
+            if let Err(error) = setrlimit(Resource::Nofile, limits) {
+                tracing::warn!(%error, "the limit on open files stays as it is");
+            }
+        }
+        let limit = getrlimit(Resource::Nofile).current;
+        Self::new(limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        }))
+    }
+
+    /// A limit on all descriptors of the process.
+    pub const fn new(limit: usize) -> Self {
+        Self { limit }
+    }
+
+    /// What is kept from clients.
+    pub fn reserve(self) -> usize {
+        (self.limit / 8).clamp(32, 2048).min(self.limit / 2)
+    }
+
+    /// Connections that the control socket may have of that.
+    pub fn for_control(self) -> usize {
+        (self.reserve() / 2).clamp(8, 1024)
+    }
+
+    /// Connections that the metrics socket may have of that.
+    pub fn for_metrics(self) -> usize {
+        (self.reserve() / 4).clamp(4, 256)
+    }
+
+    /// The number of the first descriptor that is past those for clients.
+    fn mark(self) -> RawFd {
+        RawFd::try_from(self.limit - self.reserve()).unwrap_or(RawFd::MAX)
+    }
+}
+
+/// Who is let in. Copies are the same.
+#[derive(Clone)]
+pub struct Admission(Arc<Inner>);
+
+struct Inner {
+    descriptors: Descriptors,
+    most: usize,
+    seats: Mutex<Seats>,
+    /// When descriptors were scarce last.
+    scarce: Mutex<Option<Instant>>,
+    scarcity: Seldom,
+    nearness: Seldom,
+}
+
+impl Default for Admission {
+    /// Without any limit.
+    fn default() -> Self {
+        Self::new(Descriptors::new(usize::MAX), None)
+    }
+}
+
+impl Admission {
+    /// For a process with so many descriptors, and at most so many clients.
+    pub fn new(descriptors: Descriptors, most: Option<u32>) -> Self {
+        Self(Arc::new(Inner {
+            descriptors,
+            most: most.map_or(usize::MAX, |most| most as usize),
+            seats: Mutex::default(),
+            scarce: Mutex::new(None),
+            scarcity: Seldom::new(),
+            nearness: Seldom::new(),
+        }))
+    }
+
+    /// Whether a descriptor that was just opened, for a client or towards a backend, leaves the
+    /// reserve alone: else somebody idle has to make room.
+    ///
+    /// # Errors
+    /// EMFILE: there is nobody idle, and it is to be closed again.
+    pub fn keeps(&self, descriptor: &impl AsFd) -> io::Result<()> {
+        if !self.is_past(descriptor) {
+            return Ok(());
+        }
+        if self.make_room() {
+            Ok(())
+        } else {
+            self.seats().refuse(None, Scarce::Descriptors);
+            Err(io::Error::from_raw_os_error(libc::EMFILE))
+        }
+    }
+
+    /// Whether a descriptor that was just opened is past those for clients.
+    pub fn is_past(&self, descriptor: &impl AsFd) -> bool {
+        descriptor.as_fd().as_raw_fd() >= self.0.descriptors.mark()
+    }
+
+    /// Connects to `address`, within what is left for clients.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        prepare: impl FnOnce(&TcpSocket) -> io::Result<()>,
+    ) -> io::Result<TcpStream> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        self.keeps(&socket)?;
+        prepare(&socket)?;
+        socket.connect(address).await
+    }
+
+    /// A UDP flow of a service was closed before its time, for another one.
+    pub fn flow_made_room(&self, service: Option<ServiceId>) {
+        self.seats().made_room(service);
+    }
+
+    /// Descriptors are scarce: cuts off whoever has been idle for longest. False if nobody is idle.
+    pub(crate) fn make_room(&self) -> bool {
+        *lock(&self.0.scarce) = Some(Instant::now());
+        let shed = self.seats().shed(None);
+        if let Some(times) = self.0.scarcity.cause() {
+            let limit = self.0.descriptors.limit;
+            tracing::warn!(
+                times,
+                limit,
+                "descriptors are scarce: clients that are idle are cut off, and new ones refused \
+                 where none is (raise LimitNOFILE, or set max_connections)"
+            );
+        }
+        shed
+    }
+
+    /// Open connections of clients of a service.
+    pub fn open(&self, service: ServiceId) -> usize {
+        self.seats().open(service)
+    }
+
+    /// All open connections of clients.
+    pub fn open_in_all(&self) -> usize {
+        self.seats().open_in_all()
+    }
+
+    /// How many there may be, if that is limited.
+    pub fn most(&self) -> Option<usize> {
+        (self.0.most != usize::MAX).then_some(self.0.most)
+    }
+
+    /// How many clients of a service were refused or cut off; those of no service where it was not
+    /// known yet.
+    pub fn refused(&self, service: Option<ServiceId>) -> Refused {
+        self.seats().refused(service)
+    }
+
+    /// What an operator should know, for `status`.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let (open, most) = (self.open_in_all(), self.0.most);
+        if is_near(open, most) {
+            problems.push(format!(
+                "{open} of {most} connections through the agent are open (raise max_connections \
+                 under [agent], or see whose they are)"
+            ));
+        }
+        let scarce = *lock(&self.0.scarce);
+        if scarce.is_some_and(|at| at.elapsed() < LATELY) {
+            problems.push(format!(
+                "descriptors were scarce in the last minute, and clients cut off or refused: the \
+                 limit is {} (raise LimitNOFILE, or set max_connections)",
+                self.0.descriptors.limit
+            ));
+        }
+        problems
+    }
+
+    /// Warns of a limit before it is reached.
+    fn tell_if_near(&self, open: usize, most: usize, of: &str) {
+        if is_near(open, most)
+            && let Some(times) = self.0.nearness.cause()
+        {
+            tracing::warn!(
+                times,
+                "{open} of {most} connections {of} are open (max_connections)"
+            );
+        }
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        lock(&self.0.seats)
+    }
+}
+
+impl Source for Admission {
+    fn families(&self) -> Vec<Family> {
+        let open = Family::new(
+            Kind::Gauge,
+            "lb_agent_client_connections",
+            "Connections of clients that go through the agent",
+        );
+        let most = Family::new(
+            Kind::Gauge,
+            "lb_agent_client_connections_limit",
+            "How many of them there may be, where max_connections says so",
+        );
+        let open = open.with(&[], self.open_in_all() as f64);
+        let limit = self.most().map(|limit| most.with(&[], limit as f64));
+        std::iter::once(open).chain(limit).collect()
+    }
+}
+
+/// Whether a limit is nearly reached, or is.
+pub fn is_near(open: usize, most: usize) -> bool {
+    most != usize::MAX && open * 100 >= most * NEAR
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_is_kept_from_clients_whatever_the_limit() {
+        for limit in [16, 64, 300, 1024, 65_536, 1 << 20] {
+            let descriptors = Descriptors::new(limit);
+            let reserve = descriptors.reserve();
+            assert_eq!(descriptors.mark() as usize + reserve, limit);
+            assert!(reserve >= limit.min(64) / 2, "{limit}: {reserve}");
+        }
+        let most = Descriptors::new(1 << 20);
+        assert!(most.for_control() + most.for_metrics() < most.reserve());
+        assert_eq!(Descriptors::new(usize::MAX).mark(), RawFd::MAX);
+    }
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let raised = Descriptors::raise();
+        let limits = getrlimit(Resource::Nofile);
+        assert_eq!(limits.current, limits.maximum);
+        assert_eq!(
+            Some(raised.limit as u64),
+            limits.current.or(Some(usize::MAX as u64))
+        );
+    }
+
+    #[test]
+    fn a_limit_is_told_of_before_it_is_reached() {
+        assert!(!is_near(79, 100));
+        assert!(is_near(80, 100) && is_near(100, 100));
+        assert!(!is_near(1 << 40, usize::MAX));
+    }
+}
