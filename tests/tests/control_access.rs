@@ -122,3 +122,26 @@ fn a_socket_that_is_not_for_all_is_not_open_to_all() {
         .unwrap();
     assert_eq!(mode.stdout, b"660\n");
 }
+
+#[test]
+fn a_stopped_agent_is_told_from_a_busy_one_within_seconds() {
+    let host = Host::new("stopped");
+    let agent = Agent::start(&host, SERVICES);
+    let signal = |signal| {
+        let pid = rustix::process::Pid::from_raw(agent.pid() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    signal(rustix::process::Signal::STOP);
+    let begun = std::time::Instant::now();
+    let outcome = agent.run(&["status"]);
+    let took = begun.elapsed();
+    signal(rustix::process::Signal::CONT);
+    assert_eq!(outcome.code, 3, "{outcome:?}");
+    assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+    let remedy = format!("kill -CONT {}", agent.pid());
+    assert!(
+        outcome.stderr.contains("does not answer") && outcome.stderr.contains(&remedy),
+        "{outcome:?}"
+    );
+    agent.ok(&["status"]);
+}

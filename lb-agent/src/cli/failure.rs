@@ -58,6 +58,10 @@ impl Failure {
                 let (cause, remedy) = unreachable(source);
                 Self::new(UNREACHABLE, [format!("{error}: {cause} ({remedy})")])
             }
+            CallError::Silent { pid, .. } => Self::new(
+                UNREACHABLE,
+                [format!("{tried}: {error} ({})", silent(*pid))],
+            ),
             CallError::Refused(refusal) => Self::of_refusal(tried, refusal),
             CallError::Garbled { .. } | CallError::Late { .. } => Self::failed(format!(
                 "{tried}: {error} (see the agent's log; is it an lb-agent that listens there?)"
@@ -114,6 +118,27 @@ fn unreachable(error: &io::Error) -> (String, &'static str) {
     }
 }
 
+/// What to do about an agent that does not answer. What the kernel does goes on without it.
+fn silent(pid: Option<i32>) -> String {
+    const AGAIN: &str = "see its log, and start it anew: systemctl restart lb-agent";
+    let Some(pid) = pid else {
+        return AGAIN.to_owned();
+    };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    if is_stopped(&stat) {
+        format!("process {pid} was stopped by a signal: kill -CONT {pid}")
+    } else {
+        format!("process {pid} may hang: {AGAIN}")
+    }
+}
+
+/// Whether a process is stopped, by a signal or a debugger (proc(5): the state is behind the name,
+/// which may hold anything).
+fn is_stopped(stat: &str) -> bool {
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    matches!(after_name.trim_start().chars().next(), Some('T' | 't'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +171,13 @@ mod tests {
         let expected = "no agent answers at /run/x.sock: permission denied (use sudo, or join the \
                         group that owns the socket)";
         assert_eq!(failure.lines, [expected]);
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_is_known_by_its_state() {
+        assert!(is_stopped("12 (a) b) T 1 12"));
+        assert!(!is_stopped("12 (T) S 1 12"));
+        assert!(!is_stopped(""));
     }
 
     #[test]

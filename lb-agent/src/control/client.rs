@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -20,8 +21,10 @@ use super::message::{Command, Part, Refusal, RefusalDocument, RefusalKind};
 
 /// For a whole call: a little more than the agent takes to say that it is busy.
 const CALL_TIME: Duration = Duration::from_secs(40);
-/// For the agent to accept the connection while many others wait.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// For an agent that is there to show it.
+const SILENT_TIME: Duration = Duration::from_secs(5);
+/// After how long without an answer it is asked whether it is there.
+const QUIET_TIME: Duration = Duration::from_millis(1500);
 
 /// Why a call has no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,14 @@ pub enum CallError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Nobody takes up what is asked, though somebody has the socket open.
+    #[error("the agent at {} does not answer", path.display())]
+    Silent {
+        /// Path of the socket.
+        path: PathBuf,
+        /// Its process, if it can be seen from here.
+        pid: Option<i32>,
     },
     /// The agent took too long.
     #[error("no answer from {} within {} seconds", path.display(), CALL_TIME.as_secs())]
@@ -71,11 +82,39 @@ impl Client {
     /// The agent's answer to `command`, as JSON text.
     pub async fn text(&self, command: &Command) -> Result<String, CallError> {
         let stream = self.connect().await?;
-        timeout(CALL_TIME, self.ask(stream, command))
-            .await
-            .map_err(|_| CallError::Late {
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        tokio::select! {
+            answer = timeout(CALL_TIME, self.ask(stream, command)) => {
+                answer.map_err(|_| CallError::Late {
+                    path: self.path.clone(),
+                })?
+            }
+            () = self.silence() => Err(CallError::Silent {
                 path: self.path.clone(),
-            })?
+                pid,
+            }),
+        }
+    }
+
+    /// Waits until nobody answers any more: an agent that is busy with one thing still says at once
+    /// that there is no such path as `/`.
+    async fn silence(&self) {
+        loop {
+            sleep(QUIET_TIME).await;
+            let said = timeout(SILENT_TIME - QUIET_TIME, self.says_anything()).await;
+            if said.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Asks for nothing; ready when somebody answers, or is gone.
+    async fn says_anything(&self) -> io::Result<()> {
+        let mut stream = UnixStream::connect(&self.path).await?;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: lb-agent\r\n\r\n")
+            .await?;
+        stream.read_u8().await.map(drop)
     }
 
     /// The agent's answer to a command that reads: a `Status` or a `Lookup`.
@@ -101,7 +140,7 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<UnixStream, CallError> {
-        let deadline = Instant::now() + CONNECT_TIME;
+        let deadline = Instant::now() + SILENT_TIME;
         loop {
             match UnixStream::connect(&self.path).await {
                 Ok(stream) => return Ok(stream),
@@ -110,6 +149,12 @@ impl Client {
                     if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
                 {
                     sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(CallError::Silent {
+                        path: self.path.clone(),
+                        pid: None,
+                    });
                 }
                 Err(source) => {
                     return Err(CallError::Unreachable {
