@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lb_common::abi::{self, BackendId, Counter, path, state};
+use lb_common::abi::{self, BackendId, Counter, path, protocol, state};
 use lb_common::addr;
 use lb_common::select::Reason;
 
@@ -16,7 +16,7 @@ use crate::control::message::{
     AffinityFound, AffinityStatus, AgentStatus, BackendStatus, CounterStatus, HealthStatus, Lookup,
     ServiceStatus, Status,
 };
-use crate::dataplane::{Clients, DataPlane, Error};
+use crate::dataplane::{BackendCounts, Clients, DataPlane, Error};
 use crate::health::{About as Known, Health, State};
 use crate::host::{HostTables, boot_ns};
 use crate::l7::L7;
@@ -148,17 +148,13 @@ impl Sources<'_> {
             None => Default::default(),
         };
         if let Some(entry) = entry {
-            counts += self.front.backend_counts(entry.id);
+            let kernel = self.plane.steers().then_some(entry);
+            counts += beside(kernel, self.front.backend_counts(entry.id));
             counts += self.l7.backend_counts(entry.id);
         }
         let ip = backend.address.ip().map(|address| address.ip());
         let on_this_host = ip.is_some_and(crate::dataplane::is_local);
-        let share = |entry: &abi::Backend| {
-            self.observed
-                .tables
-                .get(&entry.service)
-                .map_or(0.0, |built| built.share(entry.id))
-        };
+        let share = |entry: &abi::Backend| self.observed.share(entry);
         Ok(BackendStatus {
             address: backend.address.clone(),
             state: state_of(backend).to_owned(),
@@ -202,6 +198,21 @@ impl Sources<'_> {
             .to_owned(),
             health: None,
         })
+    }
+}
+
+/// What the userspace path has counted, beside what the kernel has of the same backend, if it is one
+/// of the kernel's: that has chosen for each datagram, and counted it, before the agent got it.
+fn beside(kernel: Option<&abi::Backend>, proxied: BackendCounts) -> BackendCounts {
+    let counts_datagrams = |entry: &&abi::Backend| {
+        entry.protocol == protocol::UDP && matches!(entry.path, path::SOCKET | path::PROXY)
+    };
+    BackendCounts {
+        total: match kernel.filter(counts_datagrams) {
+            Some(_) => 0,
+            None => proxied.total,
+        },
+        ..proxied
     }
 }
 
@@ -314,4 +325,34 @@ pub fn lookup(
             .collect(),
         affinity: remembered,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::observed::FREE;
+
+    #[test]
+    fn a_datagram_that_the_agent_passes_on_is_counted_once() {
+        let proxied = BackendCounts {
+            active: 3,
+            total: 7,
+            ..BackendCounts::default()
+        };
+        let total = |protocol, path| {
+            let entry = abi::Backend {
+                protocol,
+                path,
+                ..FREE
+            };
+            let counts = beside(Some(&entry), proxied);
+            assert_eq!(counts.active, 3);
+            counts.total
+        };
+        assert_eq!(total(protocol::UDP, path::PROXY), 0);
+        assert_eq!(total(protocol::UDP, path::SOCKET), 0);
+        assert_eq!(total(protocol::UDP, path::NAT), 7);
+        assert_eq!(total(protocol::TCP, path::PROXY), 7);
+        assert_eq!(beside(None, proxied), proxied);
+    }
 }

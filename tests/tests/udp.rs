@@ -63,6 +63,15 @@ fn through_the_agent_clients_stay_and_answers_come_from_the_service() {
         seen.insert(expected);
     }
     assert_eq!(seen, BTreeSet::from([5000, 5001]));
+    let total = |port: u16| {
+        let backend = agent.backend(&format!("127.0.0.1:{port}"));
+        backend["connections"].as_u64().unwrap()
+    };
+    assert_eq!(
+        total(5000) + total(5001),
+        3 * 40,
+        "each datagram counts once"
+    );
     // A backend that is gone is left for the other, within a datagram or two.
     apps[0].kill();
     for client in (21..=30).map(client_v4) {

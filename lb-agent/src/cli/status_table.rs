@@ -160,6 +160,10 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
     if backend.down_because.as_deref() == Some("drained") {
         notes.push("drained".to_owned());
     }
+    if backend.down_because.as_deref() == Some("loop") {
+        notes.push("leads back to lb-agent".to_owned());
+        style = RED;
+    }
     if let Some(health) = &backend.health {
         notes.extend(health_note(health));
         if health.state == "down" {

@@ -255,7 +255,7 @@ pub struct BackendStatus {
     pub why: String,
     /// Its weight.
     pub weight: u16,
-    /// Fraction of the slots that it owns, 0 to 1.
+    /// Fraction of the new clients that it gets, 0 to 1.
     pub share: f64,
     /// `file` or `runtime`.
     pub source: String,

@@ -163,6 +163,16 @@ fn backends(agent: &mut Reconciler) -> Vec<String> {
     service.backends.into_iter().map(line).collect()
 }
 
+/// The part of the new clients that each backend gets.
+fn shares(agent: &mut Reconciler) -> Vec<f64> {
+    let service = status(agent).services.remove(0);
+    service
+        .backends
+        .iter()
+        .map(|backend| backend.share)
+        .collect()
+}
+
 #[test]
 fn what_was_changed_at_run_time_comes_back_after_a_restart() {
     let bench = Bench::new("'127.0.0.1:5000', '127.0.0.1:5001'");
@@ -252,8 +262,14 @@ fn a_drain_that_is_over_is_down_and_add_backend_brings_it_back() {
     assert_eq!(agent.next_tick(), None);
     agent.tick();
     assert_eq!(backends(&mut agent)[1], "127.0.0.1:5001 down file");
+    assert_eq!(shares(&mut agent), [1.0, 0.0]);
     agent.handle(add("127.0.0.1:5001")).unwrap();
     assert_eq!(backends(&mut agent)[1], "127.0.0.1:5001 up file");
+    let halves = shares(&mut agent);
+    assert!(
+        halves.iter().all(|share| (0.49..0.51).contains(share)),
+        "{halves:?}"
+    );
 }
 
 #[test]

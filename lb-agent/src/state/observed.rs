@@ -151,6 +151,27 @@ impl Observed {
         }
     }
 
+    /// The part of a service's new clients that a backend gets, 0 to 1: those of a backend that gets
+    /// none are taken by the others, by their weights.
+    pub fn share(&self, entry: &Backend) -> f64 {
+        let Some(built) = self.tables.get(&entry.service) else {
+            return 0.0;
+        };
+        if entry.state != state::UP {
+            return 0.0;
+        }
+        let in_service = self.backends_of(entry.service);
+        let taken: f64 = in_service
+            .filter(|backend| backend.state == state::UP)
+            .map(|backend| built.share(backend.id))
+            .sum();
+        if taken > 0.0 {
+            built.share(entry.id) / taken
+        } else {
+            0.0
+        }
+    }
+
     /// The service that listens on an address, and how many clients it may have that go through the
     /// agent.
     pub fn limit(&self, key: &ServiceKey) -> Option<(ServiceId, Option<u32>)> {
