@@ -1,6 +1,6 @@
 //! `cargo xtask clippy`: warnings are errors, in every crate.
 
-use crate::debian;
+use crate::packages;
 use crate::setup;
 use crate::sh::{self, CommandExt, is_root, say};
 use crate::toolchain::Toolchain;
@@ -27,9 +27,11 @@ pub(crate) fn clippy() -> Result<()> {
 /// else as the host program that it compiles to as well.
 fn clippy_ebpf(crate_dir: &Path) -> Result<()> {
     let toolchain = setup::ensure_toolchain()?;
-    let debian_compiler = toolchain.compiler.rustc.starts_with("/usr/bin");
-    if toolchain.compiler.clippy_driver().is_none() && debian_compiler && is_root() {
-        debian::ensure(&["rust-web-clippy"], "clippy over lb-ebpf")?;
+    let debians = toolchain.compiler.rustc.starts_with("/usr/bin");
+    if toolchain.compiler.clippy_driver().is_none() && debians && is_root() {
+        // That of `rustc-web`; another compiler there has no clippy of its release.
+        let installed = packages::ensure(&["rust-web-clippy"], "clippy over lb-ebpf");
+        installed.unwrap_or_else(|error| say(format!("{error:#}")));
     }
     match toolchain.compiler.clippy_driver() {
         Some(driver) => clippy_for_bpf(&toolchain, &driver, crate_dir),

@@ -5,11 +5,12 @@
 
 mod bench;
 mod build;
-mod debian;
 mod dist;
 mod host;
 mod install;
 mod lint;
+mod machine;
+mod packages;
 mod run;
 mod setup;
 mod sh;
@@ -34,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Find, or on Debian install, what the build needs
+    /// Find or install what the build needs
     Setup,
     /// Compile the eBPF programs and the agent
     Build,

@@ -1,8 +1,8 @@
 //! Running other programs: what is run is shown first, and an error names the command.
 
+use crate::machine::Machine;
 use anyhow::{Context, Result, bail};
 use std::env;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,35 +28,17 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// The cargo that runs us.
 pub(crate) fn cargo() -> PathBuf {
-    env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+    Machine::this().cargo
 }
 
 /// Whether we run as root.
 pub(crate) fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|proc| proc.uid() == 0)
+    Machine::this().root
 }
 
-/// Looks for an executable in `PATH`, then where Debian and cargo put theirs.
+/// Looks for an executable in `PATH`, then in the usual directories and in cargo's.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .chain(cargo_bin())
-        .map(|dir| dir.join(name))
-        .find(|file| is_executable(file))
-}
-
-/// Where `cargo install` puts programs.
-fn cargo_bin() -> Option<PathBuf> {
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
-    Some(home.join("bin"))
-}
-
-fn is_executable(file: &Path) -> bool {
-    std::fs::metadata(file)
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    Machine::this().find(name)
 }
 
 /// How commands are run here.

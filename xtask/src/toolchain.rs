@@ -1,18 +1,20 @@
 //! Finding what can compile the eBPF programs: a rustc with the sources of `core` beside it, and a
 //! bpf-linker whose LLVM reads what that rustc writes.
 //!
-//! A rustup toolchain with `rust-src` comes first, then any other rustc of the system (Debian's
-//! `rustc-web` with `rust-web-src`). What is missing is `setup`'s affair.
+//! A rustup toolchain with `rust-src` comes first, then any other rustc of the system: Debian's
+//! `rustc-web`, Ubuntu's `rustc-1.93`. `setup` installs the missing ones.
 
-use crate::sh::{self, CommandExt, find_program};
+use crate::machine::Machine;
+use crate::sh::{self, CommandExt};
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The oldest compiler that takes our crates (`rust-version` in Cargo.toml).
-const OLDEST_RUSTC: (u32, u32) = (1, 90);
+pub(crate) const OLDEST_RUSTC: (u32, u32) = (1, 90);
 
 /// A compiler that has the sources of `core`.
 #[derive(Clone, Debug)]
@@ -99,7 +101,7 @@ impl Compiler {
     /// The cargo that came with the compiler, else the one that runs us.
     fn cargo(&self) -> PathBuf {
         let own = self.rustc.with_file_name("cargo");
-        let in_rustup = own.starts_with(rustup_toolchains().unwrap_or_default());
+        let in_rustup = own.starts_with(rustup_toolchains(&Machine::this()));
         if in_rustup && own.exists() {
             own
         } else {
@@ -113,9 +115,10 @@ impl Compiler {
         driver.exists().then_some(driver)
     }
 
-    /// Asks a compiler who it is; `None` when it has no sources of `core`, or is too old.
-    fn inspect(rustc: PathBuf) -> Option<Self> {
-        let sysroot = Command::new(&rustc)
+    /// Asks a compiler for its release; `None` when it has no sources of `core`, or is too old.
+    fn inspect(machine: &Machine, rustc: PathBuf) -> Option<Self> {
+        let sysroot = machine
+            .command(&rustc)
             .args(["--print", "sysroot"])
             .read()
             .ok()?;
@@ -123,7 +126,7 @@ impl Compiler {
         if !core.exists() {
             return None;
         }
-        let (release, llvm) = parse_version(&Command::new(&rustc).arg("-vV").read().ok()?)?;
+        let (release, llvm) = parse_version(&machine.command(&rustc).arg("-vV").read().ok()?)?;
         (release >= OLDEST_RUSTC).then_some(Self {
             rustc,
             release,
@@ -133,25 +136,33 @@ impl Compiler {
 }
 
 /// The first compiler that has a linker to go with it.
-pub(crate) fn find() -> Option<Toolchain> {
-    let linker = find_program("bpf-linker")?;
-    let linker_llvm = llvm_of_linker(&linker);
-    compilers()
-        .find(|compiler| linker_llvm.is_none_or(|llvm| llvm >= compiler.llvm))
-        .map(|compiler| Toolchain { compiler, linker })
+pub(crate) fn find(machine: &Machine) -> Option<Toolchain> {
+    let linkers: Vec<(PathBuf, Option<u32>)> = machine
+        .find_all("bpf-linker")
+        .map(|linker| (linker.clone(), llvm_of_linker(&linker)))
+        .collect();
+    if linkers.is_empty() {
+        return None;
+    }
+    compilers(machine).find_map(|compiler| {
+        let fits = |llvm: &Option<u32>| llvm.is_none_or(|llvm| llvm >= compiler.llvm);
+        let (linker, _) = linkers.iter().find(|(_, llvm)| fits(llvm))?;
+        let linker = linker.clone();
+        Some(Toolchain { compiler, linker })
+    })
 }
 
-/// Every compiler with sources: those of rustup, the newest first, then those in `PATH`.
-pub(crate) fn compilers() -> impl Iterator<Item = Compiler> {
-    rustup_compilers()
+/// Every compiler with sources: those of rustup, the newest first, then those of the system.
+pub(crate) fn compilers(machine: &Machine) -> impl Iterator<Item = Compiler> {
+    rustup_compilers(machine)
         .into_iter()
-        .chain(path_compilers())
-        .filter_map(Compiler::inspect)
+        .chain(system_compilers(machine))
+        .filter_map(|rustc| Compiler::inspect(machine, rustc))
 }
 
 /// `rustc` of each rustup toolchain: nightly, then stable, then the rest from the newest down.
-fn rustup_compilers() -> Vec<PathBuf> {
-    let Some(entries) = rustup_toolchains().and_then(|dir| dir.read_dir().ok()) else {
+fn rustup_compilers(machine: &Machine) -> Vec<PathBuf> {
+    let Ok(entries) = rustup_toolchains(machine).read_dir() else {
         return Vec::new();
     };
     let mut names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -179,38 +190,64 @@ fn rank(toolchain: &Path) -> (u8, String) {
     (class, name)
 }
 
-fn rustup_toolchains() -> Option<PathBuf> {
-    let home = env::var_os("RUSTUP_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".rustup")))?;
-    Some(home.join("toolchains"))
+fn rustup_toolchains(machine: &Machine) -> PathBuf {
+    machine.rustup_home.join("toolchains")
 }
 
-/// `rustc` of the system: rustup's own proxies are left out, they were asked before.
-fn path_compilers() -> Vec<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut found: Vec<PathBuf> = env::split_paths(&path)
-        .chain(["/usr/bin".into(), "/usr/local/bin".into()])
-        .map(|dir| dir.join("rustc"))
-        .filter(|file| file.exists() && !is_rustup_proxy(file))
+/// `rustc`, then `rustc-1.96` and so on from the newest down, of the system. rustup's own proxies
+/// are left out: its toolchains are asked themselves.
+fn system_compilers(machine: &Machine) -> Vec<PathBuf> {
+    let mut numbered: Vec<((u32, u32), PathBuf)> = machine
+        .search
+        .iter()
+        .filter_map(|dir| dir.read_dir().ok())
+        .flat_map(|entries| entries.flatten())
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let release = parse_release(name.to_str()?.strip_prefix("rustc-")?)?;
+            Some((release, entry.path()))
+        })
         .collect();
+    numbered.sort_by(|(a, _), (b, _)| b.cmp(a));
+    let mut found: Vec<PathBuf> = machine.find_all("rustc").collect();
+    found.extend(numbered.into_iter().map(|(_, path)| path));
     let mut seen = std::collections::HashSet::new();
-    found.retain(|file| seen.insert(file.clone()));
+    found.retain(|file| !is_rustup_proxy(machine, file) && seen.insert(real(file)));
     found
 }
 
-fn is_rustup_proxy(rustc: &Path) -> bool {
-    let real = rustc.canonicalize().unwrap_or_else(|_| rustc.to_owned());
-    real.file_name().is_some_and(|name| name == "rustup")
-        || rustc.with_file_name("rustup").exists()
-        || rustup_toolchains().is_some_and(|dir| rustc.starts_with(dir))
+fn real(file: &Path) -> PathBuf {
+    file.canonicalize().unwrap_or_else(|_| file.to_owned())
+}
+
+fn is_rustup_proxy(machine: &Machine, rustc: &Path) -> bool {
+    let program = real(rustc);
+    let file = |name: &str| real(&rustc.with_file_name(name));
+    program.file_name().is_some_and(|name| name == "rustup")
+        || program.starts_with(rustup_toolchains(machine))
+        // rustup's own installation has hard links; a distribution's rustc may lie beside a rustup.
+        || same_file(&program, &file("rustup"))
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.dev(), meta.ino()))
+    };
+    identity(one).is_some_and(|file| identity(other) == Some(file))
+}
+
+/// Release out of a version such as `1.96.0+dfsg1-1` or `1:1.95.0-1` (with an epoch).
+pub(crate) fn parse_release(version: &str) -> Option<(u32, u32)> {
+    let version = version.rsplit(':').next()?;
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Release and LLVM major version out of `rustc -vV`.
 fn parse_version(text: &str) -> Option<((u32, u32), u32)> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
-    let mut release = field("release: ")?.split(['.', '-']);
-    let release = (release.next()?.parse().ok()?, release.next()?.parse().ok()?);
+    let release = parse_release(field("release: ")?)?;
     let llvm = field("LLVM version: ")?.split('.').next()?.parse().ok()?;
     Some((release, llvm))
 }
@@ -248,6 +285,14 @@ mod tests {
                     release: 1.97.0-nightly\nLLVM version: 22.1.4\n";
         assert_eq!(parse_version(text), Some(((1, 97), 22)));
         assert_eq!(parse_version("rustc 1.97.0\n"), None);
+    }
+
+    #[test]
+    fn the_release_of_a_package_is_that_behind_its_epoch() {
+        assert_eq!(parse_release("1.96.0+dfsg1-1~deb13u1+b1"), Some((1, 96)));
+        assert_eq!(parse_release("1:22.1.8-1"), Some((22, 1)));
+        assert_eq!(parse_release("1.93"), Some((1, 93)));
+        assert_eq!(parse_release("(none)"), None);
     }
 
     #[test]

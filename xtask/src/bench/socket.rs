@@ -8,7 +8,7 @@ use super::servers::{Servers, Way};
 use super::wrk::{self, INTERRUPTED, Kind};
 use crate::build::{self, Profile};
 use crate::sh::{find_program, is_root, say};
-use crate::{debian, host};
+use crate::{host, packages};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
@@ -76,7 +76,7 @@ fn prepare(ways: &[Way]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    debian::ensure_without_services(&packages, "the benchmark", &["nginx", "haproxy"])
+    packages::ensure_without_services(&packages, "the benchmark", &["nginx", "haproxy"])
 }
 
 /// Whether nginx has its stream module, as a file or built in.

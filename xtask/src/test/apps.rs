@@ -1,7 +1,7 @@
 //! The Node.js applications of the end-to-end tests: Node.js itself, and the packages of the
 //! committed lock file.
 
-use crate::debian;
+use crate::packages;
 use crate::sh::{self, CommandExt, find_program, say};
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -24,16 +24,14 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         ("curl", "curl"),
         ("openssl", "openssl"),
     ] {
-        if find_program(program).is_none() {
-            debian::ensure(&[package], "the end-to-end tests")?;
-        }
+        packages::ensure_program(program, package, "the end-to-end tests")?;
     }
     let browsers = ["chromium-headless-shell", "chromium"];
     if !browsers.iter().any(|name| find_program(name).is_some()) {
-        debian::ensure(&browsers[..1], "the test with a browser")?;
+        packages::ensure(&browsers[..1], "the test with a browser")?;
     }
     if find_program("promtool").is_none() {
-        debian::ensure_without_services(&["prometheus"], "checking metrics", &["prometheus"])?;
+        packages::ensure_without_services(&["prometheus"], "checking metrics", &["prometheus"])?;
     }
     check_node()?;
     let dir = sh::workspace().join("tests/apps");

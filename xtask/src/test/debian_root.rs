@@ -2,9 +2,9 @@
 //! of the package.
 
 use crate::build::Profile;
-use crate::debian;
 use crate::dist;
-use crate::sh::{CommandExt, find_program, say};
+use crate::packages;
+use crate::sh::{CommandExt, say};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,9 +36,7 @@ fn root() -> Result<PathBuf> {
     }
     // One of before, without systemd.
     let _ = fs::remove_dir_all(&root);
-    if find_program("mmdebstrap").is_none() {
-        debian::ensure(&["mmdebstrap"], "testing the package")?;
-    }
+    packages::ensure_program("mmdebstrap", "mmdebstrap", "testing the package")?;
     say("making a clean Debian root (a minute or two, once)");
     let temporary = root.with_extension("new");
     // One that was cut short.

@@ -13,7 +13,7 @@ use super::scratch::{Scratch, sweep};
 use super::wrk::INTERRUPTED;
 use crate::build::{self, Profile};
 use crate::sh::{find_program, is_root, say};
-use crate::{debian, host};
+use crate::{host, packages};
 use anyhow::{Context, Result, ensure};
 use measure::{Amount, Measure};
 use proxies::{Proxies, Proxy};
@@ -153,5 +153,5 @@ fn prepare() -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    debian::ensure_without_services(&packages, "the benchmark", &["nginx", "haproxy"])
+    packages::ensure_without_services(&packages, "the benchmark", &["nginx", "haproxy"])
 }

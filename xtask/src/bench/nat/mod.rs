@@ -8,7 +8,7 @@ use super::scratch::{Scratch, sweep};
 use super::wrk::{self, CONNECTIONS, INTERRUPTED, Kind};
 use crate::build::{self, Profile};
 use crate::sh::{find_program, is_root, say};
-use crate::{debian, host};
+use crate::{host, packages};
 use anyhow::{Context, Result, ensure};
 use net::Net;
 use report::Series;
@@ -127,7 +127,7 @@ fn prepare(ways: &[Way]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    debian::ensure_without_services(&packages, "the benchmark", &["nginx", "nftables"])
+    packages::ensure_without_services(&packages, "the benchmark", &["nginx", "nftables"])
 }
 
 /// All rounds of one kind. Each starts with another way, so that none is always the first after

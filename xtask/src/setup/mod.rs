@@ -1,0 +1,115 @@
+//! Installing what the eBPF programs need: a compiler with the sources of `core` (`compiler`), and
+//! a bpf-linker for its LLVM (`linker`, `release`).
+//!
+//! Each has several ways, which are tried in turn. A way that fails says why in a line, and the
+//! next one is tried; if none is left, all that was said is told again with what to do by hand.
+
+mod compiler;
+mod linker;
+mod release;
+#[cfg(test)]
+mod standin;
+#[cfg(test)]
+mod tests;
+
+use crate::machine::Machine;
+use crate::packages::Packages;
+use crate::sh::{is_root, say};
+use crate::toolchain::{self, Toolchain};
+use crate::{build, host};
+use anyhow::{Result, anyhow};
+use compiler::Way;
+
+/// `cargo xtask setup`
+pub(crate) fn setup() -> Result<()> {
+    let toolchain = ensure_toolchain()?;
+    say(format!("eBPF: {toolchain}"));
+    if is_root() {
+        host::mount_bpffs()?;
+    }
+    say(format!(
+        "all there; the eBPF object goes to {}",
+        build::object().display()
+    ));
+    Ok(())
+}
+
+/// The toolchain for eBPF, installed first where it is missing and can be.
+pub(crate) fn ensure_toolchain() -> Result<Toolchain> {
+    Setup::new(&Machine::this()).ensure_toolchain()
+}
+
+/// An attempt to set a machine up.
+struct Setup<'a> {
+    machine: &'a Machine,
+    packages: Option<Packages<'a>>,
+    /// Why ways led nowhere.
+    failures: Vec<String>,
+    /// LLVM versions that no linker could be had for.
+    unlinkable: Vec<u32>,
+}
+
+impl<'a> Setup<'a> {
+    fn new(machine: &'a Machine) -> Self {
+        Self {
+            machine,
+            packages: Packages::of(machine),
+            failures: Vec::new(),
+            unlinkable: Vec::new(),
+        }
+    }
+
+    fn ensure_toolchain(mut self) -> Result<Toolchain> {
+        if let Some(found) = toolchain::find(self.machine) {
+            return Ok(found);
+        }
+        for way in Way::ALL {
+            if let Err(error) = self.get_compiler(way) {
+                self.failed(way.name(), &error);
+                continue;
+            }
+            if let Some(found) = self.link() {
+                return Ok(found);
+            }
+        }
+        Err(anyhow!("{}", self.instructions()))
+    }
+
+    /// Gets a linker for any of the compilers that are there.
+    fn link(&mut self) -> Option<Toolchain> {
+        for compiler in toolchain::compilers(self.machine).collect::<Vec<_>>() {
+            let llvm = compiler.llvm;
+            if self.unlinkable.contains(&llvm) {
+                continue;
+            }
+            self.get_linker(llvm);
+            if let Some(found) = toolchain::find(self.machine) {
+                return Some(found);
+            }
+            self.unlinkable.push(llvm);
+        }
+        None
+    }
+
+    fn failed(&mut self, what: &str, error: &anyhow::Error) {
+        let failure = format!("{what}: {error:#}");
+        say(&failure);
+        self.failures.push(failure);
+    }
+
+    /// What was tried, and what to do by hand.
+    fn instructions(&self) -> String {
+        let tried: String = self
+            .failures
+            .iter()
+            .map(|failure| format!("  - {failure}\n"))
+            .collect();
+        format!(
+            "no toolchain for eBPF could be found or installed:\n{tried}\
+             Mend one of these, or install by hand a rustc with its sources and a bpf-linker:\n  \
+             rustup toolchain install nightly --profile minimal --component rust-src\n  \
+             {}",
+            release::by_hand(std::env::consts::ARCH)
+        )
+    }
+}
