@@ -1,18 +1,11 @@
-//! `cargo xtask install`: the program, its systemd unit and a first configuration.
+//! `cargo xtask install`: what the archive's installer does, with what was built here.
 
 use crate::build::{self, Profile};
-use crate::host;
-use crate::sh::{self, CommandExt, say};
+use crate::dist;
+use crate::sh::{self, CommandExt};
 use anyhow::{Context, Result, bail};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-const PROGRAM: &str = "usr/local/bin/lb-agent";
-const UNIT: &str = "etc/systemd/system/lb-agent.service";
-const SYSUSERS: &str = "usr/lib/sysusers.d/lb-agent.conf";
-const CONFIG: &str = "etc/lb-agent/config.toml";
 
 /// Arguments of `cargo xtask install`.
 #[derive(clap::Args)]
@@ -32,6 +25,11 @@ pub(crate) struct Args {
 pub(crate) fn install(args: &Args) -> Result<()> {
     if !args.no_build {
         build::build(Profile::Dist)?;
+        dist::files(Profile::Dist)?;
+    }
+    let installer = dist::directory().join("files/install.sh");
+    if !installer.exists() {
+        bail!("nothing was built yet; run this without --no-build first");
     }
     if args.root == Path::new("/") && !sh::is_root() {
         bail!(
@@ -40,101 +38,162 @@ pub(crate) fn install(args: &Args) -> Result<()> {
             if args.no_start { " --no-start" } else { "" }
         );
     }
-    let packaging = sh::workspace().join("packaging");
-    put(
-        &build::agent(Profile::Dist),
-        &args.root.join(PROGRAM),
-        0o755,
-    )?;
-    put(
-        &packaging.join("lb-agent.service"),
-        &args.root.join(UNIT),
-        0o644,
-    )?;
-    put(
-        &packaging.join("lb-agent.sysusers"),
-        &args.root.join(SYSUSERS),
-        0o644,
-    )?;
-    put_config(&packaging.join("config.toml"), &args.root.join(CONFIG))?;
-    if args.root != Path::new("/") {
-        return Ok(());
+    let mut command = Command::new("sh");
+    command.arg(installer).arg("--root").arg(&args.root);
+    if args.no_start {
+        command.arg("--no-start");
     }
-    start(args.no_start)
-}
-
-/// Puts a file in its place by a rename: a program that runs cannot be written to.
-fn put(from: &Path, to: &Path, mode: u32) -> Result<()> {
-    say(format!("installing {}", to.display()));
-    let dir = to.parent().context("no directory to install to")?;
-    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-    let temporary = to.with_extension("new");
-    fs::copy(from, &temporary)
-        .and_then(|_| fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)))
-        .and_then(|()| fs::rename(&temporary, to))
-        .with_context(|| format!("copy {} to {}", from.display(), to.display()))
-}
-
-/// A configuration that is there belongs to whoever wrote it.
-fn put_config(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        say(format!("keeping {} as it is", to.display()));
-        return Ok(());
-    }
-    put(from, to, 0o644)
-}
-
-/// Hands the service to systemd, where that runs.
-fn start(no_start: bool) -> Result<()> {
-    if !Path::new("/run/systemd/system").exists() {
-        say("systemd does not run here; start it by: lb-agent run");
-        return host::mount_bpffs();
-    }
-    Command::new("systemd-sysusers")
-        .arg(Path::new("/").join(SYSUSERS))
-        .run_shown()?;
-    systemctl(&["daemon-reload"])?;
-    if no_start {
-        say("not started, as asked; start it by: systemctl enable --now lb-agent");
-        return Ok(());
-    }
-    systemctl(&["enable", "lb-agent"])?;
-    // Starts it, or hands over to the new version: connections do not notice.
-    systemctl(&["restart", "lb-agent"])
-}
-
-fn systemctl(arguments: &[&str]) -> Result<()> {
-    Command::new("systemctl").args(arguments).run_shown()
+    command.run_shown()
 }
 
 #[cfg(test)]
 mod tests {
+    //! The installer itself, below a directory: no root is needed for that.
+
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Output;
+
+    /// An unpacked archive whose program is a stand-in, and a directory to install below.
+    struct Archive {
+        dir: tempfile::TempDir,
+    }
+
+    impl Archive {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let archive = dir.path().join("archive");
+            for name in ["archive/man", "archive/completions", "root/etc/init.d"] {
+                fs::create_dir_all(dir.path().join(name)).unwrap();
+            }
+            let packaging = sh::workspace().join("packaging");
+            for entry in packaging.read_dir().unwrap().flatten() {
+                if entry.file_type().unwrap().is_file() {
+                    fs::copy(entry.path(), archive.join(entry.file_name())).unwrap();
+                }
+            }
+            let this = Self { dir };
+            this.write("archive/architecture", std::env::consts::ARCH);
+            this.write("archive/lb-agent", "one");
+            this.write("archive/man/lb-agent.1", "page");
+            for name in ["lb-agent.bash", "_lb-agent", "lb-agent.fish"] {
+                this.write(&format!("archive/completions/{name}"), "");
+            }
+            this
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.dir.path().join(path)
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+            fs::write(self.path(path), text).unwrap();
+        }
+
+        fn read(&self, path: &str) -> String {
+            fs::read_to_string(self.path(path)).unwrap()
+        }
+
+        fn install(&self, arguments: &[&str]) -> Output {
+            let mut command = Command::new("sh");
+            command.arg(self.path("archive/install.sh")).args(arguments);
+            command.arg("--root").arg(self.path("root"));
+            command.output().unwrap()
+        }
+
+        #[track_caller]
+        fn installs(&self, arguments: &[&str]) {
+            let output = self.install(arguments);
+            assert!(output.status.success(), "{output:?}");
+        }
+
+        #[track_caller]
+        fn refuses(&self, arguments: &[&str], why: &str) {
+            let output = self.install(arguments);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && text.contains(why), "{text}");
+        }
+    }
+
+    const PROGRAM: &str = "root/usr/local/bin/lb-agent";
+    const CONFIG: &str = "root/etc/lb-agent/config.toml";
 
     #[test]
-    fn a_configuration_that_is_there_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let (ours, theirs) = (dir.path().join("ours"), dir.path().join("etc/config.toml"));
-        fs::write(&ours, "ours").unwrap();
-        put_config(&ours, &theirs).unwrap();
-        assert_eq!(fs::read_to_string(&theirs).unwrap(), "ours");
-        fs::write(&theirs, "theirs").unwrap();
-        put_config(&ours, &theirs).unwrap();
-        assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
+    fn an_upgrade_replaces_the_program_and_keeps_the_configuration() {
+        let archive = Archive::new();
+        archive.installs(&[]);
+        assert_eq!(archive.read(CONFIG), archive.read("archive/config.toml"));
+        archive.write(CONFIG, "theirs");
+        archive.write("archive/lb-agent", "two");
+        archive.installs(&[]);
+        assert_eq!(archive.read(CONFIG), "theirs");
+        assert_eq!(archive.read(PROGRAM), "two");
+        let mode = fs::metadata(archive.path(PROGRAM))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o755);
     }
 
     #[test]
-    fn an_installed_program_is_replaced_and_can_be_run() {
-        let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("from"), dir.path().join("bin/lb-agent"));
-        for content in ["one", "two"] {
-            fs::write(&from, content).unwrap();
-            put(&from, &to, 0o755).unwrap();
-            assert_eq!(fs::read_to_string(&to).unwrap(), content);
-        }
+    fn each_init_system_gets_its_own_service() {
+        let service = "root/etc/init.d/lb-agent";
+        let archive = Archive::new();
+        archive.installs(&[]);
+        assert_eq!(archive.read(service), archive.read("archive/lb-agent.sysv"));
+
+        archive.write("root/sbin/openrc-run", "");
+        let program = archive.path("root/sbin/openrc-run");
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+        archive.installs(&[]);
         assert_eq!(
-            fs::metadata(&to).unwrap().permissions().mode() & 0o777,
-            0o755
+            archive.read(service),
+            archive.read("archive/lb-agent.openrc")
         );
+
+        let archive = Archive::new();
+        archive.write("root/usr/lib/systemd/systemd", "");
+        let program = archive.path("root/usr/lib/systemd/systemd");
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+        archive.installs(&[]);
+        assert!(!archive.path(service).exists());
+        let unit = archive.read("root/etc/systemd/system/lb-agent.service");
+        assert_eq!(unit, archive.read("archive/lb-agent.service"));
+    }
+
+    #[test]
+    fn uninstalling_keeps_the_configuration_and_purging_does_not() {
+        let archive = Archive::new();
+        archive.installs(&[]);
+        archive.write("root/var/lib/lb-agent/state", "");
+        archive.installs(&["--uninstall"]);
+        assert!(!archive.path(PROGRAM).exists() && archive.path(CONFIG).exists());
+        assert!(archive.path("root/var/lib/lb-agent").exists());
+        archive.refuses(&["--uninstall"], "it is not installed");
+        archive.installs(&[]);
+        archive.installs(&["--purge"]);
+        assert!(!archive.path("root/etc/lb-agent").exists());
+        assert!(!archive.path("root/var/lib/lb-agent").exists());
+        let left = Command::new("find")
+            .arg(archive.path("root"))
+            .args(["-type", "f"])
+            .read();
+        assert_eq!(left.unwrap(), "");
+    }
+
+    #[test]
+    fn refusals_say_why() {
+        let archive = Archive::new();
+        archive.refuses(&["--unheard-of"], "unknown option --unheard-of");
+        archive.write("archive/architecture", "m68k");
+        archive.refuses(&[], "this archive is for m68k");
+        fs::remove_file(archive.path("archive/lb-agent")).unwrap();
+        archive.refuses(&[], "archive/lb-agent is missing; unpack the whole archive");
+        archive.write("root/usr/bin/lb-agent", "");
+        let packaged = archive.path("root/usr/bin/lb-agent");
+        fs::set_permissions(packaged, fs::Permissions::from_mode(0o755)).unwrap();
+        archive.refuses(&[], "it is installed as a package");
     }
 }

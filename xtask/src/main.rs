@@ -49,7 +49,7 @@ enum Command {
     Tidy,
     /// Install the program, its systemd unit and a first configuration
     Install(install::Args),
-    /// Make a Debian package
+    /// Make a Debian package, an RPM, and an archive with an installer
     Dist(dist::Args),
     /// Clippy over every crate, the eBPF programs included, warnings as errors
     Clippy,

@@ -12,16 +12,11 @@ use std::process::Command;
 
 /// Makes all of it ready, as variables for the test.
 pub(crate) fn ensure() -> Result<Vec<(&'static str, PathBuf)>> {
+    dist::files(Profile::Release)?;
     Ok(vec![
         ("LB_TEST_DEBIAN_ROOT", root()?),
-        (
-            "LB_TEST_DEB",
-            dist::package(Some("0.1.0"), Profile::Release)?,
-        ),
-        (
-            "LB_TEST_NEWER_DEB",
-            dist::package(Some("0.1.1"), Profile::Release)?,
-        ),
+        ("LB_TEST_DEB", dist::deb("0.1.0", Profile::Release)?),
+        ("LB_TEST_NEWER_DEB", dist::deb("0.1.1", Profile::Release)?),
     ])
 }
 

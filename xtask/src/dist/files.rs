@@ -1,0 +1,79 @@
+//! The files of all packages, in one directory: the stripped program, services, configuration,
+//! manual, completions.
+
+use super::directory;
+use crate::build::{self, Profile};
+use crate::packages;
+use crate::sh::{self, CommandExt};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Files of the repository, and their names.
+const COPIED: [(&str, &str); 11] = [
+    ("packaging/config.toml", "config.toml"),
+    ("packaging/install.sh", "install.sh"),
+    ("packaging/lb-agent.logrotate", "lb-agent.logrotate"),
+    ("packaging/lb-agent.openrc", "lb-agent.openrc"),
+    ("packaging/lb-agent.service", "lb-agent.service"),
+    ("packaging/lb-agent.sysusers", "lb-agent.sysusers"),
+    ("packaging/lb-agent.sysv", "lb-agent.sysv"),
+    ("packaging/lb-agent.upstart", "lb-agent.upstart"),
+    ("README.md", "README.md"),
+    ("LICENSE-APACHE", "LICENSE-APACHE"),
+    ("LICENSE-MIT", "LICENSE-MIT"),
+];
+
+/// Debug information of the program that was stripped last.
+pub(super) fn debug_information() -> PathBuf {
+    directory().join("lb-agent.debug")
+}
+
+/// Puts together the files of what was built, in a directory that is returned.
+pub(crate) fn files(profile: Profile) -> Result<PathBuf> {
+    let dir = directory().join("files");
+    // Files of an older version.
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    strip(&build::agent(profile), &dir.join("lb-agent"))?;
+    Command::new(dir.join("lb-agent"))
+        .arg("generate")
+        .arg(&dir)
+        .run_shown()?;
+    for (from, to) in COPIED {
+        let from = sh::workspace().join(from);
+        fs::copy(&from, dir.join(to)).with_context(|| format!("copy {}", from.display()))?;
+    }
+    let write = |name: &str, text: &str| {
+        fs::write(dir.join(name), text).with_context(|| format!("write {name}"))
+    };
+    write("architecture", &format!("{}\n", std::env::consts::ARCH))?;
+    // Packages have another place for the program.
+    let unit = dir.join("lb-agent.service");
+    let unit = fs::read_to_string(&unit).context("read the unit")?;
+    fs::create_dir_all(dir.join("packaged")).context("make a directory for the unit")?;
+    let unit = unit.replace("/usr/local/bin/", "/usr/bin/");
+    write("packaged/lb-agent.service", &unit)?;
+    Ok(dir)
+}
+
+/// Copies a program without its debug information, which goes to a file of its own; the copy names
+/// that file, so that debuggers and `perf` find it.
+fn strip(program: &Path, stripped: &Path) -> Result<()> {
+    packages::ensure_program("objcopy", "binutils", "packages")?;
+    let debug = debug_information();
+    let objcopy = |option: &str| {
+        let mut command = Command::new("objcopy");
+        // The link to the debug file is its name without a directory.
+        command.current_dir(directory()).arg(option);
+        command
+    };
+    objcopy("--only-keep-debug")
+        .args([program, &debug])
+        .run_shown()?;
+    objcopy("--strip-all")
+        .arg("--add-gnu-debuglink=lb-agent.debug")
+        .args([program, stripped])
+        .run_shown()
+}
