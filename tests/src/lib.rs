@@ -23,6 +23,7 @@ pub mod pm2;
 pub mod process;
 pub mod prog_run;
 pub mod random;
+pub mod root;
 pub mod standin;
 pub mod systemd;
 pub mod tls;

@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::Load;
 use lb_tests::process::Process;
+use lb_tests::root::Root;
 use lb_tests::{http, node, wait};
 
 /// Names a variable that `cargo xtask test` sets.
@@ -18,97 +18,24 @@ fn given(name: &str) -> PathBuf {
         .into()
 }
 
-/// A Debian system with nothing in it.
-struct Debian<'a> {
-    hosts: &'a Hosts,
-    _dir: tempfile::TempDir,
-    root: PathBuf,
+fn install(debian: &Root, package: &Path) {
+    let package = debian.take(package);
+    debian.ok(&["dpkg", "--force-confold", "-i", &package]);
 }
 
-impl<'a> Debian<'a> {
-    fn new(hosts: &'a Hosts) -> Self {
-        let template = given("LB_TEST_DEBIAN_ROOT");
-        let dir = tempfile::tempdir_in(template.parent().unwrap()).unwrap();
-        let root = dir.path().join("root");
-        let copied = Command::new("cp")
-            .arg("-a")
-            .arg(&template)
-            .arg(&root)
-            .status();
-        assert!(copied.unwrap().success());
-        Self {
-            hosts,
-            _dir: dir,
-            root,
-        }
-    }
-
-    /// A command in it, with this kernel's file systems; they are gone with the command.
-    fn command(&self, words: &[&str]) -> Command {
-        const ENTER: &str = "for dir in proc sys dev; do mount --rbind /$dir \"$0/$dir\"; done; \
-                             root=\"$0\"; exec chroot \"$root\" \"$@\"";
-        let mut command = self.hosts.balancer.command("unshare");
-        command
-            .args(["--mount", "sh", "-ec", ENTER])
-            .arg(&self.root)
-            .args(words);
-        command.env_clear();
-        command.env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        );
-        command.env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        assert!(
-            output.status.success(),
-            "{words:?}: {}\n{text}",
-            output.status
-        );
-        text
-    }
-
-    fn install(&self, package: &Path) {
-        let name = package.file_name().unwrap();
-        fs::copy(package, self.root.join("tmp").join(name)).unwrap();
-        self.ok(&[
-            "dpkg",
-            "--force-confold",
-            "-i",
-            &format!("/tmp/{}", name.to_str().unwrap()),
-        ]);
-    }
-
-    fn has(&self, path: &str) -> bool {
-        self.root.join(path).exists()
-    }
-
-    /// The agent as the unit starts it.
-    fn start(&self) -> Process {
-        let unit = fs::read_to_string(self.root.join("lib/systemd/system/lb-agent.service"))
-            .or_else(|_| {
-                fs::read_to_string(self.root.join("usr/lib/systemd/system/lb-agent.service"))
-            });
-        let unit = unit.unwrap();
-        let start = unit
-            .lines()
-            .find_map(|line| line.strip_prefix("ExecStart="))
-            .unwrap();
-        let words: Vec<&str> = start.split(' ').collect();
-        let mut process = Process::start(self.command(&words), &self.root.join("tmp/agent.log"));
-        process.wait_for("ready");
-        process
-    }
+/// The agent as the unit starts it.
+fn start(debian: &Root) -> Process {
+    let places = ["lib/systemd/system", "usr/lib/systemd/system"];
+    let read = |place: &str| fs::read_to_string(debian.path(place).join("lb-agent.service")).ok();
+    let unit = places.into_iter().find_map(read).unwrap();
+    let start = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .unwrap();
+    let words: Vec<&str> = start.split(' ').collect();
+    let mut process = Process::start(debian.command(&words), &debian.path("tmp/agent.log"));
+    process.wait_for("ready");
+    process
 }
 
 /// The commands that `lb-agent --help` tells of.
@@ -126,8 +53,8 @@ fn commands(help: &str) -> Vec<String> {
 #[test]
 fn the_package_is_installed_used_upgraded_removed_and_purged() {
     let hosts = Hosts::new();
-    let debian = Debian::new(&hosts);
-    debian.install(&given("LB_TEST_DEB"));
+    let debian = Root::copy_of(&given("LB_TEST_DEBIAN_ROOT"), &hosts.balancer);
+    install(&debian, &given("LB_TEST_DEB"));
     for path in [
         "usr/bin/lb-agent",
         "usr/share/man/man1/lb-agent.1.gz",
@@ -153,7 +80,7 @@ fn the_package_is_installed_used_upgraded_removed_and_purged() {
             "zsh/vendor-completions/_lb-agent",
             "fish/vendor_completions.d/lb-agent.fish",
         ] {
-            let text = fs::read_to_string(debian.root.join("usr/share").join(file)).unwrap();
+            let text = fs::read_to_string(debian.path("usr/share").join(file)).unwrap();
             assert!(text.contains(&command), "{command} is not in {file}");
         }
     }
@@ -173,7 +100,7 @@ fn the_package_is_installed_used_upgraded_removed_and_purged() {
 
     // An administrator's configuration, with pins of its own: this kernel is not the test's alone.
     let pins = format!("/sys/fs/bpf/lbt-{}-package", std::process::id());
-    let config = debian.root.join("etc/lb-agent/config.toml");
+    let config = debian.path("etc/lb-agent/config.toml");
     let own = format!(
         "[agent]\npin_dir = '{pins}'\nmax_clients = 4096\n[[service]]\nname = 'web'\n\
          listen = ['0.0.0.0:80']\nbackends = ['127.0.0.1:5000']\n"
@@ -184,7 +111,7 @@ fn the_package_is_installed_used_upgraded_removed_and_purged() {
         doctor.contains(" 0 failures") || doctor.contains("0 failures,"),
         "{doctor}"
     );
-    let mut agent = debian.start();
+    let mut agent = start(&debian);
     let dir = tempfile::tempdir().unwrap();
     let _app = node::copies(&hosts.balancer, [5000], dir.path());
     hosts
@@ -195,10 +122,10 @@ fn the_package_is_installed_used_upgraded_removed_and_purged() {
     let clients: Vec<_> = (1..=20).map(client_v4).collect();
     let load = Load::start(&hosts.clients, &clients, 50);
     load.more(10);
-    debian.install(&given("LB_TEST_NEWER_DEB"));
+    install(&debian, &given("LB_TEST_NEWER_DEB"));
     load.more(10);
     agent.kill();
-    let mut agent = debian.start();
+    let mut agent = start(&debian);
     load.more(10);
     for visit in load.finish() {
         visit

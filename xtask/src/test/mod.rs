@@ -6,13 +6,17 @@
 //! - `soak`: one of `e2e` alone, for ten minutes or as long as one likes.
 //! - `e2e`: every other file or directory of `tests/tests`, hosts in network namespaces and real applications.
 //!
+//! - `distributions`: fresh machines set up by the README's commands, and `tests/tests/distro_*.rs`, the
+//!   packages and services on other distributions. By name only, as it takes long.
+//!
 //! A test that finds out by itself that it cannot run adds a line to the file that
 //! `LB_TEST_SKIPPED` names; it is then counted as skipped. Where `CI` is set, a skip is a failure.
 
 mod apps;
 mod count;
-mod debian_root;
+mod distributions;
 mod leftovers;
+mod roots;
 
 use crate::build::{self, Profile};
 use crate::sh::{self, is_root, say};
@@ -58,6 +62,8 @@ enum Suite {
     E2e,
     /// Everything at random, for minutes; root. Not among "all of them": e2e has half a minute of it
     Soak,
+    /// Fresh Debian systems set up, packages and services on them; root. Not among "all of them"
+    Distributions,
 }
 
 /// Runs the suites, all of them even if one fails, and prints the count as the last line.
@@ -89,6 +95,7 @@ impl Suite {
             Suite::Verifier => "verifier",
             Suite::E2e => "e2e",
             Suite::Soak => "soak",
+            Suite::Distributions => "distributions",
         }
     }
 
@@ -121,7 +128,12 @@ impl Suite {
         for name in files.iter().map(|file| test_name(file)) {
             arguments.extend(["--test".to_owned(), name]);
         }
-        cargo_test(&arguments, &filter, &environment)
+        let mut count = match self {
+            Suite::Distributions => distributions::set_up_machines(&filter)?,
+            _ => Count::default(),
+        };
+        count += cargo_test(&arguments, &filter, &environment)?;
+        Ok(count)
     }
 
     /// The test files of the suite, by the convention for their names.
@@ -139,7 +151,9 @@ impl Suite {
             .filter(|file| match self {
                 Suite::Soak => test_name(file) == "soak",
                 Suite::Verifier => test_name(file) == "bpf_verifier",
-                _ => is_bpf_test(file) == (self == Suite::Bpf),
+                Suite::Distributions => starts_with(file, "distro_"),
+                Suite::Bpf => starts_with(file, "bpf_"),
+                _ => !starts_with(file, "bpf_") && !starts_with(file, "distro_"),
             })
             .collect();
         files.sort();
@@ -156,12 +170,15 @@ impl Suite {
             ("LB_AGENT_BIN", build::agent(Profile::Release)),
             ("LB_EBPF_OBJECT", build::object()),
         ];
-        if matches!(self, Suite::E2e | Suite::Soak) {
+        if matches!(self, Suite::E2e | Suite::Soak | Suite::Distributions) {
             environment.push(("LB_TEST_APPS", apps::ensure()?));
             environment.push(("RUST_TEST_THREADS", E2E_THREADS.into()));
         }
         if self == Suite::E2e {
-            environment.extend(debian_root::ensure()?);
+            environment.extend(roots::for_package()?);
+        }
+        if self == Suite::Distributions {
+            environment.extend(distributions::environment()?);
         }
         Ok(environment)
     }
@@ -174,9 +191,9 @@ fn test_name(file: &Path) -> String {
     name.unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn is_bpf_test(file: &Path) -> bool {
+fn starts_with(file: &Path, prefix: &str) -> bool {
     file.file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with("bpf_"))
+        .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
 fn unit_arguments() -> Vec<String> {
@@ -301,7 +318,8 @@ mod tests {
     fn the_name_of_a_file_says_which_suite_it_belongs_to() {
         assert_eq!(test_name(Path::new("tests/tests/sticky.rs")), "sticky");
         assert_eq!(test_name(Path::new("tests/tests/soak/main.rs")), "soak");
-        assert!(is_bpf_test(Path::new("tests/tests/bpf_agreement.rs")));
-        assert!(!is_bpf_test(Path::new("tests/tests/sticky.rs")));
+        let is_bpf = |path| starts_with(Path::new(path), "bpf_");
+        assert!(is_bpf("tests/tests/bpf_agreement.rs"));
+        assert!(!is_bpf("tests/tests/sticky.rs"));
     }
 }

@@ -1,0 +1,266 @@
+//! `cargo xtask test distributions`: fresh machines are set up by the README's commands, in clean
+//! Debian systems with the lists of packages of their first day. The kernel is this one.
+//!
+//! The tests of packages and services on other distributions, `tests/tests/distro_*.rs`, get their
+//! systems and packages from here, too.
+
+use super::count::Count;
+use super::roots::Root;
+use crate::build::Profile;
+use crate::dist;
+use crate::machine::Machine;
+use crate::sh::{self, CommandExt, say};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// How a user of a machine gets a cargo that is new enough.
+#[derive(Clone, Copy)]
+enum Cargo {
+    /// By rustup, which is copied from this machine.
+    Rustup,
+    /// By a package of that name.
+    Package(&'static str),
+}
+
+/// Machines to set up: the release is also the name.
+const MACHINES: [(&str, Cargo); 3] = [
+    // Its own cargo is too old, and so is the first one of its `cargo-web`.
+    ("bookworm", Cargo::Rustup),
+    ("trixie", Cargo::Package("cargo-web")),
+    ("sid", Cargo::Package("cargo")),
+];
+
+/// Starts a backend and the agent, and asks the backend through the agent: in a network of its own.
+const SERVE: &str = r#"
+perl -MIO::Socket::INET -e '
+    $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1:5000", Listen => 5) or die $!;
+    while ($c = $s->accept) { <$c>; print $c "fresh\n"; close $c }' &
+backend=$!
+cargo xtask run -- --config /tmp/lb-agent.toml >/tmp/lb-agent.log 2>&1 &
+agent=$!
+trap 'kill $backend $agent; cat /tmp/lb-agent.log; \
+    target/release/lb-agent stop --purge --config /tmp/lb-agent.toml' EXIT
+until grep -q ready /tmp/lb-agent.log; do
+    kill -0 $agent
+    sleep 1
+done
+answer=$(perl -MIO::Socket::INET -e '
+    $s = IO::Socket::INET->new("127.0.0.1:8080") or die $!; print $s "?\n"; print <$s>')
+echo "answer: $answer"
+[ "$answer" = fresh ]
+target/release/lb-agent status --config /tmp/lb-agent.toml | grep ' socket '
+"#;
+
+/// What `distro_*.rs` need, as variables.
+pub(super) fn environment() -> Result<Vec<(&'static str, PathBuf)>> {
+    let with = |name, include, proof| {
+        let release = "trixie";
+        let root = Root {
+            name,
+            release,
+            include,
+            proof,
+        };
+        root.ensure()
+    };
+    let mut variables = vec![
+        ("LB_TEST_ROOT_BOOKWORM", fresh("bookworm")?),
+        ("LB_TEST_ROOT_TRIXIE", fresh("trixie")?),
+        ("LB_TEST_ROOT_SID", fresh("sid")?),
+        (
+            "LB_TEST_ROOT_SYSV",
+            with("sysv", "sysvinit-core,sysv-rc", "usr/sbin/insserv")?,
+        ),
+        (
+            "LB_TEST_ROOT_OPENRC",
+            with("openrc", "openrc", "usr/sbin/openrc-run")?,
+        ),
+        ("LB_TEST_ROOT_RPM", with("rpm", "rpm", "usr/bin/rpm")?),
+    ];
+    dist::files(Profile::Release)?;
+    variables.extend([
+        ("LB_TEST_ARCHIVE", dist::archive("0.1.0")?),
+        ("LB_TEST_DEB", dist::deb("0.1.0", Profile::Release)?),
+        ("LB_TEST_RPM", dist::rpm("0.1.0")?),
+        ("LB_TEST_NEWER_RPM", dist::rpm("0.1.1")?),
+    ]);
+    Ok(variables)
+}
+
+fn fresh(release: &str) -> Result<PathBuf> {
+    let root = Root {
+        name: release,
+        release,
+        include: "ca-certificates",
+        proof: "usr/sbin/update-ca-certificates",
+    };
+    root.ensure()
+}
+
+/// Sets machines up; those whose name, `fresh_RELEASE`, has a word of `filter` in it.
+pub(super) fn set_up_machines(filter: &[String]) -> Result<Count> {
+    let mut count = Count::default();
+    for (release, cargo) in MACHINES {
+        let name = format!("fresh_{release}");
+        if !filter.is_empty() && !filter.iter().any(|word| name.contains(word.as_str())) {
+            continue;
+        }
+        match set_up(release, cargo) {
+            Ok(()) => {
+                println!("test {name} ... ok");
+                count.passed += 1;
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED: {error:#}");
+                count.failed += 1;
+            }
+        }
+    }
+    Ok(count)
+}
+
+fn set_up(release: &str, cargo: Cargo) -> Result<()> {
+    let system = System::copy_of(&fresh(release)?, release)?;
+    system.put_sources()?;
+    match cargo {
+        Cargo::Rustup => system.put_rustup()?,
+        Cargo::Package(name) => system.step(
+            "cargo",
+            &format!("apt-get -q install -y --no-install-recommends {name}"),
+        )?,
+    }
+    system.step("setup", "cargo xtask setup")?;
+    system.step("build", "cargo xtask build")?;
+    system.write(
+        "tmp/lb-agent.toml",
+        &format!(
+            "[agent]\npin_dir = '/sys/fs/bpf/lbt-{}-fresh'\nmax_clients = 4096\n\
+             [[service]]\nname = 'web'\nlisten = ['0.0.0.0:8080']\n\
+             backends = ['127.0.0.1:5000']\n",
+            std::process::id()
+        ),
+    )?;
+    system.step("run", SERVE)
+}
+
+/// A copy of a fresh system, removed when dropped.
+struct System {
+    name: String,
+    dir: PathBuf,
+}
+
+/// Its user's home, and the checkout.
+const HOME: &str = "srv/user";
+const CHECKOUT: &str = "srv/user/lb-agent";
+
+impl System {
+    fn copy_of(template: &Path, release: &str) -> Result<Self> {
+        let id = std::process::id();
+        let dir = template.with_file_name(format!("fresh-{release}-{id}"));
+        let _ = fs::remove_dir_all(&dir);
+        let system = Self {
+            name: release.to_owned(),
+            dir,
+        };
+        copy(template, &system.dir)?;
+        Ok(system)
+    }
+
+    /// The files that are, or would be, in the repository.
+    fn put_sources(&self) -> Result<()> {
+        let to = self.dir.join(CHECKOUT);
+        fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
+        let list = "git ls-files -z --cached --others --exclude-standard \
+                    | tar --create --null --files-from=- | tar --extract --directory \"$0\"";
+        Command::new("sh")
+            .current_dir(sh::workspace())
+            .args(["-ec", list])
+            .arg(&to)
+            .run_shown()
+    }
+
+    /// rustup with its default toolchain, as this machine has it.
+    fn put_rustup(&self) -> Result<()> {
+        let machine = Machine::this();
+        let toolchain = Command::new("rustc").args(["--print", "sysroot"]).read()?;
+        let toolchain = Path::new(toolchain.trim());
+        if !toolchain.starts_with(&machine.rustup_home) {
+            bail!("there is no rustup on this machine to copy");
+        }
+        let name = toolchain.file_name().context("a toolchain has no name")?;
+        let toolchains = self.dir.join(HOME).join(".rustup/toolchains");
+        fs::create_dir_all(&toolchains).context("make a directory for a toolchain")?;
+        copy(toolchain, &toolchains.join(name))?;
+        let settings = format!("{HOME}/.rustup/settings.toml");
+        let default = format!(
+            "version = \"12\"\ndefault_toolchain = \"{}\"\n",
+            name.to_string_lossy()
+        );
+        self.write(&settings, &default)?;
+        let bin = self.dir.join(HOME).join(".cargo/bin");
+        fs::create_dir_all(&bin).context("make a directory for cargo")?;
+        for name in ["rustup", "cargo", "rustc"] {
+            copy(&machine.cargo_home.join("bin").join(name), &bin.join(name))?;
+        }
+        // The least that a machine with rustup has beside it: a linker.
+        self.step(
+            "gcc",
+            "apt-get -q install -y --no-install-recommends gcc libc6-dev",
+        )
+    }
+
+    fn write(&self, path: &str, text: &str) -> Result<()> {
+        let file = self.dir.join(path);
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+    }
+
+    /// Runs a command of a user, in the checkout, and says how long it took. What it says is shown.
+    fn step(&self, what: &str, script: &str) -> Result<()> {
+        say(format!("{}: {what}", self.name));
+        let start = Instant::now();
+        let status = self.command(script, what == "run").status()?;
+        let seconds = start.elapsed().as_secs();
+        say(format!("{}: {what} took {seconds} s", self.name));
+        if !status.success() {
+            bail!("{what} failed ({status})");
+        }
+        Ok(())
+    }
+
+    /// A shell in it as root, with this kernel's file systems, perhaps in a network of its own.
+    fn command(&self, script: &str, own_network: bool) -> Command {
+        const ENTER: &str = "for dir in proc sys dev; do mount --rbind /$dir \"$0/$dir\"; done; \
+                             root=\"$0\"; exec chroot \"$root\" sh -ec \"$1\"";
+        let mut command = Command::new("unshare");
+        command.arg("--mount");
+        let mut enter = ENTER.to_owned();
+        if own_network {
+            command.arg("--net");
+            enter = format!("ip link set lo up; {ENTER}");
+        }
+        command.args(["sh", "-ec", &enter]).arg(&self.dir);
+        command.arg(format!("cd /{CHECKOUT}; {script}"));
+        command.env_clear();
+        command.env("HOME", format!("/{HOME}"));
+        let usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        command.env("PATH", format!("/{HOME}/.cargo/bin:{usual}"));
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command.stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut command = Command::new("cp");
+    command.args(["-a", "--reflink=auto"]).args([from, to]);
+    command.run_shown()
+}
