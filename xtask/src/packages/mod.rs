@@ -150,7 +150,7 @@ impl<'a> Packages<'a> {
     fn is_installed(&self, name: &str) -> bool {
         let state = self.ask(self.manager.installed, name);
         // dpkg also knows packages that were removed.
-        state.is_some_and(|state| self.kind() != Kind::Apt || state == "installed")
+        state.is_some_and(|state| self.kind() != Kind::Apt || state.starts_with("installed"))
     }
 
     /// What the package manager says of a package; None if it fails.

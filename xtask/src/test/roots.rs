@@ -3,7 +3,7 @@
 
 use crate::dist;
 use crate::machine::Machine;
-use crate::packages;
+use crate::packages::{self, Kind, Packages};
 use crate::sh::{CommandExt, say};
 use anyhow::{Context, Result};
 use std::fs;
@@ -45,6 +45,11 @@ pub(super) fn for_package() -> Result<Vec<(&'static str, PathBuf)>> {
         ("LB_TEST_DEB", dist::deb("0.1.0", profile)?),
         ("LB_TEST_NEWER_DEB", dist::deb("0.1.1", profile)?),
     ])
+}
+
+/// Whether this machine has the package manager that makes them.
+pub(super) fn can_be_made() -> bool {
+    Packages::of(&Machine::this()).is_some_and(|packages| packages.kind() == Kind::Apt)
 }
 
 impl Root<'_> {
