@@ -156,11 +156,13 @@ fn openrc_starts_supervises_and_stops_it() {
     let hosts = Hosts::new();
     let system = System::new(&hosts, "openrc");
     // OpenRC did not boot this system, and is not to make cgroups on this machine.
-    fs::create_dir_all(system.root.path("run/openrc")).unwrap();
+    for directory in ["exclusive", "started", "starting", "stopping", "daemons"] {
+        fs::create_dir_all(system.root.path("run/openrc").join(directory)).unwrap();
+    }
     fs::write(system.root.path("run/openrc/softlevel"), "default").unwrap();
     fs::write(
         system.root.path("etc/rc.conf"),
-        "rc_controller_cgroups=\"NO\"\n",
+        "rc_controller_cgroups=\"NO\"\nrc_cgroup_mode=\"none\"\n",
     )
     .unwrap();
     system.install();

@@ -25,11 +25,16 @@ pub(crate) struct Args {
     /// Version of the packages; that of the program if left out
     #[arg(long, value_name = "VERSION")]
     package_version: Option<String>,
+    /// Package what was built before
+    #[arg(long)]
+    no_build: bool,
 }
 
 /// `cargo xtask dist`
 pub(crate) fn dist(args: &Args) -> Result<()> {
-    build::build(Profile::Dist)?;
+    if !args.no_build {
+        build::build(Profile::Dist)?;
+    }
     let version = args.package_version.as_deref().unwrap_or(VERSION);
     files(Profile::Dist)?;
     for package in [
