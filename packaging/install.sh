@@ -90,8 +90,8 @@ check_archive() {
     kernel=$(uname -r)
     major=${kernel%%.*} minor=${kernel#*.}
     minor=${minor%%[!0-9]*}
-    if [ "$major" -lt 5 ] || { [ "$major" -eq 5 ] && [ "$minor" -lt 15 ]; }; then
-        die "Linux 5.15 or later is needed, and this is $kernel"
+    if [ "$major" -lt 6 ] || { [ "$major" -eq 6 ] && [ "$minor" -lt 1 ]; }; then
+        say "Linux $kernel is older than 6.1: every connection will go through the agent"
     fi
 }
 

@@ -72,6 +72,8 @@ pub struct Reconciler {
     hash_key: [u64; 2],
     plane: Box<dyn DataPlane>,
     desired: Desired,
+    /// Whether that has been in force once.
+    started: bool,
     observed: Observed,
     front: Front,
     health: Health,
@@ -156,6 +158,7 @@ impl Reconciler {
             hash_key: [(words >> 64) as u64, words as u64],
             plane,
             desired: Desired::default(),
+            started: false,
             observed,
             front,
             health,
@@ -340,7 +343,8 @@ impl Reconciler {
     }
 
     /// Plans and carries out the way to `desired`. When a step fails, those before it are undone
-    /// by going back to what was desired before.
+    /// by going back to what was desired before. An agent that starts knows nothing of before: what is
+    /// in force then stays.
     fn put_in_force(&mut self, desired: Desired) -> Result<(), ReconcileError> {
         match self.carry_out(&desired) {
             Ok(()) => {
@@ -349,9 +353,13 @@ impl Reconciler {
                     tracing::warn!("{line}; it gets nobody");
                 }
                 self.desired = desired;
+                self.started = true;
                 Ok(())
             }
             Err(error) => {
+                if !self.started {
+                    return Err(error);
+                }
                 let before = self.desired.clone();
                 if let Err(again) = self.carry_out(&before) {
                     tracing::error!(error = %chain(&again), "a change could not be undone");

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use lb_common::abi::packet::{Vip, VipKey};
 use lb_common::abi::{
     self, BackendId, MAX_BACKENDS, MAX_LISTEN, MAX_MEMBERS, MAX_SERVICES, ServiceId, ServiceKey,
     path, state,
@@ -41,11 +42,48 @@ pub enum PlanError {
 /// The steps from `observed` to `desired`. `busy` tells whether connections of a removed backend
 /// are still open at an index of the `BACKENDS` map: it is not given out again before they are
 /// over.
+///
+/// Where there are not ids enough for the old and the new beside each other, some of the old make room
+/// for some of the new, and so on.
+///
+/// # Errors
+/// When there is more than the tables hold, or no id for it.
 pub fn plan(
     desired: &Desired,
     observed: &Observed,
     busy: &dyn Fn(u32) -> bool,
 ) -> Result<Vec<Action>, PlanError> {
+    let Round { mut actions, whole } = round(desired, observed, busy)?;
+    if whole {
+        return Ok(actions);
+    }
+    let mut after = observed.clone();
+    let mut noted = 0;
+    loop {
+        for action in &actions[noted..] {
+            after.note(action);
+        }
+        noted = actions.len();
+        let next = round(desired, &after, busy)?;
+        actions.extend(next.actions);
+        if next.whole {
+            return Ok(actions);
+        }
+    }
+}
+
+/// Steps that lead as far as ids go, and free others.
+struct Round {
+    actions: Vec<Action>,
+    /// Whether they lead all the way.
+    whole: bool,
+}
+
+fn round(
+    desired: &Desired,
+    observed: &Observed,
+    busy: &dyn Fn(u32) -> bool,
+) -> Result<Round, PlanError> {
     limits(desired)?;
     let mut planner = Planner {
         observed,
@@ -53,83 +91,120 @@ pub fn plan(
         taken_services: observed.names.keys().copied().collect(),
         taken_backends: HashSet::new(),
         kept: HashSet::new(),
+        short_of: None,
     };
-    let mut names = Vec::new();
-    let mut backends = Vec::new();
-    let mut tables = Vec::new();
-    let mut targets = Vec::new();
+    let mut steps = Steps::default();
     let mut ids = HashMap::new();
     let mut listen: HashMap<ServiceKey, ServiceId> = HashMap::new();
     let mut services = HashSet::new();
     for service in &desired.services {
-        let id = planner.service_id(&service.name, &mut names)?;
+        let Some(id) = planner.service_id(&service.name, &mut steps.names) else {
+            // Whoever has its addresses until now keeps them.
+            let held = keys(service).filter_map(|key| Some((key, *observed.listen.get(&key)?)));
+            for (key, holder) in held {
+                listen.insert(key, holder);
+                services.insert(holder);
+                planner.keep_all(holder);
+            }
+            continue;
+        };
         services.insert(id);
         ids.insert(service.name.as_str(), id);
-        let spec = planner.members(service, id, &mut backends, &mut targets)?;
-        if observed
-            .tables
-            .get(&id)
-            .is_none_or(|built| *built.spec() != spec)
-        {
-            tables.push(Action::PutTable(id, Built::new(spec)));
+        if let Some(spec) = planner.members(service, id, &mut steps) {
+            let same = |built: &Built| *built.spec() == spec;
+            if !observed.tables.get(&id).is_some_and(same) {
+                steps.tables.push(Action::PutTable(id, Built::new(spec)));
+            }
         }
         listen.extend(keys(service).map(|key| (key, id)));
     }
-    let listened = listen
-        .iter()
-        .filter(|(key, id)| observed.listen.get(*key) != Some(*id))
-        .map(|(key, id)| Action::Listen(*key, *id));
-    let unlistened = observed
-        .listen
-        .keys()
-        .filter(|key| !listen.contains_key(*key))
-        .copied()
-        .map(Action::Unlisten);
-    let removed = observed
-        .backends
-        .iter()
-        .filter(|entry| entry.state != state::REMOVED && !planner.kept.contains(&entry.id))
-        .map(|entry| Action::RemoveBackend(entry.id));
-    let dropped = observed
-        .names
-        .keys()
-        .filter(|id| !services.contains(*id))
-        .copied()
-        .map(Action::DropService);
-    let (known, forgotten) = vips(desired, observed, &ids);
-    let tail: Vec<Action> = listened
-        .chain(known)
-        .chain(unlistened)
-        .chain(forgotten)
-        .chain(removed)
-        .chain(dropped)
-        .collect();
-    Ok(names
-        .into_iter()
-        .chain(backends)
-        .chain(targets)
-        .chain(tables)
-        .chain(tail)
-        .collect())
+    steps.addresses(observed, &listen);
+    let whole = planner.short_of.is_none();
+    let forgets = |vip: &Vip| whole || !services.contains(&vip.service);
+    steps.vips(observed, &packets::vips(desired, &ids), forgets);
+    steps.removals(observed, &planner.kept, &services);
+    let actions = steps.in_order();
+    match planner.short_of {
+        Some(error) if actions.is_empty() => Err(error),
+        _ => Ok(Round { actions, whole }),
+    }
 }
 
-/// The addresses that the packet paths come to know, and those that they forget.
-fn vips(
-    desired: &Desired,
-    observed: &Observed,
-    ids: &HashMap<&str, ServiceId>,
-) -> (Vec<Action>, Vec<Action>) {
-    let wanted = packets::vips(desired, ids);
-    let known = wanted
-        .iter()
-        .filter(|(key, vip)| observed.vips.get(*key) != Some(*vip))
-        .map(|(key, vip)| Action::PutVip(*key, *vip));
-    let forgotten = observed
-        .vips
-        .keys()
-        .filter(|key| !wanted.contains_key(*key))
-        .map(|key| Action::DropVip(*key));
-    (known.collect(), forgotten.collect())
+/// Steps of each kind.
+#[derive(Default)]
+struct Steps {
+    names: Vec<Action>,
+    backends: Vec<Action>,
+    targets: Vec<Action>,
+    tables: Vec<Action>,
+    addresses: Vec<Action>,
+    removals: Vec<Action>,
+}
+
+impl Steps {
+    /// Has the addresses lead to the services of `listen`, and no others.
+    fn addresses(&mut self, observed: &Observed, listen: &HashMap<ServiceKey, ServiceId>) {
+        let new = listen
+            .iter()
+            .filter(|(key, id)| observed.listen.get(*key) != Some(*id))
+            .map(|(key, id)| Action::Listen(*key, *id));
+        self.addresses.extend(new);
+        let gone = observed
+            .listen
+            .keys()
+            .filter(|key| !listen.contains_key(*key));
+        self.removals.extend(gone.copied().map(Action::Unlisten));
+    }
+
+    /// The addresses that the packet paths come to know, and those that they forget if they may.
+    fn vips(
+        &mut self,
+        observed: &Observed,
+        wanted: &HashMap<VipKey, Vip>,
+        may_forget: impl Fn(&Vip) -> bool,
+    ) {
+        let known = wanted
+            .iter()
+            .filter(|(key, vip)| observed.vips.get(*key) != Some(*vip))
+            .map(|(key, vip)| Action::PutVip(*key, *vip));
+        self.addresses.extend(known);
+        let forgotten = observed
+            .vips
+            .iter()
+            .filter(|(key, vip)| !wanted.contains_key(*key) && may_forget(vip))
+            .map(|(key, _)| Action::DropVip(*key));
+        self.removals.extend(forgotten);
+    }
+
+    /// Takes out backends and services that are not among those.
+    fn removals(
+        &mut self,
+        observed: &Observed,
+        backends: &HashSet<BackendId>,
+        services: &HashSet<ServiceId>,
+    ) {
+        let removed = observed
+            .backends
+            .iter()
+            .filter(|entry| entry.state != state::REMOVED && !backends.contains(&entry.id))
+            .map(|entry| Action::RemoveBackend(entry.id));
+        self.removals.extend(removed);
+        let dropped = observed.names.keys().filter(|id| !services.contains(*id));
+        self.removals
+            .extend(dropped.copied().map(Action::DropService));
+    }
+
+    fn in_order(self) -> Vec<Action> {
+        [
+            self.names,
+            self.backends,
+            self.targets,
+            self.tables,
+            self.addresses,
+            self.removals,
+        ]
+        .concat()
+    }
 }
 
 fn limits(desired: &Desired) -> Result<(), PlanError> {
@@ -178,49 +253,72 @@ struct Planner<'a> {
     taken_services: BTreeSet<ServiceId>,
     taken_backends: HashSet<u32>,
     kept: HashSet<BackendId>,
+    /// Of what there are not ids enough.
+    short_of: Option<PlanError>,
 }
 
 impl Planner<'_> {
-    fn service_id(&mut self, name: &str, names: &mut Vec<Action>) -> Result<ServiceId, PlanError> {
+    /// The id of a service; `None` when none is free.
+    fn service_id(&mut self, name: &str, names: &mut Vec<Action>) -> Option<ServiceId> {
         if let Some(id) = self.observed.service(name) {
-            return Ok(id);
+            return Some(id);
         }
         let mut ids = (0..MAX_SERVICES as u32).map(ServiceId);
-        let id = ids
-            .find(|id| !self.taken_services.contains(id))
-            .ok_or(PlanError::NoFreeService)?;
+        let Some(id) = ids.find(|id| !self.taken_services.contains(id)) else {
+            self.short_of = Some(PlanError::NoFreeService);
+            return None;
+        };
         self.taken_services.insert(id);
         names.push(Action::NameService(id, name.to_owned()));
-        Ok(id)
+        Some(id)
     }
 
-    /// Entries for the backends of a service, and the spec of its table.
+    /// Leaves the backends of a service as they are.
+    fn keep_all(&mut self, service: ServiceId) {
+        let there = self.observed.backends_of(service);
+        self.kept.extend(there.map(|entry| entry.id));
+    }
+
+    /// Entries for the backends of a service, and the spec of its table, which has those for which there
+    /// are ids. `None` when that would be none, and those of before stay.
     fn members(
         &mut self,
         service: &Service,
         id: ServiceId,
-        actions: &mut Vec<Action>,
-        targets: &mut Vec<Action>,
-    ) -> Result<TableSpec, PlanError> {
+        steps: &mut Steps,
+    ) -> Option<TableSpec> {
         let mut members = Vec::with_capacity(service.backends.len());
         for backend in &service.backends {
-            let entry = self.entry(service, id, backend)?;
+            let Some(entry) = self.entry(service, id, backend) else {
+                continue;
+            };
             self.kept.insert(entry.id);
             if self.observed.backends[entry.id.index() as usize] != entry {
-                actions.push(Action::PutBackend(entry));
+                steps.backends.push(Action::PutBackend(entry));
             }
-            targets.extend(self.target(backend, entry.id));
-            let member = Member {
-                addr: entry.addr,
-                port: entry.port,
-                weight: entry.weight,
-            };
-            members.push((member, entry.id));
+            steps.targets.extend(self.target(backend, entry.id));
+            members.push(member(&entry));
         }
-        Ok(TableSpec::new(
+        if members.is_empty() && !service.backends.is_empty() {
+            members = self.half(id)?;
+        }
+        Some(TableSpec::new(
             service.settings.head(id, &service.name),
             members,
         ))
+    }
+
+    /// Half of the backends that a service has: the others make room for new ones. `None`, and all are
+    /// kept, when there is but one.
+    fn half(&mut self, service: ServiceId) -> Option<Vec<(Member, BackendId)>> {
+        let there: Vec<&abi::Backend> = self.observed.backends_of(service).collect();
+        if there.len() < 2 {
+            self.keep_all(service);
+            return None;
+        }
+        let stay = &there[there.len() / 2..];
+        self.kept.extend(stay.iter().map(|entry| entry.id));
+        Some(stay.iter().map(|entry| member(entry)).collect())
     }
 
     /// What has to be done so that packets get to a backend as they should.
@@ -240,7 +338,7 @@ impl Planner<'_> {
         service: &Service,
         id: ServiceId,
         backend: &Backend,
-    ) -> Result<abi::Backend, PlanError> {
+    ) -> Option<abi::Backend> {
         let key = backend.address.key();
         let wanted = abi::Backend {
             addr: addr::from_ip(key.ip()),
@@ -261,7 +359,7 @@ impl Planner<'_> {
             Some(entry) => entry.id,
             None => self.free_id()?,
         };
-        Ok(abi::Backend { id, ..wanted })
+        Some(abi::Backend { id, ..wanted })
     }
 
     /// What was this backend before it was removed, if connections of then are still open: they are
@@ -282,8 +380,8 @@ impl Planner<'_> {
     }
 
     /// An id that has never been given out: of a new index while there is one, else of the index
-    /// that has been given out the least.
-    fn free_id(&mut self) -> Result<BackendId, PlanError> {
+    /// that has been given out the least. `None` when no index is free.
+    fn free_id(&mut self) -> Option<BackendId> {
         let free = |index: &u32| {
             let entry = &self.observed.backends[*index as usize];
             entry.state == state::REMOVED
@@ -294,14 +392,24 @@ impl Planner<'_> {
             let entry = &self.observed.backends[*index as usize];
             (entry.id != BackendId::NONE).then(|| entry.id.generation())
         };
-        let index = (1..MAX_BACKENDS as u32)
-            .filter(free)
-            .min_by_key(generation)
-            .ok_or(PlanError::NoFreeId)?;
+        let Some(index) = (1..MAX_BACKENDS as u32).filter(free).min_by_key(generation) else {
+            self.short_of = Some(PlanError::NoFreeId);
+            return None;
+        };
         self.taken_backends.insert(index);
         let next = generation(&index).map_or(0, |last| last.wrapping_add(1));
-        Ok(BackendId::new(index as u16, next))
+        Some(BackendId::new(index as u16, next))
     }
+}
+
+/// What stands for a backend in a table.
+fn member(entry: &abi::Backend) -> (Member, BackendId) {
+    let member = Member {
+        addr: entry.addr,
+        port: entry.port,
+        weight: entry.weight,
+    };
+    (member, entry.id)
 }
 
 #[cfg(test)]
@@ -430,6 +538,84 @@ mod tests {
         assert_eq!(put, Some(BackendId::new(7, 4)));
         let error = plan(&desired(&with("'127.0.0.1:5000'")), &observed, &|_| true).unwrap_err();
         assert_eq!(error, PlanError::NoFreeId);
+    }
+
+    /// Carries out a plan. No table that was there is ever empty, and no address leads nowhere.
+    fn carry_out(observed: &mut Observed, text: &str) {
+        let addresses = observed.listen.len();
+        for action in plan(&desired(text), observed, &|_| false).unwrap() {
+            if let Action::PutBackend(entry) = &action {
+                let there = &observed.backends[entry.id.index() as usize];
+                assert_eq!(
+                    there.state,
+                    state::REMOVED,
+                    "{entry:?} in the place of {there:?}"
+                );
+            }
+            observed.note(&action);
+            if let Action::PutTable(_, built) = &action {
+                assert!(built.spec().head.members > 0);
+            }
+            assert!(observed.listen.len() >= addresses);
+            let named = |id: &ServiceId| observed.names.contains_key(id);
+            assert!(observed.listen.values().all(named), "{action:?}");
+        }
+    }
+
+    /// Services with so many backends each, on ports from `first` on.
+    fn full(first: u16, sizes: &[u16]) -> String {
+        let mut text = String::new();
+        let mut port = first;
+        for (n, size) in sizes.iter().enumerate() {
+            let backends: Vec<String> = (port..port + size)
+                .map(|port| format!("'127.0.0.1:{port}'"))
+                .collect();
+            port += size;
+            text += &format!(
+                "[[service]]\nname = 's{n}'\nlisten = ['0.0.0.0:{}']\nbackends = [{}]\n",
+                80 + n,
+                backends.join(", ")
+            );
+        }
+        text
+    }
+
+    #[test]
+    fn all_backends_are_replaced_although_there_are_not_ids_for_twice_as_many() {
+        for sizes in [&[700, 700, 700][..], &[1023, 1024, 1024, 1024]] {
+            let mut observed = Observed::default();
+            carry_out(&mut observed, &full(10_000, sizes));
+            carry_out(&mut observed, &full(20_000, sizes));
+            let ports: HashSet<u16> = (0..sizes.len() as u32)
+                .flat_map(|id| observed.backends_of(ServiceId(id)))
+                .map(|entry| entry.port)
+                .collect();
+            assert_eq!(
+                ports.len(),
+                sizes.iter().map(|s| usize::from(*s)).sum::<usize>()
+            );
+            assert!(ports.iter().all(|port| *port >= 20_000));
+        }
+    }
+
+    #[test]
+    fn most_services_are_renamed_in_one_go() {
+        let named = |prefix: &str| -> String {
+            let service = |n: u32| {
+                format!(
+                    "[[service]]\nname = '{prefix}{n}'\nlisten = ['0.0.0.0:{}']\n\
+                     backends = ['127.0.0.1:{}']\n",
+                    1000 + n,
+                    5000 + n
+                )
+            };
+            (0..140).map(service).collect()
+        };
+        let mut observed = Observed::default();
+        carry_out(&mut observed, &named("old"));
+        carry_out(&mut observed, &named("new"));
+        assert_eq!(observed.names.len(), 140);
+        assert!(observed.names.values().all(|name| name.starts_with("new")));
     }
 
     #[test]
