@@ -36,7 +36,7 @@ pub static PROXY: SockHash<u32, 16> = SockHash::new();
 
 /// Which backend of a service a listening socket serves.
 #[btf_map]
-pub static OWNERS: HashMap<OwnerKey, BackendId, { MAX_BACKENDS * 4 }> = HashMap::new();
+pub static OWNERS: HashMap<OwnerKey, BackendId, { MAX_BACKENDS * 4 }, AS_NEEDED> = HashMap::new();
 
 /// Totals per backend.
 #[btf_map]
@@ -49,7 +49,7 @@ pub static SOCKET_OWNER: SocketStorage<SocketOwner, CLONED> = SocketStorage::new
 /// Addresses of this host, and the source address that a connection to each has when the client
 /// has not bound one.
 #[btf_map]
-pub static LOCAL_ADDRESSES: HashMap<Addr, Addr, MAX_LOCAL_ADDRESSES> = HashMap::new();
+pub static LOCAL_ADDRESSES: HashMap<Addr, Addr, MAX_LOCAL_ADDRESSES, AS_NEEDED> = HashMap::new();
 
 /// What a client on this host asked for, when its socket was connected to a backend instead.
 #[btf_map]
@@ -76,6 +76,8 @@ pub fn remember_asked(key: &LocalDatagram, asked: &Asked) -> bool {
     sockets.is_some_and(|sockets| sockets.insert(key, asked, 0).is_ok())
 }
 
+/// Flags of a hash map that only the agent writes to, and that takes memory as entries come.
+const AS_NEEDED: usize = BPF_F_NO_PREALLOC as usize;
 /// Flags of a socket storage whose values stay with their socket.
 const OWN: usize = BPF_F_NO_PREALLOC as usize;
 /// The same of one whose values an accepted socket inherits from its listener.

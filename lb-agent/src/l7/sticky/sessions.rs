@@ -29,6 +29,13 @@ struct Session {
     until: Instant,
 }
 
+/// A cache of so many entries that takes memory as they come. (`LruCache::new` makes room for all.)
+fn growing<K: std::hash::Hash + Eq, V>(most: NonZeroUsize) -> LruCache<K, V> {
+    let mut cache = LruCache::unbounded();
+    cache.resize(most);
+    cache
+}
+
 impl Sessions {
     /// Room for `most` sessions; the one unseen for longest goes first.
     pub fn new(most: usize) -> Self {
@@ -40,7 +47,7 @@ impl Sessions {
         let words = u128::from_ne_bytes(secret);
         Self {
             secret: [(words >> 64) as u64, words as u64],
-            parts: std::array::from_fn(|_| Mutex::new(LruCache::new(each))),
+            parts: std::array::from_fn(|_| Mutex::new(growing(each))),
         }
     }
 
