@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lb_common::abi::path;
 
 use super::Reconciler;
-use crate::config::{Attach, InterfaceConfig, PacketConfig};
+use crate::config::{Attach, PacketConfig};
 use crate::dataplane;
 use crate::dataplane::packets::{InterfaceState, Wanted};
 use crate::errors::chain;
@@ -128,7 +128,6 @@ impl Reconciler {
         let barred = barred_from_drivers(&survey, config, desired, sysctl::stack_forwards_ipv6());
         let wanted = wanted(&survey, config, desired, barred.as_deref());
         let mut problems = missing(&survey, config);
-        problems.extend(insisting(config, barred.as_deref()));
         for interface in &wanted {
             problems.extend(self.surveyed.sysctls.forward(&interface.name));
         }
@@ -234,18 +233,8 @@ fn barred_from_drivers(
     })
 }
 
-/// What to tell of interfaces on which XDP is configured although it cannot reach all backends.
-fn insisting(config: &PacketConfig, barred: Option<&str>) -> Option<String> {
-    let barred = barred?;
-    let xdp = |interface: &&InterfaceConfig| interface.attach == Attach::Xdp;
-    let name = &config.interfaces.iter().find(xdp)?.name;
-    Some(format!(
-        "not every backend is reached from {name} with attach = \"xdp\": {barred} (set attach = \"auto\")"
-    ))
-}
-
 /// The interfaces by which clients come, and those by which backends answer. `barred` is why the
-/// programs do not go to a driver that is not configured.
+/// programs go to no driver, not even where that is configured.
 fn wanted(
     survey: &Survey,
     config: &PacketConfig,
@@ -267,9 +256,9 @@ fn wanted(
         index: interface.index,
         name: interface.name.clone(),
         mtu: interface.mtu,
-        place: match (interface.place(attach), attach, barred) {
-            (Place::Driver, Attach::Auto, Some(why)) => Place::Behind(why.to_owned()),
-            (place, ..) => place,
+        place: match (interface.place(attach), barred) {
+            (Place::Driver, Some(why)) => Place::Behind(why.to_owned()),
+            (place, _) => place,
         },
         takes_xdp: interface.takes_xdp(),
         sends_back: interface.kind.as_deref() != Some("veth"),
