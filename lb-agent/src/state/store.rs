@@ -1,9 +1,9 @@
 //! The state directory: changes made at run time, the secret, and the lock of the one agent that
 //! uses them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::overlay::{Overlay, VERSION};
@@ -44,6 +44,16 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// Somebody else could write what the agent believes.
+    #[error("use {}: {problem} ({remedy})", path.display())]
+    Exposed {
+        /// The directory or file.
+        path: PathBuf,
+        /// Who.
+        problem: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// Another agent uses the directory.
     #[error(
         "another lb-agent uses {} (stop it first, or give this one a state_dir, control and \
@@ -56,6 +66,57 @@ pub enum StoreError {
     },
 }
 
+/// What is read and written in the directory.
+const FILES: [&str; 4] = ["lock", "secret", "state.json", "state.new"];
+
+/// Refuses a directory or a file that somebody else may write.
+fn check(path: &Path) -> Result<(), StoreError> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error("look at", path)(error)),
+    };
+    // The directory itself may be elsewhere; who put the link there is root or the agent.
+    let link = found.is_symlink();
+    let target = if link { fs::metadata(path) } else { Ok(found) };
+    let target = target.map_err(io_error("look at", path))?;
+    let own = rustix::process::geteuid().as_raw();
+    let shown = path.display();
+    let exposed = |problem: String, remedy: String| {
+        Err(StoreError::Exposed {
+            path: path.to_owned(),
+            problem,
+            remedy,
+        })
+    };
+    if target.uid() != own && target.uid() != 0 {
+        let problem = format!(
+            "it belongs to user {}, and lb-agent is user {own}",
+            target.uid()
+        );
+        return exposed(
+            problem,
+            format!("chown {own} {shown}, if its content is to be trusted"),
+        );
+    }
+    if target.mode() & 0o022 != 0 {
+        let mode = target.mode() & 0o7777;
+        let problem = format!("others than its owner may write it (mode {mode:04o})");
+        return exposed(
+            problem,
+            format!("chmod go-w {shown}, if its content is to be trusted"),
+        );
+    }
+    if link && target.is_file() {
+        let problem = "it is a symbolic link".to_owned();
+        return exposed(
+            problem,
+            format!("put the file itself there, or remove {shown}"),
+        );
+    }
+    Ok(())
+}
+
 /// The state directory of this agent, locked for as long as this lives.
 #[derive(Debug)]
 pub struct Store {
@@ -64,9 +125,16 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes the directory if need be, and locks it.
+    /// Makes the directory if need be, for nobody else, and locks it. One that others may write, or
+    /// that has files of others, is refused: who writes there decides where clients go.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(dir).map_err(io_error("make directory", dir))?;
+        let mut make = DirBuilder::new();
+        make.recursive(true).mode(0o700);
+        make.create(dir).map_err(io_error("make directory", dir))?;
+        check(dir)?;
+        for name in FILES {
+            check(&dir.join(name))?;
+        }
         let path = dir.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -250,6 +318,57 @@ mod tests {
                 "{length} bytes"
             );
         }
+    }
+
+    #[test]
+    fn what_others_may_write_is_refused_with_the_remedy() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("a/state");
+        drop(Store::open(&dir).unwrap());
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&parent.path().join("a"))), (0o700, 0o700));
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let refused = |remedy: &str| {
+            let error = Store::open(&dir).unwrap_err();
+            assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
+            assert!(error.to_string().contains(remedy), "{error}");
+        };
+        for mode in [0o777, 0o720, 0o1702] {
+            set(&dir, mode);
+            refused("chmod go-w");
+        }
+        set(&dir, 0o755);
+        let file = dir.join("state.json");
+        fs::write(&file, "{}").unwrap();
+        set(&file, 0o666);
+        refused("chmod go-w");
+        set(&file, 0o644);
+        drop(Store::open(&dir).unwrap());
+        fs::rename(&file, parent.path().join("other")).unwrap();
+        std::os::unix::fs::symlink(parent.path().join("other"), &file).unwrap();
+        refused("put the file itself there");
+    }
+
+    #[test]
+    fn files_of_somebody_else_are_refused() {
+        let (dir, store) = store();
+        drop(store);
+        let secret = dir.path().join("secret");
+        fs::write(&secret, "").unwrap();
+        for path in [secret.as_path(), dir.path()] {
+            let before = fs::metadata(path).unwrap().uid();
+            // As somebody else than root nobody can give a file away.
+            if std::os::unix::fs::chown(path, Some(54_321), None).is_err() {
+                return;
+            }
+            let error = Store::open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("belongs to user 54321"), "{error}");
+            std::os::unix::fs::chown(path, Some(before), None).unwrap();
+        }
+        assert!(Store::open(dir.path()).is_ok());
     }
 
     #[test]
