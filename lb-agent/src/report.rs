@@ -80,6 +80,7 @@ pub fn status(about: &About, sources: &Sources, problems: Vec<String>) -> Result
             pid: std::process::id(),
             uptime_seconds: about.started.elapsed().as_secs(),
             data_plane: about.data_plane.to_owned(),
+            degraded: false,
             notes: about.notes.iter().cloned().chain(problems).collect(),
             config: about.config.as_ref().map(|path| path.display().to_string()),
             packets: None,

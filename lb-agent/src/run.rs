@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lb_common::abi::PROXY_HTTP;
 use lb_common::abi::packet::PacketSettings;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
@@ -24,6 +25,7 @@ use crate::handover::{Kept, Newcomers};
 use crate::l7::L7;
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
+use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::reconcile::{ReconcileError, Reconciler};
 use crate::state::store::Store;
@@ -85,6 +87,11 @@ async fn serve(
         error => anyhow::Error::from(error),
     })?;
     give_memory_back();
+    let listening = reconciler.listening();
+    if listening.is_in_vain() {
+        let problems = reconciler.listen_problems().join("; ");
+        return Err(WillNotHelp(format!("nothing can be served: {problems}")).into());
+    }
     kept.forget_others();
 
     let (calls, inbox) = mpsc::channel(64);
@@ -107,12 +114,11 @@ async fn serve(
         log.forward();
     }
     let probes = tokio::spawn(reconciler.health().probe());
-    tracing::info!("ready");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tell_ready(listening);
     let end = answer(&mut reconciler, inbox).await?;
 
     tracing::info!("stopping");
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
     probes.abort();
     if let Some(metrics) = metrics {
         metrics.abort();
@@ -132,6 +138,22 @@ async fn serve(
 fn give_memory_back() {
     // SAFETY: it may be called at any time; where another allocator is in use it finds nothing.
     unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
+/// The agent serves, if not everywhere.
+fn tell_ready(Listening { open, failed, .. }: Listening) {
+    let mut states = vec![NotifyState::Ready];
+    let degraded = format!(
+        "degraded: {failed} of {} listening sockets cannot be opened",
+        open + failed
+    );
+    if failed == 0 {
+        tracing::info!("ready");
+    } else {
+        tracing::warn!("ready, but {degraded} (see lb-agent status)");
+        states.push(NotifyState::Status(&degraded));
+    }
+    let _ = sd_notify::notify(&states);
 }
 
 /// Carries out commands until one of them, or a signal, ends the agent.
@@ -172,7 +194,7 @@ async fn answer(
             () = network.changed() => tokio::task::block_in_place(|| reconciler.network_changed()),
             () = health.changed() => tokio::task::block_in_place(|| reconciler.tick()),
             _ = watchdog.tick(), if alive.is_some() => {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
             _ = hangup.recv() => {
                 let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload { max_moved: None }));

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lb_tests::agent::Agent;
@@ -11,6 +12,7 @@ use lb_tests::hosts::{
     Hosts, SERVICE_V4, SERVICE_V6, all_clients, client_v4, client_v6, service_for,
 };
 use lb_tests::node::{self, Clients};
+use lb_tests::process::Process;
 use lb_tests::{http, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
@@ -116,30 +118,21 @@ fn an_ipv6_client_reaches_an_application_that_listens_on_ipv4_only() {
     }
 }
 
-#[test]
-fn without_privileges_the_agent_says_what_is_missing_and_serves() {
-    let hosts = Hosts::new();
-    let services = SERVICES.replace(":80", ":8080");
-    let agent = Agent::start_on(&hosts.balancer, &services, "userspace");
-    let config = std::fs::read_to_string(agent.config())
-        .unwrap()
-        .replace("userspace", "auto");
-    agent.ok(&["stop", "--purge"]);
-    let dir = agent.dir().join("unprivileged");
+/// An agent with these services that has no privileges, in a directory of its own under that of
+/// `agent`, and the command that starts it.
+fn unprivileged(hosts: &Hosts, agent: &Agent, name: &str, services: &str) -> (PathBuf, Command) {
+    let dir = agent.dir().join(name);
     std::fs::create_dir(&dir).unwrap();
-    let config = config.replace(
+    let config = std::fs::read_to_string(agent.config()).unwrap();
+    let (head, _) = config.split_once("[[service]]").unwrap();
+    let head = head.replace("userspace", "auto").replace(
         &format!("'{}/", agent.dir().display()),
         &format!("'{}/", dir.display()),
     );
-    std::fs::write(dir.join("config.toml"), config).unwrap();
-    assert!(
-        Command::new("chmod")
-            .args(["-R", "a+rwX"])
-            .arg(agent.dir())
-            .status()
-            .unwrap()
-            .success()
-    );
+    std::fs::write(dir.join("config.toml"), head + services).unwrap();
+    let mut chmod = Command::new("chmod");
+    chmod.args(["-R", "a+rwX"]).arg(agent.dir());
+    assert!(chmod.status().unwrap().success());
     let binary = dir.join("lb-agent");
     lb_tests::agent::copy_program(&binary);
     let mut command = hosts.balancer.command("setpriv");
@@ -149,20 +142,31 @@ fn without_privileges_the_agent_says_what_is_missing_and_serves() {
         "--clear-groups",
         "--inh-caps=-all",
     ]);
-    command
-        .arg(&binary)
-        .arg("run")
-        .arg("--config")
-        .arg(dir.join("config.toml"));
-    let mut process = lb_tests::process::Process::start(command, &dir.join("agent.log"));
+    command.arg(&binary).arg("run").arg("--config");
+    command.arg(dir.join("config.toml"));
+    (dir, command)
+}
+
+/// `status --json` of the agent in a directory.
+fn status_in(dir: &Path) -> serde_json::Value {
+    let mut status = Command::new(dir.join("lb-agent"));
+    status.args(["status", "--json", "--control"]);
+    let output = status.arg(dir.join("control.sock")).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn without_privileges_the_agent_says_what_is_missing_and_serves() {
+    let hosts = Hosts::new();
+    let services = SERVICES.replace(":80", ":8080");
+    let agent = Agent::start_on(&hosts.balancer, &services, "userspace");
+    agent.ok(&["stop", "--purge"]);
+    let (dir, command) = unprivileged(&hosts, &agent, "unprivileged", &services);
+    let mut process = Process::start(command, &dir.join("agent.log"));
     process.wait_for("ready");
-    let mut status = Command::new(&binary);
-    status
-        .args(["status", "--json", "--control"])
-        .arg(dir.join("control.sock"));
-    let output = status.output().unwrap();
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let status = status_in(&dir);
     assert_eq!(status["agent"]["data_plane"], "userspace", "{status:#}");
+    assert_eq!(status["agent"]["degraded"], false, "{status:#}");
     let notes = status["agent"]["notes"].to_string();
     assert!(
         notes.contains("BPF cannot serve here") && notes.contains("root"),
@@ -184,4 +188,27 @@ fn without_privileges_the_agent_says_what_is_missing_and_serves() {
             .port,
         5000
     );
+}
+
+#[test]
+fn an_agent_that_may_not_listen_where_it_should_is_no_success() {
+    let hosts = Hosts::new();
+    let agent = Agent::start_on(&hosts.balancer, SERVICES, "userspace");
+    agent.ok(&["stop", "--purge"]);
+    let log = |dir: &Path| std::fs::read_to_string(dir.join("agent.log")).unwrap();
+    let (dir, command) = unprivileged(&hosts, &agent, "nothing", SERVICES);
+    let mut process = Process::start(command, &dir.join("agent.log"));
+    assert_eq!(process.wait().code(), Some(2));
+    let said = log(&dir);
+    assert!(
+        said.contains("nothing can be served") && said.contains("CAP_NET_BIND_SERVICE"),
+        "{said}"
+    );
+    let services = SERVICES.replace("[::]:80", "[::]:8080");
+    let (dir, command) = unprivileged(&hosts, &agent, "half", &services);
+    let mut process = Process::start(command, &dir.join("agent.log"));
+    process.wait_for("ready, but degraded: 1 of 2");
+    let status = status_in(&dir);
+    assert_eq!(status["agent"]["degraded"], true, "{status:#}");
+    assert!(status["agent"]["notes"].to_string().contains("0.0.0.0:80"));
 }

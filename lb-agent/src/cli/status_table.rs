@@ -239,6 +239,8 @@ fn agent(page: &mut Page, agent: &AgentStatus) {
         (format!("data plane {}", agent.data_plane), PLAIN),
         (config, PLAIN),
     ];
+    let degraded = agent.degraded.then(|| ("degraded".to_owned(), RED));
+    let words: Vec<_> = words.into_iter().chain(degraded).collect();
     page.words(&words, "  ");
     if let Some(packets) = &agent.packets {
         packet_paths(page, packets);

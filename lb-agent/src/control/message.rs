@@ -185,6 +185,9 @@ pub struct AgentStatus {
     pub uptime_seconds: u64,
     /// `bpf` or `userspace`.
     pub data_plane: String,
+    /// Some listen address cannot be opened; the notes say which, and why.
+    #[serde(default)]
+    pub degraded: bool,
     /// What its operator should know, a sentence each.
     pub notes: Vec<String>,
     /// Its configuration file; `None` for the built-in default.

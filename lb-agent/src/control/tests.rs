@@ -88,6 +88,7 @@ fn an_agent() -> Status {
             pid: 7,
             uptime_seconds: 5,
             data_plane: "bpf".to_owned(),
+            degraded: false,
             notes: Vec::new(),
             config: None,
             packets: None,

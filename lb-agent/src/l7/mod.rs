@@ -78,7 +78,7 @@ mod visit;
 mod watched;
 mod worker;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -92,7 +92,7 @@ use crate::admission::Admission;
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
-use crate::proxy::bind;
+use crate::proxy::bind::{self, Listening, Problems};
 use crate::state::desired::Desired;
 use crate::state::observed::{Observed, listen_address};
 use counts::Counts;
@@ -123,7 +123,7 @@ pub struct L7 {
     parts: Maker,
     generation: u64,
     serving: HashSet<ServiceKey>,
-    problems: HashMap<ServiceKey, String>,
+    problems: Problems,
     kept: Kept,
     admission: Admission,
 }
@@ -154,7 +154,7 @@ impl L7 {
             parts: Maker::default(),
             generation: 0,
             serving: HashSet::new(),
-            problems: HashMap::new(),
+            problems: Problems::default(),
             kept,
             admission,
         }
@@ -255,7 +255,7 @@ impl L7 {
             handover::forget(&handover::name_of("http", listen_address(key)));
         }
         self.serving.retain(|key| wanted.contains(key));
-        self.problems.retain(|key, _| wanted.contains(key));
+        self.problems.keep_only(&wanted);
         for key in wanted {
             if self.serving.contains(&key) {
                 continue;
@@ -269,34 +269,26 @@ impl L7 {
                         worker.tell(Message::Listen(Some(key), listener));
                     }
                     self.serving.insert(key);
-                    self.problems.remove(&key);
+                    self.problems.over(&key);
                 }
-                Err(error) => {
-                    let problem = format!(
-                        "listen on {address} (HTTP): {error} (see who is there: ss -lpn 'sport = :{}')",
-                        key.port
-                    );
-                    if self.problems.get(&key) != Some(&problem) {
-                        tracing::warn!("{problem}");
-                    }
-                    self.problems.insert(key, problem);
-                }
+                Err(error) => self.problems.note(key, "HTTP", &error, None),
             }
         }
     }
 
     /// Listens where that could not be done so far.
     pub fn try_again(&mut self) {
-        if !self.problems.is_empty() {
-            let failed = self.problems.keys().copied();
+        let failed = self.problems.keys();
+        if !failed.is_empty() {
             let wanted = self.serving.iter().copied().chain(failed).collect();
             self.listen(wanted);
         }
     }
 
-    /// Whether there is a listen address that could not be opened.
-    pub fn is_deaf(&self) -> bool {
-        !self.problems.is_empty()
+    /// How many listen addresses are open. What the kernel hands over counts as one.
+    pub fn listening(&self) -> Listening {
+        let handed_over = usize::from(self.steers && !self.workers.is_empty());
+        self.problems.beside(self.serving.len() + handed_over)
     }
 
     /// Has certificates read again by the next [`L7::publish`]; they were found to be good.
@@ -312,7 +304,7 @@ impl L7 {
     /// What stands in the way of listeners, for `status`.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         let files = self.edges.problems().chain(self.parts.problems());
-        self.problems.values().cloned().chain(files)
+        self.problems.texts().chain(files)
     }
 
     /// What was counted for a backend.

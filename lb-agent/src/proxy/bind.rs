@@ -1,12 +1,106 @@
 //! Sockets for the userspace path, ready for tokio.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
+use lb_common::abi::ServiceKey;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::state::observed::listen_address;
 
 /// Connections that may wait to be accepted; the kernel's `net.core.somaxconn` bounds it too.
 const BACKLOG: i32 = 4096;
+
+/// Listen addresses that could not be opened, with the reasons.
+#[derive(Default)]
+pub struct Problems(HashMap<ServiceKey, Problem>);
+
+struct Problem {
+    text: String,
+    /// Waiting for somebody else to give it up does not help.
+    is_forbidden: bool,
+}
+
+/// How many listen addresses are served, and how many are not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// They are.
+    pub open: usize,
+    /// They are not, and are tried again.
+    pub failed: usize,
+    /// Of these, the ones that the agent may not open at all.
+    pub forbidden: usize,
+}
+
+impl std::ops::Add for Listening {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            open: self.open + other.open,
+            failed: self.failed + other.failed,
+            forbidden: self.forbidden + other.forbidden,
+        }
+    }
+}
+
+impl Listening {
+    /// Whether no address at all is served, and none will be.
+    pub fn is_in_vain(self) -> bool {
+        self.open == 0 && self.failed > 0 && self.forbidden == self.failed
+    }
+}
+
+impl Problems {
+    /// Opening a listen address, of `kind`, has failed. `remedy` is for an address that is taken.
+    pub fn note(&mut self, key: ServiceKey, kind: &str, error: &io::Error, remedy: Option<String>) {
+        let address = listen_address(&key);
+        let is_forbidden = error.kind() == io::ErrorKind::PermissionDenied;
+        let remedy = match remedy {
+            _ if is_forbidden => "run lb-agent as root or with CAP_NET_BIND_SERVICE, or choose a \
+                                  port from net.ipv4.ip_unprivileged_port_start on"
+                .to_owned(),
+            Some(remedy) if error.kind() == io::ErrorKind::AddrInUse => remedy,
+            _ => format!("see who is there: ss -lpn 'sport = :{}'", key.port),
+        };
+        let text = format!("listen on {address} ({kind}): {error} ({remedy})");
+        if self.0.get(&key).is_none_or(|known| known.text != text) {
+            tracing::warn!("{text}");
+        }
+        self.0.insert(key, Problem { text, is_forbidden });
+    }
+
+    /// The address is open; whether it was not before.
+    pub fn over(&mut self, key: &ServiceKey) -> bool {
+        self.0.remove(key).is_some()
+    }
+
+    /// Forgets all others than these.
+    pub fn keep_only(&mut self, wanted: &HashSet<ServiceKey>) {
+        self.0.retain(|key, _| wanted.contains(key));
+    }
+
+    /// The addresses.
+    pub fn keys(&self) -> Vec<ServiceKey> {
+        self.0.keys().copied().collect()
+    }
+
+    /// The reasons.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        self.0.values().map(|problem| problem.text.clone())
+    }
+
+    /// Beside so many addresses that are open.
+    pub fn beside(&self, open: usize) -> Listening {
+        let forbidden = self.0.values().filter(|problem| problem.is_forbidden);
+        Listening {
+            open,
+            failed: self.0.len(),
+            forbidden: forbidden.count(),
+        }
+    }
+}
 
 /// A TCP socket that listens on `address`.
 ///
@@ -81,6 +175,30 @@ fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_agent_that_may_open_nothing_is_in_vain_and_one_that_has_to_wait_is_not() {
+        let key = |port| ServiceKey::new(lb_common::addr::ANY_V6, port, 6);
+        let mut problems = Problems::default();
+        assert!(!problems.beside(0).is_in_vain(), "nothing is wanted");
+        problems.note(
+            key(80),
+            "TCP",
+            &io::ErrorKind::PermissionDenied.into(),
+            None,
+        );
+        assert!(problems.beside(0).is_in_vain());
+        assert!(!problems.beside(1).is_in_vain());
+        problems.note(key(81), "TCP", &io::ErrorKind::AddrInUse.into(), None);
+        assert!(!problems.beside(0).is_in_vain());
+        assert!(
+            problems
+                .texts()
+                .any(|text| text.contains("CAP_NET_BIND_SERVICE"))
+        );
+        assert!(problems.over(&key(81)) && !problems.over(&key(81)));
+        assert_eq!(problems.beside(2).failed, 1);
+    }
 
     #[test]
     fn the_two_wildcards_do_not_get_in_each_others_way() {

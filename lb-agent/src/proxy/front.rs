@@ -22,6 +22,7 @@ use socket2::Type;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::bind::{Listening, Problems};
 use super::tcp::TcpProxy;
 use super::udp::UdpProxy;
 use super::{Candidate, Chooser, Ending, Farewell, Traffic, bind};
@@ -44,7 +45,7 @@ const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub struct Front {
     tables: Arc<Proxied>,
     serving: HashMap<ServiceKey, Stop>,
-    problems: HashMap<ServiceKey, String>,
+    problems: Problems,
     /// Sockets to which the kernel hands connections, before there are tables.
     handed_over: Vec<TcpListener>,
     own: Vec<Stop>,
@@ -68,7 +69,7 @@ impl Front {
         Self {
             tables: Arc::new(tables),
             serving: HashMap::new(),
-            problems: HashMap::new(),
+            problems: Problems::default(),
             handed_over: Vec::new(),
             own: Vec::new(),
             kept,
@@ -130,7 +131,7 @@ impl Front {
             }
             stays
         });
-        self.problems.retain(|key, _| wanted.contains(key));
+        self.problems.keep_only(&wanted);
         for key in wanted {
             if !self.serving.contains_key(&key) {
                 self.begin(key);
@@ -140,8 +141,7 @@ impl Front {
 
     /// Opens what could not be opened so far.
     pub fn try_again(&mut self) {
-        let failed: Vec<ServiceKey> = self.problems.keys().copied().collect();
-        for key in failed {
+        for key in self.problems.keys() {
             self.begin(key);
         }
     }
@@ -149,7 +149,7 @@ impl Front {
     fn begin(&mut self, key: ServiceKey) {
         match self.open(key) {
             Ok(stop) => {
-                if self.problems.remove(&key).is_some() {
+                if self.problems.over(&key) {
                     tracing::info!(address = %listen_address(&key), "listens after all");
                 }
                 self.serving.insert(key, stop);
@@ -158,14 +158,14 @@ impl Front {
         }
     }
 
-    /// Whether there is a listen address that could not be opened.
-    pub fn is_deaf(&self) -> bool {
-        !self.problems.is_empty()
+    /// How many listen addresses are open. What the kernel hands over counts as one.
+    pub fn listening(&self) -> Listening {
+        self.problems.beside(self.serving.len() + self.own.len())
     }
 
     /// What stands in the way of listeners, for `status`.
     pub fn problems(&self) -> impl Iterator<Item = String> {
-        self.problems.values().cloned()
+        self.problems.texts()
     }
 
     /// The memory of clients and the open connections, those on the userspace path included.
@@ -199,25 +199,18 @@ impl Front {
     }
 
     fn cannot_listen(&mut self, key: ServiceKey, error: &io::Error) {
-        let transport = if key.protocol == protocol::UDP {
-            "UDP"
-        } else {
-            "TCP"
+        let kind = match key.protocol {
+            protocol::UDP => "UDP",
+            _ => "TCP",
         };
-        let address = listen_address(&key);
-        let remedy = match self.on_the_same_port(&key) {
-            Some(backend) if error.kind() == io::ErrorKind::AddrInUse => format!(
+        let remedy = self.on_the_same_port(&key).map(|backend| {
+            format!(
                 "the application at {backend} has taken that, too: let it listen on {} alone, or on \
                  another port",
                 backend.ip()
-            ),
-            _ => format!("see who is there: ss -lpn 'sport = :{}'", key.port),
-        };
-        let problem = format!("listen on {address} ({transport}): {error} ({remedy})");
-        if self.problems.get(&key) != Some(&problem) {
-            tracing::warn!("{problem}");
-        }
-        self.problems.insert(key, problem);
+            )
+        });
+        self.problems.note(key, kind, error, remedy);
     }
 
     /// A backend of the service at `key` that has its port, at another address of this host.

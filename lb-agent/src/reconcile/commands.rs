@@ -96,6 +96,7 @@ impl Reconciler {
         let status = report::status(&self.about, &sources, notes.collect());
         let failed = |error| failed("read the tables", &error);
         let mut status = status.map_err(failed)?;
+        status.agent.degraded = self.listening().failed > 0;
         status.agent.packets = self.packet_status().map_err(failed)?;
         Ok(status)
     }

@@ -29,6 +29,7 @@ use crate::health::{Health, Watched};
 use crate::l7::L7;
 use crate::metrics::Sources;
 use crate::network::survey::Way;
+use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
 use crate::state::desired::{Desired, Surroundings};
@@ -235,7 +236,7 @@ impl Reconciler {
         });
         let failures = self.counts_failures().then(|| now + passive::AGAIN);
         let packets = self.next_packet_step();
-        let deaf = self.front.is_deaf() || self.l7.is_deaf();
+        let deaf = self.listening().failed > 0;
         let listen = deaf.then(|| now + LISTEN_AGAIN);
         [step, udp, closing, failures, packets, listen, self.retry]
             .into_iter()
@@ -287,6 +288,16 @@ impl Reconciler {
             tracing::warn!(error = %chain(&error), "packets may go the way of before for a while");
         }
         self.tick();
+    }
+
+    /// How many listen addresses of the agent's own are open.
+    pub fn listening(&self) -> Listening {
+        self.front.listening() + self.l7.listening()
+    }
+
+    /// What stands in the way of the others, a line each.
+    pub fn listen_problems(&self) -> Vec<String> {
+        self.front.problems().chain(self.l7.problems()).collect()
     }
 
     /// Opens the files of the access logs anew, after they were moved away.

@@ -71,6 +71,7 @@ fn status(services: Vec<ServiceStatus>) -> Status {
             pid: 4711,
             uptime_seconds: 11_525,
             data_plane: "bpf".to_owned(),
+            degraded: false,
             notes: Vec::new(),
             config: Some("/etc/lb-agent/config.toml".to_owned()),
             packets: None,
