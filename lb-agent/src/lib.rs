@@ -3,6 +3,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`admission`] | how many clients are let in, and who makes room |
+//! | [`allocator`] | memory that is not in use any more |
 //! | [`cli`] | arguments, commands, everything that is printed |
 //! | [`config`] | the configuration file, checked whole |
 //! | [`control`] | the control socket: messages, server, client |
@@ -28,6 +29,7 @@
 //! | [`sockopt`] | socket options that the crates do not know |
 
 pub mod admission;
+pub mod allocator;
 pub mod cli;
 pub mod config;
 pub mod control;

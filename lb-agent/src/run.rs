@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::admission::{Admission, Descriptors};
+use crate::allocator;
 use crate::config::{self, Config, PacketConfig};
 use crate::control::message::{Call, Command};
 use crate::control::server;
@@ -86,7 +87,7 @@ async fn serve(
         ReconcileError::Loops(_) => WillNotHelp(error.to_string()).into(),
         error => anyhow::Error::from(error),
     })?;
-    give_memory_back();
+    allocator::give_back();
     let listening = reconciler.listening();
     if listening.is_in_vain() {
         let problems = reconciler.listen_problems().join("; ");
@@ -131,13 +132,6 @@ async fn serve(
     };
     reconciler.wind_down(LAST_CONNECTIONS, newcomers).await;
     Ok(end)
-}
-
-/// Gives the kernel back what this thread has freed since the start: reading the programs, and the
-/// kernel's types beside them, takes some twenty megabytes for a moment, which the allocator keeps.
-fn give_memory_back() {
-    // SAFETY: it may be called at any time; where another allocator is in use it finds nothing.
-    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 /// The agent serves, if not everywhere.

@@ -143,7 +143,7 @@ pub struct Route {
 }
 const _: () = assert!(size_of::<Route>() == size_of::<aya_ebpf::bindings::bpf_fib_lookup>());
 
-/// The one element of an array, which only the agent writes. (Before 6.14 the verifier refuses any
+/// The one element of an array, which only the agent writes. (In 6.12 and before the verifier refuses any
 /// arithmetic on what a look-up returned until that has been compared with null. Where the key is a
 /// constant, the compiler would add the offset of a field first.)
 #[inline(always)]

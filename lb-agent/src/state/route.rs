@@ -239,11 +239,11 @@ mod tests {
         assert_eq!(auto("127.0.0.1:80"), (SOCKET, "on this host"));
         assert_eq!(auto("10.1.0.2:5000"), (NAT, "behind this host"));
         assert_eq!(auto("192.0.2.1:5000"), (NAT, "on another host"));
-        assert_eq!(auto("203.0.113.1:80"), (PROXY, "on another host"));
-        assert_eq!(auto("10.2.0.2:80"), (PROXY, "on another host"));
-        assert_eq!(auto("[2001:db8::1]:80"), (PROXY, "on another host"));
+        assert_eq!(auto("203.0.113.1:80"), (PROXY, "no route"));
+        assert_eq!(auto("10.2.0.2:80"), (PROXY, "no Ethernet on the way"));
+        assert_eq!(auto("[2001:db8::1]:80"), (PROXY, "another address family"));
         let without = path_of("", "192.0.2.1:5000", Err("no packets"));
-        assert_eq!(without, (PROXY, "on another host"));
+        assert_eq!(without, (PROXY, "no packets"));
     }
 
     #[test]

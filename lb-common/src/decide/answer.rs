@@ -175,7 +175,7 @@ fn error_v4<P: Packet>(
 #[inline(always)]
 fn with_quote<P: Packet>(packet: &P, at: u32, quoted: u32, mut sum: Sum) -> Option<Sum> {
     let mut i = 0;
-    // Of two bounds the compiler would make one, their minimum. Kernels before 6.8 understand bounds of
+    // Of two bounds the compiler would make one, their minimum. Linux 6.1 understands bounds of
     // a loop only where they are constants.
     while i < MOST_QUOTED && i < core::hint::black_box(quoted) {
         let [word] = packet.words::<1>(at + i * 4)?;

@@ -129,8 +129,8 @@ pub fn enter_at<const N: usize, S: Set<N>, P: Ports>(
         best = 1 << TIME | best & ((1 << TIME) - 1);
     }
     // A number for "none", not an `Option`: without a value the compiler leaves whatever is in its
-    // register, which it then spills as a number although it may be a pointer. Kernels before 6.8
-    // refuse that.
+    // register, which it then spills as a number although it may be a pointer. Linux 6.1
+    // refuses that.
     let mut port = NO_PORT;
     if new.ports.span != 0 {
         let taken = take_port::<N, P>(ports, settings, wanted.protocol, new);

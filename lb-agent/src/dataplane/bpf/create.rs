@@ -1,7 +1,7 @@
 //! Maps that aya does not make as they have to be: arrays of maps, and what is put into them.
 //!
 //! The kernel takes a map into an array of maps only if it is like the template that the array was made
-//! with. Before Linux 6.2 a template with type information (BTF) is unlike a map without
+//! with. In Linux 6.1 a template with type information (BTF) is unlike a map without
 //! (`bpf_map_meta_equal`), and aya makes templates with it, inner maps without. So both are made here.
 
 use std::ffi::CString;

@@ -6,6 +6,7 @@ mod addresses;
 mod adopt;
 mod batch;
 pub mod canary;
+mod clients;
 mod close;
 mod count;
 mod create;
@@ -33,9 +34,10 @@ use lb_common::abi::{
 };
 use rustix::event::{PollFd, PollFlags, poll};
 
+use clients::KernelClients;
 pub use link::locks_maps;
 pub use load::{OpenError, Settings};
-use maps::{ClientMaps, Maps};
+use maps::Maps;
 pub use packet::FlowSettings;
 use packet::LazyPackets;
 
@@ -110,7 +112,7 @@ impl Bpf {
         );
         let mut plane = Self {
             maps: loaded.maps,
-            clients: Arc::new(KernelClients(Mutex::new(loaded.clients))),
+            clients: Arc::new(KernelClients::new(loaded.clients)),
             observed: Observed::default(),
             owners: HashMap::new(),
             remembered: vec![count::Counted::open(&settings.pin_dir, maps::CLIENTS[0])?],
@@ -230,7 +232,7 @@ impl Bpf {
         create::make_udp(&maps::dir(&self.pin_dir), self.max_clients).map_err(MapError::IoError)?;
         let clients = maps::remembered(&self.pin_dir, create::AFFINITY_UDP)?;
         let counted = count::Counted::open(&self.pin_dir, create::AFFINITY_UDP)?;
-        self.clients.lock().udp = Some(clients);
+        self.clients.remember_udp(clients);
         self.remembered.push(counted);
         Ok(())
     }
@@ -585,50 +587,6 @@ impl DataPlane for Bpf {
             .get()
             .map_or(Ok(()), |p| p.clean_slots())
             .map_err(|error| Error::table("clean the slots of dsr", error))
-    }
-}
-
-/// The kernel's memory of clients, for choices made on the host.
-struct KernelClients(Mutex<ClientMaps>);
-
-impl KernelClients {
-    fn lock(&self) -> MutexGuard<'_, ClientMaps> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientMaps {
-    /// Those of a protocol; `None` of UDP as long as there is no such service.
-    fn of(&mut self, protocol: u8) -> Option<&mut maps::Remembered> {
-        if protocol == abi::protocol::UDP {
-            self.udp.as_mut()
-        } else {
-            Some(&mut self.tcp)
-        }
-    }
-}
-
-impl Clients for KernelClients {
-    fn affinity(&self, protocol: u8, key: &abi::AffinityKey) -> Option<abi::Affinity> {
-        let mut maps = self.lock();
-        let known = maps.of(protocol)?.get(&pod::AffinityKey(*key), 0);
-        known.ok().map(|affinity| affinity.0)
-    }
-
-    fn remember(&self, protocol: u8, key: &abi::AffinityKey, affinity: abi::Affinity) {
-        let mut maps = self.lock();
-        let Some(map) = maps.of(protocol) else { return };
-        if let Err(error) = map.insert(pod::AffinityKey(*key), pod::Affinity(affinity), 0) {
-            tracing::warn!(%error, "a client could not be remembered");
-        }
-    }
-
-    fn active(&self, backend: BackendId) -> u64 {
-        self.lock().active.get(&backend.index(), 0).unwrap_or(0)
-    }
-
-    fn active_total(&self, service: ServiceId) -> u64 {
-        self.lock().service_active.get(&service.0, 0).unwrap_or(0)
     }
 }
 
