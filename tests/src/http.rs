@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::wait;
+
 /// Who answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -24,9 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.bind(&SocketAddr::new(from, 0).into())?;
-    socket.connect_timeout(&to.into(), TIMEOUT)?;
+    socket.connect_timeout(&to.into(), wait::slowed(TIMEOUT))?;
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(wait::slowed(TIMEOUT)))?;
     Ok(stream)
 }
 

@@ -16,6 +16,7 @@ pub mod load;
 pub mod moody;
 pub mod node;
 pub mod noise;
+pub mod old_kernels;
 pub mod outside;
 pub mod packets;
 pub mod plane;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::hosts::Host;
+use crate::wait;
 
 /// Clients of each family.
 pub const CLIENTS: u16 = 20;
@@ -188,6 +189,14 @@ impl Default for Net {
     }
 }
 
+/// How `status` calls programs that run behind the driver: by TCX, which came with Linux 6.6.
+pub fn behind_the_driver() -> &'static str {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (6, 6) { "tcx" } else { "tc" }
+}
+
 fn ethtool(host: &Host, arguments: &[&str]) {
     let done = host.command("ethtool").args(arguments).output();
     let done = done.expect("ethtool");
@@ -235,7 +244,7 @@ impl Bulk {
     /// Connects from `from`.
     pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<Self> {
         let stream = crate::http::connect(from, to)?;
-        stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_write_timeout(Some(wait::slowed(Duration::from_secs(20))))?;
         Ok(Self(stream))
     }
 
@@ -367,7 +376,7 @@ fn ask_udp_for(
     let socket = UdpSocket::bind((from, 0))?;
     // Answers from anywhere else are not heard.
     socket.connect(to)?;
-    socket.set_read_timeout(Some(patience))?;
+    socket.set_read_timeout(Some(wait::slowed(patience)))?;
     let mut buffer = vec![0; 65_536];
     socket.send(text)?;
     let size = socket.recv(&mut buffer)?;

@@ -7,18 +7,25 @@ use std::time::{Duration, Instant};
 /// machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A deadline on this machine. Where it is emulated, `LB_TEST_SLOW` says by how much it is slower.
+pub fn slowed(deadline: Duration) -> Duration {
+    let factor = std::env::var("LB_TEST_SLOW").ok();
+    deadline * factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
 /// Waits until `condition` gives something.
 ///
 /// # Panics
 /// When it has not within [`PATIENCE`].
 #[track_caller]
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = slowed(PATIENCE);
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

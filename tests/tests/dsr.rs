@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use lb_tests::agent::{Agent, program};
 use lb_tests::node::{self, Clients};
 use lb_tests::outside::{
-    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, refused_udp,
-    refusing, udp_echo,
+    BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, behind_the_driver, bulk_server, client,
+    refused_udp, refusing, udp_echo,
 };
 use lb_tests::process::Process;
 use lb_tests::{hosts::Host, http, wait};
@@ -80,7 +80,8 @@ fn answered(encapsulation: &str, way: Way) {
     let agent = Agent::start(&net.balancer, &text);
     let status = agent.status();
     let place = &status["agent"]["packets"]["interfaces"][0]["mode"];
-    assert_eq!(place, if way.xdp { "xdp" } else { "tcx" }, "{status:#}");
+    let expected = if way.xdp { "xdp" } else { behind_the_driver() };
+    assert_eq!(place, expected, "{status:#}");
     for service in agent.status()["services"].as_array().unwrap() {
         assert_eq!(service["backends"][0]["path"], "dsr", "{service:#}");
     }

@@ -64,7 +64,10 @@ fn start<'a>(net: &'a Net, hook: Hook, backends: [IpAddr; 2], more: &str) -> Age
     let mode = eth0.unwrap_or_else(|| panic!("{status:#}"))["mode"].clone();
     assert_eq!(
         mode,
-        if hook == Hook::Xdp { "xdp" } else { "tcx" },
+        match hook {
+            Hook::Xdp => "xdp",
+            Hook::Tc => outside::behind_the_driver(),
+        },
         "{status:#}"
     );
     agent

@@ -64,7 +64,7 @@ pub(crate) fn build_object() -> Result<()> {
     say(format!("compiling lb-ebpf by {toolchain}"));
     let mut cargo = toolchain.cargo("build", &crate_dir);
     cargo.arg("--message-format=json-render-diagnostics");
-    let messages = capture_stdout(&mut cargo)?;
+    let messages = capture_stdout(&mut cargo, "compiling lb-ebpf")?;
     for name in OBJECTS {
         let built = executable(&messages, name)
             .with_context(|| format!("cargo named no object for {name}"))?;
@@ -74,17 +74,17 @@ pub(crate) fn build_object() -> Result<()> {
 }
 
 /// Runs cargo with its diagnostics on the terminal and its messages for us.
-fn capture_stdout(cargo: &mut Command) -> Result<String> {
+pub(crate) fn capture_stdout(cargo: &mut Command, what: &str) -> Result<String> {
     let output = cargo
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("run cargo")?;
-    anyhow::ensure!(output.status.success(), "compiling lb-ebpf failed");
+    anyhow::ensure!(output.status.success(), "{what} failed");
     String::from_utf8(output.stdout).context("read cargo's messages")
 }
 
 /// The file that cargo says it built for the program `name`.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

@@ -2,9 +2,11 @@
 //!
 //! - `unit`: the crates' own tests on the host, no root.
 //! - `bpf`: `tests/tests/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
-//! - `verifier`: one of these, with the figures of each program printed.
+//! - `verifier`: two of these: the figures of each program, and what older kernels want of them.
+//! - `kernels`: some of all these on other kernels, under an emulator (see `kernels`).
 //! - `soak`: one of `e2e` alone, for ten minutes or as long as one likes.
-//! - `e2e`: every other file or directory of `tests/tests`, hosts in network namespaces and real applications.
+//! - `e2e`: every other file or directory of `tests/tests`, hosts in network namespaces and real applications;
+//!   `kernel_*.rs` is for other kernels alone.
 //!
 //! - `distributions`: fresh machines set up by the README's commands, and `tests/tests/distro_*.rs`, the
 //!   packages and services on other distributions. By name only, as it takes long.
@@ -15,13 +17,14 @@
 mod apps;
 mod count;
 mod distributions;
+mod kernels;
 mod leftovers;
 mod roots;
 
 use crate::build::{self, Profile};
 use crate::sh::{self, is_root, say};
 use crate::{host, setup};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use count::Count;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -30,6 +33,15 @@ use std::{env, fs};
 
 /// The crates with tests that need nothing.
 const UNIT_CRATES: [&str; 4] = ["lb-common", "lb-agent", "lb-load", "xtask"];
+
+/// The files of the suite `verifier`.
+const VERIFIER: [&str; 2] = ["bpf_old_kernels", "bpf_verifier"];
+
+/// Test files that need no root.
+const NEED_NOTHING: [&str; 1] = ["bpf_old_kernels"];
+
+/// How the names of files begin that are not of `e2e`.
+const PREFIXES: [&str; 3] = ["bpf_", "distro_", "kernel_"];
 
 /// Tests in network namespaces wait more than they compute, but each starts several programs.
 const E2E_THREADS: &str = "2";
@@ -42,6 +54,9 @@ const NEED_DEBIAN: [&str; 2] = ["package", "systemd"];
 pub(crate) struct Args {
     /// One suite; all of them if left out
     suite: Option<Suite>,
+    /// For `kernels`: their series; 6.1 and 6.12 if left out
+    #[arg(value_name = "VERSION")]
+    versions: Vec<String>,
     /// For how long `soak` goes on
     #[arg(long, value_name = "N", default_value_t = 10)]
     minutes: u64,
@@ -59,10 +74,13 @@ enum Suite {
     Unit,
     /// The eBPF programs in the kernel; root
     Bpf,
-    /// One of `bpf`: what the verifier makes of each program, with figures; root
+    /// Some of `bpf`: what the verifier makes of each program, with figures (root), and what those
+    /// of older kernels refuse
     Verifier,
     /// Hosts in network namespaces with Node.js applications; root
     E2e,
+    /// Other kernels, under an emulator: `kernels 6.1 6.12`
+    Kernels,
     /// Everything at random, for minutes; root. Not among "all of them": e2e has half a minute of it
     Soak,
     /// Fresh Debian systems set up, packages and services on them; root. Not among "all of them"
@@ -71,9 +89,14 @@ enum Suite {
 
 /// Runs the suites, all of them even if one fails, and prints the count as the last line.
 pub(crate) fn test(args: &Args) -> Result<ExitCode> {
+    ensure!(
+        args.versions.is_empty() || args.suite == Some(Suite::Kernels),
+        "{} is no suite and no option; versions go with `kernels`",
+        args.versions.join(" ")
+    );
     let suites = match args.suite {
         Some(suite) => vec![suite],
-        None => vec![Suite::Unit, Suite::Bpf, Suite::E2e],
+        None => vec![Suite::Unit, Suite::Bpf, Suite::E2e, Suite::Kernels],
     };
     let mut total = Count::default();
     for suite in suites {
@@ -97,6 +120,7 @@ impl Suite {
             Suite::Bpf => "bpf",
             Suite::Verifier => "verifier",
             Suite::E2e => "e2e",
+            Suite::Kernels => "kernels",
             Suite::Soak => "soak",
             Suite::Distributions => "distributions",
         }
@@ -107,19 +131,28 @@ impl Suite {
         if self == Suite::Unit {
             return cargo_test(&unit_arguments(), filter, &[]);
         }
+        if self == Suite::Kernels {
+            let asked_for = args.suite == Some(self);
+            return kernels::run(&args.versions, filter, asked_for);
+        }
         let mut files = self.files()?;
         if files.is_empty() {
             say(format!("{}: no test files", self.name()));
             return Ok(Count::default());
         }
-        if !is_root() {
-            return skip(self, &files, "root");
-        }
         let mut count = Count::default();
+        if !is_root() {
+            let needs_root = |file: &mut PathBuf| !NEED_NOTHING.contains(&test_name(file).as_str());
+            let left_out: Vec<PathBuf> = files.extract_if(.., needs_root).collect();
+            count += skip(self, &left_out, "root")?;
+        }
         if self == Suite::E2e && !roots::can_be_made() {
             let on_debian = |file: &mut PathBuf| NEED_DEBIAN.contains(&test_name(file).as_str());
             let left_out: Vec<PathBuf> = files.extract_if(.., on_debian).collect();
             count += skip(self, &left_out, "Debian's apt")?;
+        }
+        if files.is_empty() {
+            return Ok(count);
         }
         let mut environment = self.prepare()?;
         if self == Suite::Soak {
@@ -140,6 +173,10 @@ impl Suite {
         if self == Suite::Distributions {
             count += distributions::set_up_machines(&filter)?;
         }
+        if self == Suite::Bpf {
+            // Those of what the tests share.
+            arguments.push("--lib".to_owned());
+        }
         count += cargo_test(&arguments, &filter, &environment)?;
         Ok(count)
     }
@@ -158,10 +195,10 @@ impl Suite {
             .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
             .filter(|file| match self {
                 Suite::Soak => test_name(file) == "soak",
-                Suite::Verifier => test_name(file) == "bpf_verifier",
+                Suite::Verifier => VERIFIER.contains(&test_name(file).as_str()),
                 Suite::Distributions => starts_with(file, "distro_"),
                 Suite::Bpf => starts_with(file, "bpf_"),
-                _ => !starts_with(file, "bpf_") && !starts_with(file, "distro_"),
+                _ => !PREFIXES.iter().any(|prefix| starts_with(file, prefix)),
             })
             .collect();
         files.sort();
@@ -172,8 +209,10 @@ impl Suite {
     fn prepare(self) -> Result<Vec<(&'static str, PathBuf)>> {
         setup::ensure_toolchain()?;
         build::build(Profile::Release)?;
-        host::mount_bpffs()?;
-        leftovers::remove();
+        if is_root() {
+            host::mount_bpffs()?;
+            leftovers::remove();
+        }
         let mut environment = vec![
             ("LB_AGENT_BIN", build::agent(Profile::Release)),
             ("LB_EBPF_OBJECT", build::object()),
@@ -215,6 +254,9 @@ fn unit_arguments() -> Vec<String> {
 
 /// Counts the tests that nobody runs, and says why.
 fn skip(suite: Suite, files: &[PathBuf], needs: &str) -> Result<Count> {
+    if files.is_empty() {
+        return Ok(Count::default());
+    }
     let skipped = files
         .iter()
         .map(|file| count::tests_in(&fs::read_to_string(file).unwrap_or_default()))

@@ -1,0 +1,276 @@
+//! Debian's kernels by apt, with lists and a cache of its own: nothing of this machine's changes.
+
+use super::arch::Arch;
+use super::sources::Places;
+use crate::sh::{CommandExt, say};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The keys of all releases, from the package `debian-archive-keyring`.
+pub(super) const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Releases that have had a kernel of their own, with its series.
+const RELEASES: [(&str, &str); 3] = [
+    ("5.10", "bullseye"),
+    ("6.1", "bookworm"),
+    ("6.12", "trixie"),
+];
+
+/// Where kernels of all other series are.
+const NEWER: [&str; 3] = ["bookworm-backports", "trixie-backports", "sid"];
+
+/// An archive of packages.
+pub(super) struct Mirror {
+    arch: Arch,
+    config: PathBuf,
+}
+
+impl Mirror {
+    /// Reads the lists that kernels of these series are in, to directories below `dir`.
+    pub(super) fn open(dir: &Path, arch: Arch, series: &[&str]) -> Result<Self> {
+        let dir = dir.join("apt");
+        for part in ["lists/partial", "cache/archives/partial", "parts"] {
+            let part = dir.join(part);
+            fs::create_dir_all(&part).with_context(|| format!("make {}", part.display()))?;
+        }
+        let sources = dir.join("sources.list");
+        let write = |path: &Path, text: String| {
+            fs::write(path, text).with_context(|| format!("write {}", path.display()))
+        };
+        write(&sources, list(&Places::find(), series))?;
+        let config = dir.join("apt.conf");
+        write(&config, configuration(&dir, arch))?;
+        let mirror = Self { arch, config };
+        say("reading the lists of Debian's kernels");
+        if mirror
+            .apt("apt-get")
+            .args(["-q", "update"])
+            .run_shown()
+            .is_err()
+        {
+            say("some lists could not be read; going on with the others");
+        }
+        Ok(mirror)
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        // Read after the machine's own, which may know a proxy.
+        command.env("LC_ALL", "C").arg("-c").arg(&self.config);
+        command
+    }
+
+    /// The newest package with a kernel of the series.
+    pub(super) fn kernel(&self, series: &str) -> Result<String> {
+        let names = self
+            .apt("apt-cache")
+            .args(["pkgnames", "linux-image-"])
+            .read()?;
+        let all = kernels(&names, self.arch);
+        let of_series = all.iter().filter(|one| one.series == series);
+        match of_series.max_by_key(|one| &one.numbers) {
+            Some(newest) => Ok(newest.package.clone()),
+            None => bail!("{}", unknown(series, &all)),
+        }
+    }
+
+    /// Downloads a kernel with the packages that hold parts of it, and unpacks all into `to`.
+    pub(super) fn unpack(&self, package: &str, to: &Path) -> Result<()> {
+        let depends = self.apt("apt-cache").args(["depends", package]).read()?;
+        let packages = parts(package, &depends);
+        self.unpack_all(&packages, to)
+    }
+
+    /// Downloads packages and unpacks them into `to`.
+    pub(super) fn unpack_all(&self, packages: &[String], to: &Path) -> Result<()> {
+        let debs = to.with_extension("debs");
+        let _ = fs::remove_dir_all(&debs);
+        let _ = fs::remove_dir_all(to);
+        for dir in [&debs, to] {
+            fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        }
+        let mut download = self.apt("apt-get");
+        download.current_dir(&debs).args(["-q", "download"]);
+        download.args(packages).run_shown()?;
+        let entries = fs::read_dir(&debs).with_context(|| format!("read {}", debs.display()))?;
+        for deb in entries.flatten() {
+            Command::new("dpkg-deb")
+                .arg("-x")
+                .args([&deb.path(), to])
+                .read()?;
+        }
+        fs::remove_dir_all(&debs).with_context(|| format!("remove {}", debs.display()))
+    }
+}
+
+/// The sources for kernels of these series.
+fn list(places: &Places, series: &[&str]) -> String {
+    let mut lines = String::new();
+    let mut add = |place: &str, suite: &str| {
+        lines += &format!("deb [signed-by={KEYS}] {place} {suite} main\n");
+    };
+    let is_newer = |name: &&str| !RELEASES.iter().any(|(series, _)| series == name);
+    let newer = series.iter().any(is_newer);
+    for (name, release) in RELEASES {
+        // Where a series is not known, the error names all that there are.
+        if newer || series.contains(&name) {
+            add(&places.main, release);
+            add(&places.security, &format!("{release}-security"));
+        }
+    }
+    if newer {
+        NEWER.iter().for_each(|suite| add(&places.main, suite));
+    }
+    lines
+}
+
+/// Directories of its own, and no habits of the machine's that are about its own packages.
+fn configuration(dir: &Path, arch: Arch) -> String {
+    let dir = dir.display();
+    let arch = arch.debian;
+    format!(
+        "Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
+         Dir::Etc::sourceparts \"{dir}/parts\";\n\
+         Dir::Etc::preferences \"{dir}/parts/none\";\n\
+         Dir::Etc::preferencesparts \"{dir}/parts\";\n\
+         Dir::State::lists \"{dir}/lists\";\n\
+         Dir::State::status \"/dev/null\";\n\
+         Dir::Cache \"{dir}/cache\";\n\
+         Dir::Cache::archives \"archives\";\n\
+         APT::Architecture \"{arch}\";\n\
+         #clear APT::Architectures;\n\
+         APT::Architectures {{ \"{arch}\"; }};\n\
+         APT::Sandbox::User \"root\";\n\
+         APT::Get::List-Cleanup \"false\";\n\
+         #clear APT::Update::Pre-Invoke;\n\
+         #clear APT::Update::Post-Invoke;\n\
+         #clear APT::Update::Post-Invoke-Success;\n\
+         Acquire::Languages \"none\";\n\
+         Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled \"false\";\n\
+         Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
+         Acquire::Retries \"3\";\n\
+         // Releases that are not cared for any more have expired.\n\
+         Acquire::Check-Valid-Until \"false\";\n"
+    )
+}
+
+/// A package with a kernel.
+#[derive(Debug)]
+struct Package {
+    package: String,
+    /// As in `6.12`.
+    series: String,
+    /// Those of its version, to compare by.
+    numbers: Vec<u32>,
+}
+
+/// The kernels for virtual machines among all packages of kernels.
+fn kernels(names: &str, arch: Arch) -> Vec<Package> {
+    let suffix = format!("-cloud-{}", arch.debian);
+    let parse = |name: &str| {
+        let version = name.strip_prefix("linux-image-")?.strip_suffix(&suffix)?;
+        let numbers: Vec<u32> = version
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|number| number.parse().ok())
+            .collect();
+        // Others are names of the newest one of a series.
+        let [major, minor, _, ..] = numbers[..] else {
+            return None;
+        };
+        Some(Package {
+            package: name.to_owned(),
+            series: format!("{major}.{minor}"),
+            numbers,
+        })
+    };
+    names.lines().filter_map(parse).collect()
+}
+
+/// What to say of a series that is not there.
+fn unknown(series: &str, all: &[Package]) -> String {
+    let mut known: Vec<(&[u32], &str)> = all
+        .iter()
+        .map(|one| (&one.numbers[..2], one.series.as_str()))
+        .collect();
+    known.sort();
+    known.dedup();
+    if known.is_empty() {
+        return format!("no kernel {series}: none of the lists in /etc/apt's mirror could be read");
+    }
+    let names: Vec<&str> = known.into_iter().map(|(_, series)| series).collect();
+    format!(
+        "Debian has no kernel {series} here; it has {}",
+        names.join(", ")
+    )
+}
+
+/// The packages that a kernel is in: later ones consist of several.
+fn parts(package: &str, depends: &str) -> Vec<String> {
+    let is_part =
+        |name: &&str| name.starts_with("linux-binary-") || name.starts_with("linux-modules-");
+    let more = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .filter(is_part);
+    std::iter::once(package)
+        .chain(more)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arch::AMD64;
+    use super::*;
+
+    const NAMES: &str = "linux-image-6.1-cloud-amd64\nlinux-image-6.1.0-9-cloud-amd64\n\
+                         linux-image-6.1.0-57-cloud-amd64\nlinux-image-6.1.0-57-amd64\n\
+                         linux-image-6.1.0-0.deb11.52-cloud-amd64\n\
+                         linux-image-6.12.118+deb13-cloud-amd64\n\
+                         linux-image-6.12.118+deb13-cloud-amd64-unsigned\n";
+
+    #[test]
+    fn newest_kernel_of_a_series_is_found_by_number() {
+        let all = kernels(NAMES, AMD64);
+        let newest = |series: &str| {
+            let of_series = all.iter().filter(|one| one.series == series);
+            of_series
+                .max_by_key(|one| &one.numbers)
+                .map(|one| one.package.as_str())
+        };
+        assert_eq!(newest("6.1"), Some("linux-image-6.1.0-57-cloud-amd64"));
+        assert_eq!(
+            newest("6.12"),
+            Some("linux-image-6.12.118+deb13-cloud-amd64")
+        );
+        assert_eq!(newest("6.6"), None);
+        assert_eq!(
+            unknown("6.6", &all),
+            "Debian has no kernel 6.6 here; it has 6.1, 6.12"
+        );
+    }
+
+    #[test]
+    fn lists_are_read_for_what_is_asked_alone() {
+        let places = Places {
+            main: "http://m".to_owned(),
+            security: "http://s".to_owned(),
+        };
+        let text = list(&places, &["6.1"]);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("http://m bookworm main"), "{text}");
+        assert!(text.contains("http://s bookworm-security main"), "{text}");
+        let text = list(&places, &["7.3"]);
+        assert_eq!(text.lines().count(), 9, "{text}");
+    }
+
+    #[test]
+    fn kernel_of_several_packages_is_fetched_whole() {
+        let depends = "linux-image-x\n  Depends: kmod\n |Depends: dracut\n  Depends: linux-base-x\n\
+                       \x20 Depends: linux-binary-x\n  Depends: linux-modules-x\n";
+        let all = parts("linux-image-x", depends);
+        assert_eq!(all, ["linux-image-x", "linux-binary-x", "linux-modules-x"]);
+    }
+}

@@ -1,0 +1,158 @@
+//! The guest's root: programs of this machine with the libraries that they name, and nothing that
+//! would have to be downloaded.
+
+use super::cpio::Archive;
+use crate::sh::CommandExt;
+use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Programs that the tests and the agent run, and the packages that they are in.
+pub(super) const PROGRAMS: [(&str, &str); 9] = [
+    ("busybox", "busybox-static"),
+    ("curl", "curl"),
+    ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
+    ("kmod", "kmod"),
+    ("openssl", "openssl"),
+    ("ss", "iproute2"),
+    ("sysctl", "procps"),
+    ("tc", "iproute2"),
+];
+
+/// What busybox is called by; programs of one's own come first.
+const APPLETS: [&str; 22] = [
+    "cat", "chmod", "cp", "cut", "dmesg", "echo", "env", "grep", "kill", "ln", "ls", "mkdir", "mv",
+    "nproc", "rm", "sed", "sh", "sleep", "tail", "timeout", "true", "uname",
+];
+
+/// Where the loader and the libraries are; the same places in every root with a merged `/usr`.
+const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
+
+/// The first process.
+const INIT: &str = include_str!("init.sh");
+
+/// A root that grows.
+pub(super) struct Root {
+    archive: Archive<Vec<u8>>,
+    /// What is in it, by its path.
+    files: BTreeSet<String>,
+}
+
+impl Root {
+    /// One with the usual directories and programs.
+    pub(super) fn new() -> Result<Self> {
+        let mut root = Self {
+            archive: Archive::new(Vec::new()),
+            files: BTreeSet::new(),
+        };
+        for name in MERGED {
+            root.archive.directory(&format!("usr/{name}"))?;
+            root.archive.link(name, &format!("usr/{name}"))?;
+        }
+        for name in [
+            "dev", "etc", "guest", "proc", "root", "run", "sys", "tmp", "var/lib", "var/log",
+        ] {
+            root.archive.directory(name)?;
+        }
+        root.archive.link("var/run", "/run")?;
+        root.archive.device("dev/console", [5, 1])?;
+        root.archive.device("dev/null", [1, 3])?;
+        root.text("init", 0o755, INIT)?;
+        root.text(
+            "etc/passwd",
+            0o644,
+            "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+        )?;
+        root.text(
+            "etc/group",
+            0o644,
+            "root:x:0:\nnogroup:x:65534:\nlb-agent:x:999:\n",
+        )?;
+        root.text("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n")?;
+        for (name, _) in PROGRAMS {
+            root.program(&super::find(name)?, &format!("usr/bin/{name}"))?;
+        }
+        for name in APPLETS {
+            root.archive.link(&format!("usr/bin/{name}"), "busybox")?;
+        }
+        // How the kernel asks for modules.
+        root.archive.link("usr/sbin/modprobe", "../bin/kmod")?;
+        Ok(root)
+    }
+
+    pub(super) fn text(&mut self, path: &str, mode: u32, text: &str) -> Result<()> {
+        self.archive.file(path, mode, text.as_bytes())
+    }
+
+    /// Puts a program at `path`, and its libraries where they are here.
+    pub(super) fn program(&mut self, from: &Path, path: &str) -> Result<()> {
+        self.copy(from, path)?;
+        for library in libraries(from) {
+            self.copy(&library, &merged(&library))?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, from: &Path, path: &str) -> Result<()> {
+        if !self.files.insert(path.to_owned()) {
+            return Ok(());
+        }
+        let content = fs::read(from).with_context(|| format!("read {}", from.display()))?;
+        self.archive.file(path, 0o755, &content)
+    }
+
+    /// The archive.
+    pub(super) fn finish(self) -> Result<Vec<u8>> {
+        self.archive.finish()
+    }
+}
+
+/// The shared libraries of a program, and its loader. A static one has none, which `ldd` calls a
+/// failure.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let text = Command::new("ldd").arg(program).read().unwrap_or_default();
+    paths(&text)
+}
+
+/// Paths in what `ldd` prints: `libc.so.6 => /lib/… (0x…)` and `/lib64/ld-linux… (0x…)`.
+fn paths(ldd: &str) -> Vec<PathBuf> {
+    let words = ldd.lines().flat_map(str::split_whitespace);
+    words
+        .filter(|word| word.starts_with('/'))
+        .map(PathBuf::from)
+        .collect()
+}
+
+/// A path of this machine in the guest, without a slash in front.
+fn merged(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let text = text.trim_start_matches('/');
+    let first = text.split('/').next().unwrap_or_default();
+    if MERGED.contains(&first) {
+        format!("usr/{text}")
+    } else {
+        text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_where_usr_is_merged() {
+        let ldd = "\tlinux-vdso.so.1 (0x00007ffd)\n\
+                   \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f00)\n\
+                   \t/lib64/ld-linux-x86-64.so.2 (0x00007f01)\n";
+        let found: Vec<String> = paths(ldd).iter().map(|path| merged(path)).collect();
+        let expected = [
+            "usr/lib/x86_64-linux-gnu/libc.so.6",
+            "usr/lib64/ld-linux-x86-64.so.2",
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(merged(Path::new("/opt/lib/a.so")), "opt/lib/a.so");
+    }
+}
