@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -84,7 +84,7 @@ fn start_log(form: Log) -> Result<(), Failure> {
     } else {
         &wanted
     };
-    let filter = EnvFilter::builder().parse(wanted).map_err(|error| {
+    let filter = wanted.parse::<Targets>().map_err(|error| {
         Failure::usage(format!(
             "{FILTER}: {wanted:?}: {error} (write it like \"debug\" or \"info,lb_agent=debug\")"
         ))
