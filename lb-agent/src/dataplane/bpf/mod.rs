@@ -15,6 +15,7 @@ mod inet_diag;
 pub mod kernel;
 mod link;
 mod load;
+mod log;
 mod maps;
 mod packet;
 mod pod;
@@ -32,11 +33,11 @@ use lb_common::abi::{
     self, BackendId, BackendStats, Counter, MAX_BACKENDS, MAX_LISTEN, MAX_LISTENERS, MAX_NAME,
     MAX_SERVICES, OwnerKey, ServiceId, path, state,
 };
-use rustix::event::{PollFd, PollFlags, poll};
 
 use clients::KernelClients;
 pub use link::locks_maps;
 pub use load::{OpenError, Settings};
+pub use log::KernelLog;
 use maps::Maps;
 pub use packet::FlowSettings;
 use packet::LazyPackets;
@@ -71,45 +72,15 @@ pub struct Opened {
     pub log: KernelLog,
 }
 
-/// Source of the log lines that the eBPF programs write.
-pub struct KernelLog(aya_log::EbpfLogger<&'static dyn log::Log>);
-
-impl KernelLog {
-    /// Passes the lines on as they come, on a thread of its own: they are few.
-    pub fn forward(mut self) {
-        let read = move || {
-            loop {
-                let mut source = [PollFd::new(&self.0, PollFlags::IN)];
-                match poll(&mut source, None) {
-                    Ok(_) => self.0.flush(),
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "the log of the eBPF programs cannot be read");
-                        return;
-                    }
-                }
-            }
-        };
-        if let Err(error) = std::thread::Builder::new()
-            .name("kernel-log".into())
-            .spawn(read)
-        {
-            tracing::warn!(%error, "no thread for the log of the eBPF programs");
-        }
-    }
-}
-
 impl Bpf {
     /// Loads and attaches the programs, or takes over what another agent has left.
     pub fn open(settings: &Settings) -> Result<Opened, OpenError> {
         let mut loaded = load::load(settings)?;
-        let log = KernelLog(
-            aya_log::EbpfLogger::init(&mut loaded.object).map_err(|error| OpenError::Io {
-                what: "read the log of",
-                path: settings.pin_dir.clone(),
-                source: std::io::Error::other(error),
-            })?,
-        );
+        let log = KernelLog::of(&mut loaded.object).map_err(|source| OpenError::Io {
+            what: "read the log of",
+            path: settings.pin_dir.clone(),
+            source,
+        })?;
         let mut plane = Self {
             maps: loaded.maps,
             clients: Arc::new(KernelClients::new(loaded.clients)),
