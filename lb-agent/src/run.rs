@@ -1,7 +1,7 @@
 //! The agent's life: open what there is to open, serve until told to stop.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::control::message::{Call, Command};
 use crate::control::server;
 use crate::dataplane::DataPlane;
 use crate::dataplane::bpf::kernel::{Kernel, OLDEST_KERNEL};
-use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError};
+use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError, leftover};
 use crate::dataplane::memory::Memory;
 use crate::errors::chain;
 use crate::handover::{Kept, Newcomers};
@@ -235,6 +235,7 @@ fn open_planes(config: &Config, kept: &Kept, admission: &Admission) -> anyhow::R
         }
     };
     if agent.data_plane == config::DataPlane::Userspace {
+        refuse_beside_pins(&agent.pin_dir, None)?;
         return Ok(userspace(Vec::new()));
     }
     let settings = bpf::Settings {
@@ -247,6 +248,7 @@ fn open_planes(config: &Config, kept: &Kept, admission: &Admission) -> anyhow::R
         Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers), kept, admission),
         Err(error) if agent.data_plane == config::DataPlane::Auto && error.may_fall_back() => {
             let missing = format!("BPF cannot serve here: {}", explain(&error));
+            refuse_beside_pins(&agent.pin_dir, Some(&missing))?;
             tracing::warn!("{missing}; every connection goes through the agent");
             Ok(userspace(vec![missing]))
         }
@@ -255,6 +257,19 @@ fn open_planes(config: &Config, kept: &Kept, admission: &Admission) -> anyhow::R
         Err(error) if !error.may_fall_back() => Err(WillNotHelp(explain(&error)).into()),
         Err(error) => Err(anyhow::anyhow!(explain(&error))),
     }
+}
+
+/// Programs of an earlier agent would decide about the same connections by other tables.
+fn refuse_beside_pins(pin_dir: &Path, missing: Option<&str>) -> Result<(), WillNotHelp> {
+    leftover::check(pin_dir).map_err(|found| {
+        let mend = match missing {
+            Some(missing) => format!("give this agent what it lacks to take them over ({missing})"),
+            None => "have it take them over by data_plane = \"auto\"".to_owned(),
+        };
+        WillNotHelp(format!(
+            "{found}: {mend}, or remove them as root with `lb-agent stop --purge` and start again"
+        ))
+    })
 }
 
 /// An error with its causes in one line and, where one can be named, the way out.

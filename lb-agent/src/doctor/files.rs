@@ -7,10 +7,10 @@ use std::path::Path;
 use lb_common::abi::ABI_VERSION;
 
 use super::Finding;
-use crate::config::Config;
+use crate::config::{AgentConfig, Config, DataPlane};
 use crate::control::client::Client;
 use crate::control::message::{Command, Status};
-use crate::dataplane::bpf::probe;
+use crate::dataplane::bpf::{leftover, probe};
 
 /// TMPFS_MAGIC, `linux/magic.h`.
 const TMPFS: u64 = 0x0102_1994;
@@ -27,7 +27,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         None => Finding::ok("configuration", "built in: one service on port 80"),
     }];
     findings.extend(state(state_dir));
-    findings.extend(pins(&config.agent.pin_dir, status.is_some()));
+    findings.extend(pins(&config.agent, status.is_some()));
     findings.push(agent(status.as_ref()));
     findings.push(files(status.as_ref()));
     findings.extend(clock());
@@ -83,15 +83,20 @@ fn state(dir: &Path) -> Vec<Finding> {
 }
 
 /// Pins of this agent and, beside them, of others.
-fn pins(own: &Path, is_running: bool) -> Vec<Finding> {
+fn pins(agent: &AgentConfig, is_running: bool) -> Vec<Finding> {
     let check = "pins";
+    let own = agent.pin_dir.as_path();
     let Some(parent) = own.parent() else {
         return Vec::new();
     };
     let all = probe::pins_below(parent);
     let mut findings = Vec::new();
     if !all.iter().any(|pins| pins.dir == own) {
-        findings.push(Finding::ok(check, format!("none at {}", own.display())));
+        findings.push(if own.exists() && !is_running {
+            left(agent)
+        } else {
+            Finding::ok(check, format!("none at {}", own.display()))
+        });
     }
     for pins in all {
         let dir = pins.dir.display();
@@ -110,14 +115,29 @@ fn pins(own: &Path, is_running: bool) -> Vec<Finding> {
         } else if is_running {
             Finding::ok(check, format!("{dir}, layout {version}"))
         } else {
-            Finding::warning(
-                check,
-                format!("{dir} is in force, and no agent runs: the kernel goes on by itself"),
-                "start the agent, or end it all: lb-agent stop --purge",
-            )
+            left(agent)
         });
     }
     findings
+}
+
+/// Pins of this agent, while it does not run.
+fn left(agent: &AgentConfig) -> Finding {
+    let check = "pins";
+    let dir = agent.pin_dir.display();
+    match leftover::check(&agent.pin_dir) {
+        Ok(()) => Finding::ok(check, format!("{dir} steers nothing here")),
+        Err(found) if agent.data_plane == DataPlane::Userspace => Finding::failure(
+            check,
+            format!("{found}: data_plane = \"userspace\" does not start beside them"),
+            "lb-agent stop --purge, or data_plane = \"auto\"",
+        ),
+        Err(_) => Finding::warning(
+            check,
+            format!("{dir} is in force, and no agent runs: the kernel goes on by itself"),
+            "start the agent, or end it all: lb-agent stop --purge",
+        ),
+    }
 }
 
 fn running(control: &Path) -> Option<Status> {

@@ -132,10 +132,13 @@ fn remove(pin: &Path) -> Result<(), AttachError> {
 
 /// Whether the link pinned at `pin` is attached to something.
 pub(super) fn is_live(pin: &Path) -> bool {
-    // A dead link reports 0 for the namespace or cgroup that it was attached to.
-    open_pin(pin)
-        .and_then(|link| target_of(link.as_fd()))
-        .is_ok_and(|target| target != 0)
+    target(pin).is_ok_and(|target| target != 0)
+}
+
+/// Number of the namespace, cgroup or interface that the link pinned at `pin` is attached to; 0 for a
+/// dead link.
+pub(super) fn target(pin: &Path) -> io::Result<u64> {
+    open_pin(pin).and_then(|link| target_of(link.as_fd()))
 }
 
 /// Detaches the link pinned at `pin` now. Removing the pin alone lets go of it only once the kernel
@@ -193,6 +196,8 @@ struct LinkInfo {
     rest: [u64; 8],
 }
 
+/// Opens a map for reading alone (`linux/bpf.h`).
+const BPF_F_RDONLY: u32 = 1 << 3;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -243,11 +248,20 @@ pub fn locks_maps() -> bool {
 
 /// Opens what is pinned at `pin`. aya's own way hides the descriptor that the commands below need.
 pub(super) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    open_pin_with(pin, 0)
+}
+
+/// Opens the map that is pinned at `pin` for reading, which a read-only file system allows too.
+pub(super) fn open_map_to_read(pin: &Path) -> io::Result<OwnedFd> {
+    open_pin_with(pin, BPF_F_RDONLY)
+}
+
+fn open_pin_with(pin: &Path, file_flags: u32) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = ObjGet {
         pathname: path.as_ptr() as u64,
         bpf_fd: 0,
-        file_flags: 0,
+        file_flags,
     };
     let fd = bpf(BPF_OBJ_GET, &mut attr)?;
     // SAFETY: the kernel has just made it, for this process alone.

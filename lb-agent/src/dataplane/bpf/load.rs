@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{CgroupSockAddr, Program, SkLookup, SockOps};
@@ -218,6 +219,7 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
             .map_err(io_error("make maps in", pin_dir))?;
     }
     let mut object = load_object(settings)?;
+    show_owner(pin_dir);
     let mut maps = Maps::take(&mut object)?;
     let meta = Meta {
         magic: META_MAGIC,
@@ -349,6 +351,23 @@ pub(super) fn pin_program(
     fs::rename(&fresh, &pin).map_err(io_error("rename to", &pin))
 }
 
+/// Lets an agent without privileges read which network namespace the pins serve: names of pins and
+/// `META`. Where the modes cannot be changed, such an agent refuses to start beside the pins.
+fn show_owner(pin_dir: &Path) {
+    let meta = maps::pin_of(pin_dir, "META");
+    let shown = [
+        (pin_dir, 0o755),
+        (&pin_dir.join("links"), 0o755),
+        (&maps::dir(pin_dir), 0o755),
+        (&meta, 0o644),
+    ];
+    for (path, mode) in shown {
+        if let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
+            tracing::debug!(%error, path = %path.display(), "set the mode");
+        }
+    }
+}
+
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -455,7 +474,7 @@ fn cgroup_root() -> Option<PathBuf> {
 }
 
 /// The number that the kernel knows this network namespace by (SO_NETNS_COOKIE, Linux 5.14).
-fn netns_cookie() -> io::Result<u64> {
+pub(super) fn netns_cookie() -> io::Result<u64> {
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
     let mut cookie = 0u64;
     let mut len = size_of::<u64>() as libc::socklen_t;

@@ -12,6 +12,7 @@ use lb_common::abi;
 use lb_common::addr::Addr;
 
 use super::create::AFFINITY_UDP;
+use super::link;
 use super::pod;
 
 /// Every map of the eBPF object that is pinned: all but the log's, which is of one agent's life.
@@ -131,10 +132,11 @@ pub(super) fn take(object: &mut Ebpf, name: &str) -> Result<Map, MapError> {
 /// Reads the `META` map of the pins in `pin_dir`; `None` when there is none.
 pub(super) fn pinned_meta(pin_dir: &Path) -> Result<Option<abi::Meta>, MapError> {
     let pin = pin_of(pin_dir, "META");
-    if !pin.exists() {
+    if !pin.try_exists().map_err(MapError::IoError)? {
         return Ok(None);
     }
-    let meta: Array<MapData, pod::Meta> = Map::Array(MapData::from_pin(pin)?).try_into()?;
+    let map = MapData::from_fd(link::open_map_to_read(&pin).map_err(MapError::IoError)?)?;
+    let meta: Array<MapData, pod::Meta> = Map::Array(map).try_into()?;
     Ok(Some(meta.get(&0, 0)?.0))
 }
 

@@ -13,6 +13,7 @@ mod create;
 pub mod decap;
 mod inet_diag;
 pub mod kernel;
+pub mod leftover;
 mod link;
 mod load;
 mod log;
