@@ -24,15 +24,22 @@ pub fn proxy_header(bytes: &[u8]) {
                 Parsed::Header { addresses, length }
             );
             if let Some((client, local)) = addresses {
-                let again = header::write(ProxyVersion::V2, client, local).unwrap_or_default();
+                let again = header::write(ProxyVersion::V2, client, local);
                 let length = again.len();
                 let expected = Parsed::Header { addresses, length };
                 // Two families in one header are told as one.
                 assert!(client.is_ipv4() != local.is_ipv4() || header::parse(&again) == expected);
             }
         }
-        Parsed::Partial => assert!(bytes.len() < header::LONGEST),
-        Parsed::Wrong => {}
+        Parsed::Partial => {
+            assert!(bytes.len() < header::LONGEST);
+            let cuts = 0..bytes.len();
+            cuts.for_each(|cut| assert_eq!(header::parse(&bytes[..cut]), Parsed::Partial));
+        }
+        Parsed::Wrong => {
+            let is_header = |cut| matches!(header::parse(&bytes[..cut]), Parsed::Header { .. });
+            assert!(!(0..bytes.len()).any(is_header));
+        }
     }
 }
 
@@ -123,24 +130,64 @@ mod tests {
     use proptest::prelude::*;
 
     /// What the targets begin with; `cargo fuzz` makes its own from there.
-    const SAMPLES: [&[u8]; 16] = [
+    const SAMPLES: [&[u8]; 22] = [
         b"PROXY TCP4 203.0.113.9 192.0.2.1 51000 80\r\nGET",
         b"PROXY TCP6 2001:db8::9 ::ffff:192.0.2.1 51000 80\r\n",
         b"PROXY UNKNOWN\r\n",
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x09\xc0\x00\x02\x01\xc7\x38\x00\x50",
         b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
+        b"PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 2001:db8:1:2:3:4:5:6 65535 65535\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x21\x00\x29\x20\x01\x0d\xb8aaaabbbbcccc\x20\x01\x0d\xb8aaaabbbbdddd\
+          \x00\x50\x01\xbb\x04\x00\x02abGET",
         b"203.0.113.9, 10.0.0.1\nfor=192.0.2.1;proto=https\nhttps\nexample.com",
         b"[2001:db8::1]:80, unknown\nfor=\"[2001:db8::1]:80\";host=\"a\\\"b\", for=_x\nwss\n",
         b"203.0.113.7:1,203.0.113.8\n;;,=,\"\nftp\nx",
         b"0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\",\"upgrades\":[\"websocket\"]}",
         b"53:0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\",\"upgrades\":[\"ws\"]}2:40",
         b"\x00\x05\x03\xff0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\"}",
+        b"0{\"sid\":\"a\\ud83d\\ude00b\",\"pingInterval\":-2.5e+4,\"x\":[true,null,{\"y\":\"}\\\"\"}]}2",
+        b"00000097:0{\"pingTimeout\":2E4,\"sid\":\"lv_VI97HAXpY6yYWAAAB\"}",
+        b"\x00\x00\x00\x00\x00\x00\x00\x05\x03\xff0{\"sid\":\"lv_VI97HAXpY6yYWAAAB\"}",
+        b"___eio[12](\"31:0{\\\"sid\\\":\\\"abc\\\",\\\"maxPayload\\\":1.5}\\u001e40\");",
         b"GET /a?b=c HTTP/1.1\r\nHost: a.test:80\r\nAccept:  */* \r\nConnection: close\r\n\r\n",
         b"HEAD / HTTP/1.1\nhost: [::1]\nX-A: 1\nCookie: a=b\n\nGET / HTTP/1.1\r\n",
         b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 5\r\nKeep-Alive: timeout=5\r\n\r\nhello",
         b"HTTP/1.1 304 \nDate: x\nConnection: close\nETag: \"x\"\n\n",
         b"___eio[0](\"31:0{\\\"sid\\\":\\\"abc\\\"}\");",
     ];
+
+    /// What is put into samples.
+    const WORDS: [&[u8]; 12] = [
+        b" ",
+        b"\r\n",
+        b"UNKNOWN ",
+        b"65535",
+        b"0",
+        b"::",
+        b":",
+        b"-1.5e+7",
+        b"\\u00e9",
+        b"\",\"x\":\"",
+        b"\"",
+        b"\xff",
+    ];
+
+    /// Each was once read otherwise whole than in pieces.
+    const FOUND: [&[u8]; 6] = [
+        b"PROXY UNKNOWN 0123456789012345678901234567890123456789012345678901234567890123456789\
+          0123456789012345678901234567890123456789\r\n",
+        b"PROXY TCP4 1.1.1.1 2.2.2.2 0000000000000000000000000000000000000000000000000000000000000\
+          0000000000000000000000000000001 2\r\n",
+        b"0{\"x\":-1,\"sid\":\"a\"}",
+        b"0{\"x\":1.5,\"sid\":\"a\"}",
+        b"012345678:0{\"sid\":\"a\"}",
+        b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\xff0{\"sid\":\"a\"}",
+    ];
+
+    #[test]
+    fn inputs_that_were_read_otherwise_in_pieces_hold_what_must_hold() {
+        FOUND.iter().for_each(|input| all(input));
+    }
 
     fn all(bytes: &[u8]) {
         proxy_header(bytes);
@@ -157,11 +204,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// Damage to a good sample gets further than noise does.
+        /// Damage to a good sample gets further than noise does: bytes that come, go, change or are
+        /// repeated, words that a reader knows, and an end that is cut off.
         #[test]
         fn changed_samples_hold_what_must_hold(
             sample in 0..SAMPLES.len(),
-            changes in proptest::collection::vec((any::<usize>(), 0u8..4, any::<u8>()), 1..6),
+            changes in proptest::collection::vec((any::<usize>(), 0u8..6, any::<u8>()), 1..6),
         ) {
             let mut bytes = SAMPLES[sample].to_vec();
             for (at, kind, byte) in changes {
@@ -170,6 +218,14 @@ mod tests {
                     0 => bytes.insert(at, byte),
                     1 if at < bytes.len() => { bytes.remove(at); }
                     2 if at < bytes.len() => bytes[at] = byte,
+                    3 if at < bytes.len() => {
+                        let run = vec![bytes[at]; usize::from(byte)];
+                        bytes.splice(at..at, run);
+                    }
+                    4 => {
+                        let word = WORDS[usize::from(byte) % WORDS.len()];
+                        bytes.splice(at..at, word.iter().copied());
+                    }
                     _ => bytes.truncate(at.max(1)),
                 }
             }

@@ -175,7 +175,7 @@ impl Way<'_> {
         } else {
             SocketAddr::new(self.client, 0)
         };
-        let header = header::write(version, client, origin.local)?;
+        let header = header::write(version, client, origin.local);
         stream.write_all(&header).await
     }
 

@@ -210,7 +210,7 @@ impl TcpProxy {
 /// Tells the backend whose connection it is. The header is far smaller than what a new socket
 /// takes at once.
 async fn introduce(backend: &TcpStream, version: ProxyVersion, visit: &Visit) -> io::Result<()> {
-    let header = header::write(version, visit.client, visit.local)?;
+    let header = header::write(version, visit.client, visit.local);
     let mut rest = header.as_slice();
     while !rest.is_empty() {
         backend.writable().await?;

@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub const LONGEST: usize = 2048;
 /// Longest id of a session that is taken for one. Engine.IO's own have 20 characters.
 const LONGEST_SID: usize = 128;
+/// Most digits of a packet's length in protocol 3.
+const MOST_DIGITS: usize = 8;
 
 /// What a request of Engine.IO asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +95,7 @@ fn from_jsonp(body: &[u8]) -> Handshake {
             Handshake::Other
         };
     };
-    match first_value::<String>(&body[at + 1..]) {
+    match first_value::<String>(&body[at + 1..], b'"') {
         Ok(payload) => match from_payload(payload.as_bytes()) {
             // The literal is whole: there is no more to come.
             Handshake::Partial => Handshake::Other,
@@ -110,7 +112,8 @@ fn from_payload(body: &[u8]) -> Handshake {
         Some(0) => {
             let digits = body[1..].iter().take_while(|digit| **digit < 10).count();
             match body.get(1 + digits) {
-                None if digits < 8 => return Handshake::Partial,
+                _ if digits > MOST_DIGITS => return Handshake::Other,
+                None => return Handshake::Partial,
                 Some(255) if digits > 0 => &body[digits + 2..],
                 _ => return Handshake::Other,
             }
@@ -123,7 +126,8 @@ fn from_payload(body: &[u8]) -> Handshake {
                 .take_while(|digit| digit.is_ascii_digit())
                 .count();
             match body.get(digits) {
-                None if digits <= 8 => return Handshake::Partial,
+                _ if digits > MOST_DIGITS => return Handshake::Other,
+                None => return Handshake::Partial,
                 Some(b':') => &body[digits + 1..],
                 _ => body,
             }
@@ -131,7 +135,7 @@ fn from_payload(body: &[u8]) -> Handshake {
     };
     match packet.split_first() {
         None => Handshake::Partial,
-        Some((b'0', open)) => match first_value::<Open>(open) {
+        Some((b'0', open)) => match first_value::<Open>(open, b'{') {
             Ok(open) if is_sid(&open.sid) => Handshake::Of(open.sid),
             Ok(_) => Handshake::Other,
             Err(other) => other,
@@ -140,16 +144,37 @@ fn from_payload(body: &[u8]) -> Handshake {
     }
 }
 
-/// The JSON value that `text` begins with; other packets may follow it.
-fn first_value<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Handshake> {
-    match serde_json::Deserializer::from_slice(text)
-        .into_iter()
-        .next()
-    {
-        Some(Ok(value)) => Ok(value),
-        Some(Err(error)) if !error.is_eof() => Err(Handshake::Other),
-        _ => Err(Handshake::Partial),
+/// The JSON object or string (`begins` is `{` or `"`) that `text` begins with; other packets may follow
+/// it. The end is looked for first: serde_json calls some values that are cut off (`-`, `1.`) malformed.
+fn first_value<'a, T: Deserialize<'a>>(text: &'a [u8], begins: u8) -> Result<T, Handshake> {
+    let text = text.trim_ascii_start();
+    match text.first() {
+        None => return Err(Handshake::Partial),
+        Some(first) if *first != begins => return Err(Handshake::Other),
+        Some(_) => {}
     }
+    let end = end_of_value(text).ok_or(Handshake::Partial)?;
+    serde_json::from_slice(&text[..end]).map_err(|_| Handshake::Other)
+}
+
+/// Where the JSON object or string at the beginning of `text` ends; `None` if that is not in `text`.
+fn end_of_value(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 && !in_string {
+            return Some(at + 1);
+        }
+    }
+    None
 }
 
 fn is_sid(sid: &str) -> bool {
@@ -211,6 +236,37 @@ mod tests {
             "___eio[0](\"ok\");",
         ] {
             assert_eq!(handshake(other.as_bytes()), Handshake::Other, "{other}");
+        }
+    }
+
+    #[test]
+    fn handshake_with_numbers_and_escapes_is_found_from_any_piece_on() {
+        for (answer, sid) in [
+            (r#"0{"x":-1,"sid":"a"}"#, "a"),
+            (r#"0{"x":1.5e+3,"sid":"a"}"#, "a"),
+            (r#"0 {"x":{"}":["\"]"]},"sid":"\ud83d\ude00"}1"#, "😀"),
+            (r#"00000019:0{"x":1.5,"sid":"a"}"#, "a"),
+        ] {
+            let found = Handshake::Of(sid.to_owned());
+            assert_eq!(handshake(answer.as_bytes()), found, "{answer}");
+            for cut in 0..answer.len() {
+                let part = handshake(&answer.as_bytes()[..cut]);
+                assert!(
+                    part == Handshake::Partial || part == found,
+                    "{answer} at {cut}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn length_of_nine_digits_is_no_handshake() {
+        for answer in [
+            b"000000019:0{\"sid\":\"a\"}".as_slice(),
+            b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\xff0{\"sid\":\"a\"}",
+        ] {
+            assert_eq!(handshake(answer), Handshake::Other);
+            assert_eq!(handshake(&answer[..10]), Handshake::Other);
         }
     }
 
