@@ -28,7 +28,7 @@ use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
 use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
-use crate::reconcile::{ReconcileError, Reconciler};
+use crate::reconcile::{LOOK_AGAIN, ReconcileError, Reconciler};
 use crate::state::store::Store;
 
 /// How long connections on the userspace path may go on after the agent was told to stop.
@@ -168,6 +168,8 @@ async fn answer(
     let alive = sd_notify::watchdog_enabled().map(|period| period / 2);
     let mut watchdog = tokio::time::interval(alive.unwrap_or(Duration::from_secs(3600)));
     watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut listeners = tokio::time::interval(LOOK_AGAIN);
+    listeners.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let tick = reconciler.next_tick().map(Instant::from_std);
         tokio::select! {
@@ -187,6 +189,7 @@ async fn answer(
             }
             () = network.changed() => tokio::task::block_in_place(|| reconciler.network_changed()),
             () = health.changed() => tokio::task::block_in_place(|| reconciler.tick()),
+            _ = listeners.tick() => tokio::task::block_in_place(|| reconciler.look_for_listeners()),
             _ = watchdog.tick(), if alive.is_some() => {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }

@@ -8,25 +8,42 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::hosts::Host;
 use crate::wait;
 
+/// Whether sockets of `host` can be MPTCP ones. Where the kernel has none, the caller is skipped aloud.
+pub fn has_mptcp(host: &Host) -> bool {
+    let enabled = host.setting("net/mptcp/enabled");
+    if enabled == "0" {
+        host.set("net/mptcp/enabled", "1");
+    }
+    if enabled.is_empty() {
+        println!("SKIPPED: this kernel has no MPTCP (CONFIG_MPTCP)");
+    }
+    !enabled.is_empty()
+}
+
 /// Listens and answers every `GET` with a number of its own; closed when dropped.
 pub struct StandIn(TcpListener);
 
 impl StandIn {
     /// One that calls itself `number`. It listens when this returns.
     pub fn new(host: &Host, address: &str, number: u16) -> Self {
-        Self::open(host, address, number, false)
+        Self::open(host, address, number, Protocol::TCP, false)
+    }
+
+    /// One that listens by MPTCP; see [`has_mptcp`].
+    pub fn mptcp(host: &Host, address: &str, number: u16) -> Self {
+        Self::open(host, address, number, Protocol::MPTCP, false)
     }
 
     /// One of a SO_REUSEPORT group.
     pub fn member(host: &Host, address: &str, number: u16) -> Self {
-        Self::open(host, address, number, true)
+        Self::open(host, address, number, Protocol::TCP, true)
     }
 
-    fn open(host: &Host, address: &str, number: u16, group: bool) -> Self {
+    fn open(host: &Host, address: &str, number: u16, protocol: Protocol, group: bool) -> Self {
         let address: SocketAddr = address.parse().unwrap();
         host.run(|| {
-            let (domain, tcp) = (Domain::for_address(address), Some(Protocol::TCP));
-            let socket = Socket::new(domain, Type::STREAM, tcp).unwrap();
+            let domain = Domain::for_address(address);
+            let socket = Socket::new(domain, Type::STREAM, Some(protocol)).unwrap();
             socket.set_reuse_port(group).unwrap();
             socket.set_reuse_address(true).unwrap();
             // The thread of one that has just been closed may still hold the port.

@@ -6,7 +6,7 @@ pub mod memory;
 pub mod packets;
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops;
 use std::sync::Arc;
 
@@ -148,6 +148,15 @@ pub trait DataPlane: Send {
     /// Enters listening sockets that the kernel side cannot see by itself: those of before its
     /// time, and UDP sockets. Returns what stood in the way, for `status`.
     fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String>;
+    /// Asks anew which kinds of sockets listen on this host. Returns whether the path of a backend may have
+    /// to change.
+    fn look_for_listeners(&mut self) -> bool {
+        false
+    }
+    /// Whether the application at an address of this host listens by MPTCP, which cannot be handed over.
+    fn is_mptcp(&self, _: SocketAddr) -> bool {
+        false
+    }
     /// Which backends have a listening socket on this host; `None` where that is not known.
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error>;
     /// The clients that are remembered.

@@ -32,7 +32,7 @@ use crate::network::survey::Way;
 use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
-use crate::state::desired::{Desired, Surroundings};
+use crate::state::desired::{self, Desired, MPTCP, Surroundings};
 use crate::state::judge::Verdict;
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Overlay, Target};
@@ -63,6 +63,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// After how long a listen address is tried again that somebody else has, such as an agent that is
 /// about to end.
 const LISTEN_AGAIN: Duration = Duration::from_millis(250);
+
+/// How often the kinds of listening sockets are looked at.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Owner of all state.
 pub struct Reconciler {
@@ -106,6 +109,10 @@ impl Surroundings for Here<'_> {
 
     fn is_local(&self, address: SocketAddr) -> bool {
         dataplane::is_local(address.ip())
+    }
+
+    fn is_mptcp(&self, address: SocketAddr) -> bool {
+        self.plane.is_mptcp(address)
     }
 
     fn packets(&self) -> Result<(), &'static str> {
@@ -288,6 +295,18 @@ impl Reconciler {
             tracing::warn!(error = %chain(&error), "packets may go the way of before for a while");
         }
         self.tick();
+    }
+
+    /// Looks whether applications listen otherwise than before: the kernel tells nobody of MPTCP sockets that
+    /// come. To be called about every [`LOOK_AGAIN`].
+    pub fn look_for_listeners(&mut self) {
+        let concerns = |backend: &desired::Backend| {
+            backend.route.path == path::SOCKET || backend.route.why == MPTCP
+        };
+        if self.desired.backends().any(concerns) && self.plane.look_for_listeners() {
+            self.tick();
+            self.adopt();
+        }
     }
 
     /// How many listen addresses of the agent's own are open.

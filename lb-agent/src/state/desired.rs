@@ -13,7 +13,7 @@ use super::observed::HeadSettings;
 use super::overlay::{AtEnd, Overlay, Target};
 use super::packets::{self, Ports};
 use super::route::route;
-pub use super::route::{ByPackets, Route};
+pub use super::route::{ByPackets, MPTCP, Route};
 use crate::config::health::Health;
 use crate::config::http::{HttpService, ProxyVersion};
 use crate::config::value::BadValue;
@@ -105,6 +105,10 @@ pub trait Surroundings {
     fn can_steer(&self) -> bool;
     /// Whether an address belongs to this host.
     fn is_local(&self, address: SocketAddr) -> bool;
+    /// Whether the application at an address of this host listens by MPTCP.
+    fn is_mptcp(&self, _: SocketAddr) -> bool {
+        false
+    }
     /// Whether packets can be forwarded; else why not, in a few words.
     fn packets(&self) -> Result<(), &'static str> {
         Err("no packet path here")

@@ -10,6 +10,9 @@ use super::packets;
 use crate::config::{BackendAddress, Mode, Path, Service};
 use crate::network::survey::{Class, Way};
 
+/// Why an application on this host is on the proxy path whose listener cannot be entered in a sockhash.
+pub const MPTCP: &str = "its listener is MPTCP, which the kernel does not hand over";
+
 /// The path to a backend, and the reason for it in a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -90,6 +93,7 @@ pub(super) fn route(
                 Err(_) => proxy(why),
             }
         }
+        Path::Auto if service.mode == Mode::Tcp && surroundings.is_mptcp(address) => proxy(MPTCP),
         Path::Auto => socket("on this host"),
     }
 }

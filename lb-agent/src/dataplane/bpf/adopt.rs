@@ -61,8 +61,17 @@ fn adopt_protocol(
     let noted = noted(maps).map_err(io::Error::other)?;
     let mut groups: BTreeMap<(Addr, u16), Vec<Listener>> = BTreeMap::new();
     for listener in inet_diag::listeners(protocol)? {
-        let key = (addr::from_ip(listener.bound.ip()), listener.bound.port());
-        if wanted.contains(&key) {
+        let key = listener.key();
+        if !wanted.contains(&key) {
+            continue;
+        }
+        if listener.mptcp {
+            problems.push(format!(
+                "the listener on {} is MPTCP, which the kernel does not hand over (have the application \
+                 listen by plain TCP, as with GODEBUG=multipathtcp=0, or set path = \"proxy\")",
+                listener.bound
+            ));
+        } else {
             groups.entry(key).or_default().push(listener);
         }
     }

@@ -4,11 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 
 use lb_common::abi::protocol;
+use lb_common::addr::{self, Addr};
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
 };
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
+use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
@@ -22,6 +24,47 @@ pub(super) struct Listener {
     pub protocol: u8,
     /// Its inode, by which `/proc/PID/fd` names it.
     pub inode: u32,
+    /// Whether it is an MPTCP socket.
+    pub mptcp: bool,
+}
+
+impl Listener {
+    /// What it is bound to, as maps have it.
+    pub(super) fn key(&self) -> (Addr, u16) {
+        (addr::from_ip(self.bound.ip()), self.bound.port())
+    }
+}
+
+/// Attribute with the protocol on top of TCP (`enum` of INET_DIAG_ULP_INFO in `linux/inet_diag.h`).
+const ULP_INFO: u16 = 19;
+/// Attribute in it with that protocol's name.
+const ULP_NAME: u16 = 1;
+/// Bytes of an attribute before its value: length and kind.
+const ATTRIBUTE_HEAD: usize = 4;
+
+/// Whether the attributes of a socket name MPTCP as the protocol on top of TCP.
+fn is_mptcp(attributes: &[Nla]) -> bool {
+    attributes.iter().any(|attribute| {
+        if attribute.kind() != ULP_INFO {
+            return false;
+        }
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        ulp_name(&value) == Some(b"mptcp")
+    })
+}
+
+/// The name in the attributes that the value of [`ULP_INFO`] consists of.
+fn ulp_name(mut nested: &[u8]) -> Option<&[u8]> {
+    while let Some(&[low, high, kind_low, kind_high]) = nested.first_chunk() {
+        let length = usize::from(u16::from_ne_bytes([low, high])).max(ATTRIBUTE_HEAD);
+        if u16::from_ne_bytes([kind_low, kind_high]) == ULP_NAME {
+            let name = nested.get(ATTRIBUTE_HEAD..length)?;
+            return name.split(|byte| *byte == 0).next();
+        }
+        nested = nested.get(length.next_multiple_of(ATTRIBUTE_HEAD)..)?;
+    }
+    None
 }
 
 /// The waiting sockets of `protocol`.
@@ -62,7 +105,8 @@ fn request(protocol: u8, family: u8) -> Vec<u8> {
     let request = InetRequest {
         family,
         protocol,
-        extensions: ExtensionFlags::empty(),
+        // With it comes the protocol on top of TCP.
+        extensions: ExtensionFlags::INFO,
         states,
         socket_id,
     };
@@ -87,6 +131,7 @@ fn parse(mut bytes: &[u8], protocol: u8, found: &mut Vec<Listener>) -> io::Resul
                     bound: SocketAddr::new(id.source_address, id.source_port),
                     protocol,
                     inode: response.header.inode,
+                    mptcp: is_mptcp(&response.nlas),
                 });
             }
             NetlinkPayload::Error(error) => return Err(error.to_io()),
@@ -103,6 +148,8 @@ fn parse(mut bytes: &[u8], protocol: u8, found: &mut Vec<Listener>) -> io::Resul
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, UdpSocket};
+
+    use socket2::{Domain, Protocol, Type};
 
     use super::*;
 
@@ -123,6 +170,53 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn name_of_the_protocol_on_top_of_tcp_is_read() {
+        let named = |name: &[u8]| {
+            let length = (ATTRIBUTE_HEAD + name.len()) as u16;
+            let mut value = [&8u16.to_ne_bytes()[..], &[2, 0, 9, 9, 9, 9]].concat();
+            value.extend(length.to_ne_bytes());
+            value.extend(ULP_NAME.to_ne_bytes());
+            value.extend(name);
+            value
+        };
+        assert_eq!(ulp_name(&named(b"mptcp\0")), Some(&b"mptcp"[..]));
+        assert_eq!(ulp_name(&named(b"tls\0")), Some(&b"tls"[..]));
+        assert_eq!(ulp_name(&named(b"")[..11]), None);
+        assert_eq!(ulp_name(&[0, 0, 0, 0]), None);
+        assert_eq!(ulp_name(&[]), None);
+    }
+
+    #[test]
+    fn an_mptcp_listener_is_told_from_a_plain_one() {
+        let protocol = Some(Protocol::MPTCP);
+        let Ok(socket) = socket2::Socket::new(Domain::IPV4, Type::STREAM, protocol) else {
+            let enabled = std::fs::read_to_string("/proc/sys/net/mptcp/enabled");
+            assert_ne!(
+                enabled.unwrap_or_default().trim(),
+                "1",
+                "this kernel has MPTCP"
+            );
+            return;
+        };
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).unwrap();
+        socket.listen(1).unwrap();
+        let bound = socket.local_addr().unwrap().as_socket().unwrap();
+        let found = listeners(protocol::TCP).unwrap();
+        let found: Vec<_> = found.iter().filter(|l| l.bound == bound).collect();
+        assert!(
+            found.iter().all(|l| l.mptcp) && found.len() == 1,
+            "{found:?}"
+        );
+        let plain = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let is_plain = |l: &Listener| l.bound != plain || !l.mptcp;
+        assert!(listeners(protocol::TCP).unwrap().iter().all(is_plain));
     }
 
     #[test]

@@ -18,13 +18,14 @@ mod link;
 mod load;
 mod log;
 mod maps;
+mod mptcp;
 mod packet;
 mod pod;
 pub mod probe;
 pub mod trial;
 
 use std::collections::{HashMap, HashSet};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,6 +61,7 @@ pub struct Bpf {
     /// Those of TCP, and those of UDP once there is such a service.
     remembered: Vec<Arc<count::Counted>>,
     max_clients: u32,
+    mptcp: mptcp::MptcpListeners,
     _lock: std::fs::File,
 }
 
@@ -91,8 +93,10 @@ impl Bpf {
             max_clients: settings.max_clients,
             packets: Mutex::new(LazyPackets::new(&settings.pin_dir, &settings.flows)?),
             pin_dir: settings.pin_dir.clone(),
+            mptcp: mptcp::MptcpListeners::default(),
             _lock: loaded.lock,
         };
+        plane.look_for_listeners();
         plane.read_back()?;
         if maps::is_pinned(&plane.pin_dir, create::AFFINITY_UDP) {
             plane.remember_udp()?;
@@ -399,12 +403,25 @@ impl DataPlane for Bpf {
         adopt::adopt(&mut self.maps, &observed.backends)
     }
 
+    fn look_for_listeners(&mut self) -> bool {
+        self.mptcp.look().unwrap_or_else(|error| {
+            tracing::debug!(%error, "list the listening sockets");
+            false
+        })
+    }
+
+    fn is_mptcp(&self, address: SocketAddr) -> bool {
+        self.mptcp.is_at(address)
+    }
+
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error> {
         let noted = adopt::noted(&self.maps)
             .map_err(|error| Error::table("list the listening sockets", error))?;
+        let mptcp = self.mptcp.listening().iter();
         let bound: HashSet<_> = noted
             .iter()
             .map(|key| (key.addr, key.port, key.protocol))
+            .chain(mptcp.map(|(addr, port)| (*addr, *port, abi::protocol::TCP)))
             .collect();
         let is_bound = |backend: &&abi::Backend| {
             adopt::bound_addresses(backend)

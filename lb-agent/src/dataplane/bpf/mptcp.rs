@@ -1,0 +1,157 @@
+//! MPTCP listeners: which addresses of this network namespace have one.
+//!
+//! The kernel takes no MPTCP socket into a sockhash (EOPNOTSUPP: neither `mptcp_prot` nor its subflows have
+//! `psock_update_sk_prot`, Linux `net/mptcp/`), so `lb_steer` has nothing to assign. They accept ordinary
+//! TCP connections, as the agent makes them on the proxy path.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use lb_common::abi::protocol;
+use lb_common::addr::{self, Addr};
+
+use super::inet_diag::{self, Listener};
+
+/// For how long an address without a listener counts as what it was: an application that restarts does
+/// not change its path.
+const RESTART: Duration = Duration::from_secs(60);
+
+/// An address, and a port.
+pub(super) type Bound = (Addr, u16);
+
+/// The listening TCP sockets of this network namespace, by their kind.
+#[derive(Default)]
+pub(super) struct MptcpListeners {
+    /// Addresses where all listeners are MPTCP.
+    now: HashSet<Bound>,
+    /// Addresses with a listener of plain TCP, which can be handed over.
+    plain: HashSet<Bound>,
+    /// Addresses that were MPTCP, and when last.
+    seen: HashMap<Bound, Instant>,
+}
+
+impl MptcpListeners {
+    /// Asks the kernel. Returns whether a path may have to change.
+    ///
+    /// # Errors
+    /// When the kernel does not list its sockets.
+    pub(super) fn look(&mut self) -> io::Result<bool> {
+        let listeners = inet_diag::listeners(protocol::TCP)?;
+        Ok(self.update(&listeners, Instant::now()))
+    }
+
+    fn update(&mut self, listeners: &[Listener], now: Instant) -> bool {
+        let of = |mptcp: bool| -> HashSet<Bound> {
+            let kind = listeners.iter().filter(|l| l.mptcp == mptcp);
+            kind.map(Listener::key).collect()
+        };
+        let before = self.decisive();
+        self.plain = of(false);
+        self.now = &of(true) - &self.plain;
+        self.seen.extend(self.now.iter().map(|key| (*key, now)));
+        let plain = &self.plain;
+        self.seen.retain(|key, last| {
+            !plain.contains(key) && now.saturating_duration_since(*last) <= RESTART
+        });
+        before != self.decisive()
+    }
+
+    /// All that [`MptcpListeners::is_at`] depends on: MPTCP addresses, and plain ones of the same ports.
+    fn decisive(&self) -> (HashSet<Bound>, HashSet<Bound>) {
+        let ports: HashSet<u16> = self.seen.keys().map(|(_, port)| *port).collect();
+        let plain = self.plain.iter().filter(|(_, port)| ports.contains(port));
+        (
+            self.seen.keys().copied().collect(),
+            plain.copied().collect(),
+        )
+    }
+
+    /// Whether connections to an application at `address` would go to an MPTCP listener.
+    pub(super) fn is_at(&self, address: SocketAddr) -> bool {
+        let own = addr::from_ip(address.ip());
+        let candidates = [own, addr::wildcard_of(&own), addr::ANY_V6];
+        let mut keys = candidates.map(|addr| (addr, address.port())).into_iter();
+        let known = keys.find(|key| self.plain.contains(key) || self.seen.contains_key(key));
+        known.is_some_and(|key| self.seen.contains_key(&key))
+    }
+
+    /// Addresses that have MPTCP listeners alone.
+    pub(super) fn listening(&self) -> &HashSet<Bound> {
+        &self.now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(bound: &str, mptcp: bool) -> Listener {
+        Listener {
+            bound: bound.parse().unwrap(),
+            protocol: protocol::TCP,
+            inode: 1,
+            mptcp,
+        }
+    }
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
+    #[test]
+    fn listener_decides_from_the_most_specific_address_on() {
+        let mut known = MptcpListeners::default();
+        let now = Instant::now();
+        assert!(known.update(&[listener("0.0.0.0:5000", true)], now));
+        assert!(known.is_at(at("127.0.0.1:5000")) && !known.is_at(at("127.0.0.1:5001")));
+        assert!(!known.update(&[listener("0.0.0.0:5000", true)], now));
+        let both = [
+            listener("0.0.0.0:5000", true),
+            listener("127.0.0.1:5000", false),
+        ];
+        assert!(known.update(&both, now));
+        assert!(!known.is_at(at("127.0.0.1:5000")) && known.is_at(at("127.0.0.2:5000")));
+        let plain = [
+            listener("127.0.0.1:5000", false),
+            listener("127.0.0.1:80", false),
+        ];
+        assert!(
+            !known.update(&plain, now),
+            "the other one may be restarting"
+        );
+        let dual = [listener("[::]:5000", true)];
+        known.update(&dual, now);
+        assert!(known.is_at(at("127.0.0.1:5000")) && known.is_at(at("[::1]:5000")));
+    }
+
+    #[test]
+    fn application_that_restarts_stays_mptcp_until_it_listens_otherwise_or_a_minute_is_over() {
+        let mut known = MptcpListeners::default();
+        let start = Instant::now();
+        let (mptcp, plain) = (
+            [listener("127.0.0.1:5000", true)],
+            [listener("127.0.0.1:5000", false)],
+        );
+        known.update(&mptcp, start);
+        assert!(!known.update(&[], start + RESTART));
+        assert!(known.is_at(at("127.0.0.1:5000")) && known.listening().is_empty());
+        assert!(known.update(&plain, start + RESTART));
+        assert!(!known.is_at(at("127.0.0.1:5000")));
+        known.update(&mptcp, start);
+        assert!(known.update(&[], start + RESTART * 2));
+        assert!(!known.is_at(at("127.0.0.1:5000")));
+    }
+
+    #[test]
+    fn group_with_a_plain_member_is_handed_over() {
+        let mut known = MptcpListeners::default();
+        let group = [
+            listener("127.0.0.1:5000", true),
+            listener("127.0.0.1:5000", false),
+        ];
+        known.update(&group, Instant::now());
+        assert!(!known.is_at(at("127.0.0.1:5000")) && known.listening().is_empty());
+    }
+}
