@@ -6,15 +6,14 @@ use super::{Complaint, Source};
 const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
-const UNSAFE_FILES: [&str; 35] = [
+const UNSAFE_FILES: [&str; 34] = [
     "lb-agent/src/admission/seats.rs",
     "lb-agent/src/allocator.rs",
     "lb-agent/src/control/peer.rs",
-    "lb-agent/src/dataplane/bpf/create.rs",
-    "lb-agent/src/dataplane/bpf/link.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
     "lb-agent/src/dataplane/bpf/packet/flows.rs",
     "lb-agent/src/dataplane/bpf/pod.rs",
+    "lb-agent/src/dataplane/bpf/sys.rs",
     "lb-agent/src/doctor/ethtool.rs",
     "lb-agent/src/handover.rs",
     "lb-agent/src/sockopt.rs",

@@ -8,13 +8,14 @@
 //! alone that vouches for it.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use lb_common::abi::{ServiceKey, protocol};
 use lb_common::addr;
 
-use super::link::{bpf, open_pin};
+use super::link::open_pin;
+use super::sys;
 
 /// Listen addresses that are tried.
 const MOST_SERVICES: usize = 64;
@@ -22,8 +23,6 @@ const MOST_SERVICES: usize = 64;
 const CLIENTS: u8 = 8;
 /// What the program returns for a connection that goes on.
 const SK_PASS: u32 = 1;
-
-const BPF_PROG_TEST_RUN: libc::c_long = 10;
 
 /// Why a new program is not let in.
 #[derive(Debug, thiserror::Error)]
@@ -114,17 +113,9 @@ pub fn check_packets(
     for frame in others() {
         // The kernel's limit for what fits without fragments is far above.
         let mut after = [0u8; 256];
-        let mut attr = TestRun {
-            prog_fd: program.as_raw_fd() as u32,
-            data_size_in: frame.len() as u32,
-            data_size_out: after.len() as u32,
-            data_in: frame.as_ptr() as u64,
-            data_out: after.as_mut_ptr() as u64,
-            ..TestRun::default()
-        };
-        bpf(BPF_PROG_TEST_RUN, &mut attr).map_err(CanaryError::Run)?;
-        let left = &after[..attr.data_size_out as usize];
-        if attr.retval != pass || left != frame {
+        let (returned, left) =
+            sys::run_on_frame(program, &frame, &mut after).map_err(CanaryError::Run)?;
+        if returned != pass || after[..left] != frame[..] {
             return Err(CanaryError::Meddles { program: name });
         }
     }
@@ -167,19 +158,10 @@ struct Verdict {
 }
 
 fn run(program: BorrowedFd<'_>, context: &Context) -> io::Result<Verdict> {
-    let size = size_of::<Context>() as u32;
-    let mut after = Context::default();
-    let mut attr = TestRun {
-        prog_fd: program.as_raw_fd() as u32,
-        ctx_size_in: size,
-        ctx_size_out: size,
-        ctx_in: &raw const *context as u64,
-        ctx_out: &raw mut after as u64,
-        ..TestRun::default()
-    };
-    match bpf(BPF_PROG_TEST_RUN, &mut attr) {
-        Ok(_) => Ok(Verdict {
-            pass: attr.retval == SK_PASS,
+    let mut after = *context;
+    match sys::run_on_context(program, &mut after) {
+        Ok(returned) => Ok(Verdict {
+            pass: returned == SK_PASS,
             socket: after.cookie,
         }),
         // A socket was chosen, and it is one of a SO_REUSEPORT group: the kernel does not try the
@@ -194,8 +176,8 @@ fn run(program: BorrowedFd<'_>, context: &Context) -> io::Result<Verdict> {
 
 /// The kernel's `struct bpf_sk_lookup`.
 #[repr(C)]
-#[derive(Default)]
-struct Context {
+#[derive(Clone, Copy, Default)]
+pub(super) struct Context {
     cookie: u64,
     family: u32,
     protocol: u32,
@@ -234,26 +216,4 @@ impl Context {
         }
         context
     }
-}
-
-/// The kernel's `union bpf_attr` for BPF_PROG_TEST_RUN (`test` in `linux/bpf.h`).
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    pad: u32,
 }

@@ -2,7 +2,6 @@
 //! walked over, many at a time, and seldom.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, MapError};
 
-use super::batch::{self, Next, Room};
-use super::maps;
+use super::{maps, sys};
 
 /// How old a count may be.
 const GOOD_FOR: Duration = Duration::from_secs(10);
@@ -66,7 +64,7 @@ impl Counted {
     }
 
     fn count(&self) -> io::Result<u64> {
-        let count = count(self.map.fd().as_fd(), self.key_size, self.value_size)?;
+        let count = count(&self.map, self.key_size, self.value_size)?;
         *self.last() = Some((Instant::now(), count));
         Ok(count)
     }
@@ -76,19 +74,14 @@ impl Counted {
     }
 }
 
-fn count(map: BorrowedFd<'_>, key_size: usize, value_size: usize) -> io::Result<u64> {
+fn count(map: &MapData, key_size: usize, value_size: usize) -> io::Result<u64> {
     let mut keys = vec![0u8; key_size.next_multiple_of(8) * BATCH as usize];
     let mut values = vec![0u8; value_size.next_multiple_of(8) * BATCH as usize];
-    let room = Room {
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        entries: BATCH,
-    };
     let (mut total, mut from) = (0, None);
     loop {
-        let read = batch::read(map.as_raw_fd(), from, &room)?;
-        total += u64::from(read.entries);
-        if read.next == Next::End {
+        let read = sys::lookup_batch(map, from, &mut keys, &mut values)?;
+        total += read.entries as u64;
+        if read.is_end {
             return Ok(total);
         }
         from = Some(read.to);

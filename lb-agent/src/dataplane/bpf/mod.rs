@@ -22,6 +22,7 @@ mod mptcp;
 mod packet;
 mod pod;
 pub mod probe;
+mod sys;
 pub mod trial;
 
 use std::collections::{HashMap, HashSet};
@@ -37,12 +38,12 @@ use lb_common::abi::{
 };
 
 use clients::KernelClients;
-pub use link::locks_maps;
 pub use load::{OpenError, Settings};
 pub use log::KernelLog;
 use maps::Maps;
 pub use packet::FlowSettings;
 use packet::LazyPackets;
+pub use sys::locks_maps;
 
 use super::packets::{InterfaceState, PacketFigures, Wanted};
 use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts, TableCounts};

@@ -39,6 +39,9 @@ pub(super) struct DecapSettings(pub(super) abi::decap::DecapSettings);
 // SAFETY: as above.
 unsafe impl aya::Pod for DecapSettings {}
 
+// SAFETY: `#[repr(C)]` over integers, with its padding spelled out.
+unsafe impl aya::Pod for super::canary::Context {}
+
 macro_rules! packet_pod {
     ($($name:ident),+ $(,)?) => {$(
         #[doc = concat!("[`abi::packet::", stringify!($name), "`] as a map key or value.")]

@@ -11,17 +11,13 @@ use aya::sys::{is_map_supported, is_program_supported};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::abi::META_MAGIC;
 
-use super::link::bpf;
 use super::packet::{self, FlowSettings};
-use super::{canary, load, maps};
+use super::{canary, load, maps, sys};
 use crate::errors::chain;
 
-const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_SK_LOOKUP: u32 = 36;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
-/// Programs of one hook that are named.
-const MOST_PROGRAMS: usize = 64;
 
 /// Something that was tried, and what came of it.
 #[derive(Clone, Debug)]
@@ -153,48 +149,17 @@ fn of_object(object: Result<Ebpf, EbpfError>, needed: bool) -> Vec<Tried> {
     tried
 }
 
-/// The kernel's `union bpf_attr` for BPF_PROG_QUERY (`query` in `linux/bpf.h`), up to Linux 6.6.
-#[repr(C)]
-#[derive(Default)]
-struct ProgQuery {
-    target: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    prog_ids: u64,
-    prog_cnt: u32,
-    pad: u32,
-    prog_attach_flags: u64,
-    link_ids: u64,
-    link_attach_flags: u64,
-    revision: u64,
-}
-
-fn query(target: u32, attach_type: u32) -> io::Result<Vec<u32>> {
-    let mut ids = vec![0u32; MOST_PROGRAMS];
-    let mut attr = ProgQuery {
-        target,
-        attach_type,
-        prog_ids: ids.as_mut_ptr() as u64,
-        prog_cnt: MOST_PROGRAMS as u32,
-        ..ProgQuery::default()
-    };
-    bpf(BPF_PROG_QUERY, &mut attr)?;
-    ids.truncate(attr.prog_cnt as usize);
-    Ok(ids)
-}
-
 /// Names of the programs on the sk_lookup hook of this network namespace.
 pub fn on_sk_lookup() -> io::Result<Vec<String>> {
     let namespace = File::open("/proc/self/ns/net")?;
-    let ids = query(namespace.as_raw_fd() as u32, BPF_SK_LOOKUP)?;
+    let ids = sys::programs_on(namespace.as_raw_fd() as u32, BPF_SK_LOOKUP)?;
     Ok(names(&ids))
 }
 
 /// Names of the programs on the TCX hooks of an interface. An error where there are no such hooks.
 pub fn on_interface(index: u32) -> io::Result<Vec<String>> {
-    let mut ids = query(index, BPF_TCX_INGRESS)?;
-    ids.extend(query(index, BPF_TCX_EGRESS)?);
+    let mut ids = sys::programs_on(index, BPF_TCX_INGRESS)?;
+    ids.extend(sys::programs_on(index, BPF_TCX_EGRESS)?);
     Ok(names(&ids))
 }
 

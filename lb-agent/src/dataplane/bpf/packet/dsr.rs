@@ -14,7 +14,7 @@ use lb_common::abi::packet::{DsrSlot, FlowKey, dsr};
 use lb_common::abi::{BackendId, ServiceHead, ServiceId, ServiceTable, TABLE_SLOTS};
 use lb_common::select::Client;
 
-use super::super::{link, pod};
+use super::super::{pod, sys};
 use crate::host::monotonic_s;
 
 /// The tables, by service.
@@ -101,14 +101,14 @@ impl Tables {
 
     fn read(&self, id: ServiceId) -> Result<Option<Box<pod::DsrTable>>, MapError> {
         let mut inner = 0u32;
-        match link::lookup(&self.pinned, id.0, &mut inner) {
+        match sys::lookup(&self.pinned, id.0, &mut inner) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(MapError::IoError(error)),
         }
         let mut table = pod::zeroed::<pod::DsrTable>();
         let inner = MapData::from_id(inner)?;
-        link::lookup(&inner, 0, &mut *table).map_err(MapError::IoError)?;
+        sys::lookup(&inner, 0, &mut *table).map_err(MapError::IoError)?;
         Ok(Some(table))
     }
 

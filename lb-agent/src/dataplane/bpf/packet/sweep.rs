@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap as StdMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -321,13 +320,12 @@ impl Walk {
     }
 
     fn tracked(&mut self) -> io::Result<()> {
-        let fd = self.tables.walked.fd().as_fd().as_raw_fd();
         let none = (
             pod::FlowKey(FlowKey::default()),
             pod::Tracked(Tracked::default()),
         );
-        let mut batches: Batches<pod::FlowKey, pod::Tracked> =
-            Batches::new(fd, BATCH, none.0, none.1);
+        let mut batches: Batches<'_, pod::FlowKey, pod::Tracked> =
+            Batches::new(&self.tables.walked, BATCH, none.0, none.1);
         let mut with = HashSet::new();
         loop {
             let next = batches.next()?;
