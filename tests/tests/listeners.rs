@@ -172,3 +172,46 @@ fn a_listener_on_the_same_port_in_another_namespace_is_never_used() {
         "its end does not concern ours"
     );
 }
+
+/// An agent that may not look into other processes, started by `wrapper`, tells which listeners it could not
+/// adopt.
+fn hidden_listeners_are_told(wrapper: &[&str]) {
+    let hosts = Hosts::new();
+    let address = "127.0.0.1:5000";
+    let mut agent = Agent::start(&hosts.balancer, &service(address));
+    agent.kill();
+    lb_agent::dataplane::bpf::purge(agent.pin_dir()).unwrap();
+    let before = listen(&hosts.balancer, address, 1, false);
+    let mut command = hosts.balancer.command(wrapper[0]);
+    command.args(&wrapper[1..]).arg(lb_tests::agent::program());
+    command.args(["run", "--config"]).arg(agent.config());
+    command.env_remove("NOTIFY_SOCKET");
+    agent.start_as(command);
+    let notes = || agent.status()["agent"]["notes"].to_string();
+    assert_eq!(agent.backend(address)["listening"], false, "{wrapper:?}");
+    let told = notes();
+    assert!(
+        told.contains("the listener on 127.0.0.1:5000 cannot be adopted")
+            && told.contains("restart that process")
+            && told.contains("CAP_SYS_PTRACE"),
+        "{wrapper:?}: {told}"
+    );
+    // Its restart helps.
+    close(before);
+    let _after = listen(&hosts.balancer, address, 2, false);
+    assert_eq!(agent.backend(address)["listening"], true, "{wrapper:?}");
+    assert_eq!(numbers(&hosts), BTreeSet::from([2]));
+    wait::until("no note any more", || {
+        (!notes().contains("adopted")).then_some(())
+    });
+}
+
+#[test]
+fn listeners_that_cannot_be_adopted_without_cap_sys_ptrace_are_told() {
+    hidden_listeners_are_told(&["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all"]);
+}
+
+#[test]
+fn listeners_that_cannot_be_adopted_from_a_pid_namespace_are_told() {
+    hidden_listeners_are_told(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+}

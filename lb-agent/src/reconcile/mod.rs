@@ -64,6 +64,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// about to end.
 const LISTEN_AGAIN: Duration = Duration::from_millis(250);
 
+/// After what time sockets that could not be adopted are tried again.
+const ADOPT_AGAIN: Duration = Duration::from_secs(5);
+
 /// How often the kinds of listening sockets are looked at.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -88,6 +91,8 @@ pub struct Reconciler {
     evicted: Evicted,
     /// When a change that could not be put in force is tried again.
     retry: Option<Instant>,
+    /// When listening sockets were last adopted.
+    adopted_at: Instant,
     failures: passive::Failures,
     looks: drain::Looks,
     /// When a slow start goes a step further than what is in force.
@@ -175,6 +180,7 @@ impl Reconciler {
             sources: Sources::default(),
             evicted: Evicted::default(),
             retry: None,
+            adopted_at: Instant::now(),
             looks: drain::Looks::default(),
             ramp: None,
             failures: passive::Failures::default(),
@@ -303,8 +309,15 @@ impl Reconciler {
         let concerns = |backend: &desired::Backend| {
             backend.route.path == path::SOCKET || backend.route.why == MPTCP
         };
-        if self.desired.backends().any(concerns) && self.plane.look_for_listeners() {
+        if !self.desired.backends().any(concerns) {
+            return;
+        }
+        let changed = self.plane.look_for_listeners();
+        if changed {
             self.tick();
+        }
+        let again = !self.problems.is_empty() && self.adopted_at.elapsed() >= ADOPT_AGAIN;
+        if changed || again {
             self.adopt();
         }
     }
@@ -450,6 +463,7 @@ impl Reconciler {
     }
 
     fn adopt(&mut self) {
+        self.adopted_at = Instant::now();
         let problems = self.plane.adopt_listeners(&self.observed);
         for problem in problems
             .iter()

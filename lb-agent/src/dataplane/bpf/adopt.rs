@@ -3,7 +3,7 @@
 //! The socket is borrowed from its process (pidfd_getfd(2), which takes CAP_SYS_PTRACE) for as
 //! long as it takes to enter it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -91,10 +91,11 @@ fn adopt_protocol(
         .map(|listener| listener.inode)
         .collect();
     let holders = holders(&missing)?;
+    let mut out_of_sight = Vec::new();
     for ((addr, port), group) in groups {
         for listener in group {
             let Some(holder) = holders.get(&listener.inode) else {
-                // Closed since the kernel was asked, or held by the kernel itself.
+                out_of_sight.push(listener);
                 continue;
             };
             if let Err(error) = enter(maps, holder, addr, port, protocol) {
@@ -107,7 +108,45 @@ fn adopt_protocol(
             }
         }
     }
+    tell_of_hidden(&out_of_sight, protocol, problems)
+}
+
+/// Tells of sockets of which no process is seen to hold them, but for those that were closed since the
+/// kernel was asked.
+fn tell_of_hidden(
+    out_of_sight: &[Listener],
+    protocol: u8,
+    problems: &mut Vec<String>,
+) -> io::Result<()> {
+    if out_of_sight.is_empty() {
+        return Ok(());
+    }
+    let now = inet_diag::listeners(protocol)?;
+    let hidden = out_of_sight
+        .iter()
+        .filter(|listener| now.contains(listener));
+    let bound: BTreeSet<SocketAddr> = hidden.map(|listener| listener.bound).collect();
+    problems.extend(
+        bound
+            .into_iter()
+            .map(|bound| hidden_problem(bound, protocol)),
+    );
     Ok(())
+}
+
+fn hidden_problem(bound: SocketAddr, protocol: u8) -> String {
+    let mend = "give lb-agent CAP_SYS_PTRACE and run it in the PID namespace of the host";
+    if protocol == protocol::UDP {
+        format!(
+            "the UDP socket on {bound} cannot be adopted: lb-agent may not look into the process that \
+             holds it ({mend}, or set path = \"proxy\")"
+        )
+    } else {
+        format!(
+            "the listener on {bound} cannot be adopted: lb-agent may not look into the process that \
+             holds it (restart that process, or {mend})"
+        )
+    }
 }
 
 /// The keys of all sockets that are entered.
@@ -227,6 +266,22 @@ mod tests {
         assert_eq!(holder.fd, listener.as_raw_fd());
         let borrowed = std::net::TcpListener::from(borrow(holder).unwrap());
         assert_eq!(borrowed.local_addr().unwrap(), bound);
+    }
+
+    #[test]
+    fn socket_that_is_still_open_is_told_of_and_a_closed_one_is_not() {
+        let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let bound = open.local_addr().unwrap();
+        let ours = [bound, closed.local_addr().unwrap()];
+        let mut found = inet_diag::listeners(protocol::TCP).unwrap();
+        found.retain(|listener| ours.contains(&listener.bound));
+        assert_eq!(found.len(), 2);
+        drop(closed);
+        let mut problems = Vec::new();
+        tell_of_hidden(&found, protocol::TCP, &mut problems).unwrap();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains(&bound.to_string()) && problems[0].contains("restart"));
     }
 
     #[test]
