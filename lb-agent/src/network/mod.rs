@@ -107,6 +107,16 @@ impl Network {
     }
 }
 
+/// Removes the `clsact` queueing discipline of the interface `name`, unless it has filters.
+pub fn remove_clsact(name: &str) {
+    let removed = nix::net::if_::if_nametoindex(name)
+        .map_err(std::io::Error::from)
+        .and_then(|index| Rtnetlink::open()?.remove_clsact(index));
+    if let Err(error) = removed {
+        tracing::debug!(%error, name, "the clsact of an interface cannot be removed");
+    }
+}
+
 fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }

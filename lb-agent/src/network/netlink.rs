@@ -18,6 +18,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
+use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -26,6 +27,11 @@ use super::survey::{Interface, Route};
 
 /// Room for one datagram of an answer.
 const BUFFER: usize = 64 * 1024;
+
+/// TC_H_CLSACT and the ends of it (`linux/pkt_sched.h`).
+const CLSACT: u32 = 0xffff_fff1;
+const CLSACT_INGRESS: u32 = 0xffff_fff2;
+const CLSACT_EGRESS: u32 = 0xffff_fff3;
 
 /// A socket to ask with.
 pub(super) struct Rtnetlink {
@@ -156,6 +162,28 @@ impl Rtnetlink {
             flags,
             &mut |_| {},
         )
+    }
+
+    /// Removes the `clsact` queueing discipline of an interface, unless it has filters.
+    pub(super) fn remove_clsact(&mut self, interface: u32) -> io::Result<()> {
+        let about = |parent: u32| {
+            let mut message = TcMessage::default();
+            message.header.index = interface.cast_signed();
+            message.header.parent = TcHandle::from(parent);
+            message
+        };
+        let mut filters = 0;
+        for parent in [CLSACT_INGRESS, CLSACT_EGRESS] {
+            let all = RouteNetlinkMessage::GetTrafficFilter(about(parent));
+            self.ask(all, NLM_F_DUMP, &mut |_| filters += 1)?;
+        }
+        if filters != 0 {
+            return Ok(());
+        }
+        let mut clsact = about(CLSACT);
+        clsact.header.handle = TcHandle::from(CLSACT & 0xffff_0000);
+        let request = RouteNetlinkMessage::DelQueueDiscipline(clsact);
+        self.ask(request, 0, &mut |_| ())
     }
 
     /// Sends one request and passes on the answers, to the last.

@@ -140,6 +140,7 @@ mod tests {
     use super::*;
 
     const LOOK_UP: i32 = 1;
+    const NOTHING: [usize; 0] = [];
 
     fn found(code: &[Instruction]) -> Vec<usize> {
         let found = objections(&function("f", code));
@@ -149,9 +150,9 @@ mod tests {
     #[test]
     fn addition_behind_the_test_passes() {
         let branch = [call(LOOK_UP), if_zero(0, 1), add(0, 8), exit()];
-        assert_eq!(found(&branch), []);
+        assert_eq!(found(&branch), NOTHING);
         let other_way = [call(LOOK_UP), if_not_zero(0, 1), exit(), add(0, 8), exit()];
-        assert_eq!(found(&other_way), []);
+        assert_eq!(found(&other_way), NOTHING);
     }
 
     #[test]
@@ -181,7 +182,7 @@ mod tests {
             add(0, 8),
             exit(),
         ];
-        assert_eq!(found(&code), []);
+        assert_eq!(found(&code), NOTHING);
     }
 
     #[test]
@@ -224,6 +225,6 @@ mod tests {
 
     #[test]
     fn results_of_other_helpers_are_added_to() {
-        assert_eq!(found(&[call(7), add(0, 8), exit()]), []);
+        assert_eq!(found(&[call(7), add(0, 8), exit()]), NOTHING);
     }
 }

@@ -54,11 +54,11 @@ const TOO_OLD: [(&str, &[&str]); 1] = [(
 const OLDEST: (u32, u32) = (6, 1);
 
 /// What a kernel is asked; with words, those tests alone that have one of them in their names.
-pub(super) fn of(series: &str, words: &[String]) -> Vec<Job> {
+pub(super) fn of(series: &str, words: &[&String]) -> Vec<Job> {
     let all: &[(&str, &[&str])] = if is_too_old(series) { &TOO_OLD } else { &JOBS };
     let wanted = |file: &str, test: &str| {
         let name = format!("{file}::{test}");
-        words.is_empty() || words.iter().any(|word| name.contains(word))
+        words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
     };
     let job = |(file, tests): &(&'static str, &'static [&'static str])| Job {
         file,
@@ -81,8 +81,8 @@ fn is_too_old(series: &str) -> bool {
 
 /// The script that does all jobs, one after the other, and says where each begins and ends. Where one
 /// fails, the kernel's last words follow.
-pub(super) fn script(jobs: &[Job], environment: &[(&str, &str)], options: &[String]) -> String {
-    let options = options.join(" ");
+pub(super) fn script(jobs: &[Job], environment: &[(&str, &str)], options: &[&String]) -> String {
+    let options: String = options.iter().map(|option| format!("{option} ")).collect();
     let mut script = String::from("export LB_TEST_SKIPPED=/tmp/skipped\n");
     for (name, value) in environment {
         script += &format!("export {name}={value}\n");
@@ -102,7 +102,7 @@ pub(super) fn script(jobs: &[Job], environment: &[(&str, &str)], options: &[Stri
             ""
         };
         let tests = tests.join(" ");
-        script += &format!("job {file} --test-threads=1 {show}{options} --exact {tests}\n");
+        script += &format!("job {file} --test-threads=1 {show}{options}--exact {tests}\n");
     }
     script + "[ -s /tmp/skipped ] && sed 's/^/=== skipped /' /tmp/skipped\necho '=== end'\n"
 }
@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn words_choose_among_the_tests_and_old_kernels_have_their_own() {
-        let chosen = of("6.1", &["nat::".to_owned(), "over_tls".to_owned()]);
+        let words = ["nat::".to_owned(), "over_tls".to_owned()];
+        let chosen = of("6.1", &words.each_ref());
         let names: Vec<_> = chosen
             .iter()
             .map(|job| (job.file, job.tests.len()))

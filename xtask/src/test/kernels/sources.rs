@@ -119,7 +119,7 @@ fn source(stanza: &[&str]) -> Option<Source> {
             let name = line.split_once(':').map(|(name, _)| name);
             name.is_some_and(|name| name.eq_ignore_ascii_case(key))
         };
-        let at = stanza.iter().position(|line| is_key(line))?;
+        let at = stanza.iter().position(is_key)?;
         let (_, first) = stanza[at].split_once(':')?;
         let more = stanza[at + 1..]
             .iter()

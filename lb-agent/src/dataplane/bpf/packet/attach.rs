@@ -19,6 +19,7 @@ use super::super::link;
 use super::super::load::{self, OpenError};
 use crate::dataplane::packets::{InterfaceState, Wanted};
 use crate::errors::chain;
+use crate::network::remove_clsact;
 use crate::network::survey::Place;
 
 /// Programs, in the order in which they are told apart in the names of pins.
@@ -406,13 +407,19 @@ pub(crate) fn remove_filters_of(interfaces: &[String]) {
         .for_each(|interface| remove_filters(interface));
 }
 
+/// Removes our filters from an interface, and with the last of them the queueing discipline that they
+/// were filters of.
 fn remove_filters(interface: &str) {
-    for (kind, program) in [
+    let ends = [
         (TcAttachType::Ingress, INGRESS),
         (TcAttachType::Egress, EGRESS),
-    ] {
+    ];
+    let removed = ends.map(|(kind, program)| {
         // There may be none.
-        let _ = tc::qdisc_detach_program(interface, kind, program);
+        tc::qdisc_detach_program(interface, kind, program).is_ok()
+    });
+    if removed.contains(&true) {
+        remove_clsact(interface);
     }
 }
 
