@@ -2,6 +2,7 @@
 //! packages and installers.
 
 use std::fs;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -37,9 +38,9 @@ impl<'a> Root<'a> {
         self.dir.join(path.trim_start_matches('/'))
     }
 
-    /// Whether it has a file.
+    /// Whether it has a file, or a link, whose target may be a path in it.
     pub fn has(&self, path: &str) -> bool {
-        self.path(path).exists()
+        self.path(path).symlink_metadata().is_ok()
     }
 
     /// A command in it, with this kernel's file systems; their mounts are gone with the command.
@@ -67,7 +68,6 @@ impl<'a> Root<'a> {
         command.stdout(file.try_clone().unwrap());
         command.stderr(file.try_clone().unwrap());
         let status = command.status().unwrap();
-        use std::io::{Read as _, Seek as _};
         let (mut file, mut stdout) = (file, Vec::new());
         file.rewind().unwrap();
         file.read_to_end(&mut stdout).unwrap();

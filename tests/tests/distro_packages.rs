@@ -2,7 +2,7 @@
 //! each Debian, and the RPM, whose tools Debian has.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::process::Process;
@@ -49,7 +49,7 @@ fn the_debian_package_serves_on_each_debian() {
         let package = root.take(&given("LB_TEST_DEB"));
         root.ok(&["dpkg", "-i", &package]);
         let (pins, _) = configure(&root, name);
-        let _app = node::copies(&hosts.balancer, [5000], Path::new("/tmp"));
+        let _app = node::copies(&hosts.balancer, [5000], &root.path("tmp"));
         let mut agent = start(&root);
         assert_serves(&hosts);
         root.ok(&["dpkg", "-r", "lb-agent"]);
@@ -79,7 +79,7 @@ fn the_rpm_is_installed_used_upgraded_and_removed() {
     let needs = root.ok(&["rpm", "--query", "--requires", "lb-agent"]);
     assert!(needs.contains("glibc >= 2.34"), "{needs}");
     let (pins, config) = configure(&root, "rpm");
-    let _app = node::copies(&hosts.balancer, [5000], Path::new("/tmp"));
+    let _app = node::copies(&hosts.balancer, [5000], &root.path("tmp"));
     let mut agent = start(&root);
     assert_serves(&hosts);
 

@@ -1,7 +1,7 @@
 //! The archive's installer and its services, where no systemd is: OpenRC and sysvinit.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
@@ -46,11 +46,12 @@ impl<'a> System<'a> {
         );
         fs::create_dir_all(root.path("etc/lb-agent")).unwrap();
         fs::write(root.path("etc/lb-agent/config.toml"), config).unwrap();
+        let app = node::copies(&hosts.balancer, [5000], &root.path("tmp"));
         Self {
             hosts,
             root,
             pins: pins.into(),
-            _app: node::copies(&hosts.balancer, [5000], Path::new("/tmp")),
+            _app: app,
         }
     }
 
