@@ -51,7 +51,7 @@ answer=$(perl -MIO::Socket::INET -e '
     $s = IO::Socket::INET->new("127.0.0.1:8080") or die $!; print $s "?\n"; print <$s>')
 echo "answer: $answer"
 [ "$answer" = fresh ]
-target/release/lb-agent status --config /tmp/lb-agent.toml | grep ' socket '
+target/release/lb-agent status | grep -w socket
 "#;
 
 /// What `distro_*.rs` need, as variables.
