@@ -20,8 +20,9 @@ pub(super) const MEMORY: u64 = 2048;
 /// CPUs of a guest: the programs' per-CPU maps should have more than one part.
 const CPUS: &str = "2";
 
-/// A guest that prints nothing for so long hangs. A test's own patience is less.
-const SILENCE: Duration = Duration::from_secs(300);
+/// A guest that prints nothing for so long hangs. A test prints nothing while it runs: it may wait more
+/// than once, four minutes at most, before it gives up by itself.
+const SILENCE: Duration = Duration::from_secs(600);
 
 /// The most that a guest may take in all.
 const LIMIT: Duration = Duration::from_secs(1800);
