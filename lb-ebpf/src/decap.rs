@@ -5,6 +5,9 @@
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod hints;
+mod object;
+
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -17,6 +20,8 @@ use lb_common::abi::decap::{DecapSettings, MAX_DECAP_FROM};
 use lb_common::abi::local::MAX_LOCAL_ADDRESSES;
 use lb_common::addr::Addr;
 use lb_common::decap::{Admission, Frame, Outcome, Wrapped, unwrap};
+
+use crate::hints::opaque;
 
 /// What the command was told.
 #[btf_map]
@@ -142,32 +147,6 @@ impl Frame for Raw {
         // SAFETY: the context is valid; pointers into the packet are made anew at each access.
         (unsafe { bpf_xdp_adjust_head(self.0, by as i32) } == 0).then_some(())
     }
-}
-
-/// Hides from the compiler what it knows of a number: it would leave out bounds checks that it can
-/// prove needless, and the verifier cannot follow its proof.
-#[inline(always)]
-fn opaque(number: usize) -> usize {
-    #[cfg(target_arch = "bpf")]
-    let mut number = number;
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: adding nothing changes nothing.
-    unsafe {
-        core::arch::asm!("{0} += 0", inout(reg) number, options(pure, nomem, nostack));
-    }
-    number
-}
-
-/// GPL-compatible, as some helpers ask; the sources are MIT OR Apache-2.0.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-/// A panic that the compiler could not rule out loops for ever, which the verifier refuses.
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }
 
 /// The crate compiles for the host too, so that the linters can read it.
