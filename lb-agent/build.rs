@@ -1,6 +1,7 @@
 //! Puts the eBPF objects beside the code that embeds it.
 //!
-//! They come from `cargo xtask build`. Where there is none, an empty one takes its place: the
+//! They come from `cargo xtask build`, which makes them for one processor each: layouts of the kernel's
+//! and the order of memory accesses go by it. Where there is none, an empty one takes its place: the
 //! crate can then be checked and tested as usual, and the agent says "built without eBPF".
 
 use std::path::{Path, PathBuf};
@@ -38,7 +39,8 @@ fn object() -> PathBuf {
         return PathBuf::from(path);
     }
     let crate_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
-    crate_dir.join("../target/bpf/lb-ebpf.o")
+    let processor = env::var("CARGO_CFG_TARGET_ARCH").expect("set by cargo");
+    crate_dir.join(format!("../target/bpf/{processor}/lb-ebpf.o"))
 }
 
 /// Cargo runs us every time if the file that we ask it to watch does not exist; the directory tells

@@ -61,8 +61,10 @@ impl<const N: usize> Place<N> {
     }
 }
 
-/// What is before it is seen before what is behind it. On x86-64 only the compiler would change
-/// that.
+/// A memory barrier: accesses before it are not reordered with those behind it. x86-64 keeps the order of
+/// loads among each other, as of stores, so there only the compiler has to be held back. Other processors
+/// need an instruction. eBPF has none of its own, but an atomic addition that fetches is fully ordered
+/// (the kernel's `Documentation/atomic_t.txt`); on arm64 it becomes `LDADDAL`, or a loop with `DMB ISH`.
 #[inline(always)]
 fn fence(_word: *mut u32) {
     #[cfg(all(target_arch = "bpf", bpf_target_arch = "x86_64"))]

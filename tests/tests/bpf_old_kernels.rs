@@ -7,7 +7,8 @@ use lb_tests::old_kernels::{self, Object};
 
 /// `cargo xtask build` puts both objects there.
 fn object(name: &str) -> PathBuf {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/lb-ebpf.o");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf");
+    let default = || directory.join(std::env::consts::ARCH).join("lb-ebpf.o");
     let main = std::env::var_os("LB_EBPF_OBJECT").map_or_else(default, PathBuf::from);
     main.with_file_name(name)
 }

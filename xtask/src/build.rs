@@ -2,14 +2,37 @@
 
 use crate::setup;
 use crate::sh::{self, CommandExt, say};
+use crate::target::{Arch, Target};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The eBPF object, where `lb-agent/build.rs` looks for it.
+/// Arguments of `cargo xtask build`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The processor that it is for, this machine's if left out
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Arch>,
+}
+
+/// `cargo xtask build`
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let (profile, target) = (Profile::Release, Target::of(args.arch));
+    build_for(profile, target)?;
+    say(format!("built {}", agent_for(profile, target).display()));
+    Ok(())
+}
+
+/// The eBPF object for a processor, where `lb-agent/build.rs` looks for it.
+pub(crate) fn object_for(target: Target) -> PathBuf {
+    let dir = sh::workspace().join("target/bpf");
+    dir.join(target.processor).join("lb-ebpf.o")
+}
+
+/// That for this machine.
 pub(crate) fn object() -> PathBuf {
-    sh::workspace().join("target/bpf/lb-ebpf.o")
+    object_for(Target::own())
 }
 
 /// A profile of Cargo.toml; Cargo puts what it makes into a directory of the same name.
@@ -30,7 +53,7 @@ impl Profile {
     }
 }
 
-/// Where a program of the workspace is when `profile` was built.
+/// Where a program of the workspace is when `profile` was built for this machine.
 pub(crate) fn program(profile: Profile, name: &str) -> PathBuf {
     sh::target_dir().join(profile.name()).join(name)
 }
@@ -43,32 +66,61 @@ pub(crate) fn agent(profile: Profile) -> PathBuf {
     program(profile, "lb-agent")
 }
 
+/// The agent, as `build_for` makes it.
+pub(crate) fn agent_for(profile: Profile, target: Target) -> PathBuf {
+    target.directory().join(profile.name()).join("lb-agent")
+}
+
 /// The eBPF object, then the agent that holds it.
 pub(crate) fn build(profile: Profile) -> Result<()> {
-    build_object()?;
-    package(profile, "lb-agent")
+    build_for(profile, Target::own())
+}
+
+/// The same for a processor.
+pub(crate) fn build_for(profile: Profile, target: Target) -> Result<()> {
+    setup::ensure_cross(target)?;
+    build_object_for(target)?;
+    package_for(profile, "lb-agent", target)
 }
 
 /// Compiles one package of the workspace.
 pub(crate) fn package(profile: Profile, name: &str) -> Result<()> {
-    Command::new(sh::cargo())
-        .current_dir(sh::workspace())
-        .args(["build", "--profile", profile.name(), "--package", name])
-        .run_shown()
+    package_for(profile, name, Target::own())
+}
+
+fn package_for(profile: Profile, name: &str, target: Target) -> Result<()> {
+    let mut cargo = Command::new(sh::cargo());
+    cargo.current_dir(sh::workspace()).args([
+        "build",
+        "--profile",
+        profile.name(),
+        "--package",
+        name,
+    ]);
+    target.apply(&mut cargo);
+    cargo.run_shown()
 }
 
 /// Compiles the eBPF programs and puts the objects in their place.
 pub(crate) fn build_object() -> Result<()> {
+    build_object_for(Target::own())
+}
+
+fn build_object_for(target: Target) -> Result<()> {
     let toolchain = setup::ensure_toolchain()?;
     let crate_dir = sh::workspace().join("lb-ebpf");
-    say(format!("compiling lb-ebpf by {toolchain}"));
-    let mut cargo = toolchain.cargo("build", &crate_dir);
+    let processor = target.processor;
+    say(format!("compiling lb-ebpf for {processor} by {toolchain}"));
+    let mut cargo = toolchain.cargo("build", &crate_dir, processor);
     cargo.arg("--message-format=json-render-diagnostics");
     let messages = capture_stdout(&mut cargo, "compiling lb-ebpf")?;
     for name in OBJECTS {
         let built = executable(&messages, name)
             .with_context(|| format!("cargo named no object for {name}"))?;
-        install_if_changed(&built, &object().with_file_name(format!("{name}.o")))?;
+        install_if_changed(
+            &built,
+            &object_for(target).with_file_name(format!("{name}.o")),
+        )?;
     }
     Ok(())
 }

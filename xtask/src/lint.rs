@@ -42,7 +42,7 @@ fn clippy_ebpf(crate_dir: &Path) -> Result<()> {
 /// What `cargo clippy` does by itself: `cargo check` with clippy in the place of the compiler.
 fn clippy_for_bpf(toolchain: &Toolchain, driver: &Path, crate_dir: &Path) -> Result<()> {
     toolchain
-        .cargo("check", crate_dir)
+        .cargo("check", crate_dir, std::env::consts::ARCH)
         .env("RUSTC_WORKSPACE_WRAPPER", driver)
         // How arguments get to clippy-driver past cargo.
         .env(

@@ -14,6 +14,7 @@ mod packages;
 mod run;
 mod setup;
 mod sh;
+mod target;
 mod test;
 mod tidy;
 mod toolchain;
@@ -36,9 +37,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Find or install what the build needs
-    Setup,
+    Setup(setup::Args),
     /// Compile the eBPF programs and the agent
-    Build,
+    Build(build::Args),
     /// Build, then run the agent in the foreground
     Run(run::Args),
     /// Run the tests with all that they need: unit, bpf, e2e
@@ -57,8 +58,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Setup => setup::setup().map(success),
-        Command::Build => build::build(build::Profile::Release).map(success),
+        Command::Setup(args) => setup::setup(&args).map(success),
+        Command::Build(args) => build::run(&args).map(success),
         Command::Run(args) => run::run(&args).map(success),
         Command::Test(args) => test::test(&args),
         Command::Bench(args) => bench::bench(&args).map(success),

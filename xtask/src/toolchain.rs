@@ -48,16 +48,16 @@ impl fmt::Display for Toolchain {
 }
 
 impl Toolchain {
-    /// `cargo COMMAND` for the eBPF crate, with its compiler, its linker and its target.
-    pub(crate) fn cargo(&self, command: &str, crate_dir: &Path) -> Command {
+    /// `cargo COMMAND` for the eBPF crate, with its compiler, its linker and its target. The programs
+    /// will run on a kernel for `processor`.
+    pub(crate) fn cargo(&self, command: &str, crate_dir: &Path, processor: &str) -> Command {
         let target = bpf_target();
         let linker_var = format!(
             "CARGO_TARGET_{}_LINKER",
             target.to_uppercase().replace('-', "_")
         );
         let flags = format!(
-            "--cfg bpf_target_arch=\"{}\" -C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf",
-            env::consts::ARCH
+            "--cfg bpf_target_arch=\"{processor}\" -C target-cpu=v3 -C debuginfo=2 -C link-arg=--btf"
         );
         let mut cargo = Command::new(self.compiler.cargo());
         cargo

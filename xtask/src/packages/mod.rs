@@ -147,7 +147,7 @@ impl<'a> Packages<'a> {
         names.lines().map(str::to_owned).collect()
     }
 
-    fn is_installed(&self, name: &str) -> bool {
+    pub(crate) fn is_installed(&self, name: &str) -> bool {
         let state = self.ask(self.manager.installed, name);
         // dpkg also knows packages that were removed.
         state.is_some_and(|state| self.kind() != Kind::Apt || state.starts_with("installed"))

@@ -1,10 +1,13 @@
 //! Installing what the eBPF programs need: a compiler with the sources of `core` (`compiler`), and
 //! a bpf-linker for its LLVM (`linker`, `release`).
 //!
+//! `cross` installs what programs for another processor need.
+//!
 //! Each has several ways, which are tried in turn. A way that fails says why in a line, and the
 //! next one is tried; if none is left, all that was said is told again with what to do by hand.
 
 mod compiler;
+mod cross;
 mod linker;
 mod release;
 #[cfg(test)]
@@ -15,21 +18,33 @@ mod tests;
 use crate::machine::Machine;
 use crate::packages::Packages;
 use crate::sh::{is_root, say};
+use crate::target::{Arch, Target};
 use crate::toolchain::{self, Toolchain};
 use crate::{build, host};
 use anyhow::{Result, anyhow};
 use compiler::Way;
 
+/// Arguments of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Also what builds for this processor, and runs its programs
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Arch>,
+}
+
 /// `cargo xtask setup`
-pub(crate) fn setup() -> Result<()> {
+pub(crate) fn setup(args: &Args) -> Result<()> {
     let toolchain = ensure_toolchain()?;
     say(format!("eBPF: {toolchain}"));
+    let target = Target::of(args.arch);
+    ensure_cross(target)?;
+    ensure_emulator(target)?;
     if is_root() {
         host::mount_bpffs()?;
     }
     say(format!(
         "all there; the eBPF object goes to {}",
-        build::object().display()
+        build::object_for(target).display()
     ));
     Ok(())
 }
@@ -37,6 +52,16 @@ pub(crate) fn setup() -> Result<()> {
 /// The toolchain for eBPF, installed first where it is missing and can be.
 pub(crate) fn ensure_toolchain() -> Result<Toolchain> {
     Setup::new(&Machine::this()).ensure_toolchain()
+}
+
+/// What builds programs for `target`, installed first where it is missing and can be.
+pub(crate) fn ensure_cross(target: Target) -> Result<()> {
+    cross::ensure(&Machine::this(), target)
+}
+
+/// What runs programs for `target` on this machine.
+pub(crate) fn ensure_emulator(target: Target) -> Result<()> {
+    cross::ensure_emulator(&Machine::this(), target)
 }
 
 /// An attempt to set a machine up.

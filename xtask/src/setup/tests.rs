@@ -2,6 +2,7 @@
 //! where it cannot go on.
 
 mod apt;
+mod cross;
 mod others;
 mod released;
 
