@@ -3,6 +3,7 @@
 use crate::build::{self, Profile};
 use crate::dist;
 use crate::sh::{self, CommandExt};
+use crate::target::Target;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +26,7 @@ pub(crate) struct Args {
 pub(crate) fn install(args: &Args) -> Result<()> {
     if !args.no_build {
         build::build(Profile::Dist)?;
-        dist::files(Profile::Dist)?;
+        dist::files(Profile::Dist, Target::own())?;
     }
     let installer = dist::directory().join("files/install.sh");
     if !installer.exists() {

@@ -2,15 +2,15 @@
 
 use super::directory;
 use crate::sh::CommandExt;
+use crate::target::Target;
 use anyhow::{Context, Result};
-use std::env::consts::ARCH;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Makes it of the files that are there.
-pub(crate) fn archive(version: &str) -> Result<PathBuf> {
-    let name = format!("lb-agent-{version}-{ARCH}-linux");
+pub(crate) fn archive(version: &str, target: Target) -> Result<PathBuf> {
+    let name = format!("lb-agent-{version}-{}-linux", target.processor);
     let dir = directory();
     let (files, named) = (dir.join("files"), dir.join(&name));
     let archive = dir.join(format!("{name}.tar.gz"));

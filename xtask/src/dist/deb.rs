@@ -3,16 +3,17 @@
 use super::{directory, ensure_cargo_command};
 use crate::build::Profile;
 use crate::sh::{self, CommandExt};
+use crate::target::Target;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Makes it of the files that are there; small for [`Profile::Dist`], else quickly.
-pub(crate) fn deb(version: &str, profile: Profile) -> Result<PathBuf> {
+pub(crate) fn deb(version: &str, profile: Profile, target: Target) -> Result<PathBuf> {
     ensure_cargo_command("cargo-deb", "^3")?;
     scripts()?;
-    let package = directory().join(format!("lb-agent_{version}.deb"));
+    let package = directory().join(format!("lb-agent_{version}_{}.deb", target.debian));
     let mut command = Command::new(sh::cargo());
     command
         .current_dir(sh::workspace())
@@ -20,6 +21,10 @@ pub(crate) fn deb(version: &str, profile: Profile) -> Result<PathBuf> {
         .args(["--no-build", "--no-strip", "--quiet"])
         .args(["--deb-version", version, "--output"])
         .arg(&package);
+    if let Some(cross) = target.cross {
+        // It tells the package's architecture by that.
+        command.args(["--target", cross.triple]);
+    }
     if profile != Profile::Dist {
         command.arg("--fast");
     }

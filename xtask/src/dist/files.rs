@@ -5,6 +5,7 @@ use super::directory;
 use crate::build::{self, Profile};
 use crate::packages;
 use crate::sh::{self, CommandExt};
+use crate::target::Target;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,22 +26,21 @@ const COPIED: [(&str, &str); 11] = [
     ("LICENSE-MIT", "LICENSE-MIT"),
 ];
 
-/// Debug information of the program that was stripped last.
-pub(super) fn debug_information() -> PathBuf {
-    directory().join("lb-agent.debug")
+/// Debug information of the program that was stripped last for a processor. The program names this
+/// file without its directory.
+pub(super) fn debug_information(target: Target) -> PathBuf {
+    directory().join(target.processor).join("lb-agent.debug")
 }
 
 /// Puts together the files of what was built, in a directory that is returned.
-pub(crate) fn files(profile: Profile) -> Result<PathBuf> {
+pub(crate) fn files(profile: Profile, target: Target) -> Result<PathBuf> {
     let dir = directory().join("files");
     // Files of an older version.
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-    strip(&build::agent(profile), &dir.join("lb-agent"))?;
-    Command::new(dir.join("lb-agent"))
-        .arg("generate")
-        .arg(&dir)
-        .run_shown()?;
+    let program = dir.join("lb-agent");
+    strip(&build::agent_for(profile, target), &program, target)?;
+    target.run(program).arg("generate").arg(&dir).run_shown()?;
     for (from, to) in COPIED {
         let from = sh::workspace().join(from);
         fs::copy(&from, dir.join(to)).with_context(|| format!("copy {}", from.display()))?;
@@ -48,7 +48,7 @@ pub(crate) fn files(profile: Profile) -> Result<PathBuf> {
     let write = |name: &str, text: &str| {
         fs::write(dir.join(name), text).with_context(|| format!("write {name}"))
     };
-    write("architecture", &format!("{}\n", std::env::consts::ARCH))?;
+    write("architecture", &format!("{}\n", target.processor))?;
     // Packages have another place for the program.
     let unit = dir.join("lb-agent.service");
     let unit = fs::read_to_string(&unit).context("read the unit")?;
@@ -60,13 +60,16 @@ pub(crate) fn files(profile: Profile) -> Result<PathBuf> {
 
 /// Copies a program without its debug information, which goes to a file of its own; the copy names
 /// that file, so that debuggers and `perf` find it.
-fn strip(program: &Path, stripped: &Path) -> Result<()> {
-    packages::ensure_program("objcopy", "binutils", "packages")?;
-    let debug = debug_information();
+fn strip(program: &Path, stripped: &Path, target: Target) -> Result<()> {
+    let tool = target.tool("objcopy");
+    packages::ensure_program(&tool, &target.binutils(), "packages")?;
+    let debug = debug_information(target);
+    let beside = debug.with_file_name("");
+    fs::create_dir_all(&beside).with_context(|| format!("make {}", beside.display()))?;
     let objcopy = |option: &str| {
-        let mut command = Command::new("objcopy");
+        let mut command = Command::new(&tool);
         // The link to the debug file is its name without a directory.
-        command.current_dir(directory()).arg(option);
+        command.current_dir(&beside).arg(option);
         command
     };
     objcopy("--only-keep-debug")

@@ -9,7 +9,9 @@ mod files;
 mod rpm;
 
 use crate::build::{self, Profile};
+use crate::setup;
 use crate::sh::{self, CommandExt, find_program, say};
+use crate::target::{Arch, Target};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -28,23 +30,28 @@ pub(crate) struct Args {
     /// Package what was built before
     #[arg(long)]
     no_build: bool,
+    /// The processor that they are for, this machine's if left out
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Arch>,
 }
 
 /// `cargo xtask dist`
 pub(crate) fn dist(args: &Args) -> Result<()> {
+    let target = Target::of(args.arch);
     if !args.no_build {
-        build::build(Profile::Dist)?;
+        build::build_for(Profile::Dist, target)?;
     }
+    setup::ensure_emulator(target)?;
     let version = args.package_version.as_deref().unwrap_or(VERSION);
-    files(Profile::Dist)?;
+    files(Profile::Dist, target)?;
     for package in [
-        archive(version)?,
-        deb(version, Profile::Dist)?,
-        rpm(version)?,
+        archive(version, target)?,
+        deb(version, Profile::Dist, target)?,
+        rpm(version, target)?,
     ] {
         say(format!("made {}", package.display()));
     }
-    let debug = files::debug_information();
+    let debug = files::debug_information(target);
     say(format!("debug information is in {}", debug.display()));
     Ok(())
 }

@@ -2,15 +2,16 @@
 
 use super::{directory, ensure_cargo_command};
 use crate::sh::{self, CommandExt};
+use crate::target::Target;
 use anyhow::Result;
-use std::env::consts::ARCH;
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Makes it of the files that are there.
-pub(crate) fn rpm(version: &str) -> Result<PathBuf> {
+pub(crate) fn rpm(version: &str, target: Target) -> Result<PathBuf> {
     ensure_cargo_command("cargo-generate-rpm", "^0.21")?;
-    let package = directory().join(format!("lb-agent-{version}-1.{ARCH}.rpm"));
+    let processor = target.processor;
+    let package = directory().join(format!("lb-agent-{version}-1.{processor}.rpm"));
     Command::new(sh::cargo())
         .current_dir(sh::workspace())
         // What it needs is listed: found out, it would be what this machine has.
@@ -21,6 +22,7 @@ pub(crate) fn rpm(version: &str) -> Result<PathBuf> {
             "--auto-req",
             "disabled",
         ])
+        .args(["--arch", processor])
         .args(["--set-metadata", &format!("version = \"{version}\"")])
         .arg("--output")
         .arg(&package)

@@ -10,6 +10,7 @@ use crate::build::Profile;
 use crate::dist;
 use crate::machine::Machine;
 use crate::sh::{self, CommandExt, say};
+use crate::target::Target;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,12 +81,13 @@ pub(super) fn environment() -> Result<Vec<(&'static str, PathBuf)>> {
         ),
         ("LB_TEST_ROOT_RPM", with("rpm", "rpm", "usr/bin/rpm")?),
     ];
-    dist::files(Profile::Release)?;
+    let (profile, target) = (Profile::Release, Target::own());
+    dist::files(profile, target)?;
     variables.extend([
-        ("LB_TEST_ARCHIVE", dist::archive("0.1.0")?),
-        ("LB_TEST_DEB", dist::deb("0.1.0", Profile::Release)?),
-        ("LB_TEST_RPM", dist::rpm("0.1.0")?),
-        ("LB_TEST_NEWER_RPM", dist::rpm("0.1.1")?),
+        ("LB_TEST_ARCHIVE", dist::archive("0.1.0", target)?),
+        ("LB_TEST_DEB", dist::deb("0.1.0", profile, target)?),
+        ("LB_TEST_RPM", dist::rpm("0.1.0", target)?),
+        ("LB_TEST_NEWER_RPM", dist::rpm("0.1.1", target)?),
     ]);
     Ok(variables)
 }

@@ -5,6 +5,7 @@ use crate::dist;
 use crate::machine::Machine;
 use crate::packages::{self, Kind, Packages};
 use crate::sh::{CommandExt, say};
+use crate::target::Target;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,12 +39,12 @@ pub(super) fn for_package() -> Result<Vec<(&'static str, PathBuf)>> {
         include: "iproute2,systemd",
         proof: "usr/lib/systemd/systemd",
     };
-    let profile = crate::build::Profile::Release;
-    dist::files(profile)?;
+    let (profile, target) = (crate::build::Profile::Release, Target::own());
+    dist::files(profile, target)?;
     Ok(vec![
         ("LB_TEST_DEBIAN_ROOT", root.ensure()?),
-        ("LB_TEST_DEB", dist::deb("0.1.0", profile)?),
-        ("LB_TEST_NEWER_DEB", dist::deb("0.1.1", profile)?),
+        ("LB_TEST_DEB", dist::deb("0.1.0", profile, target)?),
+        ("LB_TEST_NEWER_DEB", dist::deb("0.1.1", profile, target)?),
     ])
 }
 
