@@ -54,7 +54,8 @@ const NEED_DEBIAN: [&str; 2] = ["package", "systemd"];
 pub(crate) struct Args {
     /// One suite; all of them if left out
     suite: Option<Suite>,
-    /// For `kernels`: their series; 6.1 and 6.12 if left out
+    /// For `kernels`: their series, 6.1 and 6.12 if left out, behind a processor if it is not this
+    /// machine's, as in `kernels arm64 6.12`
     #[arg(value_name = "VERSION")]
     versions: Vec<String>,
     /// For how long `soak` goes on
@@ -79,7 +80,7 @@ enum Suite {
     Verifier,
     /// Hosts in network namespaces with Node.js applications; root
     E2e,
-    /// Other kernels, under an emulator: `kernels 6.1 6.12`
+    /// Other kernels, under an emulator: `kernels 6.1 6.12`, `kernels arm64`
     Kernels,
     /// Everything at random, for minutes; root. Not among "all of them": e2e has half a minute of it
     Soak,

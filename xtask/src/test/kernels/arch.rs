@@ -1,10 +1,15 @@
 //! The processors whose kernels are booted.
 
-use std::env;
+use crate::target::{self, Target};
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use std::env::consts;
 
 /// How a machine of one kind is called and emulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arch {
+    /// As it is called on the command line.
+    name: target::Arch,
     /// Debian's name.
     pub(super) debian: &'static str,
     /// The emulator, and the package that has it.
@@ -17,6 +22,7 @@ pub(super) struct Arch {
 }
 
 pub(super) const AMD64: Arch = Arch {
+    name: target::Arch::Amd64,
     debian: "amd64",
     qemu: "qemu-system-x86_64",
     qemu_package: "qemu-system-x86",
@@ -26,6 +32,7 @@ pub(super) const AMD64: Arch = Arch {
 };
 
 pub(super) const ARM64: Arch = Arch {
+    name: target::Arch::Arm64,
     debian: "arm64",
     qemu: "qemu-system-aarch64",
     qemu_package: "qemu-system-arm",
@@ -33,11 +40,59 @@ pub(super) const ARM64: Arch = Arch {
     console: "ttyAMA0",
 };
 
+impl Arch {
+    /// What a guest's programs are built for.
+    pub(super) fn target(self) -> Target {
+        Target::of(Some(self.name))
+    }
+}
+
 /// That of this machine.
 pub(super) fn own() -> Option<Arch> {
-    match env::consts::ARCH {
-        "x86_64" => Some(AMD64),
-        "aarch64" => Some(ARM64),
-        _ => None,
+    [AMD64, ARM64]
+        .into_iter()
+        .find(|arch| arch.target().processor == consts::ARCH)
+}
+
+/// The processor that the first word names, else this machine's; and the other words.
+///
+/// # Errors
+/// Fails if none is named, and Debian has no kernels for this machine's.
+pub(super) fn chosen(words: &[String]) -> Result<(Arch, &[String])> {
+    if let Some((first, rest)) = words.split_first()
+        && let Ok(name) = target::Arch::from_str(first, false)
+    {
+        let mut all = [AMD64, ARM64].into_iter();
+        let arch = all.find(|arch| arch.name == name);
+        return Ok((arch.context("a processor without an emulator")?, rest));
+    }
+    match own() {
+        Some(arch) => Ok((arch, words)),
+        None => bail!("Debian has no kernels for {}", consts::ARCH),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_word_may_name_a_processor() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        let named = words("arm64 6.12 6.1");
+        let (arch, rest) = chosen(&named).unwrap();
+        assert_eq!((arch, rest), (ARM64, &named[1..]));
+        let series = words("6.12 arm64");
+        if let Some(own) = own() {
+            assert_eq!(chosen(&series).unwrap(), (own, &series[..]));
+            assert_eq!(chosen(&[]).unwrap(), (own, &[][..]));
+        }
+    }
+
+    #[test]
+    fn every_processor_has_the_target_of_its_debian_name() {
+        for arch in [AMD64, ARM64] {
+            assert_eq!(arch.target().debian, arch.debian);
+        }
     }
 }

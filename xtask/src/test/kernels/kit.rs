@@ -1,9 +1,12 @@
 //! What guests are made of: the agent, the test programs, and the programs that these run.
 
+use super::arch::Arch;
 use super::jobs::{self, Job};
 use super::root::Root;
+use super::system::System;
 use crate::build::{self, Profile};
 use crate::sh::{self, CommandExt};
+use crate::target::Target;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,25 +18,30 @@ const SLOW: &str = "4";
 
 /// The programs that guests get, without what only debuggers need: a root is in a guest's memory.
 pub(super) struct Kit {
+    system: System,
     agent: PathBuf,
     tests: BTreeMap<&'static str, PathBuf>,
 }
 
 impl Kit {
-    /// Builds the agent and these tests for this machine.
-    pub(super) fn build(dir: &Path, files: &BTreeSet<&'static str>) -> Result<Self> {
-        build::build(Profile::Release)?;
-        let tests = compile_tests(files)?;
-        let dir = dir.join("programs");
+    /// Builds the agent and these tests for a processor.
+    pub(super) fn build(dir: &Path, arch: Arch, files: &BTreeSet<&'static str>) -> Result<Self> {
+        let system = System::ensure(dir, arch)?;
+        let target = arch.target();
+        build::build_for(Profile::Release, target)?;
+        let tests = compile_tests(files, target)?;
+        let dir = dir.join(arch.debian).join("programs");
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let strip = |from: &Path, name: &str| -> Result<PathBuf> {
             let to = dir.join(name);
-            Command::new("strip").arg("-o").args([&to, from]).read()?;
+            let mut command = Command::new(target.tool("strip"));
+            command.arg("-o").args([&to, from]).read()?;
             Ok(to)
         };
         Ok(Self {
-            agent: strip(&build::agent(Profile::Release), "lb-agent")?,
+            system,
+            agent: strip(&build::agent_for(Profile::Release, target), "lb-agent")?,
             tests: tests
                 .iter()
                 .map(|(name, program)| Ok((*name, strip(program, name)?)))
@@ -43,7 +51,7 @@ impl Kit {
 
     /// A root with the agent, and the programs and the script of these jobs.
     pub(super) fn root(&self, jobs: &[Job], options: &[&String]) -> Result<Vec<u8>> {
-        let mut root = Root::new()?;
+        let mut root = Root::new(&self.system)?;
         root.program(&self.agent, "guest/lb-agent")?;
         for job in jobs {
             let program = self
@@ -63,13 +71,17 @@ impl Kit {
 }
 
 /// Compiles the tests; where each program is.
-fn compile_tests(files: &BTreeSet<&'static str>) -> Result<BTreeMap<&'static str, PathBuf>> {
+fn compile_tests(
+    files: &BTreeSet<&'static str>,
+    target: Target,
+) -> Result<BTreeMap<&'static str, PathBuf>> {
     let mut command = Command::new(sh::cargo());
     command
         .current_dir(sh::workspace())
-        .env("LB_EBPF_OBJECT", build::object())
+        .env("LB_EBPF_OBJECT", build::object_for(target))
         .args(["test", "--no-run", "--package", "lb-tests"])
         .arg("--message-format=json-render-diagnostics");
+    target.apply(&mut command);
     for file in files {
         command.args(["--test", file]);
     }

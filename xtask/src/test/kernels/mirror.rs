@@ -18,6 +18,10 @@ const RELEASES: [(&str, &str); 3] = [
     ("6.12", "trixie"),
 ];
 
+/// The kernel of the release whose programs guests for another processor get. Its C library has to be
+/// as new as that of the cross compiler.
+const PROGRAMS: &str = "6.12";
+
 /// Where kernels of all other series are.
 const NEWER: [&str; 3] = ["bookworm-backports", "trixie-backports", "sid"];
 
@@ -55,6 +59,11 @@ impl Mirror {
         Ok(mirror)
     }
 
+    /// Reads the lists that a guest's programs are in.
+    pub(super) fn of_programs(dir: &Path, arch: Arch) -> Result<Self> {
+        Self::open(dir, arch, &[PROGRAMS])
+    }
+
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // Read after the machine's own, which may know a proxy.
@@ -81,6 +90,13 @@ impl Mirror {
         let depends = self.apt("apt-cache").args(["depends", package]).read()?;
         let packages = parts(package, &depends);
         self.unpack_all(&packages, to)
+    }
+
+    /// Packages, and all that they depend on.
+    pub(super) fn with_dependencies(&self, packages: &[&str]) -> Result<Vec<String>> {
+        let mut ask = self.apt("apt-get");
+        ask.args(["-q", "--no-install-recommends", "--simulate", "install"]);
+        Ok(to_install(&ask.args(packages).read()?))
     }
 
     /// Downloads packages and unpacks them into `to`.
@@ -204,6 +220,17 @@ fn unknown(series: &str, all: &[Package]) -> String {
         "Debian has no kernel {series} here; it has {}",
         names.join(", ")
     )
+}
+
+/// Names in what apt would install: `Inst curl (8.14.1 Debian:13/stable [arm64])`.
+fn to_install(simulation: &str) -> Vec<String> {
+    let lines = simulation
+        .lines()
+        .filter_map(|line| line.strip_prefix("Inst "));
+    lines
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The packages that a kernel is in: later ones consist of several.

@@ -1,7 +1,7 @@
 //! `cargo xtask test kernels`: Debian's kernels under an emulator, each asked what the agent needs.
 //!
-//! A guest (`guest`) has the agent and test programs (`kit`) on a root of this machine's own programs
-//! (`root`). It does its jobs (`jobs`), and what it prints is counted (`transcript`). Kernels come by
+//! A guest (`guest`) has the agent and test programs (`kit`) on a root (`root`) of this machine's own
+//! programs, or of Debian's for another processor (`system`). It does its jobs (`jobs`), and what it prints is counted (`transcript`). Kernels come by
 //! apt with a configuration of its own (`mirror`, `sources`) and stay in `target/kernels` (`kernel`):
 //! remove that directory to get newer ones.
 
@@ -14,11 +14,13 @@ mod kit;
 mod mirror;
 mod root;
 mod sources;
+mod system;
 mod transcript;
 
 use super::count::Count;
 use crate::machine::Machine;
 use crate::packages;
+use crate::setup;
 use crate::sh::{self, say};
 use anyhow::{Context, Result, bail, ensure};
 use arch::Arch;
@@ -34,17 +36,20 @@ use transcript::Outcome;
 const USUAL: [&str; 2] = ["6.1", "6.12"];
 
 /// What the machine must have beside the guest's own programs.
-const TOOLS: [(&str, &str); 3] = [("strip", "binutils"), ("xz", "xz-utils"), ("zstd", "zstd")];
+const TOOLS: [(&str, &str); 4] = [
+    ("depmod", "kmod"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+];
 
 /// A kernel, and what it is asked.
 type Plan = (Kernel, Vec<Job>);
 
-/// Runs the tests on each kernel, several at a time where the machine is large enough. Unless they
-/// are `asked_for` by name, a machine that cannot do it skips them.
+/// Runs the tests on each kernel, several at a time where the machine is large enough. The first name
+/// may be that of a processor. Unless they are `asked_for`, a machine that cannot do it skips them.
 pub(super) fn run(names: &[String], filter: &[String], asked_for: bool) -> Result<Count> {
-    let Some(arch) = arch::own() else {
-        bail!("Debian has no kernels for {}", env::consts::ARCH);
-    };
+    let (arch, names) = arch::chosen(names)?;
     let mut series: Vec<&str> = names
         .iter()
         .map(|name| checked(name))
@@ -74,7 +79,7 @@ pub(super) fn run(names: &[String], filter: &[String], asked_for: bool) -> Resul
         return Ok(Count::default());
     }
     let files = plans.iter().flat_map(|(_, jobs)| jobs).map(|job| job.file);
-    let kit = Kit::build(&dir, &files.collect())?;
+    let kit = Kit::build(&dir, arch, &files.collect())?;
     Ok(total(&boot_all(arch, &plans, &kit, &options)))
 }
 
@@ -120,8 +125,13 @@ fn ensure_tools(arch: Arch) -> Result<()> {
             "Debian's kernels come by {program}, which is not here"
         );
     }
-    let mut missing: Vec<&str> = root::PROGRAMS
+    let target = arch.target();
+    setup::ensure_emulator(target)?;
+    // Those for another processor are fetched without being installed.
+    let own = root::PROGRAMS
         .into_iter()
+        .filter(|_| target.cross.is_none());
+    let mut missing: Vec<&str> = own
         .chain(TOOLS)
         .chain([(arch.qemu, arch.qemu_package)])
         .filter(|(program, _)| find(program).is_err())

@@ -1,13 +1,11 @@
-//! The guest's root: programs of this machine with the libraries that they name, and nothing that
-//! would have to be downloaded.
+//! The guest's root: a few programs with the libraries that they name (`system`).
 
 use super::cpio::Archive;
-use crate::sh::CommandExt;
+use super::system::System;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 /// Programs that the tests and the agent run, and the packages that they are in.
 pub(super) const PROGRAMS: [(&str, &str); 9] = [
@@ -29,22 +27,24 @@ const APPLETS: [&str; 22] = [
 ];
 
 /// Where the loader and the libraries are; the same places in every root with a merged `/usr`.
-const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
+pub(super) const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
 /// The first process.
 const INIT: &str = include_str!("init.sh");
 
 /// A root that grows.
-pub(super) struct Root {
+pub(super) struct Root<'a> {
+    system: &'a System,
     archive: Archive<Vec<u8>>,
     /// What is in it, by its path.
     files: BTreeSet<String>,
 }
 
-impl Root {
+impl<'a> Root<'a> {
     /// One with the usual directories and programs.
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(system: &'a System) -> Result<Self> {
         let mut root = Self {
+            system,
             archive: Archive::new(Vec::new()),
             files: BTreeSet::new(),
         };
@@ -73,7 +73,7 @@ impl Root {
         )?;
         root.text("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n")?;
         for (name, _) in PROGRAMS {
-            root.program(&super::find(name)?, &format!("usr/bin/{name}"))?;
+            root.program(&system.find(name)?, &format!("usr/bin/{name}"))?;
         }
         for name in APPLETS {
             root.archive.link(&format!("usr/bin/{name}"), "busybox")?;
@@ -87,11 +87,11 @@ impl Root {
         self.archive.file(path, mode, text.as_bytes())
     }
 
-    /// Puts a program at `path`, and its libraries where they are here.
+    /// Puts a program at `path`, and its libraries where its loader looks for them.
     pub(super) fn program(&mut self, from: &Path, path: &str) -> Result<()> {
         self.copy(from, path)?;
-        for library in libraries(from) {
-            self.copy(&library, &merged(&library))?;
+        for library in self.system.libraries(from) {
+            self.copy(&self.system.file(&library), &merged(&library))?;
         }
         Ok(())
     }
@@ -110,23 +110,7 @@ impl Root {
     }
 }
 
-/// The shared libraries of a program, and its loader. A static one has none, which `ldd` calls a
-/// failure.
-fn libraries(program: &Path) -> Vec<PathBuf> {
-    let text = Command::new("ldd").arg(program).read().unwrap_or_default();
-    paths(&text)
-}
-
-/// Paths in what `ldd` prints: `libc.so.6 => /lib/… (0x…)` and `/lib64/ld-linux… (0x…)`.
-fn paths(ldd: &str) -> Vec<PathBuf> {
-    let words = ldd.lines().flat_map(str::split_whitespace);
-    words
-        .filter(|word| word.starts_with('/'))
-        .map(PathBuf::from)
-        .collect()
-}
-
-/// A path of this machine in the guest, without a slash in front.
+/// A path as it is in the guest, without a slash in front.
 fn merged(path: &Path) -> String {
     let text = path.to_string_lossy();
     let text = text.trim_start_matches('/');
@@ -144,15 +128,20 @@ mod tests {
 
     #[test]
     fn libraries_are_where_usr_is_merged() {
-        let ldd = "\tlinux-vdso.so.1 (0x00007ffd)\n\
-                   \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f00)\n\
-                   \t/lib64/ld-linux-x86-64.so.2 (0x00007f01)\n";
-        let found: Vec<String> = paths(ldd).iter().map(|path| merged(path)).collect();
         let expected = [
-            "usr/lib/x86_64-linux-gnu/libc.so.6",
-            "usr/lib64/ld-linux-x86-64.so.2",
+            (
+                "/lib/x86_64-linux-gnu/libc.so.6",
+                "usr/lib/x86_64-linux-gnu/libc.so.6",
+            ),
+            (
+                "/lib64/ld-linux-x86-64.so.2",
+                "usr/lib64/ld-linux-x86-64.so.2",
+            ),
+            ("/usr/lib/a.so", "usr/lib/a.so"),
+            ("/opt/lib/a.so", "opt/lib/a.so"),
         ];
-        assert_eq!(found, expected);
-        assert_eq!(merged(Path::new("/opt/lib/a.so")), "opt/lib/a.so");
+        for (path, in_guest) in expected {
+            assert_eq!(merged(Path::new(path)), in_guest);
+        }
     }
 }
