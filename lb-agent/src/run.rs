@@ -9,13 +9,14 @@ use lb_common::abi::PROXY_HTTP;
 use lb_common::abi::packet::PacketSettings;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::admission::{Admission, Descriptors};
 use crate::allocator;
 use crate::config::{self, Config, PacketConfig};
-use crate::control::message::{Call, Command};
+use crate::control::message::Command;
+use crate::control::queue::{Call, Inbox, queue};
 use crate::control::server;
 use crate::dataplane::DataPlane;
 use crate::dataplane::bpf::kernel::{Kernel, OLDEST_KERNEL};
@@ -95,7 +96,7 @@ async fn serve(
     }
     kept.forget_others();
 
-    let (calls, inbox) = mpsc::channel(64);
+    let (calls, inbox) = queue();
     let (stop, stopped) = watch::channel(false);
     let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
         // An error means that the sender is gone: the agent is stopping too.
@@ -151,10 +152,7 @@ fn tell_ready(Listening { open, failed, .. }: Listening) {
 }
 
 /// Carries out commands until one of them, or a signal, ends the agent.
-async fn answer(
-    reconciler: &mut Reconciler,
-    mut inbox: mpsc::Receiver<Call>,
-) -> anyhow::Result<End> {
+async fn answer(reconciler: &mut Reconciler, mut inbox: Inbox) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -173,14 +171,9 @@ async fn answer(
     loop {
         let tick = reconciler.next_tick().map(Instant::from_std);
         tokio::select! {
-            call = inbox.recv() => {
-                let Some((command, reply)) = call else { return Ok(End::Signal) };
-                let stops = matches!(command, Command::Stop { .. });
-                let answer = tokio::task::block_in_place(|| reconciler.handle(command));
-                let done = answer.is_ok();
-                // The asker may have hung up.
-                let _ = reply.send(answer);
-                if stops && done {
+            call = inbox.next() => {
+                let Some(call) = call else { return Ok(End::Signal) };
+                if carry_out(reconciler, call) {
                     return Ok(End::Told);
                 }
             }
@@ -204,6 +197,27 @@ async fn answer(
             _ = interrupt.recv() => return Ok(End::Signal),
         }
     }
+}
+
+/// Carries out one call. Returns whether it has ended the agent.
+fn carry_out(reconciler: &mut Reconciler, mut call: Call) -> bool {
+    if let Command::Plan { config } = &mut call.command {
+        let config = config.take();
+        reconciler.snapshot().answer(call, config);
+        return false;
+    }
+    let Call {
+        command,
+        reply,
+        share,
+    } = call;
+    let stops = matches!(command, Command::Stop { .. });
+    let answer = tokio::task::block_in_place(|| reconciler.handle(command));
+    let done = answer.is_ok();
+    drop(share);
+    // The asker may have hung up.
+    let _ = reply.send(answer);
+    stops && done
 }
 
 struct Planes {

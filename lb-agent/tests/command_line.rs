@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use lb_agent::control::message::{Call, Command as Request, Refusal, RefusalKind, Reply};
+use lb_agent::control::message::{Command as Request, Refusal, RefusalKind, Reply};
+use lb_agent::control::queue::{Call, queue};
 use lb_agent::control::server;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
 
 fn lb_agent(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lb-agent"));
@@ -56,10 +56,10 @@ impl FakeAgent {
             let _inside = runtime.enter();
             server::bind(&dir.path().join("control.sock"), None).unwrap()
         };
-        let (calls, mut inbox) = mpsc::channel::<Call>(4);
+        let (calls, mut inbox) = queue();
         runtime.spawn(server::serve(listener, calls, 8, std::future::pending()));
         runtime.spawn(async move {
-            while let Some((command, reply)) = inbox.recv().await {
+            while let Some(Call { command, reply, .. }) = inbox.next().await {
                 let _ = reply.send(Self::answer(&command));
             }
         });

@@ -107,6 +107,59 @@ fn everybody_reads_and_only_the_group_changes_anything() {
     );
 }
 
+/// 250 services of 15 backends each, at ports from 20000 on.
+fn large() -> String {
+    let service = |n: u16| {
+        let backend = |m: u16| format!("'127.0.0.1:{}'", 20_000 + 15 * n + m);
+        let backends: Vec<String> = (0..15).map(backend).collect();
+        format!(
+            "[[service]]\nname = 's{n}'\nlisten = ['127.0.0.1:{}']\nbackends = [{}]\n",
+            10_000 + n,
+            backends.join(", ")
+        )
+    };
+    let services: String = (0..250).map(service).collect();
+    format!("control_mode = '0666'\n{services}")
+}
+
+#[test]
+fn plans_of_a_reader_do_not_hold_up_a_change_and_the_second_at_a_time_is_refused() {
+    let host = Host::new("balancer");
+    let agent = Agent::start(&host, &large());
+    fs::set_permissions(agent.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    as_nobody(&host, &agent, "--clear-groups", &["status"]);
+    let other = agent.dir().join("other.toml");
+    // Other weights: every table is built anew.
+    let text = large().replace(
+        "backends = [",
+        "backends = [{ address = '127.0.0.2:1', weight = 7 }, ",
+    );
+    fs::write(&other, text.replace("control_mode = '0666'\n", "")).unwrap();
+    let arguments = ["plan", "--config", other.to_str().unwrap()];
+    let (plans, took) = std::thread::scope(|scope| {
+        let plan = || as_nobody(&host, &agent, "--clear-groups", &arguments);
+        let plans: Vec<_> = (0..16).map(|_| scope.spawn(plan)).collect();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let begun = std::time::Instant::now();
+        agent.ok(&["add-backend", "127.0.0.1:9", "--service", "s0"]);
+        let took = begun.elapsed();
+        let plans: Vec<Outcome> = plans.into_iter().map(|plan| plan.join().unwrap()).collect();
+        (plans, took)
+    });
+    let refused = |outcome: &&Outcome| outcome.code != 0;
+    assert!(plans.iter().any(|outcome| outcome.code == 0), "{plans:?}");
+    assert!(plans.iter().any(|outcome| outcome.code != 0), "{plans:?}");
+    for outcome in plans.iter().filter(refused) {
+        let said = "a plan for user 65534 is being made already";
+        assert!(outcome.stderr.contains(said), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("wait until it is done"),
+            "{outcome:?}"
+        );
+    }
+    assert!(took < std::time::Duration::from_secs(3), "{took:?}");
+}
+
 #[test]
 fn a_socket_that_is_not_for_all_is_not_open_to_all() {
     let host = Host::new("balancer");

@@ -207,7 +207,7 @@ fn kind(status: StatusCode) -> RefusalKind {
     match status {
         StatusCode::NOT_FOUND => RefusalKind::NotFound,
         StatusCode::CONFLICT => RefusalKind::Conflict,
-        StatusCode::FORBIDDEN => RefusalKind::Failed,
+        StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => RefusalKind::Failed,
         status if status.is_client_error() => RefusalKind::BadRequest,
         _ => RefusalKind::Failed,
     }

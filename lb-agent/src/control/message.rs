@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 
 use super::stats::Stats;
 use crate::config::BackendAddress;
@@ -151,9 +150,6 @@ pub enum RefusalKind {
     /// It could not be carried out.
     Failed,
 }
-
-/// A command, and where its answer goes.
-pub type Call = (Command, oneshot::Sender<Result<Reply, Refusal>>);
 
 /// A refusal as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,15 +8,19 @@
 //! | `bind` | making the socket, and telling a dead agent's from a living one's |
 //! | `api` | from an HTTP request to a command |
 //! | `server` | connections, their limits and deadlines |
+//! | `quota` | what users may have under way at a time |
+//! | `queue` | calls on their way to the task that answers them |
 //! | `client` | the other end |
 //!
-//! Nothing here changes anything: commands go through a channel to the one task that does.
+//! Nothing here changes anything: commands go through a queue to the one task that does.
 
 mod api;
 mod bind;
 pub mod client;
 pub mod message;
 pub mod peer;
+pub mod queue;
+mod quota;
 pub mod server;
 pub mod stats;
 

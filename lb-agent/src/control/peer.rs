@@ -48,6 +48,22 @@ impl Peer {
         })
     }
 
+    /// Its user.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// One of a user, for tests of limits.
+    #[cfg(test)]
+    pub(super) fn for_test(uid: u32, may_change: bool) -> Self {
+        Self {
+            uid,
+            gid: uid,
+            pid: 1,
+            may_change,
+        }
+    }
+
     /// Whether it may change anything, or only read.
     pub fn may_change(&self) -> bool {
         self.may_change

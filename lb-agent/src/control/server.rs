@@ -14,13 +14,14 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::api::{self, No};
 pub use super::bind::{BindError, bind};
-use super::message::{Call, Command, Reply};
+use super::message::{Command, Reply};
 use super::peer::Peer;
+use super::queue::Calls;
+use super::quota::{Quotas, Share};
 use crate::crowd::{Asking, Crowd};
 use crate::metrics;
 use crate::seldom::Seldom;
@@ -42,21 +43,26 @@ const MAX_WASTE: usize = 32 << 20;
 const MAX_HEAD: usize = 16 << 10;
 
 /// Serves `listener` until `shutdown`, `most` connections at a time: every request becomes a command
-/// in `calls`. More wait in the socket's backlog. Then the socket is removed, and what is under way gets half a second more.
+/// in `calls`. More wait in the socket's backlog. Then the socket is removed, and what is under way
+/// gets half a second more.
 pub async fn serve(
     listener: UnixListener,
-    calls: mpsc::Sender<Call>,
+    calls: Calls,
     most: usize,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut crowd = Crowd::new(most);
+    let agent = Agent {
+        calls,
+        quotas: Quotas::default(),
+    };
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let has_room = crowd.has_room();
         tokio::select! {
             () = &mut shutdown => break,
             accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, _)) => crowd.serve(|asking| connection(stream, calls.clone(), asking)),
+                Ok((stream, _)) => crowd.serve(|asking| connection(stream, agent.clone(), asking)),
                 // Out of descriptors or memory.
                 Err(error) => {
                     static LINE: Seldom = Seldom::new();
@@ -79,8 +85,15 @@ pub async fn serve(
     Ok(())
 }
 
+/// Where requests go, and how many at a time.
+#[derive(Clone)]
+struct Agent {
+    calls: Calls,
+    quotas: Quotas,
+}
+
 /// One request, one answer.
-async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>, asking: Asking) {
+async fn connection(stream: UnixStream, agent: Agent, asking: Asking) {
     let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
         Err(error) => {
@@ -90,8 +103,8 @@ async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>, asking: Askin
     };
     let service = service_fn(|request| {
         asking.set(true);
-        let calls = calls.clone();
-        async move { Ok::<_, Infallible>(respond(request, peer, &calls).await) }
+        let agent = agent.clone();
+        async move { Ok::<_, Infallible>(respond(request, peer, &agent).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -108,15 +121,11 @@ async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>, asking: Askin
     }
 }
 
-async fn respond(
-    request: Request<Incoming>,
-    peer: Peer,
-    calls: &mpsc::Sender<Call>,
-) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, peer: Peer, agent: &Agent) -> Response<Full<Bytes>> {
     let asked = format!("{} {}", request.method(), request.uri().path());
     let accept = request.headers().get(ACCEPT).cloned();
     let metrics = request.uri().path() == "/metrics";
-    let response = match answer(request, peer, calls).await {
+    let response = match answer(request, peer, agent).await {
         Ok(Reply::Stats(stats)) if metrics => {
             metrics::server::response(&metrics::collect::families(&stats), accept.as_ref())
         }
@@ -134,11 +143,7 @@ async fn respond(
     response
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    peer: Peer,
-    calls: &mpsc::Sender<Call>,
-) -> Result<Reply, No> {
+async fn answer(request: Request<Incoming>, peer: Peer, agent: &Agent) -> Result<Reply, No> {
     let (head, body) = request.into_parts();
     let declared = body.size_hint().lower();
     // Who asks first whether to send so much has not sent it yet.
@@ -157,14 +162,15 @@ async fn answer(
     let endpoint = api::endpoint(&head.method, head.uri.path())?;
     let command = api::command(endpoint, head.uri.query().unwrap_or_default(), &body)?;
     if !command.changes() {
-        return carry_out(command, calls).await;
+        let share = agent.quotas.take(&command, &peer)?;
+        return carry_out(command, share, &agent.calls).await;
     }
     if !peer.may_change() {
         tracing::warn!("{command:?} is refused to {peer}");
         return Err(No::forbidden());
     }
     let asked = format!("{command:?}");
-    let outcome = carry_out(command, calls).await;
+    let outcome = carry_out(command, None, &agent.calls).await;
     match &outcome {
         Ok(Reply::Changed { message }) => tracing::info!("{message} (asked by {peer})"),
         Ok(_) => tracing::info!("{asked} (asked by {peer})"),
@@ -205,13 +211,8 @@ async fn whole(mut body: Incoming, most: usize) -> Result<Vec<u8>, No> {
     Ok(bytes)
 }
 
-async fn carry_out(command: Command, calls: &mpsc::Sender<Call>) -> Result<Reply, No> {
-    let (reply, replied) = oneshot::channel();
-    let asked = async {
-        calls.send((command, reply)).await.ok()?;
-        replied.await.ok()
-    };
-    match timeout(ANSWER_TIME, asked).await {
+async fn carry_out(command: Command, share: Option<Share>, calls: &Calls) -> Result<Reply, No> {
+    match timeout(ANSWER_TIME, calls.ask(command, share)).await {
         Ok(Some(answer)) => Ok(answer?),
         Ok(None) => Err(No::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::client::{CallError, Client};
 use super::message::{
-    AffinityFound, AgentStatus, Call, Command, Lookup, Refusal, RefusalKind, Reply, Status,
+    AffinityFound, AgentStatus, Command, Lookup, Refusal, RefusalKind, Reply, Status,
 };
+use super::queue::{Call, queue};
 use super::server::{bind, serve};
 use crate::config::BackendAddress;
 
@@ -31,12 +32,19 @@ impl Fake {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         let listener = bind(&path, None).unwrap();
-        let (calls, mut inbox) = mpsc::channel::<Call>(4);
+        let (calls, mut inbox) = queue();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&seen);
         tokio::spawn(async move {
-            while let Some((command, reply)) = inbox.recv().await {
-                lock(&noted).push(command.clone());
+            // A plan takes for ever here.
+            let mut plans = Vec::new();
+            while let Some(call) = inbox.next().await {
+                lock(&noted).push(call.command.clone());
+                if matches!(call.command, Command::Plan { .. }) {
+                    plans.push(call);
+                    continue;
+                }
+                let Call { command, reply, .. } = call;
                 let _ = reply.send(answer(command));
             }
         });
@@ -317,7 +325,7 @@ async fn when_the_agent_stops_its_socket_goes() {
 async fn an_agent_that_is_going_away_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");
-    let (calls, inbox) = mpsc::channel::<Call>(1);
+    let (calls, inbox) = queue();
     drop(inbox);
     tokio::spawn(serve(
         bind(&path, None).unwrap(),
@@ -327,4 +335,34 @@ async fn an_agent_that_is_going_away_says_so() {
     ));
     let error = Client::new(&path).text(&Command::Status).await.unwrap_err();
     assert_eq!(error.to_string(), "the agent is stopping");
+}
+
+#[tokio::test]
+async fn second_plan_of_a_user_is_refused_while_the_first_is_being_made() {
+    let fake = Arc::new(Fake::start());
+    let plan = Command::Plan { config: None };
+    let asking = tokio::spawn({
+        let (client, plan) = (fake.client(), plan.clone());
+        async move { client.text(&plan).await }
+    });
+    while fake.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let Err(CallError::Refused(refusal)) = fake.client().text(&plan).await else {
+        panic!("not refused")
+    };
+    assert!(
+        refusal.error.contains("is being made already"),
+        "{refusal:?}"
+    );
+    assert_eq!(
+        refusal.hint.as_deref(),
+        Some("wait until it is done, then ask again")
+    );
+    fake.still_answers().await;
+    // A caller who has gone has a plan until it is made.
+    asking.abort();
+    let _ = asking.await;
+    assert!(fake.client().text(&plan).await.is_err());
+    assert_eq!(fake.seen().len(), 2, "one plan and one status");
 }

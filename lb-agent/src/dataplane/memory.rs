@@ -11,7 +11,9 @@ use lb_common::abi::{
 };
 use lru::LruCache;
 
-use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts, TableCounts};
+use super::{
+    Action, BackendCounts, Clients, DataPlane, Error, Known, Reader, ServiceCounts, TableCounts,
+};
 use crate::state::observed::Observed;
 
 /// Tables in memory. Nothing of them outlives the agent.
@@ -76,16 +78,8 @@ impl DataPlane for Memory {
         Ok(None)
     }
 
-    fn known_clients(&self) -> Result<Vec<(AffinityKey, Affinity)>, Error> {
-        let cache = self
-            .clients
-            .cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Ok(cache
-            .iter()
-            .map(|((_, key), affinity)| (*key, *affinity))
-            .collect())
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::clone(&self.clients) as Arc<dyn Reader>
     }
 
     fn close_connections(&self, _backend: &Backend) -> Result<usize, Error> {
@@ -142,6 +136,16 @@ impl RememberedClients {
     fn size(&self) -> (usize, usize) {
         let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         (cache.len(), cache.cap().get())
+    }
+}
+
+impl Reader for RememberedClients {
+    fn known_clients(&self) -> Result<Vec<Known>, Error> {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(cache
+            .iter()
+            .map(|((_, key), affinity)| (*key, *affinity))
+            .collect())
     }
 }
 

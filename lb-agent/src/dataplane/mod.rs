@@ -129,6 +129,30 @@ pub trait Clients: Send + Sync {
     fn active_total(&self, service: ServiceId) -> u64;
 }
 
+/// A client that is remembered.
+pub type Known = (AffinityKey, Affinity);
+
+/// What is in the tables, for those who only look: it is read while the owner of the tables goes on.
+pub trait Reader: Send + Sync {
+    /// Whether the application at an address of this host listens by MPTCP, which cannot be handed over.
+    fn is_mptcp(&self, _: SocketAddr) -> bool {
+        false
+    }
+    /// Whether packets can be forwarded, as far as that is known without trying; else why not, in a few
+    /// words.
+    fn packets(&self) -> Result<(), &'static str> {
+        Err(NO_PACKETS)
+    }
+    /// The clients that are remembered.
+    fn known_clients(&self) -> Result<Vec<Known>, Error>;
+    /// Open flows of a backend on the packet paths, which [`Clients::active`] does not count.
+    fn open_flows(&self, _: &Backend) -> Result<u64, Error> {
+        Ok(0)
+    }
+}
+
+const NO_PACKETS: &str = "no packets without BPF";
+
 /// Tables that can be changed and read.
 pub trait DataPlane: Send {
     /// `bpf` or `userspace`, for `status`.
@@ -153,14 +177,10 @@ pub trait DataPlane: Send {
     fn look_for_listeners(&mut self) -> bool {
         false
     }
-    /// Whether the application at an address of this host listens by MPTCP, which cannot be handed over.
-    fn is_mptcp(&self, _: SocketAddr) -> bool {
-        false
-    }
+    /// A reader of the tables as they are now.
+    fn reader(&self) -> Arc<dyn Reader>;
     /// Which backends have a listening socket on this host; `None` where that is not known.
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error>;
-    /// The clients that are remembered.
-    fn known_clients(&self) -> Result<Vec<(AffinityKey, Affinity)>, Error>;
     /// Closes the open connections that were handed to a backend; returns how many there were.
     fn close_connections(&self, backend: &Backend) -> Result<usize, Error>;
     /// Counts of one backend.
@@ -173,7 +193,7 @@ pub trait DataPlane: Send {
     }
     /// Whether packets can be forwarded; else why not, in a few words.
     fn packets(&self) -> Result<(), &'static str> {
-        Err("no packets without BPF")
+        Err(NO_PACKETS)
     }
     /// Programs that were needed and that the kernel refused, each with its reason, for `status`.
     fn refusals(&self) -> Vec<String> {

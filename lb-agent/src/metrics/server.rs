@@ -18,12 +18,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::{collect, text};
 use crate::config::MetricsAddress;
-use crate::control::message::{Call, Command, Reply};
+use crate::control::message::{Command, Reply};
+use crate::control::queue::Calls;
 use crate::control::stats::Family;
 use crate::crowd::{Asking, Crowd};
 use crate::seldom::Seldom;
@@ -90,7 +91,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves `listener` for as long as the agent answers `calls`, `most` connections at a time; more
 /// wait in the backlog.
-pub async fn serve(listener: Listener, calls: mpsc::Sender<Call>, most: usize) {
+pub async fn serve(listener: Listener, calls: Calls, most: usize) {
     let snapshots = Arc::new(Snapshots {
         calls,
         last: Mutex::new(None),
@@ -186,7 +187,7 @@ pub fn response(families: &[Family], accept: Option<&HeaderValue>) -> Response<F
 
 /// The latest snapshot, and where to get a newer one.
 struct Snapshots {
-    calls: mpsc::Sender<Call>,
+    calls: Calls,
     last: Mutex<Option<(Instant, Arc<Vec<Family>>)>>,
 }
 
@@ -199,12 +200,8 @@ impl Snapshots {
         {
             return Some(Arc::clone(families));
         }
-        let (reply, replied) = oneshot::channel();
-        let asked = async {
-            self.calls.send((Command::Stats, reply)).await.ok()?;
-            replied.await.ok()?.ok()
-        };
-        let Ok(Some(Reply::Stats(stats))) = timeout(ANSWER_TIME, asked).await else {
+        let asked = self.calls.ask(Command::Stats, None);
+        let Ok(Some(Ok(Reply::Stats(stats)))) = timeout(ANSWER_TIME, asked).await else {
             return None;
         };
         let families = Arc::new(collect::families(&stats));
@@ -216,6 +213,7 @@ impl Snapshots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::queue::queue;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     const MOST: usize = 64;
@@ -236,7 +234,7 @@ mod tests {
     async fn neither_silent_connections_nor_kept_ones_keep_a_scraper_waiting() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (calls, _inbox) = mpsc::channel(1);
+        let (calls, _inbox) = queue();
         let server = tokio::spawn(serve(Listener::Tcp(listener), calls, MOST));
         let mut others = Vec::new();
         for _ in 0..MOST {

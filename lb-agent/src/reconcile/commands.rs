@@ -43,7 +43,8 @@ impl Reconciler {
                 self.drain_backend(address, service.as_deref(), timeout, (at_end, now))
             }
             Command::Reload { max_moved } => self.reload(max_moved),
-            Command::Plan { config } => self.plan(config.as_ref()).map(Reply::Plan),
+            // In the loop of the agent a plan is made beside it: see [`super::snapshot`].
+            Command::Plan { config } => self.snapshot().plan(config.as_ref()).map(Reply::Plan),
             // The caller ends the agent once this is answered.
             Command::Stop { purge: false } => changed(if self.plane.steers() {
                 "stopping; the kernel goes on forwarding"

@@ -6,11 +6,11 @@ mod drain;
 mod packets;
 mod passive;
 mod reload;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,23 +20,21 @@ use lb_common::abi::{self, path, state};
 pub use commands::DEFAULT_DRAIN;
 
 use packets::Surveyed;
+use snapshot::Here;
 
-use crate::config::{Config, PacketConfig};
+use crate::config::Config;
 use crate::dataplane::{self, Action, DataPlane};
 use crate::errors::chain;
 use crate::handover::Newcomers;
 use crate::health::{Health, Watched};
 use crate::l7::L7;
 use crate::metrics::Sources;
-use crate::network::survey::Way;
 use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
-use crate::state::desired::{self, Desired, MPTCP, Surroundings};
-use crate::state::judge::Verdict;
+use crate::state::desired::{self, Desired, MPTCP};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Overlay, Target};
-use crate::state::packets::Ports;
 use crate::state::plan::{PlanError, plan};
 use crate::state::store::{Store, StoreError};
 
@@ -98,48 +96,6 @@ pub struct Reconciler {
     /// When a slow start goes a step further than what is in force.
     ramp: Option<Instant>,
     surveyed: Surveyed,
-}
-
-struct Here<'a> {
-    plane: &'a dyn DataPlane,
-    surveyed: &'a Surveyed,
-    config: &'a PacketConfig,
-    health: &'a Health,
-}
-
-impl Surroundings for Here<'_> {
-    fn can_steer(&self) -> bool {
-        self.plane.steers()
-    }
-
-    fn is_local(&self, address: SocketAddr) -> bool {
-        dataplane::is_local(address.ip())
-    }
-
-    fn is_mptcp(&self, address: SocketAddr) -> bool {
-        self.plane.is_mptcp(address)
-    }
-
-    fn packets(&self) -> Result<(), &'static str> {
-        self.surveyed.check(self.config)?;
-        self.plane.packets()
-    }
-
-    fn way(&self, address: IpAddr) -> Option<Way> {
-        self.surveyed.network.way(address)
-    }
-
-    fn packet_settings(&self) -> (PacketConfig, Ports) {
-        (self.config.clone(), self.surveyed.ports())
-    }
-
-    fn own_addresses(&self) -> Vec<IpAddr> {
-        self.surveyed.own()
-    }
-
-    fn verdict(&self, target: &Target) -> Verdict {
-        self.health.verdict(target)
-    }
 }
 
 impl Reconciler {
@@ -376,11 +332,14 @@ impl Reconciler {
     }
 
     fn compose(&self, config: &Config, overlay: &Overlay) -> Desired {
+        let reader = self.plane.reader();
         let here = Here {
-            plane: self.plane.as_ref(),
-            surveyed: &self.surveyed,
+            steers: self.plane.steers(),
+            reader: reader.as_ref(),
+            network: &self.surveyed.network,
             config: &config.agent.packet,
             health: &self.health,
+            packets: &|| self.plane.packets(),
         };
         Desired::new(config, overlay, self.hash_key, overlay::steady_ms(), &here)
     }

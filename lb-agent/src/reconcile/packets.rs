@@ -56,39 +56,39 @@ impl Surveyed {
         }
     }
 
-    /// Whether packets can come in at all; else why not, in a few words.
-    pub(super) fn check(&self, config: &PacketConfig) -> Result<(), &'static str> {
-        let survey = self.network.survey();
-        let places = survey.client_side(&config.interfaces);
-        let usable = |(interface, attach): &(&Interface, Attach)| {
-            !matches!(interface.place(*attach), Place::Nowhere(_))
-        };
-        if places.iter().any(usable) {
-            Ok(())
-        } else {
-            Err("no interface for packets")
-        }
-    }
-
     /// Whether it is time to look at the packet paths again.
     pub(super) fn next_is_due(&self) -> bool {
         self.next.is_some_and(|next| next <= Instant::now())
-    }
-
-    /// Source ports that the host leaves.
-    pub(super) fn ports(&self) -> Ports {
-        Ports::beside(sysctl::local_ports())
-    }
-
-    /// The host's own addresses.
-    pub(super) fn own(&self) -> Vec<IpAddr> {
-        self.network.survey().addresses.keys().copied().collect()
     }
 
     /// Puts every setting of the host back.
     pub(super) fn restore(&mut self) {
         self.sysctls.restore();
     }
+}
+
+/// Whether packets can come in at all; else why not, in a few words.
+pub(super) fn entrance(network: &Network, config: &PacketConfig) -> Result<(), &'static str> {
+    let survey = network.survey();
+    let places = survey.client_side(&config.interfaces);
+    let usable = |(interface, attach): &(&Interface, Attach)| {
+        !matches!(interface.place(*attach), Place::Nowhere(_))
+    };
+    if places.iter().any(usable) {
+        Ok(())
+    } else {
+        Err("no interface for packets")
+    }
+}
+
+/// Source ports that the host leaves.
+pub(super) fn ports() -> Ports {
+    Ports::beside(sysctl::local_ports())
+}
+
+/// The host's own addresses.
+pub(super) fn own_addresses(network: &Network) -> Vec<IpAddr> {
+    network.survey().addresses.keys().copied().collect()
 }
 
 impl Reconciler {

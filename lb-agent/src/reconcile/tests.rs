@@ -7,17 +7,38 @@ use super::*;
 use crate::admission::Admission;
 use crate::config;
 use crate::control::message::{Command, RefusalKind, Reply, Status};
+use crate::control::queue::Call;
 use crate::dataplane::memory::Memory;
-use crate::dataplane::{BackendCounts, Clients, Error, ServiceCounts};
+use crate::dataplane::{BackendCounts, Clients, Error, Known, Reader, ServiceCounts};
 use crate::handover::Kept;
 
 /// A [`Memory`] that the test can reach too.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Memory>>);
+struct Shared {
+    memory: Arc<Mutex<Memory>>,
+    /// Whoever lists the clients waits for it.
+    gate: Arc<Mutex<()>>,
+}
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            memory: Arc::new(Mutex::new(Memory::new(16))),
+            gate: Arc::default(),
+        }
+    }
+
     fn get(&self) -> std::sync::MutexGuard<'_, Memory> {
-        self.0.lock().unwrap()
+        self.memory.lock().unwrap()
+    }
+}
+
+struct SlowReader(Arc<Mutex<()>>);
+
+impl Reader for SlowReader {
+    fn known_clients(&self) -> Result<Vec<Known>, Error> {
+        let _open = self.0.lock().unwrap();
+        Ok(Vec::new())
     }
 }
 
@@ -52,10 +73,8 @@ impl DataPlane for Shared {
     ) -> Result<Option<std::collections::HashSet<lb_common::abi::BackendId>>, Error> {
         self.get().listening()
     }
-    fn known_clients(
-        &self,
-    ) -> Result<Vec<(lb_common::abi::AffinityKey, lb_common::abi::Affinity)>, Error> {
-        self.get().known_clients()
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::new(SlowReader(Arc::clone(&self.gate)))
     }
     fn close_connections(&self, backend: &lb_common::abi::Backend) -> Result<usize, Error> {
         self.get().close_connections(backend)
@@ -77,7 +96,7 @@ impl Bench {
     fn new(backends: &str) -> Self {
         let bench = Self {
             dir: tempfile::tempdir().unwrap(),
-            plane: Shared(Arc::new(Mutex::new(Memory::new(16)))),
+            plane: Shared::new(),
         };
         bench.configure(backends);
         bench
@@ -373,5 +392,37 @@ fn the_path_of_the_configuration_is_a_path() {
     assert_eq!(
         status(&mut agent).agent.config.as_deref().map(Path::new),
         Some(bench.config_path().as_path())
+    );
+}
+
+#[test]
+fn changes_are_made_while_a_plan_is() {
+    let bench = Bench::new("'127.0.0.1:5000'");
+    let mut agent = bench.agent();
+    bench.configure("'127.0.0.1:6000'");
+    let shut = bench.plane.gate.lock().unwrap();
+    let (reply, mut replied) = tokio::sync::oneshot::channel();
+    let call = Call {
+        command: Command::Plan { config: None },
+        reply,
+        share: None,
+    };
+    agent.snapshot().answer(call, None);
+    agent.handle(add("127.0.0.1:5001")).unwrap();
+    agent.tick();
+    assert_eq!(backends(&mut agent).len(), 2);
+    assert!(replied.try_recv().is_err(), "the plan is still being made");
+    drop(shut);
+    let Reply::Plan(plan) = replied.blocking_recv().unwrap().unwrap() else {
+        panic!("no plan")
+    };
+    let [web] = &plan.services[..] else {
+        panic!("{plan:?}")
+    };
+    let addresses: Vec<String> = web.backends.iter().map(|b| b.address.to_string()).collect();
+    assert_eq!(
+        addresses,
+        ["127.0.0.1:6000", "127.0.0.1:5000"],
+        "of when it was asked for"
     );
 }

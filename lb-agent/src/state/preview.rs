@@ -1,6 +1,7 @@
 //! What a change would do before it is made: services, addresses and backends, and who would have
 //! to move. Pure: a comparison of two pictures, of which the second has not come true.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::desired::{Backend, Desired, Service};
 use super::observed::{Observed, address_of};
 use crate::config::BackendAddress;
+use crate::dataplane::Known;
 
 /// What would change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,9 +100,6 @@ impl Moved {
     }
 }
 
-/// A client that is remembered.
-pub type Known = (AffinityKey, Affinity);
-
 /// One of the two pictures.
 #[derive(Clone, Copy)]
 pub struct Picture<'a> {
@@ -111,17 +110,40 @@ pub struct Picture<'a> {
 }
 
 /// Who there is to move.
-pub struct Present<'a> {
-    /// The clients that are remembered.
-    pub known: &'a [Known],
-    /// Open connections of a backend.
-    pub active: &'a dyn Fn(&Entry) -> u64,
+pub struct Present {
+    /// The clients that are remembered, in the order of their services.
+    known: Vec<Known>,
+    /// Open connections by backend.
+    open: HashMap<BackendId, u64>,
     /// CLOCK_BOOTTIME in nanoseconds.
-    pub now_ns: u64,
+    now_ns: u64,
+}
+
+impl Present {
+    /// These clients, in any order, and these open connections.
+    pub fn new(mut known: Vec<Known>, open: HashMap<BackendId, u64>, now_ns: u64) -> Self {
+        known.sort_unstable_by_key(|(key, _)| key.service);
+        Self {
+            known,
+            open,
+            now_ns,
+        }
+    }
+
+    /// The clients of one service that are remembered.
+    fn known(&self, service: ServiceId) -> &[Known] {
+        let from = self.known.partition_point(|(key, _)| key.service < service);
+        let rest = &self.known[from..];
+        &rest[..rest.partition_point(|(key, _)| key.service == service)]
+    }
+
+    fn active(&self, entry: &Entry) -> u64 {
+        self.open.get(&entry.id).copied().unwrap_or(0)
+    }
 }
 
 /// What the step from `before` to `after` would change.
-pub fn preview(before: Picture<'_>, after: Picture<'_>, present: &Present<'_>) -> Preview {
+pub fn preview(before: Picture<'_>, after: Picture<'_>, present: &Present) -> Preview {
     let names = |desired: &Desired| -> Vec<String> {
         desired.services.iter().map(|s| s.name.clone()).collect()
     };
@@ -232,7 +254,7 @@ fn of_service(
     name: &str,
     before: Picture<'_>,
     after: Picture<'_>,
-    present: &Present<'_>,
+    present: &Present,
 ) -> ServicePreview {
     let (was, will) = (There::find(name, before), There::find(name, after));
     let listen = |there: Option<There<'_>>| -> Vec<SocketAddr> {
@@ -337,7 +359,7 @@ fn settings(was: &Service, will: &Service) -> Vec<String> {
 fn backends(
     was: Option<There<'_>>,
     will: Option<There<'_>>,
-    present: &Present<'_>,
+    present: &Present,
 ) -> Vec<BackendPreview> {
     fn all<'a>(there: Option<There<'a>>) -> &'a [Backend] {
         there.map_or(&[], |there| &there.service.backends)
@@ -350,7 +372,7 @@ fn backends(
         share_after: will.map_or(0.0, |will| will.share(backend)),
         connections: was
             .and_then(|was| was.entry(backend))
-            .map_or(0, present.active),
+            .map_or(0, |entry| present.active(entry)),
     };
     let mut found = Vec::new();
     for backend in all(will) {
@@ -396,13 +418,11 @@ fn differences(old: &Backend, new: &Backend) -> Vec<String> {
 }
 
 /// Known clients: all, and those that would go elsewhere.
-fn clients(was: There<'_>, will: Option<There<'_>>, present: &Present<'_>) -> Moved {
+fn clients(was: There<'_>, will: Option<There<'_>>, present: &Present) -> Moved {
     let mut clients = Moved::default();
-    for (key, affinity) in present.known {
+    for (key, affinity) in present.known(was.id) {
         let age_ns = present.now_ns.saturating_sub(affinity.seen_ns);
-        let valid = key.service == was.id
-            && age_ns < was.service.settings.affinity_ns
-            && was.keeps(affinity.backend);
+        let valid = age_ns < was.service.settings.affinity_ns && was.keeps(affinity.backend);
         if valid {
             clients.of += 1;
             let stays = will.is_some_and(|will| stays(was, will, key, affinity, age_ns));
@@ -433,10 +453,10 @@ fn stays(
 }
 
 /// Open connections: all, and those on backends that would get nobody any more.
-fn connections(was: There<'_>, will: Option<There<'_>>, present: &Present<'_>) -> Moved {
+fn connections(was: There<'_>, will: Option<There<'_>>, present: &Present) -> Moved {
     let mut connections = Moved::default();
     for entry in was.observed.backends_of(was.id) {
-        let active = (present.active)(entry);
+        let active = present.active(entry);
         connections.of += active;
         let stay = will.is_some_and(|will| will.keeps(entry.id) && will.carries(entry));
         if !stay {

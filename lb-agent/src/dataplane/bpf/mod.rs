@@ -22,11 +22,12 @@ mod mptcp;
 mod packet;
 mod pod;
 pub mod probe;
+mod reader;
 mod sys;
 pub mod trial;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,11 +44,15 @@ pub use log::KernelLog;
 use maps::Maps;
 pub use packet::FlowSettings;
 use packet::LazyPackets;
+use reader::KernelReader;
 pub use sys::locks_maps;
 
 use super::packets::{InterfaceState, PacketFigures, Wanted};
-use super::{Action, BackendCounts, Clients, DataPlane, Error, ServiceCounts, TableCounts};
+use super::{Action, BackendCounts, Clients, DataPlane, Error, Reader, ServiceCounts, TableCounts};
 use crate::state::observed::{Built, Observed, TableSpec};
+
+/// Why there are no packet paths with BPF.
+const REFUSED: &str = "the kernel refuses the packet programs";
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -58,11 +63,11 @@ pub struct Bpf {
     observed: Observed,
     owners: HashMap<OwnerKey, BackendId>,
     pin_dir: PathBuf,
-    packets: Mutex<LazyPackets>,
+    packets: Arc<Mutex<LazyPackets>>,
     /// Those of TCP, and those of UDP once there is such a service.
     remembered: Vec<Arc<count::Counted>>,
     max_clients: u32,
-    mptcp: mptcp::MptcpListeners,
+    mptcp: Arc<mptcp::MptcpListeners>,
     _lock: std::fs::File,
 }
 
@@ -92,9 +97,12 @@ impl Bpf {
             owners: HashMap::new(),
             remembered: vec![count::Counted::open(&settings.pin_dir, maps::CLIENTS[0])?],
             max_clients: settings.max_clients,
-            packets: Mutex::new(LazyPackets::new(&settings.pin_dir, &settings.flows)?),
+            packets: Arc::new(Mutex::new(LazyPackets::new(
+                &settings.pin_dir,
+                &settings.flows,
+            )?)),
             pin_dir: settings.pin_dir.clone(),
-            mptcp: mptcp::MptcpListeners::default(),
+            mptcp: Arc::default(),
             _lock: loaded.lock,
         };
         plane.look_for_listeners();
@@ -405,14 +413,20 @@ impl DataPlane for Bpf {
     }
 
     fn look_for_listeners(&mut self) -> bool {
-        self.mptcp.look().unwrap_or_else(|error| {
-            tracing::debug!(%error, "list the listening sockets");
-            false
-        })
+        Arc::make_mut(&mut self.mptcp)
+            .look()
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "list the listening sockets");
+                false
+            })
     }
 
-    fn is_mptcp(&self, address: SocketAddr) -> bool {
-        self.mptcp.is_at(address)
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::new(KernelReader {
+            pin_dir: self.pin_dir.clone(),
+            packets: Arc::clone(&self.packets),
+            mptcp: Arc::clone(&self.mptcp),
+        })
     }
 
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error> {
@@ -437,12 +451,6 @@ impl DataPlane for Bpf {
                 .map(|b| b.id)
                 .collect(),
         ))
-    }
-
-    fn known_clients(&self) -> Result<Vec<(abi::AffinityKey, abi::Affinity)>, Error> {
-        // By pins of its own: those who serve do not wait for the end of a long list.
-        maps::known_clients(&self.pin_dir)
-            .map_err(|error| Error::table("list the clients that are remembered", error))
     }
 
     fn close_connections(&self, backend: &abi::Backend) -> Result<usize, Error> {
@@ -536,9 +544,7 @@ impl DataPlane for Bpf {
             Ok(packets) => packets.check(),
             Err(_) => false,
         };
-        loaded
-            .then_some(())
-            .ok_or("the kernel refuses the packet programs")
+        loaded.then_some(()).ok_or(REFUSED)
     }
 
     fn refusals(&self) -> Vec<String> {

@@ -22,7 +22,7 @@ const RESTART: Duration = Duration::from_secs(60);
 pub(super) type Bound = (Addr, u16);
 
 /// The listening TCP sockets of this network namespace, by their kind.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct MptcpListeners {
     /// Addresses where all listeners are MPTCP.
     now: HashSet<Bound>,

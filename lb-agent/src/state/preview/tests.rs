@@ -54,11 +54,9 @@ fn known(world: &World) -> Vec<Known> {
 fn step(before: &str, after: &str) -> Preview {
     let before = world(None, before);
     let after = world(Some(&before), after);
-    let present = Present {
-        known: &known(&before),
-        active: &|_| 10,
-        now_ns: 1_000_000_000,
-    };
+    let backends = before.observed.backends.iter();
+    let open = backends.map(|entry| (entry.id, 10)).collect();
+    let present = Present::new(known(&before), open, 1_000_000_000);
     preview(before.picture(), after.picture(), &present)
 }
 

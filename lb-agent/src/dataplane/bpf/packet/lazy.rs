@@ -64,6 +64,14 @@ impl LazyPackets {
         Ok(self.open.insert(packets))
     }
 
+    /// Whether they serve, or will as far as is known, if they are not open yet.
+    pub(in crate::dataplane::bpf) fn may_serve(&mut self) -> bool {
+        match &mut self.open {
+            Some(packets) => packets.check(),
+            None => self.refusal.is_none(),
+        }
+    }
+
     /// Why programs or maps that were needed cannot serve.
     pub(in crate::dataplane::bpf) fn refusals(&self) -> Vec<String> {
         let programs = self.open.iter().flat_map(Packets::refusals);

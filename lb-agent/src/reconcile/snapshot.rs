@@ -1,0 +1,239 @@
+//! Plans are made of a copy of what is in force, on a thread of their own: commands, health and the
+//! network do not wait for them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lb_common::abi::{BackendId, state};
+
+use super::commands::{failed, not_changed, refuse};
+use super::packets::{entrance, own_addresses, ports};
+use super::{ReconcileError, Reconciler};
+use crate::allocator;
+use crate::config::{self, Config, ConfigError, PacketConfig};
+use crate::control::message::{Refusal, RefusalKind, Reply, Submitted};
+use crate::control::queue::Call;
+use crate::dataplane::{self, Clients, Reader};
+use crate::health::Health;
+use crate::host::boot_ns;
+use crate::network::Network;
+use crate::network::survey::Way;
+use crate::state::desired::{Desired, Surroundings};
+use crate::state::judge::Verdict;
+use crate::state::observed::Observed;
+use crate::state::overlay::{self, Overlay, Target};
+use crate::state::packets::Ports;
+use crate::state::plan::plan;
+use crate::state::preview::{Picture, Present, Preview, preview};
+
+/// What is in force, and what the next configuration depends on.
+pub struct Snapshot {
+    config: Config,
+    config_path: Option<PathBuf>,
+    overlay: Overlay,
+    hash_key: [u64; 2],
+    desired: Desired,
+    observed: Observed,
+    /// Open connections by backend, but for the flows of the packet paths.
+    clients: Arc<dyn Clients>,
+    reader: Arc<dyn Reader>,
+    steers: bool,
+    network: Network,
+    health: Health,
+}
+
+/// The host, as a configuration depends on it.
+pub(super) struct Here<'a> {
+    pub(super) steers: bool,
+    pub(super) reader: &'a dyn Reader,
+    pub(super) network: &'a Network,
+    pub(super) config: &'a PacketConfig,
+    pub(super) health: &'a Health,
+    /// Whether the kernel takes the packet programs.
+    pub(super) packets: &'a dyn Fn() -> Result<(), &'static str>,
+}
+
+impl Surroundings for Here<'_> {
+    fn can_steer(&self) -> bool {
+        self.steers
+    }
+
+    fn is_local(&self, address: SocketAddr) -> bool {
+        dataplane::is_local(address.ip())
+    }
+
+    fn is_mptcp(&self, address: SocketAddr) -> bool {
+        self.reader.is_mptcp(address)
+    }
+
+    fn packets(&self) -> Result<(), &'static str> {
+        entrance(self.network, self.config)?;
+        (self.packets)()
+    }
+
+    fn way(&self, address: IpAddr) -> Option<Way> {
+        self.network.way(address)
+    }
+
+    fn packet_settings(&self) -> (PacketConfig, Ports) {
+        (self.config.clone(), ports())
+    }
+
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        own_addresses(self.network)
+    }
+
+    fn verdict(&self, target: &Target) -> Verdict {
+        self.health.verdict(target)
+    }
+}
+
+impl Reconciler {
+    /// A copy of what is in force, which takes some milliseconds at most.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            config: self.config.clone(),
+            config_path: self.config_path.clone(),
+            overlay: self.overlay.clone(),
+            hash_key: self.hash_key,
+            desired: self.desired.clone(),
+            observed: self.observed.clone(),
+            clients: self.l7.clients(),
+            reader: self.plane.reader(),
+            steers: self.plane.steers(),
+            network: self.network(),
+            health: self.health(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Answers a call for the plan of a configuration from a thread of its own, with what the CPUs have
+    /// left.
+    pub fn answer(self, call: Call, config: Option<Submitted>) {
+        let work = move || {
+            if let Err(error) = rustix::process::setpriority_process(None, 19) {
+                tracing::debug!(%error, "a plan is made with the priority of the agent");
+            }
+            let plan = self.plan(config.as_ref()).map(Reply::Plan);
+            drop(self);
+            allocator::give_back();
+            // The caller may have gone.
+            let _ = call.reply.send(plan);
+        };
+        let thread = std::thread::Builder::new().name("plan".into());
+        if let Err(error) = thread.spawn(work) {
+            tracing::warn!(%error, "no thread for a plan");
+        }
+    }
+
+    /// What a configuration would change: the one that is sent along, or the agent's own file.
+    ///
+    /// # Errors
+    /// When the configuration is bad, does not fit, or tables cannot be read.
+    pub fn plan(&self, submitted: Option<&Submitted>) -> Result<Preview, Refusal> {
+        let config = match submitted {
+            Some(Submitted { text, source }) => config::parse(text, Path::new(source)),
+            None => config::load(self.config_path.as_deref()),
+        };
+        self.preview(config.map_err(|error| bad(&error))?)
+    }
+
+    /// What `config` would change, if it came by a reload.
+    pub(super) fn preview(&self, config: Config) -> Result<Preview, Refusal> {
+        check_loops(&self.compose(&config, &Overlay::default()))?;
+        let (config, overlay, restart) = next(config, &self.config, &self.overlay);
+        let desired = self.compose(&config, &overlay);
+        let mut after = self.observed.clone();
+        after.unix_sockets = desired.unix_sockets();
+        let busy = |index: u32| self.open(self.observed.backends[index as usize].id) > 0;
+        let actions = plan(&desired, &after, &busy).map_err(|error| failed("plan", &error))?;
+        actions.iter().for_each(|action| after.note(action));
+        let unread = |error: dataplane::Error| failed("plan", &error);
+        let known = self.reader.known_clients().map_err(unread)?;
+        let present = Present::new(known, self.open_connections().map_err(unread)?, boot_ns());
+        let before = Picture {
+            desired: &self.desired,
+            observed: &self.observed,
+        };
+        let after = Picture {
+            desired: &desired,
+            observed: &after,
+        };
+        let mut preview = preview(before, after, &present);
+        preview.restart = restart;
+        Ok(preview)
+    }
+
+    fn compose(&self, config: &Config, overlay: &Overlay) -> Desired {
+        let here = Here {
+            steers: self.steers,
+            reader: self.reader.as_ref(),
+            network: &self.network,
+            config: &config.agent.packet,
+            health: &self.health,
+            packets: &|| self.reader.packets(),
+        };
+        Desired::new(config, overlay, self.hash_key, overlay::steady_ms(), &here)
+    }
+
+    fn open(&self, id: BackendId) -> u64 {
+        match id {
+            BackendId::NONE => 0,
+            id => self.clients.active(id),
+        }
+    }
+
+    /// Open connections of every backend, on all paths.
+    fn open_connections(&self) -> Result<HashMap<BackendId, u64>, dataplane::Error> {
+        let backends = self.observed.backends.iter();
+        let present = backends.filter(|entry| entry.state != state::REMOVED);
+        let open = present.map(|entry| {
+            let flows = self.reader.open_flows(entry)?;
+            Ok((entry.id, self.open(entry.id) + flows))
+        });
+        open.collect()
+    }
+}
+
+/// Refuses a configuration with backends that are the agent itself: by addresses of this host, or with
+/// this data plane. `desired` is what it says without changes made at run time.
+pub(super) fn check_loops(desired: &Desired) -> Result<(), Refusal> {
+    let loops = desired.configured_loops();
+    match loops.is_empty() {
+        true => Ok(()),
+        false => Err(not_changed("reload", &ReconcileError::Loops(loops))),
+    }
+}
+
+/// The configuration as a reload would take it in the place of `now`, with the changes made at run time
+/// that stay; and whether some of it comes with a restart only.
+pub(super) fn next(mut config: Config, now: &Config, overlay: &Overlay) -> (Config, Overlay, bool) {
+    let mut overlay = overlay.clone();
+    // What the file does not have any more need not be hidden.
+    overlay.removed.retain(|target| {
+        config.services.iter().any(|service| {
+            service.name == target.service
+                && service
+                    .backends
+                    .iter()
+                    .any(|backend| backend.address == target.address)
+        })
+    });
+    // The socket may have been named on the command line.
+    config.agent.control.clone_from(&now.agent.control);
+    let restart = config.agent != now.agent;
+    config.agent = now.agent.clone();
+    (config, overlay, restart)
+}
+
+/// The refusal of a configuration that cannot be read.
+pub(super) fn bad(error: &ConfigError) -> Refusal {
+    refuse(
+        RefusalKind::BadRequest,
+        error.to_string(),
+        Some("nothing was changed; `lb-agent check` finds the same"),
+    )
+}
