@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod deny;
 mod dist;
 mod host;
 mod install;
@@ -52,6 +53,8 @@ enum Command {
     Install(install::Args),
     /// Make a Debian package, an RPM, and an archive with an installer
     Dist(dist::Args),
+    /// Check licences, sources and versions of the dependencies
+    Deny,
     /// Clippy over every crate, the eBPF programs included, warnings as errors
     Clippy,
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::tidy().map(success),
         Command::Install(args) => install::install(&args).map(success),
         Command::Dist(args) => dist::dist(&args).map(success),
+        Command::Deny => deny::deny().map(success),
         Command::Clippy => lint::clippy().map(success),
     };
     result.unwrap_or_else(|error| {
