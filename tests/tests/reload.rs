@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::moody::Moody;
 use lb_tests::node::{self, Clients};
 use lb_tests::{http, wait};
 
@@ -96,4 +97,73 @@ fn sighup_reloads_too() {
     wait::until("the new backend", || {
         (agent.status()["services"][0]["backends"][0]["address"] == "127.0.0.1:5007").then_some(())
     });
+}
+
+/// One service of this name, whose clients go by their slots alone, with another line.
+fn named(name: &str, line: &str) -> String {
+    format!(
+        "[[service]]\nname = '{name}'\n{line}\nlisten = ['0.0.0.0:80']\n\
+         affinity = {{ timeout = '0s' }}\nbackends = ['127.0.0.1:5000', '127.0.0.1:5001']\n"
+    )
+}
+
+#[test]
+fn renamed_service_keeps_clients_counts_and_backends_added_at_run_time() {
+    for data_plane in ["bpf", "userspace"] {
+        let hosts = Hosts::new();
+        let _apps = [5000, 5001, 5002]
+            .map(|port| Moody::new(&hosts.balancer, &format!("127.0.0.1:{port}")));
+        let mut agent = Agent::start_on(&hosts.balancer, &named("app", ""), data_plane);
+        agent.ok(&["add-backend", "127.0.0.1:5002"]);
+        let ports = || -> Vec<u16> {
+            let get = |n| http::get(client_v4(n), SERVICE_V4).unwrap().port;
+            hosts.clients.run(|| (1..=40).map(get).collect())
+        };
+        let before = ports();
+        let open = hosts
+            .clients
+            .run(|| http::connect(client_v4(1), SERVICE_V4).unwrap());
+        http::ask(&open).unwrap();
+        let active = |agent: &Agent<'_>| {
+            let status = agent.status()["services"][0]["backends"].clone();
+            let backends = status.as_array().unwrap();
+            backends
+                .iter()
+                .map(|b| b["active"].as_u64().unwrap())
+                .sum::<u64>()
+        };
+        wait::until("all other connections to be over", || {
+            (active(&agent) == 1).then_some(())
+        });
+
+        // Without the key it is told, and how to do better.
+        agent.configure(&named("web", ""));
+        let plan = agent.ok(&["plan"]);
+        assert!(plan.contains("write was = \"app\""), "{plan}");
+        assert!(
+            plan.contains("127.0.0.1:5002 of app, added at run time"),
+            "{plan}"
+        );
+
+        agent.configure(&named("web", "was = 'app'"));
+        let plan = agent.ok(&["plan", "--max-moved", "0%"]);
+        assert!(plan.contains("web (now app) changes"), "{plan}");
+        let said = agent.ok(&["reload", "--max-moved", "0%"]);
+        assert!(said.contains("app is web from now on"), "{said}");
+        assert_eq!(ports(), before, "{data_plane}");
+        wait::until("the open connection to be counted", || {
+            (active(&agent) == 1).then_some(())
+        });
+        http::ask(&open).unwrap();
+
+        // The key may go again, and so may the agent.
+        agent.configure(&named("web", ""));
+        agent.ok(&["reload"]);
+        assert_eq!(ports(), before, "{data_plane}");
+        drop(open);
+        agent.end();
+        agent.start_again();
+        assert_eq!(ports(), before, "{data_plane}");
+        assert_eq!(agent.backend("127.0.0.1:5002")["source"], "runtime");
+    }
 }

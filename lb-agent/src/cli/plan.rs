@@ -88,6 +88,7 @@ fn render(preview: &Preview) -> String {
     for service in &preview.services {
         of_service(service, &mut lines);
     }
+    lines.extend(preview.notes.iter().cloned());
     if preview.restart {
         lines.push("what has changed under [agent] comes with a restart only".to_owned());
     }
@@ -101,7 +102,9 @@ fn of_service(service: &ServicePreview, lines: &mut Vec<String>) {
         Change::Removed => "goes",
         Change::Changed => "changes",
     };
-    lines.push(format!("{} {verb}", service.name));
+    let was = service.was.as_ref();
+    let was = was.map_or_else(String::new, |was| format!(" (now {was})"));
+    lines.push(format!("{}{was} {verb}", service.name));
     for (sign, addresses) in [("+", &service.listen_added), ("-", &service.listen_removed)] {
         let listen = addresses
             .iter()
@@ -177,6 +180,7 @@ mod tests {
         let preview = Preview {
             services: vec![ServicePreview {
                 name: "web".to_owned(),
+                was: Some("app".to_owned()),
                 change: Change::Changed,
                 listen_added: vec!["0.0.0.0:81".parse().unwrap()],
                 listen_removed: vec!["0.0.0.0:80".parse().unwrap()],
@@ -194,10 +198,11 @@ mod tests {
                 connections: Moved { moved: 1, of: 1 },
             }],
             moved: 1.0,
+            notes: vec!["app is web from now on".to_owned()],
             restart: true,
         };
         let expected = "\
-web changes
+web (now app) changes
   + listen 0.0.0.0:81
   - listen 0.0.0.0:80
   ~ affinity: 3h -> 1h
@@ -206,12 +211,14 @@ web changes
   - 127.0.0.1:5002  share 50.0% -> 0.0%
   50.0% of the slots change hands
   3 of 120 known clients would move; 1 of 1 open connection is on backends that would get nobody, and would go on
+app is web from now on
 what has changed under [agent] comes with a restart only
 ";
         assert_eq!(render(&preview), expected);
         let nothing = Preview {
             services: Vec::new(),
             moved: 0.0,
+            notes: Vec::new(),
             restart: false,
         };
         assert_eq!(render(&nothing), "nothing would change\n");

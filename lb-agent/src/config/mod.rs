@@ -149,6 +149,8 @@ pub struct Affinity {
 pub struct Service {
     /// Its name, unique.
     pub name: String,
+    /// Names that it had before, the latest first.
+    pub was: Vec<String>,
     /// Where it listens, HTTPS included; none of them IPv4-mapped.
     pub listen: Vec<SocketAddr>,
     /// What it balances.
@@ -241,6 +243,7 @@ impl Default for Config {
     fn default() -> Self {
         let web = Service {
             name: "web".to_owned(),
+            was: Vec::new(),
             listen: vec![
                 (Ipv4Addr::UNSPECIFIED, 80).into(),
                 (Ipv6Addr::UNSPECIFIED, 80).into(),

@@ -26,6 +26,7 @@ pub(super) struct Raw {
 pub(super) struct RawService {
     pub(super) place: Place,
     pub(super) name: Option<Located<String>>,
+    pub(super) was: Vec<Located<String>>,
     pub(super) listen: Vec<Located<SocketAddr>>,
     pub(super) mode: Mode,
     pub(super) affinity: Affinity,
@@ -93,6 +94,8 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
             let name = value.string("\"web\"", problems, value::service_name)?;
             Some(value.locate(name))
         });
+    let was = table.take("was");
+    let was = was.map(|value| former_names(&value, problems));
     let mode = table.take("mode").and_then(|value| mode(&value, problems));
     let tls = table.take("tls");
     // A service may take HTTPS alone.
@@ -132,6 +135,7 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
     RawService {
         place,
         name,
+        was: was.unwrap_or_default(),
         listen: listen.unwrap_or_default(),
         mode,
         affinity: affinity.unwrap_or_default(),
@@ -143,6 +147,22 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
         send_proxy_protocol,
         http,
     }
+}
+
+/// A former name, or several.
+pub(super) fn former_names(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<Located<String>> {
+    let one = |item: &Value<'_, '_>, problems: &mut Problems| {
+        let name = item.string("\"old-name\"", problems, value::service_name)?;
+        Some(item.locate(name))
+    };
+    if value.is_string() {
+        return one(value, problems).into_iter().collect();
+    }
+    let items = value.list("[\"old-name\", \"older-name\"]", problems);
+    items
+        .iter()
+        .filter_map(|item| one(item, problems))
+        .collect()
 }
 
 /// The header for backends of a service with `mode = "tcp"`; for HTTP it is under `[service.http]`.

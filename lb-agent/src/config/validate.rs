@@ -27,6 +27,7 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
     }
     check_limits(&services, problems);
     check_names(&services, problems);
+    check_former_names(&services, problems);
     check_listen_addresses(&services, problems);
     for service in &services {
         check_backends(service, problems);
@@ -142,6 +143,7 @@ fn service(Written { raw, http, .. }: Written) -> Service {
     };
     Service {
         name: raw.name.map(|name| name.value).unwrap_or_default(),
+        was: raw.was.into_iter().map(|name| name.value).collect(),
         listen: raw.listen.into_iter().map(|listen| listen.value).collect(),
         mode: raw.mode,
         affinity: raw.affinity,
@@ -221,6 +223,34 @@ fn check_names(services: &[Written], problems: &mut Problems) {
             );
             problems.add(&name.place, message);
         }
+    }
+}
+
+/// A former name is that of one service, and of none that there is.
+fn check_former_names(services: &[Written], problems: &mut Problems) {
+    let named = |name: &str| {
+        let mut names = services
+            .iter()
+            .filter_map(|service| service.raw.name.as_ref());
+        names.find(|other| other.value == name)
+    };
+    let mut seen = Seen::default();
+    for former in services.iter().flat_map(|service| &service.raw.was) {
+        let name = &former.value;
+        let message = if let Some(there) = named(name) {
+            format!(
+                "there is a service \"{name}\", {} (leave was out: what was carried over stays)",
+                owner(&there.place, problems)
+            )
+        } else if let Some(before) = seen.before(name.as_str(), &former.place) {
+            format!(
+                "\"{name}\" was {} already (let each name have one successor)",
+                owner(before, problems)
+            )
+        } else {
+            continue;
+        };
+        problems.add(&former.place, message);
     }
 }
 

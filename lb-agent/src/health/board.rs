@@ -181,15 +181,14 @@ impl Board {
         changed
     }
 
-    /// Whether `target` is fit to serve, and with which part of its weight.
-    pub(super) fn verdict(&self, target: &Target, now: Duration) -> Verdict {
-        let Some(entry) = self.entries.get(target) else {
-            return Verdict::default();
-        };
-        Verdict {
+    /// Whether `target` is fit to serve, and with which part of its weight; `None` of one that is not
+    /// watched.
+    pub(super) fn verdict(&self, target: &Target, now: Duration) -> Option<Verdict> {
+        let entry = self.entries.get(target)?;
+        Some(Verdict {
             fit: entry.threshold.state().serves(),
             ramp: entry.ramp(now),
-        }
+        })
     }
 
     /// When the ramp of a slow start reaches its next step.

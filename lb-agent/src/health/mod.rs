@@ -62,8 +62,8 @@ impl Health {
         self.0.wake.notify_one();
     }
 
-    /// Whether `target` is fit to serve; one that nobody watches is.
-    pub fn verdict(&self, target: &Target) -> Verdict {
+    /// Whether `target` is fit to serve; `None` of one that nobody watches.
+    pub fn verdict(&self, target: &Target) -> Option<Verdict> {
         self.0.board().verdict(target, self.0.now())
     }
 

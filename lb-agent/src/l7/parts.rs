@@ -203,7 +203,7 @@ impl Backends {
                 path,
                 *max_age,
                 secret,
-                name,
+                observed.hash_names.get(&id).map_or(name, String::as_str),
                 observed.backends_of(id),
             )),
             _ => None,

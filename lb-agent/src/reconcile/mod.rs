@@ -36,6 +36,7 @@ use crate::state::desired::{self, Desired, MPTCP};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Overlay, Target};
 use crate::state::plan::{PlanError, plan};
+use crate::state::rename::{back, carry_over};
 use crate::state::store::{Store, StoreError};
 
 /// Why a change could not be put in force. Nothing is lost: what was in force still is.
@@ -112,8 +113,11 @@ impl Reconciler {
     ) -> Result<Self, ReconcileError> {
         let secret = config.agent.hash_seed.map_or_else(|| store.secret(), Ok)?;
         let words = u128::from_be_bytes(secret);
-        let overlay = store.overlay()?;
         let observed = plane.observe()?;
+        let mut overlay = store.overlay()?;
+        carry_over(&mut overlay, &config, &|name| {
+            observed.service(name).is_some()
+        });
         let health = Health::default();
         front.tell_failures_to(health.suspicions());
         l7.tell_failures_to(health.suspicions());
@@ -152,7 +156,11 @@ impl Reconciler {
         self.watch(&desired);
         let desired = self.compose(&self.config, &self.overlay);
         no_loops(desired.configured_loops())?;
-        self.put_in_force(desired)
+        self.put_in_force(desired)?;
+        if self.overlay != self.store.overlay()? {
+            self.store.keep(&self.overlay)?;
+        }
+        Ok(())
     }
 
     /// The health of the backends. Whenever it has changed, [`Reconciler::tick`] is to be called.
@@ -362,7 +370,7 @@ impl Reconciler {
                 if !self.started {
                     return Err(error);
                 }
-                let before = self.desired.clone();
+                let before = back(&self.desired, &desired);
                 if let Err(again) = self.carry_out(&before) {
                     tracing::error!(error = %chain(&again), "a change could not be undone");
                 }

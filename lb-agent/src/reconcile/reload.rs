@@ -10,6 +10,7 @@ use crate::control::message::{Part, Refusal, RefusalKind, Reply};
 use crate::l7::tls::check_config;
 use crate::state::overlay::Overlay;
 use crate::state::preview::Preview;
+use crate::state::rename::notes;
 
 impl Reconciler {
     /// Reads the configuration again. A bad one changes nothing.
@@ -34,13 +35,19 @@ impl Reconciler {
             tracing::warn!("{problem}");
         }
         self.l7.read_certificates_again();
+        let before = self.desired.clone();
         let (config, overlay, restart) = next(config, &self.config, &self.overlay);
         self.change(config, overlay)
             .map_err(|error| not_changed("reload", &error))?;
         let backends: usize = self.desired.services.iter().map(|s| s.backends.len()).sum();
         let services = self.desired.services.len();
+        let notes = notes(&before, &self.desired);
+        for note in &notes {
+            tracing::warn!("{note}");
+        }
+        let lines: String = notes.iter().map(|note| format!("\n{note}")).collect();
         changed(format!(
-            "reloaded: {}, {}{}",
+            "reloaded: {}, {}{}{lines}",
             count(services, "service"),
             count(backends, "backend"),
             if restart {

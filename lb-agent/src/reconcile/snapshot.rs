@@ -27,6 +27,10 @@ use crate::state::overlay::{self, Overlay, Target};
 use crate::state::packets::Ports;
 use crate::state::plan::plan;
 use crate::state::preview::{Picture, Present, Preview, preview};
+use crate::state::rename::carry_over;
+
+/// The nice value of the threads that make plans: a third of the CPU time that the agent gets beside them.
+const PRIORITY: i32 = 5;
 
 /// What is in force, and what the next configuration depends on.
 pub struct Snapshot {
@@ -85,7 +89,7 @@ impl Surroundings for Here<'_> {
         own_addresses(self.network)
     }
 
-    fn verdict(&self, target: &Target) -> Verdict {
+    fn verdict(&self, target: &Target) -> Option<Verdict> {
         self.health.verdict(target)
     }
 }
@@ -110,11 +114,11 @@ impl Reconciler {
 }
 
 impl Snapshot {
-    /// Answers a call for the plan of a configuration from a thread of its own, with what the CPUs have
-    /// left.
+    /// Answers a call for the plan of a configuration from a thread of its own, with a lower
+    /// priority than the agent.
     pub fn answer(self, call: Call, config: Option<Submitted>) {
         let work = move || {
-            if let Err(error) = rustix::process::setpriority_process(None, 19) {
+            if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
                 tracing::debug!(%error, "a plan is made with the priority of the agent");
             }
             let plan = self.plan(config.as_ref()).map(Reply::Plan);
@@ -212,6 +216,8 @@ pub(super) fn check_loops(desired: &Desired) -> Result<(), Refusal> {
 /// that stay; and whether some of it comes with a restart only.
 pub(super) fn next(mut config: Config, now: &Config, overlay: &Overlay) -> (Config, Overlay, bool) {
     let mut overlay = overlay.clone();
+    let is_known = |name: &str| now.services.iter().any(|service| service.name == name);
+    carry_over(&mut overlay, &config, &is_known);
     // What the file does not have any more need not be hidden.
     overlay.removed.retain(|target| {
         config.services.iter().any(|service| {

@@ -426,3 +426,62 @@ fn changes_are_made_while_a_plan_is() {
         "of when it was asked for"
     );
 }
+
+/// The service `web` of the bench gets another name, with this line below it.
+fn rename(bench: &Bench, to: &str, line: &str) {
+    bench.configure("'127.0.0.1:5000'");
+    let text = std::fs::read_to_string(bench.config_path()).unwrap();
+    let named = format!("name = '{to}'\n{line}");
+    std::fs::write(bench.config_path(), text.replace("name = 'web'", &named)).unwrap();
+}
+
+#[test]
+fn backends_added_at_run_time_go_with_a_renamed_service_over_reload_and_restart() {
+    let bench = Bench::new("'127.0.0.1:5000'");
+    let mut agent = bench.agent();
+    agent.handle(add("127.0.0.1:5001")).unwrap();
+    let two = ["127.0.0.1:5000 up file", "127.0.0.1:5001 up runtime"];
+    rename(&bench, "shop", "was = 'web'");
+    let told = agent.handle(Command::Reload { max_moved: None }).unwrap();
+    let Reply::Changed { message } = told else {
+        panic!("{told:?}")
+    };
+    assert!(message.contains("web is shop from now on"), "{message}");
+    assert_eq!(backends(&mut agent), two);
+    drop(agent);
+    // The next name comes while no agent is there.
+    rename(&bench, "store", "was = 'shop'");
+    let mut agent = bench.agent();
+    assert_eq!(backends(&mut agent), two);
+    assert_eq!(agent.desired.services[0].hash_name, "web");
+    drop(agent);
+    rename(&bench, "store", "");
+    let mut agent = bench.agent();
+    assert_eq!(backends(&mut agent), two);
+    assert_eq!(agent.desired.services[0].hash_name, "web");
+    let ids = &bench.plane.observe().unwrap().names;
+    assert_eq!(
+        ids.keys().map(|id| id.0).collect::<Vec<_>>(),
+        [0],
+        "one service all the time"
+    );
+}
+
+#[test]
+fn rename_that_fails_half_way_is_taken_back_with_its_id() {
+    let bench = Bench::new("'127.0.0.1:5000'");
+    let mut agent = bench.agent();
+    rename(&bench, "shop", "was = 'web'\nmax_load = 2");
+    // The name is given, the table is not.
+    bench.plane.get().fail_after = Some(1);
+    let reload = Command::Reload { max_moved: None };
+    assert!(agent.handle(reload.clone()).is_err());
+    bench.plane.get().fail_after = None;
+    agent.tick();
+    agent.handle(reload).unwrap();
+    let names = bench.plane.observe().unwrap().names;
+    assert_eq!(
+        names.into_iter().collect::<Vec<_>>(),
+        [(abi::ServiceId(0), "shop".to_owned())]
+    );
+}

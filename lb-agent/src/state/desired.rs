@@ -34,6 +34,10 @@ pub struct Desired {
 pub struct Service {
     /// Its name.
     pub name: String,
+    /// Former names, the latest first.
+    pub was: Vec<String>,
+    /// The name that its clients are hashed by: the first one that it had.
+    pub hash_name: String,
     /// Where it listens.
     pub listen: Vec<SocketAddr>,
     /// What it balances.
@@ -126,9 +130,9 @@ pub trait Surroundings {
     fn own_addresses(&self) -> Vec<IpAddr> {
         Vec::new()
     }
-    /// What its health says of a backend.
-    fn verdict(&self, _: &Target) -> Verdict {
-        Verdict::default()
+    /// What its health says of a backend; `None` of one that is not watched.
+    fn verdict(&self, _: &Target) -> Option<Verdict> {
+        None
     }
 }
 
@@ -143,6 +147,9 @@ impl Desired {
     ) -> Self {
         let compose = |service: &crate::config::Service| {
             let mut composed = Service::from_config(service, hash_key);
+            if let Some(name) = overlay.hash_name(&service.name) {
+                name.clone_into(&mut composed.hash_name);
+            }
             composed.backends = backends(service, overlay, now_ms, surroundings);
             judge(&mut composed, service, surroundings);
             composed
@@ -188,6 +195,8 @@ impl Service {
         let affinity = &service.affinity;
         Self {
             name: service.name.clone(),
+            was: service.was.clone(),
+            hash_name: service.was.last().unwrap_or(&service.name).clone(),
             listen: service.listen.clone(),
             mode: service.mode,
             protocol: match service.mode {

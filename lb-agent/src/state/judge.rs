@@ -41,10 +41,15 @@ pub(super) fn judge(
         .backends
         .iter()
         .map(|backend| {
-            surroundings.verdict(&Target {
-                service: config.name.clone(),
-                address: backend.address.clone(),
-            })
+            // Of a service that is being renamed the former name is watched.
+            let mut names = std::iter::once(&config.name).chain(&config.was);
+            let verdict = names.find_map(|name| {
+                surroundings.verdict(&Target {
+                    service: name.clone(),
+                    address: backend.address.clone(),
+                })
+            });
+            verdict.unwrap_or_default()
         })
         .collect();
     for (backend, verdict) in service.backends.iter_mut().zip(&verdicts) {
@@ -115,12 +120,12 @@ mod tests {
             true
         }
 
-        fn verdict(&self, target: &Target) -> Verdict {
+        fn verdict(&self, target: &Target) -> Option<Verdict> {
             let found = self
                 .0
                 .iter()
                 .find(|(port, _)| *port == target.address.key().port());
-            found.map_or_else(Verdict::default, |(_, verdict)| *verdict)
+            found.map(|(_, verdict)| *verdict)
         }
     }
 

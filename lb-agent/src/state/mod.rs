@@ -11,5 +11,6 @@ pub mod overlay;
 pub mod packets;
 pub mod plan;
 pub mod preview;
+pub mod rename;
 pub mod route;
 pub mod store;

@@ -35,6 +35,8 @@ pub struct Observed {
     pub proxy_protocol: HashMap<ServiceId, ProxyVersion>,
     /// How many clients a service may have that go through the agent, where that is limited.
     pub max_connections: HashMap<ServiceId, u32>,
+    /// The names that the clients of services are hashed by, of those that have had another name.
+    pub hash_names: HashMap<ServiceId, String>,
     /// How packets get to backends.
     pub targets: HashMap<BackendId, Target>,
     /// Where the packet paths look up destinations.
@@ -52,6 +54,7 @@ impl Default for Observed {
             unix_sockets: HashMap::new(),
             proxy_protocol: HashMap::new(),
             max_connections: HashMap::new(),
+            hash_names: HashMap::new(),
             targets: HashMap::new(),
             vips: HashMap::new(),
             tables: HashMap::new(),
@@ -125,6 +128,11 @@ impl Observed {
             Some((self.service(&service.name)?, most))
         });
         self.max_connections = limits.collect();
+        let renamed = desired.services.iter();
+        let renamed = renamed.filter(|service| service.hash_name != service.name);
+        let names = renamed
+            .filter_map(|service| Some((self.service(&service.name)?, service.hash_name.clone())));
+        self.hash_names = names.collect();
     }
 
     /// The id of the service called `name`.
@@ -300,7 +308,7 @@ pub struct HeadSettings {
 }
 
 impl HeadSettings {
-    /// The head of the service `name`, still without members.
+    /// The head of a service whose clients are hashed by `name`, still without members.
     pub fn head(&self, id: ServiceId, name: &str) -> ServiceHead {
         ServiceHead {
             clients: ClientHash::new(self.hash_key, hash::salt(name)),

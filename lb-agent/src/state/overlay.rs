@@ -22,6 +22,19 @@ pub struct Overlay {
     pub removed: Vec<Target>,
     /// Backends being drained, and those whose drain is over.
     pub drained: Vec<Drained>,
+    /// Services that have had another name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renamed: Vec<Renamed>,
+}
+
+/// A service that has had another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renamed {
+    /// Its name.
+    pub service: String,
+    /// The name that its clients are hashed by, which may be its own.
+    pub first: String,
 }
 
 /// A backend of a service.
@@ -97,6 +110,7 @@ impl Default for Overlay {
             added: Vec::new(),
             removed: Vec::new(),
             drained: Vec::new(),
+            renamed: Vec::new(),
         }
     }
 }
@@ -126,6 +140,23 @@ impl Overlay {
     pub fn restore(&mut self, target: &Target) {
         self.removed.retain(|removed| removed != target);
         self.drained.retain(|drained| drained.target != *target);
+    }
+
+    /// The name that the clients of `service` are hashed by, if that is kept.
+    pub fn hash_name(&self, service: &str) -> Option<&str> {
+        let mut renamed = self.renamed.iter();
+        let renamed = renamed.find(|renamed| renamed.service == service)?;
+        Some(&renamed.first)
+    }
+
+    /// Has what is noted of the backends of the service `from` hold for those of `to`.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        let added = self.added.iter_mut().map(|added| &mut added.target);
+        let drained = self.drained.iter_mut().map(|drained| &mut drained.target);
+        let targets = added.chain(&mut self.removed).chain(drained);
+        for target in targets.filter(|target| target.service == from) {
+            to.clone_into(&mut target.service);
+        }
     }
 
     /// Drains `target` until then.

@@ -88,6 +88,7 @@ fn round(
     let mut planner = Planner {
         observed,
         busy,
+        names: desired.services.iter().map(|s| s.name.as_str()).collect(),
         taken_services: observed.names.keys().copied().collect(),
         taken_backends: HashSet::new(),
         kept: HashSet::new(),
@@ -98,7 +99,7 @@ fn round(
     let mut listen: HashMap<ServiceKey, ServiceId> = HashMap::new();
     let mut services = HashSet::new();
     for service in &desired.services {
-        let Some(id) = planner.service_id(&service.name, &mut steps.names) else {
+        let Some(id) = planner.service_id(service, &mut steps.names) else {
             // Whoever has its addresses until now keeps them.
             let held = keys(service).filter_map(|key| Some((key, *observed.listen.get(&key)?)));
             for (key, holder) in held {
@@ -250,6 +251,8 @@ fn keys(service: &Service) -> impl Iterator<Item = ServiceKey> {
 struct Planner<'a> {
     observed: &'a Observed,
     busy: &'a dyn Fn(u32) -> bool,
+    /// The names of all services that are wanted.
+    names: HashSet<&'a str>,
     taken_services: BTreeSet<ServiceId>,
     taken_backends: HashSet<u32>,
     kept: HashSet<BackendId>,
@@ -258,9 +261,16 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// The id of a service; `None` when none is free.
-    fn service_id(&mut self, name: &str, names: &mut Vec<Action>) -> Option<ServiceId> {
+    /// The id of a service, under its name or a former one; `None` when none is free.
+    fn service_id(&mut self, service: &Service, names: &mut Vec<Action>) -> Option<ServiceId> {
+        let name = &service.name;
         if let Some(id) = self.observed.service(name) {
+            return Some(id);
+        }
+        let gone = |name: &&String| !self.names.contains(name.as_str());
+        let mut former = service.was.iter().filter(gone);
+        if let Some(id) = former.find_map(|name| self.observed.service(name)) {
+            names.push(Action::NameService(id, name.clone()));
             return Some(id);
         }
         let mut ids = (0..MAX_SERVICES as u32).map(ServiceId);
@@ -269,7 +279,7 @@ impl Planner<'_> {
             return None;
         };
         self.taken_services.insert(id);
-        names.push(Action::NameService(id, name.to_owned()));
+        names.push(Action::NameService(id, name.clone()));
         Some(id)
     }
 
@@ -303,7 +313,7 @@ impl Planner<'_> {
             members = self.half(id)?;
         }
         Some(TableSpec::new(
-            service.settings.head(id, &service.name),
+            service.settings.head(id, &service.hash_name),
             members,
         ))
     }

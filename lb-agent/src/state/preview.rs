@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::desired::{Backend, Desired, Service};
 use super::observed::{Observed, address_of};
+use super::rename::{former, notes};
 use crate::config::BackendAddress;
 use crate::dataplane::Known;
 
@@ -24,6 +25,9 @@ pub struct Preview {
     /// The greatest part of its known clients, or of its open connections, that a service would
     /// lose, 0 to 1. Of a service without affinity the part of its slots counts, too.
     pub moved: f64,
+    /// What becomes of services that go or get other names, a sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Settings under `[agent]` have changed, which come with a restart only.
     pub restart: bool,
 }
@@ -33,6 +37,9 @@ pub struct Preview {
 pub struct ServicePreview {
     /// Its name.
     pub name: String,
+    /// The name that it has now, if it would get another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
     /// What happens to it.
     pub change: Change,
     /// Addresses that would be listened on.
@@ -144,25 +151,39 @@ impl Present {
 
 /// What the step from `before` to `after` would change.
 pub fn preview(before: Picture<'_>, after: Picture<'_>, present: &Present) -> Preview {
-    let names = |desired: &Desired| -> Vec<String> {
-        desired.services.iter().map(|s| s.name.clone()).collect()
-    };
-    let mut all = names(after.desired);
-    all.extend(
-        names(before.desired)
-            .into_iter()
-            .filter(|name| after.desired.service(name).is_none()),
-    );
+    let mut all: Vec<Names> = after
+        .desired
+        .services
+        .iter()
+        .map(|service| Names {
+            was: former(service, before.desired, after.desired).map(|old| old.name.clone()),
+            name: service.name.clone(),
+        })
+        .collect();
+    let gone = before.desired.services.iter().filter(|service| {
+        after.desired.service(&service.name).is_none()
+            && !all
+                .iter()
+                .any(|names| names.was.as_ref() == Some(&service.name))
+    });
+    let gone: Vec<Names> = gone
+        .map(|service| Names {
+            was: None,
+            name: service.name.clone(),
+        })
+        .collect();
+    all.extend(gone);
     let services: Vec<ServicePreview> = all
         .iter()
-        .map(|name| of_service(name, before, after, present))
+        .map(|names| of_service(names, before, after, present))
         .collect();
     let part = |service: &ServicePreview| {
-        let remembers = |picture: Picture<'_>| {
-            let service = picture.desired.service(&service.name);
+        let remembers = |picture: Picture<'_>, name| {
+            let service = picture.desired.service(name);
             service.is_none_or(|service| service.settings.affinity_ns != 0)
         };
-        let slots = match remembers(before) && remembers(after) {
+        let old = service.was.as_ref().unwrap_or(&service.name);
+        let slots = match remembers(before, old) && remembers(after, &service.name) {
             true => 0.0,
             false => service.slots_moved,
         };
@@ -178,6 +199,7 @@ pub fn preview(before: Picture<'_>, after: Picture<'_>, present: &Present) -> Pr
             .into_iter()
             .filter(ServicePreview::is_any)
             .collect(),
+        notes: notes(before.desired, after.desired),
         restart: false,
     }
 }
@@ -186,6 +208,7 @@ impl ServicePreview {
     /// Whether there is anything to tell.
     fn is_any(&self) -> bool {
         self.change != Change::Changed
+            || self.was.is_some()
             || !self.listen_added.is_empty()
             || !self.listen_removed.is_empty()
             || !self.settings.is_empty()
@@ -250,13 +273,22 @@ impl There<'_> {
     }
 }
 
+/// A service before and after.
+struct Names {
+    /// Its former name, if it is another one.
+    was: Option<String>,
+    name: String,
+}
+
 fn of_service(
-    name: &str,
+    names: &Names,
     before: Picture<'_>,
     after: Picture<'_>,
     present: &Present,
 ) -> ServicePreview {
-    let (was, will) = (There::find(name, before), There::find(name, after));
+    let Names { was, name } = names;
+    let old = was.as_ref().unwrap_or(name);
+    let (was, will) = (There::find(old, before), There::find(name, after));
     let listen = |there: Option<There<'_>>| -> Vec<SocketAddr> {
         there
             .map(|there| there.service.listen.clone())
@@ -271,7 +303,8 @@ fn of_service(
             .collect()
     };
     ServicePreview {
-        name: name.to_owned(),
+        name: name.clone(),
+        was: names.was.clone(),
         change: match (was, will) {
             (None, _) => Change::Added,
             (_, None) => Change::Removed,

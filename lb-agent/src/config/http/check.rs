@@ -20,13 +20,37 @@ pub(in crate::config) struct RawHttp {
 pub(in crate::config) struct Inner {
     pub(in crate::config) place: Place,
     pub(in crate::config) name: String,
+    /// Former names of the route.
+    pub(in crate::config) was: Vec<Located<String>>,
     pub(in crate::config) backends: Vec<RawBackend>,
 }
 
 impl Inner {
+    /// Former names: those of the service or of the route were other ones, or both.
+    fn former_names(&self, outer: &RawService) -> Vec<Located<String>> {
+        let (_, name) = self.name.split_once('/').unwrap_or_default();
+        let now = outer.name.as_ref().map(|name| name.value.as_str());
+        let outer = now
+            .into_iter()
+            .chain(outer.was.iter().map(|was| was.value.as_str()));
+        let inner: Vec<&str> = std::iter::once(name)
+            .chain(self.was.iter().map(|was| was.value.as_str()))
+            .collect();
+        let all = outer.flat_map(|outer| inner.iter().map(move |inner| format!("{outer}/{inner}")));
+        let former = all.filter(|former| *former != self.name);
+        former
+            .map(|value| Located {
+                value,
+                place: self.place.clone(),
+            })
+            .collect()
+    }
+
     /// As a service: listening nowhere, and for the rest like the one that it is inside of.
     pub(in crate::config) fn into_service(self, outer: &RawService) -> RawService {
+        let was = self.former_names(outer);
         RawService {
+            was,
             name: Some(Located {
                 value: self.name,
                 place: self.place.clone(),
@@ -139,6 +163,7 @@ fn route(service: &str, raw: RawRoute, inner: &mut Vec<Inner>, problems: &mut Pr
                 inner.push(Inner {
                     place,
                     name: name.clone(),
+                    was: raw.was,
                     backends,
                 });
             }

@@ -89,6 +89,7 @@ pub struct RouteLimits {
 pub(in crate::config) struct RawRoute {
     pub(super) place: Place,
     pub(super) name: Option<Located<String>>,
+    pub(super) was: Vec<Located<String>>,
     pub(super) hosts: Vec<Located<HostPattern>>,
     pub(super) path: Located<String>,
     pub(super) target: Target,
@@ -126,6 +127,8 @@ fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
         let name = value.string("\"api\"", problems, super::super::value::service_name)?;
         Some(value.locate(name))
     });
+    let was = table.take("was");
+    let was = was.map(|value| raw::former_names(&value, problems));
     let hosts = table
         .take("host")
         .map(|value| hosts(&value, problems))
@@ -163,6 +166,7 @@ fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
         }),
         place,
         name,
+        was: was.unwrap_or_default(),
         hosts,
         target,
         does_something,

@@ -277,3 +277,12 @@ fn every_variable_is_documented() {
         assert!(page.contains(&name), "{name}");
     }
 }
+
+#[test]
+fn routes_of_a_renamed_service_have_its_former_names() {
+    let text = "[[service]]\nname = 'shop'\nwas = 'web'\nmode = 'http'\nlisten = ['0.0.0.0:80']\n\
+                [[service.route]]\npath = '/a'\nname = 'a'\nwas = 'b'\nbackends = ['127.0.0.1:5000']\n";
+    let config = crate::config::parse(text, std::path::Path::new("test.toml")).unwrap();
+    assert_eq!(config.services[0].was, ["web"]);
+    assert_eq!(config.services[1].was, ["shop/b", "web/a", "web/b"]);
+}

@@ -130,6 +130,18 @@ fn what_is_wrong_with_one_value_is_said_in_one_line() {
             "service[0].name: \"a b\" is not a name (use 1 to 63 letters, digits, \".\", \"_\" and \"-\")",
         ),
         (
+            "was = 'web'",
+            "service[0].was: there is a service \"web\", service[0] (line 2) (leave was out: what was carried over stays)",
+        ),
+        (
+            "was = ['a', 'a']",
+            "service[0].was[1]: \"a\" was service[0] (line 4) already (let each name have one successor)",
+        ),
+        (
+            "was = 'a b'",
+            "service[0].was: \"a b\" is not a name (use 1 to 63 letters, digits, \".\", \"_\" and \"-\")",
+        ),
+        (
             "affinity = '3h'",
             "service[0].affinity: expected a table, not a string (write something like { timeout = \"3h\" })",
         ),

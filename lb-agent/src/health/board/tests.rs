@@ -53,7 +53,7 @@ fn probe(board: &mut Board, good: bool) -> (bool, Duration) {
 #[test]
 fn nobody_who_is_not_watched_is_judged() {
     let board = board(Vec::new());
-    assert_eq!(board.verdict(&target(1), at(0)), Verdict::default());
+    assert_eq!(board.verdict(&target(1), at(0)), None);
     assert_eq!(board.about(&target(1), at(0)), None);
     assert_eq!(board.next_probe(), None);
 }
@@ -61,8 +61,8 @@ fn nobody_who_is_not_watched_is_judged() {
 #[test]
 fn a_backend_stays_as_it_was_until_its_first_probe() {
     let board = board(vec![watched(1, check(), true), watched(2, check(), false)]);
-    assert!(board.verdict(&target(1), at(0)).fit);
-    assert!(!board.verdict(&target(2), at(0)).fit);
+    assert!(board.verdict(&target(1), at(0)).unwrap().fit);
+    assert!(!board.verdict(&target(2), at(0)).unwrap().fit);
 }
 
 #[test]
@@ -86,11 +86,11 @@ fn the_weight_of_a_backend_that_is_back_grows_step_by_step() {
     assert!(probe(&mut board, false).0);
     let (_, back) = (0..2).map(|_| probe(&mut board, true)).last().unwrap();
     let mut now = back;
-    let mut ramps = vec![board.verdict(&target(1), now).ramp];
+    let mut ramps = vec![board.verdict(&target(1), now).unwrap().ramp];
     while let Some(step) = board.next_step(now) {
         assert!(step > now);
         now = step;
-        ramps.push(board.verdict(&target(1), now).ramp);
+        ramps.push(board.verdict(&target(1), now).unwrap().ramp);
     }
     let expected: Vec<u16> = (1..=FULL_RAMP).collect();
     assert_eq!(ramps, expected);
@@ -105,7 +105,7 @@ fn failures_of_those_who_serve_count_and_call_for_a_probe() {
     assert_eq!(board.next_probe(), Some(now), "at once");
     assert!(!board.suspect(&target(1), "connection refused", now));
     assert!(board.suspect(&target(1), "connection refused", now));
-    assert!(!board.verdict(&target(1), now).fit);
+    assert!(!board.verdict(&target(1), now).unwrap().fit);
     assert!(!board.suspect(&target(2), "nobody's", now), "not watched");
 }
 
@@ -120,7 +120,7 @@ fn a_late_answer_counts_for_nothing() {
     // It was added again meanwhile: the answer is about the backend of before.
     board.watch(vec![watched(1, check(), true)], now);
     assert!(!board.report(&job, Err("no".to_owned()), now));
-    assert!(board.verdict(&target(1), now).fit);
+    assert!(board.verdict(&target(1), now).unwrap().fit);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn another_check_comes_into_force_and_forgets_nothing() {
     };
     board.watch(vec![watched(1, other, true)], now);
     assert!(
-        !board.verdict(&target(1), now).fit,
+        !board.verdict(&target(1), now).unwrap().fit,
         "it is down all the same"
     );
     assert_eq!(board.next_probe(), Some(now), "asked anew at once");

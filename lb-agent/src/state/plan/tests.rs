@@ -236,3 +236,25 @@ fn another_weight_keeps_the_id() {
     let id = |observed: &Observed| observed.backends_of(ServiceId(0)).next().unwrap().id;
     assert_eq!(id(&observed), id(&after));
 }
+
+#[test]
+fn renamed_service_keeps_its_id_and_backends_and_nothing_is_taken_out() {
+    let (_, observed) = step(&Observed::default(), &with("'127.0.0.1:5000'"));
+    let before = observed
+        .backends_of(ServiceId(0))
+        .copied()
+        .collect::<Vec<_>>();
+    let renamed = with("'127.0.0.1:5000'").replace("name = 'web'", "name = 'shop'\nwas = 'web'");
+    let (actions, after) = step(&observed, &renamed);
+    assert_eq!(kinds(&actions), ["name"], "not even the table changes");
+    assert_eq!(after.names[&ServiceId(0)], "shop");
+    let entries: Vec<_> = after.backends_of(ServiceId(0)).copied().collect();
+    assert_eq!(entries, before);
+    // Where the former name is taken, it is another service.
+    let both = format!("{renamed}\n[[service]]\nname = 'web'\nlisten = ['0.0.0.0:81']\n");
+    let mut wanted = desired(&both.replace("was = 'web'", ""));
+    wanted.services[0].was.push("web".to_owned());
+    let actions = plan(&wanted, &observed, &|_| false).unwrap();
+    let named = |action: &Action| matches!(action, Action::NameService(ServiceId(1), name) if name == "shop");
+    assert!(actions.iter().any(named), "{actions:?}");
+}

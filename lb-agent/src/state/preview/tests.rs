@@ -159,3 +159,28 @@ fn services_and_addresses_that_come_and_go_are_named() {
     );
     assert_eq!(preview.moved, 1.0);
 }
+
+#[test]
+fn rename_moves_nobody_and_is_told() {
+    let shop = BASE.replace("name = 'web'", "name = 'shop'\nwas = 'web'");
+    let preview = step(&format!("{BASE}{TWO}"), &format!("{shop}{TWO}"));
+    let [shop] = &preview.services[..] else {
+        panic!("{preview:?}")
+    };
+    assert_eq!(
+        (shop.name.as_str(), shop.was.as_deref()),
+        ("shop", Some("web"))
+    );
+    assert_eq!(shop.clients, Moved { moved: 0, of: 100 });
+    assert_eq!(shop.connections, Moved { moved: 0, of: 20 });
+    assert_eq!((shop.slots_moved, preview.moved), (0.0, 0.0));
+    assert_eq!(preview.notes, ["web is shop from now on"]);
+    // Without it all begin anew, and the remedy is told.
+    let shop = BASE.replace("name = 'web'", "name = 'shop'");
+    let preview = step(&format!("{BASE}{TWO}"), &format!("{shop}{TWO}"));
+    assert_eq!(preview.moved, 1.0);
+    assert!(
+        preview.notes[0].contains("write was = \"web\""),
+        "{preview:?}"
+    );
+}
