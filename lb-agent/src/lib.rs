@@ -19,7 +19,7 @@
 //! | [`host`] | choices made on the host, by the kernel's own function |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
 //! | [`network`] | interfaces, routes and neighbours of this host |
-//! | [`privilege`] | threads that give up what they need not |
+//! | [`privilege`] | what the process and its threads give up |
 //! | [`proxy`] | the userspace path |
 //! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
 //! | [`report`] | what `status` and `lookup` tell |

@@ -27,6 +27,7 @@ use crate::handover::{Kept, Newcomers};
 use crate::l7::L7;
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
+use crate::privilege;
 use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::reconcile::{LOOK_AGAIN, ReconcileError, Reconciler};
@@ -38,10 +39,13 @@ const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 /// Runs the agent until SIGTERM, SIGINT or `lb-agent stop`. `config_path` is what `reload` reads
 /// again; `None` for the usual place.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> {
+    privilege::confine()?;
     let kept = Kept::take();
     let descriptors = Descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // What takes privileges is done by the main thread.
+        .on_thread_start(|| privilege::keep_or_warn(&[]))
         .build()?;
     runtime.block_on(serve(config, config_path, kept, descriptors))
 }
@@ -73,6 +77,7 @@ async fn serve(
         Some(address) => Some(metrics::server::bind(address).await?),
         None => None,
     };
+    privilege::settle()?;
     let admission = Admission::new(descriptors, config.agent.max_connections);
     let Planes {
         plane,

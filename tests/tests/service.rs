@@ -96,8 +96,18 @@ fn the_units_capabilities_suffice() {
     assert!(!agent.pin_dir().exists());
 }
 
-/// The name and the permitted and effective capabilities of each thread of a process.
-fn threads(pid: u32) -> Vec<(String, [String; 2])> {
+/// A thread of the agent, and fields of its /proc/PID/task/TID/status.
+struct Thread {
+    name: String,
+    is_main: bool,
+    permitted: u64,
+    effective: u64,
+    bounding: u64,
+    ambient: u64,
+    no_new_privs: bool,
+}
+
+fn threads(pid: u32) -> Vec<Thread> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let of = |task: PathBuf| {
         let status = fs::read_to_string(task.join("status")).ok()?;
@@ -105,13 +115,39 @@ fn threads(pid: u32) -> Vec<(String, [String; 2])> {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.map(|value| value.trim_start_matches(':').trim().to_owned())
         };
-        Some((field("Name")?, [field("CapPrm")?, field("CapEff")?]))
+        let mask = |name: &str| u64::from_str_radix(&field(name)?, 16).ok();
+        Some(Thread {
+            name: field("Name")?,
+            is_main: task.ends_with(pid.to_string()),
+            permitted: mask("CapPrm")?,
+            effective: mask("CapEff")?,
+            bounding: mask("CapBnd")?,
+            ambient: mask("CapAmb")?,
+            no_new_privs: field("NoNewPrivs")? == "1",
+        })
     };
     tasks.filter_map(|task| of(task.unwrap().path())).collect()
 }
 
+/// The capabilities of the unit, as a mask (include/uapi/linux/capability.h).
+fn unit_mask() -> u64 {
+    let number = |name: &str| match name {
+        "CAP_DAC_READ_SEARCH" => 2,
+        "CAP_NET_BIND_SERVICE" => 10,
+        "CAP_NET_ADMIN" => 12,
+        "CAP_NET_RAW" => 13,
+        "CAP_SYS_PTRACE" => 19,
+        "CAP_PERFMON" => 38,
+        "CAP_BPF" => 39,
+        other => panic!("{other} has no number here"),
+    };
+    let names = unit_has("CapabilityBoundingSet");
+    names.iter().fold(0, |mask, name| mask | 1 << number(name))
+}
+
 #[test]
-fn threads_that_serve_http_hold_no_capability() {
+fn main_thread_alone_holds_capabilities_and_nothing_can_be_gained_by_execve() {
+    const READS: u64 = 1 << 2;
     let hosts = Hosts::new();
     let services = "l7_workers = 2\n[[service]]\nname = 'web'\nmode = 'http'\n\
                     listen = ['0.0.0.0:80', '[::]:80']\nbackends = ['127.0.0.1:5000']\n";
@@ -120,23 +156,35 @@ fn threads_that_serve_http_hold_no_capability() {
         let [_app] = node::copies(&hosts.balancer, [5000], agent.dir());
         // Also on a port below 1024 that is listened on later.
         agent.configure(&services.replace(":80'", ":81'"));
+        agent.ok(&["plan"]);
         agent.ok(&["reload"]);
         let service = std::net::SocketAddr::new(SERVICE_V4.ip(), 81);
         let get = || hosts.clients.run(|| http::get(client_v4(1), service));
         assert_eq!(get().unwrap().port, 5000);
         let all = threads(agent.pid());
-        let (workers, others): (Vec<_>, Vec<_>) =
-            all.iter().partition(|(name, _)| name.starts_with("l7-"));
-        assert_eq!(workers.len(), 2, "{all:?}");
-        for (name, held) in workers {
-            assert_eq!(held, &["0000000000000000"; 2], "{name}");
+        let workers = all.iter().filter(|thread| thread.name.starts_with("l7-"));
+        assert_eq!(workers.count(), 2);
+        for thread in &all {
+            let name = &thread.name;
+            let expected = match name.as_str() {
+                _ if thread.is_main => unit_mask(),
+                "certificates" => READS,
+                _ => 0,
+            };
+            assert_eq!(thread.permitted, expected, "{name}");
+            assert_eq!(thread.effective, expected, "{name}");
+            assert_eq!(
+                (thread.bounding, thread.ambient),
+                (unit_mask(), 0),
+                "{name}"
+            );
+            assert!(thread.no_new_privs, "{name}");
         }
-        assert!(
-            others
-                .iter()
-                .any(|(_, [held, _])| held != "0000000000000000"),
-            "those who need some have them: {all:?}"
-        );
+        // Its memory is nobody's, not even its own user's.
+        let mut cat = hosts.balancer.command("setpriv");
+        cat.args(["--bounding-set=-all", "--no-new-privs", "cat"]);
+        let maps = cat.arg(format!("/proc/{}/maps", agent.pid())).output();
+        assert!(!maps.unwrap().status.success());
     }
 }
 

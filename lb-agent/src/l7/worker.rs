@@ -21,7 +21,7 @@ use super::upstream::Pool;
 use super::{accept, clock, visit};
 use crate::admission::listener::Client;
 use crate::handover::Newcomers;
-use crate::privilege::drop_capabilities;
+use crate::privilege;
 
 /// What a worker is told.
 pub(super) enum Message {
@@ -115,7 +115,7 @@ impl Handle {
 
 fn run(snapshot: Arc<Snapshot>, messages: mpsc::UnboundedReceiver<Message>) {
     // What reads bytes from anybody needs none. Whatever it listens on has been opened for it.
-    if let Err(error) = drop_capabilities() {
+    if let Err(error) = privilege::keep(&[]) {
         tracing::error!(%error, "a worker of the L7 path cannot give up its capabilities, and does not serve");
         return;
     }

@@ -12,6 +12,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::netlink::{messages, neighbour_address};
+use crate::privilege::keep_or_warn;
 
 /// Multicast groups, `enum rtnetlink_groups` in linux/rtnetlink.h.
 const LINK: u32 = 1;
@@ -39,6 +40,7 @@ pub(super) fn start(changed: impl Fn() + Send + 'static) -> io::Result<()> {
         socket.add_membership(group)?;
     }
     let listen = move || {
+        keep_or_warn(&[]);
         let mut buffer = vec![0; 64 * 1024];
         let mut neighbours = Neighbours::default();
         loop {

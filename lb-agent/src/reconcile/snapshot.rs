@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use caps::Capability;
 use lb_common::abi::{BackendId, state};
 
 use super::commands::{failed, not_changed, refuse};
@@ -20,6 +21,7 @@ use crate::health::Health;
 use crate::host::boot_ns;
 use crate::network::Network;
 use crate::network::survey::Way;
+use crate::privilege::keep_or_warn;
 use crate::state::desired::{Desired, Surroundings};
 use crate::state::judge::Verdict;
 use crate::state::observed::Observed;
@@ -118,6 +120,8 @@ impl Snapshot {
     /// priority than the agent.
     pub fn answer(self, call: Call, config: Option<Submitted>) {
         let work = move || {
+            // The configuration may be readable for its owner alone.
+            keep_or_warn(&[Capability::CAP_DAC_READ_SEARCH]);
             if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
                 tracing::debug!(%error, "a plan is made with the priority of the agent");
             }

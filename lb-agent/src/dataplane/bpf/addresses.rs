@@ -14,6 +14,7 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use nix::ifaddrs::getifaddrs;
 
 use super::maps::LocalAddresses;
+use crate::privilege::keep_or_warn;
 
 /// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (`linux/rtnetlink.h`): addresses that come and go.
 const ADDRESSES_OF_BOTH_FAMILIES: u32 = 0x10 | 0x100;
@@ -26,7 +27,10 @@ pub(super) fn keep(mut map: LocalAddresses) -> Option<String> {
         refresh(&mut map)?;
         std::thread::Builder::new()
             .name("addresses".into())
-            .spawn(move || follow(&news, &mut map))
+            .spawn(move || {
+                keep_or_warn(&[]);
+                follow(&news, &mut map);
+            })
     });
     let error = started.err()?;
     Some(format!(

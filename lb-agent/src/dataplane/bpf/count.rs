@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, MapError};
 
 use super::{maps, sys};
+use crate::privilege::keep_or_warn;
 
 /// How old a count may be.
 const GOOD_FOR: Duration = Duration::from_secs(10);
@@ -50,6 +51,7 @@ impl Counted {
         if at.elapsed() >= GOOD_FOR && !self.under_way.swap(true, Ordering::AcqRel) {
             let this = Arc::clone(self);
             let count = move || {
+                keep_or_warn(&[]);
                 if let Err(error) = this.count() {
                     tracing::warn!(%error, "the remembered clients cannot be counted");
                 }

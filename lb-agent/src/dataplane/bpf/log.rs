@@ -5,6 +5,8 @@ use std::io;
 use aya::Ebpf;
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::privilege::keep_or_warn;
+
 /// Source of the log lines that the eBPF programs write.
 pub struct KernelLog(aya_log::EbpfLogger<&'static dyn ::log::Log>);
 
@@ -19,6 +21,7 @@ impl KernelLog {
     /// Passes the lines on as they come, on a thread of its own: they are few.
     pub fn forward(mut self) {
         let read = move || {
+            keep_or_warn(&[]);
             loop {
                 let mut source = [PollFd::new(&self.0, PollFlags::IN)];
                 match poll(&mut source, None) {

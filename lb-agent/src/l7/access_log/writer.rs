@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::sink::{Batch, Message, Sink};
 use crate::config::http::{AccessLog, LogTarget};
+use crate::privilege::keep_or_warn;
 
 /// Buffers that may wait to be written: 8 MiB.
 const WAITING: usize = 256;
@@ -44,7 +45,10 @@ impl Writer {
         let problems = Arc::clone(&desk.problems);
         std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || desk.work(&inbox))?;
+            .spawn(move || {
+                keep_or_warn(&[]);
+                desk.work(&inbox);
+            })?;
         Ok(Self {
             sender,
             spare,

@@ -4,7 +4,10 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use caps::Capability;
+
 use super::store::{Certificates, Change};
+use crate::privilege::keep_or_warn;
 
 /// How often it looks: a few system calls for each file, and a change is in force within two rounds.
 const ROUND: Duration = Duration::from_secs(1);
@@ -25,6 +28,8 @@ impl Watcher {
         std::thread::Builder::new()
             .name("certificates".to_owned())
             .spawn(move || {
+                // Keys are for their owners alone.
+                keep_or_warn(&[Capability::CAP_DAC_READ_SEARCH]);
                 while ended.recv_timeout(ROUND) == Err(RecvTimeoutError::Timeout) {
                     look(&list);
                 }

@@ -23,6 +23,7 @@ use super::reset::Resets;
 use crate::dataplane::bpf::batch::{Batches, Next};
 use crate::dataplane::bpf::pod;
 use crate::host::monotonic_s;
+use crate::privilege::keep_or_warn;
 
 /// Entries of `TRACKED` that are looked at together.
 const BATCH: u32 = 512;
@@ -143,7 +144,11 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Swee
     };
     std::thread::Builder::new()
         .name("flow-sweep".into())
-        .spawn(move || walk.for_ever())?;
+        .spawn(move || {
+            // Its sockets and maps are open.
+            keep_or_warn(&[]);
+            walk.for_ever();
+        })?;
     Ok(sweeper)
 }
 
