@@ -132,12 +132,15 @@ put_service() {
     esac
 }
 
-# Its members may change things through the control socket.
-add_group() {
+# The agent's own user under systemd. Members of the group may change things through its control socket.
+add_user() {
     [ -z "$root" ] || return 0
-    if grep -q '^lb-agent:' /etc/group; then return 0; fi
-    groupadd --system lb-agent 2>/dev/null || addgroup -S lb-agent 2>/dev/null ||
+    grep -q '^lb-agent:' /etc/group ||
+        groupadd --system lb-agent 2>/dev/null || addgroup -S lb-agent 2>/dev/null ||
         say "no group lb-agent could be made: only root can change things"
+    if [ "$1" != systemd ] || grep -q '^lb-agent:' /etc/passwd; then return 0; fi
+    useradd --system --gid lb-agent --no-create-home --home-dir / --shell /sbin/nologin lb-agent ||
+        die "no user lb-agent could be made, as which the service runs"
 }
 
 # Now and at every boot.
@@ -196,7 +199,7 @@ install() {
     put_service "$init"
     put_documents
     put_config
-    add_group
+    add_user "$init"
     say "installed $PROGRAM, for ${init}"
     if live "$init"; then
         enable "$init"
@@ -222,6 +225,9 @@ uninstall() {
     if [ "$action" = purge ]; then
         rm -rf "$root/etc/lb-agent" "$root/var/lib/lb-agent" "$root/var/log/lb-agent" \
             "$root/var/log/lb-agent.log"
+        if [ -z "$root" ] && grep -q '^lb-agent:' /etc/passwd; then
+            userdel lb-agent 2>/dev/null || true
+        fi
         if [ -z "$root" ] && grep -q '^lb-agent:' /etc/group; then
             groupdel lb-agent 2>/dev/null || delgroup lb-agent 2>/dev/null || true
         fi

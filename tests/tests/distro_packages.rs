@@ -76,6 +76,7 @@ fn the_rpm_is_installed_used_upgraded_and_removed() {
         assert!(root.has(path), "{path}");
     }
     root.ok(&["getent", "group", "lb-agent"]);
+    root.ok(&["getent", "passwd", "lb-agent"]);
     let needs = root.ok(&["rpm", "--query", "--requires", "lb-agent"]);
     assert!(needs.contains("glibc >= 2.34"), "{needs}");
     let (pins, config) = configure(&root, "rpm");

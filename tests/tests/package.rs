@@ -85,6 +85,7 @@ fn the_package_is_installed_used_upgraded_removed_and_purged() {
         }
     }
     debian.ok(&["getent", "group", "lb-agent"]);
+    debian.ok(&["getent", "passwd", "lb-agent"]);
     let conffiles = debian.ok(&["cat", "/var/lib/dpkg/info/lb-agent.conffiles"]);
     assert!(
         conffiles

@@ -257,6 +257,6 @@ fn the_unit_is_sound_by_systemds_own_judgement() {
         .filter(|line| line.contains("lb-agent"))
         .collect();
     assert!(good && complaints.is_empty(), "{text}");
-    let (good, text) = analyze(&["security", "--offline=true", "--threshold=30"], &copy);
+    let (good, text) = analyze(&["security", "--offline=true", "--threshold=25"], &copy);
     assert!(good, "{text}");
 }

@@ -170,6 +170,23 @@ fn the_service_does_everything_within_what_its_unit_allows() {
             .filter(|log| log.contains("GET /"))
     });
 
+    // It is a user of its own, also after an agent of root, whose pins and files it is given.
+    let status_file = format!("/proc/{}/status", system.main_pid());
+    let uids = system.ok(&["grep", "^Uid:", &status_file]);
+    let own = system.ok(&["id", "-u", "lb-agent"]);
+    assert_eq!(uids.split_whitespace().nth(1), Some(own.trim()), "{uids}");
+    system.ok(&["systemctl", "stop", "lb-agent"]);
+    for path in [
+        "/sys/fs/bpf/lb-agent",
+        "/var/lib/lb-agent",
+        "/var/log/lb-agent",
+    ] {
+        system.ok(&["chown", "-R", "root:root", path]);
+    }
+    system.ok(&["systemctl", "start", "lb-agent"]);
+    serves(80);
+    assert_eq!(status()["agent"]["notes"], serde_json::json!([]));
+
     // A reload is all or nothing.
     fs::write(&config, SERVICES.replace(":82'", ":83'")).unwrap();
     system.ok(&["systemctl", "reload", "lb-agent"]);

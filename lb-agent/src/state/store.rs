@@ -81,6 +81,7 @@ fn check(path: &Path) -> Result<(), StoreError> {
     let target = if link { fs::metadata(path) } else { Ok(found) };
     let target = target.map_err(io_error("look at", path))?;
     let own = rustix::process::geteuid().as_raw();
+    let trusted = [Some(own), Some(0), service_user().filter(|_| own == 0)];
     let shown = path.display();
     let exposed = |problem: String, remedy: String| {
         Err(StoreError::Exposed {
@@ -89,7 +90,7 @@ fn check(path: &Path) -> Result<(), StoreError> {
             remedy,
         })
     };
-    if target.uid() != own && target.uid() != 0 {
+    if !trusted.contains(&Some(target.uid())) {
         let problem = format!(
             "it belongs to user {}, and lb-agent is user {own}",
             target.uid()
@@ -115,6 +116,12 @@ fn check(path: &Path) -> Result<(), StoreError> {
         );
     }
     Ok(())
+}
+
+/// The user that the agent is under systemd, which root trusts with the agent's own files.
+fn service_user() -> Option<u32> {
+    let user = nix::unistd::User::from_name("lb-agent").ok().flatten()?;
+    Some(user.uid.as_raw())
 }
 
 /// The state directory of this agent, locked for as long as this lives.
