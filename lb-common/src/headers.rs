@@ -48,6 +48,8 @@ pub mod tcp {
 
 /// Length of an Ethernet header without tags, bytes.
 pub const ETHERNET: u32 = 14;
+/// Length of the fixed IPv6 header, bytes.
+const IPV6: u32 = 40;
 /// IPv6 extension headers that are walked.
 const EXTENSIONS: u32 = 6;
 
@@ -124,12 +126,26 @@ pub fn ip<P: Packet>(packet: &P) -> Result<IpHeader, Bad> {
 
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, at: u32) -> Result<IpHeader, Bad> {
-    let header = ipv4_fields(packet, at)?;
+    let mut header = ipv4_fields(packet, at)?;
+    if header.len == 0 {
+        header.len = big(packet, at);
+    }
     let size = header.payload - at;
     if size < 20 || header.len < size || at + header.len > packet.len() {
         return Err(Bad::Beyond(header.dst));
     }
     Ok(header)
+}
+
+/// Length of an IP packet whose header tells none, as the frame has it; 0 for one whose length would fit
+/// into the field. Linux joins TCP segments to packets of more than 64 KiB, whose length field is 0 (BIG
+/// TCP: IPv6 since Linux 5.19, until 7.0 with a hop-by-hop header; IPv4 since 6.3).
+#[inline(always)]
+fn big<P: Packet>(packet: &P, at: u32) -> u32 {
+    match packet.len().saturating_sub(at) {
+        len if len > 0xffff => len,
+        _ => 0,
+    }
 }
 
 /// RFC 791, section 3.1, as it is written there.
@@ -170,7 +186,10 @@ fn ipv4_fields<P: Packet>(packet: &P, at: u32) -> Result<IpHeader, Bad> {
 
 #[inline(always)]
 fn ipv6<P: Packet>(packet: &P, at: u32) -> Result<IpHeader, Bad> {
-    let header = ipv6_fields(packet, at)?;
+    let mut header = ipv6_fields(packet, at)?;
+    if header.len == IPV6 {
+        header.len = header.len.max(big(packet, at));
+    }
     if at + header.len > packet.len() {
         return Err(Bad::Beyond(header.dst));
     }
@@ -200,14 +219,14 @@ fn ipv6_fields<P: Packet>(packet: &P, at: u32) -> Result<IpHeader, Bad> {
     let second = u32::from_be(words[1]);
     let src = Ip([words[2], words[3], words[4], words[5]]);
     let dst = Ip([words[6], words[7], words[8], words[9]]);
-    let len = 40 + (second >> 16);
+    let len = IPV6 + (second >> 16);
     // A mapped address on the wire would be taken for IPv4 (RFC 6890 allows it no packet).
     if first >> 28 != 6 || src.is_v4() || dst.is_v4() {
         return Err(Bad::Ip);
     }
     Ok(IpHeader {
         at,
-        payload: at + 40,
+        payload: at + IPV6,
         v6: true,
         src,
         dst,
@@ -423,6 +442,12 @@ pub fn quoted<P: Packet>(packet: &P, at: u32, v6: bool) -> Option<IpHeader> {
     }
     let header = ipv4_fields(packet, at).ok()?;
     (header.payload >= at + 20).then_some(header)
+}
+
+/// The MAC address that a frame goes to, two bytes each in memory order.
+#[inline(always)]
+pub fn destination<P: Packet>(packet: &P) -> Option<[u16; 3]> {
+    Some([packet.half(0)?, packet.half(2)?, packet.half(4)?])
 }
 
 /// Two MAC addresses in the other order.

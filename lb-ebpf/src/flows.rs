@@ -334,14 +334,14 @@ macro_rules! with_set {
 /// See `World::mark`, of the flow that was found last.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn lb_mark_flow(bits: u32) -> u64 {
-    mark(bits).is_some().into()
+pub extern "C" fn lb_mark_flow(add: u32, remove: u32) -> u64 {
+    mark(add, remove).is_some().into()
 }
 
 #[inline(always)]
-fn mark(bits: u32) -> Option<()> {
+fn mark(add: u32, remove: u32) -> Option<()> {
     let at = found_at()?;
-    with_set!(at, |set| flows::mark(&mut set, &at, bits));
+    with_set!(at, |set| flows::mark(&mut set, &at, add, remove));
     Some(())
 }
 

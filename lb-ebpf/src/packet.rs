@@ -2,11 +2,12 @@
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_vlan_pop,
-    bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+    bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_skb_vlan_pop, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
 };
 use core::ptr;
 use lb_common::checksum::Delta;
+use lb_common::headers::ETHERNET;
 use lb_common::packet::{Outer, Packet, Window};
 
 use crate::hints::opaque;
@@ -16,6 +17,13 @@ const FARTHEST: usize = 0x3fff;
 
 /// What XDP and TC do differently to a packet.
 pub trait Context {
+    /// Bytes of the Ethernet header that the packet lacks: its data begins behind them.
+    const LACKS: u32 = 0;
+    /// What would be in the Ethernet header of such a packet: the EtherType, in memory order.
+    #[inline(always)]
+    fn kind(&self) -> u16 {
+        0
+    }
     /// Where the data begins.
     fn start(&self) -> usize;
     /// Where it ends.
@@ -45,7 +53,8 @@ impl<C: Context> Raw<C> {
     /// A pointer to `len` bytes at `at` that are inside.
     #[inline(always)]
     fn inside(&self, at: u32, len: usize) -> Option<*mut u8> {
-        let place = self.0.start() + (opaque(at as usize) & FARTHEST);
+        let at = opaque(at as usize).wrapping_sub(C::LACKS as usize);
+        let place = self.0.start() + (at & FARTHEST);
         (place + len <= self.0.end()).then_some(place as *mut u8)
     }
 
@@ -80,6 +89,9 @@ impl<C: Context> Packet for Raw<C> {
 
     #[inline(always)]
     fn half(&self, at: u32) -> Option<u16> {
+        if C::LACKS != 0 && at == 12 {
+            return Some(self.0.kind());
+        }
         self.load(at)
     }
 
@@ -96,7 +108,8 @@ impl<C: Context> Packet for Raw<C> {
     #[inline(always)]
     fn window<const N: usize>(&mut self) -> Option<impl Window<N>> {
         let start = self.0.start();
-        (start + N <= self.0.end()).then_some(Start::<N>(start as *mut u8))
+        let inside = C::LACKS == 0 && start + N <= self.0.end();
+        inside.then_some(Start::<N>(start as *mut u8))
     }
 
     #[inline(always)]
@@ -263,6 +276,80 @@ impl Context for Xdp {
 /// beforehand.
 #[derive(Clone, Copy)]
 pub struct Skb(pub *mut __sk_buff);
+
+/// The context of a TC program on an interface whose packets have no Ethernet header. What the host sends is
+/// read there as if it had one, and keeps its length.
+#[derive(Clone, Copy)]
+pub struct Bare(pub *mut __sk_buff);
+
+impl Context for Bare {
+    const LACKS: u32 = ETHERNET;
+
+    #[inline(always)]
+    fn kind(&self) -> u16 {
+        field!(self.0, __sk_buff, protocol) as u16
+    }
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        Skb(self.0).start()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        Skb(self.0).end()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        Skb(self.0).len() + Self::LACKS
+    }
+
+    #[inline(always)]
+    fn segment_len(&self, ip_len: u32) -> u32 {
+        Skb(self.0).segment_len(ip_len)
+    }
+
+    #[inline(always)]
+    fn fix_checksum(packet: &mut Raw<Self>, at: u32, delta: &Delta) -> Option<()> {
+        Skb::fix_checksum(
+            &mut Raw(Skb(packet.0.0)),
+            at.wrapping_sub(Self::LACKS),
+            delta,
+        )
+    }
+
+    #[inline(always)]
+    fn grow(&self, _by: u32, _outer: Outer) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn untag(&self, _by: u32) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn truncate(&self, _len: u32) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn is_begun(&self, _at: u32) -> bool {
+        false
+    }
+}
+
+/// Puts an Ethernet header in front of a packet that came without one; zeros but for the EtherType `kind`.
+/// (The kernel takes it off again, in front of the stack.)
+#[inline(always)]
+pub fn add_header(skb: *mut __sk_buff, kind: u16) -> Option<()> {
+    // SAFETY: the context is valid; packet pointers are made anew at each access.
+    if unsafe { bpf_skb_change_head(skb, ETHERNET, 0) } != 0 {
+        return None;
+    }
+    Raw(Skb(skb)).store(12, kind)
+}
 
 /// `bpf_l4_csum_replace`: the change is one of the pseudo header.
 const BPF_F_PSEUDO_HDR: u64 = 0x10;

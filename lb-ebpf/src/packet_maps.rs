@@ -4,8 +4,8 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi::packet::{
-    AddressMarks, Device, DsrTable, FlowKey, FlowSet, Fragment, FragmentKey, MAX_VIPS, NatPort,
-    NearVip, PacketBackend, PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
+    AddressMarks, Device, DsrTable, FlowKey, FlowSet, Fragment, FragmentKey, Interface, MAX_VIPS,
+    NatPort, NearVip, PacketBackend, PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
 };
 use lb_common::abi::{MAX_BACKENDS, MAX_SERVICES};
 use lb_common::addr::Addr;
@@ -77,6 +77,19 @@ pub fn packet_settings() -> Option<&'static PacketSettings> {
     only(&PACKET_SETTINGS)
 }
 
+/// The interfaces that the programs are on, at [`Interface::place`].
+#[btf_map]
+static INTERFACES: Array<Interface, { Interface::PLACES }> = Array::new();
+
+/// See [`INTERFACES`].
+#[inline(always)]
+pub fn interface(ifindex: u32) -> Option<&'static Interface> {
+    let found = kept(INTERFACES.get_ptr_mut(Interface::place(ifindex))?);
+    // SAFETY: the kernel returned a valid, aligned element, which only the agent writes.
+    let found = unsafe { &*found };
+    (found.ifindex == ifindex).then_some(found)
+}
+
 /// What interfaces can do.
 #[btf_map]
 pub static DEVICES: HashMap<u32, Device, 1024> = HashMap::new();
@@ -111,6 +124,8 @@ pub struct Scratch {
     /// The flow that was found or entered last.
     pub flow: Flow,
     pub route: Route,
+    /// Ends of a socket that is asked for.
+    pub ends: [u32; 9],
 }
 
 /// The clock as it was last read on this CPU.

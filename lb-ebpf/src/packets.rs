@@ -1,7 +1,7 @@
 //! The programs for packets, entry points only: `nat` and `dsr`. An object of its own, since its maps
 //! take memory that nobody owes who has no such backends.
 //!
-//! `xdp` and `tc` hold what each program does, `packet_maps` their maps, `sets` and `flows` the flow tables
+//! `xdp`, `tc` and `bare` hold what each program does, `packet_maps` their maps, `sets` and `flows` the flow tables
 //! in them, `packet` every read of a kernel context, `tables`, `pick` and `world` what decisions are made
 //! from. They are not made here but in `lb_common`: `select`, `flows` and `decide`.
 #![cfg_attr(target_arch = "bpf", no_std)]
@@ -34,6 +34,7 @@ macro_rules! stages {
 }
 
 mod atomic;
+mod bare;
 mod flows;
 mod hints;
 mod maps;
@@ -66,6 +67,12 @@ pub fn lb_tc_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn lb_tc_egress(ctx: TcContext) -> i32 {
     tc::mend_reply(ctx.skb.skb)
+}
+
+/// The same on an interface whose packets have no Ethernet header.
+#[classifier]
+pub fn lb_tc_egress_bare(ctx: TcContext) -> i32 {
+    bare::mend_reply(ctx.skb.skb)
 }
 
 /// The crate compiles for the host too, so that the linters can read it.

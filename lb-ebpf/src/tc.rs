@@ -3,11 +3,15 @@
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
 use core::ptr;
+use lb_common::abi::packet::{AddressMarks, Ip, interface};
+use lb_common::decide::world::World;
 use lb_common::decide::{Outcome, Stage, egress, ingress, open, run, six};
+use lb_common::headers::ether;
+use lb_common::packet::Packet;
 
-use crate::packet::{Raw, Skb, field};
-use crate::packet_maps::Route;
-use crate::world::{Hook, Maps, job};
+use crate::packet::{Raw, Skb, add_header, field};
+use crate::packet_maps::{self, Route};
+use crate::world::{Hook, Maps, is_connected, job};
 
 /// Bytes that are made linear: Ethernet, two IP headers with their options or extensions, and what
 /// is quoted behind them.
@@ -18,10 +22,13 @@ const HEADERS: u32 = 256;
 pub fn forward(skb: *mut __sk_buff) -> i32 {
     pull(skb);
     let mut maps = maps(skb);
+    if is_bare(maps.ingress()) && !frame(skb, &maps) {
+        return TC_ACT_UNSPEC;
+    }
     match ingress(&mut Raw(Skb(skb)), &mut maps, job).outcome() {
         // Programs and the stack after this one go on.
         Outcome::Pass | Outcome::Stack => TC_ACT_UNSPEC,
-        Outcome::Transmit => send(maps.ingress),
+        Outcome::Transmit => send(maps.ingress()),
         Outcome::Redirect(ifindex) => send(ifindex),
         Outcome::Neighbour(ifindex) => ask_and_send(ifindex),
         Outcome::Drop => TC_ACT_SHOT,
@@ -42,9 +49,37 @@ pub fn mend_reply(skb: *mut __sk_buff) -> i32 {
     }
 }
 
+/// Whether packets come by an interface without an Ethernet header.
+#[inline(always)]
+fn is_bare(ifindex: u32) -> bool {
+    packet_maps::interface(ifindex).is_some_and(|found| found.flags & interface::BARE != 0)
+}
+
+/// Gives such a packet the header of a frame. False, and nothing done, if it has to do with no address that
+/// is known.
+#[inline(always)]
+fn frame(skb: *mut __sk_buff, maps: &Maps<Skb>) -> bool {
+    let packet = Raw(Skb(skb));
+    let kind = field!(skb, __sk_buff, protocol) as u16;
+    let ends = match kind {
+        ether::IPV4 => packet
+            .words::<2>(12)
+            .map(|[src, dst]| (Ip::v4(src), Ip::v4(dst))),
+        ether::IPV6 => packet
+            .words::<8>(8)
+            .map(|[a, b, c, d, e, f, g, h]| (Ip([a, b, c, d]), Ip([e, f, g, h]))),
+        _ => None,
+    };
+    let Some((src, dst)) = ends else {
+        return false;
+    };
+    let marks = maps.marks(&dst) & AddressMarks::KNOWN | maps.marks(&src) & AddressMarks::BACKEND;
+    marks != 0 && add_header(skb, kind).is_some()
+}
+
 /// Makes the headers linear. Where that fails, what is not linear reads as cut off.
 #[inline(always)]
-fn pull(skb: *mut __sk_buff) {
+pub fn pull(skb: *mut __sk_buff) {
     let len = field!(skb, __sk_buff, len) as u32;
     // SAFETY: the context is valid for as long as the program runs.
     unsafe { bpf_skb_pull_data(skb, len.min(HEADERS)) };
@@ -52,10 +87,7 @@ fn pull(skb: *mut __sk_buff) {
 
 #[inline(always)]
 fn maps(skb: *mut __sk_buff) -> Maps<Skb> {
-    Maps {
-        hook: Skb(skb),
-        ingress: field!(skb, __sk_buff, ifindex) as u32,
-    }
+    Maps { hook: Skb(skb) }
 }
 
 #[inline(always)]
@@ -136,6 +168,23 @@ impl Hook for Skb {
     #[inline(always)]
     fn sends_to(&self, _ifindex: u32) -> bool {
         true
+    }
+
+    #[inline(always)]
+    fn is_connected(&self, ends: &mut [u32; 9], size: u32, tcp: bool) -> bool {
+        // SAFETY: the context is valid for as long as the program runs.
+        unsafe { is_connected(self.0.cast(), ends, size, tcp) }
+    }
+
+    /// As the kernel has it: PACKET_HOST (linux/if_packet.h).
+    #[inline(always)]
+    fn is_ours<P: Packet>(&self, _packet: &P) -> bool {
+        field!(self.0, __sk_buff, pkt_type) == 0
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        field!(self.0, __sk_buff, ifindex) as u32
     }
 
     #[inline(always)]

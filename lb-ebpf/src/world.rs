@@ -1,9 +1,13 @@
 //! Maps, routes and time as `lb_common::decide` wants them.
 
+use core::ffi::c_void;
 use core::ops::Deref;
 
 use aya_ebpf::bindings::BPF_FIB_LKUP_RET_NO_NEIGH;
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::{
+    bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp,
+    bpf_sk_release, bpf_skc_lookup_tcp,
+};
 use lb_common::abi::packet::{
     AddressMarks, DsrSlot, DsrTable, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
     PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device,
@@ -44,6 +48,13 @@ pub trait Hook {
     const ASKS: bool;
     /// Whether frames can be sent out by an interface.
     fn sends_to(&self, ifindex: u32) -> bool;
+    /// Whether this host has a socket that is connected, or a connection that begins or ends, between
+    /// these ends (the kernel's `struct bpf_sock_tuple` of `size` bytes), TCP or UDP.
+    fn is_connected(&self, ends: &mut [u32; 9], size: u32, tcp: bool) -> bool;
+    /// See `World::is_ours`.
+    fn is_ours<P: Packet>(&self, packet: &P) -> bool;
+    /// Interface by which the packet came, or goes out.
+    fn ingress(&self) -> u32;
     /// Runs a part of the way as a function of its own; see [`Verdict::code`].
     fn call(&self, stage: Stage) -> u64;
     /// Runs `decide::open` as one.
@@ -55,7 +66,6 @@ pub trait Hook {
 /// One run of a program.
 pub struct Maps<H> {
     pub hook: H,
-    pub ingress: u32,
 }
 
 /// An element of a map, shared with other CPUs and the agent.
@@ -109,7 +119,7 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn ingress(&self) -> u32 {
-        self.ingress
+        self.hook.ingress()
     }
 
     #[inline(always)]
@@ -169,6 +179,37 @@ impl<H: Hook> World for Maps<H> {
     fn target(&self, backend: BackendId) -> Option<Shared<Target>> {
         let target = Shared(TARGETS.get_ptr_mut(backend.index())?);
         (target.id == backend && backend != BackendId::NONE).then_some(target)
+    }
+
+    #[inline(always)]
+    fn serves(&self, backend: BackendId) -> bool {
+        let found = BACKENDS.get(backend.index());
+        found.is_some_and(|found| {
+            found.id == backend && matches!(found.state, state::UP | state::DRAINING)
+        })
+    }
+
+    #[inline(always)]
+    fn has_socket(&mut self, key: &FlowKey) -> bool {
+        let Some(scratch) = scratch() else {
+            return false;
+        };
+        // SAFETY: this CPU's own element.
+        let ends = unsafe { &mut (*scratch).ends };
+        let v4 = key.dst.is_v4();
+        *ends = if v4 {
+            ends_of::<3>(key)
+        } else {
+            ends_of::<9>(key)
+        };
+        let size = if v4 { 12 } else { 36 };
+        self.hook
+            .is_connected(ends, size, key.protocol == u32::from(protocol::TCP))
+    }
+
+    #[inline(always)]
+    fn is_ours<P: Packet>(&self, packet: &P) -> bool {
+        self.hook.is_ours(packet)
     }
 
     #[inline(always)]
@@ -243,8 +284,8 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn mark(&mut self, _flow: Shared<Flow>, bits: u32) {
-        flows::lb_mark_flow(bits);
+    fn mark(&mut self, _flow: Shared<Flow>, add: u32, remove: u32) {
+        flows::lb_mark_flow(add, remove);
     }
 
     #[inline(always)]
@@ -346,7 +387,7 @@ impl<H: Hook> World for Maps<H> {
         };
         // SAFETY: this CPU's own element.
         let route = unsafe { &mut (*scratch).route };
-        fill(route, src, dst, self.ingress);
+        fill(route, src, dst, self.hook.ingress());
         let found = self.hook.fib_lookup(route);
         if found != 0 {
             if found != NO_NEIGHBOUR {
@@ -354,7 +395,7 @@ impl<H: Hook> World for Maps<H> {
             }
             return Hop::NONE;
         }
-        if route.ifindex != self.ingress && !self.hook.sends_to(route.ifindex) {
+        if route.ifindex != self.hook.ingress() && !self.hook.sends_to(route.ifindex) {
             return Hop::NONE;
         }
         Hop {
@@ -459,6 +500,53 @@ impl<H: Hook> World for Maps<H> {
     fn set_way(&mut self, sent: Shared<PacketBackend>, hop: &Hop) {
         // SAFETY: as above.
         unsafe { (*sent.0).hop = *hop };
+    }
+}
+
+/// A flow as the kernel's `struct bpf_sock_tuple` has it: `N` words of it.
+#[inline(always)]
+fn ends_of<const N: usize>(key: &FlowKey) -> [u32; 9] {
+    let words = key.words::<N>();
+    let mut ends = [0; 9];
+    let mut i = 0;
+    while i < N {
+        ends[i] = words[i];
+        i += 1;
+    }
+    ends
+}
+
+/// State of a socket that listens, and of one that is connected, also by UDP (linux/tcp_states.h).
+const LISTENS: u32 = 10;
+const CONNECTED: u32 = 1;
+
+/// Asks the kernel for a socket; both programs' contexts will do. See [`Hook::is_connected`].
+///
+/// # Safety
+/// `ctx` is the context of the program that runs.
+#[inline(always)]
+pub unsafe fn is_connected(ctx: *mut c_void, ends: &mut [u32; 9], size: u32, tcp: bool) -> bool {
+    let ends = core::ptr::from_mut(ends).cast();
+    // Those of the program's own network namespace.
+    const HERE: u64 = -1i64 as u64;
+    let socket = if tcp {
+        // SAFETY: the context is valid, and `ends` has `size` bytes.
+        unsafe { bpf_skc_lookup_tcp(ctx, ends, size, HERE, 0) }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_sk_lookup_udp(ctx, ends, size, HERE, 0) }
+    };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: the kernel returned a socket, which it keeps until it is released.
+    let state = unsafe { (*socket).state };
+    // SAFETY: as above, and nothing is read of it afterwards.
+    unsafe { bpf_sk_release(socket.cast()) };
+    if tcp {
+        state != LISTENS
+    } else {
+        state == CONNECTED
     }
 }
 

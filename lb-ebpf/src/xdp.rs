@@ -4,12 +4,15 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect};
 use core::ptr;
-use lb_common::abi::packet::PacketSettings;
+use lb_common::abi::packet::{PacketSettings, interface};
+use lb_common::decide::world::World;
 use lb_common::decide::{Outcome, Stage, ingress, open, run, six};
+use lb_common::headers::destination;
+use lb_common::packet::Packet;
 
 use crate::packet::{Raw, Xdp, field};
-use crate::packet_maps::{Route, packet_settings};
-use crate::world::{Hook, Maps, job, takes_xdp};
+use crate::packet_maps::{Route, interface, packet_settings};
+use crate::world::{Hook, Maps, is_connected, job, takes_xdp};
 
 /// Returns what becomes of the packet.
 #[inline(always)]
@@ -18,7 +21,7 @@ pub fn forward(ctx: *mut xdp_md) -> u32 {
     match ingress(&mut Raw(Xdp(ctx)), &mut maps, job).outcome() {
         // A neighbour is never asked for here.
         Outcome::Pass | Outcome::Stack | Outcome::Neighbour(_) => XDP_PASS,
-        Outcome::Transmit if redirects_back() => redirect(maps.ingress),
+        Outcome::Transmit if redirects_back() => redirect(maps.ingress()),
         Outcome::Transmit => XDP_TX,
         Outcome::Redirect(ifindex) => redirect(ifindex),
         Outcome::Drop => XDP_DROP,
@@ -53,6 +56,30 @@ impl Hook for Xdp {
     }
 
     #[inline(always)]
+    fn is_connected(&self, ends: &mut [u32; 9], size: u32, tcp: bool) -> bool {
+        // SAFETY: the context is valid for as long as the program runs.
+        unsafe { is_connected(self.0.cast(), ends, size, tcp) }
+    }
+
+    /// By the address of the interface, which the driver's frames do not tell.
+    #[inline(always)]
+    fn is_ours<P: Packet>(&self, packet: &P) -> bool {
+        let Some(own) = interface(self.ingress()) else {
+            return true;
+        };
+        let Some([a, b, c]) = destination(packet) else {
+            return true;
+        };
+        let [d, e, f] = own.mac;
+        own.flags & interface::HAS_MAC == 0 || (a ^ d) | (b ^ e) | (c ^ f) == 0
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        field!(self.0, xdp_md, ingress_ifindex) as u32
+    }
+
+    #[inline(always)]
     fn call(&self, stage: Stage) -> u64 {
         call(self.0, stage)
     }
@@ -70,10 +97,7 @@ impl Hook for Xdp {
 
 #[inline(always)]
 fn maps(ctx: *mut xdp_md) -> Maps<Xdp> {
-    Maps {
-        hook: Xdp(ctx),
-        ingress: field!(ctx, xdp_md, ingress_ifindex) as u32,
-    }
+    Maps { hook: Xdp(ctx) }
 }
 
 #[inline(always)]

@@ -12,8 +12,8 @@ use crate::wire;
 use lb_agent::dataplane::bpf::FlowSettings;
 use lb_agent::dataplane::bpf::trial::Trial;
 use lb_common::abi::packet::{
-    AddressMarks, Device, DsrSlot, DsrTable, FlowKey, FlowSet, FragmentKey, Hop, Ip, NatPort,
-    NearVip, device,
+    AddressMarks, Device, DsrSlot, DsrTable, FlowKey, FlowSet, FragmentKey, Hop, Interface, Ip,
+    NatPort, NearVip, device, interface,
 };
 use lb_common::abi::{AffinityKey, BackendId, MAX_MEMBERS, ServiceId, ServiceTable, TABLE_SLOTS};
 use lb_common::addr;
@@ -173,6 +173,13 @@ impl Both {
             flags: device::XDP_TARGET,
         };
         self.map("DEVICES").put(&self.wire(), &takes).unwrap();
+        let interface = Interface {
+            ifindex: INGRESS,
+            mac: world.mac,
+            flags: interface::HAS_MAC,
+        };
+        let place = Interface::place(INGRESS);
+        self.map("INTERFACES").put(&place, &interface).unwrap();
         for (id, service) in &world.services {
             let table = KernelMap::with_value(&*service_table(service)).unwrap();
             self.map("TABLES").put_map(*id, &table).unwrap();
@@ -338,6 +345,7 @@ fn world(namespace: &Host) -> Simulation {
     }
     let mut world = *example::world(0);
     world.ingress = INGRESS;
+    world.mac = halves(wire::RECEIVER);
     let ifindex = interface_index(namespace);
     let mut macs = [0; 3];
     let bytes = [THEIRS, OURS].concat();
@@ -385,6 +393,10 @@ fn interface_index(namespace: &Host) -> u32 {
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     text.split(':').next().unwrap().parse().unwrap()
+}
+
+fn halves([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)
 }
 
 fn mac(bytes: [u8; 6]) -> String {

@@ -15,9 +15,12 @@ pub mod number {
     pub const ICMPV6: u8 = 58;
 }
 
+/// MAC address of the interface that frames come by.
+pub const RECEIVER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
 /// A frame with these VLAN tags (type and tag control information) around an IP packet.
 pub fn frame(tags: &[(u16, u16)], packet: &[u8]) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    let mut frame = [RECEIVER, [2, 0, 0, 0, 0, 2]].concat();
     for (kind, tci) in tags {
         frame.extend(kind.to_be_bytes());
         frame.extend(tci.to_be_bytes());

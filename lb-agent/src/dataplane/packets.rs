@@ -22,6 +22,10 @@ pub struct Wanted {
     pub sends_back: bool,
     /// Replies of backends on this host leave by it.
     pub mends_replies: bool,
+    /// Its packets have no Ethernet header.
+    pub bare: bool,
+    /// Its MAC address.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// All counters of packets.

@@ -23,7 +23,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::survey::{Interface, Route};
+use super::survey::{Interface, Medium, Route};
 
 /// Room for one datagram of an answer.
 const BUFFER: usize = 64 * 1024;
@@ -259,13 +259,18 @@ fn interface(link: LinkMessage) -> Interface {
         index: link.header.index,
         up: link.header.flags.contains(LinkFlags::Up),
         loopback: link.header.flags.contains(LinkFlags::Loopback),
-        ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        medium: match link.header.link_layer_type {
+            LinkLayerType::Ether => Medium::Ethernet,
+            LinkLayerType::None | LinkLayerType::Ppp | LinkLayerType::Rawip => Medium::Ip,
+            _ => Medium::Other,
+        },
         ..Interface::default()
     };
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name = name,
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+            LinkAttribute::Address(address) => interface.mac = address.try_into().ok(),
             LinkAttribute::Controller(index) => interface.controller = Some(index),
             LinkAttribute::LinkInfo(info) => {
                 interface.kind = info.iter().find_map(|info| match info {
@@ -373,7 +378,7 @@ mod tests {
         let interfaces = netlink.interfaces().unwrap();
         let lo = interfaces.values().find(|i| i.name == "lo").unwrap();
         assert!(lo.loopback);
-        assert!(!lo.ethernet);
+        assert_eq!(lo.medium, Medium::Other);
         let route = netlink
             .route_to("127.0.0.1".parse().unwrap())
             .unwrap()

@@ -29,8 +29,10 @@ pub struct Interface {
     pub up: bool,
     /// It is the loopback interface.
     pub loopback: bool,
-    /// Its frames have Ethernet headers.
-    pub ethernet: bool,
+    /// What it carries.
+    pub medium: Medium,
+    /// Its MAC address.
+    pub mac: Option<[u8; 6]>,
     /// Greatest packet, bytes.
     pub mtu: u32,
     /// What the kernel calls this kind of virtual interface; `None` for a network card.
@@ -39,6 +41,18 @@ pub struct Interface {
     pub controller: Option<u32>,
     /// Bits of [`feature`], where the kernel tells.
     pub features: Option<u64>,
+}
+
+/// What an interface carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Medium {
+    /// Ethernet frames.
+    Ethernet,
+    /// IP packets without a frame around them: tun, WireGuard, PPP.
+    Ip,
+    /// Something else.
+    #[default]
+    Other,
 }
 
 /// Bits of [`Interface::features`]: `enum netdev_xdp_act`, linux/netdev.h.
@@ -97,8 +111,8 @@ pub struct Way {
     pub interface: u32,
     /// Its name.
     pub name: String,
-    /// Frames there have Ethernet headers.
-    pub ethernet: bool,
+    /// What the interface carries.
+    pub medium: Medium,
     /// Who gets the frames.
     pub next_hop: IpAddr,
     /// Source that the host would use.
@@ -130,7 +144,10 @@ impl Survey {
             class,
             interface: route.interface,
             name: interface.name.clone(),
-            ethernet: interface.ethernet || route.local,
+            medium: match route.local {
+                true => Medium::Ethernet,
+                false => interface.medium,
+            },
             next_hop: route.gateway.unwrap_or(address),
             source: route.source,
             mtu: route.mtu.and_then(|mtu| u16::try_from(mtu).ok()),
@@ -161,7 +178,7 @@ impl Survey {
             .find(|interface| interface.name == name)
     }
 
-    /// The interfaces by which clients come: those that are configured, else those that lead to
+    /// The interfaces by which most clients come: those that are configured, else those that lead to
     /// the world, else, on a host that knows no router, all that have an address.
     pub fn client_side(&self, configured: &[InterfaceConfig]) -> Vec<(&Interface, Attach)> {
         let usable = |interface: &&Interface| interface.up && !interface.loopback;
@@ -187,6 +204,24 @@ impl Survey {
     }
 }
 
+impl Survey {
+    /// Other interfaces by which clients may come: all that have an address, unless interfaces are
+    /// configured.
+    pub fn other_sides(&self, configured: &[InterfaceConfig]) -> Vec<&Interface> {
+        if !configured.is_empty() {
+            return Vec::new();
+        }
+        let chosen = self.client_side(configured);
+        let is_chosen = |index: u32| chosen.iter().any(|(interface, _)| interface.index == index);
+        let with_address: BTreeSet<u32> = self.addresses.values().copied().collect();
+        with_address
+            .iter()
+            .filter_map(|index| self.interfaces.get(index))
+            .filter(|interface| interface.up && !interface.loopback && !is_chosen(interface.index))
+            .collect()
+    }
+}
+
 /// Where the programs go on an interface, and why not to the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -201,8 +236,14 @@ pub enum Place {
 impl Interface {
     /// Where the programs go, as far as can be told without trying.
     pub fn place(&self, attach: Attach) -> Place {
-        if !self.ethernet {
-            return Place::Nowhere("its frames have no Ethernet headers".to_owned());
+        match self.medium {
+            Medium::Ethernet => {}
+            Medium::Ip => return Place::Behind("its packets have no Ethernet header".to_owned()),
+            Medium::Other => {
+                return Place::Nowhere(
+                    "it carries neither Ethernet frames nor IP packets".to_owned(),
+                );
+            }
         }
         let kind = self.kind.as_deref();
         match attach {
@@ -245,7 +286,8 @@ mod tests {
                     name: (*name).to_owned(),
                     up: true,
                     loopback: *name == "lo",
-                    ethernet: true,
+                    medium: Medium::Ethernet,
+                    mac: None,
                     mtu: 1500,
                     kind: kind.map(str::to_owned),
                     controller: *controller,
@@ -326,12 +368,19 @@ mod tests {
                 .map(|(interface, _)| interface.name.clone())
                 .collect()
         };
+        let others = |survey: &Survey, configured: &[InterfaceConfig]| -> Vec<String> {
+            let others = survey.other_sides(configured);
+            others.iter().map(|other| other.name.clone()).collect()
+        };
         assert_eq!(names(&survey, &[]), ["eth0"]);
+        assert_eq!(others(&survey, &[]), ["eth1"]);
         let wanted = InterfaceConfig {
             name: "eth1".to_owned(),
             attach: Attach::Tc,
         };
-        assert_eq!(names(&survey, &[wanted]), ["eth1"]);
+        let wanted = [wanted];
+        assert_eq!(names(&survey, &wanted), ["eth1"]);
+        assert!(others(&survey, &wanted).is_empty());
         survey.world.clear();
         assert_eq!(names(&survey, &[]), ["eth1"]);
     }
@@ -339,7 +388,7 @@ mod tests {
     #[test]
     fn programs_go_to_the_driver_where_that_is_sound() {
         let of = |kind: Option<&str>, features| Interface {
-            ethernet: true,
+            medium: Medium::Ethernet,
             kind: kind.map(str::to_owned),
             features,
             ..Interface::default()
@@ -352,8 +401,10 @@ mod tests {
         assert!(behind(of(Some("veth"), Some(7))));
         assert!(behind(of(Some("bridge"), None)));
         assert_eq!(of(Some("veth"), None).place(Attach::Xdp), Place::Driver);
-        let mut raw = of(Some("tun"), None);
-        raw.ethernet = false;
-        assert!(matches!(raw.place(Attach::Xdp), Place::Nowhere(_)));
+        let mut other = of(Some("tun"), None);
+        other.medium = Medium::Ip;
+        assert!(matches!(other.place(Attach::Xdp), Place::Behind(_)));
+        other.medium = Medium::Other;
+        assert!(matches!(other.place(Attach::Xdp), Place::Nowhere(_)));
     }
 }

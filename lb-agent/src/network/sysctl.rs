@@ -49,6 +49,11 @@ impl Sysctls {
         problems
     }
 
+    /// Whether the host forwards what comes by the interface `name`, over IPv4.
+    pub fn forwards(name: &str) -> bool {
+        read(&format!("net/ipv4/conf/{name}/forwarding")).is_ok_and(|value| value == "1")
+    }
+
     fn set(&mut self, key: &str, value: &str, problems: &mut Vec<String>) {
         let now = match read(key) {
             Ok(now) => now,

@@ -13,7 +13,7 @@ use crate::dataplane::packets::{InterfaceState, Wanted};
 use crate::errors::chain;
 use crate::network::Network;
 use crate::network::status::PacketStatus;
-use crate::network::survey::{Class, Interface, Place, Survey};
+use crate::network::survey::{Class, Interface, Medium, Place, Survey};
 use crate::network::sysctl::{self, Sysctls};
 use crate::state::desired::Desired;
 use crate::state::packets::{self, Ports};
@@ -126,9 +126,16 @@ impl Reconciler {
         let survey = self.surveyed.network.survey();
         let config = &self.config.agent.packet;
         let barred = barred_from_drivers(&survey, config, desired, sysctl::stack_forwards_ipv6());
-        let wanted = wanted(&survey, config, desired, barred.as_deref());
+        let wanted = wanted(
+            &survey,
+            config,
+            desired,
+            barred.as_deref(),
+            &Sysctls::forwards,
+        );
         let mut problems = missing(&survey, config);
-        for interface in &wanted {
+        let placed = |wanted: &&Wanted| !matches!(wanted.place, Place::Nowhere(_));
+        for interface in wanted.iter().filter(placed) {
             problems.extend(self.surveyed.sysctls.forward(&interface.name));
         }
         problems.extend(self.surveyed.network.problem());
@@ -210,6 +217,10 @@ fn barred_from_drivers(
     forwards_ipv6: bool,
 ) -> Option<String> {
     let clients = survey.client_side(&config.interfaces);
+    if let Some((bare, _)) = clients.iter().find(|(from, _)| from.medium == Medium::Ip) {
+        let name = &bare.name;
+        return Some(format!("{name}, by which clients come, takes no frames"));
+    }
     desired.backends().find_map(|backend| {
         let packets = backend.packets.as_ref()?;
         let out = survey.interfaces.get(&packets.way.interface)?;
@@ -234,12 +245,13 @@ fn barred_from_drivers(
 }
 
 /// The interfaces by which clients come, and those by which backends answer. `barred` is why the
-/// programs go to no driver, not even where that is configured.
+/// programs go to no driver, not even where that is configured; `forwards` says which interfaces do.
 fn wanted(
     survey: &Survey,
     config: &PacketConfig,
     desired: &Desired,
     barred: Option<&str>,
+    forwards: &dyn Fn(&str) -> bool,
 ) -> Vec<Wanted> {
     let mut wanted = BTreeMap::new();
     let class = |class| {
@@ -263,10 +275,13 @@ fn wanted(
         takes_xdp: interface.takes_xdp(),
         sends_back: interface.kind.as_deref() != Some("veth"),
         mends_replies,
+        bare: interface.medium == Medium::Ip,
+        mac: interface.mac,
     };
     for (interface, attach) in survey.client_side(&config.interfaces) {
         wanted.insert(interface.index, of(interface, attach));
     }
+    let mut by_driver = None;
     for backend in desired
         .backends()
         .filter(|backend| backend.route.path != path::SOCKET)
@@ -283,10 +298,47 @@ fn wanted(
                 .iter()
                 .find(|configured| configured.name == interface.name)
                 .map_or(Attach::Auto, |configured| configured.attach);
-            wanted
+            let answers = wanted
                 .entry(interface.index)
                 .or_insert_with(|| of(interface, attach));
+            if answers.place == Place::Driver {
+                by_driver = Some(&interface.name);
+            }
         }
     }
+    for interface in survey.other_sides(&config.interfaces) {
+        wanted.entry(interface.index).or_insert_with(|| Wanted {
+            place: other_place(interface, forwards, by_driver.map(String::as_str)),
+            ..of(interface, Attach::Tc)
+        });
+    }
     wanted.into_values().collect()
+}
+
+/// Where the programs go on an interface by which clients may come, although it is not on the host's way to
+/// the world: only where that changes nothing for others. `by_driver` is an interface whose driver runs the
+/// programs, by which backends answer.
+fn other_place(
+    interface: &Interface,
+    forwards: &dyn Fn(&str) -> bool,
+    by_driver: Option<&str>,
+) -> Place {
+    let name = &interface.name;
+    if let nowhere @ Place::Nowhere(_) = interface.place(Attach::Tc) {
+        return nowhere;
+    }
+    if !forwards(name) {
+        return Place::Nowhere(format!(
+            "clients there go through the agent, as the host forwards nothing of theirs (sysctl -w \
+             net.ipv4.conf.{name}.forwarding=1, or name the interfaces of clients in packet.interfaces)"
+        ));
+    }
+    match by_driver {
+        Some(driver) if !interface.takes_xdp() => Place::Nowhere(format!(
+            "clients there go through the agent, as backends answer by {driver}, whose driver cannot \
+             send to {name} (name the interfaces of clients in packet.interfaces, {driver} with \
+             attach = \"tc\")"
+        )),
+        _ => Place::Behind("not on the host's way to the world".to_owned()),
+    }
 }

@@ -65,14 +65,21 @@ pub fn nat_target(
     };
     match way.class {
         Class::Local => target.kind = kind::LOCAL,
-        Class::Container => target.kind = kind::CONTAINER,
+        Class::Container => {
+            target.kind = kind::CONTAINER;
+            // For clients on the same network, whom it would answer directly.
+            if let Some(source) = way.source {
+                target.source = ip(source);
+                target.ifindex = way.interface;
+                (target.first_port, target.ports) = (ports.first, ports.count);
+            }
+        }
         Class::Remote => {
             let of_family = |source: &&IpAddr| source.is_ipv4() == address.is_ipv4();
             let given = config.nat_source.iter().find(of_family).copied();
             target.source = ip(given.or(way.source)?);
             target.kind = kind::REMOTE;
-            target.first_port = ports.first;
-            target.ports = ports.count;
+            (target.first_port, target.ports) = (ports.first, ports.count);
         }
     }
     Some(target)
@@ -216,13 +223,14 @@ pub fn with_id(target: Target, id: BackendId) -> Target {
 mod tests {
     use super::*;
     use crate::config::Prefix;
+    use crate::network::survey::Medium;
 
     fn way(class: Class) -> Way {
         Way {
             class,
             interface: 2,
             name: "eth0".to_owned(),
-            ethernet: true,
+            medium: Medium::Ethernet,
             next_hop: "10.0.0.1".parse().unwrap(),
             source: Some("10.0.0.7".parse().unwrap()),
             mtu: None,
@@ -246,12 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn only_towards_another_host_is_the_source_rewritten() {
+    fn source_is_rewritten_towards_other_hosts_and_for_neighbours_of_containers() {
         let address = "10.0.0.9:80".parse().unwrap();
         let config = PacketConfig::default();
         let of = |class| nat_target(address, &way(class), &config, PORTS).unwrap();
         assert_eq!(of(Class::Local).kind, kind::LOCAL);
-        assert_eq!(of(Class::Container).source, Ip::default());
+        let container = of(Class::Container);
+        assert_eq!((container.kind, container.ifindex), (kind::CONTAINER, 2));
+        assert_eq!(container.source, ip("10.0.0.7".parse().unwrap()));
         let remote = of(Class::Remote);
         assert_eq!(remote.kind, kind::REMOTE);
         assert_eq!(remote.source, ip("10.0.0.7".parse().unwrap()));

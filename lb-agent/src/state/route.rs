@@ -8,7 +8,7 @@ use lb_common::abi::packet::Target;
 use super::desired::Surroundings;
 use super::packets;
 use crate::config::{BackendAddress, Mode, Path, Service};
-use crate::network::survey::{Class, Way};
+use crate::network::survey::{Class, Medium, Way};
 
 /// Why an application on this host is on the proxy path whose listener cannot be entered in a sockhash.
 pub const MPTCP: &str = "its listener is MPTCP, which the kernel does not hand over";
@@ -122,10 +122,9 @@ fn on_another_port(service: &Service, address: SocketAddr) -> bool {
 fn way(address: IpAddr, surroundings: &dyn Surroundings) -> Result<Way, &'static str> {
     surroundings.packets()?;
     let way = surroundings.way(address).ok_or("no route")?;
-    if way.ethernet {
-        Ok(way)
-    } else {
-        Err("no Ethernet on the way")
+    match way.medium {
+        Medium::Ethernet | Medium::Ip => Ok(way),
+        Medium::Other => Err("neither Ethernet nor IP on the way"),
     }
 }
 
@@ -156,6 +155,9 @@ fn dsr(
 ) -> (Route, Option<ByPackets>) {
     let path = abi::path::DSR;
     let packets = way(address.ip(), surroundings).and_then(|way| {
+        if way.medium != Medium::Ethernet {
+            return Err("no Ethernet on the way");
+        }
         let (config, _) = surroundings.packet_settings();
         let target = packets::dsr_target(address, &way, &service.paths, &config)?;
         Ok(ByPackets { way, target })
@@ -204,7 +206,10 @@ mod tests {
                 class,
                 interface: 2,
                 name: "eth0".to_owned(),
-                ethernet: to != IpAddr::from([10, 2, 0, 2]),
+                medium: match to == IpAddr::from([10, 2, 0, 2]) {
+                    true => Medium::Other,
+                    false => Medium::Ethernet,
+                },
                 next_hop: to,
                 source: Some(IpAddr::from([10, 0, 0, 1])),
                 mtu: None,

@@ -186,7 +186,7 @@ impl AddressMarks {
 
     /// Marks the address of a backend, and where its replies go. False if they were marked before.
     pub const fn note_target(&mut self, target: &Target) -> bool {
-        let given_out = target.kind == kind::REMOTE && self.add(&target.source, Self::SOURCE);
+        let given_out = target.ports != 0 && self.add(&target.source, Self::SOURCE);
         self.add(&target.addr, Self::BACKEND) || given_out
     }
 
@@ -261,7 +261,8 @@ pub mod kind {
 pub struct Target {
     /// The backend's address.
     pub addr: Ip,
-    /// [`kind::REMOTE`]: source of what is sent to the backend. [`kind::IP`], [`kind::GUE`]:
+    /// [`kind::REMOTE`]: source of what is sent to the backend. [`kind::CONTAINER`]: the same for clients
+    /// on the backend's own network, if [`Target::ifindex`] is not 0. [`kind::IP`], [`kind::GUE`]:
     /// source of the outer header; the programs mix a hash of the flow into its last
     /// [`Target::source_bits`] bits.
     pub source: Ip,
@@ -269,9 +270,9 @@ pub struct Target {
     pub id: BackendId,
     /// The backend's port in network byte order. [`kind::GUE`]: of the outer header.
     pub port_be: u16,
-    /// [`kind::REMOTE`]: the first source port to be given out, host byte order.
+    /// [`kind::REMOTE`], [`kind::CONTAINER`]: the first source port to be given out, host byte order.
     pub first_port: u16,
-    /// [`kind::REMOTE`]: how many are given out from there.
+    /// [`kind::REMOTE`], [`kind::CONTAINER`]: how many are given out from there.
     pub ports: u16,
     /// One of [`kind`]; 0 for none.
     pub kind: u8,
@@ -282,8 +283,10 @@ pub struct Target {
     pub mtu: u16,
     /// Padding, zero.
     pub pad: u16,
+    /// [`kind::CONTAINER`]: interface of the backend's network; 0 where this host has no address there.
+    pub ifindex: u32,
 }
-const _: () = assert!(size_of::<Target>() == 48);
+const _: () = assert!(size_of::<Target>() == 52);
 
 /// Key of the `FRAGMENTS` map (RFC 791, section 3.2; RFC 8200, section 4.5).
 #[repr(C)]
@@ -369,6 +372,38 @@ pub struct Device {
     pub flags: u32,
 }
 const _: () = assert!(size_of::<Device>() == 4);
+
+/// Value of the `INTERFACES` map, at [`Interface::place`]: an interface that the programs are on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index; 0 for none. Of interfaces with the same place, one has it.
+    pub ifindex: u32,
+    /// Its MAC address, two bytes each in memory order.
+    pub mac: [u16; 3],
+    /// Bits of [`interface`].
+    pub flags: u16,
+}
+const _: () = assert!(size_of::<Interface>() == 12);
+
+impl Interface {
+    /// Number of places.
+    pub const PLACES: usize = 1024;
+
+    /// The place of an interface, below [`Interface::PLACES`].
+    #[inline(always)]
+    pub const fn place(ifindex: u32) -> u32 {
+        ifindex % Self::PLACES as u32
+    }
+}
+
+/// Bits of [`Interface::flags`].
+pub mod interface {
+    /// Its packets have no Ethernet header: tun, WireGuard, PPP.
+    pub const BARE: u16 = 1;
+    /// [`super::Interface::mac`] is its address.
+    pub const HAS_MAC: u16 = 2;
+}
 
 /// Bits of [`Device::flags`].
 pub mod device {

@@ -312,12 +312,19 @@ impl Link {
 /// An IPv4 header without options (RFC 791); `len` with the header.
 #[inline(always)]
 pub(super) fn ipv4_header(len: u32, protocol: u32, src: &Ip, dst: &Ip, tos: u8) -> [u32; 5] {
-    let first = 0x4500_0000 | u32::from(tos) << 16 | len;
+    let first = 0x4500_0000 | u32::from(tos) << 16 | told(len);
     let third = TTL << 24 | protocol << 16;
     let (src, dst) = (src.0[3], dst.0[3]);
     let words = [first.to_be(), 0, third.to_be(), src, dst];
     let checksum = u32::from(u16::from_be(Sum::ZERO.words(&words).checksum()));
     [first.to_be(), 0, (third | checksum).to_be(), src, dst]
+}
+
+/// What a length field of 16 bits tells of a packet of `len` bytes: 0 of one that has no room in it, which
+/// Linux cuts up before it leaves (BIG TCP).
+#[inline(always)]
+pub(super) const fn told(len: u32) -> u32 {
+    if len > 0xffff { 0 } else { len }
 }
 
 /// Writes an [`ipv6_header`].
@@ -336,7 +343,7 @@ pub(super) fn set_ipv6<P: Packet>(
 /// An IPv6 header (RFC 8200); `len` without the header.
 #[inline(always)]
 pub(super) const fn ipv6_header(len: u32, protocol: u8, src: &Ip, dst: &Ip) -> [u32; 10] {
-    let second = len << 16 | (protocol as u32) << 8 | TTL;
+    let second = told(len) << 16 | (protocol as u32) << 8 | TTL;
     let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (src.0, dst.0);
     let first = 6u32 << 28;
     [

@@ -307,7 +307,7 @@ fn wrap<P: Packet>(
 pub(super) const fn gue_header(target: &Target, hash: u32, len: u32) -> [u32; 2] {
     let sport = GUE_PORTS | hash & 0x3fff;
     let ports = sport << 16 | u16::from_be(target.port_be) as u32;
-    [ports.to_be(), ((8 + len) << 16).to_be()]
+    [ports.to_be(), (answer::told(8 + len) << 16).to_be()]
 }
 
 /// The outer source, varied by flow so that the receiving network card spreads what comes.

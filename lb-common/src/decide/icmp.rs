@@ -2,10 +2,10 @@
 //! that whoever gets them knows what they are about (RFC 5508, section 4).
 
 use super::send::{REFUSED, addresses, frame};
-use super::world::World;
+use super::world::{BackendEvent, World};
 use super::{Job, Stage, Verdict, answer, malformed, nat};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, VipKey, state, vip};
-use crate::abi::protocol;
+use crate::abi::{BackendId, protocol};
 use crate::checksum::Delta;
 use crate::headers::{self, IpHeader, Piece, Transport, number, ports, ports_word};
 use crate::packet::Packet;
@@ -19,6 +19,8 @@ pub(super) struct Quote {
     ports: [u16; 2],
     /// Key of the flow in the direction in which the error goes.
     key: FlowKey,
+    /// Type and code of the error.
+    what: u16,
 }
 
 impl Quote {
@@ -27,6 +29,7 @@ impl Quote {
         ip: IpHeader::NONE,
         ports: [0; 2],
         key: FlowKey::NONE,
+        what: 0,
     };
 }
 
@@ -62,6 +65,7 @@ pub(super) fn received<P: Packet, W: World>(
         return Verdict::PASS;
     }
     job.quote = quote;
+    job.quote.what = (u32::from_be(first) >> 16) as u16;
     Verdict::next(Stage::About)
 }
 
@@ -168,6 +172,7 @@ fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
         ip: inner,
         ports,
         key: inner.key(ports).reversed(),
+        what: 0,
     })
 }
 
@@ -194,7 +199,27 @@ pub(super) fn about<W: World>(world: &mut W, job: &mut Job) -> Verdict {
         };
     };
     job.at = flow.at;
+    if refuses(&job.quote) && flow.is_reply() && comes_from(world, flow.backend) {
+        world.count_backend(flow.backend, BackendEvent::Refused);
+    }
     Verdict::next(Stage::WayOut)
+}
+
+/// Whether an error says that nobody takes the datagrams of a client.
+#[inline(always)]
+const fn refuses(quote: &Quote) -> bool {
+    let port_unreachable = if quote.ip.v6 { 0x0104 } else { 0x0303 };
+    quote.ip.protocol == protocol::UDP && quote.what == port_unreachable
+}
+
+/// Whether a packet came by the interface that leads to a backend: what others say of it counts for
+/// nothing.
+#[inline(always)]
+fn comes_from<W: World>(world: &W, backend: BackendId) -> bool {
+    let ingress = world.ingress();
+    world
+        .sent(backend)
+        .is_some_and(|sent| sent.hop.ifindex == ingress)
 }
 
 /// Finds the way of an error about a packet of a flow.

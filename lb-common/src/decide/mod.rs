@@ -53,6 +53,8 @@ pub struct Job {
     vip: Vip,
     /// The backend that was chosen; `dsr`: where the slot alone does not say.
     backend: BackendId,
+    /// `nat`: packets to that backend get another source.
+    takes_source: bool,
     /// `dsr`: a hash of its client.
     hash: u32,
     /// The answer that it gets.
@@ -75,6 +77,7 @@ impl Job {
         key: FlowKey::NONE,
         vip: Vip::NONE,
         backend: BackendId::NONE,
+        takes_source: false,
         hash: 0,
         problem: answer::Problem::NONE,
         at: At::NONE,
@@ -117,6 +120,9 @@ pub fn ingress<'a, P: Packet, W: World>(
     world: &mut W,
     job: impl FnOnce() -> Option<&'a mut Job>,
 ) -> Verdict {
+    if !world.is_ours(packet) {
+        return Verdict::PASS;
+    }
     if let Some(verdict) = at_once(packet, world) {
         return verdict;
     }

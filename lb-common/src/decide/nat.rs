@@ -64,7 +64,9 @@ pub(super) fn forget<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(flow) = world.flow_at(&job.at) else {
         return REFUSED;
     };
-    let served = !flow.is(state::GIVEN_UP) && world.target(flow.backend).is_some();
+    // A SYN that comes again while its backend is out of service gets another one.
+    let serves = flow.is(state::ESTABLISHED) || world.serves(flow.backend);
+    let served = serves && !flow.is(state::GIVEN_UP) && world.target(flow.backend).is_some();
     if served && !is_over(world, flow) {
         return Verdict::next(Stage::Advance);
     }
@@ -72,12 +74,18 @@ pub(super) fn forget<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     begin(world, job)
 }
 
-/// A packet of no flow that is known: it may begin one if somebody listens.
+/// A packet of no flow that is known: it may begin one if somebody listens. A packet of a connection that
+/// this host has itself, from a port that is also a service's, belongs to the stack.
 #[inline(always)]
-fn begin<W: World>(world: &W, job: &mut Job) -> Verdict {
+fn begin<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     job.vip = super::listening(world, &job.key);
-    if job.vip.is_none() {
+    let opens = opens(&job.segment);
+    if job.vip.is_none() || !opens && world.has_socket(&job.key) {
         return Verdict::PASS;
+    }
+    if !opens && job.segment.transport.flags & tcp::SYN != 0 {
+        // It answers a SYN that nobody here has sent (RFC 9293, section 3.10.7.1).
+        return nobody(job);
     }
     Verdict::next(Stage::Fresh)
 }
@@ -94,27 +102,76 @@ fn is_over<W: World>(world: &W, flow: W::Flow) -> bool {
     state::is_ended(flow.at.state) || world.now_s().wrapping_sub(flow.last_s) >= timeout_s
 }
 
-/// Notes a packet of a flow, once a second or when it changes something.
+/// Notes a packet of a flow: once a second, when it changes something, or when its sequence number has
+/// moved on.
 #[inline(always)]
 fn note<W: World>(world: &mut W, segment: &Segment, flow: W::Flow) {
+    let ends = segment.transport.flags & (tcp::FIN | tcp::RST);
+    if ends != 0 && !is_plausible(segment, &flow) {
+        // The receiver drops it (RFC 9293, section 3.10.7.4), and the flow goes on.
+        return;
+    }
     let mut bits = state::SEEN;
-    if segment.transport.flags & tcp::FIN != 0 {
+    if ends & tcp::FIN != 0 {
         bits |= state::FIN;
     }
-    if segment.transport.flags & tcp::RST != 0 {
+    if ends & tcp::RST != 0 {
         bits |= state::RST;
     }
     let bits = flow.end().bits(bits);
-    let news = !flow.is(bits);
-    if news {
-        world.mark(flow, bits);
-    }
     let now_s = world.now_s();
-    if news || now_s != flow.seen_s {
-        world.touch(flow, now_s, next_seq(segment, flow.next_seq));
+    let undone = if ends & tcp::RST == 0 {
+        refuted(&flow, now_s)
+    } else {
+        0
+    };
+    let news = !flow.is(bits) || undone != 0;
+    if news {
+        world.mark(flow, bits, undone);
+    }
+    let seq = next_seq(segment, flow.next_seq);
+    if news || now_s != flow.seen_s || has_moved(seq, flow.next_seq) {
+        world.touch(flow, now_s, seq);
         if flow.is(state::ESTABLISHED) && !flow.is(state::PINNED) {
             world.keep(flow);
         }
+    }
+}
+
+/// Bytes that a sender may get ahead of the sequence number that its flow has, until that is renewed.
+const MOVED: i32 = 1 << 15;
+/// How far the sequence number of a FIN or RST may be from the one that its flow has, bytes: [`MOVED`] and
+/// more ahead of it, and behind it by what is on its way to the receiver, or lost.
+const PLAUSIBLE: u32 = 1 << 18;
+/// Who accepted an RST is silent after this time, but for what had been sent before.
+const ACCEPTED_S: u32 = 2;
+
+/// Whether the sequence number that a flow has of a sender is to be renewed. `seq` follows its packet.
+#[inline(always)]
+pub(super) const fn has_moved(seq: u32, next_seq: u32) -> bool {
+    seq.wrapping_sub(next_seq) as i32 > MOVED
+}
+
+/// Whether the receiver may accept the FIN or RST of a flow: blind ones are far away (RFC 5961, section
+/// 1.2).
+#[inline(always)]
+fn is_plausible(segment: &Segment, flow: &Flow) -> bool {
+    let off = segment
+        .transport
+        .seq
+        .wrapping_sub(flow.next_seq)
+        .wrapping_add(PLAUSIBLE);
+    off <= 2 * PLAUSIBLE || !flow.is(state::ESTABLISHED)
+}
+
+/// The RST of the other end, as a bit of [`state`], if the packets of this one show that it did not accept
+/// it (RFC 5961, section 3.2).
+#[inline(always)]
+fn refuted(flow: &Flow, now_s: u32) -> u32 {
+    let late = now_s.wrapping_sub(flow.last_s) >= ACCEPTED_S;
+    match late {
+        true => flow.at.state & flow.end().other().bits(state::RST),
+        false => 0,
     }
 }
 
@@ -345,6 +402,7 @@ pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
         return Verdict::drop(PacketCounter::DropNoBackend);
     }
     job.backend = backend;
+    job.takes_source = takes_source(world, &target);
     Verdict::next(Stage::Enter)
 }
 
@@ -361,7 +419,7 @@ pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     new.key = job.key;
     new.service = job.vip.service;
     new.next_seq = next_seq(&job.segment, 0);
-    if !lead(world, &mut new, &target) {
+    if !lead(world, &mut new, &target, job.takes_source) {
         return Verdict::drop(PacketCounter::DropNoPort);
     }
     let evicted = match world.enter(new) {
@@ -388,10 +446,26 @@ pub(super) fn note_new<W: World>(world: &mut W, backend: BackendId, evicted: boo
     world.count_backend(backend, BackendEvent::Flow);
 }
 
-/// Leads a new flow, whose key is known, to a backend. False if it needs a source port, and there is
-/// none for this CPU.
+/// Whether packets to a backend get another source: to one on another host, and from a client on the
+/// backend's own network, whom it would answer directly, from an address that the client has not asked.
 #[inline(always)]
-pub(super) fn lead<W: World>(world: &W, new: &mut NewFlow, target: &Target) -> bool {
+pub(super) fn takes_source<W: World>(world: &W, target: &Target) -> bool {
+    match target.kind {
+        kind::REMOTE => true,
+        kind::CONTAINER => target.ifindex == world.ingress(),
+        _ => false,
+    }
+}
+
+/// Leads a new flow, whose key is known, to a backend; `takes_source` as [`takes_source`] has it. False if it
+/// needs a source port, and there is none for this CPU.
+#[inline(always)]
+pub(super) fn lead<W: World>(
+    world: &W,
+    new: &mut NewFlow,
+    target: &Target,
+    takes_source: bool,
+) -> bool {
     new.backend = target.id;
     new.state = state::SEEN;
     if target.kind == kind::LOCAL {
@@ -403,7 +477,7 @@ pub(super) fn lead<W: World>(world: &W, new: &mut NewFlow, target: &Target) -> b
         new.out.dst = target.addr;
     }
     new.ports = PortRange::default();
-    if target.kind != kind::REMOTE {
+    if !takes_source {
         return true;
     }
     new.out.src = target.source;

@@ -6,7 +6,7 @@
 //! once and written once. Everything else takes the long way from its beginning: nothing is
 //! changed or counted before it is certain that a packet is plain.
 
-use super::nat::{HOP_FRESH_S, lead, note_new};
+use super::nat::{self, HOP_FRESH_S, lead, note_new, takes_source};
 use super::send::{REFUSED, WAY_FRESH_S, is_fresh};
 use super::world::World;
 use super::{Verdict, counted, is_martian};
@@ -86,6 +86,18 @@ fn sent_by<W: World>(world: &mut W, hop: &Hop, done: Option<()>) -> Verdict {
     }
 }
 
+/// See [`nat::has_moved`].
+#[inline(always)]
+fn has_moved<const N: usize, P: Packet>(packet: &P, plain: &Plain<N>, old: u32) -> bool
+where
+    Plain<N>: Headers<N>,
+{
+    nat::has_moved(next_seq(packet, plain, old), old)
+}
+
+/// An RST of either end: whether that was accepted is for the long way to see.
+const RESET: u32 = state::RST | End::Backend.bits(state::RST);
+
 /// Forwards a packet of an established flow that neither opens nor ends it.
 #[inline(always)]
 fn nat<const N: usize, P: Packet, W: World>(
@@ -110,7 +122,8 @@ where
         End::Client => state::ESTABLISHED,
         End::Backend => state::ESTABLISHED | state::WAY_BACK,
     };
-    if entry.state & (wanted | state::LOCAL | state::GIVEN_UP) != wanted {
+    let other = state::LOCAL | state::GIVEN_UP | RESET;
+    if entry.state & (wanted | other) != wanted {
         return None;
     }
     world.target(entry.backend)?;
@@ -125,7 +138,8 @@ where
     }
     let out = entry.ends[end.other() as usize];
     let now_s = world.now_s();
-    let is_stale = entry.seen_s[end as usize] != now_s;
+    let is_stale = entry.seen_s[end as usize] != now_s
+        || has_moved(packet, plain, entry.next_seq[end as usize]);
     let looks_for_room = is_stale && entry.state & state::PINNED == 0;
     if looks_for_room || !world.is_there(entry) {
         return None;
@@ -179,7 +193,7 @@ pub(super) fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option
     new.service = vip.service;
     // SYN counts as one.
     new.next_seq = next_seq(packet, &plain, 0).wrapping_add(1);
-    if !lead(world, &mut new, target) {
+    if !lead(world, &mut new, target, takes_source(world, target)) {
         return None;
     }
     let entered = match world.enter_v4(new, &home) {

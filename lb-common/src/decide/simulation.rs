@@ -6,7 +6,7 @@ mod flows;
 
 use core::ops::Deref;
 use std::boxed::Box;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -49,6 +49,10 @@ pub struct Simulation {
     pub settings: PacketSettings,
     /// Interface that packets come by.
     pub ingress: u32,
+    /// MAC address of that interface, two bytes each in memory order; zeros for one without.
+    pub mac: [u16; 3],
+    /// Connected sockets of this host, by what they receive.
+    pub sockets: HashSet<FlowKey>,
     /// Routes: the way to an address.
     pub routes: HashMap<Ip, Hop>,
     /// Interface of routes that lack the neighbour, where the kernel can be left to ask; 0 for none.
@@ -85,6 +89,9 @@ impl Simulation {
     /// The same by the long way, whatever the packet is.
     pub fn receive_by_stages<P: Packet>(&mut self, packet: &mut P) -> Verdict {
         let mut job = Job::NONE;
+        if !self.is_ours(packet) {
+            return Verdict::PASS;
+        }
         super::by_stages(packet, self, &mut job)
     }
 
@@ -225,6 +232,21 @@ impl World for Simulation {
         (target.id == backend && backend != BackendId::NONE).then_some(copied(*target))
     }
 
+    fn serves(&self, backend: BackendId) -> bool {
+        let found = self.backends.get(&backend.index());
+        found.is_some_and(|found| {
+            found.id == backend && matches!(found.state, state::UP | state::DRAINING)
+        })
+    }
+
+    fn has_socket(&mut self, key: &FlowKey) -> bool {
+        self.sockets.contains(key)
+    }
+
+    fn is_ours<P: Packet>(&self, packet: &P) -> bool {
+        self.mac == [0; 3] || crate::headers::destination(packet) == Some(self.mac)
+    }
+
     fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict {
         super::open(packet, self)
     }
@@ -287,9 +309,9 @@ impl World for Simulation {
         Some(copied(self.flows.at(at)))
     }
 
-    fn mark(&mut self, flow: Copied<Flow>, bits: u32) {
+    fn mark(&mut self, flow: Copied<Flow>, add: u32, remove: u32) {
         with_set!(self.flows, flow.at, |set, _ports| crate::flows::mark(
-            set, &flow.at, bits
+            set, &flow.at, add, remove
         ));
     }
 

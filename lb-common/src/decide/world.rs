@@ -86,6 +86,12 @@ pub trait World {
     fn marks(&self, address: &Ip) -> u8;
     /// How packets get to a backend; `None` when it has been removed.
     fn target(&self, backend: BackendId) -> Option<Self::Target>;
+    /// Whether a backend is in service: up, or draining.
+    fn serves(&self, backend: BackendId) -> bool;
+    /// Whether a socket of this host is connected to where packets that come in as `key` come from.
+    fn has_socket(&mut self, key: &FlowKey) -> bool;
+    /// Whether a frame is addressed to this host: to the MAC address of the interface that it came by.
+    fn is_ours<P: Packet>(&self, packet: &P) -> bool;
     /// [`super::open`], in the kernel as a function of its own.
     fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict;
     /// The home of a flow over IPv4 whose packets come from the client as `words`.
@@ -109,8 +115,8 @@ pub trait World {
     /// The same flow once more, where [`World::flow`] or [`World::enter`] has told it to be; it has
     /// found or entered no other for this packet.
     fn flow_at(&self, at: &At) -> Option<Self::Flow>;
-    /// Sets bits of [`crate::abi::packet::state`].
-    fn mark(&mut self, flow: Self::Flow, bits: u32);
+    /// Sets the bits `add` of [`crate::abi::packet::state`], and clears `remove`.
+    fn mark(&mut self, flow: Self::Flow, add: u32, remove: u32);
     /// Notes a packet in the direction of `flow`.
     fn touch(&mut self, flow: Self::Flow, seen_s: u32, next_seq: u32);
     /// Notes the way back.

@@ -26,15 +26,15 @@ pub(super) fn leave<const N: usize, S: Set<N>, P: Ports>(
     }
 }
 
-/// Sets bits in the state of a flow that was found. A connection that has ended is not pinned any
-/// more.
+/// Sets the bits `add` in the state of a flow that was found, and clears `remove`. A connection that
+/// has ended is not pinned any more.
 #[inline(always)]
-pub fn mark<const N: usize, S: Set<N>>(set: &mut S, at: &At, bits: u32) {
+pub fn mark<const N: usize, S: Set<N>>(set: &mut S, at: &At, add: u32, remove: u32) {
     let way = at.way();
     let mut tries = 0;
     while tries < TRIES {
         let now = set.state(way);
-        let mut new = now | bits;
+        let mut new = now & !remove | add;
         if state::is_ended(new) {
             new &= !state::PINNED;
         }

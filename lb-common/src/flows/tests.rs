@@ -144,7 +144,7 @@ impl<const N: usize> Table<N> {
     }
 
     fn mark(&mut self, at: &At, bits: u32) {
-        mark(self.set(at), at, bits);
+        mark(self.set(at), at, bits, 0);
     }
 
     fn remove(&mut self, at: &At) -> bool {

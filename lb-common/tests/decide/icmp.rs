@@ -326,3 +326,27 @@ fn same_quote(family: &Family, got: &[u8], expected: &[u8]) {
     }
     assert_eq!(got, expected);
 }
+
+#[test]
+fn backend_of_udp_that_has_nobody_at_its_port_is_counted_if_it_says_so_itself() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let spec = udp(family.client, &family.service(1));
+        let (_, out) = pass(&mut world, &spec.frame());
+        let at_backend = seen(&out);
+        let (kind, code) = if family.v6 { (1, 4) } else { (3, 3) };
+        let quoted = &out.0[14..14 + least(&family)];
+        let error = message(at_backend.dst, at_backend.src, kind, code, 0, quoted);
+        let refused = |world: &lb_common::decide::simulation::Simulation| -> u64 {
+            world.totals.values().map(|totals| totals.refused).sum()
+        };
+        pass(&mut world, &error);
+        assert_eq!(refused(&world), 0, "anybody may have sent it");
+        world.ingress = example::INSIDE;
+        let other = message(at_backend.dst, at_backend.src, kind, 0, 0, quoted);
+        pass(&mut world, &other);
+        assert_eq!(refused(&world), 0);
+        pass(&mut world, &error);
+        assert_eq!(refused(&world), 1);
+    }
+}

@@ -1,12 +1,16 @@
 //! The packet paths on the host: packet in, verdict, packet out, one sentence each.
 
+mod big_tcp;
 mod dsr;
 mod fragments;
 mod icmp;
 mod nat;
+mod neighbours;
+mod own;
 mod packets;
 mod plain;
 mod ports;
+mod resets;
 mod strange;
 
 use std::net::IpAddr;

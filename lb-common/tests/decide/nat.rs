@@ -37,7 +37,7 @@ pub(crate) fn lose_flows(world: &mut Simulation) {
     world.flows.describe(&mut world.settings);
 }
 
-fn answer(at_backend: &Seen, flags: u8) -> Spec {
+pub(crate) fn answer(at_backend: &Seen, flags: u8) -> Spec {
     Spec {
         src: at_backend.dst,
         dst: at_backend.src,
@@ -51,7 +51,7 @@ fn answer(at_backend: &Seen, flags: u8) -> Spec {
 }
 
 /// Opens a connection; what the backend sees of the client's packets.
-fn open(world: &mut Simulation, family: &Family, number: u32) -> Seen {
+pub(crate) fn open(world: &mut Simulation, family: &Family, number: u32) -> Seen {
     let service = family.service(number);
     let seen = there(world, &tcp(family.client, &service, SYN));
     back(world, &seen, SYN | ACK);

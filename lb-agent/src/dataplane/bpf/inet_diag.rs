@@ -74,6 +74,20 @@ pub(super) fn listeners(protocol: u8) -> io::Result<Vec<Listener>> {
     Ok(found)
 }
 
+/// Whether an application of this network namespace waits for datagrams at `address`, on the address
+/// itself or on a wildcard.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn takes_datagrams(address: SocketAddr) -> io::Result<bool> {
+    let is_at = |bound: &SocketAddr| {
+        let everywhere = bound.ip().is_unspecified() && (bound.is_ipv6() || address.is_ipv4());
+        bound.port() == address.port() && (bound.ip() == address.ip() || everywhere)
+    };
+    let found = listeners(protocol::UDP)?;
+    Ok(found.iter().any(|listener| is_at(&listener.bound)))
+}
+
 fn dump(protocol: u8, family: u8) -> io::Result<Vec<Listener>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;

@@ -39,6 +39,7 @@ use lb_common::abi::{
 };
 
 use clients::KernelClients;
+pub use inet_diag::takes_datagrams;
 pub use load::{OpenError, Settings};
 pub use log::KernelLog;
 use maps::Maps;
@@ -239,12 +240,13 @@ impl Bpf {
             let zero = pod::BackendStats(BackendStats::default());
             self.maps.backend_stats.set(index, per_cpu(zero)?, 0)?;
         }
-        if matches!(backend.state, state::UP | state::DRAINING)
-            && let Some(packets) = Bpf::packets(self).get()
-        {
-            packets.reopen(backend.id)?;
+        self.maps.backends.set(index, pod::Backend(*backend), 0)?;
+        match Bpf::packets(self).get() {
+            Some(packets) if backend.state == state::DOWN => packets.out_of_service(),
+            Some(packets) => packets.reopen(backend.id)?,
+            None => {}
         }
-        self.maps.backends.set(index, pod::Backend(*backend), 0)
+        Ok(())
     }
 
     fn put_table(&mut self, id: ServiceId, table: &abi::ServiceTable) -> Result<(), MapError> {
@@ -433,10 +435,19 @@ impl DataPlane for Bpf {
         let noted = adopt::noted(&self.maps)
             .map_err(|error| Error::table("list the listening sockets", error))?;
         let mptcp = self.mptcp.listening().iter();
+        // Sockets of UDP are noted only where datagrams are handed to them.
+        let uses_udp = |backend: &abi::Backend| backend.protocol == abi::protocol::UDP;
+        let udp = match self.observed.backends.iter().any(uses_udp) {
+            true => inet_diag::listeners(abi::protocol::UDP)
+                .map_err(|error| Error::table("list the sockets of UDP", error))?,
+            false => Vec::new(),
+        };
+        let udp = udp.iter().map(inet_diag::Listener::key);
         let bound: HashSet<_> = noted
             .iter()
             .map(|key| (key.addr, key.port, key.protocol))
             .chain(mptcp.map(|(addr, port)| (*addr, *port, abi::protocol::TCP)))
+            .chain(udp.map(|(addr, port)| (addr, port, abi::protocol::UDP)))
             .collect();
         let is_bound = |backend: &&abi::Backend| {
             adopt::bound_addresses(backend)

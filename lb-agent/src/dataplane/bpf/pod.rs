@@ -59,6 +59,7 @@ packet_pod!(
     Device,
     DsrTable,
     FlowKey,
+    Interface,
     NearVip,
     PacketBackend,
     PacketSettings,

@@ -194,6 +194,7 @@ fn add_backend(
         source_bits: 8,
         mtu: 0,
         pad: 0,
+        ifindex: INSIDE,
     };
     world.targets.insert(index, target);
     id

@@ -26,7 +26,9 @@ use crate::network::survey::Place;
 const XDP: &str = "lb_xdp";
 const INGRESS: &str = "lb_tc_ingress";
 const EGRESS: &str = "lb_tc_egress";
-pub(super) const PROGRAMS: [&str; 3] = [XDP, INGRESS, EGRESS];
+/// [`EGRESS`] where packets have no Ethernet header.
+const BARE_EGRESS: &str = "lb_tc_egress_bare";
+pub(super) const PROGRAMS: [&str; 4] = [XDP, INGRESS, EGRESS, BARE_EGRESS];
 
 /// Greatest packet that drivers without multi-buffer XDP commonly take: a page of 4,096 bytes less
 /// headroom, frame header and the kernel's own bookkeeping.
@@ -155,7 +157,7 @@ impl Attachments {
         }
         pins(&self.pin_dir)
             .into_iter()
-            .filter(|(pin, program, _)| *program != EGRESS && link::is_live(pin))
+            .filter(|(pin, program, _)| [XDP, INGRESS].contains(program) && link::is_live(pin))
             .map(|(_, program, index)| {
                 let mode = if program == XDP { "xdp" } else { "tcx" };
                 let name = nix::net::if_::if_indextoname(index).unwrap_or_default();
@@ -221,15 +223,32 @@ fn load_xdp(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
 
 fn load_tc(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
     for name in [INGRESS, EGRESS] {
-        let program: &mut SchedClassifier = load::program(object, name)?;
-        program.load().map_err(load::refused(name))?;
-        let fd = program.fd().map_err(load::refused(name))?;
-        canary::check_packets(fd.as_fd(), name, canary::pass::TC)?;
+        check_tc(object, name)?;
     }
     for name in [INGRESS, EGRESS] {
         load::pin_program(object, name, pin_dir)?;
     }
     Ok(())
+}
+
+/// Loads a program, and tries it.
+fn check_tc(object: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
+    let program: &mut SchedClassifier = load::program(object, name)?;
+    program.load().map_err(load::refused(name))?;
+    let fd = program.fd().map_err(load::refused(name))?;
+    canary::check_packets(fd.as_fd(), name, canary::pass::TC)?;
+    Ok(())
+}
+
+/// Loads the program for replies that leave by an interface without Ethernet headers, unless that was done:
+/// few hosts need it.
+fn load_bare(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
+    let program: &mut SchedClassifier = load::program(object, BARE_EGRESS)?;
+    if program.fd().is_ok() {
+        return Ok(());
+    }
+    check_tc(object, BARE_EGRESS)?;
+    load::pin_program(object, BARE_EGRESS, pin_dir)
 }
 
 fn none(wanted: &Wanted, why: String) -> InterfaceState {
@@ -262,12 +281,17 @@ fn attach(object: &mut Ebpf, wanted: &Wanted, pin_dir: &Path) -> InterfaceState 
     } else {
         detach(&pin(INGRESS));
     }
+    let egress = if wanted.bare { BARE_EGRESS } else { EGRESS };
     if wanted.mends_replies && state.mode != "none" {
-        if let Err(why) = to_tc(object, EGRESS, wanted, &pin(EGRESS)) {
+        let loaded = match wanted.bare {
+            true => load_bare(object, pin_dir).map_err(|error| chain(&error)),
+            false => Ok(()),
+        };
+        if let Err(why) = loaded.and_then(|()| to_tc(object, egress, wanted, &pin(egress))) {
             state.why = Some(format!("replies of backends on this host: {why}"));
         }
     } else {
-        detach(&pin(EGRESS));
+        detach(&pin(egress));
     }
     state
 }
@@ -347,10 +371,9 @@ fn to_tc(
     pin: &Path,
 ) -> Result<&'static str, String> {
     let program: &mut SchedClassifier = load::program(object, name).map_err(|e| chain(&e))?;
-    let kind = if name == EGRESS {
-        TcAttachType::Egress
-    } else {
-        TcAttachType::Ingress
+    let kind = match name {
+        INGRESS => TcAttachType::Ingress,
+        _ => TcAttachType::Egress,
     };
     let fd = program.fd().map_err(|_| not_taken(name))?;
     match link::replace(fd, pin) {
@@ -413,6 +436,7 @@ fn remove_filters(interface: &str) {
     let ends = [
         (TcAttachType::Ingress, INGRESS),
         (TcAttachType::Egress, EGRESS),
+        (TcAttachType::Egress, BARE_EGRESS),
     ];
     let removed = ends.map(|(kind, program)| {
         // There may be none.
@@ -480,6 +504,8 @@ mod tests {
                 takes_xdp: true,
                 sends_back: true,
                 mends_replies: false,
+                bare: false,
+                mac: None,
             };
             refusal(&error, &wanted)
         };

@@ -19,8 +19,19 @@ pub(super) enum Fate {
     Orphan,
 }
 
-/// What becomes of a flow at `now_s`. `gone` says that its backend is, or that it was given up.
-pub(super) fn fate(flow: &Met, gone: bool, now_s: u32, ages: &PacketSettings) -> Fate {
+/// What has become of the backend of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Served {
+    /// It has its clients.
+    Here,
+    /// It is out of service: down, or its drain is over.
+    Down,
+    /// It was removed, or its flows were given up.
+    Gone,
+}
+
+/// What becomes of a flow at `now_s`.
+pub(super) fn fate(flow: &Met, served: Served, now_s: u32, ages: &PacketSettings) -> Fate {
     let idle_s = now_s.saturating_sub(flow.last_s());
     let tcp = is_tcp(flow);
     if tcp && state::is_ended(flow.at.state) {
@@ -30,9 +41,12 @@ pub(super) fn fate(flow: &Met, gone: bool, now_s: u32, ages: &PacketSettings) ->
             Fate::Keep
         };
     }
-    // Of UDP the program tells the client, with its next datagram.
-    if gone && tcp {
-        return Fate::Orphan;
+    match (served, tcp) {
+        (Served::Gone, true) => return Fate::Orphan,
+        // A sender of datagrams never ends by itself: its next one finds another backend.
+        (Served::Down, false) => return Fate::Forget,
+        // Of UDP the program tells the client, with its next datagram.
+        _ => {}
     }
     let (limit_s, tell) = match (tcp, flow.has(state::ESTABLISHED)) {
         (false, _) => (ages.udp_s, false),
@@ -131,7 +145,7 @@ mod tests {
         ];
         for (protocol, state, age_s, expected) in cases {
             let flow = flow(protocol, state, [1000; 2]);
-            let found = fate(&flow, false, 1000 + age_s, &AGES);
+            let found = fate(&flow, Served::Here, 1000 + age_s, &AGES);
             assert_eq!(found, expected, "{protocol} {state} {age_s}");
         }
     }
@@ -156,7 +170,7 @@ mod tests {
     fn a_flow_is_as_old_as_its_younger_direction() {
         for seen_s in [[0, 90_000], [90_000, 0]] {
             let flow = flow(protocol::TCP, state::ESTABLISHED, seen_s);
-            assert_eq!(fate(&flow, false, 90_001, &AGES), Fate::Keep);
+            assert_eq!(fate(&flow, Served::Here, 90_001, &AGES), Fate::Keep);
         }
     }
 
@@ -167,25 +181,33 @@ mod tests {
         let other = flow(protocol::TCP, other, [0; 2]);
         let whole = flow(protocol::TCP, state::ESTABLISHED | both(state::FIN), [0; 2]);
         for flow in [half, other] {
-            assert_eq!(fate(&flow, false, 40, &AGES), Fate::Keep);
+            assert_eq!(fate(&flow, Served::Here, 40, &AGES), Fate::Keep);
         }
-        assert_eq!(fate(&whole, false, 40, &AGES), Fate::Forget);
+        assert_eq!(fate(&whole, Served::Here, 40, &AGES), Fate::Forget);
     }
 
     #[test]
     fn a_flow_whose_backend_is_gone_ends_unless_it_has_ended() {
         let open = flow(protocol::TCP, state::ESTABLISHED, [0; 2]);
-        assert_eq!(fate(&open, true, 1, &AGES), Fate::Orphan);
+        assert_eq!(fate(&open, Served::Gone, 1, &AGES), Fate::Orphan);
         let reset = flow(protocol::TCP, state::ESTABLISHED | state::RST, [0; 2]);
-        assert_eq!(fate(&reset, true, 1, &AGES), Fate::Keep);
+        assert_eq!(fate(&reset, Served::Gone, 1, &AGES), Fate::Keep);
         let udp = flow(protocol::UDP, state::ESTABLISHED, [0; 2]);
-        assert_eq!(fate(&udp, true, 59, &AGES), Fate::Keep);
-        assert_eq!(fate(&udp, true, 60, &AGES), Fate::Forget);
+        assert_eq!(fate(&udp, Served::Gone, 59, &AGES), Fate::Keep);
+        assert_eq!(fate(&udp, Served::Gone, 60, &AGES), Fate::Forget);
+    }
+
+    #[test]
+    fn datagrams_leave_a_backend_out_of_service_and_connections_stay() {
+        let udp = flow(protocol::UDP, state::ESTABLISHED, [0; 2]);
+        assert_eq!(fate(&udp, Served::Down, 1, &AGES), Fate::Forget);
+        let open = flow(protocol::TCP, state::ESTABLISHED, [0; 2]);
+        assert_eq!(fate(&open, Served::Down, 1, &AGES), Fate::Keep);
     }
 
     #[test]
     fn a_clock_that_is_a_second_behind_expires_nothing() {
         let flow = flow(protocol::TCP, state::ESTABLISHED, [1000; 2]);
-        assert_eq!(fate(&flow, false, 999, &AGES), Fate::Keep);
+        assert_eq!(fate(&flow, Served::Here, 999, &AGES), Fate::Keep);
     }
 }

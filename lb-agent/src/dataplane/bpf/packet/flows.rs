@@ -162,9 +162,9 @@ impl Flows {
     /// Has the programs answer what still comes for a flow as if its backend were gone.
     pub(super) fn give_up(&self, at: &At) {
         if at.v6 == 0 {
-            flows::mark(&mut self.set::<3>(at.set), at, state::GIVEN_UP);
+            flows::mark(&mut self.set::<3>(at.set), at, state::GIVEN_UP, 0);
         } else {
-            flows::mark(&mut self.set::<9>(at.set), at, state::GIVEN_UP);
+            flows::mark(&mut self.set::<9>(at.set), at, state::GIVEN_UP, 0);
         }
     }
 

@@ -20,13 +20,16 @@ mod reset;
 mod sweep;
 mod vips;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray};
-use lb_common::abi::packet::{Device, PacketCounter, PacketSettings, Target, Vip, VipKey, device};
+use lb_common::abi::packet::{
+    Device, Interface, PacketCounter, PacketSettings, Target, Vip, VipKey, device, interface,
+};
 use lb_common::abi::{Backend, BackendId, ServiceId, ServiceTable};
 
 use self::flows::Flows;
@@ -40,7 +43,7 @@ pub(super) use attach::remove_filters_of;
 pub(super) use lazy::{LazyPackets, OBJECT, size_maps};
 
 /// The pinned maps of the packet paths.
-pub(super) const NAMES: [&str; 14] = [
+pub(super) const NAMES: [&str; 15] = [
     "VIPS",
     "ADDRESS_MARKS",
     "NEAR_VIPS",
@@ -54,6 +57,7 @@ pub(super) const NAMES: [&str; 14] = [
     "PACKET_BACKENDS",
     "PACKET_SETTINGS",
     "DEVICES",
+    "INTERFACES",
     "PACKET_STATS",
 ];
 
@@ -113,6 +117,7 @@ pub(super) struct Packets {
     vips: vips::Vips,
     targets: Array<MapData, pod::Target>,
     devices: HashMap<MapData, u32, pod::Device>,
+    interfaces: Array<MapData, pod::Interface>,
     settings: Array<MapData, pod::PacketSettings>,
     backends: PerCpuArray<MapData, pod::PacketBackend>,
     stats: PerCpuArray<MapData, u64>,
@@ -162,6 +167,7 @@ impl Packets {
             vips,
             targets: take("TARGETS")?.try_into()?,
             devices: take("DEVICES")?.try_into()?,
+            interfaces: take("INTERFACES")?.try_into()?,
             settings,
             backends: take("PACKET_BACKENDS")?.try_into()?,
             stats: take("PACKET_STATS")?.try_into()?,
@@ -211,6 +217,13 @@ impl Packets {
             sweeper.hurry();
         }
         Ok(())
+    }
+
+    /// A backend is out of service: its flows of UDP are ended now.
+    pub(super) fn out_of_service(&self) {
+        if let Some(sweeper) = &self.sweeper {
+            sweeper.hurry();
+        }
     }
 
     /// Ends the flows of a backend that stays: its target is kept here until it is in service again.
@@ -266,7 +279,11 @@ impl Packets {
 
     /// Has the programs on the interfaces `wanted`, and on no others.
     pub(super) fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
-        if let Err(error) = self.write_devices(wanted).and(self.write_settings(wanted)) {
+        let written = self
+            .write_devices(wanted)
+            .and_then(|()| self.write_interfaces(wanted))
+            .and_then(|()| self.write_settings(wanted));
+        if let Err(error) = written {
             tracing::warn!(%error, "what interfaces can do is not known to the programs");
         }
         let states = self.attachments.follow(wanted);
@@ -337,6 +354,25 @@ impl Packets {
                 flags: flags(wanted),
             };
             self.devices.insert(wanted.index, pod::Device(device), 0)?;
+        }
+        Ok(())
+    }
+
+    fn write_interfaces(&mut self, wanted: &[Wanted]) -> Result<(), MapError> {
+        let mut places = BTreeMap::new();
+        for wanted in wanted {
+            let entry = described(wanted);
+            let place = Interface::place(wanted.index);
+            // One that has no Ethernet header is misread without its entry.
+            if wanted.bare || !places.contains_key(&place) {
+                places.insert(place, entry);
+            }
+        }
+        for place in 0..Interface::PLACES as u32 {
+            let entry = places.remove(&place).unwrap_or_default();
+            if self.interfaces.get(&place, 0)?.0 != entry {
+                self.interfaces.set(place, pod::Interface(entry), 0)?;
+            }
         }
         Ok(())
     }
@@ -439,4 +475,16 @@ fn flow_key(before: [u64; 6]) -> Result<[u64; 6], MapError> {
         *word = getrandom::u64().map_err(|error| MapError::IoError(io::Error::other(error)))?;
     }
     Ok(key)
+}
+/// What the programs are told of an interface.
+fn described(wanted: &Wanted) -> Interface {
+    let half = |at: usize, mac: &[u8; 6]| u16::from_ne_bytes([mac[at], mac[at + 1]]);
+    let mac = wanted.mac.unwrap_or_default();
+    let bare = if wanted.bare { interface::BARE } else { 0 };
+    let has_mac = wanted.mac.map_or(0, |_| interface::HAS_MAC);
+    Interface {
+        ifindex: wanted.index,
+        mac: [half(0, &mac), half(2, &mac), half(4, &mac)],
+        flags: bare | has_mac,
+    }
 }

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use lb_common::abi::packet::{FlowKey, PacketSettings, Tracked, state};
-use lb_common::abi::{BackendId, protocol};
+use lb_common::abi::{self, BackendId, protocol};
 use lb_common::flows::At;
 
-use super::fate::{self, Fate, fate};
+use super::fate::{self, Fate, Served, fate};
 use super::flows::{Flows, Met};
 use super::pinned;
 use super::reset::Resets;
@@ -93,7 +93,7 @@ impl Sweeper {
         self.now_s.load(Ordering::Relaxed)
     }
 
-    /// Begins the next walk now: a backend is gone.
+    /// Begins the next walk now: a backend is gone, or out of service.
     pub(super) fn hurry(&self) {
         self.hurry.store(true, Ordering::Release);
         self.wake.notify_all();
@@ -155,6 +155,7 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Swee
 struct Tables {
     tracked: HashMap<MapData, pod::FlowKey, pod::Tracked>,
     targets: Array<MapData, pod::Target>,
+    backends: Array<MapData, pod::Backend>,
     /// `tracked`, to be walked over.
     walked: MapData,
     tracked_capacity: u64,
@@ -166,6 +167,7 @@ impl Tables {
         Ok(Self {
             tracked: Map::LruHashMap(pinned(pin_dir, "TRACKED")?).try_into()?,
             targets: Map::Array(pinned(pin_dir, "TARGETS")?).try_into()?,
+            backends: Map::Array(pinned(pin_dir, "BACKENDS")?).try_into()?,
             tracked_capacity: walked.info()?.max_entries().into(),
             walked,
         })
@@ -175,6 +177,14 @@ impl Tables {
         self.targets
             .get(&backend.index(), 0)
             .is_ok_and(|target| target.0.id != backend || backend == BackendId::NONE)
+    }
+}
+
+impl Tables {
+    fn down(&self, backend: BackendId) -> bool {
+        self.backends
+            .get(&backend.index(), 0)
+            .is_ok_and(|found| found.0.id == backend && found.0.state == abi::state::DOWN)
     }
 }
 
@@ -269,12 +279,19 @@ impl Walk {
     }
 
     fn look_at(&mut self, flow: &Met, now_s: u32) {
-        let gone = flow.has(state::GIVEN_UP) || self.tables.gone(flow.backend);
+        let served = if flow.has(state::GIVEN_UP) || self.tables.gone(flow.backend) {
+            Served::Gone
+        } else if self.tables.down(flow.backend) {
+            Served::Down
+        } else {
+            Served::Here
+        };
+        let gone = served == Served::Gone;
         self.count(flow, gone);
         if !gone && fate::is_silent(flow, self.looks_s) {
             *self.swept.unanswered.entry(flow.backend).or_default() += 1;
         }
-        match fate(flow, gone, now_s, &self.ages) {
+        match fate(flow, served, now_s, &self.ages) {
             Fate::Keep => {}
             Fate::Forget => self.flows.remove(&flow.at),
             Fate::Expire => {

@@ -153,8 +153,8 @@ fn write(shared: &Shared, writer: u32) -> u32 {
                 }
             }
             6..=9 => drop(flows::establish(&mut set, &at)),
-            10 => flows::mark(&mut set, &at, state::FIN | state::FIN << state::BACKEND),
-            11 => flows::mark(&mut set, &at, state::GIVEN_UP),
+            10 => flows::mark(&mut set, &at, state::FIN | state::FIN << state::BACKEND, 0),
+            11 => flows::mark(&mut set, &at, state::GIVEN_UP, 0),
             12 => {
                 if flows::lock(&mut set, &at) {
                     flows::unlock(&mut set, &at);

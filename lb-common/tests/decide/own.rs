@@ -1,0 +1,106 @@
+//! Connections of the host itself, and backends that go out of service.
+
+use std::collections::HashSet;
+
+use lb_common::abi::packet::{FlowKey, PacketCounter};
+use lb_common::abi::{protocol, state};
+use lb_common::decide::Outcome;
+use lb_common::decide::simulation::example;
+
+use crate::nat::{back, open, there};
+use crate::packets::{ACK, RST, SYN, Spec, seen, tcp, udp};
+use crate::{FAMILIES, pass, untouched};
+
+const CONTAINER: u32 = 1;
+
+fn key(spec: &Spec) -> FlowKey {
+    let protocol = match spec.flags {
+        Some(_) => protocol::TCP,
+        None => protocol::UDP,
+    };
+    FlowKey {
+        src: example::ip(&spec.src.to_string()),
+        dst: example::ip(&spec.dst.to_string()),
+        sport_be: spec.sport.to_be(),
+        dport_be: spec.dport.to_be(),
+        protocol: protocol.into(),
+    }
+}
+
+#[test]
+fn reply_to_a_connection_of_this_host_from_a_port_of_a_service_is_the_stacks() {
+    for family in FAMILIES {
+        let service = family.service(CONTAINER);
+        let replies = [
+            tcp(family.client, &service, SYN | ACK),
+            tcp(family.client, &service, ACK),
+            tcp(family.client, &service, RST),
+            udp(family.client, &service),
+        ];
+        for reply in replies {
+            let mut world = family.world();
+            world.sockets = HashSet::from([key(&reply)]);
+            untouched(&mut world, &reply.frame());
+            assert_eq!(world.counter(PacketCounter::FlowNew), 0);
+        }
+    }
+}
+
+#[test]
+fn answer_to_a_syn_that_nobody_sent_is_refused_and_begins_no_flow() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let answer = tcp(family.client, &family.service(CONTAINER), SYN | ACK);
+        let (outcome, out) = pass(&mut world, &answer.frame());
+        assert_eq!(outcome, Outcome::Transmit);
+        assert_eq!(seen(&out).tcp, Some((RST, 7000, 0)));
+        assert_eq!(world.counter(PacketCounter::FlowNew), 0);
+    }
+}
+
+#[test]
+fn client_whose_ends_are_those_of_a_socket_may_still_open_a_connection() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let spec = tcp(family.client, &family.service(CONTAINER), SYN);
+        world.sockets = HashSet::from([key(&spec)]);
+        there(&mut world, &spec);
+        assert_eq!(world.counter(PacketCounter::FlowNew), 1);
+    }
+}
+
+#[test]
+fn syn_that_waits_for_a_backend_out_of_service_goes_to_the_next_one() {
+    for family in FAMILIES {
+        for out_of_service in [state::DOWN, state::DRAINING] {
+            let mut world = family.world();
+            let spec = tcp(family.client, &family.service(CONTAINER), SYN);
+            let first = there(&mut world, &spec);
+            for backend in world.backends.values_mut() {
+                if lb_common::addr::to_ip(&backend.addr) == first.dst {
+                    backend.state = out_of_service;
+                }
+            }
+            let second = there(&mut world, &spec);
+            let moves = out_of_service == state::DOWN;
+            assert_eq!(second.dst != first.dst, moves, "{out_of_service}");
+        }
+    }
+}
+
+#[test]
+fn open_connection_stays_when_its_backend_goes_out_of_service() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let seen = open(&mut world, &family, CONTAINER);
+        for backend in world.backends.values_mut() {
+            backend.state = state::DOWN;
+        }
+        let again = there(
+            &mut world,
+            &tcp(family.client, &family.service(CONTAINER), ACK),
+        );
+        assert_eq!(again.dst, seen.dst);
+        back(&mut world, &seen, ACK);
+    }
+}
