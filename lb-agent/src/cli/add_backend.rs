@@ -1,5 +1,7 @@
 //! `lb-agent add-backend`: one more backend, or one back in service.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +12,8 @@ use super::failure::Failure;
 use super::{Control, output, wait_for};
 use crate::config::BackendAddress;
 use crate::control::client::CallError;
-use crate::control::message::{Command, RefusalKind};
+use crate::control::message::{Command, RefusalKind, ServiceStatus, Status};
+use crate::dataplane::{self, bpf::takes_datagrams};
 
 /// Add a backend, or put one back in service
 ///
@@ -46,7 +49,8 @@ impl AddBackend {
             ensure,
         } = self;
         if let Some(patience) = wait {
-            wait_for(taking_connections(&address, patience))??;
+            let udp = wait_for(is_udp(control, service.as_deref()))?;
+            wait_for(ready(&address, udp, patience))??;
         }
         let command = Command::AddBackend {
             address,
@@ -65,12 +69,34 @@ impl AddBackend {
     }
 }
 
-/// Waits until a connection to the application succeeds.
-async fn taking_connections(address: &BackendAddress, patience: Duration) -> Result<(), Failure> {
+/// Whether the service that is meant balances UDP. If that cannot be found out, the command itself says why.
+async fn is_udp(control: &Control, service: Option<&str>) -> bool {
+    let status: Result<Status, _> = control.client().read(&Command::Status).await;
+    let is_meant = |found: &&ServiceStatus| service.is_none_or(|name| name == found.name);
+    status.is_ok_and(|status| {
+        let mut meant = status.services.iter().filter(is_meant);
+        meant.next().is_some_and(|found| found.mode == "udp")
+    })
+}
+
+/// Waits until the application at `address` is there: by a connection, or with `udp` by its socket.
+async fn ready(address: &BackendAddress, udp: bool, patience: Duration) -> Result<(), Failure> {
+    let remote = |address: &&SocketAddr| !dataplane::is_local(address.ip());
+    if udp && let Some(address) = address.ip().as_ref().filter(remote) {
+        return Err(Failure::failed(format!(
+            "add-backend: whether an application on another host takes datagrams at {address} cannot be \
+             found out (leave --wait out)"
+        )));
+    }
     let deadline = Instant::now() + patience;
     loop {
         let connecting = async {
             match address {
+                BackendAddress::Ip(address) if udp => match takes_datagrams(*address) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(io::ErrorKind::NotConnected.into()),
+                    Err(error) => Err(error),
+                },
                 BackendAddress::Ip(address) => TcpStream::connect(address).await.map(drop),
                 BackendAddress::Unix(path) => UnixStream::connect(path).await.map(drop),
             }
@@ -83,8 +109,9 @@ async fn taking_connections(address: &BackendAddress, patience: Duration) -> Res
         };
         if Instant::now() >= deadline {
             return Err(Failure::failed(format!(
-                "add-backend: {address} takes no connections within {}: {cause} (is the application \
-                 running, on this address?)",
+                "add-backend: {address} takes no {} within {}: {cause} (is the application running, on \
+                 this address?)",
+                if udp { "datagrams" } else { "connections" },
                 humantime::format_duration(patience)
             )));
         }
