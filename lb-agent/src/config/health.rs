@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::Problems;
 use super::reader::{Table, Value};
-use super::value;
+use super::{Mode, value};
 
 /// Longest text that a body is searched for, in bytes.
 const MAX_BODY_MATCH: usize = 1024;
@@ -32,6 +32,8 @@ pub struct Health {
     pub slow_start: Duration,
     /// What happens when all are down; by mode if not given.
     pub all_down: Option<AllDown>,
+    /// Only a backend that has failed somebody is asked, until it answers.
+    pub passive: bool,
 }
 
 /// What is asked of a backend.
@@ -41,6 +43,8 @@ pub enum Probe {
     Tcp,
     /// It answers a request.
     Http(HttpProbe),
+    /// Nothing, as there is nothing to ask: after an interval it is tried again by those who want it.
+    Nothing,
 }
 
 /// A request, and what makes an answer a good one.
@@ -85,7 +89,28 @@ impl Default for Health {
             jitter_permille: 100,
             slow_start: Duration::ZERO,
             all_down: None,
+            passive: false,
         }
+    }
+}
+
+impl Health {
+    /// How backends elsewhere are checked where no check is configured: failures that are met while they
+    /// serve take them out. `None` for services of HTTP, whose requests find another backend by themselves.
+    pub fn passive(mode: Mode) -> Option<Self> {
+        let (probe, interval) = match mode {
+            Mode::Tcp => (Probe::Tcp, Duration::from_secs(1)),
+            Mode::Udp => (Probe::Nothing, Duration::from_secs(5)),
+            Mode::Http => return None,
+        };
+        Some(Self {
+            probe,
+            interval,
+            rise: 1,
+            fall: 1,
+            passive: true,
+            ..Self::default()
+        })
     }
 }
 
@@ -119,6 +144,7 @@ impl std::fmt::Display for Probe {
         match self {
             Self::Tcp => f.write_str("tcp"),
             Self::Http(http) => write!(f, "http {} {}", http.method, http.path),
+            Self::Nothing => f.write_str("refusals"),
         }
     }
 }
@@ -162,6 +188,7 @@ pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> Health 
         jitter_permille: jitter.unwrap_or(usual.jitter_permille),
         slow_start,
         all_down,
+        passive: false,
     }
 }
 

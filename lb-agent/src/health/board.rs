@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::schedule::{Random, Schedule, first_wait, next_wait};
 use super::threshold::{Rules, State, Threshold};
-use crate::config::health::Health as Check;
+use crate::config::health::{Health as Check, Probe};
 use crate::state::judge::{FULL_RAMP, Verdict};
 use crate::state::overlay::Target;
 
@@ -102,7 +102,9 @@ impl Board {
             // Another question may have another answer, and other times hold from now on.
             if entry.check != check {
                 entry.check = check;
-                if !entry.probing {
+                if entry.rests() {
+                    self.schedule.remove(&target);
+                } else if !entry.probing {
                     self.schedule.put(target, now);
                 }
             }
@@ -110,7 +112,6 @@ impl Board {
         }
         self.tickets += 1;
         let wait = first_wait(newcomers, check.interval, self.random.next());
-        self.schedule.put(target.clone(), now + wait);
         let entry = Entry {
             check,
             threshold: Threshold::new(up, now),
@@ -119,6 +120,9 @@ impl Board {
             last_error: None,
             took: None,
         };
+        if !entry.rests() {
+            self.schedule.put(target.clone(), now + wait);
+        }
         self.entries.insert(target, entry);
     }
 
@@ -163,6 +167,9 @@ impl Board {
         let check = &entry.check;
         let in_doubt = entry.threshold.against() > 0;
         let (interval, jitter) = (check.interval, check.jitter_permille);
+        if entry.rests() {
+            return changed;
+        }
         let wait = next_wait(interval, jitter, in_doubt, self.random.next());
         self.schedule.put(job.target.clone(), now + wait);
         changed
@@ -173,10 +180,20 @@ impl Board {
         let Some(entry) = self.entries.get_mut(target) else {
             return false;
         };
-        let changed = entry.observe(Some(error.to_owned()), now);
+        let asks = entry.check.probe != Probe::Nothing;
+        let changed = if entry.check.passive && asks {
+            // One failure may be the network's: the probe decides.
+            entry.last_error = Some((error.to_owned(), now));
+            false
+        } else {
+            entry.observe(Some(error.to_owned()), now)
+        };
         // A probe under way gives its answer soon enough.
         if !entry.probing && entry.threshold.state().serves() {
             self.schedule.put(target.clone(), now);
+        } else if changed && !asks {
+            self.schedule
+                .put(target.clone(), now + entry.check.interval);
         }
         changed
     }
@@ -216,6 +233,11 @@ impl Board {
 }
 
 impl Entry {
+    /// Whether nobody asks it: it serves, and only a failure would be a reason to.
+    fn rests(&self) -> bool {
+        self.check.passive && self.threshold.state().serves()
+    }
+
     fn observe(&mut self, error: Option<String>, now: Duration) -> bool {
         let rules = Rules {
             rise: self.check.rise,

@@ -95,7 +95,8 @@ impl Health {
 }
 
 /// Failures met by those who serve: each counts like a failed probe, and the next probe comes at
-/// once. Of services without health checks nothing is kept. Cheap, and never blocks for long.
+/// once. A passive check has that probe alone. Of backends that are not watched nothing is kept. Cheap, and
+/// never blocks for long.
 #[derive(Clone)]
 pub struct Suspicions(Arc<Shared>);
 

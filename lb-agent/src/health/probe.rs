@@ -26,6 +26,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(1);
 /// Asks a backend: how long it took, or what was wrong in a few words.
 pub(super) async fn probe(backend: &BackendAddress, check: &Check) -> Result<Duration, String> {
     let start = Instant::now();
+    if check.probe == Probe::Nothing {
+        return Ok(Duration::ZERO);
+    }
     let mut step = "no answer to a connection";
     let asked = async {
         match backend {
@@ -34,6 +37,7 @@ pub(super) async fn probe(backend: &BackendAddress, check: &Check) -> Result<Dur
                 let address = SocketAddr::new(address.ip(), port);
                 let stream = TcpStream::connect(address).await.map_err(cannot)?;
                 match &check.probe {
+                    Probe::Nothing => Ok(()),
                     Probe::Tcp => {
                         step = "connected, but the application does not accept (is it frozen?)";
                         accepted(&stream).await;
@@ -48,7 +52,7 @@ pub(super) async fn probe(backend: &BackendAddress, check: &Check) -> Result<Dur
             BackendAddress::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(cannot)?;
                 match &check.probe {
-                    Probe::Tcp => Ok(()),
+                    Probe::Tcp | Probe::Nothing => Ok(()),
                     Probe::Http(http) => {
                         step = "connected, but no whole answer";
                         answered(stream, "localhost", http).await

@@ -176,7 +176,8 @@ impl Reconciler {
                 continue;
             };
             let id = self.observed.service(&service.name);
-            for backend in &service.backends {
+            let checked = |backend: &&desired::Backend| !check.passive || backend.elsewhere;
+            for backend in service.backends.iter().filter(checked) {
                 let in_force = id.and_then(|id| {
                     let mut backends = self.observed.backends_of(id);
                     backends.find(|entry| address_of(entry) == backend.address.key())

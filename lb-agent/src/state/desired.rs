@@ -50,7 +50,7 @@ pub struct Service {
     pub max_connections: Option<u32>,
     /// Settings of its table.
     pub settings: HeadSettings,
-    /// How its backends are checked.
+    /// How its backends are checked; those of a passive check only if they are [`Backend::elsewhere`].
     pub health: Option<Arc<Health>>,
     /// What the L7 path has to know, for a service that it serves.
     pub http: Option<Arc<HttpService>>,
@@ -79,6 +79,8 @@ pub struct Backend {
     pub source: Source,
     /// Its drain, if it has been told to.
     pub drain: Option<Drain>,
+    /// Not on this host, so that nobody is told of its end.
+    pub elsewhere: bool,
     /// Why it gets nobody: its connections would come back to the agent.
     pub comes_back: Option<BadValue>,
 }
@@ -213,7 +215,11 @@ impl Service {
                 ipv6_prefix: affinity.ipv6_prefix,
                 http: service.mode == Mode::Http,
             },
-            health: service.health.clone().map(Arc::new),
+            health: service
+                .health
+                .clone()
+                .or_else(|| Health::passive(service.mode))
+                .map(Arc::new),
             http: service.http.clone(),
             backends: Vec::new(),
         }
@@ -273,7 +279,9 @@ fn backends(
                 .iter()
                 .find(|drained| drained.target == target(&address));
             let (route, packets) = route(service, &address, path, surroundings);
+            let ip = address.ip();
             Backend {
+                elsewhere: ip.is_some_and(|address| !surroundings.is_local(address)),
                 address,
                 weight,
                 table_weight: weight,

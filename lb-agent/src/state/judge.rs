@@ -34,7 +34,7 @@ pub(super) fn judge(
     config: &crate::config::Service,
     surroundings: &dyn Surroundings,
 ) {
-    let Some(health) = &config.health else {
+    let Some(health) = service.health.clone() else {
         return;
     };
     let verdicts: Vec<Verdict> = service

@@ -347,7 +347,7 @@ fn settings(was: &Service, will: &Service) -> Vec<String> {
         _ => (f64::from(permille) / 1000.0).to_string(),
     };
     let checks = |service: &Service| {
-        let health = service.health.as_ref();
+        let health = service.health.as_ref().filter(|health| !health.passive);
         health.map_or_else(|| "none".to_owned(), |health| health.probe.to_string())
     };
     let pairs = [

@@ -1,6 +1,7 @@
 //! The board by itself, with time and randomness given.
 
 use super::*;
+use crate::config::Mode;
 
 fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -152,4 +153,59 @@ fn one_probe_of_a_backend_is_under_way_at_a_time() {
     assert_eq!(board.next_probe(), None);
     board.report(&job, Ok(at(1)), now);
     assert!(board.next_probe().is_some());
+}
+
+fn passive(mode: Mode) -> Check {
+    Check {
+        jitter_permille: 0,
+        ..Check::passive(mode).unwrap()
+    }
+}
+
+#[test]
+fn passive_check_asks_nobody_who_serves() {
+    let mut board = board(vec![watched(1, passive(Mode::Tcp), true)]);
+    assert_eq!(board.next_probe(), None);
+    assert!(!board.suspect(&target(1), "refused", at(70)));
+    assert!(
+        board.verdict(&target(1), at(70)).fit,
+        "one failure may be the network's"
+    );
+    assert_eq!(probe(&mut board, true), (false, at(70)));
+    assert_eq!(board.next_probe(), None);
+}
+
+#[test]
+fn passive_check_asks_a_backend_that_failed_until_it_answers() {
+    let mut board = board(vec![watched(1, passive(Mode::Tcp), true)]);
+    board.suspect(&target(1), "refused", at(70));
+    assert_eq!(probe(&mut board, false), (true, at(70)));
+    assert!(!board.verdict(&target(1), at(71)).fit);
+    assert_eq!(probe(&mut board, false), (false, at(1070)));
+    assert_eq!(probe(&mut board, true), (true, at(2070)));
+    assert_eq!(board.next_probe(), None);
+}
+
+#[test]
+fn backend_of_udp_that_refuses_is_tried_again_after_a_while() {
+    let mut board = board(vec![watched(1, passive(Mode::Udp), true)]);
+    assert!(board.suspect(&target(1), "refused", at(70)));
+    assert!(!board.suspect(&target(1), "refused", at(80)));
+    assert_eq!(probe(&mut board, true), (true, at(5070)));
+    assert!(board.verdict(&target(1), at(5070)).fit);
+    assert_eq!(board.next_probe(), None);
+}
+
+#[test]
+fn passive_check_finds_out_about_a_backend_that_is_down_at_the_start() {
+    let mut board = board(vec![watched(1, passive(Mode::Tcp), false)]);
+    assert!(probe(&mut board, true).0);
+}
+
+#[test]
+fn check_that_is_configured_no_more_leaves_nobody_down() {
+    let mut board = board(vec![watched(1, check(), false)]);
+    assert_eq!(probe(&mut board, false), (false, at(0)));
+    board.watch(vec![watched(1, passive(Mode::Tcp), false)], at(10));
+    assert_eq!(probe(&mut board, true), (true, at(10)));
 }
