@@ -55,6 +55,15 @@ fn listening(ctx: &SockOpsContext) {
     let socket = Socket::new(ctx);
     let (addr, port) = (socket.local_addr(), socket.local_port());
     if let Some(sk) = socket.socket() {
+        // SAFETY: the kernel gave the socket to this run.
+        if unsafe { (*sk).bound_dev_if } != 0 {
+            // The hand-over does not ask by which interface a client came (SO_BINDTODEVICE).
+            debug!(
+                ctx,
+                "the listener on port {} is bound to an interface", port
+            );
+            return;
+        }
         let owner = SocketOwner {
             addr,
             port,

@@ -19,6 +19,7 @@ use crate::tables::{ServiceTables, Taker, search};
 
 /// `bpf_sk_assign` on a socket of an address family that cannot take the connection.
 const EAFNOSUPPORT: i32 = 97;
+const AF_INET6: u32 = 10;
 /// How old a UDP client's affinity may grow before a datagram renews it.
 const UDP_RENEW_NS: u64 = 1_000_000_000;
 
@@ -174,7 +175,9 @@ pub extern "C" fn lb_hand_over(ctx: *mut bpf_sk_lookup, index: u32) -> u32 {
 fn to_socket(ctx: &SkLookupContext, backend: &Backend) -> bool {
     let own = addr::halves(&backend.addr);
     let wildcard = addr::halves(&addr::wildcard_of(&backend.addr));
-    let bound = [own, wildcard, addr::halves(&addr::ANY_V6)];
+    let any_v6 = addr::halves(&addr::ANY_V6);
+    let bound = [own, wildcard, any_v6];
+    let meet = family(ctx) == AF_INET6 || wildcard == any_v6;
     let mut member = 0;
     while member < MAX_GROUP {
         for (high, low) in bound {
@@ -187,8 +190,9 @@ fn to_socket(ctx: &SkLookupContext, backend: &Backend) -> bool {
             };
             match LISTENERS.redirect_sk_lookup(ctx, key, 0) {
                 Ok(()) => return true,
-                // An IPv6 client of an IPv4 socket: the two only meet in user space.
-                Err(error) if error == -EAFNOSUPPORT => return to_agent(ctx, backend),
+                // Two families only meet in user space. (A socket for IPv6 alone at the port of an
+                // IPv4 backend is somebody else's, as far as its IPv4 clients are concerned.)
+                Err(error) if error == -EAFNOSUPPORT && meet => return to_agent(ctx, backend),
                 Err(_) => {}
             }
         }

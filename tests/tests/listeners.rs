@@ -215,3 +215,56 @@ fn listeners_that_cannot_be_adopted_without_cap_sys_ptrace_are_told() {
 fn listeners_that_cannot_be_adopted_from_a_pid_namespace_are_told() {
     hidden_listeners_are_told(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
 }
+
+/// Listens on all addresses of one family, in one way or the other that takes nothing of a service's.
+fn listen_apart(host: &Host, address: &str, number: u16, set: impl Fn(&Socket)) -> TcpListener {
+    let address: SocketAddr = address.parse().unwrap();
+    host.run(|| {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        set(&socket);
+        socket.bind(&address.into()).unwrap();
+        socket.listen(128).unwrap();
+        let listener = TcpListener::from(socket);
+        let accepting = listener.try_clone().unwrap();
+        std::thread::spawn(move || answer(&accepting, number));
+        listener
+    })
+}
+
+/// Clients over IPv4 of a backend at 127.0.0.1:5000 that is gone are refused, and get nobody else.
+fn nobody_answers(hosts: &Hosts, agent: &Agent<'_>) {
+    hosts.clients.run(|| {
+        for client in (1..=5).map(client_v4) {
+            let answer = http::get(client, service_for(client));
+            assert!(answer.is_err(), "{}", agent.ok(&["status"]));
+        }
+    });
+    let connections = agent.backend("127.0.0.1:5000")["connections"].clone();
+    assert_eq!(connections, 0, "nothing went through the agent");
+}
+
+#[test]
+fn listener_that_is_bound_to_an_interface_gets_no_clients_of_a_dead_backend() {
+    let hosts = Hosts::new();
+    // The thread that waits on the first one holds it for a moment longer.
+    let bind = |socket: &Socket| {
+        socket.bind_device(Some(b"lo")).unwrap();
+        socket.set_reuse_port(true).unwrap();
+    };
+    let before = listen_apart(&hosts.balancer, "0.0.0.0:5000", 7, bind);
+    let agent = Agent::start(&hosts.balancer, &service("127.0.0.1:5000"));
+    nobody_answers(&hosts, &agent);
+    close(before);
+    let _after = listen_apart(&hosts.balancer, "0.0.0.0:5000", 7, bind);
+    nobody_answers(&hosts, &agent);
+}
+
+#[test]
+fn listener_for_ipv6_alone_gets_no_ipv4_clients_of_a_dead_backend() {
+    let hosts = Hosts::new();
+    let only_v6 = |socket: &Socket| socket.set_only_v6(true).unwrap();
+    let _other = listen_apart(&hosts.balancer, "[::]:5000", 7, only_v6);
+    let agent = Agent::start(&hosts.balancer, &service("127.0.0.1:5000"));
+    nobody_answers(&hosts, &agent);
+}

@@ -71,6 +71,12 @@ fn adopt_protocol(
                  listen by plain TCP, as with GODEBUG=multipathtcp=0, or set path = \"proxy\")",
                 listener.bound
             ));
+        } else if listener.interface != 0 {
+            problems.push(format!(
+                "the socket on {} is bound to an interface (SO_BINDTODEVICE), and gets no clients of others: it \
+                 is handed none (have the application bind to an address instead)",
+                listener.bound
+            ));
         } else {
             groups.entry(key).or_default().push(listener);
         }

@@ -26,6 +26,8 @@ pub(super) struct Listener {
     pub inode: u32,
     /// Whether it is an MPTCP socket.
     pub mptcp: bool,
+    /// The interface that it is bound to (SO_BINDTODEVICE); 0 for none.
+    pub interface: u32,
 }
 
 impl Listener {
@@ -146,6 +148,7 @@ fn parse(mut bytes: &[u8], protocol: u8, found: &mut Vec<Listener>) -> io::Resul
                     protocol,
                     inode: response.header.inode,
                     mptcp: is_mptcp(&response.nlas),
+                    interface: id.interface_id,
                 });
             }
             NetlinkPayload::Error(error) => return Err(error.to_io()),

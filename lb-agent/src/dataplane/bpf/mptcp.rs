@@ -93,6 +93,7 @@ mod tests {
             protocol: protocol::TCP,
             inode: 1,
             mptcp,
+            interface: 0,
         }
     }
 
