@@ -3,7 +3,10 @@
 use core::ffi::c_void;
 use core::ops::Deref;
 
-use aya_ebpf::bindings::BPF_FIB_LKUP_RET_NO_NEIGH;
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
+    BPF_FIB_LKUP_RET_UNREACHABLE,
+};
 use aya_ebpf::helpers::{
     bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp,
     bpf_sk_release, bpf_skc_lookup_tcp,
@@ -16,7 +19,7 @@ use lb_common::abi::{
     Affinity, AffinityKey, BackendId, Counter, ServiceHead, ServiceId, protocol, state,
 };
 use lb_common::addr::Addr;
-use lb_common::decide::world::{BackendEvent, Chosen, World};
+use lb_common::decide::world::{BARRED, BackendEvent, Chosen, World};
 use lb_common::decide::{Job, Stage, Verdict};
 use lb_common::flows::{At, By, End, Flow, Home, Refused};
 use lb_common::headers::exchanged;
@@ -37,6 +40,10 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// What a look-up says of a route whose neighbour is not known yet.
 const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
+/// What it says where routes or rules refuse a packet.
+const BLACKHOLE: i64 = BPF_FIB_LKUP_RET_BLACKHOLE as i64;
+const UNREACHABLE: i64 = BPF_FIB_LKUP_RET_UNREACHABLE as i64;
+const PROHIBIT: i64 = BPF_FIB_LKUP_RET_PROHIBIT as i64;
 /// How old a client's affinity may grow before another packet renews it.
 const RENEW_NS: u64 = 1_000_000_000;
 
@@ -390,8 +397,10 @@ impl<H: Hook> World for Maps<H> {
         fill(route, src, dst, self.hook.ingress());
         let found = self.hook.fib_lookup(route);
         if found != 0 {
-            if found != NO_NEIGHBOUR {
-                route.ifindex = 0;
+            match found {
+                NO_NEIGHBOUR => {}
+                BLACKHOLE | UNREACHABLE | PROHIBIT => route.ifindex = BARRED,
+                _ => route.ifindex = 0,
             }
             return Hop::NONE;
         }
@@ -408,11 +417,13 @@ impl<H: Hook> World for Maps<H> {
 
     #[inline(always)]
     fn neighbour(&self) -> u32 {
-        if !H::ASKS {
-            return 0;
-        }
         // SAFETY: this CPU's own element.
-        scratch().map_or(0, |scratch| unsafe { (*scratch).route.ifindex })
+        let ifindex = scratch().map_or(0, |scratch| unsafe { (*scratch).route.ifindex });
+        match ifindex {
+            BARRED => BARRED,
+            _ if H::ASKS => ifindex,
+            _ => 0,
+        }
     }
 
     #[inline(always)]

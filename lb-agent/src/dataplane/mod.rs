@@ -200,7 +200,7 @@ pub trait DataPlane: Send {
         Vec::new()
     }
     /// Has the packet programs on these interfaces, and on no others.
-    fn follow(&mut self, _wanted: &[Wanted]) -> Vec<InterfaceState> {
+    fn follow(&mut self, _wanted: &[Wanted], _has_rules: bool) -> Vec<InterfaceState> {
         Vec::new()
     }
     /// Where the packet programs are, which stay there as long as flows are left: their ends are to

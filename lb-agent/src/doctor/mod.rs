@@ -3,6 +3,7 @@
 //! | file | looks at |
 //! | --- | --- |
 //! | `kernel` | version, programs and maps by trying them, mounts, privileges |
+//! | `firewall` | rules that packets of the packet paths do not meet |
 //! | `network` | sysctls, interfaces, who else is on a port or a hook |
 //! | `files` | state directory, pins, clock, limits, the agent that runs |
 //!
@@ -10,6 +11,7 @@
 
 mod ethtool;
 mod files;
+mod firewall;
 mod kernel;
 mod network;
 
@@ -80,6 +82,7 @@ pub fn examine(config: &Config) -> Vec<Finding> {
     [
         kernel::examine(config),
         network::examine(config),
+        vec![firewall::examine(config)],
         files::examine(config),
     ]
     .concat()

@@ -157,6 +157,8 @@ fn look() -> std::io::Result<Survey> {
         addresses: netlink.addresses()?,
         world: gateways.interfaces,
         routers: gateways.routers,
+        // A kernel without them has none.
+        has_rules: netlink.has_rules().unwrap_or(false),
     };
     // Kernels before 6.3 do not tell; then it has to be tried.
     let features = features::all().unwrap_or_default();

@@ -18,6 +18,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -118,6 +119,22 @@ impl Rtnetlink {
         Ok(found)
     }
 
+    /// Whether there are routing rules beside the three that every host has.
+    pub(super) fn has_rules(&mut self) -> io::Result<bool> {
+        let mut found = false;
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut all = RuleMessage::default();
+            all.header.family = family;
+            let request = RouteNetlinkMessage::GetRule(all);
+            self.ask(request, NLM_F_DUMP, &mut |answer| {
+                if let RouteNetlinkMessage::NewRule(rule) = answer {
+                    found |= !is_usual(&rule);
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
     /// The route to `address`; `None` where there is none.
     pub(super) fn route_to(&mut self, address: IpAddr) -> io::Result<Option<Route>> {
         let mut request = RouteMessage::default();
@@ -210,6 +227,18 @@ impl Rtnetlink {
             }
         }
     }
+}
+
+/// Whether a rule is one of those that lead to the tables `local`, `main` and `default` (FIB_RULES in
+/// net/ipv4/fib_rules.c).
+fn is_usual(rule: &RuleMessage) -> bool {
+    let mut priority = 0;
+    for attribute in &rule.attributes {
+        if let RuleAttribute::Priority(given) = attribute {
+            priority = *given;
+        }
+    }
+    matches!(priority, 0 | 32_766 | 32_767) && rule.header.action == RuleAction::ToTable
 }
 
 /// The address of a neighbour.

@@ -16,6 +16,8 @@ pub struct Survey {
     pub world: BTreeSet<u32>,
     /// The routers on the way, each with its interface.
     pub routers: BTreeSet<(u32, IpAddr)>,
+    /// There are routing rules beside those that every host has.
+    pub has_rules: bool,
 }
 
 /// An interface.
@@ -300,6 +302,7 @@ mod tests {
             addresses: BTreeMap::new(),
             world: world.iter().copied().collect(),
             routers: BTreeSet::new(),
+            has_rules: false,
         }
     }
 

@@ -21,6 +21,8 @@ const IPV4_ADDRESS: u32 = 5;
 const IPV4_ROUTE: u32 = 7;
 const IPV6_ADDRESS: u32 = 9;
 const IPV6_ROUTE: u32 = 11;
+const IPV4_RULE: u32 = 8;
+const IPV6_RULE: u32 = 19;
 
 /// Changes seldom come alone: what follows within this time is told with the first.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -36,6 +38,8 @@ pub(super) fn start(changed: impl Fn() + Send + 'static) -> io::Result<()> {
         IPV4_ROUTE,
         IPV6_ADDRESS,
         IPV6_ROUTE,
+        IPV4_RULE,
+        IPV6_RULE,
     ] {
         socket.add_membership(group)?;
     }

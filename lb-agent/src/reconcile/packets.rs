@@ -146,7 +146,7 @@ impl Reconciler {
             tracing::warn!("{problem}");
         }
         self.surveyed.problems = problems;
-        self.surveyed.interfaces = self.plane.follow(&wanted);
+        self.surveyed.interfaces = self.plane.follow(&wanted, survey.has_rules);
         // Those of clients, too: a reply that finds none would go to the stack, which takes no
         // packet from an address of its own.
         let mut next_hops: BTreeSet<(u32, IpAddr)> = desired
@@ -184,7 +184,7 @@ impl Reconciler {
             return;
         }
         surveyed.leaving = None;
-        surveyed.interfaces = self.plane.follow(&[]);
+        surveyed.interfaces = self.plane.follow(&[], false);
     }
 }
 

@@ -359,10 +359,14 @@ pub struct PacketSettings {
     pub sets: u32,
     /// Elements of `NAT_PORTS`, a power of two.
     pub ports: u32,
+    /// Not 0: this host has routing rules of its own, which new flows have to pass.
+    pub rules: u32,
+    /// Padding, zero.
+    pub pad: u32,
     /// Key of the hash that flows are looked for by; it stays as long as the flows.
     pub key: [u64; 6],
 }
-const _: () = assert!(size_of::<PacketSettings>() == 88);
+const _: () = assert!(size_of::<PacketSettings>() == 96);
 
 /// Value of the `DEVICES` map, by interface index.
 #[repr(C)]

@@ -5,7 +5,7 @@
 
 use super::answer::Problem;
 use super::send::{REFUSED, frame, is_fresh, rewrite, way};
-use super::world::{BackendEvent, Chosen, World};
+use super::world::{BARRED, BackendEvent, Chosen, World};
 use super::{Job, Segment, Stage, Verdict, impossible_source, nobody, note_first};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, kind, state};
 use crate::abi::{BackendId, protocol};
@@ -340,8 +340,12 @@ pub(super) fn way_out<P: Packet, W: World>(
     }
     if hop.ifindex == 0 {
         // Whatever has no interface was asked for just now.
+        let asks = world.neighbour();
+        if asks == BARRED {
+            return Way::refused(Verdict::drop(PacketCounter::DropNoRoute));
+        }
         return Way {
-            asks: world.neighbour(),
+            asks,
             ..Way::BY_STACK
         };
     }
@@ -379,6 +383,9 @@ pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     let vip = job.vip;
     if let Some(reason) = impossible_source(world, &job.key.src) {
         return Verdict::drop(reason);
+    }
+    if world.bars(&job.key.src, &job.key.dst) {
+        return Verdict::drop(PacketCounter::DropNoRoute);
     }
     let chosen = world.choose(vip.service, job.key.protocol, &job.key.src.to_addr());
     let backend = match chosen {

@@ -170,7 +170,9 @@ pub(super) fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option
     let (src, dst) = (plain.src(), plain.dst());
     let [sport_be, dport_be] = plain.both_ports();
     let vip = world.near_vip(&VipKey::new(dst, dport_be, plain.protocol))?;
-    let strange = is_martian(&src) || world.marks(&src) & AddressMarks::KNOWN != 0;
+    let strange = is_martian(&src)
+        || world.marks(&src) & AddressMarks::KNOWN != 0
+        || world.settings().rules != 0;
     if strange || vip.flags & vip::DSR != 0 {
         return None;
     }

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::vec::Vec;
 
-use super::world::{BackendEvent, Chosen, World};
+use super::world::{BARRED, BackendEvent, Chosen, World};
 use super::{Job, Stage, Verdict, run};
 use crate::abi::packet::{
     AddressMarks, DsrSlot, FlowEntry, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
@@ -57,6 +57,10 @@ pub struct Simulation {
     pub routes: HashMap<Ip, Hop>,
     /// Interface of routes that lack the neighbour, where the kernel can be left to ask; 0 for none.
     pub asks: u32,
+    /// Sources and destinations that routes or rules refuse.
+    pub barred: HashSet<Ip>,
+    /// Whether that was so of the route that was asked for last.
+    pub was_barred: bool,
     /// What has been counted, by the number of the counter.
     pub counters: HashMap<u32, u64>,
     /// The same for backends, by index.
@@ -410,12 +414,16 @@ impl World for Simulation {
         self.fragments.insert(*key, *fragment);
     }
 
-    fn route(&mut self, _src: &Ip, dst: &Ip) -> Hop {
-        self.routes.get(dst).copied().unwrap_or(Hop::NONE)
+    fn route(&mut self, src: &Ip, dst: &Ip) -> Hop {
+        self.was_barred = [src, dst].iter().any(|ip| self.barred.contains(*ip));
+        match self.was_barred {
+            true => Hop::NONE,
+            false => self.routes.get(dst).copied().unwrap_or(Hop::NONE),
+        }
     }
 
     fn neighbour(&self) -> u32 {
-        self.asks
+        if self.was_barred { BARRED } else { self.asks }
     }
 
     fn dsr(&self, service: ServiceId) -> Option<ServiceId> {

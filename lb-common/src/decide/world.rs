@@ -25,6 +25,9 @@ pub enum Chosen {
     None,
 }
 
+/// In the place of an interface: a blackhole, an unreachable or prohibited destination, or source.
+pub const BARRED: u32 = u32::MAX;
+
 /// What is counted for a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendEvent {
@@ -164,8 +167,17 @@ pub trait World {
     /// neighbour yet, no route, or an interface that takes none.
     fn route(&mut self, src: &Ip, dst: &Ip) -> Hop;
     /// The interface of the route that was just asked for, if it lacks nothing but the neighbour's
-    /// MAC address and the kernel can be left to find that out; 0 otherwise.
+    /// MAC address and the kernel can be left to find that out; [`BARRED`] if routes or rules refuse
+    /// the packet; 0 otherwise.
     fn neighbour(&self) -> u32;
+    /// Whether the rules of this host refuse what comes from `src` to `dst`.
+    #[inline(always)]
+    fn bars(&mut self, src: &Ip, dst: &Ip) -> bool {
+        self.settings().rules != 0 && {
+            self.route(src, dst);
+            self.neighbour() == BARRED
+        }
+    }
 
     /// The table of a service on the `dsr` path.
     fn dsr(&self, service: ServiceId) -> Option<Self::Dsr>;

@@ -7,9 +7,9 @@ use lb_common::abi::{protocol, state};
 use lb_common::decide::Outcome;
 use lb_common::decide::simulation::example;
 
-use crate::nat::{back, open, there};
+use crate::nat::{answer, back, open, there};
 use crate::packets::{ACK, RST, SYN, Spec, seen, tcp, udp};
-use crate::{FAMILIES, pass, untouched};
+use crate::{FAMILIES, dropped, pass, untouched};
 
 const CONTAINER: u32 = 1;
 
@@ -102,5 +102,39 @@ fn open_connection_stays_when_its_backend_goes_out_of_service() {
         );
         assert_eq!(again.dst, seen.dst);
         back(&mut world, &seen, ACK);
+    }
+}
+
+#[test]
+fn client_that_the_rules_of_the_host_refuse_opens_nothing() {
+    for family in FAMILIES {
+        for spec in [
+            tcp(family.client, &family.service(CONTAINER), SYN),
+            udp(family.client, &family.service(CONTAINER)),
+        ] {
+            let mut world = family.world();
+            world.settings.rules = 1;
+            there(&mut world, &spec);
+            let mut world = family.world();
+            world.settings.rules = 1;
+            world.barred.insert(example::ip(family.client));
+            dropped(&mut world, &spec.frame(), PacketCounter::DropNoRoute);
+            assert_eq!(world.counter(PacketCounter::FlowNew), 0);
+        }
+    }
+}
+
+#[test]
+fn answer_to_a_client_behind_a_blackhole_route_is_dropped() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let seen = there(
+            &mut world,
+            &tcp(family.client, &family.service(CONTAINER), SYN),
+        );
+        world.barred.insert(example::ip(family.client));
+        world.ingress = example::INSIDE;
+        let reply = answer(&seen, SYN | ACK).frame();
+        dropped(&mut world, &reply, PacketCounter::DropNoRoute);
     }
 }

@@ -399,7 +399,7 @@ impl DataPlane for Bpf {
 
     fn purge(&mut self) -> Result<(), Error> {
         if let Some(packets) = Bpf::packets(self).get() {
-            packets.follow(&[]);
+            packets.follow(&[], false);
         }
         purge(&self.pin_dir)
             .map(drop)
@@ -562,9 +562,11 @@ impl DataPlane for Bpf {
         Bpf::packets(self).refusals()
     }
 
-    fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
+    fn follow(&mut self, wanted: &[Wanted], has_rules: bool) -> Vec<InterfaceState> {
         let mut packets = Bpf::packets(self);
-        packets.get().map_or(Vec::new(), |p| p.follow(wanted))
+        packets
+            .get()
+            .map_or(Vec::new(), |p| p.follow(wanted, has_rules))
     }
 
     fn linger(&mut self) -> Vec<InterfaceState> {

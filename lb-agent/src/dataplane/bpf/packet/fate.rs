@@ -96,6 +96,8 @@ mod tests {
         routes_s: 0,
         sets: 1,
         ports: 1,
+        rules: 0,
+        pad: 0,
         key: [0; 6],
     };
 

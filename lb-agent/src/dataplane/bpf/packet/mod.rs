@@ -277,8 +277,10 @@ impl Packets {
         self.attachments.refusals()
     }
 
-    /// Has the programs on the interfaces `wanted`, and on no others.
-    pub(super) fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
+    /// Has the programs on the interfaces `wanted`, and on no others. With `has_rules` new flows have to pass
+    /// the routing rules of this host.
+    pub(super) fn follow(&mut self, wanted: &[Wanted], has_rules: bool) -> Vec<InterfaceState> {
+        self.ages.rules = has_rules.into();
         let written = self
             .write_devices(wanted)
             .and_then(|()| self.write_interfaces(wanted))
