@@ -28,5 +28,6 @@ pub mod root;
 pub mod standin;
 pub mod systemd;
 pub mod tls;
+pub mod tunnel;
 pub mod wait;
 pub mod wire;

@@ -248,6 +248,11 @@ impl Bulk {
         Ok(Self(stream))
     }
 
+    /// Over a connection that stands.
+    pub fn over(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+
     /// Sends and receives so many bytes, checked; returns the address that the server sees.
     pub fn transfer(&mut self, upload: u64, download: u64) -> io::Result<IpAddr> {
         let lengths = [upload.to_be_bytes(), download.to_be_bytes()].concat();
