@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
@@ -112,11 +113,8 @@ impl Host {
 impl Host {
     /// Sends a frame out by `interface`, as it is: with tags and all.
     pub fn send_frame(&self, interface: &str, frame: &[u8]) {
-        let name = std::ffi::CString::new(interface).unwrap();
+        let index = self.index(interface);
         self.run(|| {
-            // SAFETY: a string that ends with a zero.
-            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-            assert_ne!(index, 0, "there is no {interface}");
             let to = libc::sockaddr_ll {
                 sll_family: libc::AF_PACKET as u16,
                 sll_protocol: 0,
@@ -138,6 +136,51 @@ impl Host {
             let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
             assert_eq!(socket.send_to(frame, &to).unwrap(), frame.len());
         });
+    }
+
+    /// Sets a number of an interface by its attribute (IFLA_* in linux/if_link.h): `ip` knows the newest ones
+    /// only where it is as new.
+    pub fn set_link(&self, interface: &str, attribute: u16, value: u32) {
+        const RTM_SETLINK: u16 = 19;
+        const NLM_F_REQUEST_ACK: u16 = 5;
+        const NETLINK_ROUTE: i32 = 0;
+        let index = self.index(interface);
+        // `struct nlmsghdr`, `struct ifinfomsg` and one attribute.
+        let mut message = Vec::new();
+        message.extend(40u32.to_ne_bytes());
+        message.extend(
+            [RTM_SETLINK, NLM_F_REQUEST_ACK]
+                .map(u16::to_ne_bytes)
+                .concat(),
+        );
+        message.extend([0; 8]);
+        message.extend([0; 4]);
+        message.extend(index.to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend([8, attribute].map(u16::to_ne_bytes).concat());
+        message.extend(value.to_ne_bytes());
+        self.run(|| {
+            let (domain, protocol) = (Domain::from(libc::AF_NETLINK), NETLINK_ROUTE.into());
+            let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
+            socket.send(&message).unwrap();
+            let mut answer = [0; 1024];
+            let size = (&socket).read(&mut answer).unwrap();
+            let error = i32::from_ne_bytes(answer[16..20].try_into().unwrap());
+            assert!(
+                size >= 20 && error == 0,
+                "attribute {attribute} of {interface}: {error}"
+            );
+        });
+    }
+
+    fn index(&self, interface: &str) -> u32 {
+        let name = std::ffi::CString::new(interface).unwrap();
+        self.run(|| {
+            // SAFETY: a string that ends with a zero.
+            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+            assert_ne!(index, 0, "there is no {interface}");
+            index
+        })
     }
 
     /// The Ethernet address of an interface.

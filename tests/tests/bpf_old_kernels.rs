@@ -37,7 +37,7 @@ fn object_for_sockets_is_taken_by_older_kernels() {
 
 #[test]
 fn object_for_packets_is_taken_by_older_kernels() {
-    check("lb-packets.o", 3);
+    check("lb-packets.o", 4);
 }
 
 #[test]

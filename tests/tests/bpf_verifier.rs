@@ -20,8 +20,9 @@ const SOCKETS: [(&str, u32); 10] = [
 ];
 
 /// The same for packets.
-const PACKETS: [(&str, u32); 3] = [
+const PACKETS: [(&str, u32); 4] = [
     ("lb_tc_egress", 300_000),
+    ("lb_tc_egress_bare", 100_000),
     ("lb_tc_ingress", 500_000),
     ("lb_xdp", 500_000),
 ];

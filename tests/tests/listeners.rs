@@ -217,7 +217,7 @@ fn listeners_that_cannot_be_adopted_from_a_pid_namespace_are_told() {
 }
 
 /// Listens on all addresses of one family, in one way or the other that takes nothing of a service's.
-fn listen_apart(host: &Host, address: &str, number: u16, set: impl Fn(&Socket)) -> TcpListener {
+fn listen_apart(host: &Host, address: &str, number: u16, set: fn(&Socket)) -> TcpListener {
     let address: SocketAddr = address.parse().unwrap();
     host.run(|| {
         let domain = Domain::for_address(address);
@@ -248,7 +248,7 @@ fn nobody_answers(hosts: &Hosts, agent: &Agent<'_>) {
 fn listener_that_is_bound_to_an_interface_gets_no_clients_of_a_dead_backend() {
     let hosts = Hosts::new();
     // The thread that waits on the first one holds it for a moment longer.
-    let bind = |socket: &Socket| {
+    let bind: fn(&Socket) = |socket| {
         socket.bind_device(Some(b"lo")).unwrap();
         socket.set_reuse_port(true).unwrap();
     };
