@@ -106,7 +106,8 @@ pub(crate) fn build_object() -> Result<()> {
     build_object_for(Target::own())
 }
 
-fn build_object_for(target: Target) -> Result<()> {
+/// The same for a processor.
+pub(crate) fn build_object_for(target: Target) -> Result<()> {
     let toolchain = setup::ensure_toolchain()?;
     let crate_dir = sh::workspace().join("lb-ebpf");
     let processor = target.processor;

@@ -126,7 +126,7 @@ impl Target {
         let program = program.into();
         match self.cross {
             None => Command::new(program),
-            Some(cross) => cross.command(&cross.libraries(), program),
+            Some(cross) => cross.command(cross.libraries(), program),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every suite with all that it needs, and one count at the end.
 //!
-//! - `unit`: the crates' own tests on the host, no root.
+//! - `unit`: the crates' own tests on the host, no root (see `unit`).
 //! - `bpf`: `tests/tests/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
 //! - `verifier`: two of these: the figures of each program, and what older kernels want of them.
 //! - `kernels`: some of all these on other kernels, under an emulator (see `kernels`).
@@ -20,9 +20,11 @@ mod distributions;
 mod kernels;
 mod leftovers;
 mod roots;
+mod unit;
 
 use crate::build::{self, Profile};
 use crate::sh::{self, is_root, say};
+use crate::target::{Arch, Target};
 use crate::{host, setup};
 use anyhow::{Context, Result, bail, ensure};
 use count::Count;
@@ -30,9 +32,6 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs};
-
-/// The crates with tests that need nothing.
-const UNIT_CRATES: [&str; 4] = ["lb-common", "lb-agent", "lb-load", "xtask"];
 
 /// The files of the suite `verifier`.
 const VERIFIER: [&str; 2] = ["bpf_old_kernels", "bpf_verifier"];
@@ -58,6 +57,9 @@ pub(crate) struct Args {
     /// machine's, as in `kernels arm64 6.12`
     #[arg(value_name = "VERSION")]
     versions: Vec<String>,
+    /// For `unit`: the processor, under an emulator if it is not this machine's
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<Arch>,
     /// For how long `soak` goes on
     #[arg(long, value_name = "N", default_value_t = 10)]
     minutes: u64,
@@ -95,6 +97,10 @@ pub(crate) fn test(args: &Args) -> Result<ExitCode> {
         "{} is no suite and no option; versions go with `kernels`",
         args.versions.join(" ")
     );
+    ensure!(
+        args.arch.is_none() || args.suite == Some(Suite::Unit),
+        "--arch goes with `unit`; for `kernels` the processor is the first word"
+    );
     let suites = match args.suite {
         Some(suite) => vec![suite],
         None => vec![Suite::Unit, Suite::Bpf, Suite::E2e, Suite::Kernels],
@@ -130,7 +136,7 @@ impl Suite {
     fn run(self, args: &Args) -> Result<Count> {
         let filter = &args.filter;
         if self == Suite::Unit {
-            return cargo_test(&unit_arguments(), filter, &[]);
+            return unit::run(Target::of(args.arch), filter);
         }
         if self == Suite::Kernels {
             let asked_for = args.suite == Some(self);
@@ -178,7 +184,7 @@ impl Suite {
             // Those of what the tests share.
             arguments.push("--lib".to_owned());
         }
-        count += cargo_test(&arguments, &filter, &environment)?;
+        count += cargo_test(&arguments, &filter, &environment, Target::own())?;
         Ok(count)
     }
 
@@ -244,15 +250,6 @@ fn starts_with(file: &Path, prefix: &str) -> bool {
         .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
-fn unit_arguments() -> Vec<String> {
-    UNIT_CRATES
-        .iter()
-        .flat_map(|name| ["--package".to_owned(), (*name).to_owned()])
-        // The packet paths are tested in a simulated world.
-        .chain(["--features", "lb-common/simulation"].map(str::to_owned))
-        .collect()
-}
-
 /// Counts the tests that nobody runs, and says why.
 fn skip(suite: Suite, files: &[PathBuf], needs: &str) -> Result<Count> {
     if files.is_empty() {
@@ -280,6 +277,7 @@ fn cargo_test(
     arguments: &[String],
     filter: &[String],
     environment: &[(&str, PathBuf)],
+    target: Target,
 ) -> Result<Count> {
     let skips = env::temp_dir().join(format!("lb-skipped-{}", std::process::id()));
     let mut command = Command::new(sh::cargo());
@@ -288,10 +286,9 @@ fn cargo_test(
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .env("LB_TEST_SKIPPED", &skips)
         .args(["test", "--no-fail-fast"])
-        .args(arguments)
-        .arg("--")
-        .args(filter)
-        .stdout(Stdio::piped());
+        .args(arguments);
+    target.apply(&mut command);
+    command.arg("--").args(filter).stdout(Stdio::piped());
     say(format!(
         "cargo test {} -- {}",
         arguments.join(" "),

@@ -123,6 +123,19 @@ mod tests {
     }
 
     #[test]
+    fn program_of_this_machine_comes_with_files_that_exist() {
+        let system = System {
+            target: Target::own(),
+            root: "/".into(),
+        };
+        let libraries = system.libraries(&system.find("sh").unwrap());
+        assert!(!libraries.is_empty());
+        for library in libraries {
+            assert!(system.file(&library).exists(), "{}", library.display());
+        }
+    }
+
+    #[test]
     fn programs_and_libraries_for_another_processor_are_in_its_tree() {
         let dir = tempfile::tempdir().unwrap();
         let other = [AMD64, ARM64].map(Arch::target).into_iter();
