@@ -106,7 +106,10 @@ fn checked(name: &str) -> Result<&str> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match numbers {
         Some((major, minor)) if is_number(major) && is_number(minor) => Ok(name),
-        _ => bail!("{name} is no series of kernels; they are called 6.1, 6.12 and so on"),
+        _ => bail!(
+            "{name} is no series of kernels; they are called 6.1, 6.12 and so on, and a processor \
+             before them amd64 or arm64"
+        ),
     }
 }
 
