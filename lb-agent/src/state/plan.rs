@@ -10,7 +10,7 @@ use lb_common::abi::{
     self, BackendId, MAX_BACKENDS, MAX_LISTEN, MAX_MEMBERS, MAX_SERVICES, ServiceId, ServiceKey,
     path, state,
 };
-use lb_common::addr;
+use lb_common::addr::{self, Addr};
 use lb_common::maglev::Member;
 
 use super::desired::{Backend, Desired, Service};
@@ -89,8 +89,14 @@ fn round(
         observed,
         busy,
         names: desired.services.iter().map(|s| s.name.as_str()).collect(),
+        services: observed
+            .names
+            .iter()
+            .map(|(id, name)| (name.as_str(), *id))
+            .collect(),
         taken_services: observed.names.keys().copied().collect(),
-        taken_backends: HashSet::new(),
+        entries: entries(observed),
+        free: None,
         kept: HashSet::new(),
         short_of: None,
     };
@@ -253,8 +259,13 @@ struct Planner<'a> {
     busy: &'a dyn Fn(u32) -> bool,
     /// The names of all services that are wanted.
     names: HashSet<&'a str>,
+    /// The services that there are.
+    services: HashMap<&'a str, ServiceId>,
     taken_services: BTreeSet<ServiceId>,
-    taken_backends: HashSet<u32>,
+    /// Entries of the `BACKENDS` map, those of removed backends too, by what they are.
+    entries: HashMap<Identity, Vec<&'a abi::Backend>>,
+    /// Indices that can be given out, the last one first. `None` until one is needed.
+    free: Option<Vec<u32>>,
     kept: HashSet<BackendId>,
     /// Of what there are not ids enough.
     short_of: Option<PlanError>,
@@ -264,12 +275,12 @@ impl Planner<'_> {
     /// The id of a service, under its name or a former one; `None` when none is free.
     fn service_id(&mut self, service: &Service, names: &mut Vec<Action>) -> Option<ServiceId> {
         let name = &service.name;
-        if let Some(id) = self.observed.service(name) {
-            return Some(id);
+        if let Some(id) = self.services.get(name.as_str()) {
+            return Some(*id);
         }
         let gone = |name: &&String| !self.names.contains(name.as_str());
         let mut former = service.was.iter().filter(gone);
-        if let Some(id) = former.find_map(|name| self.observed.service(name)) {
+        if let Some(id) = former.find_map(|name| self.services.get(name.as_str()).copied()) {
             names.push(Action::NameService(id, name.clone()));
             return Some(id);
         }
@@ -361,10 +372,9 @@ impl Planner<'_> {
             path: backend.route.path,
             pad: 0,
         };
-        let same = |entry: &&abi::Backend| {
-            (entry.addr, entry.port, entry.protocol) == (wanted.addr, wanted.port, wanted.protocol)
-        };
-        let present = self.observed.backends_of(id).find(same);
+        let present = self
+            .same(&wanted)
+            .find(|entry| entry.state != state::REMOVED);
         let id = match present.or_else(|| self.left(&wanted)) {
             Some(entry) => entry.id,
             None => self.free_id()?,
@@ -372,17 +382,19 @@ impl Planner<'_> {
         Some(abi::Backend { id, ..wanted })
     }
 
+    /// The entries that are, or were, this backend.
+    fn same(&self, wanted: &abi::Backend) -> impl Iterator<Item = &abi::Backend> {
+        let same = self.entries.get(&identity(wanted));
+        same.into_iter().flatten().copied()
+    }
+
     /// What was this backend before it was removed, if connections of then are still open: they are
     /// its own, to be counted and to be closed when it drains. (On the packet paths they have been
     /// told to end.)
     fn left(&self, wanted: &abi::Backend) -> Option<&abi::Backend> {
         let whole = |path| matches!(path, path::SOCKET | path::PROXY);
-        self.observed.backends.iter().find(|entry| {
+        self.same(wanted).find(|entry| {
             entry.state == state::REMOVED
-                && entry.id != BackendId::NONE
-                && entry.service == wanted.service
-                && (entry.addr, entry.port) == (wanted.addr, wanted.port)
-                && entry.protocol == wanted.protocol
                 && whole(entry.path)
                 && whole(wanted.path)
                 && (self.busy)(entry.id.index())
@@ -392,24 +404,47 @@ impl Planner<'_> {
     /// An id that has never been given out: of a new index while there is one, else of the index
     /// that has been given out the least. `None` when no index is free.
     fn free_id(&mut self) -> Option<BackendId> {
-        let free = |index: &u32| {
-            let entry = &self.observed.backends[*index as usize];
-            entry.state == state::REMOVED
-                && !self.taken_backends.contains(index)
-                && (entry.id == BackendId::NONE || !(self.busy)(*index))
-        };
+        let observed = self.observed;
         let generation = |index: &u32| {
-            let entry = &self.observed.backends[*index as usize];
+            let entry = &observed.backends[*index as usize];
             (entry.id != BackendId::NONE).then(|| entry.id.generation())
         };
-        let Some(index) = (1..MAX_BACKENDS as u32).filter(free).min_by_key(generation) else {
+        let busy = self.busy;
+        let free = self.free.get_or_insert_with(|| {
+            let free = |index: &u32| {
+                let entry = &observed.backends[*index as usize];
+                let given_out = entry.id != BackendId::NONE;
+                entry.state == state::REMOVED && !(given_out && busy(*index))
+            };
+            let mut free: Vec<u32> = (1..MAX_BACKENDS as u32).filter(free).collect();
+            free.sort_by_key(generation);
+            free.reverse();
+            free
+        });
+        let Some(index) = free.pop() else {
             self.short_of = Some(PlanError::NoFreeId);
             return None;
         };
-        self.taken_backends.insert(index);
         let next = generation(&index).map_or(0, |last| last.wrapping_add(1));
         Some(BackendId::new(index as u16, next))
     }
+}
+
+/// What makes a backend the one that it is.
+type Identity = (ServiceId, Addr, u16, u8);
+
+fn identity(entry: &abi::Backend) -> Identity {
+    (entry.service, entry.addr, entry.port, entry.protocol)
+}
+
+/// The entries that have been given out, in the order of their indices.
+fn entries(observed: &Observed) -> HashMap<Identity, Vec<&abi::Backend>> {
+    let mut entries: HashMap<_, Vec<_>> = HashMap::new();
+    let given_out = observed.backends.iter();
+    for entry in given_out.filter(|entry| entry.id != BackendId::NONE) {
+        entries.entry(identity(entry)).or_default().push(entry);
+    }
+    entries
 }
 
 /// What stands for a backend in a table.

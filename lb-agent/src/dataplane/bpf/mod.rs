@@ -19,6 +19,7 @@ mod load;
 mod log;
 mod maps;
 mod mptcp;
+mod owners;
 mod packet;
 mod pod;
 pub mod probe;
@@ -43,6 +44,7 @@ pub use inet_diag::takes_datagrams;
 pub use load::{OpenError, Settings};
 pub use log::KernelLog;
 use maps::Maps;
+use owners::Claims;
 pub use packet::FlowSettings;
 use packet::LazyPackets;
 use reader::KernelReader;
@@ -63,6 +65,8 @@ pub struct Bpf {
     clients: Arc<KernelClients>,
     observed: Observed,
     owners: HashMap<OwnerKey, BackendId>,
+    /// Who should be in there, once that was looked at.
+    claims: Option<Claims>,
     pin_dir: PathBuf,
     packets: Arc<Mutex<LazyPackets>>,
     /// Those of TCP, and those of UDP once there is such a service.
@@ -96,6 +100,7 @@ impl Bpf {
             clients: Arc::new(KernelClients::new(loaded.clients)),
             observed: Observed::default(),
             owners: HashMap::new(),
+            claims: None,
             remembered: vec![count::Counted::open(&settings.pin_dir, maps::CLIENTS[0])?],
             max_clients: settings.max_clients,
             packets: Arc::new(Mutex::new(LazyPackets::new(
@@ -309,48 +314,6 @@ impl Bpf {
             .put_dsr(service, built.table(), &usable, &known)?;
         Ok(())
     }
-
-    /// Brings the `OWNERS` map up to date with the backends.
-    fn write_owners(&mut self) -> Result<(), MapError> {
-        let wanted = owners(&self.observed.backends);
-        for (key, id) in &wanted {
-            if self.owners.get(key) != Some(id) {
-                self.maps
-                    .owners
-                    .insert(pod::OwnerKey(*key), pod::BackendId(*id), 0)?;
-            }
-        }
-        for key in self.owners.keys().filter(|key| !wanted.contains_key(*key)) {
-            self.maps.owners.remove(&pod::OwnerKey(*key))?;
-        }
-        self.owners = wanted;
-        Ok(())
-    }
-}
-
-/// Which backend of its service each bound address serves. Where two backends would share a
-/// socket, the first counts its connections.
-fn owners(backends: &[abi::Backend]) -> HashMap<OwnerKey, BackendId> {
-    let steered = || {
-        backends
-            .iter()
-            .filter(|b| b.state != state::REMOVED && b.path == path::SOCKET)
-    };
-    let mut owners = HashMap::new();
-    // A socket bound to the very address is nobody else's.
-    for place in 0..3 {
-        for backend in steered() {
-            let key = OwnerKey {
-                addr: adopt::bound_addresses(backend)[place],
-                port: backend.port,
-                protocol: backend.protocol,
-                pad: 0,
-                service: backend.service,
-            };
-            owners.entry(key).or_insert(backend.id);
-        }
-    }
-    owners
 }
 
 fn counter_index(service: ServiceId, counter: u32) -> u32 {
@@ -386,10 +349,17 @@ impl DataPlane for Bpf {
         let failed = |error: BoxedError| {
             Error::table(format!("change the kernel's tables ({action:?})"), error)
         };
+        let backend = match action {
+            Action::PutBackend(backend) => Some(backend.id.index()),
+            Action::RemoveBackend(id) => Some(id.index()),
+            _ => None,
+        };
+        let before = backend.map(|index| (self.observed.backends[index as usize], index));
         self.write(action).map_err(failed)?;
         self.observed.note(action);
-        if matches!(action, Action::PutBackend(_) | Action::RemoveBackend(_)) {
-            self.write_owners().map_err(|error| failed(error.into()))?;
+        if let Some((before, index)) = before {
+            self.write_owners(&before, index)
+                .map_err(|error| failed(error.into()))?;
         }
         if let Some(service) = self.dsr_touched(action) {
             self.write_dsr(service).map_err(failed)?;
