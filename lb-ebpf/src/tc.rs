@@ -122,6 +122,7 @@ stages! { __sk_buff
     lb_tc_advance: Advance,
     lb_tc_fresh: Fresh,
     lb_tc_enter: Enter,
+    lb_tc_borrow: Borrow,
     lb_tc_orphaned: Orphaned,
     lb_tc_dsr: Dsr,
     lb_tc_icmp: Icmp,

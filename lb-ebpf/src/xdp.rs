@@ -132,6 +132,7 @@ stages! { xdp_md
     lb_xdp_advance: Advance,
     lb_xdp_fresh: Fresh,
     lb_xdp_enter: Enter,
+    lb_xdp_borrow: Borrow,
     lb_xdp_orphaned: Orphaned,
     lb_xdp_dsr: Dsr,
     lb_xdp_icmp: Icmp,

@@ -55,6 +55,8 @@ pub struct Job {
     backend: BackendId,
     /// `nat`: packets to that backend get another source.
     takes_source: bool,
+    /// `nat`: the CPU whose source ports are tried.
+    ports_of: u32,
     /// `dsr`: a hash of its client.
     hash: u32,
     /// The answer that it gets.
@@ -78,6 +80,7 @@ impl Job {
         vip: Vip::NONE,
         backend: BackendId::NONE,
         takes_source: false,
+        ports_of: 0,
         hash: 0,
         problem: answer::Problem::NONE,
         at: At::NONE,
@@ -88,8 +91,8 @@ impl Job {
 
 /// The longest way: a SYN with extension headers on a flow that is over (arrived, extensions,
 /// received, flow, forget, fresh, enter, and, when another CPU has entered it first, the same four
-/// once more, known, error).
-const MOST_STAGES: u32 = 13;
+/// once more, known, error), and for each CPU whose source ports are tried: borrow, enter.
+const MOST_STAGES: u32 = 13 + 2 * nat::MOST_BORROWED;
 /// The longest way of what leaves: an ICMP error (leaving, extensions, error, about, mend).
 const MOST_LEAVING_STAGES: u32 = 5;
 
@@ -173,6 +176,7 @@ pub fn run<P: Packet, W: World>(
         Stage::Advance => nat::advance(world, job),
         Stage::Fresh => nat::fresh(world, job),
         Stage::Enter => nat::entered(world, job),
+        Stage::Borrow => nat::borrow(world, job),
         Stage::Orphaned => nat::orphaned(world, job),
         Stage::Dsr => dsr::forward(packet, world, job),
         Stage::Icmp => icmp::received(packet, world, job),

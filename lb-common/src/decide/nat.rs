@@ -410,8 +410,12 @@ pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     }
     job.backend = backend;
     job.takes_source = takes_source(world, &target);
+    job.ports_of = world.cpu();
     Verdict::next(Stage::Enter)
 }
+
+/// CPUs whose source ports are tried when this one's are used up.
+pub(super) const MOST_BORROWED: u32 = 3;
 
 /// Enters a new flow whose backend has been chosen.
 #[inline(always)]
@@ -426,7 +430,7 @@ pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     new.key = job.key;
     new.service = job.vip.service;
     new.next_seq = next_seq(&job.segment, 0);
-    if !lead(world, &mut new, &target, job.takes_source) {
+    if !lead(world, &mut new, &target, job.takes_source, job.ports_of) {
         return Verdict::drop(PacketCounter::DropNoPort);
     }
     let evicted = match world.enter(new) {
@@ -434,13 +438,25 @@ pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
             job.at = flow.at;
             evicted
         }
-        Err(Refused::NoPort) => return Verdict::drop(PacketCounter::DropNoPort),
+        Err(Refused::NoPort) => return Verdict::next(Stage::Borrow),
         Err(Refused::NoRoom) => return Verdict::drop(PacketCounter::DropNoRoom),
         // Another CPU was faster.
         Err(Refused::There) => return Verdict::next(Stage::Flow),
     };
     note_new(world, backend, evicted);
     Verdict::next(Stage::Known)
+}
+
+/// A flow has found no source port among those of one CPU.
+#[inline(always)]
+pub(super) fn borrow<W: World>(world: &W, job: &mut Job) -> Verdict {
+    let borrowed = job.ports_of.wrapping_sub(world.cpu());
+    // A client that keeps its port has no other.
+    if !job.takes_source || borrowed >= MOST_BORROWED {
+        return Verdict::drop(PacketCounter::DropNoPort);
+    }
+    job.ports_of = job.ports_of.wrapping_add(1);
+    Verdict::next(Stage::Enter)
 }
 
 /// Counts a new flow, and the one that it has pushed out.
@@ -464,14 +480,15 @@ pub(super) fn takes_source<W: World>(world: &W, target: &Target) -> bool {
     }
 }
 
-/// Leads a new flow, whose key is known, to a backend; `takes_source` as [`takes_source`] has it. False if it
-/// needs a source port, and there is none for this CPU.
+/// Leads a new flow, whose key is known, to a backend; `takes_source` as [`takes_source`] has it, and
+/// with source ports of the CPU `ports_of`. False if it needs one, and no CPU has any.
 #[inline(always)]
 pub(super) fn lead<W: World>(
     world: &W,
     new: &mut NewFlow,
     target: &Target,
     takes_source: bool,
+    ports_of: u32,
 ) -> bool {
     new.backend = target.id;
     new.state = state::SEEN;
@@ -488,17 +505,17 @@ pub(super) fn lead<W: World>(
         return true;
     }
     new.out.src = target.source;
-    new.ports = source_ports(world, &new.key, target);
+    new.ports = source_ports(world, &new.key, target, ports_of);
     new.ports.span != 0
 }
 
 /// The source ports that a flow may get.
 ///
-/// Each CPU has a range of its own, so that two never look for the same port; within it the first
+/// Each CPU has a range of its own, so that two seldom look for the same port; within it the first
 /// one tried depends on the flow alone, so that a flow whose entry was pushed out gets the same
-/// again.
+/// again. A flow that has found none looks at the range of another CPU.
 #[inline(always)]
-fn source_ports<W: World>(world: &W, key: &FlowKey, target: &Target) -> PortRange {
+fn source_ports<W: World>(world: &W, key: &FlowKey, target: &Target, cpu: u32) -> PortRange {
     let settings = world.settings();
     let cpus = settings.cpus.max(1);
     let span = u32::from(target.ports) / cpus;
@@ -506,7 +523,7 @@ fn source_ports<W: World>(world: &W, key: &FlowKey, target: &Target) -> PortRang
         return PortRange::default();
     }
     PortRange {
-        base: u32::from(target.first_port) + world.cpu() % cpus * span,
+        base: u32::from(target.first_port) + cpu % cpus * span,
         span,
         start: hash::place(flow_hash(key, settings.seed), span),
     }

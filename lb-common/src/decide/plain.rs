@@ -11,7 +11,7 @@ use super::send::{REFUSED, WAY_FRESH_S, is_fresh};
 use super::world::World;
 use super::{Verdict, counted, is_martian};
 use crate::abi::packet::{AddressMarks, Hop, PacketCounter, Target, VipKey, kind, state, vip};
-use crate::flows::{By, End, Refused};
+use crate::flows::{By, End};
 use crate::headers::ether;
 use crate::packet::Packet;
 use dsr::{Wrap, dsr};
@@ -195,18 +195,17 @@ pub(super) fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option
     new.service = vip.service;
     // SYN counts as one.
     new.next_seq = next_seq(packet, &plain, 0).wrapping_add(1);
-    if !lead(world, &mut new, target, takes_source(world, target)) {
+    if !lead(
+        world,
+        &mut new,
+        target,
+        takes_source(world, target),
+        world.cpu(),
+    ) {
         return None;
     }
-    let entered = match world.enter_v4(new, &home) {
-        Ok(entered) => Some(entered),
-        Err(Refused::NoPort) => None,
-        Err(Refused::NoRoom | Refused::There) => return None,
-    };
+    let (flow, evicted) = world.enter_v4(new, &home).ok()?;
     world.count_choice(vip.service, choice.reason);
-    let Some((flow, evicted)) = entered else {
-        return Some(counted(world, Verdict::drop(PacketCounter::DropNoPort)));
-    };
     note_new(world, choice.backend, evicted);
     world.count_sent(sent, packet.len());
     world.note(PacketCounter::Forwarded);

@@ -74,6 +74,7 @@ impl Verdict {
             20 => Some(Stage::Mend),
             21 => Some(Stage::LocalAbout),
             22 => Some(Stage::Enter),
+            25 => Some(Stage::Borrow),
             23 => Some(Stage::WayOut),
             24 => Some(Stage::LocalKnown),
             _ => None,
@@ -196,4 +197,6 @@ pub enum Stage {
     WayOut = 23,
     /// Give a reply of the host itself the address of the service.
     LocalKnown = 24,
+    /// Look for a source port among those of another CPU.
+    Borrow = 25,
 }

@@ -51,6 +51,32 @@ fn a_source_port_is_given_out_again_only_when_its_flow_is_over() {
     }
 }
 
+#[test]
+fn ports_of_other_cpus_are_taken_when_those_of_one_are_used_up() {
+    for family in FAMILIES {
+        let flows = |cpus: u32| {
+            let mut world = family.world();
+            for target in world.targets.values_mut() {
+                target.ports = 64;
+            }
+            world.settings.cpus = cpus;
+            let service = family.service(REMOTE);
+            for sport in 40_000..41_000 {
+                let syn = Spec {
+                    sport,
+                    ..tcp(family.client, &service, SYN)
+                };
+                pass(&mut world, &syn.frame());
+            }
+            world.counter(PacketCounter::FlowNew)
+        };
+        // All packets come by one of the CPUs.
+        let (alone, four, eight) = (flows(1), flows(4), flows(8));
+        assert!(alone > 60 && four > 60, "{alone}, {four} of 64");
+        assert!((28..=32).contains(&eight), "{eight}: four ranges of eight");
+    }
+}
+
 /// A world with two source ports towards each backend.
 fn with_two_ports(family: &Family) -> Box<Simulation> {
     let mut world = family.world();
