@@ -33,6 +33,7 @@ macro_rules! stages {
     };
 }
 
+mod ask;
 mod atomic;
 mod bare;
 mod flows;

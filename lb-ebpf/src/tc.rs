@@ -9,9 +9,10 @@ use lb_common::decide::{Outcome, Stage, egress, ingress, open, run, six};
 use lb_common::headers::ether;
 use lb_common::packet::Packet;
 
+use crate::ask::is_connected;
 use crate::packet::{Raw, Skb, add_header, field};
 use crate::packet_maps::{self, Route};
-use crate::world::{Hook, Maps, is_connected, job};
+use crate::world::{Hook, Maps, job};
 
 /// Bytes that are made linear: Ethernet, two IP headers with their options or extensions, and what
 /// is quoted behind them.

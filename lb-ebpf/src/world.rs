@@ -1,16 +1,12 @@
 //! Maps, routes and time as `lb_common::decide` wants them.
 
-use core::ffi::c_void;
 use core::ops::Deref;
 
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
     BPF_FIB_LKUP_RET_UNREACHABLE,
 };
-use aya_ebpf::helpers::{
-    bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_sk_lookup_udp,
-    bpf_sk_release, bpf_skc_lookup_tcp,
-};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use lb_common::abi::packet::{
     AddressMarks, DsrSlot, DsrTable, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
     PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device,
@@ -26,6 +22,7 @@ use lb_common::headers::exchanged;
 use lb_common::packet::Packet;
 use lb_common::select::{Choice, Client, Reason};
 
+use crate::ask::{ends_of, fill};
 use crate::flows;
 use crate::hints::opaque;
 use crate::maps::{AFFINITY, BACKENDS, TABLES, count, remember_udp};
@@ -36,8 +33,6 @@ use crate::packet_maps::{
 use crate::pick::{Picked, pick, pick_first};
 use crate::tables::{affinity, element, now_ns};
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 /// What a look-up says of a route whose neighbour is not known yet.
 const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
 /// What it says where routes or rules refuse a packet.
@@ -514,53 +509,6 @@ impl<H: Hook> World for Maps<H> {
     }
 }
 
-/// A flow as the kernel's `struct bpf_sock_tuple` has it: `N` words of it.
-#[inline(always)]
-fn ends_of<const N: usize>(key: &FlowKey) -> [u32; 9] {
-    let words = key.words::<N>();
-    let mut ends = [0; 9];
-    let mut i = 0;
-    while i < N {
-        ends[i] = words[i];
-        i += 1;
-    }
-    ends
-}
-
-/// State of a socket that listens, and of one that is connected, also by UDP (linux/tcp_states.h).
-const LISTENS: u32 = 10;
-const CONNECTED: u32 = 1;
-
-/// Asks the kernel for a socket; both programs' contexts will do. See [`Hook::is_connected`].
-///
-/// # Safety
-/// `ctx` is the context of the program that runs.
-#[inline(always)]
-pub unsafe fn is_connected(ctx: *mut c_void, ends: &mut [u32; 9], size: u32, tcp: bool) -> bool {
-    let ends = core::ptr::from_mut(ends).cast();
-    // Those of the program's own network namespace.
-    const HERE: u64 = -1i64 as u64;
-    let socket = if tcp {
-        // SAFETY: the context is valid, and `ends` has `size` bytes.
-        unsafe { bpf_skc_lookup_tcp(ctx, ends, size, HERE, 0) }
-    } else {
-        // SAFETY: as above.
-        unsafe { bpf_sk_lookup_udp(ctx, ends, size, HERE, 0) }
-    };
-    if socket.is_null() {
-        return false;
-    }
-    // SAFETY: the kernel returned a socket, which it keeps until it is released.
-    let state = unsafe { (*socket).state };
-    // SAFETY: as above, and nothing is read of it afterwards.
-    unsafe { bpf_sk_release(socket.cast()) };
-    if tcp {
-        state != LISTENS
-    } else {
-        state == CONNECTED
-    }
-}
-
 /// The job that all parts of the way share.
 #[inline(always)]
 pub fn job() -> Option<&'static mut Job> {
@@ -595,28 +543,6 @@ fn totals(backend: BackendId) -> Option<&'static mut PacketBackend> {
     let totals = PACKET_BACKENDS.get_ptr_mut(backend.index())?;
     // SAFETY: this CPU's own element; the program is not preempted by another on it.
     Some(unsafe { &mut *totals })
-}
-
-/// Fills in a question to the routes.
-#[inline(always)]
-fn fill(route: &mut Route, src: &Ip, dst: &Ip, ingress: u32) {
-    let v4 = dst.is_v4();
-    route.family = if v4 { AF_INET } else { AF_INET6 };
-    route.protocol = 0;
-    route.ports = [0; 2];
-    // Not 0: TC would compare the length of its packet with the device's, before it is cut up.
-    route.len = 1;
-    route.ifindex = ingress;
-    route.tos = 0;
-    route.vlan = 0;
-    route.macs = [0; 3];
-    if v4 {
-        route.src = [src.0[3], 0, 0, 0];
-        route.dst = [dst.0[3], 0, 0, 0];
-    } else {
-        route.src = src.0;
-        route.dst = dst.0;
-    }
 }
 
 /// Remembers where a client went.

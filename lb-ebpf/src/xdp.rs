@@ -10,9 +10,10 @@ use lb_common::decide::{Outcome, Stage, ingress, open, run, six};
 use lb_common::headers::destination;
 use lb_common::packet::Packet;
 
+use crate::ask::is_connected;
 use crate::packet::{Raw, Xdp, field};
 use crate::packet_maps::{Route, interface, packet_settings};
-use crate::world::{Hook, Maps, is_connected, job, takes_xdp};
+use crate::world::{Hook, Maps, job, takes_xdp};
 
 /// Returns what becomes of the packet.
 #[inline(always)]
