@@ -165,6 +165,18 @@ pub trait DataPlane: Send {
     fn busy(&self, index: u32) -> bool;
     /// Puts one change in force; it is when this returns.
     fn apply(&mut self, action: &Action) -> Result<(), Error>;
+    /// Puts changes in force in their order. `done` is told of each that is.
+    fn apply_all(
+        &mut self,
+        actions: &[Action],
+        done: &mut dyn FnMut(&Action),
+    ) -> Result<(), Error> {
+        actions.iter().try_for_each(|action| {
+            self.apply(action)?;
+            done(action);
+            Ok(())
+        })
+    }
     /// Takes everything out of the kernel that would outlive the agent.
     fn purge(&mut self) -> Result<(), Error>;
     /// The remembered clients and open connections.

@@ -23,7 +23,7 @@ use packets::Surveyed;
 use snapshot::Here;
 
 use crate::config::Config;
-use crate::dataplane::{self, Action, DataPlane};
+use crate::dataplane::{self, DataPlane};
 use crate::errors::chain;
 use crate::handover::Newcomers;
 use crate::health::{Health, Watched};
@@ -391,9 +391,10 @@ impl Reconciler {
 
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
         let actions = plan(desired, &self.observed, &self.busy())?;
-        let outcome = actions
-            .iter()
-            .try_for_each(|action| self.carry_out_one(action));
+        let observed = &mut self.observed;
+        let outcome = self
+            .plane
+            .apply_all(&actions, &mut |action| observed.note(action));
         // Also after a failure: what is in force must be known to the userspace path.
         self.observed.complete(desired);
         self.front.publish(&self.observed);
@@ -401,12 +402,6 @@ impl Reconciler {
         outcome?;
         self.adopt();
         self.follow(desired);
-        Ok(())
-    }
-
-    fn carry_out_one(&mut self, action: &Action) -> Result<(), ReconcileError> {
-        self.plane.apply(action)?;
-        self.observed.note(action);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::config;
 use crate::control::message::{Command, RefusalKind, Reply, Status};
 use crate::control::queue::Call;
 use crate::dataplane::memory::Memory;
-use crate::dataplane::{BackendCounts, Clients, Error, Known, Reader, ServiceCounts};
+use crate::dataplane::{Action, BackendCounts, Clients, Error, Known, Reader, ServiceCounts};
 use crate::handover::Kept;
 
 /// A [`Memory`] that the test can reach too.

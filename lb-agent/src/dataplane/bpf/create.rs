@@ -5,9 +5,10 @@
 //! (`bpf_map_meta_equal`), and aya makes templates with it, inner maps without. So both are made here.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
+use aya::maps::{Array, Map, MapData, MapError};
 use lb_common::abi::local::{Asked, LocalDatagram, MAX_LOCAL_DATAGRAMS};
 use lb_common::abi::packet::DsrTable;
 use lb_common::abi::{Affinity, AffinityKey, MAX_SERVICES, ServiceTable};
@@ -94,6 +95,36 @@ impl Outer {
         };
         let outer = sys::create_map(&shape, self.entries, self.name, Some(template.as_fd()))?;
         sys::pin(outer.as_fd(), &pin)
+    }
+
+    /// A map of one value, to be put in.
+    ///
+    /// # Errors
+    /// When the kernel has no memory for it.
+    pub(super) fn inner_with<V: aya::Pod>(&self, value: &V) -> Result<OwnedFd, MapError> {
+        let map = sys::create_map(&self.inner, 1, "", None).map_err(MapError::IoError)?;
+        let data = MapData::from_fd(map.try_clone().map_err(MapError::IoError)?)?;
+        let mut array: Array<MapData, V> = Map::Array(data).try_into()?;
+        array.set(0, value, 0)?;
+        Ok(map)
+    }
+
+    /// Puts maps of one value each in, at these indices, all of them by one call.
+    ///
+    /// # Errors
+    /// When the kernel refuses; some may be in then.
+    pub(super) fn put_all<V: aya::Pod>(
+        &self,
+        dir: &Path,
+        values: impl Iterator<Item = (u32, V)>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (mut indices, mut inner) = (Vec::new(), Vec::new());
+        for (index, value) in values {
+            indices.push(index);
+            inner.push(self.inner_with(&value).map_err(Box::new)?);
+        }
+        let outer = open_pin(&dir.join(self.name))?;
+        Ok(sys::put_inner_batch(outer.as_fd(), &indices, &inner)?)
     }
 
     /// Puts its first map in, with so many entries, which is pinned in `dir` as `name`; it is made unless it

@@ -25,6 +25,7 @@ mod pod;
 pub mod probe;
 mod reader;
 mod sys;
+mod tables;
 pub mod trial;
 
 use std::collections::{HashMap, HashSet};
@@ -67,6 +68,8 @@ pub struct Bpf {
     owners: HashMap<OwnerKey, BackendId>,
     /// Who should be in there, once that was looked at.
     claims: Option<Claims>,
+    /// Whether the kernel takes many tables at once.
+    puts_together: bool,
     pin_dir: PathBuf,
     packets: Arc<Mutex<LazyPackets>>,
     /// Those of TCP, and those of UDP once there is such a service.
@@ -101,6 +104,7 @@ impl Bpf {
             observed: Observed::default(),
             owners: HashMap::new(),
             claims: None,
+            puts_together: true,
             remembered: vec![count::Counted::open(&settings.pin_dir, maps::CLIENTS[0])?],
             max_clients: settings.max_clients,
             packets: Arc::new(Mutex::new(LazyPackets::new(
@@ -279,6 +283,22 @@ impl Bpf {
         self.name_service(id, "")
     }
 
+    /// Notes that a table is in force.
+    fn follow_table(&mut self, action: &Action) -> Result<(), Error> {
+        self.observed.note(action);
+        self.follow_dsr(action)
+    }
+
+    /// Has slots on the `dsr` path change hands after `action`.
+    fn follow_dsr(&self, action: &Action) -> Result<(), Error> {
+        match self.dsr_touched(action) {
+            Some(service) => self
+                .write_dsr(service)
+                .map_err(|error| refused(action, error)),
+            None => Ok(()),
+        }
+    }
+
     /// The service on the `dsr` path whose slots may have to change hands after `action`.
     fn dsr_touched(&self, action: &Action) -> Option<ServiceId> {
         let service = match action {
@@ -316,6 +336,10 @@ impl Bpf {
     }
 }
 
+fn refused(action: &Action, error: BoxedError) -> Error {
+    Error::table(format!("change the kernel's tables ({action:?})"), error)
+}
+
 fn counter_index(service: ServiceId, counter: u32) -> u32 {
     service.0 * Counter::COUNT as u32 + counter
 }
@@ -346,9 +370,7 @@ impl DataPlane for Bpf {
     }
 
     fn apply(&mut self, action: &Action) -> Result<(), Error> {
-        let failed = |error: BoxedError| {
-            Error::table(format!("change the kernel's tables ({action:?})"), error)
-        };
+        let failed = |error| refused(action, error);
         let backend = match action {
             Action::PutBackend(backend) => Some(backend.id.index()),
             Action::RemoveBackend(id) => Some(id.index()),
@@ -361,10 +383,15 @@ impl DataPlane for Bpf {
             self.write_owners(&before, index)
                 .map_err(|error| failed(error.into()))?;
         }
-        if let Some(service) = self.dsr_touched(action) {
-            self.write_dsr(service).map_err(failed)?;
-        }
-        Ok(())
+        self.follow_dsr(action)
+    }
+
+    fn apply_all(
+        &mut self,
+        actions: &[Action],
+        done: &mut dyn FnMut(&Action),
+    ) -> Result<(), Error> {
+        self.apply_in_rows(actions, done)
     }
 
     fn purge(&mut self) -> Result<(), Error> {

@@ -114,6 +114,13 @@ attr! {
     }
 }
 attr! {
+    /// BPF_MAP_UPDATE_BATCH (`batch`).
+    UpdateBatch = 26 {
+        in_batch: u64, out_batch: u64, keys: u64, values: u64, count: u32, map_fd: u32, elem_flags: u64,
+        flags: u64,
+    }
+}
+attr! {
     /// BPF_LINK_UPDATE (`link_update`).
     LinkUpdate = 29 { link_fd: u32, new_prog_fd: u32, flags: u32, old_prog_fd: u32, }
 }
@@ -214,6 +221,31 @@ pub(super) fn put_inner(
     };
     // SAFETY: an array of maps has keys and values of four bytes, as `index` and `fd`, and the kernel only
     // reads them.
+    unsafe { bpf(&mut attr) }.map(drop)
+}
+
+/// Puts each of `inner` into the array of maps `outer`, at the index of the same place in `indices`.
+///
+/// # Errors
+/// When the kernel refuses, or is too old for it; some may be in then.
+pub(super) fn put_inner_batch(
+    outer: BorrowedFd<'_>,
+    indices: &[u32],
+    inner: &[OwnedFd],
+) -> io::Result<()> {
+    if indices.len() != inner.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let fds: Vec<u32> = inner.iter().map(|map| number(map.as_fd())).collect();
+    let mut attr = UpdateBatch {
+        keys: indices.as_ptr() as u64,
+        values: fds.as_ptr() as u64,
+        count: indices.len() as u32,
+        map_fd: number(outer),
+        ..UpdateBatch::default()
+    };
+    // SAFETY: an array of maps has keys and values of four bytes; both slices have `count` of them, which the
+    // kernel only reads.
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
