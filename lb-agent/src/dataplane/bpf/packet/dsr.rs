@@ -6,33 +6,36 @@
 //! there for as long as an idle flow is kept, or the base is gone.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
-use aya::maps::{Array, ArrayOfMaps, MapData, MapError};
+use aya::maps::{MapData, MapError};
 use lb_common::abi::packet::{DsrSlot, FlowKey, dsr};
 use lb_common::abi::{BackendId, ServiceHead, ServiceId, ServiceTable, TABLE_SLOTS};
 use lb_common::select::Client;
 
+use super::super::create::DSR_TABLES;
 use super::super::{pod, sys};
 use crate::host::monotonic_s;
 
 /// The tables, by service.
+///
+/// Each is pinned: the kernel tells the number of a map in an array of maps, and opens a map by its number for
+/// CAP_SYS_ADMIN alone, which the agent has not.
 pub(super) struct Tables {
-    outer: ArrayOfMaps<MapData, Array<MapData, pod::DsrTable>>,
-    /// The same, to be read.
-    pinned: MapData,
+    outer: MapData,
+    /// Where the maps are pinned.
+    pins: PathBuf,
     head: HashMap<ServiceId, ServiceHead>,
 }
 
 impl Tables {
-    pub(super) fn new(
-        outer: ArrayOfMaps<MapData, Array<MapData, pod::DsrTable>>,
-        pinned: MapData,
-    ) -> Self {
+    pub(super) fn new(outer: MapData, pins: PathBuf) -> Self {
         Self {
             outer,
-            pinned,
+            pins,
             head: HashMap::new(),
         }
     }
@@ -101,22 +104,56 @@ impl Tables {
 
     fn read(&self, id: ServiceId) -> Result<Option<Box<pod::DsrTable>>, MapError> {
         let mut inner = 0u32;
-        match sys::lookup(&self.pinned, id.0, &mut inner) {
+        match sys::lookup(&self.outer, id.0, &mut inner) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(MapError::IoError(error)),
         }
         let mut table = pod::zeroed::<pod::DsrTable>();
-        let inner = MapData::from_id(inner)?;
+        let inner = self.open(id, inner)?;
         sys::lookup(&inner, 0, &mut *table).map_err(MapError::IoError)?;
         Ok(Some(table))
     }
 
-    fn write(&mut self, id: ServiceId, table: &pod::DsrTable) -> Result<(), MapError> {
-        let mut inner: Array<MapData, pod::DsrTable> = Array::create(1, 0)?;
-        inner.set(0, table, 0)?;
-        // The kernel returns when nobody reads the old one any more.
-        self.outer.set(id.0, &inner, 0)
+    /// The table of a service, whose map has this number.
+    fn open(&self, id: ServiceId, number: u32) -> Result<MapData, MapError> {
+        for pin in [self.pin(id), self.next_pin(id)] {
+            let found = MapData::from_pin(pin).ok();
+            let is_it = |map: &MapData| map.info().is_ok_and(|info| info.id() == number);
+            if let Some(map) = found.filter(is_it) {
+                return Ok(map);
+            }
+        }
+        // Of an agent that did not pin them.
+        MapData::from_id(number)
+    }
+
+    fn write(&self, id: ServiceId, table: &pod::DsrTable) -> Result<(), MapError> {
+        let inner = DSR_TABLES.inner_with(table)?;
+        let (pin, next) = (self.pin(id), self.next_pin(id));
+        // Whenever the agent ends in here, the map that is in force has one of the two pins.
+        let swapped = remove(&next)
+            .and_then(|()| sys::pin(inner.as_fd(), &next))
+            // The kernel returns when nobody reads the old one any more.
+            .and_then(|()| sys::put_inner(self.outer.fd().as_fd(), id.0, inner.as_fd()))
+            .and_then(|()| fs::rename(&next, &pin));
+        swapped.map_err(MapError::IoError)
+    }
+
+    fn pin(&self, id: ServiceId) -> PathBuf {
+        self.pins.join(format!("DSR_TABLE_{}", id.0))
+    }
+
+    fn next_pin(&self, id: ServiceId) -> PathBuf {
+        self.pins.join(format!("DSR_TABLE_{}_NEXT", id.0))
+    }
+}
+
+/// Removes a pin, if it is there.
+fn remove(pin: &Path) -> io::Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::Ebpf;
-use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use lb_common::abi::packet::{
     Device, Interface, PacketCounter, PacketSettings, Target, Vip, VipKey, device, interface,
 };
@@ -156,8 +156,6 @@ impl Packets {
             key: flow_key(settings.get(&0, 0)?.0.key)?,
             ..flows.ages
         };
-        let tables: ArrayOfMaps<MapData, Array<MapData, pod::DsrTable>> =
-            take("DSR_TABLES")?.try_into()?;
         let vips = vips::Vips::open(
             take("VIPS")?.try_into()?,
             take("NEAR_VIPS")?.try_into()?,
@@ -171,7 +169,7 @@ impl Packets {
             settings,
             backends: take("PACKET_BACKENDS")?.try_into()?,
             stats: take("PACKET_STATS")?.try_into()?,
-            dsr: dsr::Tables::new(tables, pinned(pin_dir, "DSR_TABLES")?),
+            dsr: dsr::Tables::new(pinned(pin_dir, "DSR_TABLES")?, maps::dir(pin_dir)),
             attachments: attach::Attachments::new(object, pin_dir),
             sweeper: None,
             bereft_at: None,
