@@ -168,7 +168,7 @@ fn passive_check_asks_nobody_who_serves() {
     assert_eq!(board.next_probe(), None);
     assert!(!board.suspect(&target(1), "refused", at(70)));
     assert!(
-        board.verdict(&target(1), at(70)).fit,
+        board.verdict(&target(1), at(70)).unwrap().fit,
         "one failure may be the network's"
     );
     assert_eq!(probe(&mut board, true), (false, at(70)));
@@ -180,7 +180,7 @@ fn passive_check_asks_a_backend_that_failed_until_it_answers() {
     let mut board = board(vec![watched(1, passive(Mode::Tcp), true)]);
     board.suspect(&target(1), "refused", at(70));
     assert_eq!(probe(&mut board, false), (true, at(70)));
-    assert!(!board.verdict(&target(1), at(71)).fit);
+    assert!(!board.verdict(&target(1), at(71)).unwrap().fit);
     assert_eq!(probe(&mut board, false), (false, at(1070)));
     assert_eq!(probe(&mut board, true), (true, at(2070)));
     assert_eq!(board.next_probe(), None);
@@ -192,7 +192,7 @@ fn backend_of_udp_that_refuses_is_tried_again_after_a_while() {
     assert!(board.suspect(&target(1), "refused", at(70)));
     assert!(!board.suspect(&target(1), "refused", at(80)));
     assert_eq!(probe(&mut board, true), (true, at(5070)));
-    assert!(board.verdict(&target(1), at(5070)).fit);
+    assert!(board.verdict(&target(1), at(5070)).unwrap().fit);
     assert_eq!(board.next_probe(), None);
 }
 
