@@ -249,7 +249,10 @@ mod tests {
         assert_eq!(auto("10.1.0.2:5000"), (NAT, "behind this host"));
         assert_eq!(auto("192.0.2.1:5000"), (NAT, "on another host"));
         assert_eq!(auto("203.0.113.1:80"), (PROXY, "no route"));
-        assert_eq!(auto("10.2.0.2:80"), (PROXY, "no Ethernet on the way"));
+        assert_eq!(
+            auto("10.2.0.2:80"),
+            (PROXY, "neither Ethernet nor IP on the way")
+        );
         assert_eq!(auto("[2001:db8::1]:80"), (PROXY, "another address family"));
         let without = path_of("", "192.0.2.1:5000", Err("no packets"));
         assert_eq!(without, (PROXY, "no packets"));
@@ -272,7 +275,7 @@ mod tests {
         assert_eq!(nat("203.0.113.1:80", Ok(())), (PROXY, "no route"));
         assert_eq!(
             nat("10.2.0.2:80", Ok(())),
-            (PROXY, "no Ethernet on the way")
+            (PROXY, "neither Ethernet nor IP on the way")
         );
         let dsr = |backend| path_of("path = 'dsr'", backend, Ok(()));
         assert_eq!(dsr("192.0.2.1:80"), (DSR, "configured"));
