@@ -283,22 +283,6 @@ impl Bpf {
         self.name_service(id, "")
     }
 
-    /// Notes that a table is in force.
-    fn follow_table(&mut self, action: &Action) -> Result<(), Error> {
-        self.observed.note(action);
-        self.follow_dsr(action)
-    }
-
-    /// Has slots on the `dsr` path change hands after `action`.
-    fn follow_dsr(&self, action: &Action) -> Result<(), Error> {
-        match self.dsr_touched(action) {
-            Some(service) => self
-                .write_dsr(service)
-                .map_err(|error| refused(action, error)),
-            None => Ok(()),
-        }
-    }
-
     /// The service on the `dsr` path whose slots may have to change hands after `action`.
     fn dsr_touched(&self, action: &Action) -> Option<ServiceId> {
         let service = match action {

@@ -4,7 +4,7 @@
 //! That is so since Linux 6.8; before, it waits for each.
 
 use super::create::TABLES;
-use super::{BoxedError, Bpf, maps, pod};
+use super::{BoxedError, Bpf, maps, pod, refused};
 use crate::dataplane::{Action, DataPlane as _, Error};
 
 /// Tables that are swapped in together, 260 KiB each.
@@ -51,5 +51,21 @@ impl Bpf {
             _ => None,
         });
         TABLES.put_all(&maps::dir(&self.pin_dir), tables)
+    }
+
+    /// Notes that a table is in force.
+    fn follow_table(&mut self, action: &Action) -> Result<(), Error> {
+        self.observed.note(action);
+        self.follow_dsr(action)
+    }
+
+    /// Has slots on the `dsr` path change hands after `action`.
+    pub(super) fn follow_dsr(&self, action: &Action) -> Result<(), Error> {
+        match self.dsr_touched(action) {
+            Some(service) => self
+                .write_dsr(service)
+                .map_err(|error| refused(action, error)),
+            None => Ok(()),
+        }
     }
 }
