@@ -167,3 +167,33 @@ fn an_agent_on_a_read_only_bpf_file_system_does_not_serve_beside_its_pins() {
         .status();
     assert!(purge.unwrap().success());
 }
+
+#[test]
+fn agent_does_not_steer_an_address_that_another_living_one_steers() {
+    let host = Host::new("two");
+    let service = |port: u16| {
+        format!(
+            "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:{port}']\nbackends = ['127.0.0.1:5000']\n"
+        )
+    };
+    let mut first = Agent::start(&host, &service(80));
+    let second = Agent::start(&host, &service(81));
+    second.configure(&service(80));
+    let refused = second.run(&["reload"]);
+    let pid = first.pid().to_string();
+    let said = "0.0.0.0:80 is steered by another lb-agent, process ";
+    assert_ne!(refused.code, 0, "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains(&format!("{said}{pid} ")),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(
+        second.status()["services"][0]["listen"][0],
+        "0.0.0.0:81",
+        "as before"
+    );
+    first.end();
+    second.ok(&["reload"]);
+    assert_eq!(second.status()["services"][0]["listen"][0], "0.0.0.0:80");
+}

@@ -268,3 +268,32 @@ fn listener_for_ipv6_alone_gets_no_ipv4_clients_of_a_dead_backend() {
     let agent = Agent::start(&hosts.balancer, &service("127.0.0.1:5000"));
     nobody_answers(&hosts, &agent);
 }
+
+#[test]
+fn application_whose_port_a_service_takes_over_is_named() {
+    let hosts = Hosts::new();
+    let _other = listen(&hosts.balancer, "0.0.0.0:80", 7, false);
+    let _own = listen(&hosts.balancer, "127.0.0.1:5000", 8, false);
+    let empty = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
+    let mut agent = Agent::start(&hosts.balancer, empty);
+    let notes = |agent: &Agent<'_>| agent.status()["agent"]["notes"].to_string();
+    assert!(
+        !notes(&agent).contains("listens on"),
+        "it still has the port"
+    );
+    let said = format!("(pid {}) listens on 0.0.0.0:80 too", std::process::id());
+    let added = agent.ok(&["add-backend", "127.0.0.1:5000"]);
+    assert!(added.contains(&said), "{added}");
+    assert!(notes(&agent).contains(&said), "{}", notes(&agent));
+    agent.kill();
+    agent.start_again();
+    assert!(agent.log().contains(&said), "{}", agent.log());
+    assert_eq!(
+        hosts
+            .clients
+            .run(|| http::get(client_v4(1), service_for(client_v4(1))))
+            .unwrap()
+            .port,
+        8
+    );
+}

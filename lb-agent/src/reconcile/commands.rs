@@ -1,6 +1,6 @@
 //! What each command does, and what it answers.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lb_common::abi::state;
@@ -9,6 +9,7 @@ use super::{ReconcileError, Reconciler};
 use crate::admission::is_near;
 use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply, Status};
+use crate::dataplane::bpf::strangers::{Stranger, strangers};
 use crate::errors::chain;
 use crate::report::{self, figures::Figures};
 use crate::state::desired::{Backend, Service};
@@ -83,7 +84,7 @@ impl Reconciler {
         let notes = notes.chain(self.l7.problems());
         let notes = notes.chain(self.plane.refusals());
         let notes = notes.chain(self.surveyed.problems.iter().cloned());
-        let notes = notes.chain(self.crowded());
+        let notes = notes.chain(self.crowded()).chain(self.strangers());
         let loops = self.desired.loops().into_iter();
         let notes = notes.chain(loops.map(|line| format!("{line}; it gets nobody")));
         let sources = report::Sources {
@@ -100,6 +101,33 @@ impl Reconciler {
         status.agent.degraded = self.listening().failed > 0;
         status.agent.packets = self.packet_status().map_err(failed)?;
         Ok(status)
+    }
+
+    /// Others that listen where services with backends do: new connections are not theirs any more.
+    pub(super) fn strangers(&self) -> impl Iterator<Item = String> {
+        let services = self.desired.services.iter();
+        services.flat_map(|service| self.strangers_of(service))
+    }
+
+    fn strangers_of(&self, service: &Service) -> Vec<String> {
+        if !self.plane.steers() || service.backends.is_empty() {
+            return Vec::new();
+        }
+        let backends = service.backends.iter();
+        let backends: Vec<SocketAddr> = backends.filter_map(|b| b.address.ip()).collect();
+        let found = strangers(service.protocol, &service.listen, &backends);
+        let found = found.unwrap_or_else(|error| {
+            tracing::debug!(%error, "list the listening sockets");
+            Vec::new()
+        });
+        let name = &service.name;
+        let told = |Stranger { bound, whose }| {
+            format!(
+                "{whose} listens on {bound} too, and gets nobody who comes for {name} (stop it, add it as a \
+                 backend, or give {name} another address)"
+            )
+        };
+        found.into_iter().map(told).collect()
     }
 
     /// Limits on connections through the agent that are nearly reached.
@@ -205,7 +233,14 @@ impl Reconciler {
             }
         };
         self.change_overlay(overlay)?;
-        self.say(verb, &target)
+        let mut services = self.desired.services.iter();
+        let service = services.find(|service| service.name == target.service);
+        let strangers = service.map_or(Vec::new(), |service| self.strangers_of(service));
+        let Reply::Changed { message } = self.say(verb, &target)? else {
+            return changed(verb);
+        };
+        let lines: String = strangers.iter().map(|line| format!("\n{line}")).collect();
+        changed(format!("{message}{lines}"))
     }
 
     fn remove_backend(

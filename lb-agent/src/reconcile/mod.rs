@@ -160,6 +160,7 @@ impl Reconciler {
         if self.overlay != self.store.overlay()? {
             self.store.keep(&self.overlay)?;
         }
+        self.strangers().for_each(|line| tracing::warn!("{line}"));
         Ok(())
     }
 

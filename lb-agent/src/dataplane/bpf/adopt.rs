@@ -169,6 +169,13 @@ pub(super) struct Holder {
     fd: i32,
 }
 
+impl Holder {
+    /// Its process.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+}
+
 /// One holder of each of the sockets with these inodes.
 pub(super) fn holders(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Holder>> {
     let mut found = BTreeMap::new();
@@ -203,7 +210,7 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Holder>
 }
 
 /// 12345 from `socket:[12345]`.
-fn socket_inode(target: &std::path::Path) -> Option<u32> {
+pub(super) fn socket_inode(target: &std::path::Path) -> Option<u32> {
     target
         .to_str()?
         .strip_prefix("socket:[")?

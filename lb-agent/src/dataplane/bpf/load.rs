@@ -10,6 +10,7 @@ use aya::programs::{CgroupSockAddr, Program, SkLookup, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta, ServiceKey};
 
+use super::address_claims::Claimed;
 use super::addresses;
 use super::canary::{self, CanaryError};
 use super::create;
@@ -139,6 +140,9 @@ pub enum OpenError {
     /// The new program does worse than the one that runs.
     #[error(transparent)]
     Canary(#[from] CanaryError),
+    /// Another agent steers an address that is in force here.
+    #[error(transparent)]
+    Claimed(#[from] Claimed),
 }
 
 impl OpenError {
@@ -151,6 +155,7 @@ impl OpenError {
                 | Self::OtherAbi { .. }
                 | Self::Canary(_)
                 | Self::InUse { .. }
+                | Self::Claimed(_)
         )
     }
 }

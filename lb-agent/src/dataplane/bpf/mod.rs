@@ -2,6 +2,7 @@
 //!
 //! Nothing in here has to be alive for connections to be forwarded.
 
+mod address_claims;
 mod addresses;
 mod adopt;
 mod batch;
@@ -24,6 +25,7 @@ mod packet;
 mod pod;
 pub mod probe;
 mod reader;
+pub mod strangers;
 mod sys;
 mod tables;
 pub mod trial;
@@ -76,6 +78,7 @@ pub struct Bpf {
     remembered: Vec<Arc<count::Counted>>,
     max_clients: u32,
     mptcp: Arc<mptcp::MptcpListeners>,
+    addresses: address_claims::AddressClaims,
     _lock: std::fs::File,
 }
 
@@ -113,10 +116,12 @@ impl Bpf {
             )?)),
             pin_dir: settings.pin_dir.clone(),
             mptcp: Arc::default(),
+            addresses: Default::default(),
             _lock: loaded.lock,
         };
         plane.look_for_listeners();
         plane.read_back()?;
+        plane.addresses.take_all(plane.observed.listen.keys())?;
         if maps::is_pinned(&plane.pin_dir, create::AFFINITY_UDP) {
             plane.remember_udp()?;
         }
@@ -180,6 +185,7 @@ impl Bpf {
             Action::PutBackend(backend) => self.put_backend(backend)?,
             Action::PutTable(id, built) => self.put_table(*id, built.table())?,
             Action::Listen(key, id) => {
+                self.addresses.take(key)?;
                 if key.protocol == abi::protocol::UDP {
                     self.remember_udp()?;
                 }
@@ -195,7 +201,10 @@ impl Bpf {
                     packets.drop_vip(key)?;
                 }
             }
-            Action::Unlisten(key) => self.maps.services.remove(&pod::ServiceKey(*key))?,
+            Action::Unlisten(key) => {
+                self.maps.services.remove(&pod::ServiceKey(*key))?;
+                self.addresses.give_up(key);
+            }
             Action::RemoveBackend(id) => {
                 let entry = self.observed.backends[id.index() as usize];
                 let void = abi::Backend {
@@ -213,10 +222,8 @@ impl Bpf {
     }
 
     fn drop_target(&self, id: BackendId) -> Result<(), MapError> {
-        match Bpf::packets(self).get() {
-            Some(packets) => packets.drop_target(id),
-            None => Ok(()),
-        }
+        let mut packets = Bpf::packets(self);
+        packets.get().map_or(Ok(()), |p| p.drop_target(id))
     }
 
     /// Makes the maps that only UDP services need, unless that is done.

@@ -1,0 +1,129 @@
+//! Which agent steers a listen address: two with pins of their own would both choose a socket for the same
+//! connection, and the later one win. A claim is a listening unix socket with an abstract name (unix(7)): that
+//! name belongs to the network namespace, and the claim ends with its process, however that ends.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+
+use lb_common::abi::{ServiceKey, protocol};
+use lb_common::addr;
+use rustix::net::sockopt::socket_peercred;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The claims of this agent.
+#[derive(Default)]
+pub(super) struct AddressClaims(HashMap<ServiceKey, Option<Socket>>);
+
+/// Why an address cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{protocol} {address} is steered by another lb-agent, process {pid} (stop that one, or give one of the \
+     two another address)"
+)]
+pub struct Claimed {
+    protocol: &'static str,
+    address: SocketAddr,
+    pid: i32,
+}
+
+impl AddressClaims {
+    /// Claims an address, unless this agent has it. A claim that cannot be made for another reason than an
+    /// agent is no claim: any user may take such a name.
+    ///
+    /// # Errors
+    /// Another living agent has it.
+    pub(super) fn take(&mut self, key: &ServiceKey) -> Result<(), Claimed> {
+        if self.0.contains_key(key) {
+            return Ok(());
+        }
+        let address = SocketAddr::new(addr::to_ip(&key.addr), key.port);
+        let protocol = if key.protocol == protocol::UDP {
+            "UDP"
+        } else {
+            "TCP"
+        };
+        let name = format!("\0lb-agent/{protocol}/{address}");
+        let claim = match listen(&name) {
+            Ok(claim) => Some(claim),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => match holder(&name) {
+                Some(pid) => {
+                    return Err(Claimed {
+                        protocol,
+                        address,
+                        pid,
+                    });
+                }
+                None => None,
+            },
+            Err(_) => None,
+        };
+        if claim.is_none() {
+            tracing::warn!(%address, protocol, "another agent would not be told that this one steers here");
+        }
+        self.0.insert(*key, claim);
+        Ok(())
+    }
+
+    /// Claims all of them.
+    ///
+    /// # Errors
+    /// As [`AddressClaims::take`].
+    pub(super) fn take_all<'a>(
+        &mut self,
+        mut keys: impl Iterator<Item = &'a ServiceKey>,
+    ) -> Result<(), Claimed> {
+        keys.try_for_each(|key| self.take(key))
+    }
+
+    /// Gives an address up.
+    pub(super) fn give_up(&mut self, key: &ServiceKey) {
+        self.0.remove(key);
+    }
+}
+
+fn listen(name: &str) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(name)?)?;
+    socket.listen(1)?;
+    Ok(socket)
+}
+
+/// The process that has a name, if that is one of root's or of this agent's own user.
+fn holder(name: &str) -> Option<i32> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
+    // Somebody else may let those who connect wait.
+    socket.set_nonblocking(true).ok()?;
+    socket.connect(&SockAddr::unix(name).ok()?).ok()?;
+    let peer = socket_peercred(&socket).ok()?;
+    let own = rustix::process::geteuid();
+    let trusted = peer.uid.is_root() || peer.uid == own;
+    trusted.then(|| peer.pid.as_raw_pid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(port: u16, protocol: u8) -> ServiceKey {
+        ServiceKey::new(addr::from_ip([192, 0, 2, 77].into()), port, protocol)
+    }
+
+    #[test]
+    fn address_of_another_agent_cannot_be_had_until_that_gives_it_up() {
+        let (mut one, mut other) = (AddressClaims::default(), AddressClaims::default());
+        let web = key(80, protocol::TCP);
+        one.take(&web).unwrap();
+        one.take(&web).unwrap();
+        let refused = other.take(&web).unwrap_err().to_string();
+        let pid = std::process::id();
+        let expected = format!("TCP 192.0.2.77:80 is steered by another lb-agent, process {pid} ");
+        assert!(refused.starts_with(&expected), "{refused}");
+        other.take(&key(80, protocol::UDP)).unwrap();
+        other.take(&key(81, protocol::TCP)).unwrap();
+        one.give_up(&web);
+        other.take(&web).unwrap();
+        drop(other);
+        one.take(&web).unwrap();
+    }
+}

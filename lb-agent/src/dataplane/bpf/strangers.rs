@@ -1,0 +1,100 @@
+//! Applications that listen where a service does, and are none of its backends: their port is taken over without
+//! their knowing.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+
+use super::adopt::{holders, socket_inode};
+use super::inet_diag::{self, Listener};
+
+/// A socket that waits where a service listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// What it is bound to.
+    pub bound: SocketAddr,
+    /// "nginx (pid 12)", or that it cannot be seen whose it is.
+    pub whose: String,
+}
+
+/// The strangers at one of the addresses `listen` of a service, but for those at one of `backends`. A socket of
+/// this process is none.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn strangers(
+    protocol: u8,
+    listen: &[SocketAddr],
+    backends: &[SocketAddr],
+) -> io::Result<Vec<Stranger>> {
+    let mut found = inet_diag::listeners(protocol)?;
+    found.retain(|listener| {
+        let at = |address: &SocketAddr| meet(listener.bound, *address);
+        listen.iter().any(at) && !backends.iter().any(at)
+    });
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = own_sockets()?;
+    found.retain(|listener| !own.contains(&listener.inode));
+    let inodes = found.iter().map(|listener| listener.inode).collect();
+    let holders = holders(&inodes)?;
+    let whose = |listener: &Listener| {
+        let Some(holder) = holders.get(&listener.inode) else {
+            return "a process that lb-agent cannot see".to_owned();
+        };
+        let pid = holder.pid();
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("{} (pid {pid})", name.trim())
+    };
+    let stranger = |listener: &Listener| Stranger {
+        bound: listener.bound,
+        whose: whose(listener),
+    };
+    Ok(found.iter().map(stranger).collect())
+}
+
+/// Whether a socket bound to the one may get what is sent to the other.
+fn meet(bound: SocketAddr, address: SocketAddr) -> bool {
+    let (a, b) = (bound.ip().to_canonical(), address.ip().to_canonical());
+    let everybody = |one: std::net::IpAddr, other: std::net::IpAddr| {
+        one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+    };
+    bound.port() == address.port() && (a == b || everybody(a, b) || everybody(b, a))
+}
+
+fn own_sockets() -> io::Result<HashSet<u32>> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten();
+    let targets = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    Ok(targets.filter_map(|target| socket_inode(&target)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_meet_addresses_of_their_families() {
+        let cases = [
+            ("0.0.0.0:80", "192.0.2.1:80", true),
+            ("[::]:80", "192.0.2.1:80", true),
+            ("192.0.2.1:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "[2001:db8::1]:80", false),
+            ("192.0.2.2:80", "192.0.2.1:80", false),
+            ("0.0.0.0:81", "192.0.2.1:80", false),
+        ];
+        for (bound, address, expected) in cases {
+            let found = meet(bound.parse().unwrap(), address.parse().unwrap());
+            assert_eq!(found, expected, "{bound} {address}");
+        }
+    }
+
+    #[test]
+    fn own_socket_is_no_stranger() {
+        let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = own.local_addr().unwrap();
+        let tcp = lb_common::abi::protocol::TCP;
+        assert_eq!(strangers(tcp, &[at], &[]).unwrap(), []);
+    }
+}
