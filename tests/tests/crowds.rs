@@ -118,3 +118,27 @@ fn a_service_has_as_many_connections_as_it_may_and_says_so_before() {
         });
     }
 }
+
+#[test]
+fn host_without_a_port_left_towards_one_backend_takes_the_next_and_says_so() {
+    let hosts = Hosts::new();
+    let range = "net/ipv4/ip_local_port_range";
+    hosts.balancer.set(range, "50000 50009");
+    let both = "['127.0.0.1:5000', '127.0.0.1:5001']";
+    let services = service("tcp", "").replace("['127.0.0.1:5000']", both);
+    let agent = Agent::start_on(&hosts.balancer, &services, "userspace");
+    let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
+    // All from one address, so one backend's.
+    let _open = silent(&hosts, 15);
+    let active = |backend: &str| agent.backend(backend)["active"].as_u64();
+    wait::until("a connection to the other backend", || {
+        let open = [active("127.0.0.1:5000")?, active("127.0.0.1:5001")?];
+        (open.iter().sum::<u64>() == 15 && open.contains(&10)).then_some(())
+    });
+    let notes = agent.status()["agent"]["notes"].to_string();
+    assert!(
+        notes.contains("no port of this host was left for a connection to 127.0.0.1:500"),
+        "{notes}"
+    );
+    assert!(notes.contains("ip_local_port_range"), "{notes}");
+}

@@ -96,6 +96,9 @@ struct Inner {
     /// When descriptors were scarce last.
     scarce: Mutex<Option<Instant>>,
     scarcity: Seldom,
+    /// When there was no port left towards a backend.
+    portless: Mutex<Option<(Instant, SocketAddr)>>,
+    portlessness: Seldom,
     nearness: Seldom,
 }
 
@@ -115,6 +118,8 @@ impl Admission {
             seats: Mutex::default(),
             scarce: Mutex::new(None),
             scarcity: Seldom::new(),
+            portless: Mutex::default(),
+            portlessness: Seldom::new(),
             nearness: Seldom::new(),
         }))
     }
@@ -153,7 +158,14 @@ impl Admission {
         };
         self.keeps(&socket)?;
         prepare(&socket)?;
-        socket.connect(address).await
+        let connected = socket.connect(address).await;
+        if connected.as_ref().is_err_and(lacks_port) {
+            *lock(&self.0.portless) = Some((Instant::now(), address));
+            if let Some(times) = self.0.portlessness.cause() {
+                tracing::warn!(times, "{}", no_port(address));
+            }
+        }
+        connected
     }
 
     /// A UDP flow of a service was closed before its time, for another one.
@@ -216,6 +228,10 @@ impl Admission {
                 self.0.descriptors.limit
             ));
         }
+        let portless = *lock(&self.0.portless);
+        if let Some((_, address)) = portless.filter(|(at, _)| at.elapsed() < LATELY) {
+            problems.push(no_port(address));
+        }
         problems
     }
 
@@ -261,6 +277,19 @@ pub fn is_near(open: usize, most: usize) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a connection failed because all ports of this host towards its address are in use: no fault of
+/// whoever is there (EADDRNOTAVAIL, ip(7) of `ip_local_port_range`).
+pub(crate) fn lacks_port(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+fn no_port(address: SocketAddr) -> String {
+    format!(
+        "no port of this host was left for a connection to {address} (widen net.ipv4.ip_local_port_range, or \
+         add backends)"
+    )
 }
 
 #[cfg(test)]

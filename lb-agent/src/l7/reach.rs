@@ -17,7 +17,7 @@ use super::sticky::Key;
 use super::stream::Stream;
 use super::upstream::Upstream;
 use super::visit::{Chosen, Visit};
-use crate::admission::Admission;
+use crate::admission::{Admission, lacks_port};
 use crate::config::BackendAddress;
 use crate::proxy::{header, is_scarcity};
 
@@ -100,6 +100,7 @@ impl Way<'_> {
                     worker.pool.clear();
                     return Err(StatusCode::SERVICE_UNAVAILABLE);
                 }
+                Err(error) if lacks_port(&error) => self.passed.push(id),
                 Err(error) => {
                     tracing::debug!(%error, backend = %address, "cannot connect");
                     snapshot.suspect(id, "a request found no connection");

@@ -29,8 +29,8 @@ use super::{
     Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, asked_to_stop, header,
     is_scarcity,
 };
-use crate::admission::Admission;
 use crate::admission::listener::{Client, Listener};
+use crate::admission::{Admission, lacks_port};
 use crate::config::http::ProxyVersion;
 use crate::handover::Newcomers;
 use crate::sockopt::save_syn;
@@ -196,6 +196,10 @@ impl TcpProxy {
                     debug!(%error, backend = %candidate.address, "cannot connect");
                     if is_scarcity(&error) {
                         return None;
+                    }
+                    // Ports are counted for each address: there may be one towards the next.
+                    if lacks_port(&error) {
+                        continue;
                     }
                 }
                 Err(_) => debug!(backend = %candidate.address, "no answer to a connection"),
