@@ -21,6 +21,8 @@ pub(crate) struct Cost {
     pub(crate) moves: &'static [Way],
     /// Ways by which open WebSockets end.
     pub(crate) ends: &'static [Way],
+    /// Ways by which some of them may end.
+    pub(crate) may_end: &'static [Way],
     /// The copies whose clients are concerned; none says all.
     pub(crate) ports: Vec<u16>,
     /// What the agent must have logged.
@@ -55,6 +57,11 @@ impl Disruption {
     /// Whether open WebSockets by `way` with the copy at `port` end.
     pub(crate) fn ends(&self, way: Way, port: u16) -> bool {
         self.cost.ends.contains(&way) && self.concerns(Some(port))
+    }
+
+    /// Whether some of those may end, or none.
+    pub(crate) fn may_end(&self, way: Way) -> bool {
+        self.cost.may_end.contains(&way)
     }
 
     /// Whether requests by `way` may be lost.

@@ -64,7 +64,7 @@ impl Sessions {
             .collect();
         let what = &disruption.what;
         assert!(
-            needless.is_empty(),
+            needless.is_empty() || disruption.may_end(self.way),
             "{what}: WebSockets ended by {:?}: {needless:?}",
             self.way
         );

@@ -129,6 +129,8 @@ pub(crate) fn out_of_descriptors(world: &mut World<'_>) -> Cost {
     });
     Cost {
         ends: &[],
+        // Those that are idle make room.
+        may_end: &[Way::Http, Way::Http2],
         ..death()
     }
 }
