@@ -16,6 +16,7 @@ fn closed(port: u16, ways: &'static [Way]) -> Cost {
         loses: if by_request { &[] } else { ways },
         moves: ways,
         ends: if by_request { &[Way::Http] } else { ways },
+        may_end: &[],
         ports: concerned(port, ways),
         logged: None,
     }
@@ -76,6 +77,7 @@ pub(crate) fn removed(world: &mut World<'_>) -> Cost {
         loses: told,
         moves: ways,
         ends: told,
+        may_end: &[],
         ports: concerned(port, ways),
         logged,
     }
