@@ -216,9 +216,12 @@ impl Board {
             .min()
     }
 
-    /// What is known of `target`.
+    /// What is known of `target`; nothing of one that nobody has asked, as it has never failed.
     pub(super) fn about(&self, target: &Target, now: Duration) -> Option<About> {
         let entry = self.entries.get(target)?;
+        if entry.rests() && entry.last_error.is_none() {
+            return None;
+        }
         let ago = |then: Duration| now.saturating_sub(then);
         let last_error = entry.last_error.as_ref();
         Some(About {

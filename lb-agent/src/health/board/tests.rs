@@ -166,7 +166,9 @@ fn passive(mode: Mode) -> Check {
 fn passive_check_asks_nobody_who_serves() {
     let mut board = board(vec![watched(1, passive(Mode::Tcp), true)]);
     assert_eq!(board.next_probe(), None);
+    assert_eq!(board.about(&target(1), at(70)), None);
     assert!(!board.suspect(&target(1), "refused", at(70)));
+    assert!(board.about(&target(1), at(70)).is_some());
     assert!(
         board.verdict(&target(1), at(70)).unwrap().fit,
         "one failure may be the network's"
