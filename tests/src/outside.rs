@@ -28,7 +28,7 @@ pub const CONTAINER: [IpAddr; 2] = pair(4, 2);
 pub const VIP: [IpAddr; 2] = pair(9, 1);
 
 /// The host `n` of the network `net`, in both families.
-const fn pair(net: u8, n: u8) -> [IpAddr; 2] {
+pub const fn pair(net: u8, n: u8) -> [IpAddr; 2] {
     [
         IpAddr::V4(Ipv4Addr::new(10, 80, net, n)),
         IpAddr::V6(Ipv6Addr::new(0xfd80, 0, 0, net as u16, 0, 0, 0, n as u16)),
@@ -39,6 +39,23 @@ const fn pair(net: u8, n: u8) -> [IpAddr; 2] {
 /// tests choose prefixes of 128 bits.
 pub fn client(n: u16) -> [IpAddr; 2] {
     pair(1, 10 + n as u8)
+}
+
+/// Gives a host addresses of a network of this kind, with its length.
+pub fn give(host: &Host, addresses: [IpAddr; 2], interface: &str) {
+    for address in addresses {
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        host.address(&format!("{address}/{length}"), interface);
+    }
+}
+
+/// Has a host send everything by these routers.
+pub fn route_by(host: &Host, gateways: [IpAddr; 2]) {
+    for gateway in gateways {
+        let family = if gateway.is_ipv4() { "-4" } else { "-6" };
+        let via = gateway.to_string();
+        host.ip(&[family, "route", "add", "default", "via", &via]);
+    }
 }
 
 /// The hosts.
@@ -88,19 +105,12 @@ impl Net {
             (3, router, "server0", &net.server),
             (4, balancer, "cont0", &net.container),
         ] {
-            let [v4, v6] = pair(network, 1);
-            gateway.address(&format!("{v4}/24"), interface);
-            gateway.address(&format!("{v6}/64"), interface);
-            let own: Vec<[IpAddr; 2]> = match network {
-                1 => (1..=CLIENTS).map(client).collect(),
-                _ => vec![pair(network, 2)],
-            };
-            for [own_v4, own_v6] in own {
-                host.address(&format!("{own_v4}/24"), "eth0");
-                host.address(&format!("{own_v6}/64"), "eth0");
+            give(gateway, pair(network, 1), interface);
+            match network {
+                1 => (1..=CLIENTS).for_each(|n| give(host, client(n), "eth0")),
+                _ => give(host, pair(network, 2), "eth0"),
             }
-            host.ip(&["route", "add", "default", "via", &v4.to_string()]);
-            host.ip(&["-6", "route", "add", "default", "via", &v6.to_string()]);
+            route_by(host, pair(network, 1));
         }
         net.lead_to(BALANCER);
         net
@@ -129,25 +139,9 @@ impl Net {
         host.set("net/ipv6/conf/default/accept_dad", "0");
         let interface = format!("{role}0");
         self.router.wire(&interface, &host, "eth0");
-        for (gateway, own, length) in pair(network, 1)
-            .into_iter()
-            .zip(pair(network, 2))
-            .zip([24, 64])
-            .map(|((gateway, own), length)| (gateway, own, length))
-        {
-            self.router
-                .address(&format!("{gateway}/{length}"), &interface);
-            host.address(&format!("{own}/{length}"), "eth0");
-            let family = if own.is_ipv4() { "-4" } else { "-6" };
-            host.ip(&[
-                family,
-                "route",
-                "add",
-                "default",
-                "via",
-                &gateway.to_string(),
-            ]);
-        }
+        give(&self.router, pair(network, 1), &interface);
+        give(&host, pair(network, 2), "eth0");
+        route_by(&host, pair(network, 1));
         (host, pair(network, 2))
     }
 

@@ -2,7 +2,7 @@
 //! Ethernet, on the balancer itself, and with packets of any size.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use lb_tests::agent::Agent;
 use lb_tests::hosts::Host;
 use lb_tests::outside::{
-    self, BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
+    self, BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, give, pair,
+    route_by, udp_echo,
 };
 use lb_tests::{http, tunnel, wait};
 use socket2::{Domain, Socket, Type};
@@ -37,35 +38,6 @@ fn serve(host: &Host, addresses: [IpAddr; 2]) {
     for address in addresses {
         bulk_server(host, SocketAddr::new(address, 5000));
         udp_echo(host, SocketAddr::new(address, 5000));
-    }
-}
-
-/// The host `n` of a network.
-const fn at(net: u8, n: u8) -> [IpAddr; 2] {
-    [
-        IpAddr::V4(Ipv4Addr::new(10, 80, net, n)),
-        IpAddr::V6(Ipv6Addr::new(0xfd80, 0, 0, net as u16, 0, 0, 0, n as u16)),
-    ]
-}
-
-fn give(host: &Host, addresses: [IpAddr; 2], interface: &str) {
-    for address in addresses {
-        let length = if address.is_ipv4() { 24 } else { 64 };
-        host.address(&format!("{address}/{length}"), interface);
-    }
-}
-
-fn route_by(host: &Host, gateways: [IpAddr; 2]) {
-    for gateway in gateways {
-        let family = if gateway.is_ipv4() { "-4" } else { "-6" };
-        host.ip(&[
-            family,
-            "route",
-            "add",
-            "default",
-            "via",
-            &gateway.to_string(),
-        ]);
     }
 }
 
@@ -100,17 +72,17 @@ fn container_and_its_neighbour_on_a_bridge_reach_the_service_that_the_container_
         let port = format!("p{n}");
         balancer.wire(&port, &host, "eth0");
         balancer.ip(&["link", "set", &port, "master", "br0"]);
-        give(&host, at(6, n), "eth0");
+        give(&host, pair(6, n), "eth0");
         host
     });
-    give(balancer, at(6, 1), "br0");
-    hosts.iter().for_each(|host| route_by(host, at(6, 1)));
+    give(balancer, pair(6, 1), "br0");
+    hosts.iter().for_each(|host| route_by(host, pair(6, 1)));
     let [one, two] = &hosts;
-    serve(one, at(6, 2));
-    let agent = Agent::start(balancer, &services(at(6, 2), ""));
+    serve(one, pair(6, 2));
+    let agent = Agent::start(balancer, &services(pair(6, 2), ""));
     served(&net.clients, client(1), client(1), &agent);
-    served(two, at(6, 3), at(6, 1), &agent);
-    served(one, at(6, 2), at(6, 1), &agent);
+    served(two, pair(6, 3), pair(6, 1), &agent);
+    served(one, pair(6, 2), pair(6, 1), &agent);
 }
 
 /// A host behind a tunnel without Ethernet, and an agent whose services have these backends.
@@ -118,9 +90,9 @@ fn behind_a_tunnel<'a>(net: &'a Net, backends: [IpAddr; 2], forwards: bool) -> (
     let far = Host::new("far");
     let balancer = &net.balancer;
     tunnel::join(balancer, &far, "tun0");
-    give(balancer, at(7, 1), "tun0");
-    give(&far, at(7, 2), "tun0");
-    route_by(&far, at(7, 1));
+    give(balancer, pair(7, 1), "tun0");
+    give(&far, pair(7, 2), "tun0");
+    route_by(&far, pair(7, 1));
     if forwards {
         balancer.set("net/ipv4/conf/tun0/forwarding", "1");
     }
@@ -145,7 +117,7 @@ fn clients_behind_a_tunnel_without_ethernet_reach_a_container() {
         interface(&agent, "tun0")["mode"],
         outside::behind_the_driver()
     );
-    served(&far, at(7, 2), at(7, 2), &agent);
+    served(&far, pair(7, 2), pair(7, 2), &agent);
     served(&net.clients, client(1), client(1), &agent);
 }
 
@@ -154,7 +126,7 @@ fn clients_behind_a_tunnel_without_ethernet_reach_another_host() {
     let net = Net::new();
     serve(&net.server, SERVER);
     let (far, agent) = behind_a_tunnel(&net, SERVER, true);
-    served(&far, at(7, 2), BALANCER, &agent);
+    served(&far, pair(7, 2), BALANCER, &agent);
 }
 
 #[test]
@@ -162,7 +134,7 @@ fn clients_behind_a_tunnel_without_ethernet_reach_an_application_on_the_balancer
     let net = Net::new();
     serve(&net.balancer, BALANCER);
     let (far, agent) = behind_a_tunnel(&net, BALANCER, true);
-    served(&far, at(7, 2), at(7, 2), &agent);
+    served(&far, pair(7, 2), pair(7, 2), &agent);
 }
 
 #[test]

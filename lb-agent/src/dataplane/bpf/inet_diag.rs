@@ -82,12 +82,15 @@ pub(super) fn listeners(protocol: u8) -> io::Result<Vec<Listener>> {
 /// # Errors
 /// The kernel cannot be asked.
 pub fn takes_datagrams(address: SocketAddr) -> io::Result<bool> {
-    let is_at = |bound: &SocketAddr| {
-        let everywhere = bound.ip().is_unspecified() && (bound.is_ipv6() || address.is_ipv4());
-        bound.port() == address.port() && (bound.ip() == address.ip() || everywhere)
-    };
     let found = listeners(protocol::UDP)?;
-    Ok(found.iter().any(|listener| is_at(&listener.bound)))
+    Ok(found.iter().any(|listener| covers(listener.bound, address)))
+}
+
+/// Whether a socket that is bound to `bound` gets what is sent to `address`.
+pub(super) fn covers(bound: SocketAddr, address: SocketAddr) -> bool {
+    let (a, b) = (bound.ip().to_canonical(), address.ip().to_canonical());
+    let everybody = a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+    bound.port() == address.port() && (a == b || everybody)
 }
 
 fn dump(protocol: u8, family: u8) -> io::Result<Vec<Listener>> {

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::adopt::{holders, socket_inode};
-use super::inet_diag::{self, Listener};
+use super::inet_diag::{self, Listener, covers};
 
 /// A socket that waits where a service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,13 +55,9 @@ pub fn strangers(
     Ok(found.iter().map(stranger).collect())
 }
 
-/// Whether a socket bound to the one may get what is sent to the other.
+/// Whether there is an address for which a socket and a service would both be meant.
 fn meet(bound: SocketAddr, address: SocketAddr) -> bool {
-    let (a, b) = (bound.ip().to_canonical(), address.ip().to_canonical());
-    let everybody = |one: std::net::IpAddr, other: std::net::IpAddr| {
-        one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
-    };
-    bound.port() == address.port() && (a == b || everybody(a, b) || everybody(b, a))
+    covers(bound, address) || covers(address, bound)
 }
 
 fn own_sockets() -> io::Result<HashSet<u32>> {
