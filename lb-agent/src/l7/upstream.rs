@@ -232,6 +232,8 @@ pub(super) struct Driven {
     body: Incoming,
     upstream: Option<Box<Upstream>>,
     over: bool,
+    /// The end of the body was read. `Incoming` does not remember that of a chunked one.
+    read: bool,
     /// What goes from the trailers.
     named: Vec<HeaderName>,
     pool: Rc<Pool>,
@@ -253,6 +255,7 @@ impl Driven {
             body,
             upstream: Some(Box::new(upstream)),
             over: false,
+            read: false,
             named,
             pool,
             most_idle,
@@ -275,6 +278,7 @@ impl Driven {
             };
             frame = Pin::new(&mut self.body).poll_frame(&mut quiet);
         }
+        self.read |= matches!(frame, Poll::Ready(None));
         frame
             .map_ok(|frame| clean(frame, &self.named))
             .map_err(BodyError::from)
@@ -304,7 +308,7 @@ pub(super) fn clean(frame: Frame<Bytes>, named: &[HeaderName]) -> Frame<Bytes> {
 impl Drop for Driven {
     fn drop(&mut self) {
         if let Some(upstream) = self.upstream.take()
-            && self.body.is_end_stream()
+            && (self.read || self.body.is_end_stream())
             && !self.over
         {
             self.pool.put(*upstream, self.most_idle);

@@ -20,6 +20,24 @@ fn a_connection_to_the_backend_is_used_again() {
 }
 
 #[test]
+fn a_connection_to_the_backend_is_used_again_after_an_answer_in_chunks() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let mut connection = None;
+    for _ in 0..5 {
+        let mut client = proxy.ask(GET);
+        let connection = connection.get_or_insert_with(|| backend.accept());
+        connection.head();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        connection.send("2\r\nok\r\n");
+        connection.send("0\r\n\r\n");
+        client.head();
+        assert_eq!(client.exactly(12), "2\r\nok\r\n0\r\n\r\n");
+    }
+    backend.was_spared();
+}
+
+#[test]
 fn a_client_that_goes_away_takes_its_request_along() {
     let backend = Backend::new();
     let proxy = Proxy::new(&[&backend], "");
