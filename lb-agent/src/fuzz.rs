@@ -3,11 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use lb_http::body::{Decoder, Piece};
+use lb_http::request::Limits;
+use lb_http::{Fields, Framing, Name, RequestHead, ResponseHead};
 
 use crate::config::http::{ProxyVersion, Settings};
 use crate::l7::forwarded::{self, Origin, value};
-use crate::l7::short;
 use crate::l7::sticky::engineio::{self, Handshake};
 use crate::proxy::header::{self, Parsed};
 
@@ -47,7 +48,7 @@ pub fn proxy_header(bytes: &[u8]) {
 /// well-formed; what is not trusted decides nothing.
 pub fn forwarded(bytes: &[u8]) {
     let mut parts = bytes.split(|byte| *byte == b'\n');
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::new();
     let names = [
         "x-forwarded-for",
         "forwarded",
@@ -55,11 +56,9 @@ pub fn forwarded(bytes: &[u8]) {
         "x-forwarded-host",
     ];
     for (name, value) in names.iter().cycle().zip(parts.by_ref()).take(8) {
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            headers.append(HeaderName::from_static(name), value);
-        }
+        headers.append_called(name.as_bytes(), value);
     }
-    value::read(headers.get_all(FORWARDED));
+    value::read(headers.all(Name::Forwarded));
     let settings = Settings {
         forwarded: true,
         ..Settings::default()
@@ -73,17 +72,17 @@ pub fn forwarded(bytes: &[u8]) {
         let mut headers = headers.clone();
         let origin = Origin::new(peer, peer, false, &settings.trusted_proxies);
         let asker = forwarded::forward(&mut headers, &origin, &settings);
-        let sent = headers["x-forwarded-for"].to_str().unwrap_or("");
+        let sent = headers.only(Name::XForwardedFor).unwrap_or_default();
         let chain: Vec<Option<IpAddr>> = sent
-            .split(", ")
-            .map(|hop| forwarded::address(hop.as_bytes()))
+            .split(|byte| *byte == b',')
+            .map(forwarded::address)
             .collect();
-        assert_eq!(chain.first(), Some(&Some(asker.ip)), "{sent}");
-        assert_eq!(chain.last(), Some(&Some(peer.ip())), "{sent}");
+        assert_eq!(chain.first(), Some(&Some(asker.ip)), "{sent:?}");
+        assert_eq!(chain.last(), Some(&Some(peer.ip())), "{sent:?}");
         assert!(trusted.is_some() || asker.ip == peer.ip());
-        assert_eq!(value::read(headers.get_all(FORWARDED)).hops, chain);
-        let scheme = &headers["x-forwarded-proto"];
-        assert!(scheme == "http" || scheme == "https");
+        assert_eq!(value::read(headers.all(Name::Forwarded)).hops, chain);
+        let scheme = headers.only(Name::XForwardedProto).unwrap_or_default();
+        assert!(scheme == b"http" || scheme == b"https");
     }
 }
 
@@ -105,23 +104,65 @@ pub fn engineio(bytes: &[u8]) {
     assert!(engineio::farewell(&query).is_none() || asked.is_some_and(|asked| asked.polling));
 }
 
-/// A plain head is passed on as a plain head that says the same, with nothing in it that another
-/// reader could take for the end of it, or for a body.
-pub fn short_way(bytes: &[u8]) {
-    for pass in [short::passed_on, short::passed_back] {
-        let Some(mut head) = pass(bytes) else {
-            continue;
-        };
-        let lines = head.clone();
-        assert!(lines.ends_with(b"\r\n"));
-        let bare = |pair: &[u8]| (pair[1] == b'\n') != (pair[0] == b'\r');
-        assert!(!lines.windows(2).any(bare), "a line break that is none");
-        assert!(!lines.windows(4).any(|four| four == b"\r\n\r\n"));
-        let coding = |line: &[u8]| line.eq_ignore_ascii_case(b"\ntransfer-encoding:");
-        assert!(!lines.windows(19).any(coding));
-        head.extend_from_slice(b"\r\n");
-        assert_eq!(pass(&head).as_deref(), Some(&lines[..]));
+/// A head that is taken is passed on as a head that says the same, with nothing in it that another
+/// reader could take for the end of it; a body in chunks comes to the same however it is cut.
+pub fn messages(bytes: &[u8]) {
+    let limits = Limits {
+        bytes: 16_384,
+        lines: 100,
+        target: 8192,
+    };
+    let mut out = Vec::new();
+    if let Ok(Some((mut head, _))) = RequestHead::parse(bytes, limits)
+        && let Ok(framing) = head.check()
+    {
+        head.write(&mut out);
+        is_one_section(&out);
+        out.extend_from_slice(b"\r\n");
+        let again = RequestHead::parse(&out, limits).ok().flatten();
+        let (mut again, length) = again.expect("what was written can be read");
+        assert_eq!((again.check(), length), (Ok(framing), out.len()));
+        assert_eq!(again.target(), head.target());
+        assert!(again.fields.iter().eq(head.fields.iter()));
     }
+    out.clear();
+    if let Ok(Some((head, _))) = ResponseHead::parse(bytes, 16_384, 100) {
+        head.write(&mut out);
+        is_one_section(&out);
+    }
+    let whole = decoded(bytes, bytes.len());
+    for size in [1, 2, 7] {
+        assert_eq!(decoded(bytes, size), whole);
+    }
+}
+
+fn is_one_section(text: &[u8]) {
+    assert!(text.ends_with(b"\r\n"));
+    let bare = |pair: &[u8]| (pair[1] == b'\n') != (pair[0] == b'\r');
+    assert!(!text.windows(2).any(bare), "a line break that is none");
+    assert!(!text.windows(4).any(|four| four == b"\r\n\r\n"));
+}
+
+/// The bytes of a body in chunks that comes in pieces of `size` bytes; `None` if it is malformed.
+fn decoded(bytes: &[u8], size: usize) -> Option<(Vec<u8>, bool)> {
+    let (mut decoder, mut body) = (Decoder::new(Framing::Chunked), Vec::new());
+    let mut buffer = Vec::new();
+    for more in bytes.chunks(size.max(1)) {
+        buffer.extend_from_slice(more);
+        loop {
+            let (piece, taken) = decoder.next(&buffer).ok()?;
+            match piece {
+                Piece::Data(data) => body.extend_from_slice(data),
+                Piece::End(_) => return Some((body, true)),
+                Piece::More => {
+                    buffer.drain(..taken);
+                    break;
+                }
+            }
+            buffer.drain(..taken);
+        }
+    }
+    Some((body, false))
 }
 
 #[cfg(test)]
@@ -193,7 +234,7 @@ mod tests {
         proxy_header(bytes);
         forwarded(bytes);
         engineio(bytes);
-        short_way(bytes);
+        messages(bytes);
     }
 
     #[test]

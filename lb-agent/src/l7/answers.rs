@@ -1,68 +1,74 @@
 //! Answers of the gateway's own.
 
-use hyper::header::{self, HeaderValue};
-use hyper::http::request::Parts;
-use hyper::{Method, Response, StatusCode};
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
+use lb_http::{Name, RequestHead, ResponseHead, list};
 
-use super::body::Body;
 use super::pages::Shown;
 
-/// A line of text that says what the status means.
-pub(super) fn plain(status: StatusCode) -> Response<Body> {
-    let mut answer = Response::new(Body::full(format!("{status}\n")));
-    *answer.status_mut() = status;
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    answer.headers_mut().insert(header::CONTENT_TYPE, text);
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-        answer.headers_mut().insert(header::ALLOW, allowed);
+/// An answer that is at hand as a whole.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) head: ResponseHead,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// One without a body.
+    pub(super) fn empty(status: StatusCode) -> Self {
+        Self {
+            head: ResponseHead::new(status),
+            body: Bytes::new(),
+        }
     }
-    answer
+
+    /// One with a body of this type.
+    pub(super) fn new(status: StatusCode, content_type: &str, body: Bytes) -> Self {
+        let mut answer = Self::empty(status);
+        let fields = &mut answer.head.fields;
+        fields.append(Name::ContentType, content_type.as_bytes());
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            fields.append(Name::Allow, ALLOWED);
+        }
+        answer.body = body;
+        answer
+    }
+}
+
+/// The methods that are passed on, of those that are registered.
+const ALLOWED: &[u8] = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A line of text that says what the status means.
+pub(super) fn plain(status: StatusCode) -> Answer {
+    Answer::new(status, TEXT, format!("{status}\n").into())
 }
 
 /// A page for `status`.
-pub(super) fn page(status: StatusCode, shown: Shown) -> Response<Body> {
-    let mut answer = plain(status);
-    *answer.body_mut() = Body::full(shown.body);
-    let kind = HeaderValue::from_static(shown.content_type);
-    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-    answer
+pub(super) fn page(status: StatusCode, shown: Shown) -> Answer {
+    Answer::new(status, shown.content_type, shown.body)
 }
 
 /// What a poll of Engine.IO gets.
-pub(super) fn packet(packet: &'static str) -> Response<Body> {
-    let mut answer = plain(StatusCode::OK);
-    *answer.body_mut() = Body::full(packet);
-    let no_store = HeaderValue::from_static("no-store");
-    answer.headers_mut().insert(header::CACHE_CONTROL, no_store);
+pub(super) fn packet(packet: &'static str) -> Answer {
+    let mut answer = Answer::new(StatusCode::OK, TEXT, Bytes::from_static(packet.as_bytes()));
+    answer.head.fields.append(Name::CacheControl, b"no-store");
     answer
 }
 
-/// The connection ends with this answer.
-pub(super) fn close(answer: &mut Response<Body>) {
-    let close = HeaderValue::from_static("close");
-    answer.headers_mut().insert(header::CONNECTION, close);
-}
-
 /// Counts `Max-Forwards` of OPTIONS down; at zero the answer is ours (RFC 9110, section 7.6.2).
-pub(super) fn max_forwards(head: &mut Parts) -> Result<Option<Response<Body>>, StatusCode> {
+pub(super) fn max_forwards(head: &mut RequestHead) -> Result<Option<Answer>, StatusCode> {
     if head.method != Method::OPTIONS {
         return Ok(None);
     }
-    let Some(value) = head.headers.get(header::MAX_FORWARDS) else {
+    let Some(value) = head.fields.get(Name::MaxForwards) else {
         return Ok(None);
     };
-    let left: u64 = value
-        .to_str()
-        .ok()
-        .and_then(|left| left.trim().parse().ok())
-        .ok_or(StatusCode::BAD_REQUEST)?;
+    let left = list::number(value.trim_ascii()).ok_or(StatusCode::BAD_REQUEST)?;
     let Some(left) = left.checked_sub(1) else {
-        let mut answer = Response::new(Body::empty());
-        *answer.status_mut() = StatusCode::NO_CONTENT;
-        return Ok(Some(answer));
+        return Ok(Some(Answer::empty(StatusCode::NO_CONTENT)));
     };
-    head.headers
-        .insert(header::MAX_FORWARDS, HeaderValue::from(left));
+    head.fields.set_number(Name::MaxForwards, left);
     Ok(None)
 }

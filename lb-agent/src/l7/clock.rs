@@ -81,6 +81,24 @@ pub(super) fn wake_all() {
     });
 }
 
+thread_local! {
+    /// The date in words, and when it was put into them.
+    static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+}
+
+/// Hands the date to `take` as `Date` has it (RFC 9110, section 5.6.7).
+pub(super) fn with_date<T>(take: impl FnOnce(&[u8]) -> T) -> T {
+    const FRESH_MS: u64 = 500;
+    DATE.with_borrow_mut(|(at_ms, text)| {
+        let now_ms = now_ms();
+        if text.is_empty() || now_ms >= *at_ms + FRESH_MS {
+            *at_ms = now_ms;
+            *text = httpdate::fmt_http_date(std::time::SystemTime::now());
+        }
+        take(text.as_bytes())
+    })
+}
+
 /// A deadline that can be set again and again.
 pub(super) struct Deadline(Rc<Entry>);
 

@@ -6,7 +6,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
 use rustls::ServerConfig;
 
 use super::access_log::{Sink, Writer};
@@ -24,7 +23,7 @@ pub(super) struct Edge {
     /// Where requests are noted.
     pub(super) log: Option<Arc<Sink>>,
     /// `Strict-Transport-Security`, for answers over TLS.
-    pub(super) hsts: Option<HeaderValue>,
+    pub(super) hsts: Option<String>,
     /// The port to which plain requests are sent.
     pub(super) redirect_port: Option<u16>,
 }
@@ -175,7 +174,7 @@ impl Edges {
 }
 
 /// RFC 6797, section 6.1.
-fn hsts(hsts: &Hsts) -> Option<HeaderValue> {
+fn hsts(hsts: &Hsts) -> Option<String> {
     let mut text = format!("max-age={}", hsts.max_age.as_secs());
     if hsts.include_subdomains {
         text.push_str("; includeSubDomains");
@@ -183,11 +182,11 @@ fn hsts(hsts: &Hsts) -> Option<HeaderValue> {
     if hsts.preload {
         text.push_str("; preload");
     }
-    HeaderValue::from_str(&text).ok()
+    Some(text)
 }
 
 /// Where a plain request should have gone (RFC 9110, section 10.2.2); `None` without a host.
-pub(super) fn redirect_target(host: &[u8], port: u16, target: &str) -> Option<HeaderValue> {
+pub(super) fn redirect_target(host: &[u8], port: u16, target: &[u8]) -> Option<String> {
     let host = std::str::from_utf8(host)
         .ok()
         .filter(|host| !host.is_empty())?;
@@ -200,7 +199,8 @@ pub(super) fn redirect_target(host: &[u8], port: u16, target: &str) -> Option<He
         443 => String::new(),
         port => format!(":{port}"),
     };
-    HeaderValue::from_str(&format!("https://{name}{port}{target}")).ok()
+    let target = std::str::from_utf8(target).ok()?;
+    Some(format!("https://{name}{port}{target}"))
 }
 
 #[cfg(test)]
@@ -210,8 +210,7 @@ mod tests {
     #[test]
     fn a_plain_request_is_sent_to_the_same_place_over_tls() {
         let to = |host: &str, port, target| {
-            let to = redirect_target(host.as_bytes(), port, target)?;
-            Some(to.to_str().unwrap().to_owned())
+            redirect_target(host.as_bytes(), port, str::as_bytes(target))
         };
         let same = "https://example.com/a?b=c";
         assert_eq!(to("example.com", 443, "/a?b=c").as_deref(), Some(same));

@@ -6,19 +6,13 @@
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use hyper::Version;
-use hyper::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
+use lb_http::{Fields, Name, list};
 
 pub mod value;
 use crate::config::http::{Cidr, Settings};
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id of a request that is taken over from a trusted proxy.
 const LONGEST_ID: usize = 128;
@@ -35,8 +29,8 @@ pub struct Origin {
     /// Whether it is TLS.
     pub https: bool,
     trusted: bool,
-    ip: HeaderValue,
-    port: HeaderValue,
+    ip: Rc<str>,
+    port: String,
 }
 
 /// What was found out of one request.
@@ -45,20 +39,27 @@ pub struct Asker {
     /// The client.
     pub ip: IpAddr,
     /// The same as text.
-    pub ip_text: HeaderValue,
+    pub ip_text: Rc<str>,
     /// Whether the client speaks TLS, to us or to a trusted proxy.
     pub https: bool,
     /// The id of the request.
-    pub request_id: HeaderValue,
+    pub request_id: RequestId,
+}
+
+/// The id of a request: visible ASCII characters.
+#[derive(Clone, Copy)]
+pub struct RequestId {
+    text: [u8; LONGEST_ID],
+    length: u8,
 }
 
 /// Names this service in Via, and knows its own name again.
 #[derive(Clone, Debug)]
 pub struct Via {
     pseudonym: String,
-    http_10: HeaderValue,
-    http_11: HeaderValue,
-    http_2: HeaderValue,
+    http_10: String,
+    http_11: String,
+    http_2: String,
 }
 
 impl Origin {
@@ -69,19 +70,14 @@ impl Origin {
             local,
             https,
             trusted: is_trusted(trusted, peer.ip()),
-            ip: text(&peer.ip().to_string()),
-            port: HeaderValue::from(local.port()),
+            ip: peer.ip().to_string().into(),
+            port: local.port().to_string(),
         }
     }
 
     /// Whether whoever made the connection is believed.
     pub fn is_trusted(&self) -> bool {
         self.trusted
-    }
-
-    /// The client's address and the port that it came to, as text.
-    pub fn texts(&self) -> (&HeaderValue, &HeaderValue) {
-        (&self.ip, &self.port)
     }
 
     /// The scheme of the connection.
@@ -97,115 +93,92 @@ pub fn scheme(https: bool) -> &'static str {
 
 /// Drops the header names with underscores: an application that turns names into variables takes
 /// `X_Real_IP` for `X-Real-IP`.
-pub fn drop_underscores(headers: &mut HeaderMap) {
-    let has_underscore = |name: &HeaderName| name.as_str().contains('_');
-    if !headers.keys().any(has_underscore) {
-        return;
-    }
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|n| has_underscore(n))
-        .cloned()
-        .collect();
-    for name in names {
-        headers.remove(name);
-    }
+pub fn drop_underscores(fields: &mut Fields) {
+    fields.retain(|name, known| known != Name::Other || !name.contains(&b'_'));
 }
 
 /// Sets the forwarding headers of a request. Fields of one hop must be gone already: what a
 /// client names in `Connection` must not take away what is set here.
-pub fn forward(headers: &mut HeaderMap, origin: &Origin, settings: &Settings) -> Asker {
+pub fn forward(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker {
     let asker = if origin.trusted {
-        continued(headers, origin, settings)
+        continued(fields, origin, settings)
     } else {
-        replaced(headers, origin, settings)
+        replaced(fields, origin, settings)
     };
-    headers.insert(X_REAL_IP, asker.ip_text.clone());
-    headers.insert(
-        X_FORWARDED_PROTO,
-        HeaderValue::from_static(scheme(asker.https)),
-    );
-    headers.insert(X_REQUEST_ID, asker.request_id.clone());
+    fields.set(Name::XRealIp, asker.ip_text.as_bytes());
+    fields.set(Name::XForwardedProto, scheme(asker.https).as_bytes());
+    fields.set(Name::XRequestId, asker.request_id.as_bytes());
     asker
 }
 
-/// Gives a request that [`forward`] has seen the id under which it was sent before.
-pub fn rename(headers: &mut HeaderMap, asker: &mut Asker, id: &[u8; 32]) {
-    if let Ok(id) = HeaderValue::from_bytes(id) {
-        headers.insert(X_REQUEST_ID, id.clone());
-        asker.request_id = id;
+/// Nothing is believed.
+fn replaced(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker {
+    let host = fields.get(Name::Host).map(<[u8]>::to_vec);
+    fields.set(Name::XForwardedFor, origin.ip.as_bytes());
+    fields.set(Name::XForwardedPort, origin.port.as_bytes());
+    fields.remove(Name::Forwarded);
+    if settings.forwarded {
+        let hops = [origin.peer.ip()];
+        let value = value::write(&hops, host.as_deref(), origin.scheme());
+        fields.append(Name::Forwarded, value.as_bytes());
+    }
+    set_host(fields, host.as_deref());
+    Asker {
+        ip: origin.peer.ip(),
+        ip_text: Rc::clone(&origin.ip),
+        https: origin.https,
+        request_id: RequestId::new(),
     }
 }
 
-/// Nothing is believed.
-fn replaced(headers: &mut HeaderMap, origin: &Origin, settings: &Settings) -> Asker {
-    let host = headers.get(HOST).cloned();
-    headers.insert(X_FORWARDED_FOR, origin.ip.clone());
-    headers.insert(X_FORWARDED_PORT, origin.port.clone());
-    if settings.forwarded {
-        let hops = [origin.peer.ip()];
-        let value = value::write(&hops, host.as_ref(), origin.scheme());
-        headers.insert(FORWARDED, value);
-    } else {
-        headers.remove(FORWARDED);
-    }
-    match host {
-        Some(host) => headers.insert(X_FORWARDED_HOST, host),
-        None => headers.remove(X_FORWARDED_HOST),
-    };
-    Asker {
-        ip: origin.peer.ip(),
-        ip_text: origin.ip.clone(),
-        https: origin.https,
-        request_id: new_id(),
+fn set_host(fields: &mut Fields, host: Option<&[u8]>) {
+    fields.remove(Name::XForwardedHost);
+    if let Some(host) = host {
+        fields.append(Name::XForwardedHost, host);
     }
 }
 
 /// What a trusted proxy says is read, and continued.
-fn continued(headers: &mut HeaderMap, origin: &Origin, settings: &Settings) -> Asker {
-    let told = value::read(headers.get_all(FORWARDED));
-    let hops = hops(headers, &told, origin, &settings.trusted_proxies);
+fn continued(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker {
+    let told = value::read(fields.all(Name::Forwarded));
+    let hops = hops(fields, &told, origin, &settings.trusted_proxies);
     let ip = hops[0];
     let chain: Vec<String> = hops.iter().map(IpAddr::to_string).collect();
-    headers.insert(X_FORWARDED_FOR, text(&chain.join(", ")));
-    let https = told_scheme(headers, &told).unwrap_or(origin.https);
-    let host = one(headers, X_FORWARDED_HOST)
-        .or_else(|| told.host.as_deref().map(text))
-        .or_else(|| headers.get(HOST).cloned());
-    let port = one(headers, X_FORWARDED_PORT)
-        .filter(|port| port.to_str().is_ok_and(|port| port.parse::<u16>().is_ok()));
-    headers.insert(
-        X_FORWARDED_PORT,
-        port.unwrap_or_else(|| origin.port.clone()),
-    );
+    let https = told_scheme(fields, &told).unwrap_or(origin.https);
+    let host = one(fields, Name::XForwardedHost)
+        .or(told.host.as_deref().map(str::as_bytes))
+        .or_else(|| fields.get(Name::Host))
+        .map(<[u8]>::to_vec);
+    let is_port = |port: &&[u8]| list::number(port).is_some_and(|port| port <= 0xffff);
+    let port = one(fields, Name::XForwardedPort).filter(is_port);
+    let port = port.map(<[u8]>::to_vec);
+    let request_id = one(fields, Name::XRequestId)
+        .and_then(RequestId::of)
+        .unwrap_or_else(RequestId::new);
+    fields.set(Name::XForwardedFor, chain.join(", ").as_bytes());
+    let port = port.as_deref().unwrap_or(origin.port.as_bytes());
+    fields.set(Name::XForwardedPort, port);
+    fields.remove(Name::Forwarded);
     if settings.forwarded {
-        let value = value::write(&hops, host.as_ref(), scheme(https));
-        headers.insert(FORWARDED, value);
-    } else {
-        headers.remove(FORWARDED);
+        let value = value::write(&hops, host.as_deref(), scheme(https));
+        fields.append(Name::Forwarded, value.as_bytes());
     }
-    match host {
-        Some(host) => headers.insert(X_FORWARDED_HOST, host),
-        None => headers.remove(X_FORWARDED_HOST),
-    };
+    set_host(fields, host.as_deref());
     Asker {
         ip,
-        ip_text: text(&chain[0]),
+        ip_text: chain[0].as_str().into(),
         https,
-        request_id: one(headers, X_REQUEST_ID)
-            .filter(is_id)
-            .unwrap_or_else(new_id),
+        request_id,
     }
 }
 
 /// The addresses on the way here that can be vouched for, the client's first: what is written
 /// counts from the right as long as whoever wrote it is trusted.
-fn hops(headers: &HeaderMap, told: &value::Told, origin: &Origin, trusted: &[Cidr]) -> Vec<IpAddr> {
+fn hops(fields: &Fields, told: &value::Told, origin: &Origin, trusted: &[Cidr]) -> Vec<IpAddr> {
     let mut hops = vec![origin.peer.ip()];
-    let written: Vec<Option<IpAddr>> = if headers.contains_key(X_FORWARDED_FOR) {
-        let values = headers.get_all(X_FORWARDED_FOR).iter();
-        values
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+    let written: Vec<Option<IpAddr>> = if fields.has(Name::XForwardedFor) {
+        // An empty member of a list is none (RFC 9110, section 5.6.1.2), and hides nobody.
+        list::members(fields.all(Name::XForwardedFor))
             .map(address)
             .collect()
     } else {
@@ -239,12 +212,12 @@ pub fn address(text: &[u8]) -> Option<IpAddr> {
 }
 
 /// Whether a trusted proxy says that the client speaks TLS.
-fn told_scheme(headers: &HeaderMap, told: &value::Told) -> Option<bool> {
-    let values = headers.get_all(X_FORWARDED_PROTO).iter();
-    let first = values
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .next()
-        .map(<[u8]>::trim_ascii);
+pub fn says_https(fields: &Fields) -> Option<bool> {
+    told_scheme(fields, &value::read(fields.all(Name::Forwarded)))
+}
+
+fn told_scheme(fields: &Fields, told: &value::Told) -> Option<bool> {
+    let first = list::members(fields.all(Name::XForwardedProto)).next();
     let is_tls = |scheme: &[u8]| {
         if scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss") {
             Some(true)
@@ -260,14 +233,8 @@ fn told_scheme(headers: &HeaderMap, told: &value::Told) -> Option<bool> {
 }
 
 /// The value of a header that is there once and not empty.
-fn one(headers: &HeaderMap, name: HeaderName) -> Option<HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next().filter(|value| !value.is_empty())?;
-    values.next().is_none().then(|| value.clone())
-}
-
-fn is_id(id: &HeaderValue) -> bool {
-    id.len() <= LONGEST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic)
+fn one(fields: &Fields, name: Name) -> Option<&[u8]> {
+    fields.only(name).filter(|value| !value.is_empty())
 }
 
 thread_local! {
@@ -283,12 +250,46 @@ fn seed() -> [u64; 2] {
     [(words >> 64) as u64 | 1, words as u64]
 }
 
-fn new_id() -> HeaderValue {
-    HeaderValue::from_bytes(&id()).unwrap_or_else(|_| HeaderValue::from_static("-"))
+impl RequestId {
+    /// A new one: 32 hexadecimal digits.
+    pub fn new() -> Self {
+        let mut text = [0; LONGEST_ID];
+        text[..32].copy_from_slice(&id());
+        Self { text, length: 32 }
+    }
+
+    /// One that somebody else has given.
+    pub(super) fn of(id: &[u8]) -> Option<Self> {
+        let is_good = id.len() <= LONGEST_ID && id.iter().all(u8::is_ascii_graphic);
+        is_good.then(|| {
+            let mut text = [0; LONGEST_ID];
+            text[..id.len()].copy_from_slice(id);
+            Self {
+                text,
+                length: id.len() as u8,
+            }
+        })
+    }
+
+    /// Its characters.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..usize::from(self.length)]
+    }
+
+    /// The same as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A new id: 32 hexadecimal digits.
-pub fn id() -> [u8; 32] {
+fn id() -> [u8; 32] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let [first, second] = IDS.with(|ids| {
         let [salt, count] = ids.get();
@@ -314,7 +315,7 @@ impl Via {
     pub fn new(secret: [u64; 2], service: &str) -> Self {
         let digest = lb_common::hash::bytes(secret, service.as_bytes());
         let pseudonym = format!("lb-agent-{:08x}", digest as u32);
-        let value = |version| text(&format!("{version} {pseudonym}"));
+        let value = |version| format!("{version} {pseudonym}");
         Self {
             http_10: value("1.0"),
             http_11: value("1.1"),
@@ -323,22 +324,16 @@ impl Via {
         }
     }
 
-    /// What it is called in a request of HTTP/1.1.
-    pub fn http_11(&self) -> &HeaderValue {
-        &self.http_11
-    }
-
     /// Adds this service to the ones that the request has passed; `false` if it has passed here
     /// before, and goes in circles (RFC 9110, section 7.6.3).
-    pub fn pass(&self, headers: &mut HeaderMap, version: Version) -> bool {
+    pub fn pass(&self, fields: &mut Fields, version: Version) -> bool {
         let own = self.pseudonym.as_bytes();
-        let is_own = |value: &HeaderValue| {
+        let is_own = |value: &[u8]| {
             value
-                .as_bytes()
                 .split(|byte| matches!(byte, b',' | b' '))
                 .any(|word| word == own)
         };
-        if headers.get_all(VIA).iter().any(is_own) {
+        if fields.all(Name::Via).any(is_own) {
             return false;
         }
         let value = match version {
@@ -346,14 +341,9 @@ impl Via {
             Version::HTTP_10 => &self.http_10,
             _ => &self.http_11,
         };
-        headers.append(VIA, value.clone());
+        fields.append(Name::Via, value.as_bytes());
         true
     }
-}
-
-/// Addresses and the like are always good values.
-fn text(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]

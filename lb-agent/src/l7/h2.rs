@@ -1,5 +1,7 @@
-//! HTTP/2 to clients (RFC 9113): many requests at once on one connection.
+//! HTTP/2 to clients (RFC 9113): many requests at once on one connection. hyper speaks it; its requests
+//! take the same way as those of HTTP/1.1.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -7,18 +9,27 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{COOKIE, HOST, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lb_http::request::Refusal;
+use lb_http::{Framing, Name, RequestHead, ResponseHead};
 
-use super::body::Body;
+use super::access_log::{End, Record, Said};
+use super::answers::Answer;
+use super::body::{Body, Stream as Streamed};
+use super::exchange::{self, Outcome};
+use super::extended::Extended;
+use super::passage::{self, Passage};
 use super::progress::Phase;
-use super::visit::Visit;
-use super::watched::Watched;
-use super::{answers, forward};
+use super::request::Arrived;
+use super::respond::refusal_page;
+use super::stream::Stream;
+use super::visit::{UnderWay, Visit};
+use super::{answers, body};
 
 /// Streams that a client may open and reset before they were looked at (CVE-2023-44487). hyper
 /// closes the connection of one that does so more often.
@@ -45,7 +56,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
 }
 
 /// Answers requests until the connection ends.
-pub(super) async fn converse(io: Watched, visit: &Rc<Visit>) {
+pub(super) async fn converse(io: Stream, visit: &Rc<Visit>) {
     let limits = visit
         .service()
         .map(|service| service.http.settings.limits.clone());
@@ -85,87 +96,262 @@ pub(super) async fn converse(io: Watched, visit: &Rc<Visit>) {
 async fn answer(
     visit: Rc<Visit>,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, std::convert::Infallible> {
-    if name_host(&mut request) {
-        join_cookies(&mut request);
-        return forward::handle(visit, request).await;
-    }
-    Ok(answers::plain(StatusCode::BAD_REQUEST))
-}
-
-/// `:authority` is the Host of HTTP/1.1 (RFC 9113, section 8.3.1). `false` if both are there and
-/// say different things.
-fn name_host<B>(request: &mut Request<B>) -> bool {
-    let Some(authority) = request.uri().authority() else {
-        return true;
+) -> Result<Response<Body>, Infallible> {
+    let under_way = UnderWay::begin(&visit);
+    let Some(service) = visit.service() else {
+        let answer = answers::plain(StatusCode::SERVICE_UNAVAILABLE);
+        return Ok(own(answer, under_way, None, false));
     };
-    let authority = authority.as_str();
-    let mut hosts = request.headers().get_all(HOST).iter();
-    if !hosts.all(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
-        return false;
-    }
-    match HeaderValue::from_str(authority) {
-        Ok(host) => {
-            request.headers_mut().insert(HOST, host);
-            true
+    let extended = Extended::of(&mut request);
+    let has_body = !hyper::body::Body::is_end_stream(request.body());
+    let (parts, incoming) = request.into_parts();
+    let mut head = head_of(&parts);
+    let settings = &service.http.settings;
+    let checked = check(&mut head, &parts, extended.is_some(), has_body);
+    let checked = checked.map_err(Refusal::status).and_then(|framing| {
+        let protocol = match &extended {
+            Some(_) => Some(Extended::rewrite(&parts, &mut head, &settings.upgrade)?),
+            None => None,
+        };
+        if head.target().len() > settings.limits.target {
+            return Err(StatusCode::URI_TOO_LONG);
         }
-        Err(_) => false,
-    }
+        if head.fields.len() > settings.limits.headers {
+            return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        }
+        Ok((framing, protocol))
+    });
+    let mut record = passage::record(&visit, &service, Version::HTTP_2, &Said::of(&head));
+    let passage = Passage::new(&visit, service, &head);
+    let accept = head.fields.get(Name::Accept).map(<[u8]>::to_vec);
+    let mut asking = body::Asking::new(incoming);
+    let progress = Rc::clone(&under_way.progress);
+    let answered = match checked {
+        Err(status) => Err(status),
+        Ok((framing, extended)) => {
+            let arrived = Arrived {
+                head,
+                framing,
+                extended,
+            };
+            exchange::answer(
+                &visit,
+                &passage,
+                arrived,
+                &mut asking,
+                &progress,
+                &mut record,
+            )
+            .await
+        }
+    };
+    progress.answer();
+    let outcome = answered.unwrap_or_else(|status| {
+        Outcome::Own(refusal_page(&passage.service, status, accept.as_deref()))
+    });
+    Ok(match outcome {
+        Outcome::Own(mut answer) => {
+            passage.finish_own(&mut answer);
+            own(answer, under_way, record, passage.is_head())
+        }
+        Outcome::Gone => {
+            // Nobody gets it: the stream was reset.
+            let answer = answers::plain(StatusCode::BAD_REQUEST);
+            own(answer, under_way, None, false)
+        }
+        Outcome::Tunnel(head, tunnel) => {
+            if let Some(record) = &mut record {
+                record.answered(head.status);
+            }
+            if let Some(extended) = extended {
+                extended.join(&visit, *tunnel, record);
+            }
+            response(&head, Body::empty())
+        }
+        Outcome::Backend(reply) => {
+            if let Some(record) = &mut record {
+                record.answered(reply.head.status);
+            }
+            let mut head = reply.head;
+            if let Some(length) = reply.length
+                && head.status != StatusCode::NO_CONTENT
+            {
+                head.fields.set_number(Name::ContentLength, length);
+            }
+            let length = if reply.has_body {
+                reply.length
+            } else {
+                Some(0)
+            };
+            let streamed = Streamed::new(asking, reply.transfer, under_way, record);
+            response(&head, Body::streamed(streamed, length))
+        }
+    })
 }
 
-/// Cookies may come in pieces, for the sake of compression (RFC 9113, section 8.2.3).
-fn join_cookies<B>(request: &mut Request<B>) {
-    let headers = request.headers_mut();
-    if headers.get_all(COOKIE).iter().nth(1).is_none() {
-        return;
+/// An answer that is at hand.
+fn own(
+    mut answer: Answer,
+    under_way: UnderWay,
+    record: Option<Box<Record>>,
+    is_head: bool,
+) -> Response<Body> {
+    let length = answer.body.len() as u64;
+    if !matches!(answer.head.status.as_u16(), 204 | 304) {
+        answer.head.fields.set_number(Name::ContentLength, length);
     }
-    let pieces: Vec<&[u8]> = headers
-        .get_all(COOKIE)
+    let mut record = record;
+    if let Some(record) = &mut record {
+        record.answered(answer.head.status);
+        record.bytes = if is_head { 0 } else { length };
+    }
+    if let Some(record) = record {
+        record.finish(End::Complete);
+    }
+    let body = match is_head {
+        true => Body::empty(),
+        false => Body::full(answer.body),
+    };
+    response(&answer.head, body.held(under_way))
+}
+
+/// The head of an answer as hyper has it.
+fn response(head: &ResponseHead, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    let headers = response.headers_mut();
+    for (name, value) in head.fields.iter() {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
+            headers.append(name, value);
+        }
+    }
+    response
+}
+
+/// The head of a request as the rest of the engine has it: `:authority` is the Host of HTTP/1.1 (RFC
+/// 9113, section 8.3.1), and cookies that came in pieces are joined (section 8.2.3).
+fn head_of(parts: &hyper::http::request::Parts) -> RequestHead {
+    let target = match parts.uri.path_and_query() {
+        Some(target) => target.as_str(),
+        None => "/",
+    };
+    let mut head = RequestHead::new(parts.method.clone(), target.as_bytes(), Version::HTTP_2);
+    if let Some(authority) = parts.uri.authority() {
+        head.fields
+            .append(Name::Host, authority.as_str().as_bytes());
+    }
+    let mut cookies: Vec<&[u8]> = Vec::new();
+    for (name, value) in &parts.headers {
+        match Name::of(name.as_str().as_bytes()) {
+            Name::Cookie => cookies.push(value.as_bytes()),
+            Name::Host if parts.uri.authority().is_some() => {}
+            _ => head
+                .fields
+                .append_called(name.as_str().as_bytes(), value.as_bytes()),
+        }
+    }
+    if !cookies.is_empty() {
+        head.fields.append(Name::Cookie, &cookies.join(&b"; "[..]));
+    }
+    head
+}
+
+/// Checks what HTTP/2 asks for beside what holds for all requests.
+fn check(
+    head: &mut RequestHead,
+    parts: &hyper::http::request::Parts,
+    is_extended: bool,
+    has_body: bool,
+) -> Result<Framing, Refusal> {
+    // Both are there and say different things (RFC 9113, section 8.3.1).
+    if let Some(authority) = parts.uri.authority() {
+        let authority = authority.as_str().as_bytes();
+        let mut hosts = parts.headers.get_all(hyper::header::HOST).iter();
+        if !hosts.all(|host| host.as_bytes().eq_ignore_ascii_case(authority)) {
+            return Err(Refusal::Malformed("Host beside :authority"));
+        }
+    }
+    // What is for one connection only (section 8.2.2).
+    let of_connection = [
+        Name::Connection,
+        Name::TransferEncoding,
+        Name::Upgrade,
+        Name::KeepAlive,
+        Name::ProxyConnection,
+    ];
+    if of_connection.iter().any(|name| head.fields.has(*name))
+        || head.fields.all(Name::Te).any(|te| te != b"trailers")
+    {
+        return Err(Refusal::Malformed("a field of one connection"));
+    }
+    // Values with spaces around them are malformed (section 8.2.1).
+    if head
+        .fields
         .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
-    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
-        headers.insert(COOKIE, whole);
+        .any(|(_, value)| value != value.trim_ascii())
+    {
+        return Err(Refusal::Malformed("spaces around a value"));
     }
+    if head.method.as_str() == "PRI" {
+        return Err(Refusal::Method);
+    }
+    let method = head.method.clone();
+    if is_extended {
+        head.method = Method::GET;
+    }
+    let checked = head.check();
+    head.method = method;
+    Ok(match checked? {
+        // A body need not say its length (section 8.1).
+        Framing::None if has_body && !is_extended => Framing::Chunked,
+        framing => framing,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(uri: &str, headers: &[(&str, &str)]) -> Request<()> {
+    fn checked(uri: &str, headers: &[(&str, &str)]) -> Result<RequestHead, Refusal> {
         let mut request = Request::builder().uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        request.body(()).unwrap()
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let mut head = head_of(&parts);
+        check(&mut head, &parts, false, false).map(|_| head)
     }
 
     #[test]
     fn h2_8_3_1_the_authority_becomes_the_host_and_must_agree_with_it() {
-        let mut alone = request("https://a.test:8443/", &[]);
-        assert!(name_host(&mut alone));
-        assert_eq!(alone.headers()[HOST], "a.test:8443");
-        assert!(name_host(&mut request(
-            "https://a.test/",
-            &[("host", "A.test")]
-        )));
-        assert!(!name_host(&mut request(
-            "https://a.test/",
-            &[("host", "b.test")]
-        )));
+        let alone = checked("https://a.test:8443/", &[]).unwrap();
+        assert_eq!(alone.fields.only(Name::Host), Some(&b"a.test:8443"[..]));
+        assert!(checked("https://a.test/", &[("host", "A.test")]).is_ok());
+        assert!(checked("https://a.test/", &[("host", "b.test")]).is_err());
         let twice = [("host", "a.test"), ("host", "b.test")];
-        assert!(!name_host(&mut request("https://a.test/", &twice)));
+        assert!(checked("https://a.test/", &twice).is_err());
     }
 
     #[test]
     fn h2_8_2_3_cookies_in_pieces_are_joined() {
-        let mut pieces = request("/", &[("cookie", "a=1"), ("cookie", "b=2")]);
-        join_cookies(&mut pieces);
-        let joined: Vec<_> = pieces.headers().get_all(COOKIE).iter().collect();
-        assert_eq!(joined, ["a=1; b=2"]);
-        let mut whole = request("/", &[("cookie", "a=1")]);
-        join_cookies(&mut whole);
-        assert_eq!(whole.headers()[COOKIE], "a=1");
+        let pieces = checked("https://a/", &[("cookie", "a=1"), ("cookie", "b=2")]).unwrap();
+        assert_eq!(pieces.fields.only(Name::Cookie), Some(&b"a=1; b=2"[..]));
+    }
+
+    #[test]
+    fn h2_8_2_what_http_1_would_refuse_is_refused() {
+        for headers in [
+            [("connection", "close")],
+            [("te", "gzip")],
+            [("upgrade", "h2c")],
+            [("x-a", " 1")],
+            [("x-a", "1\t")],
+            [("expect", "more")],
+        ] {
+            assert!(checked("https://a/", &headers).is_err(), "{headers:?}");
+        }
+        assert!(checked("https://a/", &[("te", "trailers")]).is_ok());
     }
 }

@@ -1,31 +1,31 @@
-//! The L7 path: services with `mode = "http"`, in user space. All of hyper is in here.
+//! The L7 path: services with `mode = "http"`, in user space. Messages are those of `lb_http`; hyper
+//! speaks HTTP/2 with clients.
 //!
 //! | file | owns |
 //! | --- | --- |
 //! | `access_log` | a line for each request |
 //! | `worker`, `accept` | threads, each with a runtime, listeners and upstream connections of its own |
 //! | `settings` | what the workers know, swapped whole; the choice of a backend |
-//! | `visit` | a client's connection |
-//! | `watched`, `sentry` | its bytes: when they move, and what hyper would mend in silence |
-//! | `progress` | how far a request is, and its deadline |
-//! | `short` | the short way of requests without anything special |
-//! | `forward` | all others, from the head of a request to the head of its answer |
+//! | `visit` | what is known of a client's connection |
+//! | `client` | a client's connection of HTTP/1.1, request by request |
+//! | `respond` | the answer to a request of HTTP/1.1, written to its client |
+//! | `h2`, `body` | a client's connection of HTTP/2, and the bodies on it |
+//! | `peer` | a client as one of its requests sees it, over either |
+//! | `exchange` | one request, from its head to the head of its answer |
+//! | `upload`, `download`, `transfer` | bodies on their way |
+//! | `request` | a request as its service sees it: route, rules, stickiness |
 //! | `passage` | what a service does to every request and answer: redirect, compress, note |
-//! | `edge` | what that takes, made from the configuration |
-//! | `handshake`, `h2` | TLS and HTTP/2 on a client's connection |
-//! | `checks` | which requests are refused |
-//! | `errand` | a request as its service sees it: route, rules, stickiness |
-//! | `parts` | what is made of the configuration for that |
+//! | `progress` | how far a request is, and its deadline |
+//! | `edge` | what `passage` takes, made from the configuration |
+//! | `parts` | what `request` takes, made from the configuration |
+//! | `handshake` | TLS on a client's connection |
 //! | `proxied` | the PROXY header of a client's connection |
-//! | `headers` | what goes and what is set on the way |
 //! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
 //! | `answers` | answers of the gateway's own |
 //! | `upstream` | connections to backends |
 //! | `lately` | affinities that a thread has just read or written |
-//! | `kept` | requests that may have to be sent again |
-//! | `spare` | buffers that a thread uses again |
 //! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
-//! | `body`, `stream`, `early` | the bytes |
+//! | `stream` | the bytes |
 //! | [`compress`] | answers made smaller on their way |
 //! | [`routes`] | which route a request takes |
 //! | [`forwarded`] | who asks for what: the forwarding headers |
@@ -39,43 +39,40 @@
 mod accept;
 mod access_log;
 mod answers;
-
 mod body;
-mod checks;
+mod client;
 mod clock;
 pub mod compress;
 mod counts;
-mod early;
+mod download;
 mod edge;
-mod errand;
+mod exchange;
 mod extended;
 mod faults;
-mod forward;
 pub mod forwarded;
 mod h2;
 mod handshake;
-mod headers;
-mod kept;
 mod lately;
 pub mod pages;
 mod parts;
 mod passage;
+mod peer;
 mod progress;
 mod proxied;
 mod reach;
+mod request;
+mod respond;
 pub mod routes;
 pub mod rules;
-mod sentry;
 mod settings;
-pub(crate) mod short;
-mod spare;
 pub mod sticky;
 mod stream;
 pub mod tls;
+mod transfer;
 mod tunnel;
+mod upload;
 mod upstream;
 mod visit;
-mod watched;
 mod worker;
 
 use std::collections::HashSet;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::header::HeaderValue;
 
 use crate::config::Config;
 use crate::config::http::ErrorPages;
@@ -99,7 +98,7 @@ impl Pages {
         &self,
         status: StatusCode,
         all_down: bool,
-        accept: Option<&HeaderValue>,
+        accept: Option<&[u8]>,
         request_id: &str,
     ) -> Shown {
         let maintenance = self.maintenance.as_ref().filter(|_| all_down);
@@ -160,10 +159,10 @@ fn content_type(path: &Path) -> &'static str {
 
 /// What a client asks for: a browser takes HTML before anything else, a program JSON, and others
 /// get a line of text.
-fn wanted(accept: Option<&HeaderValue>) -> Form {
+fn wanted(accept: Option<&[u8]>) -> Form {
     let quality_of = |wanted: &[&str]| {
         let values = accept.into_iter();
-        let ranges = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let ranges = values.flat_map(|value| value.split(|byte| *byte == b','));
         ranges.filter_map(|range| quality(range, wanted)).max()
     };
     let html = quality_of(&["text/html", "application/xhtml+xml"]).unwrap_or(0);
@@ -230,15 +229,11 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn accepting(accept: &str) -> HeaderValue {
-        HeaderValue::from_str(accept).unwrap()
-    }
-
     fn shown(accept: &str) -> Shown {
         Pages::default().show(
             StatusCode::BAD_GATEWAY,
             false,
-            Some(&accepting(accept)),
+            Some(accept.as_bytes()),
             "a<b>",
         )
     }
@@ -277,8 +272,7 @@ mod tests {
             ..ErrorPages::default()
         };
         let pages = Pages::load(&configured).unwrap();
-        let show =
-            |status, all_down| pages.show(status, all_down, Some(&accepting("text/html")), "id");
+        let show = |status, all_down| pages.show(status, all_down, Some(b"text/html"), "id");
         let own = show(StatusCode::BAD_GATEWAY, false);
         assert_eq!(
             (own.content_type, &own.body[..]),

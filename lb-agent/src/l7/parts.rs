@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::header::HeaderValue;
 use lb_common::abi::ServiceId;
 
 use super::forwarded::Via;
@@ -56,7 +55,7 @@ pub(super) enum Target {
     Answer {
         status: StatusCode,
         body: Bytes,
-        content_type: HeaderValue,
+        content_type: String,
     },
 }
 
@@ -175,8 +174,7 @@ impl Target {
             }) => Self::Answer {
                 status: *status,
                 body: Bytes::from(body.clone()),
-                content_type: HeaderValue::from_str(content_type)
-                    .unwrap_or_else(|_| HeaderValue::from_static("text/plain")),
+                content_type: content_type.clone(),
             },
         }
     }

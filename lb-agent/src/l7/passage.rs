@@ -1,142 +1,114 @@
-//! A request's way through a service, from its head to the last byte of its answer: sent to TLS
-//! where it should have come by TLS, noted in the access log, its answer compressed.
+//! What a service does to every request and to every answer, whoever gives it: sends it to TLS where it
+//! should have come by TLS, notes it in the access log, makes the answer smaller.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hyper::header::{HOST, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
-use hyper::http::request;
-use hyper::{Response, StatusCode, Version};
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
+use lb_http::{Name, RequestHead, ResponseHead};
 
 use super::access_log::{Record, Said};
-use super::answers::plain;
-use super::body::Body;
-use super::compress::Asked;
+use super::answers::{self, Answer};
+use super::compress::{self, Asked};
 use super::edge::redirect_target;
-use super::progress::Progress;
+use super::forwarded;
 use super::settings::Service;
-use super::short::Adopted;
-use super::visit::{UnderWay, Visit};
+use super::visit::Visit;
+use crate::config::http::Algorithm;
 
-/// One request under way.
+/// What of a request matters for its answer.
 pub(super) struct Passage {
-    visit: Rc<Visit>,
-    service: Arc<Service>,
-    under_way: UnderWay,
-    record: RefCell<Option<Box<Record>>>,
+    pub(super) service: Arc<Service>,
+    is_tls: bool,
+    is_head: bool,
     asked: Option<Asked>,
 }
 
 impl Passage {
-    /// A request with this head begins.
-    pub(super) fn begin(
-        visit: &Rc<Visit>,
-        service: Arc<Service>,
-        under_way: UnderWay,
-        head: &request::Parts,
-    ) -> Self {
-        let edge = &service.edge;
-        let begun = visit
-            .adopted
-            .borrow_mut()
-            .as_mut()
-            .and_then(Adopted::record);
-        let record = begun.or_else(|| Self::record(visit, &service, head.version, &Said::of(head)));
-        let compressor = edge.compressor.as_ref();
-        let asked = compressor.map(|_| Asked::new(&head.method, &head.headers));
+    /// Of a request with this head, as the client sent it.
+    pub(super) fn new(visit: &Visit, service: Arc<Service>, head: &RequestHead) -> Self {
+        let compresses = service.edge.compressor.is_some();
         Self {
-            visit: Rc::clone(visit),
-            under_way,
-            record: RefCell::new(record),
-            asked,
+            is_tls: visit.tls.is_some(),
+            is_head: head.method == Method::HEAD,
+            asked: compresses.then(|| Asked::new(head)),
             service,
         }
     }
 
-    /// What is noted of a request that begins, if it is noted.
-    pub(super) fn record(
-        visit: &Visit,
-        service: &Service,
-        version: Version,
-        said: &Said<'_>,
-    ) -> Option<Box<Record>> {
-        let sink = service.edge.log.as_ref()?;
-        let mut record = Record::begin(sink, visit.origin.peer.ip(), version, said);
-        record.tls = visit.tls.map(|agreed| agreed.version);
-        Some(Box::new(record))
+    /// Of a request that is no request.
+    pub(super) fn of_nothing(visit: &Visit, service: Arc<Service>) -> Self {
+        Self {
+            is_tls: visit.tls.is_some(),
+            is_head: false,
+            asked: None,
+            service,
+        }
+    }
+
+    /// Whether the answer is to a HEAD.
+    pub(super) const fn is_head(&self) -> bool {
+        self.is_head
     }
 
     /// The answer to a plain request that should have come by TLS (308, so that a POST stays one).
-    pub(super) fn redirect(&self, head: &request::Parts) -> Option<Response<Body>> {
+    pub(super) fn redirect(&self, visit: &Visit, head: &RequestHead) -> Option<Answer> {
         let port = self.service.edge.redirect_port?;
-        if self.visit.tls.is_some() || self.came_by_tls(head) {
+        let came_by_tls =
+            || visit.origin.is_trusted() && forwarded::says_https(&head.fields) == Some(true);
+        if self.is_tls || came_by_tls() {
             return None;
         }
-        let authority = head
-            .uri
-            .authority()
-            .map(|authority| authority.as_str().as_bytes());
-        let host = authority.or_else(|| head.headers.get(HOST).map(HeaderValue::as_bytes));
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or("/", |target| target.as_str());
-        let Some(to) = redirect_target(host.unwrap_or_default(), port, target) else {
-            return Some(plain(StatusCode::BAD_REQUEST));
+        let Some(to) = redirect_target(head.host(), port, head.target()) else {
+            return Some(answers::plain(StatusCode::BAD_REQUEST));
         };
-        let mut answer = plain(StatusCode::PERMANENT_REDIRECT);
-        answer.headers_mut().insert(LOCATION, to);
+        let mut answer = answers::plain(StatusCode::PERMANENT_REDIRECT);
+        answer.head.fields.append(Name::Location, to.as_bytes());
         Some(answer)
     }
 
-    /// Whether a trusted proxy in front of us says that it took the request by TLS.
-    fn came_by_tls(&self, head: &request::Parts) -> bool {
-        let said = head.headers.get("x-forwarded-proto");
-        self.visit.origin.is_trusted()
-            && said.is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(b"https"))
-    }
-
-    /// How far it is.
-    pub(super) fn progress(&self) -> &Rc<Progress> {
-        &self.under_way.progress
-    }
-
-    /// Changes what is noted, if the request is noted.
-    pub(super) fn note(&self, change: impl FnOnce(&mut Record)) {
-        if let Some(record) = self.record.borrow_mut().as_deref_mut() {
-            change(record);
-        }
-    }
-
-    /// A backend was chosen.
-    pub(super) fn chose(&self, backend: &str, why: &'static str, connect: Duration) {
-        self.note(|record| {
-            record.chose(backend, why);
-            record.connect = Some(connect);
-        });
-    }
-
-    /// The answer as it goes to the client. Its end is the end of the request, unless it begins a
-    /// tunnel.
-    pub(super) fn finish(self, answer: Response<Body>) -> Response<Body> {
-        let (mut head, mut body) = answer.into_parts();
-        self.note(|record| record.answered(head.status));
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let record = self.record.into_inner();
-            self.under_way.progress.set_tunnel_record(record);
-            return Response::from_parts(head, body.ending(self.under_way, None));
-        }
+    /// The head of an answer whose body has `length` bytes, if that is known, as the client gets it:
+    /// the coding that its body is to get.
+    pub(super) fn finish(&self, head: &mut ResponseHead, length: Option<u64>) -> Option<Algorithm> {
         let edge = &self.service.edge;
-        if let (Some(hsts), Some(_)) = (&edge.hsts, self.visit.tls) {
-            head.headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
-        }
-        if let (Some(compressor), Some(asked)) = (&edge.compressor, &self.asked)
-            && let Some(algorithm) = compressor.plan(asked, &mut head)
+        if self.is_tls
+            && let Some(hsts) = &edge.hsts
         {
-            body = body.compressed(algorithm);
+            let name = Name::StrictTransportSecurity;
+            head.fields.set(name, hsts.as_bytes());
         }
-        Response::from_parts(head, body.ending(self.under_way, self.record.into_inner()))
+        let (compressor, asked) = edge.compressor.as_ref().zip(self.asked.as_ref())?;
+        compressor.plan(asked, head, length)
     }
+
+    /// An answer of our own as the client gets it.
+    pub(super) fn finish_own(&self, answer: &mut Answer) {
+        let length = Some(answer.body.len() as u64);
+        let coding = self.finish(&mut answer.head, length);
+        if let Some(algorithm) = coding
+            && !answer.body.is_empty()
+        {
+            match compress::whole(algorithm, &answer.body) {
+                Ok(coded) => answer.body = Bytes::from(coded),
+                Err(error) => {
+                    tracing::error!(%error, "an answer cannot be compressed");
+                    answer.head.fields.remove(Name::ContentEncoding);
+                }
+            }
+        }
+    }
+}
+
+/// What is noted of a request that begins, if its service notes requests.
+pub(super) fn record(
+    visit: &Rc<Visit>,
+    service: &Service,
+    version: hyper::Version,
+    said: &Said<'_>,
+) -> Option<Box<Record>> {
+    let sink = service.edge.log.as_ref()?;
+    let mut record = Record::begin(sink, visit.origin.peer.ip(), version, said);
+    record.tls = visit.tls.map(|agreed| agreed.version);
+    Some(Box::new(record))
 }

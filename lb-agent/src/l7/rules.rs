@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 
 use hyper::Method;
-use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue};
+use lb_http::Fields;
 
 use super::forwarded::{self, Asker, Origin};
 use super::routes::hostname;
@@ -22,9 +23,9 @@ pub struct Context<'a> {
     /// The method.
     pub method: &'a Method,
     /// Host as the request has it; empty if it has none.
-    pub host: &'a str,
+    pub host: &'a [u8],
     /// Path and query as the request has them.
-    pub target: &'a str,
+    pub target: &'a [u8],
     /// The backend, once it is chosen.
     pub backend: Option<&'a BackendAddress>,
 }
@@ -85,25 +86,20 @@ impl Rules {
         })
     }
 
-    /// Changes `headers`. A value that does not make a header, which an odd Host or target can
+    /// Changes `fields`. A value that does not make a header, which an odd Host or target can
     /// bring about, leaves its header unset.
-    pub fn apply(&self, headers: &mut HeaderMap, context: &Context<'_>) {
+    pub fn apply(&self, fields: &mut Fields, context: &Context<'_>) {
         for rule in &self.0 {
-            let value = match &rule.change {
-                Change::Set(value) | Change::Add(value) => value.render(context),
-                Change::Remove => None,
-            };
-            match (&rule.change, value) {
-                (Change::Add(_), Some(value)) => {
-                    headers.append(rule.name.clone(), value);
+            let name = rule.name.as_str().as_bytes();
+            match &rule.change {
+                Change::Set(value) => {
+                    fields.remove_called(name);
+                    value.render(context, |value| fields.append_called(name, value));
                 }
-                (Change::Add(_), None) => {}
-                (Change::Set(_), Some(value)) => {
-                    headers.insert(rule.name.clone(), value);
+                Change::Add(value) => {
+                    value.render(context, |value| fields.append_called(name, value));
                 }
-                (Change::Set(_) | Change::Remove, _) => {
-                    headers.remove(&rule.name);
-                }
+                Change::Remove => fields.remove_called(name),
             }
         }
     }
@@ -120,34 +116,48 @@ impl Value {
         }
     }
 
-    fn render(&self, context: &Context<'_>) -> Option<HeaderValue> {
+    /// Hands the value to `put`, if it makes a header.
+    fn render(&self, context: &Context<'_>, put: impl FnOnce(&[u8])) {
         match self {
-            Self::Fixed(value) => Some(value.clone()),
-            Self::ClientIp => Some(context.asker.ip_text.clone()),
-            Self::RequestId => Some(context.asker.request_id.clone()),
-            Self::Template(template) => rendered(template, context),
+            Self::Fixed(value) => put(value.as_bytes()),
+            Self::ClientIp => put(context.asker.ip_text.as_bytes()),
+            Self::RequestId => put(context.asker.request_id.as_bytes()),
+            Self::Template(template) => rendered(template, context, |text| {
+                if is_value(text) {
+                    put(text);
+                }
+            }),
         }
     }
 }
 
+/// Whether a text can be the value of a header (RFC 9110, section 5.5).
+fn is_value(text: &[u8]) -> bool {
+    !text
+        .iter()
+        .any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
+}
+
 /// The value of Location for a redirect; `None` if the request makes it none.
-pub fn location(template: &Template, context: &Context<'_>) -> Option<HeaderValue> {
-    rendered(template, context)
+pub fn location(template: &Template, context: &Context<'_>) -> Option<Vec<u8>> {
+    rendered(template, context, |text| {
+        is_value(text).then(|| text.to_vec())
+    })
 }
 
 /// `https://` and what was asked for, on the port `port`; `None` if the request names no host.
-pub fn on_https(host: &str, target: &str, port: u16) -> Option<HeaderValue> {
-    let name = hostname(host);
+pub fn on_https(host: &[u8], target: &[u8], port: u16) -> Option<String> {
+    let name = hostname(std::str::from_utf8(host).ok()?);
     if name.is_empty() {
         return None;
     }
     // The target of `OPTIONS *` is no path.
+    let target = std::str::from_utf8(target).ok()?;
     let target = if target.starts_with('/') { target } else { "/" };
-    let text = match port {
+    Some(match port {
         443 => format!("https://{name}{target}"),
         _ => format!("https://{name}:{port}{target}"),
-    };
-    HeaderValue::from_str(&text).ok()
+    })
 }
 
 thread_local! {
@@ -155,7 +165,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-fn rendered(template: &Template, context: &Context<'_>) -> Option<HeaderValue> {
+fn rendered<T>(template: &Template, context: &Context<'_>, take: impl FnOnce(&[u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|text| {
         text.clear();
         for part in &template.parts {
@@ -164,29 +174,26 @@ fn rendered(template: &Template, context: &Context<'_>) -> Option<HeaderValue> {
                 Part::Variable(variable) => variable_into(text, *variable, context),
             }
         }
-        HeaderValue::from_bytes(text).ok()
+        take(text)
     })
 }
 
 fn variable_into(text: &mut Vec<u8>, variable: Variable, context: &Context<'_>) {
-    let path_and_query = || {
-        context
-            .target
-            .split_once('?')
-            .unwrap_or((context.target, ""))
-    };
+    let target = context.target;
+    let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
+    let hostname = || std::str::from_utf8(context.host).map_or("", hostname);
     let mut put = |bytes: &[u8]| text.extend_from_slice(bytes);
     match variable {
         Variable::ClientIp => put(context.asker.ip_text.as_bytes()),
         Variable::RemotePort => put(context.origin.peer.port().to_string().as_bytes()),
-        Variable::Host => put(context.host.as_bytes()),
-        Variable::Hostname => put(hostname(context.host).as_bytes()),
+        Variable::Host => put(context.host),
+        Variable::Hostname => put(hostname().as_bytes()),
         Variable::Scheme => put(forwarded::scheme(context.asker.https).as_bytes()),
         Variable::ServerPort => put(context.origin.local.port().to_string().as_bytes()),
         Variable::Method => put(context.method.as_str().as_bytes()),
-        Variable::Uri => put(context.target.as_bytes()),
-        Variable::Path => put(path_and_query().0.as_bytes()),
-        Variable::Query => put(path_and_query().1.as_bytes()),
+        Variable::Uri => put(target),
+        Variable::Path => put(&target[..path_end]),
+        Variable::Query => put(target.get(path_end + 1..).unwrap_or_default()),
         Variable::RequestId => put(context.asker.request_id.as_bytes()),
         Variable::Service => put(context.service.as_bytes()),
         Variable::Backend => {
@@ -195,13 +202,6 @@ fn variable_into(text: &mut Vec<u8>, variable: Variable, context: &Context<'_>) 
             }
         }
     }
-}
-
-/// The host of a request: that of its target, else its Host line; empty if there is none.
-pub fn host_of<'a>(uri: &'a hyper::Uri, headers: &'a HeaderMap) -> &'a str {
-    let line = || headers.get(HOST).and_then(|host| host.to_str().ok());
-    let named = uri.authority().map(|authority| authority.as_str());
-    named.or_else(line).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -218,14 +218,14 @@ mod tests {
         Rules::new(&http.settings.response_headers)
     }
 
-    fn applied(lines: &str, mut headers: HeaderMap) -> Vec<(String, String)> {
+    fn applied(lines: &str, mut headers: Fields) -> Vec<(String, String)> {
         let peer = "203.0.113.9:51000".parse().unwrap();
         let origin = Origin::new(peer, "192.0.2.1:80".parse().unwrap(), false, &[]);
         let asker = Asker {
             ip: origin.peer.ip(),
-            ip_text: HeaderValue::from_static("203.0.113.9"),
+            ip_text: "203.0.113.9".into(),
             https: true,
-            request_id: HeaderValue::from_static("abc"),
+            request_id: forwarded::RequestId::of(b"abc").unwrap(),
         };
         let backend = "unix:/run/a.sock".parse().unwrap();
         let context = Context {
@@ -233,15 +233,15 @@ mod tests {
             origin: &origin,
             asker: &asker,
             method: &Method::GET,
-            host: "Example.com:8080",
-            target: "/a/b?c=d",
+            host: b"Example.com:8080",
+            target: b"/a/b?c=d",
             backend: Some(&backend),
         };
         rules(lines).apply(&mut headers, &context);
-        let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         headers
             .iter()
-            .map(|(name, value)| (name.to_string(), text(value)))
+            .map(|(name, value)| (text(name), text(value)))
             .collect()
     }
 
@@ -269,7 +269,7 @@ mod tests {
                 (format!("<{variable}>"), format!("<{value}>")),
             ] {
                 let line = format!("{{ set = 'x', value = '{text}' }}");
-                let headers = applied(&line, HeaderMap::new());
+                let headers = applied(&line, Fields::new());
                 assert_eq!(headers, [("x".to_owned(), value)], "{text}");
             }
         }
@@ -277,10 +277,10 @@ mod tests {
 
     #[test]
     fn rules_are_applied_in_their_order() {
-        let mut before = HeaderMap::new();
-        before.append("a", HeaderValue::from_static("1"));
-        before.append("a", HeaderValue::from_static("2"));
-        before.append("b", HeaderValue::from_static("3"));
+        let mut before = Fields::new();
+        for (name, value) in [("a", "1"), ("A", "2"), ("b", "3")] {
+            before.append_called(name.as_bytes(), value.as_bytes());
+        }
         let lines = "{ set = 'A', value = 'x' }, { add = 'A', value = '$$' }, { remove = 'b' }";
         let expected = [("a", "x"), ("a", "$")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(applied(lines, before), expected);
@@ -294,9 +294,7 @@ mod tests {
 
     #[test]
     fn a_redirect_to_https_keeps_host_and_target() {
-        let to = |host, target, port| {
-            on_https(host, target, port).map(|value| value.to_str().unwrap().to_owned())
-        };
+        let to = |host, target, port| on_https(str::as_bytes(host), str::as_bytes(target), port);
         assert_eq!(
             to("a.com:80", "/x?y", 443).as_deref(),
             Some("https://a.com/x?y")

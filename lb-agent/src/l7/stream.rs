@@ -1,5 +1,4 @@
-//! One byte stream for everything that HTTP goes over: TCP, TLS and unix sockets, and each of them
-//! again with bytes that somebody has read before.
+//! One byte stream for everything that HTTP goes over: TCP, TLS and unix sockets.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +9,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use super::early::Early;
 use crate::admission::listener::Client;
 
 /// A connection, to a client or to a backend.
@@ -23,18 +21,6 @@ pub(super) enum Stream {
     Unix(UnixStream),
     /// TCP with TLS in it, with a client.
     Tls(Box<TlsStream<Client>>),
-    /// One of which something was read before.
-    Early(Box<Early>),
-}
-
-impl Stream {
-    /// The same without what was read before, once that is used up.
-    pub(super) fn plain(self) -> Self {
-        match self {
-            Self::Early(early) => early.into_rest(),
-            stream => stream,
-        }
-    }
 }
 
 macro_rules! each {
@@ -44,7 +30,6 @@ macro_rules! each {
             Stream::Tcp($stream) => $what,
             Stream::Unix($stream) => $what,
             Stream::Tls($stream) => $what,
-            Stream::Early($stream) => $what,
         }
     };
 }
@@ -100,7 +85,6 @@ impl AsFd for Stream {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
             Self::Tls(stream) => stream.get_ref().0.as_fd(),
-            Self::Early(early) => early.as_fd(),
         }
     }
 }

@@ -1,37 +1,29 @@
 //! A client's connection: what is known of it, and its life from the first byte to the last.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use lb_common::abi::{BackendId, ServiceId};
 use lb_common::select::Reason;
 use socket2::SockRef;
-use tokio::io::AsyncWriteExt as _;
 
+use super::access_log::{self, Record};
+use super::exchange::Tunnel;
 use super::forwarded::Origin;
 use super::handshake::{self, Agreed};
 use super::progress::{Phase, Progress};
-use super::sentry::Sentry;
 use super::settings::{Service, Snapshot};
-use super::short::{self, Adopted, Left};
 use super::sticky::Key;
 use super::stream::Stream;
 use super::tunnel::{self, End};
-use super::watched::Watched;
 use super::worker::Worker;
-use super::{access_log, clock, forward, h2, proxied};
+use super::{client, clock, h2, proxied};
 use crate::admission::listener::Client;
-use crate::config::http::{Limits, Timeouts};
+use crate::config::http::Timeouts;
 
 /// How soon a client that goes on is remembered again.
 const REMEMBER_MS: u64 = 60_000;
@@ -52,7 +44,6 @@ pub(super) struct Visit {
     remembered: Cell<Option<(ServiceId, Key, BackendId, u64)>>,
     /// The service that its requests go to, with the generation of the settings.
     service: RefCell<Option<(u64, Arc<Service>)>>,
-    sentry: RefCell<Sentry>,
     /// What was agreed on in the TLS handshake, if there was one.
     pub(super) tls: Option<Agreed>,
     /// Requests under way: more than one with HTTP/2 alone.
@@ -61,8 +52,6 @@ pub(super) struct Visit {
     head: Cell<Duration>,
     /// How long it may take to make room for more of an answer.
     pub(super) send: Cell<Option<Duration>>,
-    /// The request that the short way has begun and handed over.
-    pub(super) adopted: RefCell<Option<Adopted>>,
 }
 
 /// A request on its way through this connection, until this is dropped.
@@ -111,15 +100,6 @@ pub(super) struct Chosen {
 }
 
 impl Visit {
-    /// Bytes of a client were read.
-    pub(super) fn read(&self, bytes: &[u8]) {
-        if self.is_http2() {
-            return;
-        }
-        self.begin_head();
-        self.sentry.borrow_mut().read(bytes);
-    }
-
     /// The first bytes of a request may have come.
     pub(super) fn begin_head(&self) {
         if self.progress.phase() == Phase::Idle {
@@ -127,14 +107,8 @@ impl Visit {
         }
     }
 
-    /// A request was handed over; false if hyper has mended what should be refused.
-    pub(super) fn hand_over(&self) -> bool {
-        self.is_http2() || !self.sentry.borrow_mut().hand_over()
-    }
-
     /// No request is under way any more.
     pub(super) fn end(&self) {
-        self.sentry.borrow_mut().resume();
         self.progress.idle(self.idle.get());
     }
 
@@ -162,6 +136,38 @@ impl Visit {
         let known = known.as_ref().map(|(generation, _)| *generation);
         let snapshot = self.worker.snapshot();
         known != Some(snapshot.generation) && snapshot.service_at(self.local).is_none()
+    }
+
+    /// Goes on as a tunnel, in a task of its own, which is much smaller than that of a connection.
+    /// `early` was read from the client.
+    pub(super) fn become_tunnel(
+        &self,
+        stream: Stream,
+        early: Vec<u8>,
+        tunnel: Tunnel,
+        record: Option<Box<Record>>,
+    ) {
+        let client = End {
+            stream,
+            early: Bytes::from(early),
+        };
+        let backend = End {
+            stream: tunnel.stream,
+            early: Bytes::from(tunnel.early),
+        };
+        let (active, idle) = (tunnel.active, tunnel.idle);
+        self.worker.spawn(async move {
+            let stop = || active.is_to_end();
+            let (client, backend, ended, bytes) = tunnel::copy(client, backend, idle, stop).await;
+            if let Some(mut record) = record {
+                record.bytes = bytes;
+                record.finish(access_log::End::Complete);
+            }
+            if ended.is_err() {
+                reset(&client);
+                reset(&backend);
+            }
+        });
     }
 
     /// The service that this connection's requests go to. One that does not listen here any more
@@ -224,37 +230,21 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAd
         chosen: Cell::new(None),
         remembered: Cell::new(None),
         service: RefCell::new(None),
-        sentry: RefCell::default(),
         tls,
         under_way: Cell::new(0),
         idle: Cell::new(usual.idle),
         head: Cell::new(usual.header),
         send: Cell::new(usual.send),
-        adopted: RefCell::new(None),
     });
-    let Some(service) = visit.service() else {
+    if visit.service().is_none() {
         return;
-    };
-    let watched = |stream| Watched {
-        stream,
-        visit: Rc::clone(&visit),
-    };
+    }
     if visit.is_http2() {
         visit.end();
-        Box::pin(h2::converse(watched(stream), &visit)).await;
-        return;
+        return Box::pin(h2::converse(stream, &visit)).await;
     }
     visit.progress.head(visit.head.get());
-    let io = match short::converse(stream, &visit).await {
-        Left::Over => return,
-        Left::Late(stream) => return too_late(stream).await,
-        Left::Rest(stream) => watched(stream),
-    };
-    // Boxed: most connections never need it.
-    let conversed = Box::pin(converse(io, &visit, &service.http.settings.limits)).await;
-    if let Some((io, early)) = conversed {
-        become_tunnel(io.stream.plain(), early, &visit);
-    }
+    client::converse(stream, &visit).await;
 }
 
 /// Who made the connection: whoever its PROXY header names, if a trusted proxy is to send one.
@@ -282,117 +272,6 @@ async fn origin(
             None
         }
     }
-}
-
-/// Answers requests until the connection ends. What is left of it is returned when it becomes a
-/// tunnel.
-async fn converse(io: Watched, visit: &Rc<Visit>, limits: &Limits) -> Option<(Watched, Bytes)> {
-    let service = service_fn(|request| forward::handle(Rc::clone(visit), request));
-    let mut builder = http1::Builder::new();
-    builder
-        .header_read_timeout(None)
-        .max_header_size(limits.header_bytes);
-    if limits.headers > DEFAULT_HEADERS {
-        builder.max_headers(limits.headers);
-    }
-    let mut connection = builder.serve_connection(TokioIo::new(io), service);
-    let (mut told, mut hurried) = (false, false);
-    let over = poll_fn(|context| {
-        loop {
-            let is_adopted = visit.adopted.borrow().is_some();
-            let in_head = is_adopted || visit.progress.phase() == Phase::Head;
-            if visit.worker.is_stopping() && !told && !in_head {
-                told = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            if let Poll::Ready(over) = Pin::new(&mut connection).poll(context) {
-                return Poll::Ready(if over.is_ok() {
-                    Over::Done
-                } else {
-                    Over::Broken
-                });
-            }
-            if !visit.worker.is_stopping() || told {
-                break;
-            }
-            if visit.progress.phase() == Phase::Head {
-                // Whoever has just connected is answered, if the request is on its way.
-                if !hurried {
-                    hurried = true;
-                    visit.progress.head(LAST_HEAD);
-                }
-                break;
-            }
-        }
-        if visit.progress.poll_deadline(context).is_ready() {
-            match visit.progress.phase() {
-                // The request itself minds the time.
-                Phase::Exchange => {}
-                Phase::Head => return Poll::Ready(Over::Late),
-                Phase::Idle | Phase::Answer => return Poll::Ready(Over::Broken),
-            }
-        }
-        Poll::Pending
-    })
-    .await;
-    match over {
-        Over::Done if visit.progress.is_tunnel() => {
-            let parts = connection.into_parts();
-            Some((parts.io.into_inner(), parts.read_buf))
-        }
-        Over::Late => {
-            too_late(connection.into_parts().io.into_inner().stream).await;
-            None
-        }
-        Over::Done | Over::Broken => None,
-    }
-}
-
-/// How long the head of a request may take when the agent ends.
-const LAST_HEAD: Duration = Duration::from_secs(1);
-/// Header lines for which hyper needs no memory of its own.
-const DEFAULT_HEADERS: usize = 100;
-
-/// Why a connection is over.
-enum Over {
-    /// It came to its end, or becomes a tunnel.
-    Done,
-    /// The head of a request took too long.
-    Late,
-    /// The client went away, or does not read.
-    Broken,
-}
-
-/// Answers 408 to a head that did not come to its end (RFC 9110, section 15.5.9).
-async fn too_late(mut stream: Stream) {
-    let answer = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    let _ = stream.write_all(answer).await;
-    let _ = stream.shutdown().await;
-}
-
-/// Goes on in a task of its own, which is much smaller than that of a connection.
-fn become_tunnel(stream: Stream, early: Bytes, visit: &Visit) {
-    let Some(tunnel) = visit.progress.take_tunnel() else {
-        return;
-    };
-    let client = End { stream, early };
-    let backend = End {
-        stream: tunnel.backend.stream,
-        early: tunnel.backend.early,
-    };
-    let (active, idle, record) = (tunnel.active, tunnel.idle, tunnel.record);
-    visit.worker.spawn(async move {
-        let stop = || active.is_to_end();
-        let (client, backend, ended, bytes) = tunnel::copy(client, backend, idle, stop).await;
-        if let Some(mut record) = record {
-            record.bytes = bytes;
-            record.finish(access_log::End::Complete);
-        }
-        if ended.is_err() {
-            reset(&client);
-            reset(&backend);
-        }
-    });
 }
 
 /// Makes closing the socket reset the connection.

@@ -12,7 +12,6 @@ mod messages;
 mod responses;
 mod sessions;
 mod upgrade;
-mod ways;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

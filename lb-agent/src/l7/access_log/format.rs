@@ -232,14 +232,14 @@ mod tests {
     use super::*;
     use crate::l7::access_log::Said;
     use crate::l7::access_log::sink::Sink;
-    use hyper::{Request, StatusCode};
+    use hyper::{Method, StatusCode};
+    use lb_http::RequestHead;
 
     fn record(headers: &[(&str, &[u8])], target: &str) -> Record {
-        let mut request = Request::builder().method("GET").uri(target);
+        let mut head = RequestHead::new(Method::GET, target.as_bytes(), Version::HTTP_11);
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            head.fields.append_called(name.as_bytes(), value);
         }
-        let (head, ()) = request.body(()).unwrap().into_parts();
         let sink = Sink::for_tests(LogFormat::Combined);
         Record::begin(
             &sink,

@@ -7,11 +7,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue, REFERER, USER_AGENT};
-use hyper::http::request;
 use hyper::{StatusCode, Version};
+use lb_http::{Name, RequestHead, spare};
 
-use super::super::spare;
 use super::sink::Sink;
 
 /// A request under way. Its texts are copied into one buffer, which the next request of the thread
@@ -51,17 +49,15 @@ pub(in crate::l7) struct Said<'a> {
 
 impl<'a> Said<'a> {
     /// What the head of a request says.
-    pub(in crate::l7) fn of(head: &'a request::Parts) -> Self {
-        let field = |name| head.headers.get(name).map(HeaderValue::as_bytes);
-        let authority = head.uri.authority().map(|authority| authority.as_str());
-        let path = head.uri.path_and_query().map(|path| path.as_str());
+    pub(in crate::l7) fn of(head: &'a RequestHead) -> Self {
+        let field = |name| head.fields.get(name);
         Self {
             method: head.method.as_str().as_bytes(),
-            target: path.or(authority).unwrap_or_default().as_bytes(),
-            host: authority.map(str::as_bytes).or_else(|| field(HOST)),
-            referer: field(REFERER),
-            user_agent: field(USER_AGENT),
-            authorization: field(AUTHORIZATION),
+            target: head.target(),
+            host: field(Name::Host),
+            referer: field(Name::Referer),
+            user_agent: field(Name::UserAgent),
+            authorization: field(Name::Authorization),
         }
     }
 }

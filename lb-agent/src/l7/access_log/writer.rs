@@ -207,7 +207,8 @@ mod tests {
     use super::*;
     use crate::config::http::LogFormat;
     use crate::l7::access_log::{End, Record, Said, flush_thread};
-    use hyper::Request;
+    use hyper::{Method, Version};
+    use lb_http::RequestHead;
 
     fn log(path: &Path) -> AccessLog {
         AccessLog {
@@ -217,8 +218,7 @@ mod tests {
     }
 
     fn write(sink: &Arc<Sink>, target: &str) {
-        let request = Request::builder().uri(target).body(()).unwrap();
-        let (head, ()) = request.into_parts();
+        let head = RequestHead::new(Method::GET, target.as_bytes(), Version::HTTP_11);
         Record::begin(sink, [127, 0, 0, 1].into(), head.version, &Said::of(&head))
             .finish(End::Complete);
     }

@@ -1,7 +1,5 @@
 //! `Accept-Encoding` (RFC 9110, section 12.5.3).
 
-use hyper::header::HeaderValue;
-
 use crate::config::http::Algorithm;
 
 /// What a client takes, with weights in thousandths.
@@ -18,7 +16,7 @@ pub(super) struct Accepted {
 
 impl Accepted {
     /// What the lines of the header say; without any, a client takes what there is, uncompressed.
-    pub(super) fn of(lines: &[HeaderValue]) -> Self {
+    pub(super) fn of<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut accepted = Self {
             gzip: 0,
             brotli: 0,
@@ -29,7 +27,7 @@ impl Accepted {
         };
         for line in lines {
             // A line that is no text names nothing that we know.
-            let items = line.to_str().unwrap_or_default().split(',');
+            let items = std::str::from_utf8(line).unwrap_or_default().split(',');
             items.for_each(|item| accepted.take(item));
         }
         accepted
@@ -107,8 +105,7 @@ mod tests {
     const ALL: &[Algorithm] = &[Zstd, Brotli, Gzip];
 
     fn accepted(lines: &[&str]) -> Accepted {
-        let lines: Vec<HeaderValue> = lines.iter().map(|line| line.parse().unwrap()).collect();
-        Accepted::of(&lines)
+        Accepted::of(lines.iter().map(|line| line.as_bytes()))
     }
 
     fn best(line: &str) -> Option<Algorithm> {

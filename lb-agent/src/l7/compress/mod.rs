@@ -5,12 +5,12 @@
 //! | `accept` | what a client takes: `Accept-Encoding` with its weights |
 //! | `plan` | whether an answer is compressed, and what becomes of its header |
 //! | `encoder` | the three codings behind one face, contexts used again |
-//! | `body` | a body that compresses another one as it passes, and never holds back |
+//! | `body` | a body on its way, of which nothing is held back for long |
 
 mod accept;
 mod body;
 mod encoder;
 mod plan;
 
-pub use body::{CompressError, Compressed};
+pub use body::{Coded, whole};
 pub use plan::{Asked, Compressor};

@@ -1,11 +1,7 @@
 //! Whether an answer is compressed, and what becomes of its header then.
 
-use hyper::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, VARY,
-};
-use hyper::http::response;
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
+use lb_http::{Fields, Name, RequestHead, ResponseHead, list};
 
 use super::accept::Accepted;
 use crate::config::http::{Algorithm, Compression};
@@ -13,21 +9,23 @@ use crate::config::http::{Algorithm, Compression};
 /// What a request says about compression; noted before the request is passed on.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Read only for an answer that may be compressed.
-    accept_encoding: Vec<HeaderValue>,
-    is_head: bool,
+    /// `None` if it says nothing.
+    accepted: Option<Accepted>,
     no_transform: bool,
-    if_none_match: Vec<HeaderValue>,
+    if_none_match: Vec<Vec<u8>>,
 }
 
 impl Asked {
-    /// Reads the request's method and header.
-    pub fn new(method: &Method, headers: &HeaderMap) -> Self {
+    /// Reads the request's header.
+    pub fn new(head: &RequestHead) -> Self {
+        let fields = &head.fields;
+        let names_codings = fields.has(Name::AcceptEncoding);
         Self {
-            accept_encoding: headers.get_all(ACCEPT_ENCODING).iter().cloned().collect(),
-            is_head: method == Method::HEAD,
-            no_transform: no_transform(headers),
-            if_none_match: headers.get_all(IF_NONE_MATCH).iter().cloned().collect(),
+            accepted: names_codings.then(|| Accepted::of(fields.all(Name::AcceptEncoding))),
+            no_transform: no_transform(fields),
+            if_none_match: list::members(fields.all(Name::IfNoneMatch))
+                .map(<[u8]>::to_vec)
+                .collect(),
         }
     }
 }
@@ -56,34 +54,36 @@ impl Compressor {
         })
     }
 
-    /// Changes the header of an answer as needs be. What is returned is to be handed to
-    /// [`Compressed::new`](super::Compressed::new) with the answer's body.
-    pub fn plan(&self, asked: &Asked, head: &mut response::Parts) -> Option<Algorithm> {
+    /// Changes the header of an answer as needs be, whose body has `length` bytes if that is known.
+    /// What is returned is the coding of its body, and of that which a HEAD asks about: its length is
+    /// not known.
+    pub fn plan(
+        &self,
+        asked: &Asked,
+        head: &mut ResponseHead,
+        length: Option<u64>,
+    ) -> Option<Algorithm> {
         if head.status == StatusCode::NOT_MODIFIED {
-            keep_weak(&asked.if_none_match, &mut head.headers);
+            keep_weak(&asked.if_none_match, &mut head.fields);
             return None;
         }
         if asked.no_transform || !may_be_coded(head) {
             return None;
         }
-        let text = |name| {
-            let value: Option<&HeaderValue> = head.headers.get(name);
-            value.and_then(|value| value.to_str().ok())
-        };
-        let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        let fits = self.fits(text(CONTENT_TYPE), length);
-        if !fits && asked.accept_encoding.is_empty() {
-            return None;
-        }
-        let accepted = Accepted::of(&asked.accept_encoding);
-        if !fits && !accepted.refuses_identity() {
+        let kind = head.fields.get(Name::ContentType);
+        let kind = kind.and_then(|kind| std::str::from_utf8(kind).ok());
+        let fits = self.fits(kind, length);
+        let refuses_identity = asked
+            .accepted
+            .is_some_and(|accepted| accepted.refuses_identity());
+        if !fits && !refuses_identity {
             return None;
         }
         // Another client would get, or this one would have got, other bytes.
-        add_vary(&mut head.headers);
-        let algorithm = accepted.best(&self.algorithms)?;
-        rewrite(&mut head.headers, algorithm);
-        (!asked.is_head).then_some(algorithm)
+        add_vary(&mut head.fields);
+        let algorithm = asked.accepted?.best(&self.algorithms)?;
+        rewrite(&mut head.fields, algorithm);
+        Some(algorithm)
     }
 
     /// Whether an answer of this type and length in bytes is worth it. A length that is not known may
@@ -110,121 +110,112 @@ impl Compressor {
 }
 
 /// Whether the answer has a body, whole and as it was made, that nobody vouches for byte by byte.
-fn may_be_coded(head: &response::Parts) -> bool {
-    const BOUND_TO_BYTES: [HeaderName; 6] = [
-        CONTENT_RANGE,
-        HeaderName::from_static("content-md5"),
-        HeaderName::from_static("content-digest"),
-        HeaderName::from_static("repr-digest"),
-        HeaderName::from_static("digest"),
-        HeaderName::from_static("signature-input"),
+fn may_be_coded(head: &ResponseHead) -> bool {
+    const BOUND_TO_BYTES: [Name; 6] = [
+        Name::ContentRange,
+        Name::ContentMd5,
+        Name::ContentDigest,
+        Name::ReprDigest,
+        Name::Digest,
+        Name::SignatureInput,
     ];
     let status = head.status;
     let without_body = status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::RESET_CONTENT
         || status == StatusCode::PARTIAL_CONTENT;
-    let coded = head
-        .headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| coding.as_bytes() != b"identity");
+    let fields = &head.fields;
+    let coded = fields
+        .get(Name::ContentEncoding)
+        .is_some_and(|coding| coding != b"identity");
     !without_body
         && !coded
-        && !no_transform(&head.headers)
-        && !BOUND_TO_BYTES
-            .iter()
-            .any(|name| head.headers.contains_key(name))
+        && !no_transform(fields)
+        && !BOUND_TO_BYTES.iter().any(|name| fields.has(*name))
 }
 
 /// RFC 9110, section 7.7: proxies leave such content alone.
-fn no_transform(headers: &HeaderMap) -> bool {
-    headers.get_all(CACHE_CONTROL).iter().any(|line| {
-        let directives = line.as_bytes().split(|byte| *byte == b',');
-        directives
-            .map(<[u8]>::trim_ascii)
-            .any(|directive| directive.eq_ignore_ascii_case(b"no-transform"))
-    })
+fn no_transform(fields: &Fields) -> bool {
+    list::has(fields.all(Name::CacheControl), "no-transform")
 }
 
 /// `Vary: Accept-Encoding`, unless it is there or everything varies.
-fn add_vary(headers: &mut HeaderMap) {
-    let names = headers.get_all(VARY).iter().flat_map(|line| {
-        let names = line.as_bytes().split(|byte| *byte == b',');
-        names.map(<[u8]>::trim_ascii)
-    });
-    let there = names
-        .into_iter()
-        .any(|name| name == b"*" || name.eq_ignore_ascii_case(b"accept-encoding"));
+fn add_vary(fields: &mut Fields) {
+    let mut names = list::members(fields.all(Name::Vary));
+    let there = names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"accept-encoding"));
+    drop(names);
     if !there {
-        headers.append(VARY, HeaderValue::from_name(ACCEPT_ENCODING));
+        fields.append(Name::Vary, b"accept-encoding");
     }
 }
 
-/// The header of what was coded: other bytes, of a length that is not known, not to be had in
-/// parts, and equal in meaning alone (RFC 9110, section 8.8.1).
-fn rewrite(headers: &mut HeaderMap, algorithm: Algorithm) {
-    let name = match algorithm {
-        Algorithm::Gzip => "gzip",
-        Algorithm::Brotli => "br",
-        Algorithm::Zstd => "zstd",
+/// The header of what was coded: other bytes, not to be had in parts, and equal in meaning alone (RFC
+/// 9110, section 8.8.1).
+fn rewrite(fields: &mut Fields, algorithm: Algorithm) {
+    let name: &[u8] = match algorithm {
+        Algorithm::Gzip => b"gzip",
+        Algorithm::Brotli => b"br",
+        Algorithm::Zstd => b"zstd",
     };
-    headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
-    headers.remove(CONTENT_LENGTH);
-    headers.remove(ACCEPT_RANGES);
-    if let Some(weak) = headers.get(ETAG).and_then(weakened) {
-        headers.insert(ETAG, weak);
+    fields.set(Name::ContentEncoding, name);
+    fields.remove(Name::AcceptRanges);
+    if let Some(weak) = fields.get(Name::Etag).and_then(weakened) {
+        fields.set(Name::Etag, &weak);
     }
 }
 
 /// `W/"x"` for `"x"`; `None` if it is weak, or no entity tag at all.
-fn weakened(tag: &HeaderValue) -> Option<HeaderValue> {
-    let tag = tag.as_bytes();
-    tag.starts_with(b"\"")
-        .then(|| HeaderValue::from_bytes(&[b"W/", tag].concat()).ok())?
+fn weakened(tag: &[u8]) -> Option<Vec<u8>> {
+    tag.starts_with(b"\"").then(|| [b"W/", tag].concat())
 }
 
 /// A client that has a compressed answer knows it by the weak tag that we gave it: it gets that
 /// one back, so that it finds what it has stored.
-fn keep_weak(if_none_match: &[HeaderValue], headers: &mut HeaderMap) {
-    let Some(weak) = headers.get(ETAG).and_then(weakened) else {
-        return;
-    };
-    let known = if_none_match.iter().any(|line| {
-        let tags = line.as_bytes().split(|byte| *byte == b',');
-        tags.map(<[u8]>::trim_ascii)
-            .any(|tag| tag == weak.as_bytes())
-    });
-    if known {
-        headers.insert(ETAG, weak);
+fn keep_weak(if_none_match: &[Vec<u8>], fields: &mut Fields) {
+    if let Some(weak) = fields.get(Name::Etag).and_then(weakened)
+        && if_none_match.contains(&weak)
+    {
+        fields.set(Name::Etag, &weak);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::Response;
+    use hyper::{Method, Version};
 
     fn asked(headers: &[(&str, &str)]) -> Asked {
-        Asked::new(&Method::GET, &map(headers))
+        let mut head = RequestHead::new(Method::GET, b"/", Version::HTTP_11);
+        head.fields = map(headers);
+        Asked::new(&head)
     }
 
-    fn map(headers: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn map(headers: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::new();
         for (name, value) in headers {
-            let name: HeaderName = name.parse().unwrap();
-            map.append(name, value.parse().unwrap());
+            fields.append_called(name.as_bytes(), value.as_bytes());
         }
-        map
+        fields
     }
 
-    fn head(status: u16, headers: &[(&str, &str)]) -> response::Parts {
-        let (mut head, ()) = Response::builder()
-            .status(status)
-            .body(())
-            .unwrap()
-            .into_parts();
-        head.headers = map(headers);
+    fn head(status: u16, headers: &[(&str, &str)]) -> ResponseHead {
+        let mut head = ResponseHead::new(StatusCode::from_u16(status).unwrap());
+        for (name, value) in headers {
+            head.fields.append_called(name.as_bytes(), value.as_bytes());
+        }
         head
+    }
+
+    fn lines(fields: &Fields) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let lines = fields.iter().map(|(name, value)| (text(name), text(value)));
+        let mut lines: Vec<_> = lines.collect();
+        lines.sort();
+        lines
+    }
+
+    fn value(fields: &Fields, name: Name) -> &str {
+        std::str::from_utf8(fields.only(name).unwrap()).unwrap()
     }
 
     const GZIP: [(&str, &str); 1] = [("accept-encoding", "gzip")];
@@ -234,8 +225,8 @@ mod tests {
         Compressor::new(&Compression::default()).unwrap()
     }
 
-    fn plan(head: &mut response::Parts) -> Option<Algorithm> {
-        compressor().plan(&asked(&GZIP), head)
+    fn plan(head: &mut ResponseHead) -> Option<Algorithm> {
+        compressor().plan(&asked(&GZIP), head, None)
     }
 
     #[test]
@@ -244,7 +235,6 @@ mod tests {
             200,
             &[
                 TEXT,
-                ("content-length", "5000"),
                 ("accept-ranges", "bytes"),
                 ("etag", "\"abc\""),
                 ("vary", "Origin"),
@@ -258,15 +248,15 @@ mod tests {
             ("vary", "Origin"),
             ("vary", "accept-encoding"),
         ]);
-        assert_eq!(answer.headers, expected);
+        assert_eq!(lines(&answer.fields), lines(&expected));
     }
 
     #[test]
     fn a_client_that_takes_none_gets_vary_and_nothing_else_is_changed() {
         let mut answer = head(200, &[TEXT, ("etag", "\"abc\"")]);
-        assert_eq!(compressor().plan(&asked(&[]), &mut answer), None);
+        assert_eq!(compressor().plan(&asked(&[]), &mut answer, None), None);
         let expected = map(&[TEXT, ("etag", "\"abc\""), ("vary", "accept-encoding")]);
-        assert_eq!(answer.headers, expected);
+        assert_eq!(lines(&answer.fields), lines(&expected));
     }
 
     #[test]
@@ -274,8 +264,6 @@ mod tests {
         let untouched: &[(u16, &[(&str, &str)])] = &[
             (200, &[TEXT, ("content-encoding", "br")]),
             (200, &[TEXT, ("cache-control", "public, No-Transform")]),
-            (200, &[TEXT, ("content-length", "1023")]),
-            (200, &[TEXT, ("content-length", "0")]),
             (200, &[TEXT, ("content-digest", "sha-256=:x:")]),
             (200, &[("content-type", "image/png")]),
             (200, &[("content-type", "text/event-stream")]),
@@ -286,31 +274,30 @@ mod tests {
         for (status, headers) in untouched {
             let mut answer = head(*status, headers);
             assert_eq!(plan(&mut answer), None, "{status} {headers:?}");
-            assert_eq!(answer.headers, map(headers), "{status}");
+            assert_eq!(lines(&answer.fields), lines(&map(headers)), "{status}");
         }
         let asked = asked(&[GZIP[0], ("cache-control", "no-transform")]);
         let mut answer = head(200, &[TEXT]);
-        assert_eq!(compressor().plan(&asked, &mut answer), None);
-    }
-
-    #[test]
-    fn the_answer_to_head_has_the_header_of_that_to_get() {
-        let asked = Asked::new(&Method::HEAD, &map(&GZIP));
-        let mut answer = head(200, &[TEXT, ("content-length", "5000")]);
-        assert_eq!(compressor().plan(&asked, &mut answer), None);
-        assert_eq!(answer.headers["content-encoding"], "gzip");
-        assert!(!answer.headers.contains_key("content-length"));
+        assert_eq!(compressor().plan(&asked, &mut answer, None), None);
+        for length in [0, 1023] {
+            let mut answer = head(200, &[TEXT]);
+            assert_eq!(
+                compressor().plan(&self::asked(&GZIP), &mut answer, Some(length)),
+                None
+            );
+            assert_eq!(lines(&answer.fields), lines(&map(&[TEXT])));
+        }
     }
 
     #[test]
     fn a_304_gives_back_the_weak_tag_that_the_client_has() {
         let asked = asked(&[GZIP[0], ("if-none-match", "\"x\", W/\"abc\"")]);
         let mut answer = head(304, &[("etag", "\"abc\"")]);
-        compressor().plan(&asked, &mut answer);
-        assert_eq!(answer.headers, map(&[("etag", "W/\"abc\"")]));
+        compressor().plan(&asked, &mut answer, None);
+        assert_eq!(value(&answer.fields, Name::Etag), "W/\"abc\"");
         let mut strong = head(304, &[("etag", "\"x\"")]);
-        compressor().plan(&asked, &mut strong);
-        assert_eq!(strong.headers["etag"], "\"x\"");
+        compressor().plan(&asked, &mut strong, None);
+        assert_eq!(value(&strong.fields, Name::Etag), "\"x\"");
     }
 
     #[test]
@@ -318,19 +305,16 @@ mod tests {
         for vary in ["Accept-Encoding", "Origin, accept-encoding", "*"] {
             let mut answer = head(200, &[TEXT, ("vary", vary)]);
             plan(&mut answer);
-            assert_eq!(answer.headers.get_all("vary").iter().count(), 1, "{vary}");
+            assert_eq!(answer.fields.all(Name::Vary).count(), 1, "{vary}");
         }
     }
 
     #[test]
     fn a_client_that_refuses_identity_gets_even_small_and_unusual_things_compressed() {
         let asked = asked(&[("accept-encoding", "br, identity;q=0")]);
-        let mut answer = head(
-            200,
-            &[("content-type", "image/png"), ("content-length", "3")],
-        );
+        let mut answer = head(200, &[("content-type", "image/png")]);
         assert_eq!(
-            compressor().plan(&asked, &mut answer),
+            compressor().plan(&asked, &mut answer, Some(3)),
             Some(Algorithm::Brotli)
         );
     }
@@ -358,6 +342,6 @@ mod tests {
         };
         let mut answer = head(200, &[("content-type", "text/event-stream")]);
         let compressor = Compressor::new(&config).unwrap();
-        assert!(compressor.plan(&asked(&GZIP), &mut answer).is_some());
+        assert!(compressor.plan(&asked(&GZIP), &mut answer, None).is_some());
     }
 }

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use aws_lc_rs::hmac;
-use hyper::header::{COOKIE, HeaderMap, HeaderValue};
 use lb_common::abi::{Backend, BackendId};
+use lb_http::{Fields, Name};
 
 use std::time::Duration;
 
@@ -44,11 +44,10 @@ impl Cookies {
 
     /// The backend that a request's cookie names. Cookies of the same name for another path, and
     /// forged ones, name nobody.
-    pub fn named_in(&self, headers: &HeaderMap) -> Option<BackendId> {
-        headers
-            .get_all(COOKIE)
-            .iter()
-            .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
+    pub fn named_in(&self, fields: &Fields) -> Option<BackendId> {
+        fields
+            .all(Name::Cookie)
+            .flat_map(|line| line.split(|byte| *byte == b';'))
             .filter_map(|pair| {
                 let value = pair.trim_ascii_start().strip_prefix(self.name.as_bytes())?;
                 self.backends.get(&from_hex(value.strip_prefix(b"=")?)?)
@@ -58,7 +57,7 @@ impl Cookies {
     }
 
     /// The value of Set-Cookie that names `backend`; `None` if there is no such backend any more.
-    pub fn set(&self, backend: BackendId, https: bool) -> Option<HeaderValue> {
+    pub fn set(&self, backend: BackendId, https: bool) -> Option<String> {
         let (code, _) = self.backends.iter().find(|(_, id)| **id == backend)?;
         let mut text = format!("{}={}; Path={}", self.name, hex(code), self.path);
         if let Some(age) = self.max_age {
@@ -68,7 +67,7 @@ impl Cookies {
         if https {
             text.push_str("; Secure");
         }
-        HeaderValue::from_str(&text).ok()
+        Some(text)
     }
 }
 
@@ -126,15 +125,15 @@ mod tests {
         Cookies::new("lb", "", None, [secret, 2], service, &backends)
     }
 
-    fn sent(value: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(COOKIE, HeaderValue::from_str(value).unwrap());
-        headers
+    fn sent(value: &str) -> Fields {
+        let mut fields = Fields::new();
+        fields.append(Name::Cookie, value.as_bytes());
+        fields
     }
 
     fn value(cookies: &Cookies, id: u32) -> String {
         let set = cookies.set(BackendId(id), false).unwrap();
-        let (pair, _) = set.to_str().unwrap().split_once(';').unwrap();
+        let (pair, _) = set.split_once(';').unwrap();
         pair.to_owned()
     }
 
@@ -173,7 +172,7 @@ mod tests {
         let age = Some(Duration::from_secs(60));
         let cookies = Cookies::new("lb", "/api", age, [1, 2], "app", &backends);
         let set = cookies.set(BackendId(1), true).unwrap();
-        let (_, attributes) = set.to_str().unwrap().split_once("; ").unwrap();
+        let (_, attributes) = set.split_once("; ").unwrap();
         assert_eq!(
             attributes,
             "Path=/api; Max-Age=60; HttpOnly; SameSite=Lax; Secure"

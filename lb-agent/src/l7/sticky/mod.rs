@@ -14,11 +14,11 @@ pub mod spread;
 
 use std::net::IpAddr;
 
-use hyper::header::HeaderMap;
 use lb_common::abi::{BackendId, ServiceHead};
 use lb_common::addr::{self, Addr};
 use lb_common::hash;
 use lb_common::select::Client;
+use lb_http::Fields;
 
 use crate::config::http::Stickiness;
 use cookie::Cookies;
@@ -66,8 +66,8 @@ pub fn known(
     stickiness: &Stickiness,
     head: &ServiceHead,
     client: IpAddr,
-    headers: &HeaderMap,
-    query: Option<&str>,
+    fields: &Fields,
+    query: Option<&[u8]>,
     memory: Memory<'_>,
 ) -> Known {
     let address = Key::Address(client);
@@ -78,21 +78,24 @@ pub fn known(
     match stickiness {
         Stickiness::Address => only(address),
         Stickiness::Header(name) => {
-            let value = headers.get(name).map(|value| value.as_bytes());
+            let value = fields.called(name.as_str().as_bytes()).next();
             only(value.map_or(address, |value| token(head, value)))
         }
         Stickiness::Query(name) => {
             let value = query.and_then(|query| query_value(query, name));
-            only(value.map_or(address, |value| token(head, value.as_bytes())))
+            only(value.map_or(address, |value| token(head, value)))
         }
         Stickiness::Cookie { .. } => Known {
             key: memory
                 .cookies
-                .and_then(|cookies| cookies.named_in(headers))
+                .and_then(|cookies| cookies.named_in(fields))
                 .map_or(Key::New, Key::Backend),
             then: Then::Cookie,
         },
-        Stickiness::SocketIo => match query.and_then(engineio::asked) {
+        Stickiness::SocketIo => match query
+            .and_then(|query| std::str::from_utf8(query).ok())
+            .and_then(engineio::asked)
+        {
             None => only(address),
             Some(asked) => of_session(asked, head, address, memory.sessions),
         },
@@ -135,12 +138,11 @@ fn of_session(
 }
 
 /// The value of a key in a query, as it is written there; `None` if it is empty.
-fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+fn query_value<'a>(query: &'a [u8], name: &str) -> Option<&'a [u8]> {
     query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, value)| *key == name && !value.is_empty())
-        .map(|(_, value)| value)
+        .split(|byte| *byte == b'&')
+        .filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        .find(|value| !value.is_empty())
 }
 
 /// What takes the place of an address for `value`: an address of the discard-only block (RFC
@@ -168,7 +170,7 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::{HeaderName, HeaderValue};
+    use hyper::header::HeaderName;
     use lb_common::abi::ServiceId;
     use lb_common::hash::ClientHash;
 
@@ -187,13 +189,20 @@ mod tests {
         }
     }
 
-    fn of(stickiness: &Stickiness, headers: &HeaderMap, query: &str, sessions: &Sessions) -> Known {
+    fn of(stickiness: &Stickiness, headers: &Fields, query: &str, sessions: &Sessions) -> Known {
         let memory = Memory {
             cookies: None,
             sessions,
         };
         let client = "203.0.113.9".parse().unwrap();
-        known(stickiness, &head(), client, headers, Some(query), memory)
+        known(
+            stickiness,
+            &head(),
+            client,
+            headers,
+            Some(query.as_bytes()),
+            memory,
+        )
     }
 
     const ADDRESS: Key = Key::Address(IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9)));
@@ -201,24 +210,21 @@ mod tests {
     #[test]
     fn a_header_or_a_query_key_takes_the_place_of_the_address() {
         let sessions = Sessions::new(8);
-        let mut headers = HeaderMap::new();
-        headers.insert("x-user", HeaderValue::from_static("ann"));
+        let mut headers = Fields::new();
+        headers.append_called(b"X-User", b"ann");
         let by_header = Stickiness::Header(HeaderName::from_static("x-user"));
         let by_query = Stickiness::Query("room".to_owned());
         let ann = of(&by_header, &headers, "", &sessions).key;
         assert_eq!(of(&by_query, &headers, "a=b&room=ann", &sessions).key, ann);
         assert_ne!(of(&by_query, &headers, "room=bob", &sessions).key, ann);
         assert_eq!(of(&by_query, &headers, "room=", &sessions).key, ADDRESS);
-        assert_eq!(
-            of(&by_header, &HeaderMap::new(), "", &sessions).key,
-            ADDRESS
-        );
+        assert_eq!(of(&by_header, &Fields::new(), "", &sessions).key, ADDRESS);
     }
 
     #[test]
     fn a_session_is_new_then_learnt_then_followed() {
         let sessions = Sessions::new(8);
-        let none = HeaderMap::new();
+        let none = Fields::new();
         let ask = |query: &str| of(&Stickiness::SocketIo, &none, query, &sessions);
         let first = ask("EIO=4&transport=polling&t=x");
         assert_eq!((first.key, first.then), (Key::New, Then::Learn));

@@ -12,12 +12,12 @@ thread_local! {
 }
 
 /// An empty buffer, most likely with room.
-pub(super) fn take() -> Vec<u8> {
+pub fn take() -> Vec<u8> {
     SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
 /// Gives a buffer back.
-pub(super) fn give(mut buffer: Vec<u8>) {
+pub fn give(mut buffer: Vec<u8>) {
     if buffer.capacity() == 0 || buffer.capacity() > LONGEST {
         return;
     }

@@ -1,0 +1,416 @@
+//! A client's connection of HTTP/1.1: its bytes, and its life request by request.
+
+use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::Version;
+use lb_http::body::{Decoder, Piece};
+use lb_http::request::{Limits, Refusal};
+use lb_http::{RequestHead, ResponseHead, spare};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
+
+use super::clock::Deadline;
+use super::peer::{Peer, PeerError};
+use super::progress::Phase;
+use super::respond::{self, After};
+use super::stream::Stream;
+use super::visit::Visit;
+
+/// Room for what a client says.
+const PIECE: usize = 4 * 1024;
+/// Most bytes of a body that are read at once.
+const CHUNK: usize = 64 * 1024;
+/// Bytes of further requests that are read while one is under way.
+const MOST_AHEAD: usize = 16 * 1024;
+/// How long the head of a request may take when the agent ends.
+const LAST_HEAD: Duration = Duration::from_secs(1);
+/// A client that has closed its sending side, or has gone away, which look alike, is waited for so long
+/// without a byte for it.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
+/// How long, and for how many bytes, a client is listened to that is told to go.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 1 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// A client's connection.
+pub(super) struct Conn {
+    pub(super) stream: Stream,
+    /// What was read, from `at` on.
+    input: Vec<u8>,
+    at: usize,
+    /// The client says no more: for how long it is still answered.
+    ended: Option<Deadline>,
+    /// What is to be written, from `taken` on.
+    pub(super) out: Vec<u8>,
+    pub(super) taken: usize,
+}
+
+/// What comes next on a connection.
+enum Next {
+    Head(RequestHead),
+    /// What came is no request.
+    Refused(Refusal),
+    /// The head of a request takes too long.
+    Late,
+    /// Nothing.
+    End,
+    /// The connection is of no use any more.
+    Broken,
+}
+
+/// Answers requests until the connection ends.
+pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
+    let mut conn = Conn {
+        stream,
+        input: Vec::new(),
+        at: 0,
+        ended: None,
+        out: Vec::new(),
+        taken: 0,
+    };
+    loop {
+        // Boxed: who waits for a request holds no room for one.
+        let after = match conn.next(visit).await {
+            Next::Head(head) => Box::pin(respond::exchange(&mut conn, visit, head)).await,
+            Next::Refused(refusal) => {
+                let begun = conn.rest();
+                Box::pin(respond::refuse(&mut conn, visit, refusal.status(), &begun)).await
+            }
+            Next::Late => {
+                let begun = conn.rest();
+                let status = hyper::StatusCode::REQUEST_TIMEOUT;
+                Box::pin(respond::refuse(&mut conn, visit, status, &begun)).await
+            }
+            Next::End => After::Close,
+            Next::Broken => After::Broken,
+        };
+        match after {
+            After::Next => {
+                visit.end();
+                if !conn.is_drained() {
+                    visit.begin_head();
+                }
+            }
+            After::Close => return conn.close().await,
+            After::Linger => return conn.linger().await,
+            After::Broken => return,
+            After::Tunnel(tunnel, record) => {
+                let early = conn.rest();
+                return visit.become_tunnel(conn.stream, early, *tunnel, record);
+            }
+        }
+    }
+}
+
+impl Conn {
+    /// What was read and belongs to nobody yet.
+    fn rest(&mut self) -> Vec<u8> {
+        let mut input = std::mem::take(&mut self.input);
+        input.drain(..std::mem::take(&mut self.at));
+        input
+    }
+
+    /// Whether all that was read is used up.
+    pub(super) fn is_drained(&self) -> bool {
+        self.at == self.input.len()
+    }
+
+    /// Whether the client says no more.
+    pub(super) const fn is_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// The client takes what it is sent: it is waited for anew.
+    pub(super) fn moved(&self) {
+        if let Some(deadline) = &self.ended {
+            deadline.set(Some(HALF_CLOSED));
+        }
+    }
+
+    /// The head of the next request.
+    async fn next(&mut self, visit: &Visit) -> Next {
+        let mut hurried = false;
+        poll_fn(|context| {
+            loop {
+                if !self.is_drained() {
+                    visit.begin_head();
+                    let Some(limits) = limits(visit) else {
+                        return Poll::Ready(Next::Broken);
+                    };
+                    match RequestHead::parse(&self.input[self.at..], limits) {
+                        Ok(None) => {}
+                        Ok(Some((head, length))) => {
+                            self.at += length;
+                            return Poll::Ready(Next::Head(head));
+                        }
+                        Err(refusal) => return Poll::Ready(Next::Refused(refusal)),
+                    }
+                }
+                if self.is_ended() {
+                    return Poll::Ready(Next::End);
+                }
+                match self.poll_fill(context) {
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(Next::Broken),
+                    Poll::Pending => break,
+                }
+            }
+            if self.is_drained() {
+                // Who waits holds no memory.
+                spare::give(std::mem::take(&mut self.input));
+                self.at = 0;
+            }
+            if visit.worker.is_stopping() {
+                if visit.progress.phase() == Phase::Idle {
+                    return Poll::Ready(Next::End);
+                }
+                // Whoever has just connected is answered, if the request is on its way.
+                if !std::mem::replace(&mut hurried, true) {
+                    visit.progress.head(LAST_HEAD);
+                }
+            }
+            visit.progress.poll_deadline(context).map(|()| {
+                let is_begun = visit.progress.phase() == Phase::Head && !self.is_drained();
+                if is_begun { Next::Late } else { Next::End }
+            })
+        })
+        .await
+    }
+
+    /// Reads more; 0 is the end.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 {
+            self.input = spare::take();
+        }
+        if self.at > 0 {
+            self.input.drain(..std::mem::take(&mut self.at));
+        }
+        self.input.reserve(PIECE);
+        let length = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(context))?;
+        if length == 0 {
+            self.end();
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    fn end(&mut self) {
+        let deadline = Deadline::new();
+        deadline.set(Some(HALF_CLOSED));
+        self.ended = Some(deadline);
+    }
+
+    /// Writes what there is; ready when all of it is written.
+    pub(super) fn poll_out(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.taken < self.out.len() {
+            let rest = &self.out[self.taken..];
+            match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.taken += written,
+            }
+        }
+        if self.taken > 0 {
+            // Who has nothing to write holds no memory.
+            spare::give(std::mem::take(&mut self.out));
+            self.taken = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends the connection. A TCP socket says so by being closed.
+    async fn close(mut self) {
+        if !matches!(self.stream, Stream::Client(_) | Stream::Tcp(_)) {
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
+        }
+    }
+
+    /// Ends the connection in stages: closing a socket with unread bytes resets the connection, and takes
+    /// the answer away from a client that is still sending (RFC 9112, section 9.6).
+    async fn linger(mut self) {
+        let deadline = Deadline::new();
+        deadline.set(Some(LINGER));
+        let mut left = LINGER_BYTES;
+        let mut is_shut = false;
+        poll_fn(|context| {
+            if !is_shut {
+                match Pin::new(&mut self.stream).poll_shutdown(context) {
+                    Poll::Ready(Ok(())) => is_shut = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                }
+            }
+            SCRATCH.with_borrow_mut(|scratch| {
+                while left > 0 {
+                    let mut room = ReadBuf::new(scratch);
+                    match Pin::new(&mut self.stream).poll_read(context, &mut room) {
+                        Poll::Ready(Ok(())) if !room.filled().is_empty() => {
+                            left = left.saturating_sub(room.filled().len());
+                        }
+                        Poll::Ready(_) => return Poll::Ready(()),
+                        Poll::Pending => return deadline.poll(context),
+                    }
+                }
+                Poll::Ready(())
+            })
+        })
+        .await;
+    }
+}
+
+fn limits(visit: &Visit) -> Option<Limits> {
+    let service = visit.service()?;
+    let limits = &service.http.settings.limits;
+    Some(Limits {
+        bytes: limits.header_bytes,
+        lines: limits.headers,
+        target: limits.target,
+    })
+}
+
+/// A client as one of its requests sees it.
+pub(super) struct Asking<'a> {
+    pub(super) conn: &'a mut Conn,
+    pub(super) body: Decoder,
+    /// The client waits to be told to go on (RFC 9110, section 10.1.1).
+    pub(super) expects: bool,
+    pub(super) version: Version,
+}
+
+impl Asking<'_> {
+    /// Whether the rest of the body is not worth reading.
+    pub(super) fn is_cut_off(&self) -> bool {
+        const FEW: u64 = 64 * 1024;
+        !self.body.is_over() && (self.expects || self.body.left().is_none_or(|left| left > FEW))
+    }
+
+    /// Reads the rest of the body away; false if that does not come in time.
+    pub(super) async fn discard(&mut self) -> bool {
+        let deadline = Deadline::new();
+        deadline.set(Some(LINGER));
+        poll_fn(|context| {
+            while !self.body.is_over() {
+                match self.poll_pieces(context, &mut |_| {}) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    Poll::Pending => return deadline.poll(context).map(|()| false),
+                }
+            }
+            Poll::Ready(true)
+        })
+        .await
+    }
+
+    /// Takes all pieces out of what was read.
+    fn take_pieces(
+        body: &mut Decoder,
+        input: &[u8],
+        take: &mut dyn FnMut(Piece<'_>),
+    ) -> Result<(usize, bool), PeerError> {
+        let (mut at, mut handed_on) = (0, false);
+        loop {
+            let (piece, taken) = body.next(&input[at..])?;
+            at += taken;
+            match piece {
+                Piece::More => return Ok((at, handed_on)),
+                Piece::Data(_) => {
+                    handed_on = true;
+                    take(piece);
+                }
+                Piece::End(_) => {
+                    take(piece);
+                    return Ok((at, true));
+                }
+            }
+        }
+    }
+}
+
+impl Peer for Asking<'_> {
+    fn poll_pieces(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Piece<'_>),
+    ) -> Poll<Result<(), PeerError>> {
+        loop {
+            let conn = &mut *self.conn;
+            if !conn.is_drained() || self.body.is_over() {
+                let input = &conn.input[conn.at..];
+                let (taken, handed_on) = Self::take_pieces(&mut self.body, input, take)?;
+                conn.at += taken;
+                self.expects = false;
+                if handed_on {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if conn.is_ended() {
+                return Poll::Ready(Err(PeerError::Gone));
+            }
+            if std::mem::take(&mut self.expects) {
+                conn.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            if let Poll::Ready(Err(_)) = conn.poll_out(context) {
+                return Poll::Ready(Err(PeerError::Gone));
+            }
+            if !conn.is_drained() {
+                // The rest of a trailer section.
+                ready!(conn.poll_fill(context)).map_err(|_| PeerError::Gone)?;
+                continue;
+            }
+            let handed_on = SCRATCH.with_borrow_mut(|scratch| {
+                let mut room = ReadBuf::new(scratch);
+                let read = Pin::new(&mut conn.stream).poll_read(context, &mut room);
+                ready!(read).map_err(|_| PeerError::Gone)?;
+                let length = room.filled().len();
+                if length == 0 {
+                    conn.end();
+                    return Poll::Ready(Err(PeerError::Gone));
+                }
+                let read = &scratch[..length];
+                let (taken, handed_on) = Self::take_pieces(&mut self.body, read, take)?;
+                if taken < length {
+                    conn.input.clear();
+                    conn.at = 0;
+                    conn.input.extend_from_slice(&read[taken..]);
+                }
+                Poll::Ready(Ok(handed_on))
+            });
+            if ready!(handed_on)? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let conn = &mut *self.conn;
+        if let Poll::Ready(Err(_)) = conn.poll_out(context) {
+            return Poll::Ready(());
+        }
+        while !conn.is_ended() && conn.input.len() - conn.at < MOST_AHEAD {
+            match conn.poll_fill(context) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        match &conn.ended {
+            // A body that is cut short.
+            Some(_) if !self.body.is_over() && conn.is_drained() => Poll::Ready(()),
+            Some(deadline) => deadline.poll(context),
+            None => Poll::Pending,
+        }
+    }
+
+    fn interim(&mut self, head: &ResponseHead) {
+        if self.version == Version::HTTP_11 {
+            head.write(&mut self.conn.out);
+            self.conn.out.extend_from_slice(b"\r\n");
+        }
+    }
+}

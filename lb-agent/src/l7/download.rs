@@ -1,0 +1,290 @@
+//! An answer on its way from a backend: its body, piece by piece.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use lb_http::body::{BodyError, Decoder, Piece};
+use lb_http::{Fields, Framing, hop, spare};
+use tokio::io::{AsyncRead as _, ReadBuf};
+
+use super::compress::Coded;
+use super::counts::Active;
+use super::request::Learner;
+use super::upstream::Upstream;
+
+/// Most bytes that are read at once.
+const CHUNK: usize = 128 * 1024;
+/// Coded bytes that are passed on as soon as there are so many.
+const PIECE: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// Why an answer does not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DownloadError {
+    /// The connection broke.
+    #[error("the backend's connection broke")]
+    Broken(#[source] io::Error),
+    /// It is not framed as it says, or cut short.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// It cannot be compressed.
+    #[error("an answer cannot be compressed")]
+    Compress(#[source] io::Error),
+}
+
+/// An answer on its way.
+pub(super) struct Download {
+    pub(super) upstream: Upstream,
+    decoder: Decoder,
+    /// What was read and not looked at yet, from `at` on.
+    input: Vec<u8>,
+    at: usize,
+    coded: Option<Box<Coded>>,
+    learner: Option<Box<Learner>>,
+    /// Counted until the end.
+    _active: Active,
+    /// What goes from the trailers.
+    named: Vec<Vec<u8>>,
+    passes_trailers: bool,
+    is_over: bool,
+    /// Bytes came behind the end, or the connection ended with it.
+    is_spoilt: bool,
+}
+
+/// What holds for the body of an answer.
+pub(super) struct Terms {
+    pub(super) framing: Framing,
+    pub(super) coded: Option<Box<Coded>>,
+    pub(super) learner: Option<Box<Learner>>,
+    pub(super) named: Vec<Vec<u8>>,
+    pub(super) passes_trailers: bool,
+}
+
+impl Download {
+    /// The body of an answer on `upstream`; `input` was read, and what is behind `at` belongs to it.
+    pub(super) fn new(
+        upstream: Upstream,
+        active: Active,
+        (input, at): (Vec<u8>, usize),
+        terms: Terms,
+    ) -> Self {
+        let Terms {
+            framing,
+            coded,
+            learner,
+            named,
+            passes_trailers,
+        } = terms;
+        Self {
+            upstream,
+            decoder: Decoder::new(framing),
+            input,
+            at,
+            coded,
+            learner,
+            _active: active,
+            named,
+            passes_trailers,
+            is_over: false,
+            is_spoilt: framing == Framing::UntilClose,
+        }
+    }
+
+    /// Whether the end was handed on.
+    pub(super) const fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Whether the connection is as it was before the request: the answer was read to its end, and
+    /// nothing behind it.
+    pub(super) const fn is_clean(&self) -> bool {
+        self.is_over && !self.is_spoilt
+    }
+
+    /// The connection.
+    pub(super) fn into_upstream(self) -> Upstream {
+        self.upstream
+    }
+
+    /// Hands the next pieces to `take`, at least one when it is ready. The last one is the end.
+    pub(super) fn poll_pieces(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Piece<'_>),
+    ) -> Poll<Result<(), DownloadError>> {
+        let mut out = Vec::new();
+        let mut taken = 0;
+        let polled = self.poll_coded(context, take, &mut out, &mut taken);
+        spare::give(out);
+        polled
+    }
+
+    fn poll_coded(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Piece<'_>),
+        out: &mut Vec<u8>,
+        taken: &mut usize,
+    ) -> Poll<Result<(), DownloadError>> {
+        loop {
+            let read = self.poll_decoded(context, &mut |piece, coded| match (piece, coded) {
+                (Piece::Data(data), Some(coded)) => {
+                    *taken += data.len();
+                    if out.capacity() == 0 {
+                        *out = spare::take();
+                    }
+                    coded.write(data, out)
+                }
+                (Piece::End(trailers), Some(coded)) => {
+                    coded.finish(out)?;
+                    if !out.is_empty() {
+                        take(Piece::Data(out));
+                    }
+                    out.clear();
+                    take(Piece::End(trailers));
+                    Ok(())
+                }
+                (piece, None) => {
+                    take(piece);
+                    Ok(())
+                }
+                (Piece::More, _) => Ok(()),
+            });
+            let is_idle = read.is_pending();
+            if let Poll::Ready(read) = read {
+                read?;
+            }
+            let Some(coded) = &mut self.coded else {
+                return if is_idle {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Ok(()))
+                };
+            };
+            if self.is_over {
+                return Poll::Ready(Ok(()));
+            }
+            if is_idle {
+                coded.idle(out).map_err(DownloadError::Compress)?;
+            }
+            if !out.is_empty() && (is_idle || out.len() >= PIECE || *taken >= CHUNK) {
+                take(Piece::Data(out));
+                out.clear();
+                return Poll::Ready(Ok(()));
+            }
+            if is_idle {
+                return Poll::Pending;
+            }
+            if *taken >= CHUNK {
+                // Others on this thread have their turn.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Hands decoded pieces to `take`: what was read already, else what is read now.
+    fn poll_decoded(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Piece<'_>, Option<&mut Coded>) -> io::Result<()>,
+    ) -> Poll<Result<(), DownloadError>> {
+        if self.at < self.input.len() || self.decoder.is_over() {
+            let input = std::mem::take(&mut self.input);
+            let decoded = self.decode(&input[self.at..], take);
+            let handed_on = decoded.map(|(taken, handed_on)| {
+                self.at += taken;
+                handed_on
+            });
+            self.input = input;
+            if self.at == self.input.len() {
+                spare::give(std::mem::take(&mut self.input));
+                self.at = 0;
+            }
+            if handed_on? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            loop {
+                let mut room = ReadBuf::new(scratch);
+                let stream = Pin::new(&mut self.upstream.stream);
+                ready!(stream.poll_read(context, &mut room)).map_err(DownloadError::Broken)?;
+                let length = room.filled().len();
+                if length == 0 {
+                    self.is_spoilt = true;
+                    self.decoder.end()?;
+                    self.finish(None, take)?;
+                    return Poll::Ready(Ok(()));
+                }
+                let handed_on = if self.input.is_empty() {
+                    let (taken, handed_on) = self.decode(&scratch[..length], take)?;
+                    self.input.extend_from_slice(&scratch[taken..length]);
+                    handed_on
+                } else {
+                    // The rest of a trailer section.
+                    let mut input = std::mem::take(&mut self.input);
+                    input.drain(..std::mem::take(&mut self.at));
+                    input.extend_from_slice(&scratch[..length]);
+                    let (taken, handed_on) = self.decode(&input, take)?;
+                    input.drain(..taken);
+                    self.input = input;
+                    handed_on
+                };
+                if handed_on {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        })
+    }
+
+    /// Takes all pieces out of `input`: how many bytes that were, and whether anything was handed on.
+    fn decode(
+        &mut self,
+        input: &[u8],
+        take: &mut dyn FnMut(Piece<'_>, Option<&mut Coded>) -> io::Result<()>,
+    ) -> Result<(usize, bool), DownloadError> {
+        let (mut at, mut handed_on) = (0, false);
+        loop {
+            let (piece, taken) = self.decoder.next(&input[at..])?;
+            at += taken;
+            match piece {
+                Piece::More => return Ok((at, handed_on)),
+                Piece::Data(data) => {
+                    if let Some(learner) = &mut self.learner
+                        && !learner.look(data)
+                    {
+                        self.learner = None;
+                    }
+                    take(Piece::Data(data), self.coded.as_deref_mut())
+                        .map_err(DownloadError::Compress)?;
+                    handed_on = true;
+                }
+                Piece::End(trailers) => {
+                    self.is_spoilt |= at < input.len();
+                    self.finish(trailers, take)?;
+                    return Ok((at, true));
+                }
+            }
+        }
+    }
+
+    fn finish(
+        &mut self,
+        trailers: Option<Fields>,
+        take: &mut dyn FnMut(Piece<'_>, Option<&mut Coded>) -> io::Result<()>,
+    ) -> Result<(), DownloadError> {
+        let trailers = trailers.filter(|_| self.passes_trailers);
+        let trailers = trailers.map(|mut trailers| {
+            hop::clean_trailers(&mut trailers, &self.named);
+            trailers
+        });
+        self.is_over = true;
+        take(Piece::End(trailers), self.coded.as_deref_mut()).map_err(DownloadError::Compress)
+    }
+}

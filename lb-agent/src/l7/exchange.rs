@@ -1,0 +1,497 @@
+//! One request from its head to the head of its answer.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use lb_common::abi::BackendId;
+use lb_http::{Framing, Name, ResponseHead, framing, hop, spare};
+use tokio::io::AsyncReadExt as _;
+use tokio::time::sleep;
+
+use super::access_log::Record;
+use super::answers::{self, Answer};
+use super::clock;
+use super::compress::Coded;
+use super::counts::Active;
+use super::download::{Download, Terms};
+use super::passage::Passage;
+use super::peer::{Peer, PeerError};
+use super::progress::Progress;
+use super::reach::{AGAIN, Reached, Way};
+use super::request::{Arrived, Received, Request};
+use super::sticky::Key;
+use super::stream::Stream;
+use super::transfer::Transfer;
+use super::upload::{Upload, UploadError};
+use super::upstream::Upstream;
+use super::visit::Visit;
+
+/// How often one request is sent again, at most.
+const MOST_REPEATS: u32 = 3;
+/// Room for the head of an answer, and for the body of a short one.
+const ROOM: usize = 16 * 1024;
+/// Longest head of an answer, bytes.
+const LONGEST_HEAD: usize = 256 * 1024;
+/// Most header lines of an answer.
+const MOST_LINES: usize = 1000;
+/// Interim answers to one request; a backend that sends more has lost its way.
+const MOST_INTERIM: u32 = 8;
+
+/// What came of a request.
+pub(super) enum Outcome {
+    /// An answer that is at hand.
+    Own(Answer),
+    /// One that comes from a backend.
+    Backend(Box<Reply>),
+    /// A backend has agreed to go on with another protocol.
+    Tunnel(ResponseHead, Box<Tunnel>),
+    /// The client has gone away.
+    Gone,
+}
+
+/// An answer that comes from a backend, as the client gets it.
+pub(super) struct Reply {
+    pub(super) head: ResponseHead,
+    /// Bytes of the body, if that is known; of that which is not sent for a HEAD.
+    pub(super) length: Option<u64>,
+    pub(super) has_body: bool,
+    pub(super) transfer: Transfer,
+}
+
+/// The backend's end of a tunnel.
+pub(super) struct Tunnel {
+    pub(super) stream: Stream,
+    /// What came behind the answer, and belongs to the tunnel.
+    pub(super) early: Vec<u8>,
+    pub(super) active: Active,
+    /// For how long it may be without a byte.
+    pub(super) idle: Option<Duration>,
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// Nothing of the request was written.
+    Unsent,
+    /// The connection broke before any byte of an answer.
+    Broken,
+    /// What came is no answer of HTTP.
+    Malformed,
+    /// It took too long.
+    Timeout,
+    /// The request itself came to no end.
+    Upload(UploadError),
+    /// The client has gone away.
+    Gone,
+}
+
+/// Answers a request. The error is the status of a request that is refused.
+pub(super) async fn answer(
+    visit: &Rc<Visit>,
+    passage: &Passage,
+    arrived: Arrived,
+    peer: &mut impl Peer,
+    progress: &Progress,
+    record: &mut Option<Box<Record>>,
+) -> Result<Outcome, StatusCode> {
+    if let Some(answer) = passage.redirect(visit, &arrived.head) {
+        return Ok(Outcome::Own(answer));
+    }
+    let mut request = match Request::receive(visit, &passage.service, arrived, record)? {
+        Received::Forward(request) => request,
+        Received::Answered(answer) => return Ok(Outcome::Own(answer)),
+    };
+    let mut exchange = Exchange {
+        visit,
+        passage,
+        progress,
+        record,
+        all_down: false,
+    };
+    let outcome = exchange.run(&mut request, peer).await;
+    Ok(outcome.unwrap_or_else(|status| {
+        Outcome::Own(match status {
+            StatusCode::GONE => request.farewell(),
+            status => request.page(status, exchange.all_down),
+        })
+    }))
+}
+
+struct Exchange<'a> {
+    visit: &'a Rc<Visit>,
+    passage: &'a Passage,
+    progress: &'a Progress,
+    record: &'a mut Option<Box<Record>>,
+    /// No backend could be had.
+    all_down: bool,
+}
+
+/// The head of an answer with what was read behind it.
+struct Came {
+    head: ResponseHead,
+    input: Vec<u8>,
+    /// Where the rest begins in `input`.
+    at: usize,
+}
+
+impl Exchange<'_> {
+    async fn run(
+        &mut self,
+        request: &mut Request,
+        peer: &mut impl Peer,
+    ) -> Result<Outcome, StatusCode> {
+        let visit = self.visit;
+        let worker = &visit.worker;
+        let service = std::sync::Arc::clone(&request.service);
+        let settings = &service.http.settings;
+        worker.budget.earn(settings.upstream.retry_budget_permille);
+        let mut way = Way {
+            visit,
+            service: &service,
+            target: request.target,
+            key: request.known.key,
+            client: request.asker.ip,
+            passed: Vec::new(),
+            late: false,
+        };
+        let named = std::mem::take(&mut request.named);
+        let mut upload = Upload::new(request.framing, request.lane(), named);
+        let mut repeats = 0;
+        loop {
+            let mut reached = match unless_gone(peer, way.reach()).await {
+                None => return Ok(Outcome::Gone),
+                Some(Ok(reached)) => reached,
+                Some(Err(status)) => {
+                    self.all_down = status != StatusCode::GONE;
+                    return Err(status);
+                }
+            };
+            let id = reached.upstream.backend;
+            if let Some(record) = self.record {
+                record.chose(&reached.upstream.name, reached.why);
+                record.connect = Some(reached.connect);
+            }
+            request.chosen(id);
+            upload.begin(&request.head, request.framing);
+            let begun_ms = clock::now_ms();
+            let asked = self.ask(request, &mut reached.upstream, &mut upload, peer);
+            let failure = match asked.await {
+                Ok(came) => {
+                    worker.faults.answered(id);
+                    if request.is_refused_poll(came.head.status) {
+                        return Err(StatusCode::GONE);
+                    }
+                    visit.remember(request.target, request.known.key, id);
+                    return self.finish(request, reached, came, upload);
+                }
+                Err(Failure::Gone | Failure::Upload(UploadError::Peer(PeerError::Gone))) => {
+                    return Ok(Outcome::Gone);
+                }
+                Err(failure) => failure,
+            };
+            let reused = reached.upstream.reused;
+            // A connection that its backend closed while it was idle: nothing was written.
+            if matches!(failure, Failure::Unsent) && reused {
+                worker.pool.forget(id);
+                continue;
+            }
+            let status = self.failed(request, &failure, id, begun_ms);
+            let may_repeat = match failure {
+                Failure::Unsent => repeats < MOST_REPEATS && worker.budget.spend(),
+                // No byte of an answer came; over a connection that had been idle the request most
+                // likely never arrived.
+                Failure::Broken => {
+                    let is_harmless = request.is_idempotent() && upload.is_whole();
+                    is_harmless && repeats < MOST_REPEATS && (reused || worker.budget.spend())
+                }
+                _ => false,
+            };
+            if !may_repeat {
+                return Err(status);
+            }
+            // The backend may be on its way out, with its other connections.
+            worker.pool.forget(id);
+            if !reused {
+                sleep(AGAIN).await;
+            }
+            repeats += 1;
+        }
+    }
+
+    /// Sends the request, and waits for the head of the final answer.
+    async fn ask(
+        &self,
+        request: &Request,
+        upstream: &mut Upstream,
+        upload: &mut Upload,
+        peer: &mut impl Peer,
+    ) -> Result<Came, Failure> {
+        let lane = request.lane();
+        self.progress.within(if request.framing.is_empty() {
+            lane.timeouts.first_byte
+        } else {
+            lane.timeouts.body
+        });
+        let mut answer = Answering {
+            input: spare::take(),
+            interim: 0,
+        };
+        poll_fn(|context| {
+            let sent = upload.poll(peer, &mut upstream.stream, self.progress, context);
+            if let Poll::Ready(Err(error)) = sent {
+                return Poll::Ready(Err(Failure::Upload(error)));
+            }
+            // Also of a request that could not be written: it may have been refused.
+            if let Poll::Ready(came) = answer.poll(&mut upstream.stream, peer, context) {
+                return Poll::Ready(came.map_err(|failure| match failure {
+                    Failure::Broken if !upload.is_begun() => Failure::Unsent,
+                    failure => failure,
+                }));
+            }
+            if peer.poll_gone(context).is_ready() {
+                return Poll::Ready(Err(Failure::Gone));
+            }
+            ready!(self.progress.poll_deadline(context));
+            Poll::Ready(Err(Failure::Timeout))
+        })
+        .await
+    }
+
+    /// What a failure means for the backend, and for the client.
+    fn failed(
+        &self,
+        request: &Request,
+        failure: &Failure,
+        id: BackendId,
+        begun_ms: u64,
+    ) -> StatusCode {
+        let faults = &self.visit.worker.faults;
+        let settings = &request.service.http.settings.upstream;
+        let suspect = |error| self.visit.worker.snapshot().suspect(id, error);
+        match failure {
+            Failure::Upload(UploadError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::Upload(UploadError::Peer(_)) | Failure::Gone => StatusCode::BAD_REQUEST,
+            Failure::Timeout if self.progress.awaits_body() => StatusCode::REQUEST_TIMEOUT,
+            Failure::Timeout => {
+                suspect("a request was not answered in time");
+                faults.failed(id, settings);
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Failure::Unsent | Failure::Broken => {
+                if faults.broke(id, begun_ms, settings) {
+                    suspect("a request got no answer that makes sense");
+                }
+                // A session lives in one process: one that drops a request of it has most likely
+                // ended, and to the client the session is over in any case.
+                match request.known.key {
+                    Key::Session(_) => StatusCode::GONE,
+                    _ => StatusCode::BAD_GATEWAY,
+                }
+            }
+            Failure::Malformed => {
+                suspect("a request got no answer that makes sense");
+                faults.failed(id, settings);
+                StatusCode::BAD_GATEWAY
+            }
+        }
+    }
+
+    /// The answer as the client gets it.
+    fn finish(
+        &self,
+        request: &mut Request,
+        reached: Reached,
+        came: Came,
+        mut upload: Upload,
+    ) -> Result<Outcome, StatusCode> {
+        let Reached {
+            mut upstream,
+            mut active,
+            ..
+        } = reached;
+        let Came {
+            mut head,
+            input,
+            at,
+        } = came;
+        let backend = upstream.backend;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            active.session = request.tunnelled();
+            return self.upgrade(request, head, backend, |idle| Tunnel {
+                stream: upstream.stream,
+                early: input[at..].to_vec(),
+                active,
+                idle,
+            });
+        }
+        if request.head.version == hyper::Version::HTTP_2
+            && request.upgrade.is_some()
+            && head.status.is_success()
+        {
+            // To CONNECT that would be consent.
+            return Ok(Outcome::Own(answers::plain(StatusCode::BAD_GATEWAY)));
+        }
+        let Ok(framing) = framing::of_response(&request.head.method, &head) else {
+            self.failed(request, &Failure::Malformed, backend, 0);
+            return Err(StatusCode::BAD_GATEWAY);
+        };
+        let declared = head.fields.get(Name::ContentLength);
+        let mut length = match framing {
+            Framing::Length(length) => Some(length),
+            Framing::None => declared.and_then(lb_http::list::number),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        let stays = head.stays();
+        if let Some(seconds) = head.idle_seconds() {
+            upstream.idle_ms = Duration::from_secs(seconds.saturating_sub(1)).as_millis() as u64;
+        }
+        let hop = hop::strip(&mut head.fields);
+        head.fields.remove(Name::Upgrade);
+        request.answered(&mut head, backend);
+        let mut coded = None;
+        if let Some(algorithm) = self.passage.finish(&mut head, length) {
+            length = None;
+            if !framing.is_empty() {
+                coded = match Coded::new(algorithm) {
+                    Ok(coded) => Some(Box::new(coded)),
+                    Err(error) => {
+                        tracing::error!(%error, "an answer cannot be compressed");
+                        return Err(StatusCode::INTERNAL_SERVER_ERROR);
+                    }
+                };
+            }
+        }
+        let upstreams = &request.service.http.settings;
+        // A connection that was introduced is one client's.
+        let most_idle = match upstreams.send_proxy_protocol {
+            None if stays => upstreams.upstream.keepalive,
+            _ => 0,
+        };
+        let learner = request.learner(head.status, backend);
+        upload.answered();
+        let terms = Terms {
+            framing,
+            coded,
+            learner,
+            named: hop.named,
+            passes_trailers: request.takes_trailers,
+        };
+        let has_body = framing::may_have_body(&request.head.method, head.status);
+        Ok(Outcome::Backend(Box::new(Reply {
+            head,
+            length,
+            has_body,
+            transfer: Transfer::new(
+                upload,
+                Download::new(upstream, active, (input, at), terms),
+                self.visit,
+                most_idle,
+            ),
+        })))
+    }
+
+    /// The client gets another protocol, if it has asked for the one that was granted.
+    fn upgrade(
+        &self,
+        request: &Request,
+        mut head: ResponseHead,
+        backend: BackendId,
+        tunnel: impl FnOnce(Option<Duration>) -> Tunnel,
+    ) -> Result<Outcome, StatusCode> {
+        let hop = hop::strip(&mut head.fields);
+        let granted = hop::upgrade_to(&head.fields, request.upgrade.as_slice());
+        let Some(protocol) = granted.filter(|_| hop.upgrade) else {
+            return Ok(Outcome::Own(answers::plain(StatusCode::BAD_GATEWAY)));
+        };
+        if request.head.version == hyper::Version::HTTP_2 {
+            head.set_status(StatusCode::OK);
+            head.fields.remove(Name::Upgrade);
+            head.fields.remove(Name::SecWebsocketAccept);
+        } else {
+            hop::set_upgrade(&mut head.fields, protocol);
+        }
+        request.answered(&mut head, backend);
+        self.passage.finish(&mut head, None);
+        let idle = request.lane().timeouts.tunnel;
+        Ok(Outcome::Tunnel(head, Box::new(tunnel(idle))))
+    }
+}
+
+/// The answer to a request, until its head is there.
+struct Answering {
+    input: Vec<u8>,
+    interim: u32,
+}
+
+impl Answering {
+    /// Reads; interim answers go to `peer`.
+    fn poll(
+        &mut self,
+        backend: &mut Stream,
+        peer: &mut impl Peer,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Came, Failure>> {
+        loop {
+            self.input
+                .reserve(ROOM.saturating_sub(self.input.len()).max(ROOM / 4));
+            let read = pin!(backend.read_buf(&mut self.input));
+            match ready!(read.poll(context)) {
+                Ok(length) if length > 0 => {}
+                _ if self.input.is_empty() && self.interim == 0 => {
+                    return Poll::Ready(Err(Failure::Broken));
+                }
+                _ => return Poll::Ready(Err(Failure::Malformed)),
+            }
+            loop {
+                let parsed = ResponseHead::parse(&self.input, LONGEST_HEAD, MOST_LINES);
+                match parsed {
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "no answer from a backend");
+                        return Poll::Ready(Err(Failure::Malformed));
+                    }
+                    Ok(Some((mut head, length))) if head.is_interim() => {
+                        self.input.drain(..length);
+                        self.interim += 1;
+                        if self.interim > MOST_INTERIM {
+                            return Poll::Ready(Err(Failure::Malformed));
+                        }
+                        // What it was asked for has been promised by us already.
+                        if head.status != StatusCode::CONTINUE {
+                            hop::strip(&mut head.fields);
+                            peer.interim(&head);
+                        }
+                    }
+                    Ok(Some((head, at))) => {
+                        return Poll::Ready(Ok(Came {
+                            head,
+                            input: std::mem::take(&mut self.input),
+                            at,
+                        }));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        spare::give(std::mem::take(&mut self.input));
+    }
+}
+
+/// Waits for `what`; `None` if the client goes away.
+async fn unless_gone<T>(peer: &mut impl Peer, what: impl Future<Output = T>) -> Option<T> {
+    let mut what = pin!(what);
+    poll_fn(|context| {
+        if let Poll::Ready(done) = what.as_mut().poll(context) {
+            return Poll::Ready(Some(done));
+        }
+        peer.poll_gone(context).map(|()| None)
+    })
+    .await
+}

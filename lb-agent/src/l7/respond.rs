@@ -1,0 +1,452 @@
+//! The answer to a request of HTTP/1.1, written to its client.
+
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use hyper::{StatusCode, Version};
+use lb_http::body::{Decoder, Encoder, Piece};
+use lb_http::fields::line_to;
+use lb_http::{Framing, Name, RequestHead, ResponseHead, spare};
+use tokio::io::AsyncWrite as _;
+
+use super::access_log::{End, Record, Said};
+use super::answers::{self, Answer};
+use super::client::{Asking, Conn};
+use super::exchange::{self, Outcome, Reply, Tunnel};
+use super::forwarded::RequestId;
+use super::passage::{self, Passage};
+use super::peer::Peer as _;
+use super::request::Arrived;
+use super::settings::Service;
+use super::visit::Visit;
+use super::{clock, peer};
+
+/// Fewer bytes of a body are cheaper to copy behind the head than to write beside it.
+const FEW: usize = 2 * 1024;
+/// Bytes that are passed on before others on this thread have their turn.
+const TURN: usize = 256 * 1024;
+
+/// What becomes of a connection after a request.
+pub(super) enum After {
+    /// The next request may come.
+    Next,
+    /// It ends, and all that was sent was read.
+    Close,
+    /// It ends, and the client may still be sending.
+    Linger,
+    /// It is of no use any more.
+    Broken,
+    /// It goes on with another protocol.
+    Tunnel(Box<Tunnel>, Option<Box<Record>>),
+}
+
+/// How the body of an answer goes to its client.
+struct Framed {
+    length: Option<u64>,
+    has_body: bool,
+}
+
+/// Answers one request.
+pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: RequestHead) -> After {
+    let Some(service) = visit.service() else {
+        return After::Broken;
+    };
+    visit.progress.exchange();
+    let checked = head.check();
+    let version = head.version;
+    let mut record = passage::record(visit, &service, version, &Said::of(&head));
+    let passage = Passage::new(visit, service, &head);
+    let mut closes = head.closes() || service_closes(&passage.service);
+    let expects = version == Version::HTTP_11 && head.fields.has(Name::Expect);
+    let framing = match checked {
+        Ok(framing) => framing,
+        Err(refusal) => {
+            let accept = head.fields.get(Name::Accept);
+            let answer = refusal_page(&passage.service, refusal.status(), accept);
+            closes |= refusal.is_unsound();
+            let after = send(conn, visit, &passage, answer, (version, closes), record).await;
+            return match after {
+                After::Close if refusal.is_unsound() => After::Linger,
+                after => after,
+            };
+        }
+    };
+    let accept = head.fields.get(Name::Accept).map(<[u8]>::to_vec);
+    let mut asking = Asking {
+        conn,
+        body: Decoder::new(framing),
+        expects: expects && !framing.is_empty(),
+        version,
+    };
+    let arrived = Arrived {
+        head,
+        framing,
+        extended: None,
+    };
+    let progress = &visit.progress;
+    let answered =
+        exchange::answer(visit, &passage, arrived, &mut asking, progress, &mut record).await;
+    visit.progress.answer();
+    let outcome = answered.unwrap_or_else(|status| {
+        Outcome::Own(refusal_page(&passage.service, status, accept.as_deref()))
+    });
+    closes |= visit.worker.is_stopping() || visit.is_left_over();
+    let after = match outcome {
+        Outcome::Gone => return After::Broken,
+        Outcome::Tunnel(head, tunnel) => {
+            return upgrade(asking.conn, visit, head, tunnel, record).await;
+        }
+        Outcome::Own(answer) => {
+            closes |= asking.is_cut_off() || must_close(answer.head.status);
+            send(
+                asking.conn,
+                visit,
+                &passage,
+                answer,
+                (version, closes),
+                record,
+            )
+            .await
+        }
+        Outcome::Backend(reply) => {
+            closes |= asking.is_cut_off();
+            stream(&mut asking, visit, *reply, closes, record).await
+        }
+    };
+    match after {
+        After::Next if !asking.body.is_over() => match asking.discard().await {
+            true => After::Next,
+            false => After::Linger,
+        },
+        After::Close if !asking.body.is_over() || !asking.conn.is_drained() => After::Linger,
+        after => after,
+    }
+}
+
+/// One request for each connection.
+fn service_closes(service: &Service) -> bool {
+    service.http.settings.timeouts.idle.is_zero()
+}
+
+/// After these the rest of the request is not worth reading.
+fn must_close(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
+    )
+}
+
+/// The page for a request that is refused before it has a route.
+pub(super) fn refusal_page(service: &Service, status: StatusCode, accept: Option<&[u8]>) -> Answer {
+    let pages = &service.parts.pages;
+    let id = RequestId::new();
+    answers::page(status, pages.show(status, false, accept, id.as_str()))
+}
+
+/// Refuses what is no request, of which `begun` is the beginning.
+pub(super) async fn refuse(
+    conn: &mut Conn,
+    visit: &Rc<Visit>,
+    status: StatusCode,
+    begun: &[u8],
+) -> After {
+    let Some(service) = visit.service() else {
+        return After::Broken;
+    };
+    visit.progress.exchange();
+    visit.progress.answer();
+    let line = begun
+        .split(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let mut words = line.trim_ascii().split(|byte| *byte == b' ');
+    let said = Said {
+        method: words.next().unwrap_or_default(),
+        target: words.next().unwrap_or_default(),
+        ..Said::default()
+    };
+    let record = passage::record(visit, &service, Version::HTTP_11, &said);
+    let answer = refusal_page(&service, status, None);
+    let passage = Passage::of_nothing(visit, service);
+    match send(
+        conn,
+        visit,
+        &passage,
+        answer,
+        (Version::HTTP_11, true),
+        record,
+    )
+    .await
+    {
+        After::Broken => After::Broken,
+        _ => After::Linger,
+    }
+}
+
+/// Writes the head of an answer to what is to be sent. Says how its body goes.
+fn begin(
+    out: &mut Vec<u8>,
+    head: &mut ResponseHead,
+    framed: &Framed,
+    (version, closes): (Version, &mut bool),
+) -> Encoder {
+    if !head.fields.has(Name::Date) {
+        clock::with_date(|date| head.fields.append(Name::Date, date));
+    }
+    let framing = match framed.length {
+        Some(length) => Framing::Length(length),
+        None if !framed.has_body => Framing::None,
+        None if version == Version::HTTP_11 => Framing::Chunked,
+        None => {
+            *closes = true;
+            Framing::UntilClose
+        }
+    };
+    if out.capacity() == 0 {
+        *out = spare::take();
+    }
+    head.write(out);
+    if *closes {
+        line_to(out, b"connection", b"close");
+    } else if version == Version::HTTP_10 {
+        line_to(out, b"connection", b"keep-alive");
+    }
+    // No length with these, whatever the backend says (RFC 9110, section 8.6).
+    match head.status.as_u16() {
+        100..200 | 204 => Framing::None.write(out),
+        _ => framing.write(out),
+    }
+    Encoder::new(if framed.has_body {
+        framing
+    } else {
+        Framing::None
+    })
+}
+
+/// Sends an answer that is at hand.
+async fn send(
+    conn: &mut Conn,
+    visit: &Rc<Visit>,
+    passage: &Passage,
+    mut answer: Answer,
+    (version, mut closes): (Version, bool),
+    record: Option<Box<Record>>,
+) -> After {
+    passage.finish_own(&mut answer);
+    let mut record = record;
+    if let Some(record) = &mut record {
+        record.answered(answer.head.status);
+    }
+    let has_body = !passage.is_head();
+    let is_bare = matches!(answer.head.status.as_u16(), 204 | 304);
+    let framed = Framed {
+        length: (!is_bare).then_some(answer.body.len() as u64),
+        has_body,
+    };
+    begin(
+        &mut conn.out,
+        &mut answer.head,
+        &framed,
+        (version, &mut closes),
+    );
+    if has_body {
+        conn.out.extend_from_slice(&answer.body);
+        if let Some(record) = &mut record {
+            record.bytes = answer.body.len() as u64;
+        }
+    }
+    if !flush(conn, visit).await {
+        return After::Broken;
+    }
+    if let Some(record) = record {
+        record.finish(End::Complete);
+    }
+    if closes { After::Close } else { After::Next }
+}
+
+/// Writes all that there is; false if the client does not take it.
+async fn flush(conn: &mut Conn, visit: &Visit) -> bool {
+    poll_fn(|context| {
+        let polled = conn.poll_out(context);
+        match polled {
+            Poll::Ready(Ok(())) => Pin::new(&mut conn.stream)
+                .poll_flush(context)
+                .map(|flushed| flushed.is_ok()),
+            Poll::Ready(Err(_)) => Poll::Ready(false),
+            Poll::Pending => {
+                visit.progress.wrote(false, visit.send.get());
+                visit.progress.poll_deadline(context).map(|()| false)
+            }
+        }
+    })
+    .await
+}
+
+/// Agrees to go on with another protocol.
+async fn upgrade(
+    conn: &mut Conn,
+    visit: &Rc<Visit>,
+    mut head: ResponseHead,
+    tunnel: Box<Tunnel>,
+    mut record: Option<Box<Record>>,
+) -> After {
+    if let Some(record) = &mut record {
+        record.answered(head.status);
+    }
+    if !head.fields.has(Name::Date) {
+        clock::with_date(|date| head.fields.append(Name::Date, date));
+    }
+    head.write(&mut conn.out);
+    conn.out.extend_from_slice(b"\r\n");
+    match flush(conn, visit).await {
+        true => After::Tunnel(tunnel, record),
+        false => After::Broken,
+    }
+}
+
+/// Passes the answer of a backend on, and the rest of the request the other way.
+async fn stream(
+    asking: &mut Asking<'_>,
+    visit: &Rc<Visit>,
+    mut reply: Reply,
+    mut closes: bool,
+    mut record: Option<Box<Record>>,
+) -> After {
+    if let Some(record) = &mut record {
+        record.answered(reply.head.status);
+    }
+    let framed = Framed {
+        length: reply.length,
+        has_body: reply.has_body,
+    };
+    let version = asking.version;
+    let encoder = begin(
+        &mut asking.conn.out,
+        &mut reply.head,
+        &framed,
+        (version, &mut closes),
+    );
+    let Reply { mut transfer, .. } = reply;
+    let mut uploads = true;
+    let (mut passed, mut is_stuck) = (0, false);
+    let is_done = poll_fn(|context| {
+        let mut moved = 0;
+        loop {
+            if uploads {
+                uploads = match transfer.poll_upload(asking, &visit.progress, context) {
+                    Poll::Pending => true,
+                    Poll::Ready(Ok(())) => false,
+                    Poll::Ready(Err(error)) => {
+                        closes = true;
+                        if matches!(
+                            error,
+                            super::upload::UploadError::Peer(peer::PeerError::Gone)
+                        ) {
+                            return Poll::Ready(false);
+                        }
+                        false
+                    }
+                };
+            }
+            let before = asking.conn.taken;
+            match asking.conn.poll_out(context) {
+                Poll::Ready(Ok(())) => {
+                    if std::mem::take(&mut is_stuck) {
+                        visit.progress.wrote(true, None);
+                    }
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(false),
+                Poll::Pending => {
+                    if asking.conn.taken > before {
+                        visit.progress.wrote(true, None);
+                        asking.conn.moved();
+                    }
+                    is_stuck = true;
+                    visit.progress.wrote(false, visit.send.get());
+                    return visit.progress.poll_deadline(context).map(|()| false);
+                }
+            }
+            if transfer.is_over() {
+                return Pin::new(&mut asking.conn.stream)
+                    .poll_flush(context)
+                    .map(|flushed| flushed.is_ok());
+            }
+            if moved >= TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let waker = context.waker().clone();
+            let conn = &mut *asking.conn;
+            let polled = transfer.poll_answer(context, &mut |piece| match piece {
+                Piece::Data(data) => {
+                    passed += data.len() as u64;
+                    moved += data.len();
+                    let mut context = Context::from_waker(&waker);
+                    put(conn, encoder, data, &mut context);
+                }
+                Piece::End(trailers) => encoder.end(trailers.as_ref(), &mut conn.out),
+                Piece::More => {}
+            });
+            if let Some(record) = &mut record {
+                record.bytes = passed;
+            }
+            match polled {
+                Poll::Ready(Ok(())) => {
+                    asking.conn.moved();
+                    continue;
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::debug!(%error, "an answer comes to no end");
+                    return Poll::Ready(false);
+                }
+                Poll::Pending => {}
+            }
+            // Its errors come again with the next write.
+            let _ = Pin::new(&mut asking.conn.stream).poll_flush(context);
+            if asking.poll_gone(context).is_ready() {
+                return Poll::Ready(false);
+            }
+            if asking.conn.taken < asking.conn.out.len() {
+                continue;
+            }
+            return Poll::Pending;
+        }
+    })
+    .await;
+    if !is_done {
+        return After::Broken;
+    }
+    transfer.end();
+    if let Some(record) = record {
+        record.finish(End::Complete);
+    }
+    if closes { After::Close } else { After::Next }
+}
+
+/// Sends a piece of a body; what the client does not take at once is kept.
+fn put(conn: &mut Conn, encoder: Encoder, data: &[u8], context: &mut Context<'_>) {
+    if !encoder.is_plain() || data.len() <= FEW || conn.taken > 0 {
+        return encoder.data(data, &mut conn.out);
+    }
+    let parts = [IoSlice::new(&conn.out), IoSlice::new(data)];
+    let parts = if conn.out.is_empty() {
+        &parts[1..]
+    } else {
+        &parts[..]
+    };
+    // An error comes again with what is kept.
+    let written = match Pin::new(&mut conn.stream).poll_write_vectored(context, parts) {
+        Poll::Ready(Ok(written)) => written,
+        _ => 0,
+    };
+    let of_data = written.saturating_sub(conn.out.len());
+    if written >= conn.out.len() {
+        conn.out.clear();
+    } else {
+        conn.out.drain(..written);
+    }
+    conn.out.extend_from_slice(&data[of_data..]);
+}
