@@ -73,7 +73,7 @@ pub(crate) fn of_request(head: &RequestHead) -> Result<Framing, Refusal> {
 /// The body of an answer to a request with `method`.
 pub fn of_response(method: &Method, head: &ResponseHead) -> Result<Framing, Malformed> {
     let length = length(head.fields.all(Name::ContentLength));
-    let length = length.map_err(|()| Malformed("Content-Length"))?;
+    let length = length.map_err(|()| Malformed("an answer has a malformed Content-Length"))?;
     if !may_have_body(method, head.status) {
         return Ok(Framing::None);
     }
@@ -84,7 +84,7 @@ pub fn of_response(method: &Method, head: &ResponseHead) -> Result<Framing, Malf
         // Other codings would have to be undone: they are for this hop.
         return match is_chunked && second.is_none() && head.version == Version::HTTP_11 {
             true => Ok(Framing::Chunked),
-            false => Err(Malformed("Transfer-Encoding")),
+            false => Err(Malformed("an answer has a transfer coding beside chunked")),
         };
     }
     Ok(length.map_or(Framing::UntilClose, Framing::Length))

@@ -21,7 +21,7 @@ pub struct ResponseHead {
 
 /// What came is no answer of HTTP/1, or one that may be taken for another by somebody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer is malformed: {0}")]
+#[error("{0}")]
 pub struct Malformed(pub &'static str);
 
 impl ResponseHead {
@@ -49,7 +49,7 @@ impl ResponseHead {
         let Some(line_end) = memchr::memchr(b'\n', text) else {
             let begins = b"HTTP/1.".iter().zip(text).all(|(a, b)| a == b);
             return match bytes.len() > most_bytes || !begins {
-                true => Err(Malformed("status line")),
+                true => Err(Malformed("an answer has a malformed status line")),
                 false => Ok(None),
             };
         };
@@ -57,7 +57,9 @@ impl ResponseHead {
         let section = &text[line_end + 1..];
         let Some(length) = section_end(section) else {
             return match bytes.len() > most_bytes {
-                true => Err(Malformed("header section larger than allowed")),
+                true => Err(Malformed(
+                    "an answer has a larger header section than is read",
+                )),
                 false => Ok(None),
             };
         };
@@ -65,8 +67,10 @@ impl ResponseHead {
         let reason = fields.add_text(reason);
         let read = fields.read(&section[..length], most_lines);
         read.map_err(|error| match error {
-            FieldsError::Malformed => Malformed("header section"),
-            FieldsError::TooMany => Malformed("more header lines than allowed"),
+            FieldsError::Malformed => Malformed("an answer has a malformed header line"),
+            FieldsError::TooMany => {
+                Malformed("an answer has more header lines than limits.response_headers allows")
+            }
         })?;
         let head = Self {
             status,
@@ -125,7 +129,7 @@ impl ResponseHead {
 }
 
 fn status_line(line: &[u8]) -> Result<(Version, StatusCode, &[u8]), Malformed> {
-    let malformed = Malformed("status line");
+    let malformed = Malformed("an answer has a malformed status line");
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let (version, rest) = line.split_at_checked(8).ok_or(malformed)?;
     let version = match version {

@@ -164,6 +164,11 @@ impl Client {
         reset(&self.stream);
     }
 
+    /// The stream, for whoever asks the kernel about it.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// The stream, for whoever reads ahead.
     pub fn stream_mut(&mut self) -> &mut TcpStream {
         &mut self.stream

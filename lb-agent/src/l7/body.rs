@@ -1,7 +1,10 @@
 //! Bodies of HTTP/2, as hyper has them.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -9,6 +12,7 @@ use lb_http::body::{BodyError, Piece};
 use lb_http::{Fields, ResponseHead};
 
 use super::access_log::{End, Record};
+use super::clock;
 use super::download::DownloadError;
 use super::peer::{Peer, PeerError};
 use super::transfer::Transfer;
@@ -102,8 +106,19 @@ pub(super) struct Stream {
     under_way: UnderWay,
     record: Option<Box<Record>>,
     trailers: Option<Fields>,
+    /// How long the backend may pause.
+    pause: Option<Duration>,
+    /// Since when the client has not made room for more.
+    given: Given,
     is_over: bool,
 }
+
+/// When a stream was last given something that it has not made room behind, in milliseconds of the
+/// thread's clock; [`NOTHING`] if it waits for nobody, or for the backend.
+pub(super) type Given = Rc<Cell<u64>>;
+
+/// Nothing was given.
+pub(super) const NOTHING: u64 = u64::MAX;
 
 impl Stream {
     /// The rest of an exchange.
@@ -112,7 +127,10 @@ impl Stream {
         transfer: Transfer,
         under_way: UnderWay,
         record: Option<Box<Record>>,
+        pause: Option<Duration>,
     ) -> Self {
+        let given = under_way.stream();
+        under_way.progress.awaits(pause);
         Self {
             asking,
             transfer: Some(transfer),
@@ -120,6 +138,8 @@ impl Stream {
             under_way,
             record,
             trailers: None,
+            pause,
+            given,
             is_over: false,
         }
     }
@@ -144,13 +164,25 @@ impl Stream {
             Piece::End(fields) => *trailers = fields,
             Piece::More => {}
         });
+        let progress = &self.under_way.progress;
+        if polled.is_pending() {
+            self.given.set(NOTHING);
+            ready!(progress.poll_deadline(context));
+            return Poll::Ready(Some(Err(BodyError::CutShort.into())));
+        }
         ready!(polled)?;
+        progress.awaits(self.pause);
         if transfer.is_over()
             && let Some(transfer) = self.transfer.take()
         {
             transfer.end();
             self.is_over = true;
         }
+        self.given.set(if self.is_over {
+            NOTHING
+        } else {
+            clock::now_ms()
+        });
         if let Some(record) = &mut self.record {
             record.bytes += data.len() as u64;
         }
@@ -163,6 +195,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.given.set(NOTHING);
         if let Some(record) = self.record.take() {
             let end = match self.is_over {
                 true => End::Complete,

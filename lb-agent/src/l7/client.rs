@@ -12,7 +12,7 @@ use hyper::Version;
 use lb_http::body::{Decoder, Piece};
 use lb_http::request::{Limits, Refusal};
 use lb_http::{RequestHead, ResponseHead, spare};
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, Interest, ReadBuf};
 
 use super::clock::Deadline;
 use super::peer::{Peer, PeerError};
@@ -32,6 +32,8 @@ const LAST_HEAD: Duration = Duration::from_secs(1);
 /// A client that has closed its sending side, or has gone away, which look alike, is waited for so long
 /// without a byte for it.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
+/// How soon it is looked again whether a client is there whose bytes nobody takes.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long, and for how many bytes, a client is listened to that is told to go.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 1 << 20;
@@ -48,6 +50,8 @@ pub(super) struct Conn {
     at: usize,
     /// The client says no more: for how long it is still answered.
     ended: Option<Deadline>,
+    /// When it is looked again whether the client is there.
+    again: Option<Deadline>,
     /// What is to be written, from `taken` on.
     pub(super) out: Vec<u8>,
     pub(super) taken: usize,
@@ -73,6 +77,7 @@ pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
         input: Vec::new(),
         at: 0,
         ended: None,
+        again: None,
         out: Vec::new(),
         taken: 0,
     };
@@ -199,6 +204,29 @@ impl Conn {
             self.end();
         }
         Poll::Ready(Ok(length))
+    }
+
+    /// Ready when the client has gone away behind bytes that are not read yet, and those are fewer than
+    /// the `left` of its body. To be asked again, as the kernel tells nobody of it who does not read.
+    fn poll_cut_short(&mut self, left: Option<u64>, context: &mut Context<'_>) -> Poll<()> {
+        let left = left.unwrap_or(0);
+        let is_cut_short = self.stream.tcp().is_some_and(|stream| {
+            let mut ready = pin!(stream.ready(Interest::READABLE));
+            let Poll::Ready(Ok(ready)) = ready.as_mut().poll(context) else {
+                return false;
+            };
+            let unread = rustix::io::ioctl_fionread(stream).unwrap_or(u64::MAX);
+            let here = (self.input.len() - self.at) as u64;
+            ready.is_read_closed() && unread.saturating_add(here) < left
+        });
+        if is_cut_short {
+            return Poll::Ready(());
+        }
+        let again = self.again.get_or_insert_with(Deadline::new);
+        if !again.is_set() || again.is_over() {
+            again.set(Some(LOOK_AGAIN));
+        }
+        again.poll(context)
     }
 
     fn end(&mut self) {
@@ -398,6 +426,9 @@ impl Peer for Asking<'_> {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
             }
+        }
+        if conn.ended.is_none() {
+            return conn.poll_cut_short(self.body.left(), context);
         }
         match &conn.ended {
             // A body that is cut short.

@@ -123,6 +123,11 @@ impl Deadline {
         self.0.due_ms.set(due_ms);
     }
 
+    /// Whether it is set.
+    pub(super) fn is_set(&self) -> bool {
+        self.0.due_ms.get() != NEVER
+    }
+
     /// Whether it is over.
     pub(super) fn is_over(&self) -> bool {
         self.0.due_ms.get() <= now_ms()

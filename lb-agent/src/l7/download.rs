@@ -15,7 +15,7 @@ use super::request::Learner;
 use super::upstream::Upstream;
 
 /// Most bytes that are read at once.
-const CHUNK: usize = 128 * 1024;
+pub(super) const CHUNK: usize = 128 * 1024;
 /// Coded bytes that are passed on as soon as there are so many.
 const PIECE: usize = 16 * 1024;
 
@@ -51,6 +51,7 @@ pub(super) struct Download {
     /// What goes from the trailers.
     named: Vec<Vec<u8>>,
     passes_trailers: bool,
+    most: usize,
     is_over: bool,
     /// Bytes came behind the end, or the connection ended with it.
     is_spoilt: bool,
@@ -63,6 +64,8 @@ pub(super) struct Terms {
     pub(super) learner: Option<Box<Learner>>,
     pub(super) named: Vec<Vec<u8>>,
     pub(super) passes_trailers: bool,
+    /// Most bytes that are read at once, up to [`CHUNK`].
+    pub(super) most: usize,
 }
 
 impl Download {
@@ -79,6 +82,7 @@ impl Download {
             learner,
             named,
             passes_trailers,
+            most,
         } = terms;
         Self {
             upstream,
@@ -90,6 +94,7 @@ impl Download {
             _active: active,
             named,
             passes_trailers,
+            most: most.min(CHUNK),
             is_over: false,
             is_spoilt: framing == Framing::UntilClose,
         }
@@ -212,7 +217,7 @@ impl Download {
         }
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
-                let mut room = ReadBuf::new(scratch);
+                let mut room = ReadBuf::new(&mut scratch[..self.most]);
                 let stream = Pin::new(&mut self.upstream.stream);
                 ready!(stream.poll_read(context, &mut room)).map_err(DownloadError::Broken)?;
                 let length = room.filled().len();

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::StatusCode;
+use hyper::{StatusCode, Version};
 use lb_common::abi::BackendId;
+use lb_http::response::Malformed;
 use lb_http::{Framing, Name, ResponseHead, framing, hop, spare};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::sleep;
@@ -17,7 +18,7 @@ use super::answers::{self, Answer};
 use super::clock;
 use super::compress::Coded;
 use super::counts::Active;
-use super::download::{Download, Terms};
+use super::download::{self, Download, Terms};
 use super::passage::Passage;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
@@ -30,14 +31,14 @@ use super::upload::{Upload, UploadError};
 use super::upstream::Upstream;
 use super::visit::Visit;
 
-/// How often one request is sent again, at most.
+/// How often one request of which nothing was written is sent again, at most.
 const MOST_REPEATS: u32 = 3;
 /// Room for the head of an answer, and for the body of a short one.
 const ROOM: usize = 16 * 1024;
 /// Longest head of an answer, bytes.
 const LONGEST_HEAD: usize = 256 * 1024;
-/// Most header lines of an answer.
-const MOST_LINES: usize = 1000;
+/// Most bytes of an answer over HTTP/2 that are read at once: they wait for the window of their stream.
+const OF_STREAM: usize = 32 * 1024;
 /// Interim answers to one request; a backend that sends more has lost its way.
 const MOST_INTERIM: u32 = 8;
 
@@ -59,6 +60,8 @@ pub(super) struct Reply {
     /// Bytes of the body, if that is known; of that which is not sent for a HEAD.
     pub(super) length: Option<u64>,
     pub(super) has_body: bool,
+    /// How long the backend may pause.
+    pub(super) pause: Option<Duration>,
     pub(super) transfer: Transfer,
 }
 
@@ -78,8 +81,8 @@ enum Failure {
     Unsent,
     /// The connection broke before any byte of an answer.
     Broken,
-    /// What came is no answer of HTTP.
-    Malformed,
+    /// What came is no answer of HTTP; what is wrong with it.
+    Malformed(&'static str),
     /// It took too long.
     Timeout,
     /// The request itself came to no end.
@@ -188,6 +191,10 @@ impl Exchange<'_> {
                     return self.finish(request, reached, came, upload);
                 }
                 Err(Failure::Gone | Failure::Upload(UploadError::Peer(PeerError::Gone))) => {
+                    if !upload.is_over() {
+                        // What waits in the kernel's queue is of no use to anybody.
+                        reached.upstream.stream.reset_when_closed();
+                    }
                     return Ok(Outcome::Gone);
                 }
                 Err(failure) => failure,
@@ -205,7 +212,8 @@ impl Exchange<'_> {
                 // likely never arrived.
                 Failure::Broken => {
                     let is_harmless = request.is_idempotent() && upload.is_whole();
-                    is_harmless && repeats < MOST_REPEATS && (reused || worker.budget.spend())
+                    let most = settings.upstream.retries;
+                    is_harmless && repeats < most && (reused || worker.budget.spend())
                 }
                 _ => false,
             };
@@ -238,6 +246,7 @@ impl Exchange<'_> {
         let mut answer = Answering {
             input: spare::take(),
             interim: 0,
+            most_lines: request.service.http.settings.limits.response_headers,
         };
         poll_fn(|context| {
             let sent = upload.poll(peer, &mut upstream.stream, self.progress, context);
@@ -291,8 +300,8 @@ impl Exchange<'_> {
                     _ => StatusCode::BAD_GATEWAY,
                 }
             }
-            Failure::Malformed => {
-                suspect("a request got no answer that makes sense");
+            Failure::Malformed(problem) => {
+                suspect(problem);
                 faults.failed(id, settings);
                 StatusCode::BAD_GATEWAY
             }
@@ -327,17 +336,18 @@ impl Exchange<'_> {
                 idle,
             });
         }
-        if request.head.version == hyper::Version::HTTP_2
+        if request.head.version == Version::HTTP_2
             && request.upgrade.is_some()
             && head.status.is_success()
         {
             // To CONNECT that would be consent.
             return Ok(Outcome::Own(answers::plain(StatusCode::BAD_GATEWAY)));
         }
-        let Ok(framing) = framing::of_response(&request.head.method, &head) else {
-            self.failed(request, &Failure::Malformed, backend, 0);
-            return Err(StatusCode::BAD_GATEWAY);
-        };
+        let framing =
+            framing::of_response(&request.head.method, &head).map_err(|Malformed(what)| {
+                self.failed(request, &Failure::Malformed(what), backend, 0);
+                StatusCode::BAD_GATEWAY
+            })?;
         let declared = head.fields.get(Name::ContentLength);
         let mut length = match framing {
             Framing::Length(length) => Some(length),
@@ -378,12 +388,18 @@ impl Exchange<'_> {
             learner,
             named: hop.named,
             passes_trailers: request.takes_trailers,
+            most: if request.head.version == Version::HTTP_2 {
+                OF_STREAM
+            } else {
+                download::CHUNK
+            },
         };
         let has_body = framing::may_have_body(&request.head.method, head.status);
         Ok(Outcome::Backend(Box::new(Reply {
             head,
             length,
             has_body,
+            pause: request.lane().timeouts.response,
             transfer: Transfer::new(
                 upload,
                 Download::new(upstream, active, (input, at), terms),
@@ -406,7 +422,7 @@ impl Exchange<'_> {
         let Some(protocol) = granted.filter(|_| hop.upgrade) else {
             return Ok(Outcome::Own(answers::plain(StatusCode::BAD_GATEWAY)));
         };
-        if request.head.version == hyper::Version::HTTP_2 {
+        if request.head.version == Version::HTTP_2 {
             head.set_status(StatusCode::OK);
             head.fields.remove(Name::Upgrade);
             head.fields.remove(Name::SecWebsocketAccept);
@@ -424,6 +440,7 @@ impl Exchange<'_> {
 struct Answering {
     input: Vec<u8>,
     interim: u32,
+    most_lines: usize,
 }
 
 impl Answering {
@@ -443,21 +460,22 @@ impl Answering {
                 _ if self.input.is_empty() && self.interim == 0 => {
                     return Poll::Ready(Err(Failure::Broken));
                 }
-                _ => return Poll::Ready(Err(Failure::Malformed)),
+                _ => return Poll::Ready(Err(Failure::Malformed("an answer ended in its head"))),
             }
             loop {
-                let parsed = ResponseHead::parse(&self.input, LONGEST_HEAD, MOST_LINES);
+                let parsed = ResponseHead::parse(&self.input, LONGEST_HEAD, self.most_lines);
                 match parsed {
                     Ok(None) => break,
                     Err(error) => {
                         tracing::debug!(%error, "no answer from a backend");
-                        return Poll::Ready(Err(Failure::Malformed));
+                        return Poll::Ready(Err(Failure::Malformed(error.0)));
                     }
                     Ok(Some((mut head, length))) if head.is_interim() => {
                         self.input.drain(..length);
                         self.interim += 1;
                         if self.interim > MOST_INTERIM {
-                            return Poll::Ready(Err(Failure::Malformed));
+                            let many = "a request got interim answers without end";
+                            return Poll::Ready(Err(Failure::Malformed(many)));
                         }
                         // What it was asked for has been promised by us already.
                         if head.status != StatusCode::CONTINUE {

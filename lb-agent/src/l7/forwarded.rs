@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use hyper::Version;
+use hyper::header::HeaderName;
 use lb_http::{Fields, Name, list};
 
 pub mod value;
@@ -111,8 +112,55 @@ pub fn forward(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Ask
     asker
 }
 
+/// Names by which proxies tell applications who asks, for what, and by which certificate.
+const CLAIMS: [&str; 11] = [
+    "forwarded-for",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "client-ip",
+    "x-original-url",
+    "x-rewrite-url",
+    "remote-user",
+    "x-remote-user",
+    "proxy",
+];
+/// Beginnings of such names.
+const CLAIM_STARTS: [&str; 2] = ["x-forwarded", "ssl-client-"];
+
+/// Drops what a client that is not trusted claims, in every spelling that an application may take for
+/// the same name, but for what is `allowed`.
+fn drop_claims(fields: &mut Fields, allowed: &[HeaderName]) {
+    fields.retain(|name, known| {
+        let is_ours = matches!(known, Name::Host | Name::XRequestId);
+        is_ours || !is_claim(name) || {
+            let is_name = |other: &HeaderName| other.as_str().as_bytes().eq_ignore_ascii_case(name);
+            allowed.iter().any(is_name)
+        }
+    });
+}
+
+/// Whether a name is one of [`CLAIMS`], with other separators too.
+fn is_claim(name: &[u8]) -> bool {
+    let same = |byte: &u8, other: &u8| {
+        byte.eq_ignore_ascii_case(other) || (*other == b'-' && matches!(byte, b'_' | b'.'))
+    };
+    let begins = |start: &str| {
+        let start = start.as_bytes();
+        name.len() >= start.len() && name.iter().zip(start).all(|(a, b)| same(a, b))
+    };
+    let first = name.first().map_or(0, u8::to_ascii_lowercase);
+    matches!(first, b'c' | b'f' | b'p' | b'r' | b's' | b't' | b'x')
+        && (CLAIM_STARTS.iter().any(|start| begins(start))
+            || CLAIMS
+                .iter()
+                .any(|claim| name.len() == claim.len() && begins(claim)))
+}
+
 /// Nothing is believed.
 fn replaced(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker {
+    drop_claims(fields, &settings.allow_client_headers);
     let host = fields.get(Name::Host).map(<[u8]>::to_vec);
     fields.set(Name::XForwardedFor, origin.ip.as_bytes());
     fields.set(Name::XForwardedPort, origin.port.as_bytes());

@@ -21,6 +21,7 @@ use lb_http::{Framing, Name, RequestHead, ResponseHead};
 use super::access_log::{End, Record, Said};
 use super::answers::Answer;
 use super::body::{Body, Stream as Streamed};
+use super::clock::Deadline;
 use super::exchange::{self, Outcome};
 use super::extended::Extended;
 use super::passage::{self, Passage};
@@ -44,6 +45,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// A connection without a sign of life is asked for one, and closed without an answer.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether the client takes its answers.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Runs what hyper spawns on this thread.
 #[derive(Clone, Copy)]
@@ -77,7 +81,16 @@ pub(super) async fn converse(io: Stream, visit: &Rc<Visit>) {
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(io), service);
     let mut told = false;
+    let look = Deadline::new();
+    look.set(Some(LOOK));
     poll_fn(|context| {
+        while look.poll(context).is_ready() {
+            look.set(Some(LOOK));
+            if visit.is_stalled() {
+                // Whoever does not read holds backends, and memory.
+                return Poll::Ready(());
+            }
+        }
         let idle = visit.progress.phase() != Phase::Exchange
             && visit.progress.poll_deadline(context).is_ready();
         if (idle || visit.worker.is_stopping()) && !told {
@@ -183,7 +196,7 @@ async fn answer(
             } else {
                 Some(0)
             };
-            let streamed = Streamed::new(asking, reply.transfer, under_way, record);
+            let streamed = Streamed::new(asking, reply.transfer, under_way, record, reply.pause);
             response(&head, Body::streamed(streamed, length))
         }
     })

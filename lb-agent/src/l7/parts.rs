@@ -13,14 +13,18 @@ use super::pages::Pages;
 use super::routes::Router;
 use super::rules::Rules;
 use super::sticky::cookie::Cookies;
+use crate::config::http::path;
 use crate::config::http::{
-    Action, HeaderRule, HttpService, Operation, Route, Stickiness, Template, Timeouts, Variable,
+    Action, AmbiguousPaths, HeaderRule, HttpService, Operation, Route, Stickiness, Template,
+    Timeouts, Variable,
 };
 use crate::state::observed::Observed;
 
 /// The parts of one service.
 pub(super) struct Parts {
     router: Router,
+    /// Some route answers by itself.
+    guards: bool,
     /// One for each route, in their order; after them that of requests without one.
     lanes: Vec<Lane>,
     /// Names the service to others.
@@ -81,6 +85,11 @@ impl Parts {
         let own = std::iter::once_with(|| Lane::new(http, None, observed, secret));
         Self {
             router: Router::new(&http.routes),
+            guards: http.settings.ambiguous_paths == AmbiguousPaths::Refuse
+                && http
+                    .routes
+                    .iter()
+                    .any(|route| !matches!(route.action, Action::Forward(_))),
             lanes: routed.chain(own).collect(),
             via: Via::new(secret, &http.name),
             pages,
@@ -91,6 +100,20 @@ impl Parts {
     pub(super) fn find(&self, host: &str, path: &str) -> usize {
         let own = self.lanes.len() - 1;
         self.router.find(host, path).unwrap_or(own)
+    }
+
+    /// Whether a backend may take this path for one of a route that answers by itself, or for one
+    /// beside it, where this service does not: a slash, a backslash or a NUL in disguise, or
+    /// parameters of a segment (RFC 3986, section 3.3).
+    pub(super) fn is_evasive(&self, host: &str, path: &str, place: usize) -> bool {
+        let is_guarded = |place: usize| !matches!(self.lanes[place].target, Target::Backends(_));
+        self.guards
+            && path::readings(path).is_some_and(|readings| {
+                readings.iter().any(|reading| {
+                    let other = self.find(host, reading);
+                    other != place && (is_guarded(other) || is_guarded(place))
+                })
+            })
     }
 
     /// A lane by its place, which [`Parts::find`] gave.
@@ -190,16 +213,9 @@ impl Backends {
     ) -> Self {
         let service = observed.service(name);
         let cookies = match (&http.settings.stickiness, service) {
-            (
-                Stickiness::Cookie {
-                    name: cookie,
-                    max_age,
-                },
-                Some(id),
-            ) => Some(Cookies::new(
+            (Stickiness::Cookie(cookie), Some(id)) => Some(Cookies::new(
                 cookie,
                 path,
-                *max_age,
                 secret,
                 observed.hash_names.get(&id).map_or(name, String::as_str),
                 observed.backends_of(id),

@@ -25,8 +25,6 @@ pub(super) struct Progress {
     deadline: Deadline,
     /// The backend waits for the client's body.
     body_awaited: Cell<bool>,
-    /// The client does not take what is written.
-    stalled: Cell<bool>,
 }
 
 impl Progress {
@@ -35,7 +33,6 @@ impl Progress {
             phase: Cell::new(Phase::Idle),
             deadline: Deadline::new(),
             body_awaited: Cell::new(false),
-            stalled: Cell::new(false),
         }
     }
 
@@ -66,7 +63,6 @@ impl Progress {
 
     /// The answer begins.
     pub(super) fn answer(&self) {
-        self.stalled.set(false);
         self.enter(Phase::Answer, None);
     }
 
@@ -86,15 +82,10 @@ impl Progress {
         self.body_awaited.set(awaited);
     }
 
-    /// A write to the client was taken, or was not: then it has to be within this time.
-    pub(super) fn wrote(&self, taken: bool, within: Option<Duration>) {
-        if self.phase.get() != Phase::Answer {
-            return;
-        }
-        if !taken && !self.stalled.replace(true) {
+    /// The rest of an answer is waited for, or for its client to take some of it: so long.
+    pub(super) fn awaits(&self, within: Option<Duration>) {
+        if self.phase.get() == Phase::Answer {
             self.deadline.set(within);
-        } else if taken && self.stalled.replace(false) {
-            self.deadline.set(None);
         }
     }
 

@@ -8,7 +8,10 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::proxy::header::{self, LONGEST, Parsed};
+use crate::proxy::header::{self, Parsed};
+
+/// Bytes that are looked at together: more than nearly all headers have.
+const PIECE: usize = 2048;
 
 /// Reads the header that `stream` begins with, and not one byte more. `None` if it tells no
 /// addresses; an error if there is none within `within`.
@@ -23,7 +26,7 @@ pub(super) async fn read(
 
 async fn whole(stream: &mut TcpStream) -> io::Result<Option<(SocketAddr, SocketAddr)>> {
     let mut taken = Vec::with_capacity(128);
-    let mut piece = [0; LONGEST];
+    let mut piece = [0; PIECE];
     loop {
         let length = stream.peek(&mut piece).await?;
         if length == 0 {

@@ -24,6 +24,9 @@ use crate::proxy::{header, is_scarcity};
 /// How soon a backend that refused a connection is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
+/// How soon a unix socket whose queue is full is tried again.
+const FULL: Duration = Duration::from_millis(5);
+
 /// A connection, and what it took to get it.
 pub(super) struct Reached {
     pub(super) upstream: Upstream,
@@ -239,7 +242,15 @@ async fn open(address: &BackendAddress, admission: &Admission) -> io::Result<Str
             Ok(Stream::Tcp(stream))
         }
         BackendAddress::Unix(path) => {
-            let stream = UnixStream::connect(path).await?;
+            let stream = loop {
+                match UnixStream::connect(path).await {
+                    // Its queue is full, which a unix socket does not wait for by itself.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        sleep(FULL).await;
+                    }
+                    connected => break connected?,
+                }
+            };
             admission.keeps(&stream)?;
             Ok(Stream::Unix(stream))
         }

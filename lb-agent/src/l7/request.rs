@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use hyper::{Method, StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
-use lb_http::{Framing, Name, RequestHead, ResponseHead, hop};
+use lb_http::{Fields, Framing, Name, RequestHead, ResponseHead, hop, list};
 
 use super::access_log::Record;
 use super::answers::{self, Answer};
+use super::compress;
 use super::forwarded::{self, Asker};
 use super::parts::{Backends, Lane, Target};
 use super::rules::{self, Context};
@@ -76,7 +77,11 @@ impl Request {
         let parts = &service.parts;
         let settings = &service.http.settings;
         let host = std::str::from_utf8(head.host()).unwrap_or_default();
-        let place = parts.find(host, &String::from_utf8_lossy(head.path()));
+        let path = String::from_utf8_lossy(head.path());
+        let place = parts.find(host, &path);
+        if parts.is_evasive(host, &path, place) {
+            return Err(StatusCode::BAD_REQUEST);
+        }
         let lane = parts.lane(place);
         // A body that says how large it is, and is too large, is not even asked for.
         if let (Framing::Length(length), Some(most)) = (framing, lane.body)
@@ -96,6 +101,9 @@ impl Request {
         head.fields.remove(Name::Upgrade);
         if !settings.underscore_headers {
             forwarded::drop_underscores(&mut head.fields);
+        }
+        if service.edge.compressor.is_some() {
+            compress::give_back_tags(&mut head.fields);
         }
         let asker = forwarded::forward(&mut head.fields, &visit.origin, settings);
         if let Some(record) = record {
@@ -200,7 +208,10 @@ impl Request {
     /// goes on.
     pub(super) fn answered(&self, head: &mut ResponseHead, backend: BackendId) {
         match &self.known.then {
-            Then::Cookie if self.known.key != sticky::Key::Backend(backend) => {
+            // An answer that a shared cache may keep would bring everybody to one backend.
+            Then::Cookie
+                if self.known.key != sticky::Key::Backend(backend) && !is_shared(&head.fields) =>
+            {
                 let cookies = match &self.lane().target {
                     Target::Backends(backends) => backends.cookies.as_ref(),
                     _ => None,
@@ -329,6 +340,23 @@ impl Request {
     fn sessions(&self) -> Arc<Sessions> {
         Arc::clone(&self.visit.worker.snapshot().sessions)
     }
+}
+
+/// Whether a shared cache may store an answer because it says so (RFC 9111, section 3).
+fn is_shared(fields: &Fields) -> bool {
+    let has = |wanted| list::has(fields.all(Name::CacheControl), wanted);
+    let is_fresh = || {
+        list::members(fields.all(Name::CacheControl)).any(|directive| {
+            let starts = |name: &[u8]| {
+                let start = directive.get(..name.len());
+                start.is_some_and(|start| start.eq_ignore_ascii_case(name))
+            };
+            (starts(b"max-age=") && directive != b"max-age=0") || starts(b"s-maxage=")
+        })
+    };
+    fields.has(Name::CacheControl)
+        && !(has("private") || has("no-store") || has("no-cache"))
+        && (has("public") || is_fresh())
 }
 
 fn known(

@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::{StatusCode, Version};
 use lb_http::body::{Decoder, Encoder, Piece};
@@ -15,14 +16,17 @@ use tokio::io::AsyncWrite as _;
 use super::access_log::{End, Record, Said};
 use super::answers::{self, Answer};
 use super::client::{Asking, Conn};
+use super::clock;
+use super::download::DownloadError;
 use super::exchange::{self, Outcome, Reply, Tunnel};
 use super::forwarded::RequestId;
 use super::passage::{self, Passage};
-use super::peer::Peer as _;
+use super::peer::{Peer as _, PeerError};
 use super::request::Arrived;
 use super::settings::Service;
+use super::transfer::Transfer;
+use super::upload::UploadError;
 use super::visit::Visit;
-use super::{clock, peer};
 
 /// Fewer bytes of a body are cheaper to copy behind the head than to write beside it.
 const FEW: usize = 2 * 1024;
@@ -269,6 +273,7 @@ async fn send(
 
 /// Writes all that there is; false if the client does not take it.
 async fn flush(conn: &mut Conn, visit: &Visit) -> bool {
+    visit.progress.awaits(visit.send.get());
     poll_fn(|context| {
         let polled = conn.poll_out(context);
         match polled {
@@ -276,10 +281,7 @@ async fn flush(conn: &mut Conn, visit: &Visit) -> bool {
                 .poll_flush(context)
                 .map(|flushed| flushed.is_ok()),
             Poll::Ready(Err(_)) => Poll::Ready(false),
-            Poll::Pending => {
-                visit.progress.wrote(false, visit.send.get());
-                visit.progress.poll_deadline(context).map(|()| false)
-            }
+            Poll::Pending => visit.progress.poll_deadline(context).map(|()| false),
         }
     })
     .await
@@ -311,66 +313,99 @@ async fn upgrade(
 async fn stream(
     asking: &mut Asking<'_>,
     visit: &Rc<Visit>,
-    mut reply: Reply,
+    reply: Reply,
     mut closes: bool,
     mut record: Option<Box<Record>>,
 ) -> After {
+    let Reply {
+        mut head,
+        length,
+        has_body,
+        pause,
+        transfer,
+    } = reply;
     if let Some(record) = &mut record {
-        record.answered(reply.head.status);
+        record.answered(head.status);
     }
-    let framed = Framed {
-        length: reply.length,
-        has_body: reply.has_body,
-    };
+    let framed = Framed { length, has_body };
     let version = asking.version;
-    let encoder = begin(
-        &mut asking.conn.out,
-        &mut reply.head,
-        &framed,
-        (version, &mut closes),
-    );
-    let Reply { mut transfer, .. } = reply;
-    let mut uploads = true;
-    let (mut passed, mut is_stuck) = (0, false);
-    let is_done = poll_fn(|context| {
+    let out = &mut asking.conn.out;
+    let encoder = begin(out, &mut head, &framed, (version, &mut closes));
+    drop(head);
+    let mut streaming = Streaming {
+        asking,
+        visit,
+        transfer,
+        encoder,
+        pause,
+        record,
+        uploads: true,
+        awaited: Awaited::Nobody,
+        closes,
+    };
+    if !poll_fn(|context| streaming.poll(context)).await {
+        return After::Broken;
+    }
+    let Streaming {
+        transfer,
+        record,
+        closes,
+        ..
+    } = streaming;
+    transfer.end();
+    if let Some(record) = record {
+        record.finish(End::Complete);
+    }
+    if closes { After::Close } else { After::Next }
+}
+
+/// An answer of a backend on its way.
+struct Streaming<'a, 'b> {
+    asking: &'a mut Asking<'b>,
+    visit: &'a Visit,
+    transfer: Transfer,
+    encoder: Encoder,
+    /// How long the backend may pause.
+    pause: Option<Duration>,
+    record: Option<Box<Record>>,
+    /// The request is still on its way.
+    uploads: bool,
+    awaited: Awaited,
+    /// The connection ends with the answer.
+    closes: bool,
+}
+
+/// Who is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Nobody,
+    /// To take what there is for it.
+    Client,
+    /// To go on with its answer.
+    Backend,
+}
+
+impl Streaming<'_, '_> {
+    /// Passes on what it can. Ready at the end: whether that came as it should.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let mut moved = 0;
         loop {
-            if uploads {
-                uploads = match transfer.poll_upload(asking, &visit.progress, context) {
-                    Poll::Pending => true,
-                    Poll::Ready(Ok(())) => false,
-                    Poll::Ready(Err(error)) => {
-                        closes = true;
-                        if matches!(
-                            error,
-                            super::upload::UploadError::Peer(peer::PeerError::Gone)
-                        ) {
-                            return Poll::Ready(false);
-                        }
-                        false
-                    }
-                };
+            if self.uploads && self.poll_upload(context).is_err() {
+                return Poll::Ready(false);
             }
-            let before = asking.conn.taken;
-            match asking.conn.poll_out(context) {
-                Poll::Ready(Ok(())) => {
-                    if std::mem::take(&mut is_stuck) {
-                        visit.progress.wrote(true, None);
-                    }
-                }
+            let before = self.asking.conn.taken;
+            match self.asking.conn.poll_out(context) {
+                Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending => {
-                    if asking.conn.taken > before {
-                        visit.progress.wrote(true, None);
-                        asking.conn.moved();
+                    if self.asking.conn.taken > before {
+                        self.moved();
                     }
-                    is_stuck = true;
-                    visit.progress.wrote(false, visit.send.get());
-                    return visit.progress.poll_deadline(context).map(|()| false);
+                    return self.wait(Awaited::Client, context);
                 }
             }
-            if transfer.is_over() {
-                return Pin::new(&mut asking.conn.stream)
+            if self.transfer.is_over() {
+                return Pin::new(&mut self.asking.conn.stream)
                     .poll_flush(context)
                     .map(|flushed| flushed.is_ok());
             }
@@ -378,24 +413,10 @@ async fn stream(
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let waker = context.waker().clone();
-            let conn = &mut *asking.conn;
-            let polled = transfer.poll_answer(context, &mut |piece| match piece {
-                Piece::Data(data) => {
-                    passed += data.len() as u64;
-                    moved += data.len();
-                    let mut context = Context::from_waker(&waker);
-                    put(conn, encoder, data, &mut context);
-                }
-                Piece::End(trailers) => encoder.end(trailers.as_ref(), &mut conn.out),
-                Piece::More => {}
-            });
-            if let Some(record) = &mut record {
-                record.bytes = passed;
-            }
-            match polled {
-                Poll::Ready(Ok(())) => {
-                    asking.conn.moved();
+            match self.poll_answer(context) {
+                Poll::Ready(Ok(length)) => {
+                    moved += length;
+                    self.moved();
                     continue;
                 }
                 Poll::Ready(Err(error)) => {
@@ -405,25 +426,68 @@ async fn stream(
                 Poll::Pending => {}
             }
             // Its errors come again with the next write.
-            let _ = Pin::new(&mut asking.conn.stream).poll_flush(context);
-            if asking.poll_gone(context).is_ready() {
+            let _ = Pin::new(&mut self.asking.conn.stream).poll_flush(context);
+            if self.asking.poll_gone(context).is_ready() {
                 return Poll::Ready(false);
             }
-            if asking.conn.taken < asking.conn.out.len() {
-                continue;
-            }
-            return Poll::Pending;
+            return self.wait(Awaited::Backend, context);
         }
-    })
-    .await;
-    if !is_done {
-        return After::Broken;
     }
-    transfer.end();
-    if let Some(record) = record {
-        record.finish(End::Complete);
+
+    /// Sends what it can of the request. An error says that the client has gone away.
+    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), ()> {
+        let progress = &self.visit.progress;
+        match self.transfer.poll_upload(self.asking, progress, context) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.uploads = false,
+            Poll::Ready(Err(UploadError::Peer(PeerError::Gone))) => return Err(()),
+            // The answer goes on; what else the client says is not worth reading.
+            Poll::Ready(Err(_)) => {
+                self.uploads = false;
+                self.closes = true;
+            }
+        }
+        Ok(())
     }
-    if closes { After::Close } else { After::Next }
+
+    /// Takes the next pieces of the answer: how many bytes.
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, DownloadError>> {
+        let (conn, encoder) = (&mut *self.asking.conn, self.encoder);
+        let waker = context.waker().clone();
+        let mut passed = 0;
+        let polled = self
+            .transfer
+            .poll_answer(context, &mut |piece| match piece {
+                Piece::Data(data) => {
+                    passed += data.len();
+                    put(conn, encoder, data, &mut Context::from_waker(&waker));
+                }
+                Piece::End(trailers) => encoder.end(trailers.as_ref(), &mut conn.out),
+                Piece::More => {}
+            });
+        if let Some(record) = &mut self.record {
+            record.bytes += passed as u64;
+        }
+        polled.map_ok(|()| passed)
+    }
+
+    fn moved(&mut self) {
+        self.awaited = Awaited::Nobody;
+        self.asking.conn.moved();
+    }
+
+    fn wait(&mut self, whom: Awaited, context: &Context<'_>) -> Poll<bool> {
+        let progress = &self.visit.progress;
+        if self.awaited != whom {
+            self.awaited = whom;
+            progress.awaits(match whom {
+                Awaited::Nobody => None,
+                Awaited::Client => self.visit.send.get(),
+                Awaited::Backend => self.pause,
+            });
+        }
+        progress.poll_deadline(context).map(|()| false)
+    }
 }
 
 /// Sends a piece of a body; what the client does not take at once is kept.

@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -21,6 +23,23 @@ pub(super) enum Stream {
     Unix(UnixStream),
     /// TCP with TLS in it, with a client.
     Tls(Box<TlsStream<Client>>),
+}
+
+impl Stream {
+    /// The TCP socket below, if it is one.
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Client(client) => Some(client.stream()),
+            Self::Tls(stream) => Some(stream.get_ref().0.stream()),
+            Self::Tcp(stream) => Some(stream),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Makes closing it reset the connection.
+    pub(super) fn reset_when_closed(&self) {
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
 }
 
 macro_rules! each {

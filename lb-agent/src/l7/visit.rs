@@ -9,9 +9,9 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use lb_common::abi::{BackendId, ServiceId};
 use lb_common::select::Reason;
-use socket2::SockRef;
 
 use super::access_log::{self, Record};
+use super::body::{self, Given};
 use super::exchange::Tunnel;
 use super::forwarded::Origin;
 use super::handshake::{self, Agreed};
@@ -46,6 +46,8 @@ pub(super) struct Visit {
     service: RefCell<Option<(u64, Arc<Service>)>>,
     /// What was agreed on in the TLS handshake, if there was one.
     pub(super) tls: Option<Agreed>,
+    /// The streams of HTTP/2 that carry answers.
+    streams: RefCell<Vec<Given>>,
     /// Requests under way: more than one with HTTP/2 alone.
     under_way: Cell<u32>,
     idle: Cell<Duration>,
@@ -76,6 +78,15 @@ impl UnderWay {
             visit: Rc::clone(visit),
             progress,
         }
+    }
+}
+
+impl UnderWay {
+    /// Notes a stream that carries an answer.
+    pub(super) fn stream(&self) -> Given {
+        let given = Given::new(Cell::new(body::NOTHING));
+        self.visit.streams.borrow_mut().push(Rc::clone(&given));
+        given
     }
 }
 
@@ -110,6 +121,20 @@ impl Visit {
     /// No request is under way any more.
     pub(super) fn end(&self) {
         self.progress.idle(self.idle.get());
+    }
+
+    /// Whether a stream of HTTP/2 has not made room for more of its answer in time.
+    pub(super) fn is_stalled(&self) -> bool {
+        let Some(send) = self.send.get() else {
+            return false;
+        };
+        let mut streams = self.streams.borrow_mut();
+        streams.retain(|given| Rc::strong_count(given) > 1);
+        let now_ms = clock::now_ms();
+        let since = |given: &Given| now_ms.saturating_sub(given.get());
+        streams
+            .iter()
+            .any(|given| u128::from(since(given)) > send.as_millis())
     }
 
     /// Whether it is HTTP/2.
@@ -164,8 +189,8 @@ impl Visit {
                 record.finish(access_log::End::Complete);
             }
             if ended.is_err() {
-                reset(&client);
-                reset(&backend);
+                client.reset_when_closed();
+                backend.reset_when_closed();
             }
         });
     }
@@ -231,6 +256,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAd
         remembered: Cell::new(None),
         service: RefCell::new(None),
         tls,
+        streams: RefCell::default(),
         under_way: Cell::new(0),
         idle: Cell::new(usual.idle),
         head: Cell::new(usual.header),
@@ -272,11 +298,6 @@ async fn origin(
             None
         }
     }
-}
-
-/// Makes closing the socket reset the connection.
-fn reset(stream: &Stream) {
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// The IPv4 address that an IPv4-mapped IPv6 address stands for; others as they are.

@@ -3,6 +3,7 @@
 //! 9113, `w` RFC 6455, `x` RFC 8441.
 
 mod change;
+mod engine;
 mod faults;
 mod framing;
 mod h2;

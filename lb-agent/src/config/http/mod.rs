@@ -73,6 +73,10 @@ pub struct Settings {
     pub response_headers: Vec<HeaderRule>,
     /// Whether header names with underscores are passed on.
     pub underscore_headers: bool,
+    /// Names, of those by which a client could claim to be somebody else, that are passed on.
+    pub allow_client_headers: Vec<HeaderName>,
+    /// Whether a path that may lead to a guarded route, by another reading than ours, is passed on.
+    pub ambiguous_paths: AmbiguousPaths,
     /// Protocols that a client may upgrade to, in lower case.
     pub upgrade: Vec<String>,
     /// Times.
@@ -154,17 +158,50 @@ pub enum Stickiness {
     /// The Socket.IO session; requests without one go by weight, or by address where they are no
     /// part of Socket.IO.
     SocketIo,
-    /// A cookie of this name that names the backend, signed.
-    Cookie {
-        /// Its name.
-        name: String,
-        /// How long browsers keep it; until they are closed if not given.
-        max_age: Option<Duration>,
-    },
+    /// A cookie that names the backend, signed.
+    Cookie(StickyCookie),
     /// The value of a request header; the address if there is none.
     Header(HeaderName),
     /// The value of a key in the query; the address if there is none.
     Query(String),
+}
+
+/// The cookie of [`Stickiness::Cookie`] (RFC 6265).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StickyCookie {
+    /// Its name.
+    pub name: String,
+    /// How long browsers keep it; until they are closed if not given.
+    pub max_age: Option<Duration>,
+    /// Whether other sites send it.
+    pub same_site: SameSite,
+    /// Whether it is for HTTPS alone; whether the request came by it if not given.
+    pub secure: Option<bool>,
+    /// The domain whose hosts get it; the host alone if not given.
+    pub domain: Option<String>,
+    /// Where it is sent; the route's path if not given.
+    pub path: Option<String>,
+}
+
+/// `SameSite` of a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// With links from other sites.
+    Lax,
+    /// Never from other sites.
+    Strict,
+    /// From everywhere; over HTTPS alone.
+    None,
+}
+
+/// What becomes of a path that readers take for different ones, where it matters for a route that
+/// answers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AmbiguousPaths {
+    /// 400.
+    Refuse,
+    /// It takes the route of its plain reading.
+    Forward,
 }
 
 /// How long things may take. Where there is an `Option`, `None` is for ever.
@@ -178,6 +215,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the end of a request to the first byte of the answer.
     pub first_byte: Option<Duration>,
+    /// Between two pieces of an answer.
+    pub response: Option<Duration>,
     /// For a client to make room for more of its answer.
     pub send: Option<Duration>,
     /// Of a client's connection between two requests; zero for one request a connection.
@@ -197,6 +236,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Header lines of a request.
     pub headers: usize,
+    /// Header lines of an answer.
+    pub response_headers: usize,
     /// Bytes of a request's target.
     pub target: usize,
     /// Bytes of a request's body; `None` for any number.
@@ -263,6 +304,8 @@ pub struct Upstream {
     pub max_fails: u32,
     /// For how long it is passed by then.
     pub fail_timeout: Duration,
+    /// How often one request is sent again after a connection broke that may have carried it.
+    pub retries: u32,
     /// Retries in thousandths of the requests.
     pub retry_budget_permille: u32,
     /// Idle connections kept open to one backend by each worker.
@@ -299,6 +342,8 @@ impl Default for Settings {
             request_headers: Vec::new(),
             response_headers: Vec::new(),
             underscore_headers: false,
+            allow_client_headers: Vec::new(),
+            ambiguous_paths: AmbiguousPaths::Refuse,
             upgrade: vec!["websocket".to_owned()],
             timeouts: Timeouts::default(),
             limits: Limits::default(),
@@ -318,6 +363,7 @@ impl Default for Timeouts {
             body: Some(minute),
             connect: Duration::from_secs(5),
             first_byte: Some(minute),
+            response: None,
             send: Some(minute),
             idle: Duration::from_secs(75),
             tunnel: None,
@@ -333,6 +379,7 @@ impl Default for Limits {
         Self {
             header_bytes: 16_384,
             headers: 100,
+            response_headers: 1000,
             target: 8192,
             body: None,
             h2_streams: 128,
@@ -368,6 +415,7 @@ impl Default for Upstream {
         Self {
             max_fails: 5,
             fail_timeout: Duration::from_secs(10),
+            retries: 1,
             retry_budget_permille: 200,
             keepalive: 512,
         }

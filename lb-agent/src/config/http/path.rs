@@ -33,6 +33,31 @@ pub fn normal(path: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
+/// What backends may take `path` for beside its plain form, if that can be anything else: with
+/// `%2F`, `%5C` and backslashes as slashes, without what is behind a NUL, and the same without the
+/// parameters of its segments.
+pub fn readings(path: &str) -> Option<[String; 2]> {
+    let is_disguised = |at: usize| {
+        let two = path.as_bytes().get(at + 1..at + 3).unwrap_or_default();
+        [&b"2f"[..], b"5c", b"00"]
+            .iter()
+            .any(|disguise| two.eq_ignore_ascii_case(disguise))
+    };
+    let mut percents = path.match_indices('%').map(|(at, _)| at);
+    if !path.contains(['\\', ';']) && !percents.any(is_disguised) {
+        return None;
+    }
+    let mut slashes = path.replace('\\', "/");
+    for disguise in ["%2f", "%2F", "%5c", "%5C"] {
+        slashes = slashes.replace(disguise, "/");
+    }
+    let end = slashes.find("%00").unwrap_or(slashes.len());
+    slashes.truncate(end);
+    let bare = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
+    let bare: Vec<String> = slashes.split('/').map(bare).collect();
+    Some([slashes, bare.join("/")])
+}
+
 fn is_normal(path: &[u8]) -> bool {
     let mut before = 0;
     path.iter().all(|byte| {
@@ -103,6 +128,30 @@ mod tests {
         assert_eq!(plain("/100%"), "/100%");
         assert_eq!(plain("/%zz%4"), "/%zz%4");
         assert_eq!(plain("/"), "/");
+    }
+
+    #[test]
+    fn a_path_in_disguise_has_other_readings() {
+        let read =
+            |path| readings(path).map(|readings| readings.map(|path| normal(&path).into_owned()));
+        for (path, slashes, bare) in [
+            ("/admin%2Fx", "/admin/x", "/admin/x"),
+            ("/x/..%2fadmin", "/admin", "/admin"),
+            ("/x\\..\\admin", "/admin", "/admin"),
+            ("/x%5c..%5Cadmin", "/admin", "/admin"),
+            ("/admin%00.png", "/admin", "/admin"),
+            ("/admin;a=b/x", "/admin;a=b/x", "/admin/x"),
+            ("/x/..;/admin", "/x/..;/admin", "/admin"),
+        ] {
+            assert_eq!(
+                read(path),
+                Some([slashes.to_owned(), bare.to_owned()]),
+                "{path}"
+            );
+        }
+        for path in ["/admin/x", "/%61dmin", "/a%20b", "/100%", "/a%2"] {
+            assert_eq!(read(path), None, "{path}");
+        }
     }
 
     #[test]

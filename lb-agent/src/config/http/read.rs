@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::route::file_path;
-use super::{CertificateFiles, Hsts, Settings, Stickiness, TlsVersion, header, sections, value};
+use super::{
+    AmbiguousPaths, CertificateFiles, Hsts, SameSite, Settings, Stickiness, StickyCookie,
+    TlsVersion, header, sections, value,
+};
 use crate::config::error::{Located, Place, Problems};
 use crate::config::raw;
 use crate::config::reader::{Table, Value};
@@ -30,6 +33,19 @@ pub(in crate::config) fn http(mut table: Table<'_, '_>, problems: &mut Problems)
     let forwarded = flag("forwarded", problems).unwrap_or(usual.forwarded);
     let underscore_headers =
         flag("underscore_headers", problems).unwrap_or(usual.underscore_headers);
+    let allow_client_headers = table.take("allow_client_headers").map(|value| {
+        let items = value.list("[\"X-Client-IP\"]", problems);
+        let one =
+            |item: &Value<'_, '_>| item.string("\"X-Client-IP\"", problems, value::header_name);
+        items.iter().filter_map(one).collect()
+    });
+    let ambiguous_paths = table.take("ambiguous_paths").and_then(|value| {
+        let choices = [
+            ("refuse", AmbiguousPaths::Refuse),
+            ("forward", AmbiguousPaths::Forward),
+        ];
+        value.choice(&choices, &[], problems)
+    });
     let trusted_proxies = table.take("trusted_proxies").map(|value| {
         let items = value.list("[\"10.0.0.0/8\"]", problems);
         let one = |item: &Value<'_, '_>| item.string("\"10.0.0.0/8\"", problems, value::cidr);
@@ -83,6 +99,8 @@ pub(in crate::config) fn http(mut table: Table<'_, '_>, problems: &mut Problems)
         request_headers: request_headers.unwrap_or_default(),
         response_headers: response_headers.unwrap_or_default(),
         underscore_headers,
+        allow_client_headers: allow_client_headers.unwrap_or_default(),
+        ambiguous_paths: ambiguous_paths.unwrap_or(usual.ambiguous_paths),
         upgrade: upgrade.unwrap_or(usual.upgrade),
         timeouts: timeouts.unwrap_or_default(),
         limits: limits.unwrap_or_default(),
@@ -108,32 +126,31 @@ fn stickiness(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Stickine
     }
     let mut table = value.table(EXAMPLE, problems)?;
     let cookie = table.take("cookie");
-    let max_age = table.take("max_age");
     let header = table.take("header");
     let query = table.take("query");
-    table.finish(problems);
-    if let (Some(max_age), None) = (&max_age, &cookie) {
-        problems.add(&max_age.place, "only a cookie has an age (leave it out)");
+    if cookie.is_none() {
+        for key in ["max_age", "same_site", "secure", "domain", "path"] {
+            if let Some(value) = table.take(key) {
+                problems.add(&value.place, "only a cookie has this (leave it out)");
+            }
+        }
     }
     match (cookie, header, query) {
-        (Some(cookie), None, None) => {
-            let name = cookie.string("\"lb\"", problems, value::token);
-            let max_age = match max_age {
-                Some(value) => Some(value.string("\"12h\"", problems, value::some_time)?),
-                None => None,
-            };
-            Some(Stickiness::Cookie {
-                name: name?,
-                max_age,
-            })
+        (Some(cookie), None, None) => sticky_cookie(&cookie, table, problems),
+        (None, Some(header), None) => {
+            table.finish(problems);
+            header
+                .string("\"X-User\"", problems, value::header_name)
+                .map(Stickiness::Header)
         }
-        (None, Some(header), None) => header
-            .string("\"X-User\"", problems, value::header_name)
-            .map(Stickiness::Header),
-        (None, None, Some(query)) => query
-            .string("\"room\"", problems, value::token)
-            .map(Stickiness::Query),
+        (None, None, Some(query)) => {
+            table.finish(problems);
+            query
+                .string("\"room\"", problems, value::token)
+                .map(Stickiness::Query)
+        }
         _ => {
+            table.finish(problems);
             problems.add(
                 &value.place,
                 format!("not one of cookie, header and query (write it like {EXAMPLE})"),
@@ -141,6 +158,49 @@ fn stickiness(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Stickine
             None
         }
     }
+}
+
+fn sticky_cookie(
+    name: &Value<'_, '_>,
+    mut table: Table<'_, '_>,
+    problems: &mut Problems,
+) -> Option<Stickiness> {
+    let name = name.string("\"lb\"", problems, value::token);
+    let max_age = table
+        .take("max_age")
+        .map(|value| value.string("\"12h\"", problems, value::some_time));
+    let same_site = table.take("same_site").map(|value| {
+        let choices = [
+            ("lax", SameSite::Lax),
+            ("strict", SameSite::Strict),
+            ("none", SameSite::None),
+        ];
+        value.choice(&choices, &[], problems)
+    });
+    let secure = table.take("secure").map(|value| value.boolean(problems));
+    let domain = table
+        .take("domain")
+        .map(|value| value.string("\"example.com\"", problems, value::cookie_domain));
+    let path = table
+        .take("path")
+        .map(|value| value.string("\"/\"", problems, value::cookie_path));
+    let place = table.place.clone();
+    table.finish(problems);
+    let cookie = StickyCookie {
+        name: name?,
+        max_age: max_age.map_or(Some(None), |value| value.map(Some))?,
+        same_site: same_site.unwrap_or(Some(SameSite::Lax))?,
+        secure: secure.map_or(Some(None), |value| value.map(Some))?,
+        domain: domain.map_or(Some(None), |value| value.map(Some))?,
+        path: path.map_or(Some(None), |value| value.map(Some))?,
+    };
+    if cookie.same_site == SameSite::None && cookie.secure == Some(false) {
+        problems.add(
+            &place,
+            "browsers drop a cookie with same_site = \"none\" that is not secure (leave out secure)",
+        );
+    }
+    Some(Stickiness::Cookie(cookie))
 }
 
 pub(in crate::config) fn tls(mut table: Table<'_, '_>, problems: &mut Problems) -> RawTls {

@@ -18,6 +18,7 @@ pub(super) fn timeouts(mut table: Table<'_, '_>, problems: &mut Problems) -> Tim
         body: time(&mut table, "body", problems).map_or(usual.body, unless_zero),
         connect: some_time(&mut table, "connect", problems).unwrap_or(usual.connect),
         first_byte: time(&mut table, "first_byte", problems).map_or(usual.first_byte, unless_zero),
+        response: time(&mut table, "response", problems).map_or(usual.response, unless_zero),
         send: time(&mut table, "send", problems).map_or(usual.send, unless_zero),
         idle: time(&mut table, "idle", problems).unwrap_or(usual.idle),
         tunnel: time(&mut table, "tunnel", problems).map_or(usual.tunnel, unless_zero),
@@ -70,6 +71,9 @@ pub(super) fn limits(mut table: Table<'_, '_>, problems: &mut Problems) -> Limit
     let headers = table
         .take("headers")
         .and_then(|value| value.integer_in(1..=10_000, problems));
+    let response_headers = table
+        .take("response_headers")
+        .and_then(|value| value.integer_in(1..=10_000, problems));
     let h2_streams = table
         .take("h2_streams")
         .and_then(|value| value.integer_in(1..=10_000, problems));
@@ -85,6 +89,7 @@ pub(super) fn limits(mut table: Table<'_, '_>, problems: &mut Problems) -> Limit
     Limits {
         header_bytes,
         headers: headers.unwrap_or(usual.headers),
+        response_headers: response_headers.unwrap_or(usual.response_headers),
         target,
         body: body.unwrap_or(usual.body),
         h2_streams: h2_streams.unwrap_or(usual.h2_streams),
@@ -93,7 +98,13 @@ pub(super) fn limits(mut table: Table<'_, '_>, problems: &mut Problems) -> Limit
 
 pub(super) fn route_limits(mut table: Table<'_, '_>, problems: &mut Problems) -> RouteLimits {
     let body = body(&mut table, problems);
-    for key in ["header_bytes", "headers", "target", "h2_streams"] {
+    for key in [
+        "header_bytes",
+        "headers",
+        "response_headers",
+        "target",
+        "h2_streams",
+    ] {
         if let Some(value) = table.take(key) {
             problems.add(
                 &value.place,
@@ -205,6 +216,9 @@ pub(super) fn upstream(mut table: Table<'_, '_>, problems: &mut Problems) -> Ups
         }
         Some((number * 1000.0).round() as u32)
     });
+    let retries = table
+        .take("retries")
+        .and_then(|value| value.integer_in(0..=10, problems));
     let keepalive = table
         .take("keepalive")
         .and_then(|value| value.integer_in(0..=10_000, problems));
@@ -212,6 +226,7 @@ pub(super) fn upstream(mut table: Table<'_, '_>, problems: &mut Problems) -> Ups
     Upstream {
         max_fails: max_fails.unwrap_or(usual.max_fails),
         fail_timeout: fail_timeout.unwrap_or(usual.fail_timeout),
+        retries: retries.unwrap_or(usual.retries),
         retry_budget_permille: retry_budget.unwrap_or(usual.retry_budget_permille),
         keepalive: keepalive.unwrap_or(usual.keepalive),
     }

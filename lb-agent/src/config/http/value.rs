@@ -156,6 +156,31 @@ pub(super) fn token(text: &str) -> Result<String, BadValue> {
     Ok(text.to_owned())
 }
 
+/// The domain of a cookie (RFC 6265, section 5.2.3): a host name.
+pub(super) fn cookie_domain(text: &str) -> Result<String, BadValue> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    let name = text.strip_prefix('.').unwrap_or(text);
+    if name.is_empty() || name.starts_with('.') || !name.bytes().all(known) {
+        return bad(
+            format!("{} is not a domain", quoted(text)),
+            "write it like \"example.com\"",
+        );
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+/// The path of a cookie (RFC 6265, section 4.1.1).
+pub(super) fn cookie_path(text: &str) -> Result<String, BadValue> {
+    let known = |byte: u8| byte.is_ascii_graphic() && byte != b';';
+    if !text.starts_with('/') || !text.bytes().all(known) {
+        return bad(
+            format!("{} is not a path", quoted(text)),
+            "write it like \"/\"",
+        );
+    }
+    Ok(text.to_owned())
+}
+
 /// A protocol of the Upgrade header.
 pub(super) fn upgrade_token(text: &str) -> Result<String, BadValue> {
     let token = token(text)?.to_ascii_lowercase();

@@ -65,6 +65,11 @@ impl Compressor {
     ) -> Option<Algorithm> {
         if head.status == StatusCode::NOT_MODIFIED {
             keep_weak(&asked.if_none_match, &mut head.fields);
+            let kind = head.fields.get(Name::ContentType);
+            if kind.is_none_or(|kind| std::str::from_utf8(kind).is_ok_and(|kind| self.has(kind))) {
+                // It has the Vary that the 200 would have (RFC 9110, section 15.4.5).
+                add_vary(&mut head.fields);
+            }
             return None;
         }
         if asked.no_transform || !may_be_coded(head) {
@@ -167,6 +172,22 @@ fn rewrite(fields: &mut Fields, algorithm: Algorithm) {
 /// `W/"x"` for `"x"`; `None` if it is weak, or no entity tag at all.
 fn weakened(tag: &[u8]) -> Option<Vec<u8>> {
     tag.starts_with(b"\"").then(|| [b"W/", tag].concat())
+}
+
+/// `If-Match` wants strong tags (RFC 9110, section 13.1.1), and those of compressed answers were made
+/// weak by us: the backend gets its own.
+pub fn give_back_tags(fields: &mut Fields) {
+    if !fields
+        .all(Name::IfMatch)
+        .any(|line| memchr::memmem::find(line, b"W/\"").is_some())
+    {
+        return;
+    }
+    let strong = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+    let tags: Vec<Vec<u8>> = list::members(fields.all(Name::IfMatch))
+        .map(strong)
+        .collect();
+    fields.set(Name::IfMatch, &tags.join(&b", "[..]));
 }
 
 /// A client that has a compressed answer knows it by the weak tag that we gave it: it gets that
@@ -298,6 +319,26 @@ mod tests {
         let mut strong = head(304, &[("etag", "\"x\"")]);
         compressor().plan(&asked, &mut strong, None);
         assert_eq!(value(&strong.fields, Name::Etag), "\"x\"");
+    }
+
+    #[test]
+    fn h13_1_1_a_backend_gets_its_own_tags_back() {
+        let mut fields = map(&[("if-match", "W/\"a\", \"b\"")]);
+        give_back_tags(&mut fields);
+        assert_eq!(value(&fields, Name::IfMatch), "\"a\", \"b\"");
+        let mut star = map(&[("if-match", "*")]);
+        give_back_tags(&mut star);
+        assert_eq!(value(&star, Name::IfMatch), "*");
+    }
+
+    #[test]
+    fn h15_4_5_a_304_varies_as_the_200_does() {
+        let mut answer = head(304, &[("etag", "\"x\"")]);
+        plan(&mut answer);
+        assert_eq!(value(&answer.fields, Name::Vary), "accept-encoding");
+        let mut picture = head(304, &[("content-type", "image/png")]);
+        plan(&mut picture);
+        assert!(!picture.fields.has(Name::Vary));
     }
 
     #[test]

@@ -178,6 +178,42 @@ fn ids_do_not_repeat() {
 }
 
 #[test]
+fn what_a_client_claims_is_dropped_in_every_spelling() {
+    let claims = [
+        "x-forwarded-ssl",
+        "X-Forwarded-Prefix",
+        "x_forwarded.for",
+        "True-Client-IP",
+        "CF_Connecting_IP",
+        "client-ip",
+        "X-Original-URL",
+        "Remote-User",
+        "SSL-Client-Cert",
+        "Proxy",
+    ];
+    let lines: Vec<(&str, &str)> = claims.iter().map(|name| (*name, "1")).collect();
+    let (sent, _) = from("203.0.113.9", &trusting(), headers(&lines));
+    for name in claims {
+        assert_eq!(value(&sent, name), "-", "{name}");
+    }
+    let others = ["x-forward", "clientip", "proxy-authorization", "x-client"];
+    let lines: Vec<(&str, &str)> = others.iter().map(|name| (*name, "1")).collect();
+    let (sent, _) = from("203.0.113.9", &trusting(), headers(&lines));
+    for name in others {
+        assert_eq!(value(&sent, name), "1", "{name}");
+    }
+    let (sent, _) = from("10.0.0.8", &trusting(), headers(&[("client-ip", "1")]));
+    assert_eq!(value(&sent, "client-ip"), "1", "of a trusted proxy");
+    let allowing = settings("allow_client_headers = ['CF-Connecting-IP']");
+    let (sent, _) = from(
+        "203.0.113.9",
+        &allowing,
+        headers(&[("cf-connecting-ip", "1")]),
+    );
+    assert_eq!(value(&sent, "cf-connecting-ip"), "1");
+}
+
+#[test]
 fn names_with_underscores_are_dropped() {
     let mut map = headers(&[("x_real_ip", "1.1.1.1"), ("x_real_ip", "2"), ("a", "b")]);
     drop_underscores(&mut map);

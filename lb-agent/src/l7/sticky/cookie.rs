@@ -7,7 +7,7 @@ use aws_lc_rs::hmac;
 use lb_common::abi::{Backend, BackendId};
 use lb_http::{Fields, Name};
 
-use std::time::Duration;
+use crate::config::http::{SameSite, StickyCookie};
 
 /// Bytes of a code: half of the whole, which RFC 2104, section 5, has as the least.
 const CODE: usize = 16;
@@ -15,19 +15,16 @@ const CODE: usize = 16;
 /// The cookies of one service's backends.
 #[derive(Debug)]
 pub struct Cookies {
-    name: String,
+    settings: StickyCookie,
     path: String,
-    max_age: Option<Duration>,
     backends: HashMap<[u8; CODE], BackendId>,
 }
 
 impl Cookies {
-    /// Cookies called `name` for `backends`, those that are draining included. `path` is where
-    /// the service is.
+    /// Cookies for `backends`, those that are draining included. `path` is where the service is.
     pub fn new<'a>(
-        name: &str,
+        settings: &StickyCookie,
         path: &str,
-        max_age: Option<Duration>,
         secret: [u64; 2],
         service: &str,
         backends: impl IntoIterator<Item = &'a Backend>,
@@ -35,9 +32,12 @@ impl Cookies {
         let key = key(secret, service);
         let coded = |backend: &Backend| (code(&key, backend), backend.id);
         Self {
-            name: name.to_owned(),
-            path: if path.is_empty() { "/" } else { path }.to_owned(),
-            max_age,
+            settings: settings.clone(),
+            path: match &settings.path {
+                Some(path) => path.clone(),
+                None if path.is_empty() => "/".to_owned(),
+                None => path.to_owned(),
+            },
             backends: backends.into_iter().map(coded).collect(),
         }
     }
@@ -49,7 +49,9 @@ impl Cookies {
             .all(Name::Cookie)
             .flat_map(|line| line.split(|byte| *byte == b';'))
             .filter_map(|pair| {
-                let value = pair.trim_ascii_start().strip_prefix(self.name.as_bytes())?;
+                let value = pair
+                    .trim_ascii_start()
+                    .strip_prefix(self.settings.name.as_bytes())?;
                 self.backends.get(&from_hex(value.strip_prefix(b"=")?)?)
             })
             .next()
@@ -59,12 +61,28 @@ impl Cookies {
     /// The value of Set-Cookie that names `backend`; `None` if there is no such backend any more.
     pub fn set(&self, backend: BackendId, https: bool) -> Option<String> {
         let (code, _) = self.backends.iter().find(|(_, id)| **id == backend)?;
-        let mut text = format!("{}={}; Path={}", self.name, hex(code), self.path);
-        if let Some(age) = self.max_age {
+        let StickyCookie {
+            name,
+            max_age,
+            same_site,
+            secure,
+            domain,
+            path: _,
+        } = &self.settings;
+        let mut text = format!("{name}={}; Path={}", hex(code), self.path);
+        if let Some(domain) = domain {
+            text.push_str(&format!("; Domain={domain}"));
+        }
+        if let Some(age) = max_age {
             text.push_str(&format!("; Max-Age={}", age.as_secs()));
         }
-        text.push_str("; HttpOnly; SameSite=Lax");
-        if https {
+        text.push_str("; HttpOnly; SameSite=");
+        text.push_str(match same_site {
+            SameSite::Lax => "Lax",
+            SameSite::Strict => "Strict",
+            SameSite::None => "None",
+        });
+        if secure.unwrap_or(https || *same_site == SameSite::None) {
             text.push_str("; Secure");
         }
         Some(text)
@@ -120,9 +138,20 @@ mod tests {
         }
     }
 
+    fn settings() -> StickyCookie {
+        StickyCookie {
+            name: "lb".to_owned(),
+            max_age: None,
+            same_site: SameSite::Lax,
+            secure: None,
+            domain: None,
+            path: None,
+        }
+    }
+
     fn cookies(secret: u64, service: &str) -> Cookies {
         let backends = [backend(1), backend(2)];
-        Cookies::new("lb", "", None, [secret, 2], service, &backends)
+        Cookies::new(&settings(), "", [secret, 2], service, &backends)
     }
 
     fn sent(value: &str) -> Fields {
@@ -169,14 +198,38 @@ mod tests {
     #[test]
     fn scripts_cannot_read_it_and_other_sites_do_not_send_it() {
         let backends = [backend(1)];
-        let age = Some(Duration::from_secs(60));
-        let cookies = Cookies::new("lb", "/api", age, [1, 2], "app", &backends);
-        let set = cookies.set(BackendId(1), true).unwrap();
-        let (_, attributes) = set.split_once("; ").unwrap();
+        let attributes = |settings: &StickyCookie, https| {
+            let cookies = Cookies::new(settings, "/api", [1, 2], "app", &backends);
+            assert_eq!(cookies.set(BackendId(3), https), None);
+            let set = cookies.set(BackendId(1), https).unwrap();
+            set.split_once("; ").unwrap().1.to_owned()
+        };
+        let aged = StickyCookie {
+            max_age: Some(std::time::Duration::from_secs(60)),
+            ..settings()
+        };
         assert_eq!(
-            attributes,
+            attributes(&aged, true),
             "Path=/api; Max-Age=60; HttpOnly; SameSite=Lax; Secure"
         );
-        assert_eq!(cookies.set(BackendId(3), true), None);
+        let everywhere = StickyCookie {
+            same_site: SameSite::None,
+            domain: Some("example.com".to_owned()),
+            path: Some("/".to_owned()),
+            ..settings()
+        };
+        assert_eq!(
+            attributes(&everywhere, false),
+            "Path=/; Domain=example.com; HttpOnly; SameSite=None; Secure"
+        );
+        let bare = StickyCookie {
+            secure: Some(false),
+            same_site: SameSite::Strict,
+            ..settings()
+        };
+        assert_eq!(
+            attributes(&bare, true),
+            "Path=/api; HttpOnly; SameSite=Strict"
+        );
     }
 }

@@ -85,7 +85,7 @@ pub fn known(
             let value = query.and_then(|query| query_value(query, name));
             only(value.map_or(address, |value| token(head, value)))
         }
-        Stickiness::Cookie { .. } => Known {
+        Stickiness::Cookie(_) => Known {
             key: memory
                 .cookies
                 .and_then(|cookies| cookies.named_in(fields))
