@@ -365,13 +365,7 @@ impl Exchange<'_> {
         if let Some(algorithm) = self.passage.finish(&mut head, length) {
             length = None;
             if !framing.is_empty() {
-                coded = match Coded::new(algorithm) {
-                    Ok(coded) => Some(Box::new(coded)),
-                    Err(error) => {
-                        tracing::error!(%error, "an answer cannot be compressed");
-                        return Err(StatusCode::INTERNAL_SERVER_ERROR);
-                    }
-                };
+                coded = Some(Box::new(Coded::new(algorithm)));
             }
         }
         let upstreams = &request.service.http.settings;
@@ -452,8 +446,11 @@ impl Answering {
         context: &mut Context<'_>,
     ) -> Poll<Result<Came, Failure>> {
         loop {
-            self.input
-                .reserve(ROOM.saturating_sub(self.input.len()).max(ROOM / 4));
+            if self.input.capacity() < ROOM {
+                self.input.reserve_exact(ROOM - self.input.len());
+            } else if self.input.capacity() - self.input.len() < ROOM / 4 {
+                self.input.reserve(ROOM);
+            }
             let read = pin!(backend.read_buf(&mut self.input));
             match ready!(read.poll(context)) {
                 Ok(length) if length > 0 => {}

@@ -161,28 +161,20 @@ fn is_claim(name: &[u8]) -> bool {
 /// Nothing is believed.
 fn replaced(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker {
     drop_claims(fields, &settings.allow_client_headers);
-    let host = fields.get(Name::Host).map(<[u8]>::to_vec);
     fields.set(Name::XForwardedFor, origin.ip.as_bytes());
     fields.set(Name::XForwardedPort, origin.port.as_bytes());
     fields.remove(Name::Forwarded);
     if settings.forwarded {
         let hops = [origin.peer.ip()];
-        let value = value::write(&hops, host.as_deref(), origin.scheme());
+        let value = value::write(&hops, fields.get(Name::Host), origin.scheme());
         fields.append(Name::Forwarded, value.as_bytes());
     }
-    set_host(fields, host.as_deref());
+    fields.set_same(Name::XForwardedHost, Name::Host);
     Asker {
         ip: origin.peer.ip(),
         ip_text: Rc::clone(&origin.ip),
         https: origin.https,
         request_id: RequestId::new(),
-    }
-}
-
-fn set_host(fields: &mut Fields, host: Option<&[u8]>) {
-    fields.remove(Name::XForwardedHost);
-    if let Some(host) = host {
-        fields.append(Name::XForwardedHost, host);
     }
 }
 
@@ -211,7 +203,10 @@ fn continued(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker
         let value = value::write(&hops, host.as_deref(), scheme(https));
         fields.append(Name::Forwarded, value.as_bytes());
     }
-    set_host(fields, host.as_deref());
+    fields.remove(Name::XForwardedHost);
+    if let Some(host) = &host {
+        fields.append(Name::XForwardedHost, host);
+    }
     Asker {
         ip,
         ip_text: chain[0].as_str().into(),

@@ -453,14 +453,14 @@ impl Streaming<'_, '_> {
     /// Takes the next pieces of the answer: how many bytes.
     fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, DownloadError>> {
         let (conn, encoder) = (&mut *self.asking.conn, self.encoder);
-        let waker = context.waker().clone();
+        let waker = context.waker();
         let mut passed = 0;
         let polled = self
             .transfer
             .poll_answer(context, &mut |piece| match piece {
                 Piece::Data(data) => {
                     passed += data.len();
-                    put(conn, encoder, data, &mut Context::from_waker(&waker));
+                    put(conn, encoder, data, &mut Context::from_waker(waker));
                 }
                 Piece::End(trailers) => encoder.end(trailers.as_ref(), &mut conn.out),
                 Piece::More => {}

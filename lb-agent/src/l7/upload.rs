@@ -162,7 +162,7 @@ impl Upload {
     ) -> Poll<Result<usize, UploadError>> {
         let (mut too_large, mut length) = (false, 0);
         let goes_straight = self.encoder.is_plain() && !self.is_whole;
-        let waker = context.waker().clone();
+        let waker = context.waker();
         let polled = peer.poll_pieces(context, &mut |piece| match piece {
             Piece::Data(data) => {
                 length += data.len();
@@ -177,7 +177,7 @@ impl Upload {
                 }
                 let mut rest = data;
                 if goes_straight && self.kept.is_empty() {
-                    let mut context = Context::from_waker(&waker);
+                    let mut context = Context::from_waker(waker);
                     match Pin::new(&mut *backend).poll_write(&mut context, data) {
                         Poll::Ready(Ok(written)) => rest = &data[written..],
                         Poll::Ready(Err(_)) => self.is_broken = true,

@@ -13,7 +13,7 @@ use crate::config::http::Algorithm;
 
 /// Levels for content that is made for one client and used once: some more would double the time
 /// and take off a few hundredths.
-const GZIP_LEVEL: u32 = 4;
+const GZIP_LEVEL: u32 = 2;
 const BROTLI_LEVEL: u32 = 4;
 const ZSTD_LEVEL: i32 = 3;
 /// 256 KiB: a longer window is memory for every answer under way and helps few of them.
