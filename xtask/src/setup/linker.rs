@@ -17,15 +17,32 @@ const LINKER_LLVMS: RangeInclusive<u32> = 21..=23;
 impl Setup<'_> {
     /// Gets a linker that reads what LLVM `llvm` writes; what fails is noted.
     pub(super) fn get_linker(&mut self, llvm: u32) {
+        if self.built_linker(llvm) {
+            return;
+        }
+        match release::install(self.machine, self.packages.as_ref(), llvm) {
+            Ok(()) => return,
+            Err(error) => self.failed("the released bpf-linker", &error),
+        }
+        // A compiler of rustup's may be newer than every LLVM of the release.
+        let packages = self.packages.as_ref();
+        match packages.map_or(Ok(false), Packages::add_security_archive) {
+            Ok(true) => drop(self.built_linker(llvm)),
+            Ok(false) => {}
+            Err(error) => self.failed("Debian's security archive", &error),
+        }
+    }
+
+    /// Whether a linker could be built against the distribution's LLVM.
+    fn built_linker(&mut self, llvm: u32) -> bool {
         let built = match &self.packages {
             Some(packages) => build(self.machine, packages, llvm),
             None => Err(anyhow::anyhow!("no package manager is known here")),
         };
-        let Err(error) = built else { return };
-        self.failed(&format!("bpf-linker against LLVM {llvm}"), &error);
-        if let Err(error) = release::install(self.machine, self.packages.as_ref(), llvm) {
-            self.failed("the released bpf-linker", &error);
+        if let Err(error) = &built {
+            self.failed(&format!("bpf-linker against LLVM {llvm}"), error);
         }
+        built.is_ok()
     }
 }
 

@@ -156,6 +156,29 @@ fn the_security_archive_is_added_where_only_the_release_is_a_source() {
 }
 
 #[test]
+fn the_security_archive_is_added_for_the_llvm_of_a_compiler_from_rustup() {
+    let machine = debian(RELEASE, RELEASE);
+    machine.write(
+        "etc/apt/sources.list",
+        "deb http://deb.debian.org/debian bookworm main\n",
+    );
+    let file = machine.path("etc/apt/sources.list.d/lb-agent-security.list");
+    machine.write("whole", WHOLE);
+    let added = file.display();
+    set_apt_get(
+        &machine,
+        &format!("[ ! -e '{added}' ] || cp \"$AT/whole\" \"$AT/newer\""),
+    );
+    let sources = machine.make_rustc("rustup/toolchains/stable", "1.95.0", 22);
+    machine.program("rustup", &sources);
+    let toolchain = ensure(&machine).unwrap();
+    assert_eq!(toolchain.compiler.release, (1, 95));
+    let changes = machine.changes();
+    assert_eq!(count(&changes, "rustc-web"), 0, "{changes:?}");
+    assert!(file.exists());
+}
+
+#[test]
 fn a_security_archive_that_cannot_be_reached_is_taken_out_again() {
     let machine = debian(RELEASE, RELEASE);
     machine.write(
