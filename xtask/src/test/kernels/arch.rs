@@ -19,7 +19,12 @@ pub(super) struct Arch {
     pub(super) machine: &'static [&'static str],
     /// The kernel's name of the serial line.
     pub(super) console: &'static str,
+    /// Debian's kernels for it: how the names of their packages end, and those on the command line.
+    pub(super) flavours: &'static [(&'static str, &'static str)],
 }
+
+/// The end of the name of a kernel whose pages have 16 KiB.
+pub(super) const LARGE_PAGES: &str = "-16k";
 
 pub(super) const AMD64: Arch = Arch {
     name: target::Arch::Amd64,
@@ -29,6 +34,7 @@ pub(super) const AMD64: Arch = Arch {
     // Five-level page tables make later kernels panic at times under older emulators.
     machine: &["-cpu", "max,la57=off"],
     console: "ttyS0",
+    flavours: &[("-cloud-amd64", "")],
 };
 
 pub(super) const ARM64: Arch = Arch {
@@ -38,6 +44,7 @@ pub(super) const ARM64: Arch = Arch {
     qemu_package: "qemu-system-arm",
     machine: &["-M", "virt", "-cpu", "max,pauth-impdef=on"],
     console: "ttyAMA0",
+    flavours: &[("-cloud-arm64", ""), ("-arm64-16k", LARGE_PAGES)],
 };
 
 impl Arch {

@@ -37,7 +37,7 @@ const MODULES: [&str; 19] = [
 
 /// A kernel that can be booted.
 pub(super) struct Kernel {
-    /// As in `6.12`.
+    /// As in `6.12` and `6.12-16k`.
     pub(super) series: String,
     pub(super) image: PathBuf,
     pub(super) modules: PathBuf,

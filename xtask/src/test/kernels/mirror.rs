@@ -1,9 +1,9 @@
 //! Debian's kernels by apt, with lists and a cache of its own: nothing of this machine's changes.
 
-use super::arch::Arch;
+use super::arch::{Arch, LARGE_PAGES};
 use super::sources::Places;
 use crate::sh::{CommandExt, say};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,8 +88,7 @@ impl Mirror {
     /// Downloads a kernel with the packages that hold parts of it, and unpacks all into `to`.
     pub(super) fn unpack(&self, package: &str, to: &Path) -> Result<()> {
         let depends = self.apt("apt-cache").args(["depends", package]).read()?;
-        let packages = parts(package, &depends);
-        self.unpack_all(&packages, to)
+        self.unpack_all(&parts(package, &depends)?, to)
     }
 
     /// Packages, and all that they depend on.
@@ -122,7 +121,11 @@ impl Mirror {
 }
 
 /// The sources for kernels of these series.
-fn list(places: &Places, series: &[&str]) -> String {
+fn list(places: &Places, names: &[&str]) -> String {
+    let series: Vec<&str> = names
+        .iter()
+        .map(|name| name.trim_end_matches(LARGE_PAGES))
+        .collect();
     let mut lines = String::new();
     let mut add = |place: &str, suite: &str| {
         lines += &format!("deb [signed-by={KEYS}] {place} {suite} main\n");
@@ -176,17 +179,20 @@ fn configuration(dir: &Path, arch: Arch) -> String {
 #[derive(Debug)]
 struct Package {
     package: String,
-    /// As in `6.12`.
+    /// As in `6.12` and `6.12-16k`.
     series: String,
     /// Those of its version, to compare by.
     numbers: Vec<u32>,
 }
 
-/// The kernels for virtual machines among all packages of kernels.
+/// The kernels that can be booted among all packages of kernels.
 fn kernels(names: &str, arch: Arch) -> Vec<Package> {
-    let suffix = format!("-cloud-{}", arch.debian);
     let parse = |name: &str| {
-        let version = name.strip_prefix("linux-image-")?.strip_suffix(&suffix)?;
+        let name_and_flavour = name.strip_prefix("linux-image-")?;
+        let (version, ending) = arch.flavours.iter().find_map(|(suffix, ending)| {
+            let version = name_and_flavour.strip_suffix(suffix)?;
+            Some((version, ending))
+        })?;
         let numbers: Vec<u32> = version
             .split(|c: char| !c.is_ascii_digit())
             .filter_map(|number| number.parse().ok())
@@ -197,7 +203,7 @@ fn kernels(names: &str, arch: Arch) -> Vec<Package> {
         };
         Some(Package {
             package: name.to_owned(),
-            series: format!("{major}.{minor}"),
+            series: format!("{major}.{minor}{ending}"),
             numbers,
         })
     };
@@ -210,7 +216,7 @@ fn unknown(series: &str, all: &[Package]) -> String {
         .iter()
         .map(|one| (&one.numbers[..2], one.series.as_str()))
         .collect();
-    known.sort();
+    known.sort_unstable();
     known.dedup();
     if known.is_empty() {
         return format!("no kernel {series}: none of the lists in /etc/apt's mirror could be read");
@@ -233,23 +239,30 @@ fn to_install(simulation: &str) -> Vec<String> {
         .collect()
 }
 
-/// The packages that a kernel is in: later ones consist of several.
-fn parts(package: &str, depends: &str) -> Vec<String> {
-    let is_part =
-        |name: &&str| name.starts_with("linux-binary-") || name.starts_with("linux-modules-");
-    let more = depends
+/// The packages that a kernel is in: later ones consist of several. apt prints those that are in no list in
+/// angle brackets, as backports lose their modules before the rest.
+fn parts(package: &str, depends: &str) -> Result<Vec<String>> {
+    let mut packages = vec![package.to_owned()];
+    for name in depends
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .filter(is_part);
-    std::iter::once(package)
-        .chain(more)
-        .map(str::to_owned)
-        .collect()
+    {
+        let plain = name.trim_matches(['<', '>']);
+        if !plain.starts_with("linux-binary-") && !plain.starts_with("linux-modules-") {
+            continue;
+        }
+        ensure!(
+            plain == name,
+            "{package} cannot be booted: Debian has no {plain} any more"
+        );
+        packages.push(name.to_owned());
+    }
+    Ok(packages)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::arch::AMD64;
+    use super::super::arch::{AMD64, ARM64};
     use super::*;
 
     const NAMES: &str = "linux-image-6.1-cloud-amd64\nlinux-image-6.1.0-9-cloud-amd64\n\
@@ -280,13 +293,25 @@ mod tests {
     }
 
     #[test]
+    fn kernel_with_pages_of_16_kib_has_a_name_of_its_own() {
+        let names = "linux-image-6.12.118+deb13-arm64-16k\nlinux-image-6.12.117+deb13-cloud-arm64\n\
+                     linux-image-6.12.118+deb13-arm64\nlinux-image-arm64-16k\n";
+        let all = kernels(names, ARM64);
+        let found: Vec<_> = all.iter().map(|one| one.series.as_str()).collect();
+        assert_eq!(found, ["6.12-16k", "6.12"]);
+        assert!(kernels(names, AMD64).is_empty());
+    }
+
+    #[test]
     fn lists_are_read_for_what_is_asked_alone() {
         let places = Places {
             main: "http://m".to_owned(),
             security: "http://s".to_owned(),
         };
+        for name in ["6.1", "6.1-16k"] {
+            assert_eq!(list(&places, &[name]).lines().count(), 2, "{name}");
+        }
         let text = list(&places, &["6.1"]);
-        assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.contains("http://m bookworm main"), "{text}");
         assert!(text.contains("http://s bookworm-security main"), "{text}");
         let text = list(&places, &["7.3"]);
@@ -297,7 +322,15 @@ mod tests {
     fn kernel_of_several_packages_is_fetched_whole() {
         let depends = "linux-image-x\n  Depends: kmod\n |Depends: dracut\n  Depends: linux-base-x\n\
                        \x20 Depends: linux-binary-x\n  Depends: linux-modules-x\n";
-        let all = parts("linux-image-x", depends);
+        let all = parts("linux-image-x", depends).unwrap();
         assert_eq!(all, ["linux-image-x", "linux-binary-x", "linux-modules-x"]);
+    }
+
+    #[test]
+    fn kernel_whose_modules_are_gone_is_refused_by_name() {
+        let depends = "  Depends: <linux-initramfs-tool>\n  Depends: linux-binary-x\n\
+                       \x20 Depends: <linux-modules-x>\n";
+        let error = parts("linux-image-x", depends).unwrap_err().to_string();
+        assert!(error.contains("no linux-modules-x any more"), "{error}");
     }
 }

@@ -22,7 +22,7 @@ use crate::machine::Machine;
 use crate::packages;
 use crate::setup;
 use crate::sh::{self, say};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use arch::Arch;
 use jobs::Job;
 use kernel::Kernel;
@@ -52,7 +52,7 @@ pub(super) fn run(names: &[String], filter: &[String], asked_for: bool) -> Resul
     let (arch, names) = arch::chosen(names)?;
     let mut series: Vec<&str> = names
         .iter()
-        .map(|name| checked(name))
+        .map(|name| checked(name, arch))
         .collect::<Result<_>>()?;
     if series.is_empty() {
         series.extend(USUAL);
@@ -100,17 +100,20 @@ fn skip(series: &[&str], why: &anyhow::Error) -> Result<Count> {
     })
 }
 
-/// A name like `6.12`.
-fn checked(name: &str) -> Result<&str> {
-    let numbers = name.split_once('.');
+/// A name like `6.12`, or `6.12-16k` where the processor has kernels with such pages.
+fn checked(name: &str, arch: Arch) -> Result<&str> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match numbers {
-        Some((major, minor)) if is_number(major) && is_number(minor) => Ok(name),
-        _ => bail!(
-            "{name} is no series of kernels; they are called 6.1, 6.12 and so on, and a processor \
-             before them amd64 or arm64"
-        ),
-    }
+    let is_series = |series: &str| {
+        let numbers = series.split_once('.');
+        numbers.is_some_and(|(major, minor)| is_number(major) && is_number(minor))
+    };
+    let mut endings = arch.flavours.iter().map(|(_, ending)| *ending);
+    ensure!(
+        endings.any(|ending| name.strip_suffix(ending).is_some_and(is_series)),
+        "{name} is no series of kernels; they are called 6.1, 6.12 and so on, on arm64 also 6.12-16k for pages of \
+         16 KiB, and a processor before them amd64 or arm64"
+    );
+    Ok(name)
 }
 
 /// A program of this machine.
@@ -221,10 +224,14 @@ mod tests {
 
     #[test]
     fn series_are_known_by_their_form() {
-        assert_eq!(checked("6.12").unwrap(), "6.12");
-        for wrong in ["6", "6.1.0", "linux", "6.x", "../6.1"] {
-            assert!(checked(wrong).is_err(), "{wrong}");
+        for arch in [arch::AMD64, arch::ARM64] {
+            assert_eq!(checked("6.12", arch).unwrap(), "6.12");
+            for wrong in ["6", "6.1.0", "linux", "6.x", "../6.1", "6.1-64k"] {
+                assert!(checked(wrong, arch).is_err(), "{wrong}");
+            }
         }
+        assert!(checked("6.12-16k", arch::ARM64).is_ok());
+        assert!(checked("6.12-16k", arch::AMD64).is_err());
     }
 
     #[test]
