@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::agent::Outcome;
 use crate::hosts::Host;
@@ -91,7 +92,10 @@ impl<'a> Systemd<'a> {
         command.args(["--mount", "--uts", "--ipc", "--pid", "--cgroup"]);
         command.args(["--root", "--wd=/", "--"]).args(words);
         command.env_clear();
-        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        );
         command.env("DEBIAN_FRONTEND", "noninteractive");
         command
     }
@@ -178,8 +182,10 @@ fn new_cgroup() -> PathBuf {
         .lines()
         .find_map(|line| line.strip_prefix("0::/"))
         .unwrap();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let dir = Path::new(&mount).join(own);
-    let dir = dir.join(format!("lbt-{}-systemd", std::process::id()));
+    let dir = dir.join(format!("lbt-{}-systemd-{count}", std::process::id()));
     fs::create_dir(&dir).unwrap();
     dir
 }

@@ -4,13 +4,15 @@
 //! The tests of packages and services on other distributions, `tests/tests/distro_*.rs`, get their
 //! systems and packages from here, too.
 
+use super::binfmt;
 use super::count::Count;
 use super::roots::Root;
-use crate::build::Profile;
+use crate::build::{self, Profile};
 use crate::dist;
 use crate::machine::Machine;
+use crate::setup;
 use crate::sh::{self, CommandExt, say};
-use crate::target::Target;
+use crate::target::{Arch, Target};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,47 +59,87 @@ target/release/lb-agent status | grep -w socket
 
 /// What `distro_*.rs` need, as variables.
 pub(super) fn environment() -> Result<Vec<(&'static str, PathBuf)>> {
-    let with = |name, include, proof| {
-        let release = "trixie";
-        let root = Root {
-            name,
-            release,
-            include,
-            proof,
-        };
-        root.ensure()
-    };
     let mut variables = vec![
         ("LB_TEST_ROOT_BOOKWORM", fresh("bookworm")?),
         ("LB_TEST_ROOT_TRIXIE", fresh("trixie")?),
         ("LB_TEST_ROOT_SID", fresh("sid")?),
         (
             "LB_TEST_ROOT_SYSV",
-            with("sysv", "sysvinit-core,sysv-rc", "usr/sbin/insserv")?,
+            with(
+                "sysv",
+                "trixie",
+                "sysvinit-core,sysv-rc",
+                "usr/sbin/insserv",
+            )?,
         ),
         (
             "LB_TEST_ROOT_OPENRC",
-            with("openrc", "openrc", "usr/sbin/openrc-run")?,
+            with("openrc", "trixie", "openrc", "usr/sbin/openrc-run")?,
         ),
-        ("LB_TEST_ROOT_RPM", with("rpm", "rpm", "usr/bin/rpm")?),
+        ("LB_TEST_ROOT_RPM", with_systemd("rpm", "trixie", "rpm")?),
+        (
+            "LB_TEST_ROOT_TRIXIE_SYSTEMD",
+            with_systemd("trixie-systemd", "trixie", "iproute2")?,
+        ),
+        (
+            "LB_TEST_ROOT_SID_SYSTEMD",
+            with_systemd("sid-systemd", "sid", "iproute2")?,
+        ),
     ];
     let (profile, target) = (Profile::Release, Target::own());
     dist::files(profile, target)?;
     variables.extend([
         ("LB_TEST_ARCHIVE", dist::archive("0.1.0", target)?),
         ("LB_TEST_DEB", dist::deb("0.1.0", profile, target)?),
+        ("LB_TEST_NEWER_DEB", dist::deb("0.1.1", profile, target)?),
         ("LB_TEST_RPM", dist::rpm("0.1.0", target)?),
         ("LB_TEST_NEWER_RPM", dist::rpm("0.1.1", target)?),
     ]);
+    variables.extend(for_arm()?);
     Ok(variables)
 }
 
-fn fresh(release: &str) -> Result<PathBuf> {
+/// A system of another processor, and the package for it.
+fn for_arm() -> Result<[(&'static str, PathBuf); 2]> {
+    let target = Target::of(Some(Arch::Arm64));
+    setup::ensure_emulator(target)?;
+    binfmt::ensure(target)?;
     let root = Root {
-        name: release,
+        name: "arm64",
+        release: "trixie",
+        target,
+        include: "passwd",
+        proof: "usr/sbin/useradd",
+    };
+    build::build_for(Profile::Release, target)?;
+    dist::files(Profile::Release, target)?;
+    Ok([
+        ("LB_TEST_ROOT_ARM64", root.ensure()?),
+        (
+            "LB_TEST_ARM64_DEB",
+            dist::deb("0.1.0", Profile::Release, target)?,
+        ),
+    ])
+}
+
+fn fresh(release: &str) -> Result<PathBuf> {
+    let proof = "usr/sbin/update-ca-certificates";
+    with(release, release, "ca-certificates", proof)
+}
+
+/// One whose first process may be systemd.
+fn with_systemd(name: &str, release: &str, more: &str) -> Result<PathBuf> {
+    let include = format!("{more},systemd");
+    with(name, release, &include, "usr/lib/systemd/systemd")
+}
+
+fn with(name: &str, release: &str, include: &str, proof: &str) -> Result<PathBuf> {
+    let root = Root {
+        name,
         release,
-        include: "ca-certificates",
-        proof: "usr/sbin/update-ca-certificates",
+        target: Target::own(),
+        include,
+        proof,
     };
     root.ensure()
 }

@@ -15,6 +15,7 @@
 //! `LB_TEST_SKIPPED` names; it is then counted as skipped. Where `CI` is set, a skip is a failure.
 
 mod apps;
+mod binfmt;
 mod count;
 mod distributions;
 mod kernels;
@@ -161,6 +162,13 @@ impl Suite {
         if files.is_empty() {
             return Ok(count);
         }
+        if self == Suite::Distributions {
+            count += distributions::set_up_machines(filter)?;
+            if !filter.is_empty() && count != Count::default() {
+                // They were asked for by name, and need none of what follows.
+                return Ok(count);
+            }
+        }
         let mut environment = self.prepare()?;
         if self == Suite::Soak {
             environment.push(("LB_SOAK_SECONDS", (args.minutes * 60).to_string().into()));
@@ -176,9 +184,6 @@ impl Suite {
         let mut arguments = vec!["--package".to_owned(), "lb-tests".to_owned()];
         for name in files.iter().map(|file| test_name(file)) {
             arguments.extend(["--test".to_owned(), name]);
-        }
-        if self == Suite::Distributions {
-            count += distributions::set_up_machines(&filter)?;
         }
         if self == Suite::Bpf {
             // Those of what the tests share.

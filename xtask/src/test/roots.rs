@@ -22,6 +22,8 @@ pub(super) struct Root<'a> {
     /// Of its directory.
     pub(super) name: &'a str,
     pub(super) release: &'a str,
+    /// The processor; programs of another one than this machine's have to run here.
+    pub(super) target: Target,
     /// Packages beside the least that a system has.
     pub(super) include: &'a str,
     /// A file that is there when all of them are.
@@ -36,6 +38,7 @@ pub(super) fn for_package() -> Result<Vec<(&'static str, PathBuf)>> {
     let root = Root {
         name: "systemd",
         release: &release,
+        target: Target::own(),
         include: "iproute2,systemd",
         proof: "usr/lib/systemd/systemd",
     };
@@ -85,6 +88,11 @@ impl Root<'_> {
         command
             .args(["--variant=minbase", "--skip=cleanup/apt/lists", "--quiet"])
             .arg(format!("--include={}", self.include));
+        if self.target.cross.is_some() {
+            command.arg(format!("--architectures={}", self.target.debian));
+            // It looks for the emulator with a program of its own.
+            packages::ensure_program("arch-test", "arch-test", "testing packages")?;
+        }
         if takes_old_lists() {
             command.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
         }
