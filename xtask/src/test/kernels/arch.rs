@@ -19,6 +19,8 @@ pub(super) struct Arch {
     pub(super) machine: &'static [&'static str],
     /// The kernel's name of the serial line.
     pub(super) console: &'static str,
+    /// More parameters of the kernel.
+    pub(super) parameters: &'static str,
     /// Debian's kernels for it: how the names of their packages end, and those on the command line.
     pub(super) flavours: &'static [(&'static str, &'static str)],
 }
@@ -34,6 +36,8 @@ pub(super) const AMD64: Arch = Arch {
     // Five-level page tables make later kernels panic at times under older emulators.
     machine: &["-cpu", "max,la57=off"],
     console: "ttyS0",
+    // A busy machine emulates too few ticks for the kernel's test of its timer, which then panics.
+    parameters: "no_timer_check",
     flavours: &[("-cloud-amd64", "")],
 };
 
@@ -44,6 +48,7 @@ pub(super) const ARM64: Arch = Arch {
     qemu_package: "qemu-system-arm",
     machine: &["-M", "virt", "-cpu", "max,pauth-impdef=on"],
     console: "ttyAMA0",
+    parameters: "",
     flavours: &[("-cloud-arm64", ""), ("-arm64-16k", LARGE_PAGES)],
 };
 

@@ -119,8 +119,8 @@ fn start(arch: Arch, kernel: &Kernel, initrd: &Path, by: By) -> Result<Child> {
         .arg("-append")
         // Nothing between the lines of the tests but what ends the machine.
         .arg(format!(
-            "console={} rdinit=/init quiet loglevel=1 panic=-1 oops=panic mitigations=off audit=0",
-            arch.console
+            "console={} rdinit=/init quiet loglevel=1 panic=-1 oops=panic mitigations=off audit=0 {}",
+            arch.console, arch.parameters
         ))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
