@@ -174,7 +174,7 @@ fn replaced(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker 
         ip: origin.peer.ip(),
         ip_text: Rc::clone(&origin.ip),
         https: origin.https,
-        request_id: RequestId::new(),
+        request_id: RequestId::generate(),
     }
 }
 
@@ -194,7 +194,7 @@ fn continued(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker
     let port = port.map(<[u8]>::to_vec);
     let request_id = one(fields, Name::XRequestId)
         .and_then(RequestId::of)
-        .unwrap_or_else(RequestId::new);
+        .unwrap_or_else(RequestId::generate);
     fields.set(Name::XForwardedFor, chain.join(", ").as_bytes());
     let port = port.as_deref().unwrap_or(origin.port.as_bytes());
     fields.set(Name::XForwardedPort, port);
@@ -295,7 +295,7 @@ fn seed() -> [u64; 2] {
 
 impl RequestId {
     /// A new one: 32 hexadecimal digits.
-    pub fn new() -> Self {
+    pub fn generate() -> Self {
         let mut text = [0; LONGEST_ID];
         text[..32].copy_from_slice(&id());
         Self { text, length: 32 }

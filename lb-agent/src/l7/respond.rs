@@ -146,7 +146,7 @@ fn must_close(status: StatusCode) -> bool {
 /// The page for a request that is refused before it has a route.
 pub(super) fn refusal_page(service: &Service, status: StatusCode, accept: Option<&[u8]>) -> Answer {
     let pages = &service.parts.pages;
-    let id = RequestId::new();
+    let id = RequestId::generate();
     answers::page(status, pages.show(status, false, accept, id.as_str()))
 }
 
