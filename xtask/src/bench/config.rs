@@ -72,12 +72,12 @@ pub(super) fn haproxy() -> String {
 }
 
 /// lb-agent, with everything it keeps in places of this benchmark.
-pub(super) fn agent(dir: &Path, pin_dir: &Path) -> String {
+pub(super) fn agent(dir: &Path, pin_dir: &Path, cgroup: &Path, listen: &str) -> String {
     let [first, second] = BACKENDS;
     format!(
         "[agent]\nstate_dir = {state:?}\ncontrol = {control:?}\npin_dir = {pin_dir:?}\n\
-         data_plane = \"bpf\"\n\
-         [[service]]\nname = \"web\"\nlisten = [\"{SERVER}:{port}\"]\n\
+         cgroup = {cgroup:?}\ndata_plane = \"bpf\"\n\
+         [[service]]\nname = \"web\"\nlisten = [\"{listen}:{port}\"]\n\
          backends = [\"127.0.0.1:{first}\", \"127.0.0.1:{second}\"]\n",
         state = dir.join("state"),
         control = dir.join("control.sock"),

@@ -4,8 +4,10 @@
 //! `servers` the programs on them, `wrk` the load, `report` the medians. `http` does the same for
 //! proxies that read requests, `nat` for backends behind this host. `maglev` is criterion's affair, in lb-common.
 
+mod cgroup;
 mod config;
 mod http;
+mod idle;
 mod nat;
 mod net;
 mod programs;
@@ -38,6 +40,10 @@ enum Bench {
     /// All share the processors of this machine, so that what a path costs is missing from the
     /// requests. Paths take turns in rounds; the medians of the rounds, and of each round's ratio
     /// to direct, are printed.
+    ///
+    /// The agents' programs are attached to a cgroup made for the run, which the sockets of `direct`,
+    /// nginx and HAProxy are not in: they are as on a machine without an agent. `beside` is direct, but
+    /// in that cgroup. With `--agents N` there are N more agents, each on a host of its own.
     Socket(socket::Args),
     /// What HTTP costs: lb-agent, nginx and HAProxy as reverse proxies; root
     ///

@@ -1,5 +1,6 @@
 //! What a run leaves on the machine while it lasts: names that begin alike, a directory.
 
+use super::cgroup;
 use crate::sh::say;
 use anyhow::{Context, Result};
 use std::fs;
@@ -11,16 +12,24 @@ const PREFIX: &str = "lbbench-";
 
 /// Removes what a run left that was killed before it could.
 pub(super) fn sweep() {
-    for dir in ["/run/netns", "/sys/fs/bpf", "/tmp"] {
+    let cgroups = cgroup::root().unwrap_or_default();
+    for dir in ["/run/netns", "/sys/fs/bpf", "/tmp"]
+        .map(Path::new)
+        .into_iter()
+        .chain([cgroups.as_path()])
+    {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if !is_left_over(&name, |pid| Path::new("/proc").join(pid).exists()) {
                 continue;
             }
             say(format!(
-                "removing {dir}/{name}, left over from a run that was killed"
+                "removing {}, left over from a run that was killed",
+                entry.path().display()
             ));
-            if dir == "/run/netns" {
+            if dir == cgroups {
+                let _ = fs::remove_dir(entry.path());
+            } else if dir == Path::new("/run/netns") {
                 let _ = Command::new("ip").args(["netns", "delete", &name]).status();
             } else {
                 let _ = fs::remove_dir_all(entry.path());

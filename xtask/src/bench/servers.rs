@@ -1,7 +1,8 @@
 //! The programs on the server host: two backends, and the balancers before them.
 
+use super::cgroup::{Cgroup, Cgroups};
 use super::config;
-use super::net::{Host, Net};
+use super::net::{Host, Net, SERVER};
 use super::programs::Programs;
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
@@ -12,12 +13,16 @@ use std::process::Command;
 
 /// Ports of the two backends, on the loopback and on the server's own address.
 pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
+/// Port of a third, whose sockets no program sees.
+const DIRECT: u16 = 5002;
 
 /// A way from the client to a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(super) enum Way {
-    /// To the backend itself
+    /// To a backend itself, on a machine without an agent
     Direct,
+    /// To a backend itself, on a machine with agents
+    Beside,
     /// By lb-agent, on the `socket` path
     Steered,
     /// By nginx, `stream` module
@@ -28,12 +33,19 @@ pub(super) enum Way {
 
 impl Way {
     /// All of them, in the order of the table.
-    pub(super) const ALL: [Self; 4] = [Self::Direct, Self::Steered, Self::Nginx, Self::Haproxy];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Direct,
+        Self::Beside,
+        Self::Steered,
+        Self::Nginx,
+        Self::Haproxy,
+    ];
 
     /// Its name in tables and JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Beside => "beside",
             Self::Steered => "steered",
             Self::Nginx => "nginx stream",
             Self::Haproxy => "HAProxy tcp",
@@ -43,17 +55,32 @@ impl Way {
     /// The port on the server's address that leads this way.
     pub(super) fn port(self) -> u16 {
         match self {
-            Self::Direct => BACKENDS[0],
+            Self::Direct => DIRECT,
+            Self::Beside => BACKENDS[0],
             Self::Steered => 80,
             Self::Nginx => 8080,
             Self::Haproxy => 8081,
         }
+    }
+
+    /// Where the sockets of both ends are.
+    pub(super) fn cgroup(self) -> Cgroup {
+        match self {
+            Self::Beside | Self::Steered => Cgroup::Watched,
+            Self::Direct | Self::Nginx | Self::Haproxy => Cgroup::Bare,
+        }
+    }
+
+    /// Whether it takes an agent.
+    pub(super) fn has_agent(self) -> bool {
+        self.cgroup() == Cgroup::Watched
     }
 }
 
 /// All programs on the server host; dropping them ends them, and takes the agent out of the kernel.
 pub(super) struct Servers<'a> {
     net: &'a Net,
+    cgroups: &'a Cgroups,
     /// For configurations, logs and state.
     dir: &'a Path,
     pin_dir: PathBuf,
@@ -62,30 +89,46 @@ pub(super) struct Servers<'a> {
 
 impl<'a> Servers<'a> {
     /// Starts the backends and what the ways need, and waits until each of them answers.
-    pub(super) fn start(net: &'a Net, dir: &'a Path, ways: &[Way]) -> Result<Self> {
+    pub(super) fn start(
+        net: &'a Net,
+        cgroups: &'a Cgroups,
+        dir: &'a Path,
+        ways: &[Way],
+    ) -> Result<Self> {
         let name = dir.file_name().context("a directory without a name")?;
         let pin_dir = Path::new("/sys/fs/bpf").join(name);
         let mut servers = Self {
             net,
+            cgroups,
             dir,
             pin_dir,
             programs: Programs::new(net, dir),
         };
         for port in BACKENDS {
-            servers.start_nginx(&format!("backend-{port}"), &config::backend(port), port)?;
+            servers.start_backend(port, Cgroup::Watched)?;
+        }
+        if ways.iter().any(|way| way.has_agent()) {
+            servers.start_agent()?;
         }
         for way in ways {
             match way {
-                Way::Direct => {}
-                Way::Steered => servers.start_agent()?,
-                Way::Nginx => servers.start_nginx("stream", &config::stream(), way.port())?,
+                Way::Direct => servers.start_backend(DIRECT, Cgroup::Bare)?,
+                Way::Beside | Way::Steered => {}
+                Way::Nginx => {
+                    servers.start_nginx("stream", &config::stream(), way.port(), way.cgroup())?;
+                }
                 Way::Haproxy => servers.start_haproxy()?,
             }
         }
         Ok(servers)
     }
 
-    fn start_nginx(&mut self, name: &str, config: &str, port: u16) -> Result<()> {
+    fn start_backend(&mut self, port: u16, cgroup: Cgroup) -> Result<()> {
+        let name = format!("backend-{port}");
+        self.start_nginx(&name, &config::backend(port), port, cgroup)
+    }
+
+    fn start_nginx(&mut self, name: &str, config: &str, port: u16, cgroup: Cgroup) -> Result<()> {
         let file = self.programs.write(&format!("{name}.conf"), config)?;
         let mut nginx = self.net.command(Host::Server, "nginx");
         nginx
@@ -94,6 +137,7 @@ impl<'a> Servers<'a> {
             .arg("-c")
             .arg(file)
             .args(["-e", "stderr"]);
+        let nginx = self.cgroups.inside(cgroup, &nginx);
         self.programs.spawn(name, nginx, port).map(drop)
     }
 
@@ -101,14 +145,15 @@ impl<'a> Servers<'a> {
         let file = self.programs.write("haproxy.cfg", &config::haproxy())?;
         let mut haproxy = self.net.command(Host::Server, "haproxy");
         haproxy.arg("-db").arg("-f").arg(file);
+        let haproxy = self.cgroups.inside(Way::Haproxy.cgroup(), &haproxy);
         let port = Way::Haproxy.port();
         self.programs.spawn("haproxy", haproxy, port).map(drop)
     }
 
     fn start_agent(&mut self) -> Result<()> {
-        let file = self
-            .programs
-            .write("agent.toml", &config::agent(self.dir, &self.pin_dir))?;
+        let cgroup = self.cgroups.dir(Cgroup::Watched);
+        let text = config::agent(self.dir, &self.pin_dir, cgroup, SERVER);
+        let file = self.programs.write("agent.toml", &text)?;
         let mut agent = self
             .net
             .command(Host::Server, &build::agent(Profile::Dist).to_string_lossy());

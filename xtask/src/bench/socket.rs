@@ -1,6 +1,8 @@
 //! `cargo xtask bench socket`: rounds, in which the ways take turns.
 
+use super::cgroup::{Cgroup, Cgroups};
 use super::config::STREAM_MODULE;
+use super::idle::IdleAgents;
 use super::net::Net;
 use super::report::{self, Series};
 use super::scratch::{Scratch, sweep};
@@ -29,6 +31,12 @@ pub(super) struct Args {
     /// Only these ways, for example `direct,steered`
     #[arg(long, value_delimiter = ',', default_values = ["direct", "steered", "nginx", "haproxy"])]
     ways: Vec<Way>,
+    /// Idle agents beside the one that steers, each on a host of its own
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    agents: u32,
+    /// Only with a connection for each request
+    #[arg(long)]
+    per_request: bool,
 }
 
 /// Measures and prints.
@@ -43,12 +51,17 @@ pub(super) fn bench(args: &Args) -> Result<()> {
     sweep();
     let scratch = Scratch::new()?;
     let net = Net::new(scratch.name.clone())?;
-    let servers = Servers::start(&net, &scratch.dir, &args.ways)?;
+    let cgroups = Cgroups::new(&scratch.name)?;
+    let watched = cgroups.dir(Cgroup::Watched);
+    let idle = IdleAgents::start(&scratch.name, &scratch.dir, watched, args.agents)?;
+    let servers = Servers::start(&net, &cgroups, &scratch.dir, &args.ways)?;
     let mut all = Vec::new();
     for kind in Kind::ALL {
-        all.extend(rounds(&net, kind, args)?);
+        if kind == Kind::PerRequest || !args.per_request {
+            all.extend(rounds(&net, &cgroups, kind, args)?);
+        }
     }
-    drop(servers);
+    drop((servers, idle));
     if args.json {
         println!("{:#}", report::json(&all, args.seconds));
     } else {
@@ -59,7 +72,7 @@ pub(super) fn bench(args: &Args) -> Result<()> {
 
 /// Builds and installs what the ways need.
 fn prepare(ways: &[Way]) -> Result<()> {
-    if ways.contains(&Way::Steered) {
+    if ways.iter().any(|way| way.has_agent()) {
         build::build(Profile::Dist)?;
         host::mount_bpffs()?;
     }
@@ -95,7 +108,7 @@ fn has_stream() -> bool {
 
 /// All rounds of one kind. Each starts with another way, so that none is always the first after
 /// a pause.
-fn rounds(net: &Net, kind: Kind, args: &Args) -> Result<Vec<Series>> {
+fn rounds(net: &Net, cgroups: &Cgroups, kind: Kind, args: &Args) -> Result<Vec<Series>> {
     let mut all: Vec<Series> = args
         .ways
         .iter()
@@ -106,13 +119,13 @@ fn rounds(net: &Net, kind: Kind, args: &Args) -> Result<Vec<Series>> {
         })
         .collect();
     for series in &all {
-        wrk::measure(net, series.way, kind, 1)?;
+        wrk::measure(net, cgroups, series.way, kind, 1)?;
     }
     let ways = all.len();
     for round in 0..args.rounds as usize {
         for turn in 0..ways {
             let series = &mut all[(round + turn) % ways];
-            let reading = wrk::measure(net, series.way, kind, args.seconds)?;
+            let reading = wrk::measure(net, cgroups, series.way, kind, args.seconds)?;
             say(format!(
                 "{}, round {} of {}, {}: {:.0} requests/s",
                 kind.name(),

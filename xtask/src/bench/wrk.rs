@@ -1,5 +1,6 @@
 //! Load: wrk, and what it says.
 
+use super::cgroup::Cgroups;
 use super::net::{Host, Net, SERVER};
 use super::servers::Way;
 use anyhow::{Context, Result, bail, ensure};
@@ -43,14 +44,20 @@ pub(super) struct Reading {
 }
 
 /// Lets the client ask for some seconds.
-pub(super) fn measure(net: &Net, way: Way, kind: Kind, seconds: u32) -> Result<Reading> {
+pub(super) fn measure(
+    net: &Net,
+    cgroups: &Cgroups,
+    way: Way,
+    kind: Kind,
+    seconds: u32,
+) -> Result<Reading> {
     let mut wrk = net.command(Host::Client, "wrk");
     wrk.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s")]);
     if kind == Kind::PerRequest {
         wrk.args(["-H", "Connection: close"]);
     }
     wrk.arg(format!("http://{SERVER}:{}/", way.port()));
-    let text = run(wrk)?;
+    let text = run(cgroups.inside(way.cgroup(), &wrk))?;
     parse(&text).with_context(|| format!("wrk to {} said:\n{text}", way.name()))
 }
 
