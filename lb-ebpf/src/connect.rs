@@ -26,9 +26,12 @@ use crate::tables::{ServiceTables, Taker, search};
 /// connect(2), of TCP and UDP.
 #[inline(always)]
 pub fn connect<const V6: bool>(ctx: &SockAddrContext) {
+    if !in_our_namespace(ctx) {
+        return;
+    }
     let call = Call::<V6>::new(ctx);
     let (asked, bound, socket) = (call.addr(), call.bound_addr(), call.socket());
-    let Some((id, backend)) = choose(ctx, &call, asked, bound) else {
+    let Some((id, backend)) = choose(&call, asked, bound) else {
         // SAFETY: the kernel gave the socket to this run.
         if let Some(former) = unsafe { LOCAL_PEER.of(socket) } {
             former.backend = BackendId::NONE;
@@ -52,9 +55,12 @@ pub fn connect<const V6: bool>(ctx: &SockAddrContext) {
 /// sendmsg(2) and sendto(2) with an address, of UDP.
 #[inline(always)]
 pub fn send<const V6: bool>(ctx: &SockAddrContext) {
+    if !in_our_namespace(ctx) {
+        return;
+    }
     let call = Call::<V6>::new(ctx);
     let asked = call.addr();
-    let Some((id, backend)) = choose(ctx, &call, asked, call.message_source()) else {
+    let Some((id, backend)) = choose(&call, asked, call.message_source()) else {
         return;
     };
     // Not remembered, the answer would seem to come from a stranger.
@@ -84,6 +90,9 @@ pub extern "C" fn lb_asked_by(cookie: u64, id: u32, high: u64, low: u64, port: u
 /// recvmsg(2) and recvfrom(2) that ask for the sender, of UDP.
 #[inline(always)]
 pub fn receive<const V6: bool>(ctx: &SockAddrContext) {
+    if !in_our_namespace(ctx) {
+        return;
+    }
     let call = Call::<V6>::new(ctx);
     let (addr, port) = (call.addr(), call.port());
     if let Some(peer) = connected_to(&call, addr, port) {
@@ -98,6 +107,9 @@ pub fn receive<const V6: bool>(ctx: &SockAddrContext) {
 /// getpeername(2).
 #[inline(always)]
 pub fn peer_name<const V6: bool>(ctx: &SockAddrContext) {
+    if !in_our_namespace(ctx) {
+        return;
+    }
     let call = Call::<V6>::new(ctx);
     if let Some(peer) = connected_to(&call, call.addr(), call.port()) {
         call.rename(meant_by(peer.asked), peer.asked_port);
@@ -126,14 +138,10 @@ pub fn is_to(peer: &LocalPeer, addr: Halves, port: u16) -> bool {
 /// had this way. `bound` is the source address, or the wildcard when the client leaves it open.
 #[inline(always)]
 fn choose<const V6: bool>(
-    ctx: &SockAddrContext,
     call: &Call<V6>,
     asked: Halves,
     bound: Halves,
 ) -> Option<(BackendId, &'static Backend)> {
-    if !in_our_namespace(ctx) {
-        return None;
-    }
     let port_and_protocol = u32::from(call.port()) << 8 | u32::from(call.protocol());
     let ([a, b], [c, d]) = (asked, bound);
     let id = BackendId(lb_choose(port_and_protocol, a, b, c, d));

@@ -337,6 +337,19 @@ fn addresses_that_come_are_served_and_those_that_go_are_let_be() {
 }
 
 #[test]
+fn hooks_come_with_the_first_backend_on_a_packet_path() {
+    let hosts = hosts();
+    let hook = "links/lb_connect4";
+    let local = Kernel::open(&hosts.balancer, SERVICES, path::SOCKET);
+    assert!(!local.pin_dir().join(hook).exists());
+    drop(local);
+    for rewritten in [path::NAT, path::DSR] {
+        let kernel = Kernel::open(&hosts.balancer, SERVICES, rewritten);
+        assert!(kernel.pin_dir().join(hook).exists());
+    }
+}
+
+#[test]
 fn hooks_are_taken_over_in_place_and_purged() {
     let hosts = hosts();
     let _web = web(&hosts.clients);

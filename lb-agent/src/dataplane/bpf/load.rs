@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use aya::programs::{CgroupSockAddr, Program, SkLookup, SockOps};
+use aya::programs::{Program, SkLookup, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta, ServiceKey};
 
@@ -18,7 +18,6 @@ use super::link::{self, AttachError};
 use super::maps::{self, COUNTED_BY_LISTEN, ClientMaps, Maps};
 use super::packet::{self, FlowSettings};
 use super::pod;
-use crate::errors::chain;
 
 /// The eBPF programs for sockets; empty when the agent was built without them.
 pub(super) static OBJECT: &[u8] =
@@ -26,18 +25,6 @@ pub(super) static OBJECT: &[u8] =
 
 /// Names of the programs.
 pub(super) const PROGRAMS: [&str; 2] = ["lb_listen", "lb_steer"];
-/// Those for clients on this host. What comes back is mended before anything is sent elsewhere.
-const AT_SYSTEM_CALLS: [&str; 8] = [
-    "lb_getpeername4",
-    "lb_getpeername6",
-    "lb_recvmsg4",
-    "lb_recvmsg6",
-    "lb_sendmsg4",
-    "lb_sendmsg6",
-    "lb_connect4",
-    "lb_connect6",
-];
-
 /// What to load, and where to leave it.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -168,8 +155,10 @@ pub(super) struct Loaded {
     pub clients: ClientMaps,
     /// What an operator should know.
     pub notes: Vec<String>,
-    /// The object, for its log.
+    /// The object, for its log and the programs that are not loaded yet.
     pub object: Ebpf,
+    /// The cgroup whose sockets are seen.
+    pub cgroup: PathBuf,
     /// Keeps other agents from the pins for as long as it lives.
     pub lock: fs::File,
 }
@@ -256,36 +245,14 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
     for name in PROGRAMS {
         pin_program(&mut object, name, pin_dir)?;
     }
-    if let Err(error) = at_system_calls(&mut object, &cgroup, pin_dir) {
-        let note = format!(
-            "clients on this host reach `nat` and `dsr` backends through the agent: {}",
-            chain(&error)
-        );
-        tracing::warn!("{note}");
-        notes.push(note);
-    }
     Ok(Loaded {
         maps,
         clients,
         notes,
         object,
+        cgroup,
         lock,
     })
-}
-
-/// Attaches the programs for clients on this host. Nothing of it is attached before the kernel has taken
-/// all of them.
-fn at_system_calls(object: &mut Ebpf, cgroup: &Path, pin_dir: &Path) -> Result<(), OpenError> {
-    for name in AT_SYSTEM_CALLS {
-        let hook: &mut CgroupSockAddr = program(object, name)?;
-        hook.load().map_err(refused(name))?;
-    }
-    for name in AT_SYSTEM_CALLS {
-        let hook: &mut CgroupSockAddr = program(object, name)?;
-        link::at_system_call(name, hook, cgroup, &link::pin_of(pin_dir, name))?;
-        pin_program(object, name, pin_dir)?;
-    }
-    Ok(())
 }
 
 /// The listen addresses in force.

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod leftover;
 mod link;
 mod load;
+mod local_hooks;
 mod log;
 mod maps;
 mod mptcp;
@@ -45,6 +46,7 @@ use lb_common::abi::{
 use clients::KernelClients;
 pub use inet_diag::takes_datagrams;
 pub use load::{OpenError, Settings};
+use local_hooks::LocalHooks;
 pub use log::KernelLog;
 use maps::Maps;
 use owners::Claims;
@@ -74,6 +76,7 @@ pub struct Bpf {
     puts_together: bool,
     pin_dir: PathBuf,
     packets: Arc<Mutex<LazyPackets>>,
+    local_hooks: LocalHooks,
     /// Those of TCP, and those of UDP once there is such a service.
     remembered: Vec<Arc<count::Counted>>,
     max_clients: u32,
@@ -114,6 +117,7 @@ impl Bpf {
                 &settings.pin_dir,
                 &settings.flows,
             )?)),
+            local_hooks: LocalHooks::new(loaded.object, loaded.cgroup, &settings.pin_dir),
             pin_dir: settings.pin_dir.clone(),
             mptcp: Arc::default(),
             addresses: Default::default(),
@@ -157,7 +161,9 @@ impl Bpf {
             self.observed.listen.insert(key.0, id.0);
         }
         for index in 0..MAX_BACKENDS {
-            self.observed.backends[index] = self.maps.backends.get(&(index as u32), 0)?.0;
+            let backend = self.maps.backends.get(&(index as u32), 0)?.0;
+            self.local_hooks.serve(&backend);
+            self.observed.backends[index] = backend;
         }
         for entry in self.maps.owners.iter() {
             let (key, id) = entry?;
@@ -256,6 +262,7 @@ impl Bpf {
             let zero = pod::BackendStats(BackendStats::default());
             self.maps.backend_stats.set(index, per_cpu(zero)?, 0)?;
         }
+        self.local_hooks.serve(backend);
         self.maps.backends.set(index, pod::Backend(*backend), 0)?;
         match Bpf::packets(self).get() {
             Some(packets) if backend.state == state::DOWN => packets.out_of_service(),
@@ -547,7 +554,11 @@ impl DataPlane for Bpf {
     }
 
     fn refusals(&self) -> Vec<String> {
-        Bpf::packets(self).refusals()
+        let hooks = self.local_hooks.refusal();
+        hooks
+            .into_iter()
+            .chain(Bpf::packets(self).refusals())
+            .collect()
     }
 
     fn follow(&mut self, wanted: &[Wanted], has_rules: bool) -> Vec<InterfaceState> {

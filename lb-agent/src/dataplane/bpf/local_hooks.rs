@@ -1,0 +1,92 @@
+//! The programs for clients on this host. They see every connect(2) and datagram of the machine, so
+//! they are attached with the first backend that takes them, one on the `nat` or `dsr` path.
+
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::CgroupSockAddr;
+use lb_common::abi::{Backend, path, state};
+
+use super::link;
+use super::load::{OpenError, pin_program, program, refused};
+use crate::errors::chain;
+
+/// Names of the programs. What comes back is mended before anything is sent elsewhere.
+const NAMES: [&str; 8] = [
+    "lb_getpeername4",
+    "lb_getpeername6",
+    "lb_recvmsg4",
+    "lb_recvmsg6",
+    "lb_sendmsg4",
+    "lb_sendmsg6",
+    "lb_connect4",
+    "lb_connect6",
+];
+
+/// The programs, attached or not.
+pub(super) struct LocalHooks {
+    /// Has the programs.
+    object: Ebpf,
+    cgroup: PathBuf,
+    pin_dir: PathBuf,
+    /// What came of attaching them, once that was tried.
+    attached: Option<Result<(), String>>,
+}
+
+impl LocalHooks {
+    /// Replaces at once the programs that an earlier agent has attached.
+    pub(super) fn new(object: Ebpf, cgroup: PathBuf, pin_dir: &Path) -> Self {
+        let mut hooks = Self {
+            object,
+            cgroup,
+            pin_dir: pin_dir.to_owned(),
+            attached: None,
+        };
+        if NAMES
+            .iter()
+            .any(|name| link::pin_of(pin_dir, name).exists())
+        {
+            hooks.attach();
+        }
+        hooks
+    }
+
+    /// Attaches the programs if `backend` takes them, unless that was tried before.
+    pub(super) fn serve(&mut self, backend: &Backend) {
+        let rewritten = matches!(backend.path, path::NAT | path::DSR);
+        if rewritten && backend.state != state::REMOVED && self.attached.is_none() {
+            self.attach();
+        }
+    }
+
+    fn attach(&mut self) {
+        let attached = self.attach_all().map_err(|error| {
+            let error = chain(&error);
+            let note = "clients on this host reach `nat` and `dsr` backends through the agent";
+            let note = format!("{note}: {error}");
+            tracing::warn!("{note}");
+            note
+        });
+        self.attached = Some(attached);
+    }
+
+    /// Why the programs do not serve.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.attached.as_ref()?.as_ref().err().cloned()
+    }
+
+    /// Nothing is attached before the kernel has taken all of them.
+    fn attach_all(&mut self) -> Result<(), OpenError> {
+        for name in NAMES {
+            let hook: &mut CgroupSockAddr = program(&mut self.object, name)?;
+            hook.load().map_err(refused(name))?;
+        }
+        for name in NAMES {
+            let hook: &mut CgroupSockAddr = program(&mut self.object, name)?;
+            let pin = link::pin_of(&self.pin_dir, name);
+            link::at_system_call(name, hook, &self.cgroup, &pin)?;
+            pin_program(&mut self.object, name, &self.pin_dir)?;
+        }
+        Ok(())
+    }
+}
