@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use lb_tests::agent::Agent;
 use lb_tests::hosts::{Host, Hosts, client_v4, client_v6, service_for};
@@ -234,8 +234,12 @@ fn listen_apart(host: &Host, address: &str, number: u16, set: fn(&Socket)) -> Tc
 
 /// Clients over IPv4 of a backend at 127.0.0.1:5000 that is gone are refused, and get nobody else.
 fn nobody_answers(hosts: &Hosts, agent: &Agent<'_>) {
+    nobody_answers_to(hosts, agent, client_v4);
+}
+
+fn nobody_answers_to(hosts: &Hosts, agent: &Agent<'_>, client: impl Fn(u16) -> IpAddr + Send) {
     hosts.clients.run(|| {
-        for client in (1..=5).map(client_v4) {
+        for client in (1..=5).map(client) {
             let answer = http::get(client, service_for(client));
             assert!(answer.is_err(), "{}", agent.ok(&["status"]));
         }
@@ -267,6 +271,33 @@ fn listener_for_ipv6_alone_gets_no_ipv4_clients_of_a_dead_backend() {
     let _other = listen_apart(&hosts.balancer, "[::]:5000", 7, only_v6);
     let agent = Agent::start(&hosts.balancer, &service("127.0.0.1:5000"));
     nobody_answers(&hosts, &agent);
+}
+
+#[test]
+fn listener_for_ipv6_alone_gets_no_ipv6_clients_of_a_dead_ipv4_backend() {
+    let hosts = Hosts::new();
+    let only_v6: fn(&Socket) = |socket| {
+        socket.set_only_v6(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+    };
+    let get = || {
+        hosts
+            .clients
+            .run(|| http::get(client_v6(1), service_for(client_v6(1))))
+    };
+    // There first, and not adopted.
+    let before = listen_apart(&hosts.balancer, "[::]:5000", 7, only_v6);
+    let agent = Agent::start(&hosts.balancer, &service("127.0.0.1:5000"));
+    nobody_answers_to(&hosts, &agent, client_v6);
+    close(before);
+    // There afterwards: noted by the kernel, and taken out when the agent looks.
+    let _after = listen_apart(&hosts.balancer, "[::]:5000", 8, only_v6);
+    wait::until("the agent to look", || get().is_err().then_some(()));
+    nobody_answers_to(&hosts, &agent, client_v6);
+    assert_eq!(agent.backend("127.0.0.1:5000")["listening"], false);
+    // As a backend it gets clients.
+    agent.ok(&["add-backend", "[::1]:5000"]);
+    wait::until("an answer", || (get().ok()?.port == 8).then_some(()));
 }
 
 #[test]

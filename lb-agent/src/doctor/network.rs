@@ -1,5 +1,6 @@
 //! The network: settings of the kernel, interfaces, and who else is on a port or a hook.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::{Finding, ethtool};
 use crate::config::{Config, Mode};
+use crate::dataplane::bpf::holders::{Holder, holders};
 use crate::dataplane::bpf::probe;
 
 /// Names of our programs begin like this.
@@ -260,7 +262,8 @@ fn port(v4: bool, port: u16, udp: bool, service: &str) -> Finding {
     let table = fs::read_to_string(format!("/proc/net/{transport}{family}")).unwrap_or_default();
     let inodes = waiting_on(&table, port, udp);
     // A socket of the agent is held by systemd as well, which keeps it for the next one.
-    let holders = inodes.iter().map(|inode| holders(inode));
+    let holders = holders(&inodes).unwrap_or_default().into_values();
+    let holders = holders.map(|all| all.iter().map(Holder::name).collect());
     let is_own = |names: &Vec<String>| names.iter().any(|name| name.starts_with("lb-agent "));
     let mut holders: Vec<String> = holders.filter(|names| !is_own(names)).flatten().collect();
     holders.sort_unstable();
@@ -281,7 +284,7 @@ fn port(v4: bool, port: u16, udp: bool, service: &str) -> Finding {
 }
 
 /// Inodes of the sockets in a table of /proc/net (proc_net_tcp.txt) that wait on `port`.
-fn waiting_on(table: &str, port: u16, udp: bool) -> Vec<String> {
+fn waiting_on(table: &str, port: u16, udp: bool) -> HashSet<u32> {
     let state = if udp { "07" } else { "0A" };
     let wanted = format!(":{port:04X}");
     table
@@ -289,29 +292,8 @@ fn waiting_on(table: &str, port: u16, udp: bool) -> Vec<String> {
         .skip(1)
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
         .filter(|fields| fields.len() > 9 && fields[1].ends_with(&wanted) && fields[3] == state)
-        .map(|fields| fields[9].to_owned())
+        .filter_map(|fields| fields[9].parse().ok())
         .collect()
-}
-
-/// "nginx (pid 12)" for whoever has the socket open.
-fn holders(inode: &str) -> Vec<String> {
-    let link = format!("socket:[{inode}]");
-    let mut found = Vec::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(fds) = fs::read_dir(process.path().join("fd")) else {
-            continue;
-        };
-        let has = fds.flatten().any(|fd| {
-            let target = fs::read_link(fd.path()).unwrap_or_default();
-            target.as_os_str() == link.as_str()
-        });
-        if has {
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let pid = process.file_name();
-            found.push(format!("{} (pid {})", name.trim(), pid.to_string_lossy()));
-        }
-    }
-    found
 }
 
 #[cfg(test)]

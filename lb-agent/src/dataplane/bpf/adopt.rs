@@ -4,7 +4,6 @@
 //! long as it takes to enter it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -14,8 +13,9 @@ use lb_common::abi::{
     Backend, BackendId, ListenKey, MAX_GROUP, SocketOwner, path, protocol, state,
 };
 use lb_common::addr::{self, Addr};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
+use super::holders::{self, Holder};
 use super::inet_diag::{self, Listener};
 use super::maps::Maps;
 use super::pod;
@@ -37,12 +37,8 @@ pub(super) fn adopt(maps: &mut Maps, backends: &[Backend]) -> Vec<String> {
         .collect();
     let mut problems = Vec::new();
     for protocol in [protocol::TCP, protocol::UDP] {
-        let wanted: HashSet<(Addr, u16)> = steered
-            .iter()
-            .filter(|backend| backend.protocol == protocol)
-            .flat_map(|backend| bound_addresses(backend).map(|addr| (addr, backend.port)))
-            .collect();
-        if wanted.is_empty() {
+        let wanted = Wanted::of(steered.iter().filter(|b| b.protocol == protocol));
+        if wanted.bound.is_empty() {
             continue;
         }
         if let Err(error) = adopt_protocol(maps, protocol, &wanted, &mut problems) {
@@ -52,19 +48,53 @@ pub(super) fn adopt(maps: &mut Maps, backends: &[Backend]) -> Vec<String> {
     problems
 }
 
+/// Which sockets are those of backends.
+struct Wanted {
+    /// What they are bound to.
+    bound: HashSet<(Addr, u16)>,
+    /// Ports of backends with an IPv6 address.
+    ports_v6: HashSet<u16>,
+}
+
+impl Wanted {
+    fn of<'a>(backends: impl Iterator<Item = &'a &'a Backend> + Clone) -> Self {
+        let v6 = backends.clone().filter(|b| !addr::is_v4(&b.addr));
+        Self {
+            ports_v6: v6.map(|backend| backend.port).collect(),
+            bound: backends
+                .flat_map(|backend| bound_addresses(backend).map(|addr| (addr, backend.port)))
+                .collect(),
+        }
+    }
+
+    /// Whether a listener for IPv6 alone is at the port of IPv4 backends: it is none of them, and must
+    /// not get their IPv6 clients.
+    fn is_strange(&self, listener: &Listener) -> bool {
+        listener.is_any_v6_only() && !self.ports_v6.contains(&listener.bound.port())
+    }
+}
+
 fn adopt_protocol(
     maps: &mut Maps,
     protocol: u8,
-    wanted: &HashSet<(Addr, u16)>,
+    wanted: &Wanted,
     problems: &mut Vec<String>,
 ) -> io::Result<()> {
-    let noted = noted(maps).map_err(io::Error::other)?;
+    let mut noted = noted(maps).map_err(io::Error::other)?;
     let mut groups: BTreeMap<(Addr, u16), Vec<Listener>> = BTreeMap::new();
-    for listener in inet_diag::listeners(protocol)? {
-        let key = listener.key();
-        if !wanted.contains(&key) {
-            continue;
+    let mut listeners = inet_diag::listeners(protocol)?;
+    listeners.retain(|listener| wanted.bound.contains(&listener.key()));
+    let strange = take_out_strange(&mut listeners, wanted);
+    noted.retain(|key| {
+        let is_strange = key.protocol == protocol && strange.contains(&(key.addr, key.port));
+        if is_strange {
+            // A socket that was closed meanwhile is out of the map.
+            let _ = maps.listeners.remove(&pod::ListenKey(*key));
         }
+        !is_strange
+    });
+    for listener in listeners {
+        let key = listener.key();
         if listener.mptcp {
             problems.push(format!(
                 "the listener on {} is MPTCP, which the kernel does not hand over (have the application \
@@ -81,12 +111,12 @@ fn adopt_protocol(
             groups.entry(key).or_default().push(listener);
         }
     }
+    let members = |addr: Addr, port: u16| {
+        let same = |key: &&ListenKey| (key.addr, key.port, key.protocol) == (addr, port, protocol);
+        noted.iter().filter(same).count()
+    };
     groups.retain(|(addr, port), group| {
-        let members = noted
-            .iter()
-            .filter(|key| (key.addr, key.port, key.protocol) == (*addr, *port, protocol))
-            .count();
-        members < group.len().min(usize::from(MAX_GROUP))
+        members(*addr, *port) < group.len().min(usize::from(MAX_GROUP))
     });
     if groups.is_empty() {
         return Ok(());
@@ -96,15 +126,16 @@ fn adopt_protocol(
         .flatten()
         .map(|listener| listener.inode)
         .collect();
-    let holders = holders(&missing)?;
+    let holders = holders::one_each(&missing)?;
     let mut out_of_sight = Vec::new();
     for ((addr, port), group) in groups {
+        let entered = members(addr, port) > 0;
         for listener in group {
             let Some(holder) = holders.get(&listener.inode) else {
                 out_of_sight.push(listener);
                 continue;
             };
-            if let Err(error) = enter(maps, holder, addr, port, protocol) {
+            if let Err(error) = enter(maps, holder, (addr, port, protocol), entered) {
                 problems.push(format!(
                     "the listener on {} of process {} cannot be adopted: {error} (restart that \
                      process, or give lb-agent CAP_SYS_PTRACE)",
@@ -115,6 +146,17 @@ fn adopt_protocol(
         }
     }
     tell_of_hidden(&out_of_sight, protocol, problems)
+}
+
+/// Takes the listeners out that are none of a backend's, and returns what they alone are bound to.
+fn take_out_strange(listeners: &mut Vec<Listener>, wanted: &Wanted) -> HashSet<(Addr, u16)> {
+    let strange = listeners.iter().filter(|l| wanted.is_strange(l));
+    let mut bound: HashSet<_> = strange.map(Listener::key).collect();
+    listeners.retain(|listener| !wanted.is_strange(listener));
+    for listener in listeners {
+        bound.remove(&listener.key());
+    }
+    bound
 }
 
 /// Tells of sockets of which no process is seen to hold them, but for those that were closed since the
@@ -163,72 +205,16 @@ pub(super) fn noted(maps: &Maps) -> Result<HashSet<ListenKey>, MapError> {
         .collect()
 }
 
-/// Who has a socket open, and under which number.
-pub(super) struct Holder {
-    pid: Pid,
-    fd: i32,
-}
-
-impl Holder {
-    /// Its process.
-    pub(super) fn pid(&self) -> i32 {
-        self.pid.as_raw_pid()
-    }
-}
-
-/// One holder of each of the sockets with these inodes.
-pub(super) fn holders(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Holder>> {
-    let mut found = BTreeMap::new();
-    for process in fs::read_dir("/proc")?.flatten() {
-        let pid = process
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else {
-            continue;
-        };
-        // A process that is gone, or not ours to look at, holds nothing that could be had.
-        let Ok(fds) = fs::read_dir(process.path().join("fd")) else {
-            continue;
-        };
-        for entry in fds.flatten() {
-            let inode = fs::read_link(entry.path())
-                .ok()
-                .and_then(|target| socket_inode(&target));
-            let fd = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok());
-            if let (Some(inode), Some(fd)) = (inode, fd)
-                && inodes.contains(&inode)
-            {
-                found.entry(inode).or_insert(Holder { pid, fd });
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// 12345 from `socket:[12345]`.
-pub(super) fn socket_inode(target: &std::path::Path) -> Option<u32> {
-    target
-        .to_str()?
-        .strip_prefix("socket:[")?
-        .strip_suffix(']')?
-        .parse()
-        .ok()
-}
-
-/// Enters one socket, as `lb_listen` would have done.
+/// Enters one socket, as `lb_listen` would have done, unless it is in there; it cannot be where none of
+/// its group is `entered`.
 fn enter(
     maps: &mut Maps,
     holder: &Holder,
-    addr: Addr,
-    port: u16,
-    protocol: u8,
+    (addr, port, protocol): (Addr, u16, u8),
+    entered: bool,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let socket = borrow(holder)?;
-    if maps.socket_owner.get(&socket, 0).is_ok() {
+    if entered && maps.socket_owner.get(&socket, 0).is_ok() {
         return Ok(());
     }
     for member in 0..MAX_GROUP {
@@ -273,7 +259,7 @@ mod tests {
         let bound = listener.local_addr().unwrap();
         let found = inet_diag::listeners(protocol::TCP).unwrap();
         let inode = found.iter().find(|l| l.bound == bound).unwrap().inode;
-        let holders = holders(&HashSet::from([inode])).unwrap();
+        let holders = holders::one_each(&HashSet::from([inode])).unwrap();
         let holder = &holders[&inode];
         assert_eq!(holder.pid.as_raw_pid() as u32, std::process::id());
         assert_eq!(holder.fd, listener.as_raw_fd());
@@ -295,13 +281,5 @@ mod tests {
         tell_of_hidden(&found, protocol::TCP, &mut problems).unwrap();
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].contains(&bound.to_string()) && problems[0].contains("restart"));
-    }
-
-    #[test]
-    fn links_that_are_no_sockets_are_passed_over() {
-        assert_eq!(socket_inode("socket:[12345]".as_ref()), Some(12345));
-        for other in ["pipe:[12345]", "/dev/null", "socket:[x]", "socket:[1"] {
-            assert_eq!(socket_inode(other.as_ref()), None);
-        }
     }
 }

@@ -11,7 +11,8 @@ use aya::maps::MapData;
 use lb_common::abi::{BackendId, SocketOwner};
 use rustix::net::{Shutdown, shutdown};
 
-use super::adopt::{borrow, holders};
+use super::adopt::borrow;
+use super::holders::one_each;
 use super::maps::pin_of;
 use crate::sockdiag::{self, Connection};
 
@@ -53,7 +54,7 @@ fn unsupported(error: &io::Error) -> bool {
 fn shut_down(connections: &[Connection]) -> io::Result<usize> {
     let inodes: HashSet<u32> = connections.iter().map(Connection::inode).collect();
     let mut shut = 0;
-    for holder in holders(&inodes)?.into_values() {
+    for holder in one_each(&inodes)?.into_values() {
         match shutdown(borrow(&holder)?, Shutdown::Both) {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => shut += 1,
             Err(error) => return Err(error.into()),

@@ -1,7 +1,7 @@
 //! Which sockets listen in this network namespace, asked of the kernel (sock_diag(7)).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use lb_common::abi::protocol;
 use lb_common::addr::{self, Addr};
@@ -28,12 +28,19 @@ pub(super) struct Listener {
     pub mptcp: bool,
     /// The interface that it is bound to (SO_BINDTODEVICE); 0 for none.
     pub interface: u32,
+    /// Whether it takes IPv6 alone (IPV6_V6ONLY).
+    pub only_v6: bool,
 }
 
 impl Listener {
     /// What it is bound to, as maps have it.
     pub(super) fn key(&self) -> (Addr, u16) {
         (addr::from_ip(self.bound.ip()), self.bound.port())
+    }
+
+    /// Whether it is bound to all IPv6 addresses and takes no IPv4 clients.
+    pub(super) fn is_any_v6_only(&self) -> bool {
+        self.only_v6 && self.bound.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     }
 }
 
@@ -152,6 +159,7 @@ fn parse(mut bytes: &[u8], protocol: u8, found: &mut Vec<Listener>) -> io::Resul
                     inode: response.header.inode,
                     mptcp: is_mptcp(&response.nlas),
                     interface: id.interface_id,
+                    only_v6: response.nlas.contains(&Nla::SkV6Only(true)),
                 });
             }
             NetlinkPayload::Error(error) => return Err(error.to_io()),

@@ -12,6 +12,7 @@ mod close;
 mod count;
 mod create;
 pub mod decap;
+pub mod holders;
 mod inet_diag;
 pub mod kernel;
 pub mod leftover;

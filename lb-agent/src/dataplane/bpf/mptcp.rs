@@ -28,12 +28,14 @@ pub(super) struct MptcpListeners {
     now: HashSet<Bound>,
     /// Addresses with a listener of plain TCP, which can be handed over.
     plain: HashSet<Bound>,
+    /// Ports with a listener on all addresses that takes IPv6 alone.
+    only_v6: HashSet<u16>,
     /// Addresses that were MPTCP, and when last.
     seen: HashMap<Bound, Instant>,
 }
 
 impl MptcpListeners {
-    /// Asks the kernel. Returns whether a path may have to change.
+    /// Asks the kernel. Returns whether a path, or what is handed to a socket, may have to change.
     ///
     /// # Errors
     /// When the kernel does not list its sockets.
@@ -47,7 +49,9 @@ impl MptcpListeners {
             let kind = listeners.iter().filter(|l| l.mptcp == mptcp);
             kind.map(Listener::key).collect()
         };
-        let before = self.decisive();
+        let before = (self.decisive(), self.only_v6.clone());
+        let only_v6 = listeners.iter().filter(|l| l.is_any_v6_only());
+        self.only_v6 = only_v6.map(|l| l.bound.port()).collect();
         self.plain = of(false);
         self.now = &of(true) - &self.plain;
         self.seen.extend(self.now.iter().map(|key| (*key, now)));
@@ -55,7 +59,7 @@ impl MptcpListeners {
         self.seen.retain(|key, last| {
             !plain.contains(key) && now.saturating_duration_since(*last) <= RESTART
         });
-        before != self.decisive()
+        before != (self.decisive(), self.only_v6.clone())
     }
 
     /// All that [`MptcpListeners::is_at`] depends on: MPTCP addresses, and plain ones of the same ports.
@@ -94,6 +98,7 @@ mod tests {
             inode: 1,
             mptcp,
             interface: 0,
+            only_v6: false,
         }
     }
 

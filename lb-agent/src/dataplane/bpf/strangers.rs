@@ -2,11 +2,11 @@
 //! their knowing.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
-use super::adopt::{holders, socket_inode};
+use super::holders::{Holder, one_each, sockets};
 use super::inet_diag::{self, Listener, covers};
 
 /// A socket that waits where a service listens.
@@ -36,17 +36,17 @@ pub fn strangers(
     if found.is_empty() {
         return Ok(Vec::new());
     }
-    let own = own_sockets()?;
+    let own: HashSet<u32> = sockets(Path::new("/proc/self"))
+        .map(|(inode, _)| inode)
+        .collect();
     found.retain(|listener| !own.contains(&listener.inode));
     let inodes = found.iter().map(|listener| listener.inode).collect();
-    let holders = holders(&inodes)?;
+    let holders = one_each(&inodes)?;
     let whose = |listener: &Listener| {
-        let Some(holder) = holders.get(&listener.inode) else {
-            return "a process that lb-agent cannot see".to_owned();
-        };
-        let pid = holder.pid();
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        format!("{} (pid {pid})", name.trim())
+        let unseen = || "a process that lb-agent cannot see".to_owned();
+        holders
+            .get(&listener.inode)
+            .map_or_else(unseen, Holder::name)
     };
     let stranger = |listener: &Listener| Stranger {
         bound: listener.bound,
@@ -58,12 +58,6 @@ pub fn strangers(
 /// Whether there is an address for which a socket and a service would both be meant.
 fn meet(bound: SocketAddr, address: SocketAddr) -> bool {
     covers(bound, address) || covers(address, bound)
-}
-
-fn own_sockets() -> io::Result<HashSet<u32>> {
-    let open = fs::read_dir("/proc/self/fd")?.flatten();
-    let targets = open.filter_map(|entry| fs::read_link(entry.path()).ok());
-    Ok(targets.filter_map(|target| socket_inode(&target)).collect())
 }
 
 #[cfg(test)]
