@@ -12,7 +12,7 @@ pub mod local;
 pub mod packet;
 
 /// Version of everything in this module, kept in the pinned `META` map.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 /// First word of the pinned `META` map: "lbag".
 pub const META_MAGIC: u32 = u32::from_be_bytes(*b"lbag");
 

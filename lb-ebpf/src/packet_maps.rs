@@ -7,7 +7,7 @@ use lb_common::abi::packet::{
     AddressMarks, Device, DsrTable, FlowKey, FlowSet, Fragment, FragmentKey, Interface, MAX_VIPS,
     NatPort, NearVip, PacketBackend, PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
 };
-use lb_common::abi::{MAX_BACKENDS, MAX_SERVICES};
+use lb_common::abi::{BackendId, MAX_BACKENDS, MAX_SERVICES};
 use lb_common::addr::Addr;
 use lb_common::decide::Job;
 use lb_common::flows::{Flow, NewFlow};
@@ -119,6 +119,8 @@ pub struct Scratch {
     pub key: FlowKey,
     /// A client for which a backend is chosen.
     pub client: Addr,
+    /// A backend that it does not get.
+    pub avoid: BackendId,
     /// A flow to be entered.
     pub new: NewFlow,
     /// The flow that was found or entered last.

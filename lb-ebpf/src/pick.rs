@@ -20,7 +20,7 @@ pub enum Picked {
 /// See `World::pick`.
 #[inline(always)]
 pub fn pick_first(service: ServiceId, protocol: u32, client: &Addr, home: &Home) -> Option<Choice> {
-    set_client(client);
+    set_client(client, BackendId::NONE);
     match picked(lb_pick_first(service.0, protocol, home.number())) {
         Picked::Packet(choice) => Some(choice),
         Picked::OtherPath | Picked::None => None,
@@ -29,17 +29,19 @@ pub fn pick_first(service: ServiceId, protocol: u32, client: &Addr, home: &Home)
 
 /// See `World::choose`.
 #[inline(always)]
-pub fn pick(service: ServiceId, protocol: u32, client: &Addr) -> Picked {
-    set_client(client);
+pub fn pick(service: ServiceId, protocol: u32, client: &Addr, avoid: BackendId) -> Picked {
+    set_client(client, avoid);
     picked(lb_pick(service.0, protocol))
 }
 
-/// Puts a client where [`lb_pick`] and [`lb_pick_first`] look for it.
+/// Puts a client where [`lb_pick`] and [`lb_pick_first`] look for it, and the backend that it does not get.
 #[inline(always)]
-fn set_client(client: &Addr) {
+fn set_client(client: &Addr, avoid: BackendId) {
     if let Some(scratch) = scratch() {
         // SAFETY: this CPU's own element.
         unsafe { (*scratch).client = *client };
+        // SAFETY: as above.
+        unsafe { (*scratch).avoid = avoid };
     }
 }
 
@@ -129,6 +131,11 @@ impl Taker for Packets {
     /// As far as can be told from here: of backends on other paths `lb_steer` knows.
     #[inline(always)]
     fn takes(&mut self, backend: &Backend) -> bool {
+        // SAFETY: this CPU's own element.
+        let avoid = scratch().map(|scratch| unsafe { (*scratch).avoid });
+        if avoid == Some(backend.id) {
+            return false;
+        }
         backend.path != path::NAT
             || TARGETS
                 .get(backend.id.index())

@@ -253,8 +253,14 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
-        match pick(service, protocol, client) {
+    fn choose(
+        &mut self,
+        service: ServiceId,
+        protocol: u32,
+        client: &Addr,
+        avoid: BackendId,
+    ) -> Chosen {
+        match pick(service, protocol, client, avoid) {
             Picked::Packet(choice) => {
                 self.count_choice(service, choice.reason);
                 Chosen::Packet(choice.backend)

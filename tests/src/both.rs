@@ -228,6 +228,16 @@ impl Both {
         }
     }
 
+    /// Leaves so many source ports towards each backend, on one CPU; forgets all flows.
+    pub fn limit_ports(&mut self, ports: u16) {
+        self.fresh.settings.cpus = 1;
+        for target in self.fresh.targets.values_mut() {
+            target.ports = ports;
+        }
+        self.fill();
+        self.start_afresh(false);
+    }
+
     /// What tells one state of the slots from the other.
     fn slots(&self) -> Vec<DsrSlot> {
         let services = self.host.services.values();

@@ -2,6 +2,7 @@
 //! every byte, conversations there and back, and a million random and mutated packets. What is sent
 //! on is looked at by code that shares nothing with the packet paths.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use lb_common::decide::Outcome;
@@ -99,6 +100,33 @@ fn conversation(both: &mut Both, random: &mut Random, family: Family, service: u
     let expected = segment(tcp, (vip, example::PORT), (client, sport), 18, &answer);
     let expected = wire::see_packet(&expected).unwrap();
     assert_eq!(at_client.payload, expected.payload, "checksum and all");
+}
+
+#[test]
+fn new_flow_without_a_source_port_goes_to_the_next_backend() {
+    const PORTS: usize = 2;
+    let mut both = Both::new();
+    both.limit_ports(PORTS as u16);
+    for tcp in [true, false] {
+        for family in Family::BOTH {
+            both.start_afresh(false);
+            let (client, vip) = (family.client(1), family.service(2));
+            let mut flows: HashMap<IpAddr, usize> = HashMap::new();
+            for sport in 40_000..40_020 {
+                let segment = segment(tcp, (client, sport), (vip, example::PORT), 2, b"hello");
+                let (outcome, out) = both.agree(&wire::frame(&[], &segment), "a new flow");
+                match outcome {
+                    Outcome::Redirect(_) => {
+                        let (_, backend) = wire::see(&out).expect("a whole packet").addresses;
+                        *flows.entry(backend).or_default() += 1;
+                    }
+                    outcome => assert_eq!(outcome, Outcome::Drop),
+                }
+            }
+            let counts: Vec<usize> = flows.into_values().collect();
+            assert_eq!(counts, [PORTS; 2], "its own backend, and the next one");
+        }
+    }
 }
 
 fn port(bytes: &[u8]) -> u16 {

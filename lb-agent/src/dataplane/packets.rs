@@ -58,6 +58,7 @@ pub const COUNTERS: [PacketCounter; PacketCounter::COUNT] = {
         DropNoRoute,
         FlowEvicted,
         DropNoRoom,
+        FlowElsewhere,
     ]
 };
 
@@ -90,6 +91,7 @@ pub fn counter_name(counter: PacketCounter) -> &'static str {
         PacketCounter::DropNoRoute => "drop_no_route",
         PacketCounter::FlowEvicted => "flow_evicted",
         PacketCounter::DropNoRoom => "drop_no_room",
+        PacketCounter::FlowElsewhere => "flow_elsewhere",
     }
 }
 

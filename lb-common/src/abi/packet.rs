@@ -359,7 +359,7 @@ pub struct PacketSettings {
     pub sets: u32,
     /// Elements of `NAT_PORTS`, a power of two.
     pub ports: u32,
-    /// Not 0: this host has routing rules of its own, which new flows have to pass.
+    /// Not 0: this host has routing rules of its own, which clients have to pass.
     pub rules: u32,
     /// Padding, zero.
     pub pad: u32,
@@ -473,9 +473,11 @@ pub enum PacketCounter {
     FlowEvicted = 24,
     /// Dropped: no room for a new flow.
     DropNoRoom = 25,
+    /// New flows that went to another backend, as no source port towards their own was free.
+    FlowElsewhere = 26,
 }
 
 impl PacketCounter {
     /// Number of counters.
-    pub const COUNT: usize = 26;
+    pub const COUNT: usize = 27;
 }

@@ -36,6 +36,9 @@ pub(super) fn forward<P: Packet, W: World>(
     if let Some(reason) = impossible_source(world, src) {
         return Verdict::drop(reason);
     }
+    if world.bars(src, &segment.ip.dst) {
+        return Verdict::drop(PacketCounter::DropNoRoute);
+    }
     let Some(table) = world.dsr(job.vip.service) else {
         return Verdict::PASS;
     };

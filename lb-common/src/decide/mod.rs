@@ -55,6 +55,8 @@ pub struct Job {
     backend: BackendId,
     /// `nat`: packets to that backend get another source.
     takes_source: bool,
+    /// `nat`: the one that was chosen before, towards which no source port is free.
+    avoid: BackendId,
     /// `nat`: the CPU whose source ports are tried.
     ports_of: u32,
     /// `dsr`: a hash of its client.
@@ -80,6 +82,7 @@ impl Job {
         vip: Vip::NONE,
         backend: BackendId::NONE,
         takes_source: false,
+        avoid: BackendId::NONE,
         ports_of: 0,
         hash: 0,
         problem: answer::Problem::NONE,
@@ -91,8 +94,9 @@ impl Job {
 
 /// The longest way: a SYN with extension headers on a flow that is over (arrived, extensions,
 /// received, flow, forget, fresh, enter, and, when another CPU has entered it first, the same four
-/// once more, known, error), and for each CPU whose source ports are tried: borrow, enter.
-const MOST_STAGES: u32 = 13 + 2 * nat::MOST_BORROWED;
+/// once more, known, error), for each CPU whose source ports are tried: borrow, enter, and all of these
+/// once more for another backend, behind: borrow, fresh, enter.
+const MOST_STAGES: u32 = 16 + 4 * nat::MOST_BORROWED;
 /// The longest way of what leaves: an ICMP error (leaving, extensions, error, about, mend).
 const MOST_LEAVING_STAGES: u32 = 5;
 

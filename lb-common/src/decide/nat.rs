@@ -79,6 +79,7 @@ pub(super) fn forget<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 #[inline(always)]
 fn begin<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     job.vip = super::listening(world, &job.key);
+    job.avoid = BackendId::NONE;
     let opens = opens(&job.segment);
     if job.vip.is_none() || !opens && world.has_socket(&job.key) {
         return Verdict::PASS;
@@ -329,6 +330,9 @@ pub(super) fn way_out<P: Packet, W: World>(
         way(world, flow.backend, packet.len(), src, dst)
     } else if is_fresh(world, &flow.hop, HOP_FRESH_S) {
         flow.hop
+    } else if world.bars(dst, src) {
+        // The client is refused by rules that came when its flow was there.
+        return Way::refused(Verdict::drop(PacketCounter::DropNoRoute));
     } else {
         let hop = world.route(src, dst);
         world.set_hop(flow, &hop);
@@ -387,13 +391,17 @@ pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     if world.bars(&job.key.src, &job.key.dst) {
         return Verdict::drop(PacketCounter::DropNoRoute);
     }
-    let chosen = world.choose(vip.service, job.key.protocol, &job.key.src.to_addr());
+    let client = job.key.src.to_addr();
+    let chosen = world.choose(vip.service, job.key.protocol, &client, job.avoid);
     let backend = match chosen {
         Chosen::OtherPath => {
             world.note(PacketCounter::OtherPath);
             return Verdict::PASS;
         }
         Chosen::Packet(backend) => backend,
+        Chosen::None if job.avoid != BackendId::NONE => {
+            return Verdict::drop(PacketCounter::DropNoPort);
+        }
         Chosen::None => return nobody(job),
     };
     let Some(target) = world.target(backend) else {
@@ -431,7 +439,7 @@ pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
     new.service = job.vip.service;
     new.next_seq = next_seq(&job.segment, 0);
     if !lead(world, &mut new, &target, job.takes_source, job.ports_of) {
-        return Verdict::drop(PacketCounter::DropNoPort);
+        return Verdict::next(Stage::Borrow);
     }
     let evicted = match world.enter(new) {
         Ok((flow, evicted)) => {
@@ -443,6 +451,9 @@ pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
         // Another CPU was faster.
         Err(Refused::There) => return Verdict::next(Stage::Flow),
     };
+    if job.avoid != BackendId::NONE {
+        world.note(PacketCounter::FlowElsewhere);
+    }
     note_new(world, backend, evicted);
     Verdict::next(Stage::Known)
 }
@@ -452,11 +463,25 @@ pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 pub(super) fn borrow<W: World>(world: &W, job: &mut Job) -> Verdict {
     let borrowed = job.ports_of.wrapping_sub(world.cpu());
     // A client that keeps its port has no other.
-    if !job.takes_source || borrowed >= MOST_BORROWED {
+    if !job.takes_source {
         return Verdict::drop(PacketCounter::DropNoPort);
+    }
+    if borrowed >= MOST_BORROWED {
+        return elsewhere(job);
     }
     job.ports_of = job.ports_of.wrapping_add(1);
     Verdict::next(Stage::Enter)
+}
+
+/// No source port towards the backend of a flow is free: one that begins goes to the next, once.
+#[inline(always)]
+fn elsewhere(job: &mut Job) -> Verdict {
+    let begins = job.segment.ip.protocol == protocol::UDP || opens(&job.segment);
+    if !begins || job.avoid != BackendId::NONE {
+        return Verdict::drop(PacketCounter::DropNoPort);
+    }
+    job.avoid = job.backend;
+    Verdict::next(Stage::Fresh)
 }
 
 /// Counts a new flow, and the one that it has pushed out.

@@ -122,12 +122,14 @@ impl Simulation {
         service: &'a Service,
         protocol: u32,
         client: &Addr,
+        avoid: BackendId,
         by: impl FnOnce(&mut Choosing<'a>, &Client) -> Option<Choice>,
     ) -> Option<Choice> {
         let mut choosing = Choosing {
             world: self,
             service,
             protocol: protocol as u8,
+            avoid,
         };
         by(&mut choosing, &Client::new(&service.head, client))
     }
@@ -271,17 +273,23 @@ impl World for Simulation {
         _home: &Home,
     ) -> Option<Choice> {
         let service = self.chooses(service)?;
-        let choice = self.select_by(service, protocol, client, first)?;
+        let choice = self.select_by(service, protocol, client, BackendId::NONE, first)?;
         self.is_by_packets(&choice).then_some(choice)
     }
 
     fn count_choice(&mut self, _service: ServiceId, _reason: Reason) {}
 
-    fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen {
+    fn choose(
+        &mut self,
+        service: ServiceId,
+        protocol: u32,
+        client: &Addr,
+        avoid: BackendId,
+    ) -> Chosen {
         let Some(service) = self.chooses(service) else {
             return Chosen::OtherPath;
         };
-        match self.select_by(service, protocol, client, select) {
+        match self.select_by(service, protocol, client, avoid, select) {
             None => Chosen::None,
             Some(choice) if self.is_by_packets(&choice) => Chosen::Packet(choice.backend),
             Some(_) => Chosen::OtherPath,
@@ -496,6 +504,8 @@ struct Choosing<'a> {
     world: &'a Simulation,
     service: &'a Service,
     protocol: u8,
+    /// Takes nothing.
+    avoid: BackendId,
 }
 
 impl Tables for Choosing<'_> {
@@ -533,6 +543,7 @@ impl Tables for Choosing<'_> {
     }
 
     fn hand_over(&mut self, backend: &Backend) -> bool {
-        backend.path != path::NAT || self.world.target(backend.id).is_some()
+        let takes = backend.path != path::NAT || self.world.target(backend.id).is_some();
+        takes && backend.id != self.avoid
     }
 }

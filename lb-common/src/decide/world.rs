@@ -108,8 +108,14 @@ pub trait World {
     -> Option<Choice>;
     /// Counts what was picked.
     fn count_choice(&mut self, service: ServiceId, reason: Reason);
-    /// Chooses a backend for a new flow of `client`, and counts that.
-    fn choose(&mut self, service: ServiceId, protocol: u32, client: &Addr) -> Chosen;
+    /// Chooses a backend for a new flow of `client`, another than `avoid`, and counts that.
+    fn choose(
+        &mut self,
+        service: ServiceId,
+        protocol: u32,
+        client: &Addr,
+        avoid: BackendId,
+    ) -> Chosen;
     /// Remembers where a client went, if the service wants that.
     fn remember(&mut self, protocol: u32, service: ServiceId, client: &Addr, backend: BackendId);
 

@@ -138,3 +138,42 @@ fn answer_to_a_client_behind_a_blackhole_route_is_dropped() {
         dropped(&mut world, &reply, PacketCounter::DropNoRoute);
     }
 }
+
+#[test]
+fn dsr_packet_of_a_client_that_the_rules_of_the_host_refuse_is_dropped() {
+    for family in FAMILIES {
+        for number in [4, 5, 6] {
+            for spec in [
+                tcp(family.client, &family.service(number), SYN),
+                tcp(family.client, &family.service(number), ACK),
+                udp(family.client, &family.service(number)),
+            ] {
+                let mut world = family.world();
+                world.settings.rules = 1;
+                let (outcome, _) = pass(&mut world, &spec.frame());
+                assert!(matches!(outcome, Outcome::Redirect(_)), "{outcome:?}");
+                // Nothing is stored, so this holds for open connections as well.
+                world.barred.insert(example::ip(family.client));
+                dropped(&mut world, &spec.frame(), PacketCounter::DropNoRoute);
+            }
+        }
+    }
+}
+
+#[test]
+fn open_flow_of_a_client_that_rules_refuse_since_gets_no_answers_after_half_a_minute() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        let seen = open(&mut world, &family, CONTAINER);
+        world.settings.rules = 1;
+        world.barred.insert(example::ip(family.client));
+        back(&mut world, &seen, ACK);
+        world.now_s += 30;
+        world.ingress = example::INSIDE;
+        let reply = answer(&seen, ACK).frame();
+        dropped(&mut world, &reply, PacketCounter::DropNoRoute);
+        dropped(&mut world, &reply, PacketCounter::DropNoRoute);
+        world.barred.clear();
+        back(&mut world, &seen, ACK);
+    }
+}

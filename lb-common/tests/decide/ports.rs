@@ -1,14 +1,15 @@
 //! Source ports towards other hosts: whose they are, and for how long.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use lb_common::abi::packet::PacketCounter;
+use lb_common::abi::packet::{PacketCounter, Target};
+use lb_common::addr;
 use lb_common::decide::Outcome;
 use lb_common::decide::simulation::Simulation;
 
 use crate::nat::{REMOTE, back, lose_flows, there};
 use crate::packets::{ACK, RST, SYN, Spec, seen, tcp, udp};
-use crate::{FAMILIES, Family, pass};
+use crate::{FAMILIES, Family, dropped, pass};
 
 #[test]
 fn a_source_port_is_given_out_again_only_when_its_flow_is_over() {
@@ -68,7 +69,8 @@ fn ports_of_other_cpus_are_taken_when_those_of_one_are_used_up() {
                 };
                 pass(&mut world, &syn.frame());
             }
-            world.counter(PacketCounter::FlowNew)
+            // Flows that stay with their own backend.
+            world.counter(PacketCounter::FlowNew) - world.counter(PacketCounter::FlowElsewhere)
         };
         // All packets come by one of the CPUs.
         let (alone, four, eight) = (flows(1), flows(4), flows(8));
@@ -120,5 +122,78 @@ fn a_flow_whose_source_port_went_to_another_gets_one_anew() {
             let other = there(&mut world, &packet(thief, ACK));
             assert_eq!(other.sport, first.sport, "who has it keeps it");
         }
+    }
+}
+
+/// A world in which some backends have two source ports and the others as many as there are.
+fn with_few_ports(family: &Family, has_few: impl Fn(u32) -> bool) -> Box<Simulation> {
+    let mut world = family.world();
+    for (index, target) in &mut world.targets {
+        if has_few(*index) {
+            target.ports = 2;
+        }
+    }
+    world.settings.cpus = 1;
+    world
+}
+
+#[test]
+fn new_flow_without_a_source_port_goes_to_the_next_backend() {
+    for family in FAMILIES {
+        for is_udp in [false, true] {
+            let service = family.service(REMOTE);
+            let begin = |sport| Spec {
+                sport,
+                ..if is_udp {
+                    udp(family.client, &service)
+                } else {
+                    tcp(family.client, &service, SYN)
+                }
+            };
+            let first = there(&mut family.world(), &begin(40_000)).dst;
+            let is_first = |target: &Target| target.addr.to_addr() == addr::from_ip(first);
+            let full = family.world();
+            let full = full.targets.iter().find(|(_, target)| is_first(target));
+            let full = *full.expect("the target of the backend").0;
+            let mut world = with_few_ports(&family, |index| index == full);
+            let backends: Vec<_> = (40_000..40_050)
+                .map(|sport| there(&mut world, &begin(sport)).dst)
+                .collect();
+            let own = backends.iter().filter(|backend| **backend == first).count();
+            assert_eq!(own, 2, "as many as there are ports");
+            let others: HashSet<_> = backends.iter().filter(|b| **b != first).collect();
+            assert_eq!(others.len(), 1, "the next one is always the same");
+            assert_eq!(world.counter(PacketCounter::FlowElsewhere), 48);
+            assert_eq!(world.counter(PacketCounter::DropNoPort), 0);
+            // Packets of a connection that is not known begin nothing elsewhere.
+            if !is_udp {
+                let late = Spec {
+                    flags: Some(ACK),
+                    ..begin(41_000)
+                };
+                dropped(&mut world, &late.frame(), PacketCounter::DropNoPort);
+            }
+            // A flow that is there keeps its backend.
+            assert_eq!(there(&mut world, &begin(40_000)).dst, backends[0]);
+            assert_eq!(there(&mut world, &begin(40_049)).dst, backends[49]);
+        }
+    }
+}
+
+#[test]
+fn new_flow_is_dropped_where_no_backend_has_a_source_port() {
+    for family in FAMILIES {
+        let mut world = with_few_ports(&family, |_| true);
+        let service = family.service(REMOTE);
+        for sport in 40_000..40_050 {
+            let syn = Spec {
+                sport,
+                ..tcp(family.client, &service, SYN)
+            };
+            pass(&mut world, &syn.frame());
+        }
+        assert_eq!(world.counter(PacketCounter::FlowNew), 4, "of two backends");
+        assert_eq!(world.counter(PacketCounter::FlowElsewhere), 2);
+        assert_eq!(world.counter(PacketCounter::DropNoPort), 46);
     }
 }
