@@ -1,8 +1,10 @@
 //! The packet paths on the host: packet in, verdict, packet out, one sentence each.
 
 mod big_tcp;
+mod draft;
 mod dsr;
 mod fragments;
+mod frames;
 mod icmp;
 mod nat;
 mod neighbours;
