@@ -461,23 +461,19 @@ pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 /// A flow has found no source port among those of one CPU.
 #[inline(always)]
 pub(super) fn borrow<W: World>(world: &W, job: &mut Job) -> Verdict {
-    let borrowed = job.ports_of.wrapping_sub(world.cpu());
-    // A client that keeps its port has no other.
-    if !job.takes_source {
-        return Verdict::drop(PacketCounter::DropNoPort);
-    }
-    if borrowed >= MOST_BORROWED {
+    if job.ports_of.wrapping_sub(world.cpu()) >= MOST_BORROWED || !job.takes_source {
         return elsewhere(job);
     }
     job.ports_of = job.ports_of.wrapping_add(1);
     Verdict::next(Stage::Enter)
 }
 
-/// No source port towards the backend of a flow is free: one that begins goes to the next, once.
+/// No source port towards the backend of a flow is free: one that begins goes to the next, once. A client
+/// that keeps its port has no other.
 #[inline(always)]
 fn elsewhere(job: &mut Job) -> Verdict {
     let begins = job.segment.ip.protocol == protocol::UDP || opens(&job.segment);
-    if !begins || job.avoid != BackendId::NONE {
+    if !begins || !job.takes_source || job.avoid != BackendId::NONE {
         return Verdict::drop(PacketCounter::DropNoPort);
     }
     job.avoid = job.backend;

@@ -18,7 +18,9 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use super::holders::{self, Holder};
 use super::inet_diag::{self, Listener};
 use super::maps::Maps;
+use super::mptcp::MptcpListeners;
 use super::pod;
+use crate::dataplane::Error;
 
 /// `bpf_map_update_elem`: only if the key is not there.
 const BPF_NOEXIST: u64 = 1;
@@ -195,6 +197,39 @@ fn hidden_problem(bound: SocketAddr, protocol: u8) -> String {
              holds it (restart that process, or {mend})"
         )
     }
+}
+
+/// The backends of which a socket waits for clients.
+///
+/// # Errors
+/// When the kernel does not list its sockets.
+pub(super) fn listening(
+    maps: &Maps,
+    backends: &[Backend],
+    mptcp: &MptcpListeners,
+) -> Result<HashSet<BackendId>, Error> {
+    let noted = noted(maps).map_err(|error| Error::table("list the listening sockets", error))?;
+    // Sockets of UDP are noted only where datagrams are handed to them.
+    let uses_udp = |backend: &Backend| backend.protocol == protocol::UDP;
+    let udp = match backends.iter().any(uses_udp) {
+        true => inet_diag::listeners(protocol::UDP)
+            .map_err(|error| Error::table("list the sockets of UDP", error))?,
+        false => Vec::new(),
+    };
+    let mptcp = mptcp.listening().iter();
+    let udp = udp.iter().map(Listener::key);
+    let bound: HashSet<_> = noted
+        .iter()
+        .map(|key| (key.addr, key.port, key.protocol))
+        .chain(mptcp.map(|(addr, port)| (*addr, *port, protocol::TCP)))
+        .chain(udp.map(|(addr, port)| (addr, port, protocol::UDP)))
+        .collect();
+    let is_bound = |backend: &&Backend| {
+        bound_addresses(backend)
+            .iter()
+            .any(|addr| bound.contains(&(*addr, backend.port, backend.protocol)))
+    };
+    Ok(backends.iter().filter(is_bound).map(|b| b.id).collect())
 }
 
 /// The keys of all sockets that are entered.

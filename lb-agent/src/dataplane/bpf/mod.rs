@@ -428,36 +428,7 @@ impl DataPlane for Bpf {
     }
 
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error> {
-        let noted = adopt::noted(&self.maps)
-            .map_err(|error| Error::table("list the listening sockets", error))?;
-        let mptcp = self.mptcp.listening().iter();
-        // Sockets of UDP are noted only where datagrams are handed to them.
-        let uses_udp = |backend: &abi::Backend| backend.protocol == abi::protocol::UDP;
-        let udp = match self.observed.backends.iter().any(uses_udp) {
-            true => inet_diag::listeners(abi::protocol::UDP)
-                .map_err(|error| Error::table("list the sockets of UDP", error))?,
-            false => Vec::new(),
-        };
-        let udp = udp.iter().map(inet_diag::Listener::key);
-        let bound: HashSet<_> = noted
-            .iter()
-            .map(|key| (key.addr, key.port, key.protocol))
-            .chain(mptcp.map(|(addr, port)| (*addr, *port, abi::protocol::TCP)))
-            .chain(udp.map(|(addr, port)| (addr, port, abi::protocol::UDP)))
-            .collect();
-        let is_bound = |backend: &&abi::Backend| {
-            adopt::bound_addresses(backend)
-                .iter()
-                .any(|addr| bound.contains(&(*addr, backend.port, backend.protocol)))
-        };
-        Ok(Some(
-            self.observed
-                .backends
-                .iter()
-                .filter(is_bound)
-                .map(|b| b.id)
-                .collect(),
-        ))
+        adopt::listening(&self.maps, &self.observed.backends, &self.mptcp).map(Some)
     }
 
     fn close_connections(&self, backend: &abi::Backend) -> Result<usize, Error> {

@@ -28,8 +28,8 @@ pub(super) struct MptcpListeners {
     now: HashSet<Bound>,
     /// Addresses with a listener of plain TCP, which can be handed over.
     plain: HashSet<Bound>,
-    /// Ports with a listener on all addresses that takes IPv6 alone.
-    only_v6: HashSet<u16>,
+    /// Inodes of listeners on all addresses that take IPv6 alone.
+    only_v6: HashSet<u32>,
     /// Addresses that were MPTCP, and when last.
     seen: HashMap<Bound, Instant>,
 }
@@ -51,7 +51,7 @@ impl MptcpListeners {
         };
         let before = (self.decisive(), self.only_v6.clone());
         let only_v6 = listeners.iter().filter(|l| l.is_any_v6_only());
-        self.only_v6 = only_v6.map(|l| l.bound.port()).collect();
+        self.only_v6 = only_v6.map(|l| l.inode).collect();
         self.plain = of(false);
         self.now = &of(true) - &self.plain;
         self.seen.extend(self.now.iter().map(|key| (*key, now)));
@@ -148,6 +148,20 @@ mod tests {
         known.update(&mptcp, start);
         assert!(known.update(&[], start + RESTART * 2));
         assert!(!known.is_at(at("127.0.0.1:5000")));
+    }
+
+    #[test]
+    fn listener_for_ipv6_alone_that_is_opened_again_is_a_change() {
+        let only_v6 = |inode| Listener {
+            only_v6: true,
+            inode,
+            ..listener("[::]:5000", false)
+        };
+        let mut known = MptcpListeners::default();
+        let now = Instant::now();
+        assert!(known.update(&[only_v6(1)], now) && !known.update(&[only_v6(1)], now));
+        assert!(known.update(&[only_v6(2)], now));
+        assert!(known.update(&[listener("[::]:5000", false)], now));
     }
 
     #[test]
