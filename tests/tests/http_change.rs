@@ -122,3 +122,19 @@ fn x5_web_sockets_come_over_http_2_too_and_floods_are_ended() {
         assert!(visit.answer.is_ok(), "after a flood: {visit:?}");
     }
 }
+
+#[test]
+fn an_application_that_listened_before_the_agent_is_told_to_listen() {
+    let hosts = Hosts::new();
+    let dir = tempfile::tempdir().unwrap();
+    let app = node::copies(&hosts.balancer, [5000], dir.path());
+    let agent = Agent::start(
+        &hosts.balancer,
+        "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\
+         backends = ['127.0.0.1:5000']\n",
+    );
+    let listens = || agent.backend("127.0.0.1:5000")["listening"].clone();
+    assert_eq!(listens(), true);
+    drop(app);
+    wait::until("nobody listens", || (listens() == false).then_some(()));
+}

@@ -254,9 +254,18 @@ impl Conn {
 
     /// Ends the connection. A TCP socket says so by being closed.
     async fn close(mut self) {
-        if !matches!(self.stream, Stream::Client(_) | Stream::Tcp(_)) {
-            let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
+        if matches!(self.stream, Stream::Client(_) | Stream::Tcp(_)) {
+            return;
         }
+        let deadline = Deadline::new();
+        deadline.set(Some(LINGER));
+        poll_fn(
+            |context| match Pin::new(&mut self.stream).poll_shutdown(context) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => deadline.poll(context),
+            },
+        )
+        .await;
     }
 
     /// Ends the connection in stages: closing a socket with unread bytes resets the connection, and takes

@@ -209,13 +209,18 @@ pub(super) fn listening(
     mptcp: &MptcpListeners,
 ) -> Result<HashSet<BackendId>, Error> {
     let noted = noted(maps).map_err(|error| Error::table("list the listening sockets", error))?;
-    // Sockets of UDP are noted only where datagrams are handed to them.
-    let uses_udp = |backend: &Backend| backend.protocol == protocol::UDP;
-    let udp = match backends.iter().any(uses_udp) {
-        true => inet_diag::listeners(protocol::UDP)
-            .map_err(|error| Error::table("list the sockets of UDP", error))?,
-        false => Vec::new(),
+    // Sockets are noted only where connections or datagrams are handed to them: the kernel knows all.
+    let is_asked = |backend: &Backend| backend.protocol == protocol::UDP || !is_handed(backend);
+    let of_kernel = |protocol| {
+        let of_protocol = |backend: &&Backend| backend.protocol == protocol;
+        match backends.iter().filter(of_protocol).any(is_asked) {
+            true => inet_diag::listeners(protocol)
+                .map_err(|error| Error::table("list the sockets of the host", error)),
+            false => Ok(Vec::new()),
+        }
     };
+    let (tcp, udp) = (of_kernel(protocol::TCP)?, of_kernel(protocol::UDP)?);
+    let heard: HashSet<_> = tcp.iter().map(Listener::key).collect();
     let mptcp = mptcp.listening().iter();
     let udp = udp.iter().map(Listener::key);
     let bound: HashSet<_> = noted
@@ -225,11 +230,17 @@ pub(super) fn listening(
         .chain(udp.map(|(addr, port)| (addr, port, protocol::UDP)))
         .collect();
     let is_bound = |backend: &&Backend| {
-        bound_addresses(backend)
-            .iter()
-            .any(|addr| bound.contains(&(*addr, backend.port, backend.protocol)))
+        bound_addresses(backend).iter().any(|addr| {
+            bound.contains(&(*addr, backend.port, backend.protocol))
+                || !is_handed(backend) && heard.contains(&(*addr, backend.port))
+        })
     };
     Ok(backends.iter().filter(is_bound).map(|b| b.id).collect())
+}
+
+/// Whether the kernel hands connections to the backend's own sockets.
+fn is_handed(backend: &Backend) -> bool {
+    backend.path == path::SOCKET
 }
 
 /// The keys of all sockets that are entered.
