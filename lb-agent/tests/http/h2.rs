@@ -35,6 +35,11 @@ struct Secure {
 
 impl Secure {
     fn new(backend: &Backend) -> Self {
+        Self::with(backend, "")
+    }
+
+    /// With `settings` under `[service.http]`.
+    fn with(backend: &Backend, settings: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
         let path = |name: &str| files.path().join(name);
@@ -42,7 +47,7 @@ impl Secure {
         std::fs::write(path("key.pem"), made.signing_key.serialize_pem()).unwrap();
         let address = own_address();
         let settings = format!(
-            "[service.tls]\nlisten = ['{address}']\n\
+            "{settings}\n[service.tls]\nlisten = ['{address}']\n\
              certificates = [{{ certificate = '{}', key = '{}' }}]",
             path("cert.pem").display(),
             path("key.pem").display()
@@ -366,6 +371,28 @@ fn m6_3_an_answer_that_is_cut_short_resets_its_stream_alone() {
         backend.request().0.send(OK);
         assert_eq!(connection.outcome(), Outcome::Answer(200));
     }
+}
+
+#[test]
+fn a_client_that_does_not_take_its_stream_is_cut_off_after_its_time() {
+    let backend = Backend::new();
+    let secure = Secure::with(&backend, "timeouts = { send = '300ms' }");
+    let mut connection = secure.connect();
+    connection.send(HEADERS, END_HEADERS | END_STREAM, 1, &fields(&GET));
+    let (mut behind, _) = backend.request();
+    behind.send(&format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}",
+        "x".repeat(200_000)
+    ));
+    // The window of a stream is 65,535 bytes (section 6.9.2), and nothing makes it larger.
+    let begun = std::time::Instant::now();
+    while connection.next().is_some() {}
+    assert!(begun.elapsed() < Duration::from_secs(15), "not by a PING");
+    assert_eq!(
+        behind.rest(),
+        "",
+        "its backend is told by the end of its connection"
+    );
 }
 
 #[test]
