@@ -1,10 +1,12 @@
 //! Load and backends for benchmarks that no packaged program gives: TLS handshakes that count, and
 //! WebSockets. One thread, so that it takes the same share of the machine whoever is measured.
 //!
-//! Every command prints one JSON object, the figures of its run.
+//! Every command prints one JSON object, the figures of its run or the bytes of an answer.
 
+mod ask;
 mod echo;
 mod handshakes;
+mod idle;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -54,12 +56,16 @@ enum Command {
         #[arg(long, default_value_t = 32)]
         size: usize,
     },
-    /// Open WebSockets, say so, and hold them until the input ends
+    /// Open connections, say so, and hold them until the input ends
     Idle {
         to: SocketAddr,
+        #[arg(long, value_enum, default_value_t = idle::Kind::Websocket)]
+        kind: idle::Kind,
         #[arg(long, default_value_t = 10_000)]
         sockets: usize,
     },
+    /// Send the standard input, and print what comes back until the connection ends
+    Ask { to: SocketAddr },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -68,26 +74,28 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let figures = runtime.block_on(async {
-        match cli.command {
-            Command::Echo { listen } => echo::serve(&listen).await,
-            Command::Handshakes {
-                to,
-                seconds,
-                connections,
-                resume,
-            } => handshakes::run(to, Duration::from_secs(seconds), connections, resume).await,
-            Command::Websockets {
-                to,
-                seconds,
-                sockets,
-                size,
-            } => websocket::messages(to, Duration::from_secs(seconds), sockets, size).await,
-            Command::Idle { to, sockets } => websocket::idle(to, sockets).await,
-        }
-    })?;
-    println!("{figures}");
+    println!("{}", runtime.block_on(run(cli.command))?);
     Ok(())
+}
+
+async fn run(command: Command) -> anyhow::Result<serde_json::Value> {
+    match command {
+        Command::Echo { listen } => echo::serve(&listen).await,
+        Command::Handshakes {
+            to,
+            seconds,
+            connections,
+            resume,
+        } => handshakes::run(to, Duration::from_secs(seconds), connections, resume).await,
+        Command::Websockets {
+            to,
+            seconds,
+            sockets,
+            size,
+        } => websocket::messages(to, Duration::from_secs(seconds), sockets, size).await,
+        Command::Idle { to, kind, sockets } => idle::run(to, kind, sockets).await,
+        Command::Ask { to } => ask::run(to).await,
+    }
 }
 
 /// Ten thousand sockets take as many files.

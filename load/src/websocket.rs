@@ -11,13 +11,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::idle::{Kind, open_many};
+
 /// The example of RFC 6455, section 1.3, with its answer: nobody here is to be protected.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// Connections that are being opened at once.
-const OPENING: usize = 64;
 
-async fn open(to: SocketAddr) -> anyhow::Result<TcpStream> {
+/// A WebSocket.
+pub(crate) async fn open(to: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let request = format!(
@@ -56,7 +57,7 @@ pub(crate) async fn messages(
     sockets: usize,
     size: usize,
 ) -> anyhow::Result<Value> {
-    let streams = open_many(to, sockets).await?;
+    let streams = open_many(to, Kind::Websocket, sockets).await?;
     let frame: Rc<[u8]> = message(size)?.into();
     let count = Rc::new(Cell::new(0u64));
     let begun = Instant::now();
@@ -87,29 +88,4 @@ pub(crate) async fn messages(
         .await;
     let per_second = count.get() as f64 / begun.elapsed().as_secs_f64();
     Ok(json!({ "per_second": per_second, "count": count.get(), "errors": errors }))
-}
-
-/// Opens connections and holds them until the input ends.
-pub(crate) async fn idle(to: SocketAddr, sockets: usize) -> anyhow::Result<Value> {
-    let streams = open_many(to, sockets).await?;
-    println!("open");
-    let mut input = Vec::new();
-    tokio::io::stdin().read_to_end(&mut input).await?;
-    Ok(json!({ "count": streams.len() }))
-}
-
-async fn open_many(to: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpStream>> {
-    let (mut streams, mut opening) = (Vec::with_capacity(count), JoinSet::new());
-    for started in 0..count {
-        if started >= OPENING
-            && let Some(opened) = opening.join_next().await
-        {
-            streams.push(opened??);
-        }
-        opening.spawn(open(to));
-    }
-    while let Some(opened) = opening.join_next().await {
-        streams.push(opened??);
-    }
-    Ok(streams)
 }

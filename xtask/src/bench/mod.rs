@@ -50,7 +50,8 @@ enum Bench {
     /// Hosts as for `socket`. Each proxy has one worker or thread, keeps connections to the backends,
     /// sets the same headers, writes an access log, and serves HTTPS with the same certificate. Where
     /// there are two processors, the proxies have one of them to themselves, clients and backends
-    /// share the other. Requests come from wrk; handshakes and WebSockets from `load`. The proxies
+    /// share the other. Requests come from wrk, those over HTTP/2 from h2load, handshakes and WebSockets
+    /// from `load`. Before a measurement each proxy is asked once, and has to answer as it should. The proxies
     /// take turns in rounds; the medians of the rounds are printed, and the median of each round's
     /// ratio of lb-agent to the better of the other two.
     Http(http::Args),

@@ -84,6 +84,15 @@ impl<'a> Programs<'a> {
             .is_ok_and(|output| output.status.success())
     }
 
+    /// Ends one of them, by its process id.
+    pub(super) fn end_one(&mut self, pid: u32) {
+        for child in self.children.iter_mut().filter(|child| child.id() == pid) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.children.retain(|child| child.id() != pid);
+    }
+
     /// Ends all of them.
     pub(super) fn end(&mut self) {
         for child in &mut self.children {

@@ -1,14 +1,15 @@
 //! What is measured, one proxy at a time.
 
-use super::super::net::{Host, Net, SERVER};
-use super::super::wrk;
-use super::proxies::{Place, Proxies, Proxy, command, load_program};
+use super::answer::Answer;
+use super::check::Check;
+use super::load::Target;
+use super::pages::ZEROS;
+use super::ports::Port;
+use super::script::script;
+use super::shape::Shape;
 use anyhow::{Context, Result};
-use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
 /// A measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -19,10 +20,34 @@ pub(super) enum Measure {
     KeepAlive512,
     /// A connection for each request
     PerRequest,
+    /// POST of 300 bytes
+    Post300,
+    /// POST of 64 KiB
+    Post64k,
+    /// Answers in chunks
+    Chunked,
+    /// JSON of 5.5 KiB, compressed by the proxy
+    Gzip,
+    /// A header set on each request, another on each answer
+    Rules,
+    /// A client that is a trusted proxy
+    Trusted,
+    /// Stickiness by a cookie
+    Cookie,
+    /// Stickiness by the session of Socket.IO
+    Sid,
+    /// Of ten requests seven small GETs, a POST, an answer in chunks, and one compressed
+    Mixed,
     /// Answers of 64 KiB
     Kib64,
     /// Answers of 10 MiB
     Mib10,
+    /// Small answers over TLS on 64 connections that stay
+    Tls64,
+    /// Small answers over HTTP/2, one request at once on each of 64 connections
+    H2One,
+    /// The same with 100 requests at once on each of 8 connections
+    H2Hundred,
     /// TLS handshakes from nothing
     FullHandshakes,
     /// TLS handshakes that resume a session
@@ -31,6 +56,8 @@ pub(super) enum Measure {
     Messages,
     /// WebSockets that do nothing
     Idle,
+    /// Connections that do nothing after a request
+    IdleKeepAlive,
 }
 
 /// What a figure is of.
@@ -41,6 +68,7 @@ pub(super) enum Unit {
     P99Ms,
     CpuUs,
     KibPerSocket,
+    Compressed,
 }
 
 impl Unit {
@@ -51,6 +79,7 @@ impl Unit {
             Self::P99Ms => "p99, ms",
             Self::CpuUs => "CPU of the proxy, us",
             Self::KibPerSocket => "KiB for a socket",
+            Self::Compressed => "bytes, compressed",
         }
     }
 
@@ -73,16 +102,38 @@ pub(super) struct Amount {
     pub(super) idle_sockets: u32,
 }
 
+/// A measurement that can be taken of a proxy: it has been seen to answer as it should.
+pub(super) struct Prepared {
+    measure: Measure,
+    /// For wrk.
+    script: PathBuf,
+    dir: PathBuf,
+    /// What the check has measured, the same in each round.
+    fixed: Vec<(Unit, f64)>,
+}
+
 impl Measure {
-    /// All of them, in their order: memory first, as it must be that of proxies which have not done
-    /// anything else yet.
-    pub(super) const ALL: [Self; 9] = [
+    /// All of them, in their order.
+    pub(super) const ALL: [Self; 22] = [
         Self::Idle,
+        Self::IdleKeepAlive,
         Self::KeepAlive64,
         Self::KeepAlive512,
         Self::PerRequest,
+        Self::Post300,
+        Self::Post64k,
+        Self::Chunked,
+        Self::Gzip,
+        Self::Rules,
+        Self::Trusted,
+        Self::Cookie,
+        Self::Sid,
+        Self::Mixed,
         Self::Kib64,
         Self::Mib10,
+        Self::Tls64,
+        Self::H2One,
+        Self::H2Hundred,
         Self::FullHandshakes,
         Self::Resumptions,
         Self::Messages,
@@ -94,197 +145,124 @@ impl Measure {
             Self::KeepAlive64 => "keep-alive, 64 connections",
             Self::KeepAlive512 => "keep-alive, 512 connections",
             Self::PerRequest => "connection per request",
+            Self::Post300 => "POST of 300 bytes",
+            Self::Post64k => "POST of 64 KiB",
+            Self::Chunked => "chunked answers",
+            Self::Gzip => "JSON of 5.5 KiB by gzip",
+            Self::Rules => "header rules each way",
+            Self::Trusted => "from a trusted proxy",
+            Self::Cookie => "sticky by cookie",
+            Self::Sid => "sticky by Socket.IO sid",
+            Self::Mixed => "mixed: 7 GET, POST, chunked, gzip",
             Self::Kib64 => "answers of 64 KiB",
             Self::Mib10 => "answers of 10 MiB",
+            Self::Tls64 => "TLS keep-alive, 64 connections",
+            Self::H2One => "HTTP/2, 1 stream",
+            Self::H2Hundred => "HTTP/2, 100 streams",
             Self::FullHandshakes => "full TLS handshakes",
             Self::Resumptions => "resumed TLS handshakes",
             Self::Messages => "WebSocket messages",
             Self::Idle => "idle WebSockets (10,000 where files allow)",
+            Self::IdleKeepAlive => "idle keep-alive connections (the same)",
         }
     }
 
-    /// Whether it can be measured again: memory that was once taken is not given back.
-    pub(super) fn repeats(self) -> bool {
-        self != Self::Idle
+    /// Whether it is of memory: what was once taken is not given back, so that it is measured once, of
+    /// a proxy that has not done anything else yet.
+    pub(super) fn is_of_memory(self) -> bool {
+        matches!(self, Self::Idle | Self::IdleKeepAlive)
     }
 
-    /// Measures one proxy.
-    pub(super) fn take(
-        self,
-        net: &Net,
-        proxies: &Proxies<'_>,
-        proxy: Proxy,
-        amount: Amount,
-    ) -> Result<Reading> {
-        let pid = proxies.pid(proxy)?;
-        let ports = proxy.ports();
-        let seconds = amount.seconds;
-        let plain = |path: &str| format!("http://{SERVER}:{}{path}", ports.plain);
-        let requests = |connections: u32, path: &str, close: bool| {
-            let mut wrk = command(net, Host::Client, Place::Others, Path::new("wrk"));
-            wrk.args(["-t1", "--latency", "--timeout", "10s"])
-                .args([format!("-c{connections}"), format!("-d{seconds}s")]);
-            if close {
-                wrk.args(["-H", "Connection: close"]);
-            }
-            wrk.arg(plain(path));
-            of_wrk(wrk, pid)
+    /// Asks a proxy for each kind of request that is to be measured.
+    pub(super) fn prepare(self, check: &Check<'_>) -> Result<Prepared> {
+        let shapes = match self {
+            Self::Cookie => vec![check.cookie()?],
+            Self::Sid => vec![check.session()?],
+            _ => self.shapes(),
         };
-        let load = |what: &str, port: u16| {
-            let mut load = command(net, Host::Client, Place::Others, &load_program());
-            load.arg(what).arg(format!("{SERVER}:{port}"));
-            load
+        let answers = shapes.iter().map(|shape| check.ask(shape));
+        let answers = answers.collect::<Result<Vec<Answer>>>()?;
+        let fixed = match (self, &answers[..]) {
+            (Self::Gzip, [answer]) => vec![(Unit::Compressed, answer.body.len() as f64)],
+            _ => Vec::new(),
         };
-        let timed = |what: &str, port: u16, more: &[&str]| {
-            let mut load = load(what, port);
-            load.args(["--seconds", &seconds.to_string()]).args(more);
-            of_load(load, pid)
-        };
-        match self {
-            Self::KeepAlive64 => requests(64, "/", false),
-            Self::KeepAlive512 => requests(512, "/", false),
-            Self::PerRequest => requests(64, "/", true),
-            Self::Kib64 => requests(64, "/64k", false),
-            Self::Mib10 => requests(8, "/10m", false),
-            Self::FullHandshakes => timed("handshakes", ports.tls, &[]),
-            Self::Resumptions => timed("handshakes", ports.tls, &["--resume"]),
-            Self::Messages => timed("websockets", ports.websocket, &[]),
-            Self::Idle => idle(load("idle", ports.websocket), pid, amount.idle_sockets),
+        let file = check.dir.join(format!("{}.lua", check.proxy.name()));
+        if !shapes.is_empty() {
+            fs::write(&file, script(&shapes)).context("write a script")?;
         }
-    }
-}
-
-fn of_wrk(wrk: Command, pid: u32) -> Result<Reading> {
-    let before = cpu_us(pid)?;
-    let text = wrk::run(wrk)?;
-    let cpu = cpu_us(pid)? - before;
-    let read = || {
-        let reading = wrk::parse(&text)?;
-        let requests = requests(&text)?;
-        let figures = vec![
-            (Unit::PerSecond, reading.requests_per_second),
-            (Unit::P50Ms, percentile_ms(&text, "50%")?),
-            (Unit::P99Ms, percentile_ms(&text, "99%")?),
-            (Unit::CpuUs, cpu / requests),
-        ];
-        Some(Reading {
-            figures,
-            errors: reading.errors,
+        Ok(Prepared {
+            measure: self,
+            script: file,
+            dir: check.dir.to_owned(),
+            fixed,
         })
-    };
-    read().with_context(|| format!("wrk said:\n{text}"))
-}
+    }
 
-fn of_load(load: Command, pid: u32) -> Result<Reading> {
-    let before = cpu_us(pid)?;
-    let text = wrk::run(load)?;
-    let cpu = cpu_us(pid)? - before;
-    let said: Value = serde_json::from_str(&text).context("read what the load says")?;
-    let number = |name: &str| {
-        said[name]
-            .as_f64()
-            .with_context(|| format!("no {name}: {said}"))
-    };
-    let figures = vec![
-        (Unit::PerSecond, number("per_second")?),
-        (Unit::CpuUs, cpu / number("count")?),
-    ];
-    Ok(Reading {
-        figures,
-        errors: said["errors"].as_u64().unwrap_or(0),
-    })
-}
+    /// The requests that wrk sends; handshakes, HTTP/2 and WebSockets are checked by their own loads.
+    fn shapes(self) -> Vec<Shape> {
+        let [kib64, mib10] = ZEROS;
+        vec![match self {
+            Self::KeepAlive64 | Self::KeepAlive512 | Self::PerRequest | Self::IdleKeepAlive => {
+                Shape::small(Port::Plain)
+            }
+            Self::Post300 => Shape::post(300),
+            Self::Post64k => Shape::post(64 << 10),
+            Self::Chunked => Shape::chunked(),
+            Self::Gzip => Shape::compressed(),
+            Self::Rules => Shape::rules(),
+            Self::Trusted => Shape::trusted(),
+            Self::Kib64 => Shape::zeros(kib64),
+            Self::Mib10 => Shape::zeros(mib10),
+            Self::Tls64 | Self::H2One | Self::H2Hundred => Shape::small(Port::Tls),
+            Self::Mixed => return Shape::mixed(),
+            Self::Cookie | Self::Sid => return Vec::new(),
+            Self::FullHandshakes | Self::Resumptions | Self::Messages | Self::Idle => {
+                return Vec::new();
+            }
+        }]
+    }
 
-/// Memory of the proxy with so many sockets open, less that without.
-fn idle(mut load: Command, pid: u32, sockets: u32) -> Result<Reading> {
-    let before = resident_kib(pid)?;
-    let mut child = load
-        .args(["--sockets", &sockets.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start the load")?;
-    let mut output = BufReader::new(child.stdout.take().context("no output")?);
-    let mut line = String::new();
-    let read = output.read_line(&mut line);
-    let after = resident_kib(pid);
-    // The end of its input ends it.
-    drop(child.stdin.take());
-    let status = child.wait().context("wait for the load")?;
-    drop(output);
-    read.context("read what the load says")?;
-    anyhow::ensure!(line.trim() == "open", "the load said {line:?} ({status})");
-    let each = (after? - before) / f64::from(sockets);
-    Ok(Reading {
-        figures: vec![(Unit::KibPerSocket, each)],
-        errors: 0,
-    })
-}
-
-/// The number in "441371 requests in 3.00s".
-fn requests(text: &str) -> Option<f64> {
-    let line = text.lines().find(|line| line.contains(" requests in "))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-/// The number in "    99%    1.20ms".
-fn percentile_ms(text: &str, percent: &str) -> Option<f64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(percent))?;
-    let line = line.trim();
-    for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1000.0), ("m", 60_000.0)] {
-        if let Some(number) = line.strip_suffix(unit) {
-            return number.parse::<f64>().ok().map(|number| number * factor);
+    /// The port that wrk asks.
+    fn port(self) -> Port {
+        match self {
+            Self::Rules => Port::Rules,
+            Self::Trusted => Port::Trusted,
+            Self::Cookie => Port::Cookie,
+            Self::Sid => Port::SocketIo,
+            Self::Tls64 => Port::Tls,
+            _ => Port::Plain,
         }
     }
-    None
-}
 
-/// What all threads of a process have spent on a processor so far, in microseconds.
-fn cpu_us(pid: u32) -> Result<f64> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).context("read the threads of a proxy")?;
-    let mut ns = 0.0;
-    for task in tasks.flatten() {
-        // A thread that has just ended has no figures any more.
-        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        let spent = text
-            .split(' ')
-            .next()
-            .and_then(|first| first.parse::<f64>().ok());
-        ns += spent.unwrap_or(0.0);
+    fn connections(self) -> u32 {
+        match self {
+            Self::KeepAlive512 => 512,
+            Self::Mib10 => 8,
+            _ => 64,
+        }
     }
-    Ok(ns / 1000.0)
 }
 
-/// The memory of a process that is in RAM.
-fn resident_kib(pid: u32) -> Result<f64> {
-    let status =
-        fs::read_to_string(format!("/proc/{pid}/status")).context("read a proxy's status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
-        .context("no VmRSS in a proxy's status")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn latencies_are_read_in_every_unit() {
-        let text = "  Latency Distribution\n     50%  418.00us\n     75%    1.20ms\n     \
-                    90%    2.00s\n     99%    1.50m\n  441371 requests in 3.00s, 66.51MB read\n";
-        assert_eq!(percentile_ms(text, "50%"), Some(0.418));
-        assert_eq!(percentile_ms(text, "75%"), Some(1.2));
-        assert_eq!(percentile_ms(text, "90%"), Some(2000.0));
-        assert_eq!(percentile_ms(text, "99%"), Some(90_000.0));
-        assert_eq!(requests(text), Some(441_371.0));
-    }
-
-    #[test]
-    fn a_process_has_used_time_and_memory() {
-        let me = std::process::id();
-        assert!(cpu_us(me).unwrap() > 0.0);
-        assert!(resident_kib(me).unwrap() > 0.0);
+impl Prepared {
+    /// Measures the proxy.
+    pub(super) fn take(&self, target: &Target<'_>, idle_sockets: u32) -> Result<Reading> {
+        let measure = self.measure;
+        let mut reading = match measure {
+            Measure::FullHandshakes => target.own("handshakes", Port::Tls, &[]),
+            Measure::Resumptions => target.own("handshakes", Port::Tls, &["--resume"]),
+            Measure::Messages => target.own("websockets", Port::WebSocket, &[]),
+            Measure::Idle => target.idle(Port::WebSocket, "websocket", idle_sockets),
+            Measure::IdleKeepAlive => target.idle(Port::Plain, "keep-alive", idle_sockets),
+            Measure::H2One => target.h2load(64, 1, &self.dir),
+            Measure::H2Hundred => target.h2load(8, 100, &self.dir),
+            _ => target.wrk(
+                measure.port(),
+                &self.script,
+                measure.connections(),
+                measure == Measure::PerRequest,
+            ),
+        }?;
+        reading.figures.extend_from_slice(&self.fixed);
+        Ok(reading)
     }
 }

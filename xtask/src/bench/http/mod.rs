@@ -1,12 +1,27 @@
 //! `cargo xtask bench http`: lb-agent, nginx and HAProxy as reverse proxies, in rounds in which
 //! they take turns.
 //!
-//! `config` and `proxies` are the programs, `measure` what is measured of them, `report` the medians.
+//! | module | owns |
+//! | --- | --- |
+//! | `ports`, `peers`, `config`, `pages`, `proxies` | the programs |
+//! | `measure`, `shape` | what is measured, and by which requests |
+//! | `check`, `answer` | whether each proxy does it |
+//! | `load`, `script`, `process` | load, and what it costs the proxy |
+//! | `report` | medians and ratios |
 
+mod answer;
+mod check;
 mod config;
+mod load;
 mod measure;
+mod pages;
+mod peers;
+mod ports;
+mod process;
 mod proxies;
 mod report;
+mod script;
+mod shape;
 
 use super::net::Net;
 use super::scratch::{Scratch, sweep};
@@ -15,9 +30,14 @@ use crate::build::{self, Profile};
 use crate::sh::{find_program, is_root, say};
 use crate::{host, packages};
 use anyhow::{Context, Result, ensure};
-use measure::{Amount, Measure};
-use proxies::{Proxies, Proxy};
+use check::Check;
+use load::Target;
+use measure::{Amount, Measure, Prepared, Reading};
+use peers::Peers;
+use ports::Proxy;
+use proxies::Proxies;
 use report::Results;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 /// Arguments of `cargo xtask bench http`.
@@ -32,7 +52,7 @@ pub(super) struct Args {
     /// Seconds for each proxy in each round
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Only see that it works: one round of a second, a thousand idle WebSockets
+    /// Only see that it works: one round of a second, a thousand idle connections
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
     /// Only these, for example `keep-alive64,messages`
@@ -41,6 +61,9 @@ pub(super) struct Args {
     /// Only these proxies
     #[arg(long, value_delimiter = ',', default_values = ["nginx", "haproxy", "agent"])]
     proxies: Vec<Proxy>,
+    /// A root directory with another nginx and HAProxy, such as `debootstrap sid DIR` makes
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
 }
 
 /// Measures and prints.
@@ -49,35 +72,34 @@ pub(super) fn bench(args: &Args) -> Result<()> {
         is_root(),
         "making network namespaces takes root: run this as root"
     );
-    prepare()?;
+    let peers = Peers::new(args.peers.as_deref())?;
+    prepare(&peers)?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
         .context("listen to Ctrl-C")?;
     sweep();
     let scratch = Scratch::new()?;
     let net = Net::new(scratch.name.clone())?;
-    let proxies = Proxies::start(&net, &scratch.dir, &args.proxies)?;
-    let (rounds, amount) = if args.quick {
-        let amount = Amount {
-            seconds: 1,
-            idle_sockets: 1000,
-        };
-        (1, amount)
-    } else {
-        let amount = Amount {
-            seconds: args.seconds,
-            // Each takes two files, and others are open too.
-            idle_sockets: (proxies::open_files() / 2 - 100).min(10_000),
-        };
-        (args.rounds, amount)
+    let versions = args.proxies.iter().map(|proxy| {
+        let version = peers.version(*proxy)?;
+        Ok((*proxy, version))
+    });
+    let versions = versions.collect::<Result<_>>()?;
+    let (rounds, amount) = args.amount();
+    let mut run = Run {
+        net: &net,
+        dir: &scratch.dir,
+        proxies: Proxies::start(&net, &scratch.dir, &peers, &args.proxies)?,
+        order: &args.proxies,
+        rounds,
+        amount,
+        results: Results::new(versions),
     };
-    let mut results = Results::default();
     for measure in Measure::ALL {
         if args.only.is_empty() || args.only.contains(&measure) {
-            let rounds = if measure.repeats() { rounds } else { 1 };
-            run(&net, &proxies, measure, args, rounds, amount, &mut results)?;
+            run.measure(measure)?;
         }
     }
-    drop(proxies);
+    let results = run.results;
     if args.json {
         println!("{:#}", results.json(amount.seconds));
     } else {
@@ -86,60 +108,115 @@ pub(super) fn bench(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// All rounds of one measurement. Each starts with another proxy, so that none is always the first
-/// after a pause.
-fn run(
-    net: &Net,
-    proxies: &Proxies<'_>,
-    measure: Measure,
-    args: &Args,
+impl Args {
+    /// Rounds, and how much each is.
+    fn amount(&self) -> (u32, Amount) {
+        if self.quick {
+            let amount = Amount {
+                seconds: 1,
+                idle_sockets: 1000,
+            };
+            return (1, amount);
+        }
+        let amount = Amount {
+            seconds: self.seconds,
+            // Each takes two files, and others are open too.
+            idle_sockets: (proxies::open_files() / 2 - 100).min(10_000),
+        };
+        (self.rounds, amount)
+    }
+}
+
+/// The benchmark under way.
+struct Run<'a> {
+    net: &'a Net,
+    dir: &'a Path,
+    proxies: Proxies<'a>,
+    /// The proxies that take turns.
+    order: &'a [Proxy],
     rounds: u32,
     amount: Amount,
-    results: &mut Results,
-) -> Result<()> {
-    if measure.repeats() {
-        let short = Amount {
-            seconds: 1,
-            ..amount
+    results: Results,
+}
+
+impl Run<'_> {
+    /// All rounds of one measurement. Each starts with another proxy, so that none is always the first
+    /// after a pause.
+    fn measure(&mut self, measure: Measure) -> Result<()> {
+        let mut prepared = Vec::new();
+        for &proxy in self.order {
+            let ready = self.prepare(measure, proxy);
+            prepared.push(ready.with_context(|| format!("{}, {}", proxy.name(), measure.name()))?);
+        }
+        let rounds = if measure.is_of_memory() {
+            1
+        } else {
+            self.rounds
         };
-        for &proxy in &args.proxies {
-            measure
-                .take(net, proxies, proxy, short)
-                .with_context(|| format!("{}, {}", proxy.name(), measure.name()))?;
+        for round in 0..rounds as usize {
+            for turn in 0..self.order.len() {
+                let turn = (round + turn) % self.order.len();
+                let proxy = self.order[turn];
+                let reading = self.take(&prepared[turn], proxy, self.amount.seconds);
+                let reading =
+                    reading.with_context(|| format!("{}, {}", proxy.name(), measure.name()))?;
+                let figures: Vec<String> = reading
+                    .figures
+                    .iter()
+                    .map(|(unit, value)| format!("{value:.2} {}", unit.name()))
+                    .collect();
+                say(format!(
+                    "{}, round {} of {rounds}, {}: {}",
+                    measure.name(),
+                    round + 1,
+                    proxy.name(),
+                    figures.join("; ")
+                ));
+                self.results
+                    .add(measure, proxy, reading.figures, reading.errors);
+            }
         }
+        Ok(())
     }
-    for round in 0..rounds as usize {
-        for turn in 0..args.proxies.len() {
-            let proxy = args.proxies[(round + turn) % args.proxies.len()];
-            let reading = measure
-                .take(net, proxies, proxy, amount)
-                .with_context(|| format!("{}, {}", proxy.name(), measure.name()))?;
-            let figures: Vec<String> = reading
-                .figures
-                .iter()
-                .map(|(unit, value)| format!("{value:.2} {}", unit.name()))
-                .collect();
-            say(format!(
-                "{}, round {} of {rounds}, {}: {}",
-                measure.name(),
-                round + 1,
-                proxy.name(),
-                figures.join("; ")
-            ));
-            results.add(measure, proxy, reading.figures, reading.errors);
+
+    /// Sees that a proxy does what is measured, and warms it up.
+    fn prepare(&mut self, measure: Measure, proxy: Proxy) -> Result<Prepared> {
+        if measure.is_of_memory() {
+            self.proxies.restart(proxy)?;
         }
+        let check = Check {
+            net: self.net,
+            proxy,
+            dir: self.dir,
+        };
+        let prepared = measure.prepare(&check)?;
+        if !measure.is_of_memory() {
+            self.take(&prepared, proxy, 1)?;
+        }
+        Ok(prepared)
     }
-    Ok(())
+
+    fn take(&self, prepared: &Prepared, proxy: Proxy, seconds: u32) -> Result<Reading> {
+        let target = Target {
+            net: self.net,
+            proxy,
+            pid: self.proxies.pid(proxy)?,
+            seconds,
+        };
+        prepared.take(&target, self.amount.idle_sockets)
+    }
 }
 
 /// Builds and installs what is needed.
-fn prepare() -> Result<()> {
+fn prepare(peers: &Peers) -> Result<()> {
     build::build(Profile::Dist)?;
     build::package(Profile::Dist, "lb-load")?;
     host::mount_bpffs()?;
     let needed = [
         ("ip", "iproute2"),
         ("wrk", "wrk"),
+        ("h2load", "nghttp2-client"),
+        ("gzip", "gzip"),
         ("nginx", "nginx"),
         ("haproxy", "haproxy"),
         ("openssl", "openssl"),
@@ -147,6 +224,8 @@ fn prepare() -> Result<()> {
     ];
     let packages: Vec<&str> = needed
         .into_iter()
+        // The backends are nginx in any case.
+        .filter(|(program, _)| *program != "haproxy" || peers.are_installed())
         .filter(|(program, _)| find_program(program).is_none())
         .map(|(_, package)| package)
         .collect();

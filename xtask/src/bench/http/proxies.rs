@@ -3,11 +3,14 @@
 
 use super::super::net::{Host, Net};
 use super::super::programs::Programs;
-use super::config;
+use super::peers::{self, Peers};
+use super::ports::{Port, Proxy};
+use super::{config, pages};
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
 use anyhow::{Context, Result};
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -16,6 +19,8 @@ use std::sync::LazyLock;
 pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
 /// The port of the backend that sends WebSocket messages back.
 pub(super) const ECHO: u16 = 6000;
+/// The version of nginx from which `http2` is a line of its own.
+const HTTP2_LINE: [u32; 3] = [1, 25, 1];
 /// Files that a proxy should be able to have open, two for each WebSocket.
 const OPEN_FILES: u32 = 65_536;
 
@@ -36,51 +41,6 @@ pub(super) fn open_files() -> u32 {
         hard.unwrap_or(1024).min(OPEN_FILES)
     });
     *LIMIT
-}
-
-/// Who is measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(super) enum Proxy {
-    /// nginx, one worker
-    Nginx,
-    /// HAProxy, one thread
-    Haproxy,
-    /// lb-agent, one worker
-    Agent,
-}
-
-/// Where a proxy takes what.
-pub(super) struct Ports {
-    pub(super) plain: u16,
-    pub(super) tls: u16,
-    pub(super) websocket: u16,
-}
-
-impl Proxy {
-    /// All of them, in the order of the table.
-    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Agent];
-
-    /// Its name in tables and JSON.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Nginx => "nginx",
-            Self::Haproxy => "HAProxy",
-            Self::Agent => "lb-agent",
-        }
-    }
-
-    pub(super) fn ports(self) -> Ports {
-        let (plain, tls, websocket) = match self {
-            Self::Nginx => (8080, 8443, 8090),
-            Self::Haproxy => (8081, 8444, 8091),
-            Self::Agent => (80, 443, 8092),
-        };
-        Ports {
-            plain,
-            tls,
-            websocket,
-        }
-    }
 }
 
 /// Which processor a program runs on.
@@ -117,22 +77,29 @@ pub(super) struct Proxies<'a> {
     net: &'a Net,
     dir: &'a Path,
     pin_dir: PathBuf,
+    peers: &'a Peers,
     programs: Programs<'a>,
     pids: Vec<(Proxy, u32)>,
 }
 
 impl<'a> Proxies<'a> {
     /// Starts all that the measurements of these proxies need.
-    pub(super) fn start(net: &'a Net, dir: &'a Path, proxies: &[Proxy]) -> Result<Self> {
+    pub(super) fn start(
+        net: &'a Net,
+        dir: &'a Path,
+        peers: &'a Peers,
+        proxies: &[Proxy],
+    ) -> Result<Self> {
         let name = dir.file_name().context("a directory without a name")?;
         let mut all = Self {
             net,
             dir,
             pin_dir: Path::new("/sys/fs/bpf").join(name),
+            peers,
             programs: Programs::new(net, dir),
             pids: Vec::new(),
         };
-        all.make_pages()?;
+        pages::write(&dir.join("pages"))?;
         all.make_certificate()?;
         all.start_backends()?;
         for &proxy in proxies {
@@ -148,13 +115,12 @@ impl<'a> Proxies<'a> {
         found.map(|(_, pid)| *pid).context("it was not started")
     }
 
-    fn make_pages(&self) -> Result<()> {
-        let pages = self.dir.join("pages");
-        fs::create_dir(&pages).context("make the pages")?;
-        for (name, bytes) in [("64k", 64 << 10), ("10m", 10 << 20)] {
-            let page = File::create(pages.join(name)).context("make a page")?;
-            page.set_len(bytes).context("make a page")?;
-        }
+    /// Ends a proxy and starts it anew, for measurements of memory.
+    pub(super) fn restart(&mut self, proxy: Proxy) -> Result<()> {
+        self.programs.end_one(self.pid(proxy)?);
+        self.pids.retain(|(known, _)| *known != proxy);
+        let pid = self.start_proxy(proxy)?;
+        self.pids.push((proxy, pid));
         Ok(())
     }
 
@@ -178,7 +144,7 @@ impl<'a> Proxies<'a> {
             let name = format!("backend-{port}");
             let config = config::backend(self.dir, port);
             // The proxies alone are on the server's outer address; backends answer on the inner.
-            let nginx = self.nginx(&name, &config, Place::Others)?;
+            let nginx = self.nginx(&["nginx".into()], &name, &config, Place::Others)?;
             self.programs.spawn_unseen(&name, nginx, port)?;
         }
         let mut echo = command(self.net, Host::Server, Place::Others, &load_program());
@@ -189,31 +155,35 @@ impl<'a> Proxies<'a> {
     fn start_proxy(&mut self, proxy: Proxy) -> Result<u32> {
         let command = match proxy {
             Proxy::Nginx => {
-                let config = config::reverse_nginx(self.dir);
-                self.nginx("nginx", &config, Place::Proxies)?
+                let version = self.peers.version(proxy)?;
+                let has_http2_line = peers::is_at_least(&version, HTTP2_LINE);
+                let config = config::reverse_nginx(self.dir, has_http2_line);
+                self.nginx(&self.peers.words("nginx"), "nginx", &config, Place::Proxies)?
             }
             Proxy::Haproxy => {
                 let config = config::haproxy(self.dir);
                 let file = self.programs.write("haproxy.cfg", &config)?;
-                let mut haproxy = self.program(Path::new("haproxy"), Place::Proxies);
+                let words = self.peers.words("haproxy");
+                let mut haproxy = self.program(&words, Place::Proxies);
                 haproxy.arg("-db").arg("-f").arg(file);
                 haproxy
             }
             Proxy::Agent => {
                 let config = config::agent(self.dir, &self.pin_dir);
                 let file = self.programs.write("agent.toml", &config)?;
-                let mut agent = self.program(&build::agent(Profile::Dist), Place::Proxies);
+                let agent = build::agent(Profile::Dist).into();
+                let mut agent = self.program(&[agent], Place::Proxies);
                 agent.arg("run").arg("--config").arg(file);
                 agent
             }
         };
-        let port = proxy.ports().plain;
+        let port = proxy.port(Port::Plain);
         self.programs.spawn(proxy.name(), command, port)
     }
 
-    fn nginx(&self, name: &str, config: &str, place: Place) -> Result<Command> {
+    fn nginx(&self, words: &[OsString], name: &str, config: &str, place: Place) -> Result<Command> {
         let file = self.programs.write(&format!("{name}.conf"), config)?;
-        let mut nginx = self.program(Path::new("nginx"), place);
+        let mut nginx = self.program(words, place);
         nginx
             .arg("-p")
             .arg(self.dir)
@@ -223,8 +193,10 @@ impl<'a> Proxies<'a> {
         Ok(nginx)
     }
 
-    fn program(&self, program: &Path, place: Place) -> Command {
-        command(self.net, Host::Server, place, program)
+    fn program(&self, words: &[OsString], place: Place) -> Command {
+        let mut command = command(self.net, Host::Server, place, Path::new(&words[0]));
+        command.args(&words[1..]);
+        command
     }
 }
 

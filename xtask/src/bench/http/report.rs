@@ -2,7 +2,7 @@
 
 use super::super::report::median;
 use super::measure::{Measure, Unit};
-use super::proxies::Proxy;
+use super::ports::Proxy;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -18,11 +18,21 @@ pub(super) struct Series {
 /// All that was measured.
 #[derive(Default)]
 pub(super) struct Results {
+    /// Of the proxies, in the order of the table.
+    versions: Vec<(Proxy, String)>,
     series: Vec<Series>,
     errors: Vec<(Measure, Proxy, u64)>,
 }
 
 impl Results {
+    /// None yet, of proxies with these versions.
+    pub(super) fn new(versions: Vec<(Proxy, String)>) -> Self {
+        Self {
+            versions,
+            ..Self::default()
+        }
+    }
+
     /// One more round of a measurement.
     pub(super) fn add(
         &mut self,
@@ -96,9 +106,14 @@ impl Results {
 
     /// A row for each figure, a column for each proxy.
     pub(super) fn table(&self, rounds: u32, seconds: u32) -> String {
+        let versions = self.versions.iter();
+        let versions: Vec<String> = versions
+            .map(|(proxy, version)| format!("{} {version}", proxy.name()))
+            .collect();
         let mut text = format!(
-            "medians of {rounds} rounds of {seconds} s; ratio: lb-agent to the better of the others\n\n\
-             {:52}",
+            "{}\nmedians of {rounds} rounds of {seconds} s; ratio: lb-agent to the better of the others\n\n\
+             {:60}",
+            versions.join(", "),
             ""
         );
         for proxy in Proxy::ALL {
@@ -107,7 +122,7 @@ impl Results {
         let _ = write!(text, "{:>9}", "ratio");
         for (measure, unit) in self.rows() {
             let name = format!("{}: {}", measure.name(), unit.name());
-            let _ = write!(text, "\n{name:52}");
+            let _ = write!(text, "\n{name:60}");
             for proxy in Proxy::ALL {
                 let series = self.find(measure, unit, proxy);
                 let value = series.and_then(|series| median(series.rounds.clone()));
@@ -155,7 +170,11 @@ impl Results {
         let results: Vec<Value> = self.rows().into_iter().map(figure).collect();
         let error = |(measure, proxy, count): &(Measure, Proxy, u64)| json!({ "measure": measure.name(), "proxy": proxy.name(), "count": count });
         let errors: Vec<Value> = self.errors.iter().map(error).collect();
-        json!({ "seconds": seconds, "results": results, "errors": errors })
+        let versions = self.versions.iter();
+        let versions: serde_json::Map<String, Value> = versions
+            .map(|(proxy, version)| (proxy.name().to_owned(), version.as_str().into()))
+            .collect();
+        json!({ "seconds": seconds, "versions": versions, "results": results, "errors": errors })
     }
 }
 
@@ -174,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_ratio_is_to_the_better_of_the_others_in_each_round() {
-        let mut results = Results::default();
+        let mut results = Results::new(vec![(Proxy::Nginx, "1.22.1".to_owned())]);
         let measure = Measure::KeepAlive64;
         for (proxy, rounds) in [
             (Proxy::Nginx, [100.0, 50.0, 90.0]),
@@ -190,7 +209,10 @@ mod tests {
         let cpu = results.ratio(measure, Unit::CpuUs).unwrap();
         assert!((cpu - 1.0 / 1.1).abs() < 1e-9, "{cpu}");
         assert!(results.table(3, 1).contains("1.100"));
-        assert_eq!(results.json(1)["results"][0]["ratio"], 1.1);
+        assert!(results.table(3, 1).starts_with("nginx 1.22.1\n"));
+        let json = results.json(1);
+        assert_eq!(json["results"][0]["ratio"], 1.1);
+        assert_eq!(json["versions"]["nginx"], "1.22.1");
     }
 
     #[test]

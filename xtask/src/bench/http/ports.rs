@@ -1,0 +1,55 @@
+//! The proxies, and the ports that each of them listens on.
+
+/// A proxy that is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(super) enum Proxy {
+    /// nginx, one worker
+    Nginx,
+    /// HAProxy, one thread
+    Haproxy,
+    /// lb-agent, one worker
+    Agent,
+}
+
+/// What a proxy does on one of its ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Port {
+    /// HTTP/1.1.
+    Plain,
+    /// The same in TLS, and HTTP/2.
+    Tls,
+    /// WebSockets, to the backend that sends messages back.
+    WebSocket,
+    /// A header is set on each request, and another on each answer.
+    Rules,
+    /// The client is a trusted proxy.
+    Trusted,
+    /// A cookie names the backend.
+    Cookie,
+    /// The session of Socket.IO names the backend.
+    SocketIo,
+}
+
+impl Proxy {
+    /// All of them, in the order of the table.
+    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Agent];
+
+    /// Its name in tables and JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Agent => "lb-agent",
+        }
+    }
+
+    /// The number of one of its ports.
+    pub(super) fn port(self, port: Port) -> u16 {
+        let first = match self {
+            Self::Nginx => 8000,
+            Self::Haproxy => 8100,
+            Self::Agent => 8200,
+        };
+        first + port as u16
+    }
+}
