@@ -37,11 +37,11 @@ impl Passage {
         }
     }
 
-    /// Of a request that is no request.
-    pub(super) fn of_nothing(visit: &Visit, service: Arc<Service>) -> Self {
+    /// Of a request whose head could not be read, but for what its `method` seems to be.
+    pub(super) fn of_nothing(visit: &Visit, service: Arc<Service>, method: &[u8]) -> Self {
         Self {
             is_tls: visit.tls.is_some(),
-            is_head: false,
+            is_head: method == b"HEAD",
             asked: None,
             service,
         }

@@ -162,7 +162,9 @@ pub(super) async fn refuse(
     };
     visit.progress.exchange();
     visit.progress.answer();
+    // Empty lines before it belong to it (RFC 9112, section 2.2).
     let line = begun
+        .trim_ascii_start()
         .split(|byte| *byte == b'\n')
         .next()
         .unwrap_or_default();
@@ -174,7 +176,7 @@ pub(super) async fn refuse(
     };
     let record = passage::record(visit, &service, Version::HTTP_11, &said);
     let answer = refusal_page(&service, status, None);
-    let passage = Passage::of_nothing(visit, service);
+    let passage = Passage::of_nothing(visit, service, said.method);
     match send(
         conn,
         visit,

@@ -279,3 +279,18 @@ fn slow_clients_keep_nobody_waiting() {
     assert_eq!(client.status(), 200);
     drop(slow);
 }
+
+#[test]
+fn h9_3_2_a_head_request_that_is_refused_early_gets_no_body() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    for request in [
+        "\r\n\r\nHEAD /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "HEAD / HTTP/3.0\r\nHost: a\r\n\r\n",
+    ] {
+        let mut client = proxy.ask(request);
+        let head = client.head();
+        assert!(matches!(status(&head), 400 | 505), "{head}");
+        assert_eq!(client.rest(), "", "{request:?}");
+    }
+}
