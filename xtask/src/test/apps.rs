@@ -33,6 +33,9 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     if find_program("promtool").is_none() {
         packages::ensure_without_services(&["prometheus"], "checking metrics", &["prometheus"])?;
     }
+    if find_program("nginx").is_none() {
+        packages::ensure_without_services(&["nginx"], "comparing with nginx", &["nginx"])?;
+    }
     check_node()?;
     let dir = sh::workspace().join("tests/apps");
     install_packages(&dir)?;

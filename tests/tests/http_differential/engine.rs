@@ -1,0 +1,66 @@
+//! The agent's L7 path in this process.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use lb_agent::admission::Admission;
+use lb_agent::config;
+use lb_agent::dataplane::DataPlane as _;
+use lb_agent::dataplane::memory::Memory;
+use lb_agent::handover::Kept;
+use lb_agent::l7::L7;
+use lb_agent::state::desired::{Desired, Surroundings};
+use lb_agent::state::observed::Observed;
+use lb_agent::state::overlay::Overlay;
+use lb_agent::state::plan::plan;
+
+/// A host of which nothing is known.
+struct Here;
+
+impl Surroundings for Here {
+    fn can_steer(&self) -> bool {
+        false
+    }
+
+    fn is_local(&self, _address: SocketAddr) -> bool {
+        true
+    }
+}
+
+/// A proxy with one worker, which ends with the process.
+pub(crate) struct Engine {
+    address: SocketAddr,
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+impl Engine {
+    pub(crate) fn new(backend: SocketAddr) -> Self {
+        let address = free_port();
+        let text = format!(
+            "[[service]]\nname = 'app'\nmode = 'http'\nlisten = ['{address}']\n\
+             backends = ['{backend}']\n[service.http.upstream]\nmax_fails = 0\n\
+             [service.http.compression]\nenabled = false\n"
+        );
+        let config = config::parse(&text, Path::new("test.toml")).unwrap();
+        let desired = Desired::new(&config, &Overlay::default(), [1, 2], 0, &Here);
+        let mut observed = Observed::default();
+        for action in plan(&desired, &observed, &|_| false).unwrap() {
+            observed.note(&action);
+        }
+        let clients = Memory::new(64).clients();
+        let mut l7 = L7::new(clients, false, 1, Kept::default(), Admission::default());
+        l7.publish(&desired, &observed);
+        assert_eq!(l7.problems().collect::<Vec<_>>(), Vec::<String>::new());
+        std::mem::forget(l7);
+        Self { address }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
