@@ -8,8 +8,7 @@ pub(super) fn script(shapes: &[Shape]) -> String {
     if let [shape] = shapes {
         return alone(shape);
     }
-    let mut text =
-        String::from("local requests, at = {}, 0\nfunction init(args)\n  wrk.init(args)\n");
+    let mut text = String::from("local requests, at = {}, 0\nfunction init()\n");
     for shape in shapes {
         let headers: Vec<String> = shape
             .headers
