@@ -98,7 +98,9 @@ impl<'a> Kernel<'a> {
 
     fn put_in_force(&mut self) {
         for action in plan(&self.desired, &self.observed, &|_| false).unwrap() {
-            self.plane.as_mut().unwrap().apply(&action).unwrap();
+            let plane = self.plane.as_mut().unwrap();
+            // What it claims belongs to its host.
+            self.host.run(|| plane.apply(&action)).unwrap();
             self.observed.note(&action);
         }
     }
