@@ -343,6 +343,7 @@ async fn stream(
         record,
         uploads: true,
         awaited: Awaited::Nobody,
+        is_fresh: true,
         closes,
     };
     if !poll_fn(|context| streaming.poll(context)).await {
@@ -373,6 +374,8 @@ struct Streaming<'a, 'b> {
     /// The request is still on its way.
     uploads: bool,
     awaited: Awaited,
+    /// Nothing was written yet.
+    is_fresh: bool,
     /// The connection ends with the answer.
     closes: bool,
 }
@@ -391,6 +394,13 @@ impl Streaming<'_, '_> {
     /// Passes on what it can. Ready at the end: whether that came as it should.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let mut moved = 0;
+        // The head goes with what there is of the body.
+        if std::mem::take(&mut self.is_fresh)
+            && let Poll::Ready(Err(error)) = self.poll_answer(context)
+        {
+            tracing::debug!(%error, "an answer comes to no end");
+            return Poll::Ready(false);
+        }
         loop {
             if self.uploads && self.poll_upload(context).is_err() {
                 return Poll::Ready(false);

@@ -116,6 +116,11 @@ impl Drop for Coded {
     }
 }
 
+/// Level 1: smaller than zlib's by a tenth, in less time.
+fn level() -> CompressionLvl {
+    CompressionLvl::new(1).unwrap_or_default()
+}
+
 /// A body that is at hand as a whole, in this coding.
 pub fn whole(algorithm: Algorithm, body: &[u8]) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
@@ -130,8 +135,7 @@ fn whole_into(algorithm: Algorithm, body: &[u8], out: &mut Vec<u8>) -> io::Resul
         return encoder.finish(out);
     }
     GZIP.with_borrow_mut(|compressor| {
-        let compressor =
-            compressor.get_or_insert_with(|| Compressor::new(CompressionLvl::fastest()));
+        let compressor = compressor.get_or_insert_with(|| Compressor::new(level()));
         let before = out.len();
         out.resize(before + compressor.gzip_compress_bound(body.len()), 0);
         let coded = compressor.gzip_compress(body, &mut out[before..]);
@@ -177,6 +181,7 @@ mod tests {
             for length in [0, 1, 5000, WHOLE, WHOLE + 1, text.len()] {
                 let text = &text[..length];
                 let coded = whole(algorithm, text).unwrap();
+                assert!(coded.len() < length / 2 + 100, "{algorithm:?} {length}");
                 assert!(decoded(algorithm, &coded) == text);
                 let (mut stream, mut out) = (Coded::new(algorithm), Vec::new());
                 for piece in text.chunks(3000) {
