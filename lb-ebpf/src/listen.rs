@@ -198,10 +198,12 @@ fn opened(
     if let Some(known) = known
         && before.is_some_and(|before| before.backend == backend)
     {
-        // Half the time of an insertion. SAFETY: an aligned word of a value that the kernel keeps while
-        // the program runs. Should the place have been given to another client meanwhile, that one was
-        // seen at this moment, too.
-        unsafe { (&raw mut (*known).seen_ns).write_volatile(seen_ns) };
+        // Half the time of an insertion.
+        // SAFETY: a field of a value that the kernel keeps while the program runs.
+        let place = unsafe { &raw mut (*known).seen_ns };
+        // SAFETY: an aligned word. Should the place have been given to another client meanwhile, that one
+        // was seen at this moment, too.
+        unsafe { place.write_volatile(seen_ns) };
         return Some(());
     }
     // A full map pushes out the client unseen for longest; nothing else can fail.

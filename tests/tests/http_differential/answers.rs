@@ -202,10 +202,10 @@ fn framed(random: &mut Random, version: &str, has_body: bool, bytes: &mut Vec<u8
     let data = data(random);
     let kind = random.below(8);
     if version == "HTTP/1.0" || kind == 0 {
-        if kind % 2 == 0 {
+        if kind.is_multiple_of(2) {
             bytes.extend_from_slice(b"Connection: close\r\n");
         }
-        if kind % 3 == 0 {
+        if kind.is_multiple_of(3) {
             bytes.extend_from_slice(format!("Content-Length: {}\r\n", data.len()).as_bytes());
         }
         bytes.extend_from_slice(b"\r\n");

@@ -11,7 +11,7 @@ use anyhow::Result;
 use std::fs;
 
 /// The crates with tests that need nothing.
-const CRATES: [&str; 4] = ["lb-common", "lb-agent", "lb-load", "xtask"];
+const CRATES: [&str; 5] = ["lb-common", "lb-http", "lb-agent", "lb-load", "xtask"];
 
 /// Those of them that are built for other processors, of which the parts without a process of their own are
 /// tested; `lb-common` is tested whole.

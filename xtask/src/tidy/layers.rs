@@ -1,21 +1,23 @@
-//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-agent <- tests`, and inside the agent
+//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-agent <- tests` with `lb-http <- lb-agent`, and inside the agent
 //! `cli -> control -> reconcile -> {state, dataplane}`.
 
 use super::{Complaint, Source};
 
 /// Every crate with the crates of ours that it may depend on.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("lb-common", &[]),
+    ("lb-http", &[]),
     ("lb-ebpf", &["lb-common"]),
-    ("lb-agent", &["lb-common"]),
+    ("lb-agent", &["lb-common", "lb-http"]),
     ("tests", &["lb-common", "lb-agent"]),
     ("load", &[]),
     ("xtask", &[]),
 ];
 
 /// All names that a dependency of ours can have.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "lb-common",
+    "lb-http",
     "lb-ebpf",
     "lb-agent",
     "lb-load",
@@ -85,10 +87,12 @@ pub(super) fn crates_depend_downwards(sources: &[Source]) -> Vec<Complaint> {
             }
         }
     }
-    if let Some(library) = find(sources, "lb-common/src/lib.rs")
-        && !library.text.contains("#![forbid(unsafe_code)]")
-    {
-        complaints.push(library.complain(1, "lb-common has to forbid(unsafe_code)"));
+    for safe in ["lb-common", "lb-http"] {
+        if let Some(library) = find(sources, &format!("{safe}/src/lib.rs"))
+            && !library.text.contains("#![forbid(unsafe_code)]")
+        {
+            complaints.push(library.complain(1, format!("{safe} has to forbid(unsafe_code)")));
+        }
     }
     complaints
 }

@@ -22,10 +22,10 @@ pub(in super::super) fn reverse(dir: &Path, has_http2_line: bool) -> String {
         ("socketio", "$arg_sid"),
     ] {
         let [first, second] = BACKENDS;
-        let _ = write!(
+        let _ = writeln!(
             text,
             "upstream {name} {{ hash {key} consistent; server 127.0.0.1:{first}; \
-             server 127.0.0.1:{second}; keepalive 512; keepalive_requests 1000000000; }}\n"
+             server 127.0.0.1:{second}; keepalive 512; keepalive_requests 1000000000; }}"
         );
     }
     text += &servers(has_http2_line);
