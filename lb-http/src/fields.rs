@@ -184,14 +184,6 @@ impl Fields {
         lines.map(|line| (line.name.of(&self.text), line.value.of(&self.text)))
     }
 
-    /// Names of all lines that no code depends on with their values.
-    pub fn unknown(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let lines = self.lines.iter();
-        lines
-            .filter(|line| line.known == Name::Other && !line.removed)
-            .map(|line| (line.name.of(&self.text), line.value.of(&self.text)))
-    }
-
     /// Removes all lines of this name.
     pub fn remove(&mut self, name: Name) {
         if self.present & name.bit() == 0 || name == Name::Other {

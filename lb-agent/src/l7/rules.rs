@@ -76,16 +76,6 @@ impl Rules {
         self.0.is_empty()
     }
 
-    /// Whether a value depends on the backend, which is chosen late.
-    pub fn name_backend(&self) -> bool {
-        self.0.iter().any(|rule| match &rule.change {
-            Change::Set(Value::Template(template)) | Change::Add(Value::Template(template)) => {
-                template.names(Variable::Backend)
-            }
-            _ => false,
-        })
-    }
-
     /// Changes `fields`. A value that does not make a header, which an odd Host or target can
     /// bring about, leaves its header unset.
     pub fn apply(&self, fields: &mut Fields, context: &Context<'_>) {
@@ -142,21 +132,6 @@ fn is_value(text: &[u8]) -> bool {
 pub fn location(template: &Template, context: &Context<'_>) -> Option<Vec<u8>> {
     rendered(template, context, |text| {
         is_value(text).then(|| text.to_vec())
-    })
-}
-
-/// `https://` and what was asked for, on the port `port`; `None` if the request names no host.
-pub fn on_https(host: &[u8], target: &[u8], port: u16) -> Option<String> {
-    let name = hostname(std::str::from_utf8(host).ok()?);
-    if name.is_empty() {
-        return None;
-    }
-    // The target of `OPTIONS *` is no path.
-    let target = std::str::from_utf8(target).ok()?;
-    let target = if target.starts_with('/') { target } else { "/" };
-    Some(match port {
-        443 => format!("https://{name}{target}"),
-        _ => format!("https://{name}:{port}{target}"),
     })
 }
 
@@ -284,25 +259,5 @@ mod tests {
         let lines = "{ set = 'A', value = 'x' }, { add = 'A', value = '$$' }, { remove = 'b' }";
         let expected = [("a", "x"), ("a", "$")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(applied(lines, before), expected);
-    }
-
-    #[test]
-    fn rules_tell_whether_they_want_the_backend() {
-        assert!(rules("{ set = 'A', value = '$backend' }").name_backend());
-        assert!(!rules("{ set = 'A', value = '$host' }").name_backend());
-    }
-
-    #[test]
-    fn a_redirect_to_https_keeps_host_and_target() {
-        let to = |host, target, port| on_https(str::as_bytes(host), str::as_bytes(target), port);
-        assert_eq!(
-            to("a.com:80", "/x?y", 443).as_deref(),
-            Some("https://a.com/x?y")
-        );
-        assert_eq!(
-            to("[::1]", "*", 8443).as_deref(),
-            Some("https://[::1]:8443/")
-        );
-        assert_eq!(to("", "/", 443), None);
     }
 }
