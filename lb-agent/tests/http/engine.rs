@@ -363,3 +363,20 @@ fn a_request_that_is_refused_at_once_gets_a_page() {
     assert_eq!(status, 405);
     assert!(answer.contains("\"status\":405"), "{answer}");
 }
+
+#[test]
+fn a_short_answer_goes_in_one_piece() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let mut client = proxy.connect();
+    let mut connection = None;
+    for _ in 0..50 {
+        client.send(GET);
+        let connection = connection.get_or_insert_with(|| backend.accept());
+        connection.head();
+        connection.send(OK);
+        let mut piece = [0; 4096];
+        let length = client.stream.read(&mut piece).unwrap();
+        assert!(piece[..length].ends_with(b"\r\n\r\nok"), "the head alone");
+    }
+}
