@@ -130,6 +130,29 @@ impl Decoder {
         }
     }
 
+    /// Hands all pieces in `input` to `take`: how many bytes of `input` that took, and whether `take` got
+    /// anything. Nothing behind the end is taken.
+    pub fn pieces<E: From<BodyError>>(
+        &mut self,
+        input: &[u8],
+        take: &mut dyn FnMut(Piece<'_>) -> Result<(), E>,
+    ) -> Result<(usize, bool), E> {
+        let (mut at, mut handed_on) = (0, false);
+        loop {
+            let (piece, taken) = self.next(&input[at..])?;
+            at += taken;
+            let is_end = matches!(piece, Piece::End(_));
+            if matches!(piece, Piece::More) {
+                return Ok((at, handed_on));
+            }
+            take(piece)?;
+            handed_on = true;
+            if is_end {
+                return Ok((at, true));
+            }
+        }
+    }
+
     /// The connection ended; whether that is the end of the body.
     pub fn end(&mut self) -> Result<(), BodyError> {
         match self.0 {

@@ -95,10 +95,10 @@ pub fn ask_for_trailers(fields: &mut Fields) {
     fields.set(Name::Connection, options);
 }
 
-/// Removes from trailers what must not come there: what frames or routes the message, who asks,
+/// Trailers without what must not come there: what frames or routes the message, who asks,
 /// and what is for one hop (RFC 9110, section 6.5.1), by what its head has `named` too.
-pub fn clean_trailers(trailers: &mut Fields, named: &[Vec<u8>]) {
-    strip(trailers);
+pub fn cleaned_trailers(mut trailers: Fields, named: &[Vec<u8>]) -> Fields {
+    strip(&mut trailers);
     let is_claim = |name: &[u8]| {
         const START: &[u8] = b"x-forwarded-";
         name.get(..START.len())
@@ -122,6 +122,7 @@ pub fn clean_trailers(trailers: &mut Fields, named: &[Vec<u8>]) {
         );
         !is_of_head && !is_claim(name) && !is_named()
     });
+    trailers
 }
 
 #[cfg(test)]
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn h6_5_1_trailers_cannot_say_who_asks_or_how_long_the_message_is() {
-        let mut trailers = section(&[
+        let trailers = section(&[
             ("content-length", "5"),
             ("X-Forwarded-For", "192.0.2.1"),
             ("x-real-ip", "192.0.2.1"),
@@ -187,7 +188,7 @@ mod tests {
             ("x-secret", "1"),
             ("server-timing", "a"),
         ]);
-        clean_trailers(&mut trailers, &[b"x-secret".to_vec()]);
+        let trailers = cleaned_trailers(trailers, &[b"x-secret".to_vec()]);
         assert_eq!(names(&trailers), ["server-timing"]);
     }
 

@@ -21,16 +21,12 @@ use super::visit::UnderWay;
 /// The client of a request of HTTP/2.
 pub(super) struct Asking {
     body: Incoming,
-    is_over: bool,
 }
 
 impl Asking {
     /// The client whose request has this body.
     pub(super) fn new(body: Incoming) -> Self {
-        Self {
-            body,
-            is_over: false,
-        }
+        Self { body }
     }
 }
 
@@ -47,7 +43,6 @@ impl Peer for Asking {
                 return Poll::Ready(Err(BodyError::CutShort.into()));
             }
             None => {
-                self.is_over = true;
                 take(Piece::End(None));
                 return Poll::Ready(Ok(()));
             }
@@ -56,14 +51,12 @@ impl Peer for Asking {
             Ok(data) if data.is_empty() => {}
             Ok(data) => take(Piece::Data(&data)),
             Err(frame) => {
-                self.is_over = true;
                 let trailers = frame.into_trailers().ok();
                 take(Piece::End(trailers.as_ref().map(fields_of)));
                 return Poll::Ready(Ok(()));
             }
         }
         if self.body.is_end_stream() {
-            self.is_over = true;
             take(Piece::End(None));
         }
         Poll::Ready(Ok(()))
@@ -86,7 +79,8 @@ fn fields_of(headers: &HeaderMap) -> Fields {
     fields
 }
 
-fn headers_of(fields: &Fields) -> HeaderMap {
+/// Header fields as hyper has them.
+pub(super) fn headers_of(fields: &Fields) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in fields.iter() {
         if let (Ok(name), Ok(value)) =

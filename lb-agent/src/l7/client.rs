@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::Version;
+use hyper::{StatusCode, Version};
 use lb_http::body::{Decoder, Piece};
-use lb_http::request::{Limits, Refusal};
+use lb_http::request::Limits;
 use lb_http::{RequestHead, ResponseHead, spare};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, Interest, ReadBuf};
 
@@ -60,10 +60,8 @@ pub(super) struct Conn {
 /// What comes next on a connection.
 enum Next {
     Head(RequestHead),
-    /// What came is no request.
-    Refused(Refusal),
-    /// The head of a request takes too long.
-    Late,
+    /// What came is no request, or takes too long to become one: the status to refuse it with.
+    Refused(StatusCode),
     /// Nothing.
     End,
     /// The connection is of no use any more.
@@ -85,13 +83,8 @@ pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
         // Boxed: who waits for a request holds no room for one.
         let after = match conn.next(visit).await {
             Next::Head(head) => Box::pin(respond::exchange(&mut conn, visit, head)).await,
-            Next::Refused(refusal) => {
+            Next::Refused(status) => {
                 let begun = conn.rest();
-                Box::pin(respond::refuse(&mut conn, visit, refusal.status(), &begun)).await
-            }
-            Next::Late => {
-                let begun = conn.rest();
-                let status = hyper::StatusCode::REQUEST_TIMEOUT;
                 Box::pin(respond::refuse(&mut conn, visit, status, &begun)).await
             }
             Next::End => After::Close,
@@ -156,7 +149,7 @@ impl Conn {
                             self.at += length;
                             return Poll::Ready(Next::Head(head));
                         }
-                        Err(refusal) => return Poll::Ready(Next::Refused(refusal)),
+                        Err(refusal) => return Poll::Ready(Next::Refused(refusal.status())),
                     }
                 }
                 if self.is_ended() {
@@ -184,7 +177,10 @@ impl Conn {
             }
             visit.progress.poll_deadline(context).map(|()| {
                 let is_begun = visit.progress.phase() == Phase::Head && !self.is_drained();
-                if is_begun { Next::Late } else { Next::End }
+                match is_begun {
+                    true => Next::Refused(StatusCode::REQUEST_TIMEOUT),
+                    false => Next::End,
+                }
             })
         })
         .await
@@ -343,29 +339,13 @@ impl Asking<'_> {
         })
         .await
     }
+}
 
-    /// Takes all pieces out of what was read.
-    fn take_pieces(
-        body: &mut Decoder,
-        input: &[u8],
-        take: &mut dyn FnMut(Piece<'_>),
-    ) -> Result<(usize, bool), PeerError> {
-        let (mut at, mut handed_on) = (0, false);
-        loop {
-            let (piece, taken) = body.next(&input[at..])?;
-            at += taken;
-            match piece {
-                Piece::More => return Ok((at, handed_on)),
-                Piece::Data(_) => {
-                    handed_on = true;
-                    take(piece);
-                }
-                Piece::End(_) => {
-                    take(piece);
-                    return Ok((at, true));
-                }
-            }
-        }
+/// `take`, which cannot fail.
+fn take_any(take: &mut dyn FnMut(Piece<'_>)) -> impl FnMut(Piece<'_>) -> Result<(), PeerError> {
+    move |piece| {
+        take(piece);
+        Ok(())
     }
 }
 
@@ -379,7 +359,7 @@ impl Peer for Asking<'_> {
             let conn = &mut *self.conn;
             if !conn.is_drained() || self.body.is_over() {
                 let input = &conn.input[conn.at..];
-                let (taken, handed_on) = Self::take_pieces(&mut self.body, input, take)?;
+                let (taken, handed_on) = self.body.pieces(input, &mut take_any(take))?;
                 conn.at += taken;
                 self.expects = false;
                 if handed_on {
@@ -410,7 +390,7 @@ impl Peer for Asking<'_> {
                     return Poll::Ready(Err(PeerError::Gone));
                 }
                 let read = &scratch[..length];
-                let (taken, handed_on) = Self::take_pieces(&mut self.body, read, take)?;
+                let (taken, handed_on) = self.body.pieces(read, &mut take_any(take))?;
                 if taken < length {
                     conn.input.clear();
                     conn.at = 0;

@@ -254,29 +254,31 @@ impl Download {
         input: &[u8],
         take: &mut dyn FnMut(Piece<'_>, Option<&mut Coded>) -> io::Result<()>,
     ) -> Result<(usize, bool), DownloadError> {
-        let (mut at, mut handed_on) = (0, false);
-        loop {
-            let (piece, taken) = self.decoder.next(&input[at..])?;
-            at += taken;
-            match piece {
-                Piece::More => return Ok((at, handed_on)),
-                Piece::Data(data) => {
-                    if let Some(learner) = &mut self.learner
-                        && !learner.look(data)
-                    {
-                        self.learner = None;
-                    }
-                    take(Piece::Data(data), self.coded.as_deref_mut())
-                        .map_err(DownloadError::Compress)?;
-                    handed_on = true;
-                }
-                Piece::End(trailers) => {
-                    self.is_spoilt |= at < input.len();
-                    self.finish(trailers, take)?;
-                    return Ok((at, true));
-                }
-            }
+        // Beside the rest of this, which the pieces go through.
+        let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Framing::None));
+        let decoded = decoder.pieces(input, &mut |piece| self.hand_on(piece, take));
+        self.decoder = decoder;
+        let (taken, handed_on) = decoded?;
+        self.is_spoilt |= self.is_over && taken < input.len();
+        Ok((taken, handed_on))
+    }
+
+    fn hand_on(
+        &mut self,
+        piece: Piece<'_>,
+        take: &mut dyn FnMut(Piece<'_>, Option<&mut Coded>) -> io::Result<()>,
+    ) -> Result<(), DownloadError> {
+        let data = match piece {
+            Piece::Data(data) => data,
+            Piece::End(trailers) => return self.finish(trailers, take),
+            Piece::More => return Ok(()),
+        };
+        if let Some(learner) = &mut self.learner
+            && !learner.look(data)
+        {
+            self.learner = None;
         }
+        take(Piece::Data(data), self.coded.as_deref_mut()).map_err(DownloadError::Compress)
     }
 
     fn finish(
@@ -285,10 +287,7 @@ impl Download {
         take: &mut dyn FnMut(Piece<'_>, Option<&mut Coded>) -> io::Result<()>,
     ) -> Result<(), DownloadError> {
         let trailers = trailers.filter(|_| self.passes_trailers);
-        let trailers = trailers.map(|mut trailers| {
-            hop::clean_trailers(&mut trailers, &self.named);
-            trailers
-        });
+        let trailers = trailers.map(|trailers| hop::cleaned_trailers(trailers, &self.named));
         self.is_over = true;
         take(Piece::End(trailers), self.coded.as_deref_mut()).map_err(DownloadError::Compress)
     }

@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -20,7 +19,7 @@ use lb_http::{Framing, Name, RequestHead, ResponseHead};
 
 use super::access_log::{End, Record, Said};
 use super::answers::Answer;
-use super::body::{Body, Stream as Streamed};
+use super::body::{Body, Stream as Streamed, headers_of};
 use super::clock::Deadline;
 use super::exchange::{self, Outcome};
 use super::extended::Extended;
@@ -232,14 +231,7 @@ fn own(
 fn response(head: &ResponseHead, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
-    let headers = response.headers_mut();
-    for (name, value) in head.fields.iter() {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-        {
-            headers.append(name, value);
-        }
-    }
+    *response.headers_mut() = headers_of(&head.fields);
     response
 }
 

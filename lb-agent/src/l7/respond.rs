@@ -192,6 +192,13 @@ pub(super) async fn refuse(
     }
 }
 
+/// Adds the date to an answer without one (RFC 9110, section 6.6.1).
+fn add_date(head: &mut ResponseHead) {
+    if !head.fields.has(Name::Date) {
+        clock::with_date(|date| head.fields.append(Name::Date, date));
+    }
+}
+
 /// Writes the head of an answer to what is to be sent. Says how its body goes.
 fn begin(
     out: &mut Vec<u8>,
@@ -199,9 +206,7 @@ fn begin(
     framed: &Framed,
     (version, closes): (Version, &mut bool),
 ) -> Encoder {
-    if !head.fields.has(Name::Date) {
-        clock::with_date(|date| head.fields.append(Name::Date, date));
-    }
+    add_date(head);
     let framing = match framed.length {
         Some(length) => Framing::Length(length),
         None if !framed.has_body => Framing::None,
@@ -300,9 +305,7 @@ async fn upgrade(
     if let Some(record) = &mut record {
         record.answered(head.status);
     }
-    if !head.fields.has(Name::Date) {
-        clock::with_date(|date| head.fields.append(Name::Date, date));
-    }
+    add_date(&mut head);
     head.write(&mut conn.out);
     conn.out.extend_from_slice(b"\r\n");
     match flush(conn, visit).await {

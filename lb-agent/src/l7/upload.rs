@@ -187,10 +187,8 @@ impl Upload {
                 self.encoder.data(rest, &mut self.kept);
             }
             Piece::End(trailers) => {
-                let trailers = trailers.map(|mut trailers| {
-                    hop::clean_trailers(&mut trailers, &self.named);
-                    trailers
-                });
+                let trailers =
+                    trailers.map(|trailers| hop::cleaned_trailers(trailers, &self.named));
                 self.encoder.end(trailers.as_ref(), &mut self.kept);
                 self.is_read = true;
             }

@@ -1,11 +1,12 @@
 //! Requests that go through many connections, and back again.
 
-use super::{Backend, Echo, OK, Proxy};
+use super::{Backend, Client, Echo, OK, Proxy};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-#[test]
-fn a_connection_to_the_backend_is_used_again() {
+/// Five requests of as many clients go over one connection to the backend, on which `answer` answers.
+#[track_caller]
+fn is_used_again(answer: impl Fn(&mut Client, &mut Client)) {
     let backend = Backend::new();
     let proxy = Proxy::new(&[&backend], "");
     let mut connection = None;
@@ -13,28 +14,28 @@ fn a_connection_to_the_backend_is_used_again() {
         let mut client = proxy.ask(GET);
         let connection = connection.get_or_insert_with(|| backend.accept());
         connection.head();
-        connection.send(OK);
-        assert_eq!(client.status(), 200);
+        answer(connection, &mut client);
     }
     backend.was_spared();
 }
 
 #[test]
+fn a_connection_to_the_backend_is_used_again() {
+    is_used_again(|connection, client| {
+        connection.send(OK);
+        assert_eq!(client.status(), 200);
+    });
+}
+
+#[test]
 fn a_connection_to_the_backend_is_used_again_after_an_answer_in_chunks() {
-    let backend = Backend::new();
-    let proxy = Proxy::new(&[&backend], "");
-    let mut connection = None;
-    for _ in 0..5 {
-        let mut client = proxy.ask(GET);
-        let connection = connection.get_or_insert_with(|| backend.accept());
-        connection.head();
+    is_used_again(|connection, client| {
         connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         connection.send("2\r\nok\r\n");
         connection.send("0\r\n\r\n");
         client.head();
         assert_eq!(client.exactly(12), "2\r\nok\r\n0\r\n\r\n");
-    }
-    backend.was_spared();
+    });
 }
 
 #[test]

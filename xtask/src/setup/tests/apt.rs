@@ -1,5 +1,7 @@
 //! Machines with apt: Debian of any age, Ubuntu.
 
+use std::path::PathBuf;
+
 use super::{add_cargo, add_llvm_config, count, ensure, refused};
 use crate::setup::standin::StandIn;
 
@@ -132,22 +134,29 @@ fn without_root_old_lists_are_named_as_what_is_in_the_way() {
     assert_eq!(machine.changes(), [""; 0]);
 }
 
-#[test]
-fn the_security_archive_is_added_where_only_the_release_is_a_source() {
+/// What apt-get does where the security archive answers.
+const ARCHIVE_ANSWERS: &str = "cp \"$AT/whole\" \"$AT/newer\"";
+
+/// A Debian whose only source is the release, with the file of the security archive. Once that is there,
+/// apt-get does `then`.
+fn with_release_alone(then: &str) -> (StandIn, PathBuf) {
     let machine = debian(RELEASE, RELEASE);
     machine.write(
         "etc/apt/sources.list",
         "deb http://deb.debian.org/debian bookworm main\n",
     );
-    let file = machine.path("etc/apt/sources.list.d/lb-agent-security.list");
     machine.write("whole", WHOLE);
+    let file = machine.path("etc/apt/sources.list.d/lb-agent-security.list");
     set_apt_get(
         &machine,
-        &format!(
-            "[ ! -e '{}' ] || cp \"$AT/whole\" \"$AT/newer\"",
-            file.display()
-        ),
+        &format!("[ ! -e '{}' ] || {then}", file.display()),
     );
+    (machine, file)
+}
+
+#[test]
+fn the_security_archive_is_added_where_only_the_release_is_a_source() {
+    let (machine, file) = with_release_alone(ARCHIVE_ANSWERS);
     ensure(&machine).unwrap();
     assert_eq!(
         std::fs::read_to_string(file).unwrap(),
@@ -157,18 +166,7 @@ fn the_security_archive_is_added_where_only_the_release_is_a_source() {
 
 #[test]
 fn the_security_archive_is_added_for_the_llvm_of_a_compiler_from_rustup() {
-    let machine = debian(RELEASE, RELEASE);
-    machine.write(
-        "etc/apt/sources.list",
-        "deb http://deb.debian.org/debian bookworm main\n",
-    );
-    let file = machine.path("etc/apt/sources.list.d/lb-agent-security.list");
-    machine.write("whole", WHOLE);
-    let added = file.display();
-    set_apt_get(
-        &machine,
-        &format!("[ ! -e '{added}' ] || cp \"$AT/whole\" \"$AT/newer\""),
-    );
+    let (machine, file) = with_release_alone(ARCHIVE_ANSWERS);
     let sources = machine.make_rustc("rustup/toolchains/stable", "1.95.0", 22);
     machine.program("rustup", &sources);
     let toolchain = ensure(&machine).unwrap();
@@ -180,16 +178,7 @@ fn the_security_archive_is_added_for_the_llvm_of_a_compiler_from_rustup() {
 
 #[test]
 fn a_security_archive_that_cannot_be_reached_is_taken_out_again() {
-    let machine = debian(RELEASE, RELEASE);
-    machine.write(
-        "etc/apt/sources.list",
-        "deb http://deb.debian.org/debian bookworm main\n",
-    );
-    let file = machine.path("etc/apt/sources.list.d/lb-agent-security.list");
-    set_apt_get(
-        &machine,
-        &format!("[ ! -e '{}' ] || exit 100", file.display()),
-    );
+    let (machine, file) = with_release_alone("exit 100");
     let error = refused(&machine);
     assert!(error.contains("apt-get update failed"), "{error}");
     assert!(!file.exists());
