@@ -1,8 +1,7 @@
 //! The bytes of a body: out of a message ([`Decoder`]) and into one ([`Encoder`]).
 
-use crate::fields::Fields;
+use crate::fields::{Fields, section_end};
 use crate::framing::Framing;
-use crate::request::section_end;
 
 /// Most digits of a chunk's size: more than any body has, fewer than overflow.
 const MOST_DIGITS: u32 = 15;

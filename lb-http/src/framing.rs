@@ -2,11 +2,18 @@
 
 use http::{Method, StatusCode, Version};
 
-use crate::fields::line_to;
+use crate::fields::{Fields, line_to};
 use crate::list;
 use crate::name::Name;
-use crate::request::{Refusal, RequestHead};
-use crate::response::{Malformed, ResponseHead};
+
+/// Why it cannot be said how long a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FramingError {
+    /// What the message says of it is not well-formed.
+    Malformed(&'static str),
+    /// It has a transfer coding beside `chunked`.
+    Coding,
+}
 
 /// How long a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,49 +49,51 @@ impl Framing {
 }
 
 /// The body of a request: `chunked` alone, or a length, or nothing.
-pub(crate) fn of_request(head: &RequestHead) -> Result<Framing, Refusal> {
-    let fields = &head.fields;
+pub(crate) fn of_request(version: Version, fields: &Fields) -> Result<Framing, FramingError> {
+    let malformed = |what| Err(FramingError::Malformed(what));
     if fields.has(Name::TransferEncoding) {
         let coding = fields.only(Name::TransferEncoding);
-        if head.version != Version::HTTP_11 {
-            return Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));
+        if version != Version::HTTP_11 {
+            return malformed("Transfer-Encoding in HTTP/1.0");
         }
         if fields.has(Name::ContentLength) {
-            return Err(Refusal::Malformed(
-                "Content-Length beside Transfer-Encoding",
-            ));
+            return malformed("Content-Length beside Transfer-Encoding");
         }
         let last = list::members(fields.all(Name::TransferEncoding)).last();
         return match coding {
             Some(coding) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-            _ if !last.is_some_and(|last| last.eq_ignore_ascii_case(b"chunked")) => Err(
-                Refusal::Malformed("the last transfer coding is not chunked"),
-            ),
-            _ => Err(Refusal::Coding),
+            _ if !last.is_some_and(|last| last.eq_ignore_ascii_case(b"chunked")) => {
+                malformed("the last transfer coding is not chunked")
+            }
+            _ => Err(FramingError::Coding),
         };
     }
-    match length(head.fields.all(Name::ContentLength)) {
+    match length(fields.all(Name::ContentLength)) {
         Ok(None) => Ok(Framing::None),
         Ok(Some(length)) => Ok(Framing::Length(length)),
-        Err(()) => Err(Refusal::Malformed("Content-Length")),
+        Err(()) => malformed("Content-Length"),
     }
 }
 
-/// The body of an answer to a request with `method`.
-pub fn of_response(method: &Method, head: &ResponseHead) -> Result<Framing, Malformed> {
-    let length = length(head.fields.all(Name::ContentLength));
-    let length = length.map_err(|()| Malformed("an answer has a malformed Content-Length"))?;
-    if !may_have_body(method, head.status) {
+/// The body of an answer with this status and version to a request with `method`.
+pub(crate) fn of_response(
+    method: &Method,
+    (status, version): (StatusCode, Version),
+    fields: &Fields,
+) -> Result<Framing, FramingError> {
+    let length = length(fields.all(Name::ContentLength));
+    let malformed = |()| FramingError::Malformed("an answer has a malformed Content-Length");
+    let length = length.map_err(malformed)?;
+    if !may_have_body(method, status) {
         return Ok(Framing::None);
     }
-    if head.fields.has(Name::TransferEncoding) {
-        let mut codings = list::members(head.fields.all(Name::TransferEncoding));
+    if fields.has(Name::TransferEncoding) {
+        let mut codings = list::members(fields.all(Name::TransferEncoding));
         let (first, second) = (codings.next(), codings.next());
         let is_chunked = first.is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
-        // Other codings would have to be undone: they are for this hop.
-        return match is_chunked && second.is_none() && head.version == Version::HTTP_11 {
+        return match is_chunked && second.is_none() && version == Version::HTTP_11 {
             true => Ok(Framing::Chunked),
-            false => Err(Malformed("an answer has a transfer coding beside chunked")),
+            false => Err(FramingError::Coding),
         };
     }
     Ok(length.map_or(Framing::UntilClose, Framing::Length))
@@ -113,7 +122,8 @@ fn length<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, ()> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Limits;
+    use crate::request::{Limits, Refusal, RequestHead};
+    use crate::response::{Malformed, ResponseHead};
 
     fn request(version: &str, lines: &str) -> Result<Framing, Refusal> {
         let limits = Limits {
@@ -129,7 +139,7 @@ mod tests {
     fn response(method: &Method, line: &str, lines: &str) -> Result<Framing, Malformed> {
         let text = format!("{line}\r\n{lines}\r\n");
         let (head, _) = ResponseHead::parse(text.as_bytes(), 1000, 10)?.unwrap();
-        of_response(method, &head)
+        head.framing(method)
     }
 
     #[test]

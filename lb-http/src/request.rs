@@ -2,8 +2,8 @@
 
 use http::{Method, StatusCode, Version};
 
-use crate::fields::{Fields, FieldsError, Span};
-use crate::framing::Framing;
+use crate::fields::{Fields, FieldsError, Span, section_end, start};
+use crate::framing::{Framing, FramingError};
 use crate::name::{Name, is_token_byte};
 use crate::{framing, host, list};
 
@@ -73,6 +73,15 @@ impl Refusal {
     /// Whether nobody can say where the request ends: what follows it must not be read.
     pub const fn is_unsound(self) -> bool {
         !matches!(self, Self::Method | Self::Expectation)
+    }
+}
+
+impl From<FramingError> for Refusal {
+    fn from(error: FramingError) -> Self {
+        match error {
+            FramingError::Malformed(what) => Self::Malformed(what),
+            FramingError::Coding => Self::Coding,
+        }
     }
 }
 
@@ -174,7 +183,7 @@ impl RequestHead {
         }
         self.check_target()?;
         self.check_host()?;
-        let framing = framing::of_request(self)?;
+        let framing = framing::of_request(self.version, &self.fields)?;
         let known = |value: &[u8]| value.eq_ignore_ascii_case(b"100-continue");
         if !self.fields.all(Name::Expect).all(known) {
             return Err(Refusal::Expectation);
@@ -239,33 +248,6 @@ impl RequestHead {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         self.fields.write(out);
     }
-}
-
-/// Where the first line that is not empty begins.
-pub(crate) fn start(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    loop {
-        match &bytes[at..] {
-            [b'\n', ..] => at += 1,
-            [b'\r', b'\n', ..] => at += 2,
-            _ => return at,
-        }
-    }
-}
-
-/// The length of the header section at the beginning of `bytes` with its empty line; `None` if that
-/// is not there.
-pub(crate) fn section_end(bytes: &[u8]) -> Option<usize> {
-    match bytes {
-        [b'\n', ..] => return Some(1),
-        [b'\r', b'\n', ..] => return Some(2),
-        _ => {}
-    }
-    memchr::memchr_iter(b'\n', bytes).find_map(|at| match &bytes[at + 1..] {
-        [b'\n', ..] => Some(at + 2),
-        [b'\r', b'\n', ..] => Some(at + 3),
-        _ => None,
-    })
 }
 
 /// What the beginning of a request line says before its end is there.

@@ -1,11 +1,11 @@
 //! The head of an answer.
 
-use http::{StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
-use crate::fields::{Fields, FieldsError, Span};
+use crate::fields::{Fields, FieldsError, Span, section_end, start};
+use crate::framing::{self, Framing, FramingError};
 use crate::list;
 use crate::name::Name;
-use crate::request::{section_end, start};
 
 /// The head of an answer, interim ones included.
 #[derive(Clone, Debug)]
@@ -79,6 +79,16 @@ impl ResponseHead {
             reason,
         };
         Ok(Some((head, begin + line_end + 1 + length)))
+    }
+
+    /// How long the body of this answer to a request with `method` is (RFC 9112, section 6.3).
+    pub fn framing(&self, method: &Method) -> Result<Framing, Malformed> {
+        let line = (self.status, self.version);
+        framing::of_response(method, line, &self.fields).map_err(|error| match error {
+            FramingError::Malformed(what) => Malformed(what),
+            // Other codings would have to be undone: they are for this hop.
+            FramingError::Coding => Malformed("an answer has a transfer coding beside chunked"),
+        })
     }
 
     /// Whether another final answer follows.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use socket2::SockRef;
 use tokio::sync::watch;
 
+use super::serve;
 use super::worker::Worker;
 use crate::admission::listener::{Accepted, Listener};
 
@@ -31,19 +32,19 @@ pub(super) async fn accept(
     loop {
         tokio::select! {
             biased;
-            accepted = listener.accept() => serve(&worker, accepted),
+            accepted = listener.accept() => take(&worker, accepted),
             _ = stopped.changed() => break,
         }
     }
     // Those whose clients have been told that they are made: closing the socket would reset them.
     while let Some(accepted) = listener.waiting() {
-        serve(&worker, accepted);
+        take(&worker, accepted);
     }
 }
 
-fn serve(worker: &Rc<Worker>, accepted: Option<Accepted>) {
+fn take(worker: &Rc<Worker>, accepted: Option<Accepted>) {
     match accepted {
-        Some((client, peer)) => worker.serve(client, peer),
+        Some((client, peer)) => worker.spawn(serve::serve(Rc::clone(worker), client, peer)),
         // Idle connections to backends are the first to go.
         None => worker.pool.clear(),
     }

@@ -1,8 +1,6 @@
 //! Bodies of HTTP/2, as hyper has them.
 
-use std::cell::Cell;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -13,10 +11,10 @@ use lb_http::{Fields, ResponseHead};
 
 use super::access_log::{End, Record};
 use super::clock;
+use super::connection::{Given, NOTHING, UnderWay};
 use super::download::DownloadError;
 use super::peer::{Peer, PeerError};
 use super::transfer::Transfer;
-use super::visit::UnderWay;
 
 /// The client of a request of HTTP/2.
 pub(super) struct Asking {
@@ -106,13 +104,6 @@ pub(super) struct Stream {
     given: Given,
     is_over: bool,
 }
-
-/// When a stream was last given something that it has not made room behind, in milliseconds of the
-/// thread's clock; [`NOTHING`] if it waits for nobody, or for the backend.
-pub(super) type Given = Rc<Cell<u64>>;
-
-/// Nothing was given.
-pub(super) const NOTHING: u64 = u64::MAX;
 
 impl Stream {
     /// The rest of an exchange.

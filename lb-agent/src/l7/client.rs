@@ -1,25 +1,20 @@
-//! A client's connection of HTTP/1.1: its bytes, and its life request by request.
+//! The bytes of a client's connection of HTTP/1.1.
 
 use std::cell::RefCell;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::{StatusCode, Version};
+use hyper::Version;
 use lb_http::body::{Decoder, Piece};
-use lb_http::request::Limits;
-use lb_http::{RequestHead, ResponseHead, spare};
+use lb_http::{ResponseHead, spare};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, Interest, ReadBuf};
 
 use super::clock::Deadline;
 use super::peer::{Peer, PeerError};
-use super::progress::Phase;
-use super::respond::{self, After};
 use super::stream::Stream;
-use super::visit::Visit;
 
 /// Room for what a client says.
 const PIECE: usize = 4 * 1024;
@@ -27,8 +22,6 @@ const PIECE: usize = 4 * 1024;
 const CHUNK: usize = 64 * 1024;
 /// Bytes of further requests that are read while one is under way.
 const MOST_AHEAD: usize = 16 * 1024;
-/// How long the head of a request may take when the agent ends.
-const LAST_HEAD: Duration = Duration::from_secs(1);
 /// A client that has closed its sending side, or has gone away, which look alike, is waited for so long
 /// without a byte for it.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
@@ -57,60 +50,40 @@ pub(super) struct Conn {
     pub(super) taken: usize,
 }
 
-/// What comes next on a connection.
-enum Next {
-    Head(RequestHead),
-    /// What came is no request, or takes too long to become one: the status to refuse it with.
-    Refused(StatusCode),
-    /// Nothing.
-    End,
-    /// The connection is of no use any more.
-    Broken,
-}
-
-/// Answers requests until the connection ends.
-pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
-    let mut conn = Conn {
-        stream,
-        input: Vec::new(),
-        at: 0,
-        ended: None,
-        again: None,
-        out: Vec::new(),
-        taken: 0,
-    };
-    loop {
-        // Boxed: who waits for a request holds no room for one.
-        let after = match conn.next(visit).await {
-            Next::Head(head) => Box::pin(respond::exchange(&mut conn, visit, head)).await,
-            Next::Refused(status) => {
-                let begun = conn.rest();
-                Box::pin(respond::refuse(&mut conn, visit, status, &begun)).await
-            }
-            Next::End => After::Close,
-            Next::Broken => After::Broken,
-        };
-        match after {
-            After::Next => {
-                visit.end();
-                if !conn.is_drained() {
-                    visit.begin_head();
-                }
-            }
-            After::Close => return conn.close().await,
-            After::Linger => return conn.linger().await,
-            After::Broken => return,
-            After::Tunnel(tunnel, record) => {
-                let early = conn.rest();
-                return visit.become_tunnel(conn.stream, early, *tunnel, record);
-            }
+impl Conn {
+    /// A connection of which nothing was read.
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            input: Vec::new(),
+            at: 0,
+            ended: None,
+            again: None,
+            out: Vec::new(),
+            taken: 0,
         }
     }
-}
 
-impl Conn {
-    /// What was read and belongs to nobody yet.
-    fn rest(&mut self) -> Vec<u8> {
+    /// What was received and not read.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.input[self.at..]
+    }
+
+    /// The next `length` bytes are read.
+    pub(super) fn read(&mut self, length: usize) {
+        self.at += length;
+    }
+
+    /// Gives its buffer back if nothing is in it: a connection that waits holds no memory.
+    pub(super) fn release(&mut self) {
+        if self.is_drained() {
+            spare::give(std::mem::take(&mut self.input));
+            self.at = 0;
+        }
+    }
+
+    /// What was received and not read, which is read with this.
+    pub(super) fn take_unread(&mut self) -> Vec<u8> {
         let mut input = std::mem::take(&mut self.input);
         input.drain(..std::mem::take(&mut self.at));
         input
@@ -133,61 +106,8 @@ impl Conn {
         }
     }
 
-    /// The head of the next request.
-    async fn next(&mut self, visit: &Visit) -> Next {
-        let mut hurried = false;
-        poll_fn(|context| {
-            loop {
-                if !self.is_drained() {
-                    visit.begin_head();
-                    let Some(limits) = limits(visit) else {
-                        return Poll::Ready(Next::Broken);
-                    };
-                    match RequestHead::parse(&self.input[self.at..], limits) {
-                        Ok(None) => {}
-                        Ok(Some((head, length))) => {
-                            self.at += length;
-                            return Poll::Ready(Next::Head(head));
-                        }
-                        Err(refusal) => return Poll::Ready(Next::Refused(refusal.status())),
-                    }
-                }
-                if self.is_ended() {
-                    return Poll::Ready(Next::End);
-                }
-                match self.poll_fill(context) {
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(Next::Broken),
-                    Poll::Pending => break,
-                }
-            }
-            if self.is_drained() {
-                // Who waits holds no memory.
-                spare::give(std::mem::take(&mut self.input));
-                self.at = 0;
-            }
-            if visit.worker.is_stopping() {
-                if visit.progress.phase() == Phase::Idle {
-                    return Poll::Ready(Next::End);
-                }
-                // Whoever has just connected is answered, if the request is on its way.
-                if !std::mem::replace(&mut hurried, true) {
-                    visit.progress.head(LAST_HEAD);
-                }
-            }
-            visit.progress.poll_deadline(context).map(|()| {
-                let is_begun = visit.progress.phase() == Phase::Head && !self.is_drained();
-                match is_begun {
-                    true => Next::Refused(StatusCode::REQUEST_TIMEOUT),
-                    false => Next::End,
-                }
-            })
-        })
-        .await
-    }
-
     /// Reads more; 0 is the end.
-    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.capacity() == 0 {
             self.input = spare::take();
         }
@@ -249,7 +169,7 @@ impl Conn {
     }
 
     /// Ends the connection. A TCP socket says so by being closed.
-    async fn close(mut self) {
+    pub(super) async fn close(mut self) {
         if matches!(self.stream, Stream::Client(_) | Stream::Tcp(_)) {
             return;
         }
@@ -266,7 +186,7 @@ impl Conn {
 
     /// Ends the connection in stages: closing a socket with unread bytes resets the connection, and takes
     /// the answer away from a client that is still sending (RFC 9112, section 9.6).
-    async fn linger(mut self) {
+    pub(super) async fn linger(mut self) {
         let deadline = Deadline::new();
         deadline.set(Some(LINGER));
         let mut left = LINGER_BYTES;
@@ -295,16 +215,6 @@ impl Conn {
         })
         .await;
     }
-}
-
-fn limits(visit: &Visit) -> Option<Limits> {
-    let service = visit.service()?;
-    let limits = &service.http.settings.limits;
-    Some(Limits {
-        bytes: limits.header_bytes,
-        lines: limits.headers,
-        target: limits.target,
-    })
 }
 
 /// A client as one of its requests sees it.

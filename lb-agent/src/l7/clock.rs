@@ -9,8 +9,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::access_log;
-
 /// How often deadlines are looked at, in milliseconds.
 pub(super) const TICK_MS: u64 = 100;
 
@@ -43,14 +41,14 @@ pub(super) fn now_ms() -> u64 {
     CLOCK.with(|clock| clock.now_ms.get())
 }
 
-/// Looks at this thread's deadlines for as long as it is polled.
-pub(super) async fn tick_forever() {
+/// Looks at this thread's deadlines for as long as it is polled, and calls `also` each time.
+pub(super) async fn tick_forever(also: impl Fn()) {
     let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         tick();
-        access_log::flush_thread();
+        also();
     }
 }
 
@@ -171,7 +169,7 @@ mod tests {
         deadline.set(Some(Duration::from_millis(150)));
         tokio::select! {
             () = over(&deadline) => {}
-            () = tick_forever() => {}
+            () = tick_forever(|| {}) => {}
         }
         assert!(begun.elapsed() >= Duration::from_millis(150));
         deadline.set(None);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use lb_common::abi::{BackendId, Counter, MAX_BACKENDS, MAX_SERVICES, ServiceId};
 use lb_common::select::Reason;
 
-use super::request::Tunnelled;
+use super::sticky::learner::Tunnelled;
 use crate::dataplane::{BackendCounts, ServiceCounts};
 
 /// Counts of all services and backends.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::compress::Coded;
 use super::counts::Active;
-use super::request::Learner;
+use super::sticky::learner::Learner;
 use super::upstream::Upstream;
 
 /// Most bytes that are read at once.

@@ -17,7 +17,7 @@ use super::access_log::Record;
 use super::answers::{self, Answer};
 use super::clock;
 use super::compress::Coded;
-use super::counts::Active;
+use super::connection::Visit;
 use super::download::{self, Download, Terms};
 use super::passage::Passage;
 use super::peer::{Peer, PeerError};
@@ -27,9 +27,9 @@ use super::request::{Arrived, Received, Request};
 use super::sticky::Key;
 use super::stream::Stream;
 use super::transfer::Transfer;
+use super::tunnel::Tunnel;
 use super::upload::{Upload, UploadError};
 use super::upstream::Upstream;
-use super::visit::Visit;
 
 /// How often one request of which nothing was written is sent again, at most.
 const MOST_REPEATS: u32 = 3;
@@ -63,16 +63,6 @@ pub(super) struct Reply {
     /// How long the backend may pause.
     pub(super) pause: Option<Duration>,
     pub(super) transfer: Transfer,
-}
-
-/// The backend's end of a tunnel.
-pub(super) struct Tunnel {
-    pub(super) stream: Stream,
-    /// What came behind the answer, and belongs to the tunnel.
-    pub(super) early: Vec<u8>,
-    pub(super) active: Active,
-    /// For how long it may be without a byte.
-    pub(super) idle: Option<Duration>,
 }
 
 /// Why there is no answer.
@@ -343,11 +333,11 @@ impl Exchange<'_> {
             // To CONNECT that would be consent.
             return Ok(Outcome::Own(answers::plain(StatusCode::BAD_GATEWAY)));
         }
-        let framing =
-            framing::of_response(&request.head.method, &head).map_err(|Malformed(what)| {
-                self.failed(request, &Failure::Malformed(what), backend, 0);
-                StatusCode::BAD_GATEWAY
-            })?;
+        let framing = head.framing(&request.head.method);
+        let framing = framing.map_err(|Malformed(what)| {
+            self.failed(request, &Failure::Malformed(what), backend, 0);
+            StatusCode::BAD_GATEWAY
+        })?;
         let declared = head.fields.get(Name::ContentLength);
         let mut length = match framing {
             Framing::Length(length) => Some(length),

@@ -13,10 +13,9 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use lb_http::{Name, RequestHead};
 
-use super::access_log::{self, Record};
-use super::exchange::Tunnel;
-use super::tunnel::{self, End};
-use super::visit::{UnderWay, Visit};
+use super::access_log::Record;
+use super::connection::{UnderWay, Visit};
+use super::tunnel::{End, Tunnel};
 
 /// A stream of HTTP/2 that is to become a tunnel.
 pub(super) struct Extended(OnUpgrade);
@@ -60,18 +59,8 @@ impl Extended {
                 stream: TokioIo::new(stream),
                 early: Bytes::new(),
             };
-            let backend = End {
-                stream: tunnel.stream,
-                early: Bytes::from(tunnel.early),
-            };
-            let (active, idle) = (tunnel.active, tunnel.idle);
             // An error has ended both streams by dropping them.
-            let stop = || active.is_to_end();
-            let (.., bytes) = tunnel::copy(client, backend, idle, stop).await;
-            if let Some(mut record) = record {
-                record.bytes = bytes;
-                record.finish(access_log::End::Complete);
-            }
+            let _ = tunnel.run(client, record).await;
         });
     }
 }

@@ -21,6 +21,7 @@ use super::access_log::{End, Record, Said};
 use super::answers::Answer;
 use super::body::{Body, Stream as Streamed, headers_of};
 use super::clock::Deadline;
+use super::connection::{UnderWay, Visit};
 use super::exchange::{self, Outcome};
 use super::extended::Extended;
 use super::passage::{self, Passage};
@@ -28,7 +29,6 @@ use super::progress::Phase;
 use super::request::Arrived;
 use super::respond::refusal_page;
 use super::stream::Stream;
-use super::visit::{UnderWay, Visit};
 use super::{answers, body};
 
 /// Streams that a client may open and reset before they were looked at (CVE-2023-44487). hyper

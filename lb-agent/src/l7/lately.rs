@@ -169,7 +169,7 @@ mod tests {
             .build_local(tokio::runtime::LocalOptions::default())
             .unwrap();
         runtime.block_on(async {
-            tokio::task::spawn_local(clock::tick_forever());
+            tokio::task::spawn_local(clock::tick_forever(|| {}));
             assert!(is_written(4, GENERATION, 5));
             while !is_written(4, GENERATION, 5) {
                 tokio::time::sleep(Duration::from_millis(clock::TICK_MS / 4)).await;

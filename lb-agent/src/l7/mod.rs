@@ -4,10 +4,12 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `access_log` | a line for each request |
-//! | `worker`, `accept` | threads, each with a runtime, listeners and upstream connections of its own |
+//! | `thread`, `accept` | threads, each with a runtime and listeners of its own |
+//! | `worker` | what each thread has: settings, upstream connections, what it has learnt |
 //! | `settings` | what the workers know, swapped whole; the choice of a backend |
-//! | `visit` | what is known of a client's connection |
-//! | `client` | a client's connection of HTTP/1.1, request by request |
+//! | `serve` | a client's connection from its first byte: PROXY header, TLS, then HTTP |
+//! | `connection` | what is known of a client's connection |
+//! | `http1`, `client` | a client's connection of HTTP/1.1, request by request, and its bytes |
 //! | `respond` | the answer to a request of HTTP/1.1, written to its client |
 //! | `h2`, `body` | a client's connection of HTTP/2, and the bodies on it |
 //! | `peer` | a client as one of its requests sees it, over either |
@@ -43,6 +45,7 @@ mod body;
 mod client;
 mod clock;
 pub mod compress;
+mod connection;
 mod counts;
 mod download;
 mod edge;
@@ -52,6 +55,7 @@ mod faults;
 pub mod forwarded;
 mod h2;
 mod handshake;
+mod http1;
 mod lately;
 pub mod pages;
 mod parts;
@@ -64,15 +68,16 @@ mod request;
 mod respond;
 pub mod routes;
 pub mod rules;
+mod serve;
 mod settings;
 pub mod sticky;
 mod stream;
+mod thread;
 pub mod tls;
 mod transfer;
 mod tunnel;
 mod upload;
 mod upstream;
-mod visit;
 mod worker;
 
 use std::collections::HashSet;
@@ -97,7 +102,7 @@ use edge::Edges;
 use parts::Maker;
 use settings::Snapshot;
 use sticky::sessions::Sessions;
-use worker::{Handle, Message};
+use thread::{Handle, Message};
 
 /// How long the workers may take to put new settings in force.
 const PUBLISHED: Duration = Duration::from_secs(2);

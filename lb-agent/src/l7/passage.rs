@@ -11,10 +11,10 @@ use lb_http::{Name, RequestHead, ResponseHead};
 use super::access_log::{Record, Said};
 use super::answers::{self, Answer};
 use super::compress::{self, Asked};
+use super::connection::Visit;
 use super::edge::redirect_target;
 use super::forwarded;
 use super::settings::Service;
-use super::visit::Visit;
 use crate::config::http::Algorithm;
 
 /// What of a request matters for its answer.

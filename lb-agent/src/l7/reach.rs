@@ -11,12 +11,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
+use super::connection::{Chosen, Visit};
 use super::counts::Active;
 use super::settings::Service;
 use super::sticky::Key;
 use super::stream::Stream;
 use super::upstream::Upstream;
-use super::visit::{Chosen, Visit};
 use crate::admission::{Admission, lacks_port};
 use crate::config::BackendAddress;
 use crate::proxy::{header, is_scarcity};

@@ -11,14 +11,15 @@ use lb_http::{Fields, Framing, Name, RequestHead, ResponseHead, hop, list};
 use super::access_log::Record;
 use super::answers::{self, Answer};
 use super::compress;
+use super::connection::Visit;
 use super::forwarded::{self, Asker};
 use super::parts::{Backends, Lane, Target};
 use super::rules::{self, Context};
 use super::settings::{Service, Snapshot};
-use super::sticky::engineio::{self, Handshake};
+use super::sticky::engineio;
+use super::sticky::learner::{Learner, Tunnelled};
 use super::sticky::sessions::Sessions;
 use super::sticky::{self, Known, Memory, Then};
-use super::visit::Visit;
 use crate::config::BackendAddress;
 
 /// One request on its way to a backend.
@@ -249,14 +250,8 @@ impl Request {
 
     /// Reads the session out of the answer to a handshake on its way; `None` if it is none.
     pub(super) fn learner(&self, status: StatusCode, backend: BackendId) -> Option<Box<Learner>> {
-        (self.known.then == Then::Learn && status == StatusCode::OK).then(|| {
-            Box::new(Learner {
-                sessions: self.sessions(),
-                service: self.target,
-                backend,
-                begun: Vec::new(),
-            })
-        })
+        (self.known.then == Then::Learn && status == StatusCode::OK)
+            .then(|| Box::new(Learner::new(self.sessions(), self.target, backend)))
     }
 
     /// What ends with a tunnel of this request.
@@ -264,11 +259,8 @@ impl Request {
         let Then::Session(sid) = &self.known.then else {
             return None;
         };
-        Some(Box::new(Tunnelled {
-            sessions: self.sessions(),
-            service: self.target,
-            sid: sid.clone(),
-        }))
+        let tunnelled = Tunnelled::new(self.sessions(), self.target, sid.clone());
+        Some(Box::new(tunnelled))
     }
 
     /// Whether a backend says of a session that it had that it does not know it any more.
@@ -383,43 +375,5 @@ fn known(
             key: sticky::Key::Address(ip),
             then: Then::Nothing,
         },
-    }
-}
-
-/// Learns which backend has a session from the answer to its handshake.
-pub(super) struct Learner {
-    sessions: Arc<Sessions>,
-    service: ServiceId,
-    backend: BackendId,
-    begun: Vec<u8>,
-}
-
-impl Learner {
-    /// Looks at a piece of the answer before the client gets it; `false` when no more is needed.
-    pub(super) fn look(&mut self, piece: &[u8]) -> bool {
-        let room = engineio::LONGEST.saturating_sub(self.begun.len());
-        self.begun
-            .extend_from_slice(&piece[..piece.len().min(room)]);
-        match engineio::handshake(&self.begun) {
-            Handshake::Of(sid) => {
-                self.sessions.learn(self.service, &sid, self.backend);
-                false
-            }
-            Handshake::Partial => self.begun.len() < engineio::LONGEST,
-            Handshake::Other => false,
-        }
-    }
-}
-
-/// A session that has become a tunnel; with its end it is most likely over.
-pub(super) struct Tunnelled {
-    sessions: Arc<Sessions>,
-    service: ServiceId,
-    sid: String,
-}
-
-impl Drop for Tunnelled {
-    fn drop(&mut self) {
-        self.sessions.leave(self.service, &self.sid);
     }
 }

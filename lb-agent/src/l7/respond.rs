@@ -17,16 +17,17 @@ use super::access_log::{End, Record, Said};
 use super::answers::{self, Answer};
 use super::client::{Asking, Conn};
 use super::clock;
+use super::connection::Visit;
 use super::download::DownloadError;
-use super::exchange::{self, Outcome, Reply, Tunnel};
+use super::exchange::{self, Outcome, Reply};
 use super::forwarded::RequestId;
 use super::passage::{self, Passage};
 use super::peer::{Peer as _, PeerError};
 use super::request::Arrived;
 use super::settings::Service;
 use super::transfer::Transfer;
+use super::tunnel::Tunnel;
 use super::upload::UploadError;
-use super::visit::Visit;
 
 /// Fewer bytes of a body are cheaper to copy behind the head than to write beside it.
 const FEW: usize = 2 * 1024;

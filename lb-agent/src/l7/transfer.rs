@@ -5,12 +5,12 @@ use std::task::{Context, Poll};
 
 use lb_http::body::Piece;
 
+use super::connection::Visit;
 use super::download::{Download, DownloadError};
 use super::peer::Peer;
 use super::progress::Progress;
 use super::upload::{Upload, UploadError};
 use super::upstream::Pool;
-use super::visit::Visit;
 
 /// Both ways of one exchange.
 pub(super) struct Transfer {

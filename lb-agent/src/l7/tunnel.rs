@@ -14,7 +14,10 @@ use std::time::Duration;
 use hyper::body::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::access_log::{self, Record};
 use super::clock::Deadline;
+use super::counts::Active;
+use super::stream::Stream;
 
 /// Most bytes read at once, and so the most kept for one direction of a tunnel.
 const CHUNK: usize = 64 * 1024;
@@ -119,10 +122,42 @@ pub(super) struct End<S> {
     pub(super) early: Bytes,
 }
 
+/// A backend's end of a tunnel, before it is joined with its client's.
+pub(super) struct Tunnel {
+    pub(super) stream: Stream,
+    /// What came behind the answer, and belongs to the tunnel.
+    pub(super) early: Vec<u8>,
+    pub(super) active: Active,
+    /// For how long it may be without a byte.
+    pub(super) idle: Option<Duration>,
+}
+
+impl Tunnel {
+    /// Copies both ways until both sides have ended, it was idle for too long, or its backend is drained.
+    /// The streams are returned; an error means that one of them was reset, or is to be.
+    pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        client: End<S>,
+        record: Option<Box<Record>>,
+    ) -> (S, Stream, io::Result<()>) {
+        let backend = End {
+            stream: self.stream,
+            early: Bytes::from(self.early),
+        };
+        let stop = || self.active.is_to_end();
+        let (client, backend, ended, bytes) = copy(client, backend, self.idle, stop).await;
+        if let Some(mut record) = record {
+            record.bytes = bytes;
+            record.finish(access_log::End::Complete);
+        }
+        (client, backend, ended)
+    }
+}
+
 /// Copies both ways until both sides have ended, until nothing has moved for `idle`, or until `stop`,
 /// which is asked whenever something happens or all deadlines are woken. An error means that one
 /// side was reset, or is to be. The number is that of the bytes that the client took.
-pub(super) async fn copy<A, B>(
+async fn copy<A, B>(
     client: End<A>,
     backend: End<B>,
     idle: Option<Duration>,

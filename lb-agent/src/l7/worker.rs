@@ -1,41 +1,15 @@
-//! A worker: one thread with a runtime, listeners and upstream connections of its own. Nothing
-//! that a request needs is shared with another thread.
+//! What a worker has: settings, upstream connections and memory of its own. Nothing that a request needs is
+//! shared with another thread.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc as sync;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-
-use lb_common::abi::ServiceKey;
-use tokio::sync::{mpsc, watch};
 
 use super::faults::{Budget, Faults};
 use super::settings::Snapshot;
 use super::sticky::spread::Spread;
 use super::upstream::Pool;
-use super::{accept, clock, visit};
-use crate::admission::listener::Client;
-use crate::handover::Newcomers;
-use crate::privilege;
-
-/// What a worker is told.
-pub(super) enum Message {
-    /// New settings are in force; to be confirmed.
-    Publish(Arc<Snapshot>, sync::Sender<()>),
-    /// Accept connections on a socket. `None` is the one to which the kernel hands connections.
-    Listen(Option<ServiceKey>, TcpListener),
-    /// No more on this address. What waits to be accepted is.
-    Unlisten(ServiceKey),
-    /// Tunnels have to see whether they are to end.
-    Wake,
-    /// End: requests finish, and what is still open then is closed.
-    Stop(Instant, Newcomers),
-}
 
 /// The thread's own state.
 pub(super) struct Worker {
@@ -52,14 +26,44 @@ pub(super) struct Worker {
     /// How many retries there may be.
     pub(super) budget: Budget,
     stopping: Cell<bool>,
+    /// Tasks that are not over.
     open: Cell<usize>,
 }
 
 impl Worker {
+    /// A worker to which nothing has happened.
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            snapshot: RefCell::new(Rc::new(snapshot)),
+            pool: Rc::default(),
+            spread: Spread::default(),
+            faults: Faults::default(),
+            budget: Budget::default(),
+            stopping: Cell::new(false),
+            open: Cell::new(0),
+        }
+    }
+
+    /// Puts settings in force.
+    pub(super) fn publish(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.borrow_mut() = Rc::new(snapshot);
+    }
+
     /// The settings in force.
     #[expect(clippy::redundant_allocation)]
     pub(super) fn snapshot(&self) -> Rc<Arc<Snapshot>> {
         Rc::clone(&self.snapshot.borrow())
+    }
+
+    /// From now on connections end after the request that they carry.
+    pub(super) fn stop(&self) {
+        self.stopping.set(true);
+        self.pool.clear();
+    }
+
+    /// How many of its tasks are not over.
+    pub(super) fn open(&self) -> usize {
+        self.open.get()
     }
 
     /// Whether connections should end after the request that they carry.
@@ -75,138 +79,5 @@ impl Worker {
             task.await;
             worker.open.set(worker.open.get() - 1);
         });
-    }
-
-    /// Serves a connection.
-    pub(super) fn serve(self: &Rc<Self>, client: Client, peer: SocketAddr) {
-        self.spawn(visit::serve(Rc::clone(self), client, peer));
-    }
-}
-
-/// A running worker.
-pub(super) struct Handle {
-    inbox: mpsc::UnboundedSender<Message>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Handle {
-    /// Starts one.
-    pub(super) fn start(index: usize, snapshot: Arc<Snapshot>) -> io::Result<Self> {
-        let (inbox, messages) = mpsc::unbounded_channel();
-        let thread = std::thread::Builder::new()
-            .name(format!("l7-{index}"))
-            .spawn(move || run(snapshot, messages))?;
-        Ok(Self {
-            inbox,
-            thread: Some(thread),
-        })
-    }
-
-    /// Tells it something. One that has ended hears nothing.
-    pub(super) fn tell(&self, message: Message) {
-        let _ = self.inbox.send(message);
-    }
-
-    /// Its thread, to be waited for.
-    pub(super) fn into_thread(mut self) -> Option<JoinHandle<()>> {
-        self.thread.take()
-    }
-}
-
-fn run(snapshot: Arc<Snapshot>, messages: mpsc::UnboundedReceiver<Message>) {
-    // What reads bytes from anybody needs none. Whatever it listens on has been opened for it.
-    if let Err(error) = privilege::keep(&[]) {
-        tracing::error!(%error, "a worker of the L7 path cannot give up its capabilities, and does not serve");
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(tokio::runtime::LocalOptions::default());
-    match runtime {
-        Ok(runtime) => runtime.block_on(live(snapshot, messages)),
-        Err(error) => tracing::error!(%error, "a worker of the L7 path cannot start"),
-    }
-}
-
-async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Message>) {
-    let worker = Rc::new(Worker {
-        snapshot: RefCell::new(Rc::new(snapshot)),
-        pool: Rc::default(),
-        spread: Spread::default(),
-        faults: Faults::default(),
-        budget: Budget::default(),
-        stopping: Cell::new(false),
-        open: Cell::new(0),
-    });
-    tokio::task::spawn_local(clock::tick_forever());
-    tokio::task::spawn_local(tidy(Rc::clone(&worker)));
-    let mut listeners: Vec<(Option<ServiceKey>, watch::Sender<bool>)> = Vec::new();
-    let end = loop {
-        match messages.recv().await {
-            Some(Message::Publish(snapshot, done)) => {
-                *worker.snapshot.borrow_mut() = Rc::new(snapshot);
-                let _ = done.send(());
-            }
-            Some(Message::Listen(key, listener)) => {
-                let (stop, stopped) = watch::channel(false);
-                tokio::task::spawn_local(accept::accept(Rc::clone(&worker), listener, stopped));
-                listeners.push((key, stop));
-            }
-            Some(Message::Unlisten(key)) => {
-                listeners.retain(|(known, _)| *known != Some(key));
-            }
-            Some(Message::Wake) => clock::wake_all(),
-            Some(Message::Stop(deadline, newcomers)) => break (deadline, newcomers),
-            None => break (Instant::now(), Newcomers::Refused),
-        }
-    };
-    wind_down(&worker, listeners, end).await;
-}
-
-/// Lets what is open end, until the deadline. Dropping the runtime closes the rest.
-async fn wind_down(
-    worker: &Worker,
-    listeners: Vec<(Option<ServiceKey>, watch::Sender<bool>)>,
-    (deadline, newcomers): (Instant, Newcomers),
-) {
-    worker.stopping.set(true);
-    worker.pool.clear();
-    clock::wake_all();
-    if newcomers != Newcomers::Refused {
-        until_quiet(worker, deadline).await;
-    }
-    drop(listeners);
-    // The listeners first take what waits to be accepted, which has a moment in any case.
-    let last = deadline.max(Instant::now() + PAUSE * 10);
-    tokio::time::sleep(PAUSE).await;
-    until_quiet(worker, last).await;
-    let connections = worker.open.get();
-    if connections > 0 {
-        tracing::info!(connections, "closed when the drain time was over");
-    }
-}
-
-/// How often it is looked whether everything is over.
-const PAUSE: Duration = Duration::from_millis(20);
-
-async fn until_quiet(worker: &Worker, deadline: Instant) {
-    while worker.open.get() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// Rounds of tidying after which sessions that are over are looked for.
-const SESSION_ROUNDS: u64 = 120;
-
-/// Ends idle connections to backends in their time, and the memory of sessions.
-async fn tidy(worker: Rc<Worker>) {
-    let mut rounds = tokio::time::interval(Duration::from_millis(500));
-    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for round in 1u64.. {
-        rounds.tick().await;
-        worker.pool.tidy();
-        if round % SESSION_ROUNDS == 0 {
-            worker.snapshot().sessions.tidy();
-        }
     }
 }

@@ -5,58 +5,52 @@ use std::time::Duration;
 
 use hyper::Version;
 
-use super::record::{End, Record};
+use super::entry::{End, Entry};
 use super::stamp;
 use crate::config::http::LogFormat;
 
-/// Adds the line of `record` to `out`.
-pub(super) fn line(
-    format: LogFormat,
-    record: &Record,
-    total: Duration,
-    end: End,
-    out: &mut Vec<u8>,
-) {
+/// Adds the line of `entry` to `out`.
+pub(super) fn line(format: LogFormat, entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
     match format {
-        LogFormat::Combined => combined(record, total, end, out),
-        LogFormat::Json => json(record, total, end, out),
+        LogFormat::Combined => combined(entry, total, end, out),
+        LogFormat::Json => json(entry, total, end, out),
     }
     out.push(b'\n');
 }
 
 /// Apache's combined format, which every log reader knows; what it has no field for comes after it.
-fn combined(record: &Record, total: Duration, end: End, out: &mut Vec<u8>) {
-    address(record, out);
+fn combined(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
+    address(entry, out);
     out.extend_from_slice(b" - ");
-    match record.user() {
+    match entry.user() {
         Some(user) => escape(user, &TEXT, out),
         None => out.push(b'-'),
     }
     out.push(b' ');
     stamp::combined(out);
     out.extend_from_slice(b" \"");
-    escape(record.method(), &TEXT, out);
+    escape(entry.method(), &TEXT, out);
     out.push(b' ');
-    escape(record.target(), &TEXT, out);
+    escape(entry.target(), &TEXT, out);
     out.push(b' ');
-    out.extend_from_slice(protocol(record.version).as_bytes());
+    out.extend_from_slice(protocol(entry.version).as_bytes());
     out.extend_from_slice(b"\" ");
-    number(u64::from(record.status()), out);
+    number(u64::from(entry.status()), out);
     out.push(b' ');
-    number(record.bytes, out);
-    for text in [record.referer(), record.user_agent()] {
+    number(entry.bytes, out);
+    for text in [entry.referer(), entry.user_agent()] {
         out.extend_from_slice(b" \"");
         escape(text.unwrap_or(b"-"), &TEXT, out);
         out.push(b'"');
     }
-    let (backend, why) = record.backend().unwrap_or((b"-", "-"));
+    let (backend, why) = entry.backend().unwrap_or((b"-", "-"));
     out.extend_from_slice(b" backend=");
     escape(backend, &TEXT, out);
     out.extend_from_slice(b" why=");
     out.extend_from_slice(why.as_bytes());
     let times = [
-        (" connect=", record.connect),
-        (" first_byte=", record.first_byte),
+        (" connect=", entry.connect),
+        (" first_byte=", entry.first_byte),
         (" total=", Some(total)),
     ];
     for (name, time) in times {
@@ -67,37 +61,37 @@ fn combined(record: &Record, total: Duration, end: End, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(b" id=");
-    escape(record.request_id().unwrap_or(b"-"), &TEXT, out);
+    escape(entry.request_id().unwrap_or(b"-"), &TEXT, out);
     out.extend_from_slice(b" tls=");
-    out.extend_from_slice(record.tls.unwrap_or("-").as_bytes());
+    out.extend_from_slice(entry.tls.unwrap_or("-").as_bytes());
     if end == End::Aborted {
         out.extend_from_slice(b" aborted");
     }
 }
 
 /// One JSON object. Times are in milliseconds.
-fn json(record: &Record, total: Duration, end: End, out: &mut Vec<u8>) {
+fn json(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"time\":\"");
     stamp::iso(out);
     out.extend_from_slice(b"\",\"client\":\"");
-    address(record, out);
+    address(entry, out);
     out.push(b'"');
-    text("user", record.user(), out);
-    text("method", Some(record.method()), out);
-    text("target", Some(record.target()), out);
-    text("protocol", Some(protocol(record.version).as_bytes()), out);
-    text("host", record.host(), out);
+    text("user", entry.user(), out);
+    text("method", Some(entry.method()), out);
+    text("target", Some(entry.target()), out);
+    text("protocol", Some(protocol(entry.version).as_bytes()), out);
+    text("host", entry.host(), out);
     out.extend_from_slice(b",\"status\":");
-    number(u64::from(record.status()), out);
+    number(u64::from(entry.status()), out);
     out.extend_from_slice(b",\"bytes\":");
-    number(record.bytes, out);
-    text("referer", record.referer(), out);
-    text("user_agent", record.user_agent(), out);
-    text("backend", record.backend().map(|(name, _)| name), out);
-    text("why", record.backend().map(|(_, why)| why.as_bytes()), out);
+    number(entry.bytes, out);
+    text("referer", entry.referer(), out);
+    text("user_agent", entry.user_agent(), out);
+    text("backend", entry.backend().map(|(name, _)| name), out);
+    text("why", entry.backend().map(|(_, why)| why.as_bytes()), out);
     let times = [
-        (",\"connect_ms\":", record.connect),
-        (",\"first_byte_ms\":", record.first_byte),
+        (",\"connect_ms\":", entry.connect),
+        (",\"first_byte_ms\":", entry.first_byte),
         (",\"total_ms\":", Some(total)),
     ];
     for (name, time) in times {
@@ -106,8 +100,8 @@ fn json(record: &Record, total: Duration, end: End, out: &mut Vec<u8>) {
             thousandths(time.as_micros() as u64, out);
         }
     }
-    text("request_id", record.request_id(), out);
-    text("tls", record.tls.map(str::as_bytes), out);
+    text("request_id", entry.request_id(), out);
+    text("tls", entry.tls.map(str::as_bytes), out);
     if end == End::Aborted {
         out.extend_from_slice(b",\"aborted\":true");
     }
@@ -129,9 +123,9 @@ fn text(name: &str, value: Option<&[u8]>, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn address(record: &Record, out: &mut Vec<u8>) {
+fn address(entry: &Entry, out: &mut Vec<u8>) {
     // Writing to a vector does not fail.
-    let _ = match record.client {
+    let _ = match entry.client {
         std::net::IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();
             for (index, part) in [a, b, c, d].into_iter().enumerate() {
@@ -231,27 +225,21 @@ fn escape(text: &[u8], escapes: &Escapes, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::l7::access_log::Said;
-    use crate::l7::access_log::sink::Sink;
     use hyper::{Method, StatusCode};
     use lb_http::RequestHead;
 
-    fn record(headers: &[(&str, &[u8])], target: &str) -> Record {
+    fn entry(headers: &[(&str, &[u8])], target: &str) -> Entry {
         let mut head = RequestHead::new(Method::GET, target.as_bytes(), Version::HTTP_11);
         for (name, value) in headers {
             head.fields.append_called(name.as_bytes(), value);
         }
-        let sink = Sink::for_tests(LogFormat::Combined);
-        Record::begin(
-            &sink,
-            "203.0.113.9".parse().unwrap(),
-            head.version,
-            &Said::of(&head),
-        )
+        let client = "203.0.113.9".parse().unwrap();
+        Entry::begin(client, head.version, &Said::of(&head))
     }
 
-    fn written(format: LogFormat, record: &Record, end: End) -> String {
+    fn written(format: LogFormat, entry: &Entry, end: End) -> String {
         let mut out = Vec::new();
-        line(format, record, Duration::from_micros(12_345), end, &mut out);
+        line(format, entry, Duration::from_micros(12_345), end, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -261,8 +249,8 @@ mod tests {
         format!("{before}[]{}", rest.split_once(']').unwrap().1)
     }
 
-    fn whole() -> Record {
-        let mut record = record(
+    fn whole() -> Entry {
+        let mut entry = entry(
             &[
                 ("host", b"example.com"),
                 ("referer", b"https://a.test/"),
@@ -271,14 +259,14 @@ mod tests {
             ],
             "/path?q=1",
         );
-        record.chose("127.0.0.1:5000", "slot");
-        record.identify(b"abc123");
-        record.connect = Some(Duration::from_micros(400));
-        record.answered(StatusCode::OK);
-        record.first_byte = Some(Duration::from_micros(2_500));
-        record.bytes = 5120;
-        record.tls = Some("TLSv1.3");
-        record
+        entry.chose("127.0.0.1:5000", "slot");
+        entry.identify(b"abc123");
+        entry.connect = Some(Duration::from_micros(400));
+        entry.answered(StatusCode::OK);
+        entry.first_byte = Some(Duration::from_micros(2_500));
+        entry.bytes = 5120;
+        entry.tls = Some("TLSv1.3");
+        entry
     }
 
     #[test]
@@ -293,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_a_dash_and_a_client_that_left_is_a_499() {
-        let line = written(LogFormat::Combined, &record(&[], "/"), End::Aborted);
+        let line = written(LogFormat::Combined, &entry(&[], "/"), End::Aborted);
         assert_eq!(
             without_time(&line),
             "203.0.113.9 - - [] \"GET / HTTP/1.1\" 499 0 \"-\" \"-\" backend=- why=- connect=- \
@@ -321,13 +309,13 @@ mod tests {
     #[test]
     fn nobody_writes_a_line_of_his_own_or_to_the_terminal() {
         let agent = b"a\" 200 \\ \t \xff \xc3\xa9";
-        let record = record(&[("user-agent", agent)], "/");
-        let combined = written(LogFormat::Combined, &record, End::Complete);
+        let entry = entry(&[("user-agent", agent)], "/");
+        let combined = written(LogFormat::Combined, &entry, End::Complete);
         assert!(
             combined.contains(r#""a\" 200 \\ \x09 \xff \xc3\xa9""#),
             "{combined}"
         );
-        let json = written(LogFormat::Json, &record, End::Complete);
+        let json = written(LogFormat::Json, &entry, End::Complete);
         let object: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(object["user_agent"], "a\" 200 \\ \t \u{fffd} é");
         assert_eq!(json.trim_end().lines().count(), 1);

@@ -2,7 +2,8 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `record` | what is noted of a request while it is under way |
+//! | `record` | a request under way, whose line is written at its end |
+//! | `entry` | what is noted of it |
 //! | `format` | the line of it: combined or JSON |
 //! | `stamp` | the time, put into words once a second |
 //! | `sink` | a thread's buffer of lines, on its way to the writer |
@@ -12,12 +13,14 @@
 //! a buffer of its thread. A full buffer, and every buffer ten times a second, goes to the writer.
 //! When the disk cannot keep up, lines are dropped and counted: requests never wait for the log.
 
+mod entry;
 mod format;
 mod record;
 mod sink;
 mod stamp;
 mod writer;
 
-pub(super) use record::{End, Record, Said};
+pub(super) use entry::{End, Said};
+pub(super) use record::Record;
 pub(super) use sink::{Sink, flush_thread};
 pub(super) use writer::Writer;

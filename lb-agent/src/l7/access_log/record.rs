@@ -1,85 +1,20 @@
-//! What is noted of a request while it is under way.
+//! A request under way, whose line is written at its end.
 
 use std::net::IpAddr;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hyper::{StatusCode, Version};
-use lb_http::{Name, RequestHead, spare};
+use hyper::Version;
 
+use super::entry::{End, Entry, Said};
+use super::format;
 use super::sink::Sink;
 
-/// A request under way. Its texts are copied into one buffer, which the next request of the thread
-/// uses again: nothing of the request itself is kept alive for the log.
+/// A request under way. Its line is written once: by [`Record::finish`], else when it is dropped.
 pub(in crate::l7) struct Record {
     sink: Arc<Sink>,
-    texts: Vec<u8>,
-    request: Spans,
-    begun: Instant,
-    pub(super) version: Version,
-    /// The client's address: the real one, behind trusted proxies.
-    pub(in crate::l7) client: IpAddr,
-    /// The version of TLS.
-    pub(in crate::l7) tls: Option<&'static str>,
-    /// The name of the backend, and why it was this one.
-    backend: Option<(Range<usize>, &'static str)>,
-    pub(super) id: Option<Range<usize>>,
-    /// How long the connection to the backend took; zero for one that was there.
-    pub(in crate::l7) connect: Option<Duration>,
-    pub(super) first_byte: Option<Duration>,
-    status: Option<StatusCode>,
-    /// Bytes of the answer's body so far.
-    pub(in crate::l7) bytes: u64,
-    written: bool,
-}
-
-/// What a client said, as far as it is noted.
-#[derive(Clone, Copy, Debug, Default)]
-pub(in crate::l7) struct Said<'a> {
-    pub(in crate::l7) method: &'a [u8],
-    pub(in crate::l7) target: &'a [u8],
-    pub(in crate::l7) host: Option<&'a [u8]>,
-    pub(in crate::l7) referer: Option<&'a [u8]>,
-    pub(in crate::l7) user_agent: Option<&'a [u8]>,
-    pub(in crate::l7) authorization: Option<&'a [u8]>,
-}
-
-impl<'a> Said<'a> {
-    /// What the head of a request says.
-    pub(in crate::l7) fn of(head: &'a RequestHead) -> Self {
-        let field = |name| head.fields.get(name);
-        Self {
-            method: head.method.as_str().as_bytes(),
-            target: head.target(),
-            host: field(Name::Host),
-            referer: field(Name::Referer),
-            user_agent: field(Name::UserAgent),
-            authorization: field(Name::Authorization),
-        }
-    }
-}
-
-/// Where texts are.
-#[derive(Default)]
-struct Spans {
-    method: Range<usize>,
-    target: Range<usize>,
-    host: Option<Range<usize>>,
-    referer: Option<Range<usize>>,
-    user_agent: Option<Range<usize>>,
-    user: Option<Range<usize>>,
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::l7) enum End {
-    /// The answer was written to its end.
-    Complete,
-    /// The client or the backend went away before it.
-    Aborted,
+    entry: Entry,
+    is_written: bool,
 }
 
 impl Record {
@@ -90,60 +25,11 @@ impl Record {
         version: Version,
         said: &Said<'_>,
     ) -> Self {
-        let texts = spare::take();
-        let mut record = Self {
+        Self {
             sink: Arc::clone(sink),
-            texts,
-            request: Spans::default(),
-            begun: Instant::now(),
-            version,
-            client,
-            tls: None,
-            backend: None,
-            id: None,
-            connect: None,
-            first_byte: None,
-            status: None,
-            bytes: 0,
-            written: false,
-        };
-        record.copy(said);
-        record
-    }
-
-    fn copy(&mut self, said: &Said<'_>) {
-        self.request.method = self.text(said.method);
-        self.request.target = self.text(said.target);
-        self.request.host = said.host.map(|host| self.text(host));
-        self.request.referer = said.referer.map(|referer| self.text(referer));
-        self.request.user_agent = said.user_agent.map(|agent| self.text(agent));
-        self.request.user = said
-            .authorization
-            .and_then(user)
-            .map(|user| self.text(&user));
-    }
-
-    fn text(&mut self, text: &[u8]) -> Range<usize> {
-        let begin = self.texts.len();
-        self.texts.extend_from_slice(text);
-        begin..self.texts.len()
-    }
-
-    /// The backend that was chosen, and why; the last one counts.
-    pub(in crate::l7) fn chose(&mut self, backend: &str, why: &'static str) {
-        let name = self.text(backend.as_bytes());
-        self.backend = Some((name, why));
-    }
-
-    /// The identity under which the request is known to the backend.
-    pub(in crate::l7) fn identify(&mut self, id: &[u8]) {
-        self.id = Some(self.text(id));
-    }
-
-    /// The head of the answer is there.
-    pub(in crate::l7) fn answered(&mut self, status: StatusCode) {
-        self.first_byte = Some(self.begun.elapsed());
-        self.status = Some(status);
+            entry: Entry::begin(client, version, said),
+            is_written: false,
+        }
     }
 
     /// Writes the line.
@@ -152,51 +38,26 @@ impl Record {
     }
 
     fn write(&mut self, end: End) {
-        if !std::mem::replace(&mut self.written, true) {
-            self.sink.write(self, self.begun.elapsed(), end);
+        if !std::mem::replace(&mut self.is_written, true) {
+            let (format, entry) = (self.sink.format(), &self.entry);
+            let total = entry.age();
+            self.sink
+                .write(|out| format::line(format, entry, total, end, out));
         }
     }
+}
 
-    pub(super) fn method(&self) -> &[u8] {
-        &self.texts[self.request.method.clone()]
+impl Deref for Record {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
     }
+}
 
-    pub(super) fn target(&self) -> &[u8] {
-        &self.texts[self.request.target.clone()]
-    }
-
-    pub(super) fn host(&self) -> Option<&[u8]> {
-        self.at(self.request.host.as_ref())
-    }
-
-    pub(super) fn referer(&self) -> Option<&[u8]> {
-        self.at(self.request.referer.as_ref())
-    }
-
-    pub(super) fn user_agent(&self) -> Option<&[u8]> {
-        self.at(self.request.user_agent.as_ref())
-    }
-
-    pub(super) fn user(&self) -> Option<&[u8]> {
-        self.at(self.request.user.as_ref())
-    }
-
-    pub(super) fn request_id(&self) -> Option<&[u8]> {
-        self.at(self.id.as_ref())
-    }
-
-    pub(super) fn backend(&self) -> Option<(&[u8], &'static str)> {
-        let (name, why) = self.backend.as_ref()?;
-        Some((&self.texts[name.clone()], why))
-    }
-
-    /// The status, or 499 for a client that did not wait for one.
-    pub(super) fn status(&self) -> u16 {
-        self.status.map_or(499, |status| status.as_u16())
-    }
-
-    fn at(&self, span: Option<&Range<usize>>) -> Option<&[u8]> {
-        span.map(|span| &self.texts[span.clone()])
+impl DerefMut for Record {
+    fn deref_mut(&mut self) -> &mut Entry {
+        &mut self.entry
     }
 }
 
@@ -204,18 +65,5 @@ impl Drop for Record {
     /// A request that nobody finished is noted too.
     fn drop(&mut self) {
         self.write(End::Aborted);
-        spare::give(std::mem::take(&mut self.texts));
     }
-}
-
-/// The user of basic authentication (RFC 7617), without the password.
-fn user(authorization: &[u8]) -> Option<Vec<u8>> {
-    let (scheme, credentials) = std::str::from_utf8(authorization).ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let mut user = STANDARD.decode(credentials.trim()).ok()?;
-    let end = user.iter().position(|byte| *byte == b':')?;
-    user.truncate(end);
-    (!user.is_empty()).then_some(user)
 }

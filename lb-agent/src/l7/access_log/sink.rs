@@ -4,10 +4,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use super::format;
-use super::record::{End, Record};
 use crate::config::http::{LogFormat, LogTarget};
 
 /// A buffer goes to the writer when it holds so many bytes.
@@ -77,16 +74,13 @@ impl Sink {
         })
     }
 
-    /// One that nobody reads.
-    #[cfg(test)]
-    pub(super) fn for_tests(format: LogFormat) -> Arc<Self> {
-        let (writer, _) = std::sync::mpsc::sync_channel(1);
-        let (spare, dropped) = Default::default();
-        Self::new(LogTarget::Stdout, format, writer, spare, dropped)
+    /// How its lines are formatted.
+    pub(super) const fn format(&self) -> LogFormat {
+        self.format
     }
 
-    /// Adds the line of `record` to this thread's buffer.
-    pub(super) fn write(self: &Arc<Self>, record: &Record, total: Duration, end: End) {
+    /// Adds a line, which `put` writes, to this thread's buffer.
+    pub(super) fn write(self: &Arc<Self>, put: impl FnOnce(&mut Vec<u8>)) {
         // When a thread ends, what it drops last finds no buffer any more.
         let _ = BUFFERS.try_with(|buffers| {
             let Buffers(buffers) = &mut *buffers.borrow_mut();
@@ -98,7 +92,7 @@ impl Sink {
                 buffers.len() - 1
             });
             let buffer = &mut buffers[index];
-            format::line(self.format, record, total, end, &mut buffer.text);
+            put(&mut buffer.text);
             buffer.lines += 1;
             if buffer.text.len() >= FULL {
                 buffer.send();

@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `cookie` | the signed cookie that names a backend |
 //! | `engineio` | what Engine.IO, below Socket.IO, says in its requests and in its handshake |
+//! | `learner` | sessions from their first answer to the end of their tunnel |
 //! | `sessions` | which backend has which Socket.IO session |
 //! | `spread` | new sessions by weight |
 
 pub mod cookie;
 pub mod engineio;
+pub mod learner;
 pub mod sessions;
 pub mod spread;
 

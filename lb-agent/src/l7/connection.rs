@@ -1,4 +1,4 @@
-//! A client's connection: what is known of it, and its life from the first byte to the last.
+//! What is known of a client's connection.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -6,23 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Bytes;
 use lb_common::abi::{BackendId, ServiceId};
 use lb_common::select::Reason;
 
-use super::access_log::{self, Record};
-use super::body::{self, Given};
-use super::exchange::Tunnel;
+use super::clock;
 use super::forwarded::Origin;
-use super::handshake::{self, Agreed};
+use super::handshake::Agreed;
 use super::progress::{Phase, Progress};
-use super::settings::{Service, Snapshot};
+use super::settings::Service;
 use super::sticky::Key;
-use super::stream::Stream;
-use super::tunnel::{self, End};
 use super::worker::Worker;
-use super::{client, clock, h2, proxied};
-use crate::admission::listener::Client;
 use crate::config::http::Timeouts;
 
 /// How soon a client that goes on is remembered again.
@@ -56,6 +49,13 @@ pub(super) struct Visit {
     pub(super) send: Cell<Option<Duration>>,
 }
 
+/// When a stream was last given something that it has not made room behind, in milliseconds of the
+/// thread's clock; [`NOTHING`] if it waits for nobody, or for the backend.
+pub(super) type Given = Rc<Cell<u64>>;
+
+/// Nothing was given.
+pub(super) const NOTHING: u64 = u64::MAX;
+
 /// A request on its way through this connection, until this is dropped.
 pub(super) struct UnderWay {
     visit: Rc<Visit>,
@@ -84,7 +84,7 @@ impl UnderWay {
 impl UnderWay {
     /// Notes a stream that carries an answer.
     pub(super) fn stream(&self) -> Given {
-        let given = Given::new(Cell::new(body::NOTHING));
+        let given = Given::new(Cell::new(NOTHING));
         self.visit.streams.borrow_mut().push(Rc::clone(&given));
         given
     }
@@ -111,11 +111,43 @@ pub(super) struct Chosen {
 }
 
 impl Visit {
+    /// A connection that carries nothing yet; `None` if no service listens at `local`.
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        local: SocketAddr,
+        origin: Origin,
+        tls: Option<Agreed>,
+    ) -> Option<Rc<Self>> {
+        let usual = Timeouts::default();
+        let visit = Rc::new(Self {
+            origin,
+            worker,
+            local,
+            progress: Rc::new(Progress::new()),
+            chosen: Cell::new(None),
+            remembered: Cell::new(None),
+            service: RefCell::new(None),
+            tls,
+            streams: RefCell::default(),
+            under_way: Cell::new(0),
+            idle: Cell::new(usual.idle),
+            head: Cell::new(usual.header),
+            send: Cell::new(usual.send),
+        });
+        visit.service()?;
+        Some(visit)
+    }
+
     /// The first bytes of a request may have come.
     pub(super) fn begin_head(&self) {
         if self.progress.phase() == Phase::Idle {
             self.progress.head(self.head.get());
         }
+    }
+
+    /// How long the head of a request may take.
+    pub(super) const fn head_timeout(&self) -> Duration {
+        self.head.get()
     }
 
     /// No request is under way any more.
@@ -163,38 +195,6 @@ impl Visit {
         known != Some(snapshot.generation) && snapshot.service_at(self.local).is_none()
     }
 
-    /// Goes on as a tunnel, in a task of its own, which is much smaller than that of a connection.
-    /// `early` was read from the client.
-    pub(super) fn become_tunnel(
-        &self,
-        stream: Stream,
-        early: Vec<u8>,
-        tunnel: Tunnel,
-        record: Option<Box<Record>>,
-    ) {
-        let client = End {
-            stream,
-            early: Bytes::from(early),
-        };
-        let backend = End {
-            stream: tunnel.stream,
-            early: Bytes::from(tunnel.early),
-        };
-        let (active, idle) = (tunnel.active, tunnel.idle);
-        self.worker.spawn(async move {
-            let stop = || active.is_to_end();
-            let (client, backend, ended, bytes) = tunnel::copy(client, backend, idle, stop).await;
-            if let Some(mut record) = record {
-                record.bytes = bytes;
-                record.finish(access_log::End::Complete);
-            }
-            if ended.is_err() {
-                client.reset_when_closed();
-                backend.reset_when_closed();
-            }
-        });
-    }
-
     /// The service that this connection's requests go to. One that does not listen here any more
     /// answers under the settings that it had.
     pub(super) fn service(&self) -> Option<Arc<Service>> {
@@ -213,94 +213,4 @@ impl Visit {
         *known = Some((snapshot.generation, Arc::clone(&service)));
         Some(service)
     }
-}
-
-/// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAddr) {
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
-    let (peer, local) = (canonical(peer), canonical(local));
-    if let Some((service, most)) = worker.snapshot().limit(local)
-        && !stream.joins(service, most)
-    {
-        return stream.reset();
-    }
-    let Some(mut origin) = origin(&worker, &mut stream, peer, local).await else {
-        return;
-    };
-    let usual = Timeouts::default();
-    let snapshot = worker.snapshot();
-    let service = snapshot.service_at(local);
-    let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
-    let (stream, tls) = match over_tls.map(|service| service.edge.tls.clone()) {
-        None => (Stream::Client(stream), None),
-        Some(config) => {
-            drop(snapshot);
-            // Boxed: those without TLS need not hold room for it.
-            let Some(config) = config else { return };
-            let accepted = Box::pin(handshake::accept(config, stream, usual.header)).await;
-            let Some((stream, agreed)) = accepted else {
-                return;
-            };
-            (stream, Some(agreed))
-        }
-    };
-    origin.https = tls.is_some();
-    let visit = Rc::new(Visit {
-        origin,
-        worker,
-        local,
-        progress: Rc::new(Progress::new()),
-        chosen: Cell::new(None),
-        remembered: Cell::new(None),
-        service: RefCell::new(None),
-        tls,
-        streams: RefCell::default(),
-        under_way: Cell::new(0),
-        idle: Cell::new(usual.idle),
-        head: Cell::new(usual.header),
-        send: Cell::new(usual.send),
-    });
-    if visit.service().is_none() {
-        return;
-    }
-    if visit.is_http2() {
-        visit.end();
-        return Box::pin(h2::converse(stream, &visit)).await;
-    }
-    visit.progress.head(visit.head.get());
-    client::converse(stream, &visit).await;
-}
-
-/// Who made the connection: whoever its PROXY header names, if a trusted proxy is to send one.
-/// `None` if there is no service, or no header.
-async fn origin(
-    worker: &Worker,
-    stream: &mut Client,
-    peer: SocketAddr,
-    local: SocketAddr,
-) -> Option<Origin> {
-    let snapshot = worker.snapshot();
-    let settings = &snapshot.service_at(local)?.http.settings;
-    let trusted = &settings.trusted_proxies;
-    let is_proxy = || trusted.iter().any(|block| block.contains(peer.ip()));
-    if !(settings.proxy_protocol && is_proxy()) {
-        return Some(Origin::new(peer, local, false, trusted));
-    }
-    match Box::pin(proxied::read(stream.stream_mut(), settings.timeouts.header)).await {
-        Ok(told) => {
-            let (peer, local) = told.unwrap_or((peer, local));
-            Some(Origin::new(peer, local, false, trusted))
-        }
-        Err(error) => {
-            tracing::debug!(%error, %peer, "no PROXY header");
-            None
-        }
-    }
-}
-
-/// The IPv4 address that an IPv4-mapped IPv6 address stands for; others as they are.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -1,0 +1,134 @@
+//! A client's connection of HTTP/1.1, request by request.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use lb_http::RequestHead;
+use lb_http::request::Limits;
+
+use super::client::Conn;
+use super::connection::Visit;
+use super::progress::Phase;
+use super::respond::{self, After};
+use super::stream::Stream;
+use super::tunnel::End;
+
+/// How long the head of a request may take when the agent ends.
+const LAST_HEAD: Duration = Duration::from_secs(1);
+
+/// What comes next on a connection.
+enum Next {
+    Head(RequestHead),
+    /// What came is no request, or takes too long to become one: the status to refuse it with.
+    Refused(StatusCode),
+    /// Nothing.
+    End,
+    /// The connection is of no use any more.
+    Broken,
+}
+
+/// Answers requests until the connection ends.
+pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
+    let mut conn = Conn::new(stream);
+    loop {
+        // Boxed: who waits for a request holds no room for one.
+        let after = match next(&mut conn, visit).await {
+            Next::Head(head) => Box::pin(respond::exchange(&mut conn, visit, head)).await,
+            Next::Refused(status) => {
+                let begun = conn.take_unread();
+                Box::pin(respond::refuse(&mut conn, visit, status, &begun)).await
+            }
+            Next::End => After::Close,
+            Next::Broken => After::Broken,
+        };
+        match after {
+            After::Next => {
+                visit.end();
+                if !conn.is_drained() {
+                    visit.begin_head();
+                }
+            }
+            After::Close => return conn.close().await,
+            After::Linger => return conn.linger().await,
+            After::Broken => return,
+            After::Tunnel(tunnel, record) => {
+                let client = End {
+                    early: Bytes::from(conn.take_unread()),
+                    stream: conn.stream,
+                };
+                // A task of its own is much smaller than that of a connection.
+                visit.worker.spawn(async move {
+                    let (client, backend, ended) = tunnel.run(client, record).await;
+                    if ended.is_err() {
+                        client.reset_when_closed();
+                        backend.reset_when_closed();
+                    }
+                });
+                return;
+            }
+        }
+    }
+}
+
+/// The head of the next request.
+async fn next(conn: &mut Conn, visit: &Visit) -> Next {
+    let mut hurried = false;
+    poll_fn(|context| {
+        loop {
+            if !conn.is_drained() {
+                visit.begin_head();
+                let Some(limits) = limits(visit) else {
+                    return Poll::Ready(Next::Broken);
+                };
+                match RequestHead::parse(conn.unread(), limits) {
+                    Ok(None) => {}
+                    Ok(Some((head, length))) => {
+                        conn.read(length);
+                        return Poll::Ready(Next::Head(head));
+                    }
+                    Err(refusal) => return Poll::Ready(Next::Refused(refusal.status())),
+                }
+            }
+            if conn.is_ended() {
+                return Poll::Ready(Next::End);
+            }
+            match conn.poll_fill(context) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Next::Broken),
+                Poll::Pending => break,
+            }
+        }
+        conn.release();
+        if visit.worker.is_stopping() {
+            if visit.progress.phase() == Phase::Idle {
+                return Poll::Ready(Next::End);
+            }
+            // Whoever has just connected is answered, if the request is on its way.
+            if !std::mem::replace(&mut hurried, true) {
+                visit.progress.head(LAST_HEAD);
+            }
+        }
+        visit.progress.poll_deadline(context).map(|()| {
+            let is_begun = visit.progress.phase() == Phase::Head && !conn.is_drained();
+            match is_begun {
+                true => Next::Refused(StatusCode::REQUEST_TIMEOUT),
+                false => Next::End,
+            }
+        })
+    })
+    .await
+}
+
+fn limits(visit: &Visit) -> Option<Limits> {
+    let service = visit.service()?;
+    let limits = &service.http.settings.limits;
+    Some(Limits {
+        bytes: limits.header_bytes,
+        lines: limits.headers,
+        target: limits.target,
+    })
+}

@@ -1,0 +1,92 @@
+//! A client's connection from its first byte to its last: PROXY header, TLS, then HTTP.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::connection::Visit;
+use super::forwarded::Origin;
+use super::settings::Snapshot;
+use super::stream::Stream;
+use super::worker::Worker;
+use super::{h2, handshake, http1, proxied};
+use crate::admission::listener::Client;
+use crate::config::http::Timeouts;
+
+/// Serves a connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAddr) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    let (peer, local) = (canonical(peer), canonical(local));
+    if let Some((service, most)) = worker.snapshot().limit(local)
+        && !stream.joins(service, most)
+    {
+        return stream.reset();
+    }
+    let Some(mut origin) = origin(&worker, &mut stream, peer, local).await else {
+        return;
+    };
+    let snapshot = worker.snapshot();
+    let service = snapshot.service_at(local);
+    let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
+    let (stream, tls) = match over_tls.map(|service| service.edge.tls.clone()) {
+        None => (Stream::Client(stream), None),
+        Some(config) => {
+            drop(snapshot);
+            // Boxed: those without TLS need not hold room for it.
+            let Some(config) = config else { return };
+            let accepted = Box::pin(handshake::accept(
+                config,
+                stream,
+                Timeouts::default().header,
+            ))
+            .await;
+            let Some((stream, agreed)) = accepted else {
+                return;
+            };
+            (stream, Some(agreed))
+        }
+    };
+    origin.https = tls.is_some();
+    let Some(visit) = Visit::new(worker, local, origin, tls) else {
+        return;
+    };
+    if visit.is_http2() {
+        visit.end();
+        return Box::pin(h2::converse(stream, &visit)).await;
+    }
+    visit.progress.head(visit.head_timeout());
+    http1::converse(stream, &visit).await;
+}
+
+/// Who made the connection: whoever its PROXY header names, if a trusted proxy is to send one.
+/// `None` if there is no service, or no header.
+async fn origin(
+    worker: &Worker,
+    stream: &mut Client,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Option<Origin> {
+    let snapshot = worker.snapshot();
+    let settings = &snapshot.service_at(local)?.http.settings;
+    let trusted = &settings.trusted_proxies;
+    let is_proxy = || trusted.iter().any(|block| block.contains(peer.ip()));
+    if !(settings.proxy_protocol && is_proxy()) {
+        return Some(Origin::new(peer, local, false, trusted));
+    }
+    match Box::pin(proxied::read(stream.stream_mut(), settings.timeouts.header)).await {
+        Ok(told) => {
+            let (peer, local) = told.unwrap_or((peer, local));
+            Some(Origin::new(peer, local, false, trusted))
+        }
+        Err(error) => {
+            tracing::debug!(%error, %peer, "no PROXY header");
+            None
+        }
+    }
+}
+
+/// The IPv4 address that an IPv4-mapped IPv6 address stands for; others as they are.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
