@@ -1,8 +1,8 @@
 //! Answers of the gateway's own.
 
+use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::{Method, StatusCode};
-use lb_http::{Name, RequestHead, ResponseHead, list};
+use lb_http::{Name, ResponseHead};
 
 use super::pages::Shown;
 
@@ -55,20 +55,4 @@ pub(super) fn packet(packet: &'static str) -> Answer {
     let mut answer = Answer::new(StatusCode::OK, TEXT, Bytes::from_static(packet.as_bytes()));
     answer.head.fields.append(Name::CacheControl, b"no-store");
     answer
-}
-
-/// Counts `Max-Forwards` of OPTIONS down; at zero the answer is ours (RFC 9110, section 7.6.2).
-pub(super) fn max_forwards(head: &mut RequestHead) -> Result<Option<Answer>, StatusCode> {
-    if head.method != Method::OPTIONS {
-        return Ok(None);
-    }
-    let Some(value) = head.fields.get(Name::MaxForwards) else {
-        return Ok(None);
-    };
-    let left = list::number(value.trim_ascii()).ok_or(StatusCode::BAD_REQUEST)?;
-    let Some(left) = left.checked_sub(1) else {
-        return Ok(Some(Answer::empty(StatusCode::NO_CONTENT)));
-    };
-    head.fields.set_number(Name::MaxForwards, left);
-    Ok(None)
 }

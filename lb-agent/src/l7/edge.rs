@@ -1,5 +1,4 @@
-//! What stands between a service and its clients, beside the forwarding: TLS, compression, the
-//! access log. Made from the configuration when it is put in force.
+//! What stands between a service and its clients: TLS and the access log. Made from the configuration when it is put in force.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,23 +8,16 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use super::access_log::{Sink, Writer};
-use super::compress::Compressor;
 use super::tls::{Certificates, TicketKeys, Watcher, server_config};
-use crate::config::http::{AccessLog, CertificateFiles, Hsts, HttpService, Tls};
+use crate::config::http::{AccessLog, CertificateFiles, HttpService, Tls};
 
 /// The edge of one service.
 #[derive(Default)]
 pub(super) struct Edge {
     /// What connections to its TLS addresses are accepted with; `None` closes them.
     pub(super) tls: Option<Arc<ServerConfig>>,
-    /// What makes answers smaller.
-    pub(super) compressor: Option<Compressor>,
     /// Where requests are noted.
     pub(super) log: Option<Arc<Sink>>,
-    /// `Strict-Transport-Security`, for answers over TLS.
-    pub(super) hsts: Option<String>,
-    /// The port to which plain requests are sent.
-    pub(super) redirect_port: Option<u16>,
 }
 
 /// What is shared by the edges and outlives changes of the configuration.
@@ -49,7 +41,6 @@ impl Edges {
         let settings = &service.settings;
         let log = settings.access_log.as_ref();
         let mut edge = Edge {
-            compressor: Compressor::new(&settings.compression),
             log: log.and_then(|log| match self.sink(log) {
                 Ok(sink) => Some(sink),
                 Err(error) => {
@@ -66,9 +57,6 @@ impl Edges {
             Ok(config) => edge.tls = Some(config),
             Err(problem) => self.problem(format!("{}: no TLS: {problem}", service.name)),
         }
-        edge.hsts = tls.hsts.as_ref().and_then(hsts);
-        let port = tls.listen.first().map(std::net::SocketAddr::port);
-        edge.redirect_port = port.filter(|_| tls.redirect_http);
         edge
     }
 
@@ -170,73 +158,5 @@ impl Edges {
         }
         self.certificates.insert(files.to_vec(), Arc::clone(&read));
         Ok(read)
-    }
-}
-
-/// RFC 6797, section 6.1.
-fn hsts(hsts: &Hsts) -> Option<String> {
-    let mut text = format!("max-age={}", hsts.max_age.as_secs());
-    if hsts.include_subdomains {
-        text.push_str("; includeSubDomains");
-    }
-    if hsts.preload {
-        text.push_str("; preload");
-    }
-    Some(text)
-}
-
-/// Where a plain request should have gone (RFC 9110, section 10.2.2); `None` without a host.
-pub(super) fn redirect_target(host: &[u8], port: u16, target: &[u8]) -> Option<String> {
-    let host = std::str::from_utf8(host)
-        .ok()
-        .filter(|host| !host.is_empty())?;
-    // The port that it has is that of plain HTTP.
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let port = match port {
-        443 => String::new(),
-        port => format!(":{port}"),
-    };
-    let target = std::str::from_utf8(target).ok()?;
-    Some(format!("https://{name}{port}{target}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plain_request_is_sent_to_the_same_place_over_tls() {
-        let to = |host: &str, port, target| {
-            redirect_target(host.as_bytes(), port, str::as_bytes(target))
-        };
-        let same = "https://example.com/a?b=c";
-        assert_eq!(to("example.com", 443, "/a?b=c").as_deref(), Some(same));
-        assert_eq!(to("example.com:80", 443, "/a?b=c").as_deref(), Some(same));
-        assert_eq!(
-            to("[::1]:8080", 8443, "/").as_deref(),
-            Some("https://[::1]:8443/")
-        );
-        assert_eq!(to("[::1]", 443, "/").as_deref(), Some("https://[::1]/"));
-        assert_eq!(to("", 443, "/"), None);
-    }
-
-    #[test]
-    fn strict_transport_security_is_what_was_asked_for() {
-        let plain = Hsts {
-            max_age: Duration::from_secs(180 * 86_400),
-            include_subdomains: false,
-            preload: false,
-        };
-        assert_eq!(hsts(&plain).unwrap(), "max-age=15552000");
-        let all = Hsts {
-            include_subdomains: true,
-            preload: true,
-            ..plain
-        };
-        let text = "max-age=15552000; includeSubDomains; preload";
-        assert_eq!(hsts(&all).unwrap(), text);
     }
 }

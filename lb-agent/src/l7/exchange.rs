@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,17 +14,16 @@ use lb_http::{Framing, Name, ResponseHead, framing, hop, spare};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::sleep;
 
-use super::access_log::Record;
-use super::answers::{self, Answer};
+use super::answers::Answer;
 use super::clock;
 use super::compress::Coded;
-use super::connection::Visit;
+use super::context::RequestContext;
 use super::download::{self, Download, Terms};
-use super::passage::Passage;
+use super::filters::{Cleared, Permit, Source};
+use super::parts::Lane;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
 use super::reach::{AGAIN, Reached, Way};
-use super::request::{Arrived, Received, Request};
 use super::sticky::Key;
 use super::stream::Stream;
 use super::transfer::Transfer;
@@ -45,18 +45,18 @@ const MOST_INTERIM: u32 = 8;
 /// What came of a request.
 pub(super) enum Outcome {
     /// An answer that is at hand.
-    Own(Answer),
+    Own(Cleared<Answer>),
     /// One that comes from a backend.
     Backend(Box<Reply>),
     /// A backend has agreed to go on with another protocol.
-    Tunnel(ResponseHead, Box<Tunnel>),
+    Tunnel(Cleared<ResponseHead>, Box<Tunnel>),
     /// The client has gone away.
     Gone,
 }
 
 /// An answer that comes from a backend, as the client gets it.
 pub(super) struct Reply {
-    pub(super) head: ResponseHead,
+    pub(super) head: Cleared<ResponseHead>,
     /// Bytes of the body, if that is known; of that which is not sent for a HEAD.
     pub(super) length: Option<u64>,
     pub(super) has_body: bool,
@@ -81,43 +81,34 @@ enum Failure {
     Gone,
 }
 
-/// Answers a request. The error is the status of a request that is refused.
-pub(super) async fn answer(
-    visit: &Rc<Visit>,
-    passage: &Passage,
-    arrived: Arrived,
+/// Has a backend answer a request.
+pub(super) async fn proxy(
+    _permit: Permit,
+    context: &mut RequestContext,
+    lane: &Lane,
     peer: &mut impl Peer,
     progress: &Progress,
-    record: &mut Option<Box<Record>>,
-) -> Result<Outcome, StatusCode> {
-    if let Some(answer) = passage.redirect(visit, &arrived.head) {
-        return Ok(Outcome::Own(answer));
-    }
-    let mut request = match Request::receive(visit, &passage.service, arrived, record)? {
-        Received::Forward(request) => request,
-        Received::Answered(answer) => return Ok(Outcome::Own(answer)),
-    };
+) -> Outcome {
     let mut exchange = Exchange {
-        visit,
-        passage,
+        lane,
         progress,
-        record,
         all_down: false,
     };
-    let outcome = exchange.run(&mut request, peer).await;
-    Ok(outcome.unwrap_or_else(|status| {
-        Outcome::Own(match status {
-            StatusCode::GONE => request.farewell(),
-            status => request.page(status, exchange.all_down),
-        })
-    }))
+    let status = match exchange.run(context, peer).await {
+        Ok(outcome) => return outcome,
+        Err(status) => status,
+    };
+    let answer = match status {
+        StatusCode::GONE => context.farewell(),
+        status if exchange.all_down => context.page_all_down(status),
+        status => context.page(status),
+    };
+    Outcome::Own(lane.filters.clear_answer(context, Source::Gateway, answer))
 }
 
 struct Exchange<'a> {
-    visit: &'a Rc<Visit>,
-    passage: &'a Passage,
+    lane: &'a Lane,
     progress: &'a Progress,
-    record: &'a mut Option<Box<Record>>,
     /// No backend could be had.
     all_down: bool,
 }
@@ -133,25 +124,26 @@ struct Came {
 impl Exchange<'_> {
     async fn run(
         &mut self,
-        request: &mut Request,
+        request: &mut RequestContext,
         peer: &mut impl Peer,
     ) -> Result<Outcome, StatusCode> {
-        let visit = self.visit;
+        let (visit, service) = (Rc::clone(&request.visit), Arc::clone(&request.service));
         let worker = &visit.worker;
-        let service = std::sync::Arc::clone(&request.service);
         let settings = &service.http.settings;
+        let target = request.target.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+        request.ask_next_hop();
         worker.budget.earn(settings.upstream.retry_budget_permille);
         let mut way = Way {
-            visit,
+            visit: &visit,
             service: &service,
-            target: request.target,
+            target,
             key: request.known.key,
             client: request.asker.ip,
             passed: Vec::new(),
             late: false,
         };
         let named = std::mem::take(&mut request.named);
-        let mut upload = Upload::new(request.framing, request.lane(), named);
+        let mut upload = Upload::new(request.framing, self.lane, named);
         let mut repeats = 0;
         loop {
             let mut reached = match unless_gone(peer, way.reach()).await {
@@ -163,11 +155,11 @@ impl Exchange<'_> {
                 }
             };
             let id = reached.upstream.backend;
-            if let Some(record) = self.record {
+            if let Some(record) = &mut request.record {
                 record.chose(&reached.upstream.name, reached.why);
                 record.connect = Some(reached.connect);
             }
-            request.chosen(id);
+            self.lane.filters.backend_chosen(request, id);
             upload.begin(&request.head, request.framing);
             let begun_ms = clock::now_ms();
             let asked = self.ask(request, &mut reached.upstream, &mut upload, peer);
@@ -177,7 +169,7 @@ impl Exchange<'_> {
                     if request.is_refused_poll(came.head.status) {
                         return Err(StatusCode::GONE);
                     }
-                    visit.remember(request.target, request.known.key, id);
+                    visit.remember(target, request.known.key, id);
                     return self.finish(request, reached, came, upload);
                 }
                 Err(Failure::Gone | Failure::Upload(UploadError::Peer(PeerError::Gone))) => {
@@ -222,12 +214,12 @@ impl Exchange<'_> {
     /// Sends the request, and waits for the head of the final answer.
     async fn ask(
         &self,
-        request: &Request,
+        request: &RequestContext,
         upstream: &mut Upstream,
         upload: &mut Upload,
         peer: &mut impl Peer,
     ) -> Result<Came, Failure> {
-        let lane = request.lane();
+        let lane = self.lane;
         self.progress.within(if request.framing.is_empty() {
             lane.timeouts.first_byte
         } else {
@@ -262,14 +254,15 @@ impl Exchange<'_> {
     /// What a failure means for the backend, and for the client.
     fn failed(
         &self,
-        request: &Request,
+        request: &RequestContext,
         failure: &Failure,
         id: BackendId,
         begun_ms: u64,
     ) -> StatusCode {
-        let faults = &self.visit.worker.faults;
+        let worker = &request.visit.worker;
+        let faults = &worker.faults;
         let settings = &request.service.http.settings.upstream;
-        let suspect = |error| self.visit.worker.snapshot().suspect(id, error);
+        let suspect = |error| worker.snapshot().suspect(id, error);
         match failure {
             Failure::Upload(UploadError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Upload(UploadError::Peer(_)) | Failure::Gone => StatusCode::BAD_REQUEST,
@@ -301,7 +294,7 @@ impl Exchange<'_> {
     /// The answer as the client gets it.
     fn finish(
         &self,
-        request: &mut Request,
+        request: &mut RequestContext,
         reached: Reached,
         came: Came,
         mut upload: Upload,
@@ -331,7 +324,7 @@ impl Exchange<'_> {
             && head.status.is_success()
         {
             // To CONNECT that would be consent.
-            return Ok(Outcome::Own(answers::plain(StatusCode::BAD_GATEWAY)));
+            return Err(StatusCode::BAD_GATEWAY);
         }
         let framing = head.framing(&request.head.method);
         let framing = framing.map_err(|Malformed(what)| {
@@ -350,9 +343,11 @@ impl Exchange<'_> {
         }
         let hop = hop::strip(&mut head.fields);
         head.fields.remove(Name::Upgrade);
-        request.answered(&mut head, backend);
+        let status = head.status;
+        let source = Source::Backend(backend);
+        let (head, coding) = self.lane.filters.clear(request, source, head, length);
         let mut coded = None;
-        if let Some(algorithm) = self.passage.finish(&mut head, length) {
+        if let Some(algorithm) = coding {
             length = None;
             if !framing.is_empty() {
                 coded = Some(Box::new(Coded::new(algorithm)));
@@ -364,30 +359,30 @@ impl Exchange<'_> {
             None if stays => upstreams.upstream.keepalive,
             _ => 0,
         };
-        let learner = request.learner(head.status, backend);
+        let learner = request.learner(status, backend);
         upload.answered();
         let terms = Terms {
             framing,
             coded,
             learner,
             named: hop.named,
-            passes_trailers: request.takes_trailers,
+            passes_trailers: request.takes_trailers(),
             most: if request.head.version == Version::HTTP_2 {
                 OF_STREAM
             } else {
                 download::CHUNK
             },
         };
-        let has_body = framing::may_have_body(&request.head.method, head.status);
+        let has_body = framing::may_have_body(&request.head.method, status);
         Ok(Outcome::Backend(Box::new(Reply {
             head,
             length,
             has_body,
-            pause: request.lane().timeouts.response,
+            pause: self.lane.timeouts.response,
             transfer: Transfer::new(
                 upload,
                 Download::new(upstream, active, (input, at), terms),
-                self.visit,
+                &request.visit,
                 most_idle,
             ),
         })))
@@ -396,7 +391,7 @@ impl Exchange<'_> {
     /// The client gets another protocol, if it has asked for the one that was granted.
     fn upgrade(
         &self,
-        request: &Request,
+        request: &RequestContext,
         mut head: ResponseHead,
         backend: BackendId,
         tunnel: impl FnOnce(Option<Duration>) -> Tunnel,
@@ -404,7 +399,7 @@ impl Exchange<'_> {
         let hop = hop::strip(&mut head.fields);
         let granted = hop::upgrade_to(&head.fields, request.upgrade.as_slice());
         let Some(protocol) = granted.filter(|_| hop.upgrade) else {
-            return Ok(Outcome::Own(answers::plain(StatusCode::BAD_GATEWAY)));
+            return Err(StatusCode::BAD_GATEWAY);
         };
         if request.head.version == Version::HTTP_2 {
             head.set_status(StatusCode::OK);
@@ -413,9 +408,9 @@ impl Exchange<'_> {
         } else {
             hop::set_upgrade(&mut head.fields, protocol);
         }
-        request.answered(&mut head, backend);
-        self.passage.finish(&mut head, None);
-        let idle = request.lane().timeouts.tunnel;
+        let source = Source::Backend(backend);
+        let (head, _) = self.lane.filters.clear(request, source, head, None);
+        let idle = self.lane.timeouts.tunnel;
         Ok(Outcome::Tunnel(head, Box::new(tunnel(idle))))
     }
 }

@@ -92,6 +92,18 @@ pub fn scheme(https: bool) -> &'static str {
     if https { "https" } else { "http" }
 }
 
+impl Asker {
+    /// Of a request that says nothing, or nothing that is believed.
+    pub fn of_connection(origin: &Origin) -> Self {
+        Self {
+            ip: origin.peer.ip(),
+            ip_text: Rc::clone(&origin.ip),
+            https: origin.https,
+            request_id: RequestId::generate(),
+        }
+    }
+}
+
 /// Drops the header names with underscores: an application that turns names into variables takes
 /// `X_Real_IP` for `X-Real-IP`.
 pub fn drop_underscores(fields: &mut Fields) {
@@ -170,12 +182,7 @@ fn replaced(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker 
         fields.append(Name::Forwarded, value.as_bytes());
     }
     fields.set_same(Name::XForwardedHost, Name::Host);
-    Asker {
-        ip: origin.peer.ip(),
-        ip_text: Rc::clone(&origin.ip),
-        https: origin.https,
-        request_id: RequestId::generate(),
-    }
+    Asker::of_connection(origin)
 }
 
 /// What a trusted proxy says is read, and continued.
@@ -252,11 +259,6 @@ pub fn address(text: &[u8]) -> Option<IpAddr> {
         .or_else(|_| text.trim_matches(['[', ']']).parse())
         .ok()?;
     Some(ip.to_canonical())
-}
-
-/// Whether a trusted proxy says that the client speaks TLS.
-pub fn says_https(fields: &Fields) -> Option<bool> {
-    told_scheme(fields, &value::read(fields.all(Name::Forwarded)))
 }
 
 fn told_scheme(fields: &Fields, told: &value::Told) -> Option<bool> {

@@ -22,14 +22,12 @@ use super::answers::Answer;
 use super::body::{Body, Stream as Streamed, headers_of};
 use super::clock::Deadline;
 use super::connection::{UnderWay, Visit};
-use super::exchange::{self, Outcome};
+use super::context::RequestContext;
+use super::exchange::Outcome;
 use super::extended::Extended;
-use super::passage::{self, Passage};
 use super::progress::Phase;
-use super::request::Arrived;
-use super::respond::refusal_page;
 use super::stream::Stream;
-use super::{answers, body};
+use super::{answers, body, handle};
 
 /// Streams that a client may open and reset before they were looked at (CVE-2023-44487). hyper
 /// closes the connection of one that does so more often.
@@ -133,38 +131,27 @@ async fn answer(
         }
         Ok((framing, protocol))
     });
-    let mut record = passage::record(&visit, &service, Version::HTTP_2, &Said::of(&head));
-    let passage = Passage::new(&visit, service, &head);
-    let accept = head.fields.get(Name::Accept).map(<[u8]>::to_vec);
     let mut asking = body::Asking::new(incoming);
     let progress = Rc::clone(&under_way.progress);
-    let answered = match checked {
-        Err(status) => Err(status),
+    let (mut context, outcome) = match checked {
+        Err(status) => {
+            let said = head.clone();
+            let context = RequestContext::refused(&visit, service, head, &Said::of(&said));
+            let refused = Outcome::Own(handle::refuse(&context, status));
+            (context, refused)
+        }
         Ok((framing, extended)) => {
-            let arrived = Arrived {
-                head,
-                framing,
-                extended,
-            };
-            exchange::answer(
-                &visit,
-                &passage,
-                arrived,
-                &mut asking,
-                &progress,
-                &mut record,
-            )
-            .await
+            let mut context = RequestContext::new(&visit, service, head, framing, extended);
+            let outcome = handle::handle(&mut context, &mut asking, &progress).await;
+            (context, outcome)
         }
     };
     progress.answer();
-    let outcome = answered.unwrap_or_else(|status| {
-        Outcome::Own(refusal_page(&passage.service, status, accept.as_deref()))
-    });
+    let mut record = context.record.take();
     Ok(match outcome {
-        Outcome::Own(mut answer) => {
-            passage.finish_own(&mut answer);
-            own(answer, under_way, record, passage.is_head())
+        Outcome::Own(answer) => {
+            let is_head = context.is_head();
+            own(answer.into_inner(), under_way, record, is_head)
         }
         Outcome::Gone => {
             // Nobody gets it: the stream was reset.
@@ -172,6 +159,7 @@ async fn answer(
             own(answer, under_way, None, false)
         }
         Outcome::Tunnel(head, tunnel) => {
+            let head = head.into_inner();
             if let Some(record) = &mut record {
                 record.answered(head.status);
             }
@@ -181,10 +169,10 @@ async fn answer(
             response(&head, Body::empty())
         }
         Outcome::Backend(reply) => {
+            let mut head = reply.head.into_inner();
             if let Some(record) = &mut record {
-                record.answered(reply.head.status);
+                record.answered(head.status);
             }
-            let mut head = reply.head;
             if let Some(length) = reply.length
                 && head.status != StatusCode::NO_CONTENT
             {

@@ -40,7 +40,7 @@ pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
             Next::Head(head) => Box::pin(respond::exchange(&mut conn, visit, head)).await,
             Next::Refused(status) => {
                 let begun = conn.take_unread();
-                Box::pin(respond::refuse(&mut conn, visit, status, &begun)).await
+                Box::pin(respond::refuse_malformed(&mut conn, visit, status, &begun)).await
             }
             Next::End => After::Close,
             Next::Broken => After::Broken,

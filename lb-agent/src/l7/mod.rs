@@ -13,13 +13,14 @@
 //! | `respond` | the answer to a request of HTTP/1.1, written to its client |
 //! | `h2`, `body` | a client's connection of HTTP/2, and the bodies on it |
 //! | `peer` | a client as one of its requests sees it, over either |
-//! | `exchange` | one request, from its head to the head of its answer |
+//! | `exchange` | the handler that has backends answer: to the head of the answer |
 //! | `upload`, `download`, `transfer` | bodies on their way |
-//! | `request` | a request as its service sees it: route, rules, stickiness |
-//! | `passage` | what a service does to every request and answer: redirect, compress, note |
+//! | `handle` | a request on its way: filters, handler, filters |
+//! | `context` | one request with what is known of it |
+//! | `filters` | what every request passes, and every answer |
 //! | `progress` | how far a request is, and its deadline |
-//! | `edge` | what `passage` takes, made from the configuration |
-//! | `parts` | what `request` takes, made from the configuration |
+//! | `edge` | what holds for connections, made from the configuration |
+//! | `parts` | what holds for requests, made from the configuration |
 //! | `handshake` | TLS on a client's connection |
 //! | `proxied` | the PROXY header of a client's connection |
 //! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
@@ -46,25 +47,26 @@ mod client;
 mod clock;
 pub mod compress;
 mod connection;
+mod context;
 mod counts;
 mod download;
 mod edge;
 mod exchange;
 mod extended;
 mod faults;
+mod filters;
 pub mod forwarded;
 mod h2;
+mod handle;
 mod handshake;
 mod http1;
 mod lately;
 pub mod pages;
 mod parts;
-mod passage;
 mod peer;
 mod progress;
 mod proxied;
 mod reach;
-mod request;
 mod respond;
 pub mod routes;
 pub mod rules;

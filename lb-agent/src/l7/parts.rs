@@ -8,23 +8,20 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use lb_common::abi::ServiceId;
 
+use super::filters::{Chain, Terms};
 use super::forwarded::Via;
 use super::pages::Pages;
 use super::routes::Router;
-use super::rules::Rules;
 use super::sticky::cookie::Cookies;
 use crate::config::http::path;
 use crate::config::http::{
-    Action, AmbiguousPaths, HeaderRule, HttpService, Operation, Route, Stickiness, Template,
-    Timeouts, Variable,
+    Action, HttpService, Route, RouteLimits, RouteTimeouts, Stickiness, Template, Timeouts,
 };
 use crate::state::observed::Observed;
 
 /// The parts of one service.
 pub(super) struct Parts {
     router: Router,
-    /// Some route answers by itself.
-    guards: bool,
     /// One for each route, in their order; after them that of requests without one.
     lanes: Vec<Lane>,
     /// Names the service to others.
@@ -35,18 +32,14 @@ pub(super) struct Parts {
 
 /// What holds for the requests of one route.
 pub(super) struct Lane {
+    /// What its requests and answers pass.
+    pub(super) filters: Chain,
     /// Where they go.
     pub(super) target: Target,
     /// Times.
     pub(super) timeouts: Timeouts,
     /// Bytes of a body; `None` for any number.
     pub(super) body: Option<u64>,
-    /// Changes to a request before its backend is chosen.
-    pub(super) request: Rules,
-    /// Those that name the backend.
-    pub(super) late: Rules,
-    /// Changes to an answer.
-    pub(super) response: Rules,
 }
 
 /// Where requests go.
@@ -85,21 +78,21 @@ impl Parts {
         let own = std::iter::once_with(|| Lane::new(http, None, observed, secret));
         Self {
             router: Router::new(&http.routes),
-            guards: http.settings.ambiguous_paths == AmbiguousPaths::Refuse
-                && http
-                    .routes
-                    .iter()
-                    .any(|route| !matches!(route.action, Action::Forward(_))),
             lanes: routed.chain(own).collect(),
             via: Via::new(secret, &http.name),
             pages,
         }
     }
 
+    /// The place of the lane of requests without a route.
+    pub(super) fn without_route(&self) -> usize {
+        self.lanes.len() - 1
+    }
+
     /// The lane that a request takes.
     pub(super) fn find(&self, host: &str, path: &str) -> usize {
-        let own = self.lanes.len() - 1;
-        self.router.find(host, path).unwrap_or(own)
+        let found = self.router.find(host, path);
+        found.unwrap_or_else(|| self.without_route())
     }
 
     /// Whether a backend may take this path for one of a route that answers by itself, or for one
@@ -107,13 +100,12 @@ impl Parts {
     /// parameters of a segment (RFC 3986, section 3.3).
     pub(super) fn is_evasive(&self, host: &str, path: &str, place: usize) -> bool {
         let is_guarded = |place: usize| !matches!(self.lanes[place].target, Target::Backends(_));
-        self.guards
-            && path::readings(path).is_some_and(|readings| {
-                readings.iter().any(|reading| {
-                    let other = self.find(host, reading);
-                    other != place && (is_guarded(other) || is_guarded(place))
-                })
+        path::readings(path).is_some_and(|readings| {
+            readings.iter().any(|reading| {
+                let other = self.find(host, reading);
+                other != place && (is_guarded(other) || is_guarded(place))
             })
+        })
     }
 
     /// A lane by its place, which [`Parts::find`] gave.
@@ -129,45 +121,40 @@ impl Lane {
         observed: &Observed,
         secret: [u64; 2],
     ) -> Self {
-        let settings = &http.settings;
-        let both = |own: &'_ [HeaderRule], more: Option<&'_ [HeaderRule]>| -> Vec<HeaderRule> {
-            own.iter()
-                .chain(more.unwrap_or_default())
-                .cloned()
-                .collect()
-        };
-        let request = both(
-            &settings.request_headers,
-            route.map(|route| route.request_headers.as_slice()),
-        );
-        let response = both(
-            &settings.response_headers,
-            route.map(|route| route.response_headers.as_slice()),
-        );
-        let mut timeouts = settings.timeouts.clone();
-        let mut body = settings.limits.body;
+        let mut timeouts = http.settings.timeouts.clone();
+        let mut body = http.settings.limits.body;
         if let Some(route) = route {
-            let own = &route.timeouts;
-            timeouts.body = own.body.unwrap_or(timeouts.body);
-            timeouts.first_byte = own.first_byte.unwrap_or(timeouts.first_byte);
-            timeouts.tunnel = own.tunnel.unwrap_or(timeouts.tunnel);
-            body = route.limits.body.unwrap_or(body);
+            // Every setting is named here: a new one does not compile before it has its place.
+            let Route {
+                // Taken by `Router`, `Target` and `Chain`.
+                name: _,
+                hosts: _,
+                path: _,
+                action: _,
+                request_headers: _,
+                response_headers: _,
+                timeouts: of_route,
+                limits,
+            } = route;
+            let RouteTimeouts {
+                body: pause,
+                first_byte,
+                tunnel,
+            } = of_route;
+            let RouteLimits { body: most } = limits;
+            timeouts.body = pause.unwrap_or(timeouts.body);
+            timeouts.first_byte = first_byte.unwrap_or(timeouts.first_byte);
+            timeouts.tunnel = tunnel.unwrap_or(timeouts.tunnel);
+            body = most.unwrap_or(body);
         }
+        let target = Target::new(http, route, observed, secret);
+        let is_proxied = matches!(target, Target::Backends(_));
         Self {
-            target: Target::new(http, route, observed, secret),
+            filters: Chain::new(http, route, &Terms { body, is_proxied }),
+            target,
             timeouts,
             body,
-            request: Rules::new(request.iter().filter(|rule| !names_backend(rule))),
-            late: Rules::new(request.iter().filter(|rule| names_backend(rule))),
-            response: Rules::new(&response),
         }
-    }
-}
-
-fn names_backend(rule: &HeaderRule) -> bool {
-    match &rule.operation {
-        Operation::Set(value) | Operation::Add(value) => value.names(Variable::Backend),
-        Operation::Remove => false,
     }
 }
 

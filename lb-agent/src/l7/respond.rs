@@ -7,23 +7,22 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::{StatusCode, Version};
+use hyper::{Method, StatusCode, Version};
 use lb_http::body::{Decoder, Encoder, Piece};
 use lb_http::fields::line_to;
 use lb_http::{Framing, Name, RequestHead, ResponseHead, spare};
 use tokio::io::AsyncWrite as _;
 
 use super::access_log::{End, Record, Said};
-use super::answers::{self, Answer};
+use super::answers::Answer;
 use super::client::{Asking, Conn};
 use super::clock;
 use super::connection::Visit;
+use super::context::RequestContext;
 use super::download::DownloadError;
-use super::exchange::{self, Outcome, Reply};
-use super::forwarded::RequestId;
-use super::passage::{self, Passage};
+use super::exchange::{Outcome, Reply};
+use super::handle;
 use super::peer::{Peer as _, PeerError};
-use super::request::Arrived;
 use super::settings::Service;
 use super::transfer::Transfer;
 use super::tunnel::Tunnel;
@@ -62,59 +61,41 @@ pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: Reque
     visit.progress.exchange();
     let checked = head.check();
     let version = head.version;
-    let mut record = passage::record(visit, &service, version, &Said::of(&head));
-    let passage = Passage::new(visit, service, &head);
-    let mut closes = head.closes() || service_closes(&passage.service);
+    let mut closes = head.closes() || service_closes(&service);
     let expects = version == Version::HTTP_11 && head.fields.has(Name::Expect);
     let framing = match checked {
         Ok(framing) => framing,
         Err(refusal) => {
-            let accept = head.fields.get(Name::Accept);
-            let answer = refusal_page(&passage.service, refusal.status(), accept);
             closes |= refusal.is_unsound();
-            let after = send(conn, visit, &passage, answer, (version, closes), record).await;
+            let said = head.clone();
+            let context = RequestContext::refused(visit, service, head, &Said::of(&said));
+            let after = refuse(conn, context, refusal.status(), closes).await;
             return match after {
                 After::Close if refusal.is_unsound() => After::Linger,
                 after => after,
             };
         }
     };
-    let accept = head.fields.get(Name::Accept).map(<[u8]>::to_vec);
+    let mut context = RequestContext::new(visit, service, head, framing, None);
     let mut asking = Asking {
         conn,
         body: Decoder::new(framing),
         expects: expects && !framing.is_empty(),
         version,
     };
-    let arrived = Arrived {
-        head,
-        framing,
-        extended: None,
-    };
-    let progress = &visit.progress;
-    let answered =
-        exchange::answer(visit, &passage, arrived, &mut asking, progress, &mut record).await;
+    let outcome = handle::handle(&mut context, &mut asking, &visit.progress).await;
     visit.progress.answer();
-    let outcome = answered.unwrap_or_else(|status| {
-        Outcome::Own(refusal_page(&passage.service, status, accept.as_deref()))
-    });
     closes |= visit.worker.is_stopping() || visit.is_left_over();
+    let record = context.record.take();
     let after = match outcome {
         Outcome::Gone => return After::Broken,
         Outcome::Tunnel(head, tunnel) => {
-            return upgrade(asking.conn, visit, head, tunnel, record).await;
+            return upgrade(asking.conn, visit, head.into_inner(), tunnel, record).await;
         }
         Outcome::Own(answer) => {
+            let answer = answer.into_inner();
             closes |= asking.is_cut_off() || must_close(answer.head.status);
-            send(
-                asking.conn,
-                visit,
-                &passage,
-                answer,
-                (version, closes),
-                record,
-            )
-            .await
+            send(asking.conn, &context, answer, closes, record).await
         }
         Outcome::Backend(reply) => {
             closes |= asking.is_cut_off();
@@ -144,15 +125,21 @@ fn must_close(status: StatusCode) -> bool {
     )
 }
 
-/// The page for a request that is refused before it has a route.
-pub(super) fn refusal_page(service: &Service, status: StatusCode, accept: Option<&[u8]>) -> Answer {
-    let pages = &service.parts.pages;
-    let id = RequestId::generate();
-    answers::page(status, pages.show(status, false, accept, id.as_str()))
+/// Answers a request that is refused with a page for `status`.
+async fn refuse(
+    conn: &mut Conn,
+    mut context: Box<RequestContext>,
+    status: StatusCode,
+    closes: bool,
+) -> After {
+    context.visit.progress.answer();
+    let answer = handle::refuse(&context, status).into_inner();
+    let record = context.record.take();
+    send(conn, &context, answer, closes, record).await
 }
 
 /// Refuses what is no request, of which `begun` is the beginning.
-pub(super) async fn refuse(
+pub(super) async fn refuse_malformed(
     conn: &mut Conn,
     visit: &Rc<Visit>,
     status: StatusCode,
@@ -162,7 +149,6 @@ pub(super) async fn refuse(
         return After::Broken;
     };
     visit.progress.exchange();
-    visit.progress.answer();
     // Empty lines before it belong to it (RFC 9112, section 2.2).
     let line = begun
         .trim_ascii_start()
@@ -175,19 +161,14 @@ pub(super) async fn refuse(
         target: words.next().unwrap_or_default(),
         ..Said::default()
     };
-    let record = passage::record(visit, &service, Version::HTTP_11, &said);
-    let answer = refusal_page(&service, status, None);
-    let passage = Passage::of_nothing(visit, service, said.method);
-    match send(
-        conn,
-        visit,
-        &passage,
-        answer,
-        (Version::HTTP_11, true),
-        record,
-    )
-    .await
-    {
+    // What is known of it is whether an answer may have a body.
+    let method = match said.method {
+        b"HEAD" => Method::HEAD,
+        _ => Method::GET,
+    };
+    let head = RequestHead::new(method, b"/", Version::HTTP_11);
+    let context = RequestContext::refused(visit, service, head, &said);
+    match refuse(conn, context, status, true).await {
         After::Broken => After::Broken,
         _ => After::Linger,
     }
@@ -241,18 +222,16 @@ fn begin(
 /// Sends an answer that is at hand.
 async fn send(
     conn: &mut Conn,
-    visit: &Rc<Visit>,
-    passage: &Passage,
+    context: &RequestContext,
     mut answer: Answer,
-    (version, mut closes): (Version, bool),
-    record: Option<Box<Record>>,
+    mut closes: bool,
+    mut record: Option<Box<Record>>,
 ) -> After {
-    passage.finish_own(&mut answer);
-    let mut record = record;
+    let version = context.head.version;
     if let Some(record) = &mut record {
         record.answered(answer.head.status);
     }
-    let has_body = !passage.is_head();
+    let has_body = !context.is_head();
     let is_bare = matches!(answer.head.status.as_u16(), 204 | 304);
     let framed = Framed {
         length: (!is_bare).then_some(answer.body.len() as u64),
@@ -270,7 +249,7 @@ async fn send(
             record.bytes = answer.body.len() as u64;
         }
     }
-    if !flush(conn, visit).await {
+    if !flush(conn, &context.visit).await {
         return After::Broken;
     }
     if let Some(record) = record {
@@ -324,12 +303,13 @@ async fn stream(
     mut record: Option<Box<Record>>,
 ) -> After {
     let Reply {
-        mut head,
+        head,
         length,
         has_body,
         pause,
         transfer,
     } = reply;
+    let mut head = head.into_inner();
     if let Some(record) = &mut record {
         record.answered(head.status);
     }

@@ -13,7 +13,7 @@ use crate::config::http::{HeaderRule, Operation, Part, Template, Variable};
 
 /// What variables stand for, in one request.
 #[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
+pub struct Values<'a> {
     /// The service.
     pub service: &'a str,
     /// The connection.
@@ -78,16 +78,16 @@ impl Rules {
 
     /// Changes `fields`. A value that does not make a header, which an odd Host or target can
     /// bring about, leaves its header unset.
-    pub fn apply(&self, fields: &mut Fields, context: &Context<'_>) {
+    pub fn apply(&self, fields: &mut Fields, values: &Values<'_>) {
         for rule in &self.0 {
             let name = rule.name.as_str().as_bytes();
             match &rule.change {
                 Change::Set(value) => {
                     fields.remove_called(name);
-                    value.render(context, |value| fields.append_called(name, value));
+                    value.render(values, |value| fields.append_called(name, value));
                 }
                 Change::Add(value) => {
-                    value.render(context, |value| fields.append_called(name, value));
+                    value.render(values, |value| fields.append_called(name, value));
                 }
                 Change::Remove => fields.remove_called(name),
             }
@@ -107,12 +107,12 @@ impl Value {
     }
 
     /// Hands the value to `put`, if it makes a header.
-    fn render(&self, context: &Context<'_>, put: impl FnOnce(&[u8])) {
+    fn render(&self, values: &Values<'_>, put: impl FnOnce(&[u8])) {
         match self {
             Self::Fixed(value) => put(value.as_bytes()),
-            Self::ClientIp => put(context.asker.ip_text.as_bytes()),
-            Self::RequestId => put(context.asker.request_id.as_bytes()),
-            Self::Template(template) => rendered(template, context, |text| {
+            Self::ClientIp => put(values.asker.ip_text.as_bytes()),
+            Self::RequestId => put(values.asker.request_id.as_bytes()),
+            Self::Template(template) => rendered(template, values, |text| {
                 if is_value(text) {
                     put(text);
                 }
@@ -129,8 +129,8 @@ fn is_value(text: &[u8]) -> bool {
 }
 
 /// The value of Location for a redirect; `None` if the request makes it none.
-pub fn location(template: &Template, context: &Context<'_>) -> Option<Vec<u8>> {
-    rendered(template, context, |text| {
+pub fn location(template: &Template, values: &Values<'_>) -> Option<Vec<u8>> {
+    rendered(template, values, |text| {
         is_value(text).then(|| text.to_vec())
     })
 }
@@ -140,39 +140,39 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-fn rendered<T>(template: &Template, context: &Context<'_>, take: impl FnOnce(&[u8]) -> T) -> T {
+fn rendered<T>(template: &Template, values: &Values<'_>, take: impl FnOnce(&[u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|text| {
         text.clear();
         for part in &template.parts {
             match part {
                 Part::Literal(literal) => text.extend_from_slice(literal.as_bytes()),
-                Part::Variable(variable) => variable_into(text, *variable, context),
+                Part::Variable(variable) => variable_into(text, *variable, values),
             }
         }
         take(text)
     })
 }
 
-fn variable_into(text: &mut Vec<u8>, variable: Variable, context: &Context<'_>) {
-    let target = context.target;
+fn variable_into(text: &mut Vec<u8>, variable: Variable, values: &Values<'_>) {
+    let target = values.target;
     let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
-    let hostname = || std::str::from_utf8(context.host).map_or("", hostname);
+    let hostname = || std::str::from_utf8(values.host).map_or("", hostname);
     let mut put = |bytes: &[u8]| text.extend_from_slice(bytes);
     match variable {
-        Variable::ClientIp => put(context.asker.ip_text.as_bytes()),
-        Variable::RemotePort => put(context.origin.peer.port().to_string().as_bytes()),
-        Variable::Host => put(context.host),
+        Variable::ClientIp => put(values.asker.ip_text.as_bytes()),
+        Variable::RemotePort => put(values.origin.peer.port().to_string().as_bytes()),
+        Variable::Host => put(values.host),
         Variable::Hostname => put(hostname().as_bytes()),
-        Variable::Scheme => put(forwarded::scheme(context.asker.https).as_bytes()),
-        Variable::ServerPort => put(context.origin.local.port().to_string().as_bytes()),
-        Variable::Method => put(context.method.as_str().as_bytes()),
+        Variable::Scheme => put(forwarded::scheme(values.asker.https).as_bytes()),
+        Variable::ServerPort => put(values.origin.local.port().to_string().as_bytes()),
+        Variable::Method => put(values.method.as_str().as_bytes()),
         Variable::Uri => put(target),
         Variable::Path => put(&target[..path_end]),
         Variable::Query => put(target.get(path_end + 1..).unwrap_or_default()),
-        Variable::RequestId => put(context.asker.request_id.as_bytes()),
-        Variable::Service => put(context.service.as_bytes()),
+        Variable::RequestId => put(values.asker.request_id.as_bytes()),
+        Variable::Service => put(values.service.as_bytes()),
         Variable::Backend => {
-            if let Some(backend) = context.backend {
+            if let Some(backend) = values.backend {
                 put(backend.to_string().as_bytes());
             }
         }
@@ -203,7 +203,7 @@ mod tests {
             request_id: forwarded::RequestId::of(b"abc").unwrap(),
         };
         let backend = "unix:/run/a.sock".parse().unwrap();
-        let context = Context {
+        let values = Values {
             service: "app",
             origin: &origin,
             asker: &asker,
@@ -212,7 +212,7 @@ mod tests {
             target: b"/a/b?c=d",
             backend: Some(&backend),
         };
-        rules(lines).apply(&mut headers, &context);
+        rules(lines).apply(&mut headers, &values);
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         headers
             .iter()

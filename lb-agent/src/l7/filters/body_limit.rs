@@ -1,0 +1,27 @@
+//! A body that says how large it is, and is too large, is not even asked for. One that does not say it
+//! is counted on its way (see `upload`).
+
+use hyper::StatusCode;
+use lb_http::Framing;
+
+use super::Filter;
+use crate::l7::answers::Answer;
+use crate::l7::context::RequestContext;
+
+struct BodyLimit {
+    /// Bytes.
+    most: u64,
+}
+
+pub(super) fn filter(most: Option<u64>) -> Option<Box<dyn Filter>> {
+    Some(Box::new(BodyLimit { most: most? }))
+}
+
+impl Filter for BodyLimit {
+    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
+        match context.framing {
+            Framing::Length(length) if length > self.most => Err(StatusCode::PAYLOAD_TOO_LARGE),
+            _ => Ok(None),
+        }
+    }
+}
