@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyper::{Method, StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
-use lb_http::{Fields, Framing, Name, RequestHead, hop};
+use lb_http::{Framing, Name, RequestHead, hop};
 
 use super::access_log::{Record, Said};
 use super::answers::{self, Answer};
@@ -31,8 +31,6 @@ pub(super) struct RequestContext {
     place: usize,
     /// As its backend gets it.
     pub(super) head: RequestHead,
-    /// Before the rules that name the backend were applied, if there are any.
-    pub(super) unchosen: Option<Fields>,
     /// Of its body.
     pub(super) framing: Framing,
     /// What goes from its trailers.
@@ -120,7 +118,6 @@ impl RequestContext {
             place: service.parts.without_route(),
             service,
             head,
-            unchosen: None,
             framing: Framing::None,
             named: Vec::new(),
             asks_for_trailers: false,

@@ -99,7 +99,13 @@ pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: Reque
         }
         Outcome::Backend(reply) => {
             closes |= asking.is_cut_off();
-            stream(&mut asking, visit, *reply, closes, record).await
+            match stream(&mut asking, visit, *reply, closes, record).await {
+                Ok(after) => after,
+                Err(Unsent(record)) => {
+                    let page = handle::refuse(&context, StatusCode::BAD_GATEWAY);
+                    send(asking.conn, &context, page.into_inner(), closes, record).await
+                }
+            }
         }
     };
     match after {
@@ -294,6 +300,9 @@ async fn upgrade(
     }
 }
 
+/// What came behind the head of an answer is no body, and nothing of it was sent.
+struct Unsent(Option<Box<Record>>);
+
 /// Passes the answer of a backend on, and the rest of the request the other way.
 async fn stream(
     asking: &mut Asking<'_>,
@@ -301,7 +310,7 @@ async fn stream(
     reply: Reply,
     mut closes: bool,
     mut record: Option<Box<Record>>,
-) -> After {
+) -> Result<After, Unsent> {
     let Reply {
         head,
         length,
@@ -316,8 +325,10 @@ async fn stream(
     let framed = Framed { length, has_body };
     let version = asking.version;
     let out = &mut asking.conn.out;
+    let start = out.len();
     let encoder = begin(out, &mut head, &framed, (version, &mut closes));
     drop(head);
+    let head_end = out.len();
     let mut streaming = Streaming {
         asking,
         visit,
@@ -327,11 +338,28 @@ async fn stream(
         record,
         uploads: true,
         awaited: Awaited::Nobody,
-        is_fresh: true,
         closes,
     };
+    // The head goes with what there is of the body.
+    let first = poll_fn(|context| Poll::Ready(streaming.poll_answer(context))).await;
+    if let Poll::Ready(Err(error)) = first {
+        tracing::debug!(%error, "an answer comes to no end");
+        let Streaming {
+            asking,
+            transfer,
+            record,
+            ..
+        } = streaming;
+        transfer.suspect(visit);
+        let conn = &mut *asking.conn;
+        if conn.taken > 0 || conn.out.len() < head_end {
+            return Ok(After::Broken);
+        }
+        conn.out.truncate(start);
+        return Err(Unsent(record));
+    }
     if !poll_fn(|context| streaming.poll(context)).await {
-        return After::Broken;
+        return Ok(After::Broken);
     }
     let Streaming {
         transfer,
@@ -343,7 +371,7 @@ async fn stream(
     if let Some(record) = record {
         record.finish(End::Complete);
     }
-    if closes { After::Close } else { After::Next }
+    Ok(if closes { After::Close } else { After::Next })
 }
 
 /// An answer of a backend on its way.
@@ -358,8 +386,6 @@ struct Streaming<'a, 'b> {
     /// The request is still on its way.
     uploads: bool,
     awaited: Awaited,
-    /// Nothing was written yet.
-    is_fresh: bool,
     /// The connection ends with the answer.
     closes: bool,
 }
@@ -378,13 +404,6 @@ impl Streaming<'_, '_> {
     /// Passes on what it can. Ready at the end: whether that came as it should.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let mut moved = 0;
-        // The head goes with what there is of the body.
-        if std::mem::take(&mut self.is_fresh)
-            && let Poll::Ready(Err(error)) = self.poll_answer(context)
-        {
-            tracing::debug!(%error, "an answer comes to no end");
-            return Poll::Ready(false);
-        }
         loop {
             if self.uploads && self.poll_upload(context).is_err() {
                 return Poll::Ready(false);

@@ -58,6 +58,13 @@ impl Transfer {
         self.download.poll_pieces(context, take)
     }
 
+    /// What came is no answer: the backend is told on.
+    pub(super) fn suspect(self, visit: &Visit) {
+        let backend = self.download.upstream.backend;
+        let snapshot = visit.worker.snapshot();
+        snapshot.suspect(backend, "the body of an answer was malformed");
+    }
+
     /// It is over: a connection whose request was sent and whose answer was read to its end carries
     /// the next request.
     pub(super) fn end(self) {

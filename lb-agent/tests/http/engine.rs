@@ -380,3 +380,18 @@ fn a_short_answer_goes_in_one_piece() {
         assert!(piece[..length].ends_with(b"\r\n\r\nok"), "the head alone");
     }
 }
+
+#[test]
+fn a_malformed_body_behind_the_head_of_an_answer_is_a_bad_gateway() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "");
+    let mut client = proxy.ask(GET);
+    for _ in 0..3 {
+        let (mut connection, _) = backend.request();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX");
+        let (status, head) = client.answer();
+        assert_eq!(status, 502);
+        assert_eq!(field(&head, "transfer-encoding"), None);
+        client.send(GET);
+    }
+}

@@ -12,7 +12,7 @@ use crate::l7::rules::Rules;
 struct HeaderRules {
     /// Changes to a request before its backend is chosen.
     request: Rules,
-    /// Those that name the backend.
+    /// Those that name the backend. They set, and never add: a request may be sent twice.
     backend: Rules,
     /// Changes to an answer.
     response: Rules,
@@ -47,10 +47,6 @@ impl Filter for HeaderRules {
 
     fn backend_chosen(&self, context: &mut RequestContext, backend: BackendId) {
         if !self.backend.is_empty() {
-            // Another backend may have been chosen before, and failed.
-            let fields = &context.head.fields;
-            let before = context.unchosen.get_or_insert_with(|| fields.clone());
-            context.head.fields = before.clone();
             let address = context.address_of(backend);
             context.apply(&self.backend, address.as_ref());
         }
