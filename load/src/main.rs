@@ -4,9 +4,11 @@
 //! Every command prints one JSON object, the figures of its run or the bytes of an answer.
 
 mod ask;
+mod connections;
 mod echo;
 mod handshakes;
 mod idle;
+mod messages;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -59,8 +61,8 @@ enum Command {
     /// Open connections, say so, and hold them until the input ends
     Idle {
         to: SocketAddr,
-        #[arg(long, value_enum, default_value_t = idle::Kind::Websocket)]
-        kind: idle::Kind,
+        #[arg(long, value_enum, default_value_t = connections::Kind::Websocket)]
+        kind: connections::Kind,
         #[arg(long, default_value_t = 10_000)]
         sockets: usize,
     },
@@ -92,7 +94,7 @@ async fn run(command: Command) -> anyhow::Result<serde_json::Value> {
             seconds,
             sockets,
             size,
-        } => websocket::messages(to, Duration::from_secs(seconds), sockets, size).await,
+        } => messages::run(to, Duration::from_secs(seconds), sockets, size).await,
         Command::Idle { to, kind, sockets } => idle::run(to, kind, sockets).await,
         Command::Ask { to } => ask::run(to).await,
     }
