@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lb_tests::load::Visit;
 
-use crate::world::Way;
+use crate::ways::Way;
 
 /// For how long after an act its effects may show: on a machine that is busy, an answer takes a while.
 const AFTER: Duration = Duration::from_secs(3);

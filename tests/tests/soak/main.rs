@@ -8,19 +8,21 @@
 //! (`faults_backends`), and 500 WebSockets under 200 reloads take half a minute (`faults_reload`).
 
 mod acts;
+mod apps;
 mod figures;
+mod inside;
 mod judge;
-mod lanes;
 mod sessions;
+mod ways;
 mod world;
 
 use std::time::{Duration, Instant};
 
-use acts::{ACTS, Act};
+use acts::ACTS;
 use lb_tests::hosts::Hosts;
 use lb_tests::random::Random;
 use lb_tests::wait;
-use world::World;
+use world::{Act, World};
 
 /// Acts in a random order: every one comes once before any comes twice.
 struct Deck<F> {

@@ -11,7 +11,7 @@ use lb_tests::tls::{Authority, Kept};
 use lb_tests::wait;
 
 use crate::judge::Disruption;
-use crate::world::{TLS, Way};
+use crate::ways::{TLS, Way};
 
 /// Open WebSockets on one way, or connections of HTTP/2.
 pub(crate) struct Sessions {

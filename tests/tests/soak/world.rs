@@ -1,173 +1,44 @@
 //! One balancer with a service on every path, the applications behind it, and load on all of them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
 use lb_tests::clock::Clock;
 use lb_tests::disk::Disk;
-use lb_tests::hosts::{CONTAINER, Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::hosts::{Hosts, client_v4, client_v6};
 use lb_tests::http;
 use lb_tests::load::Load;
-use lb_tests::node;
-use lb_tests::process::Process;
 use lb_tests::random::Random;
 use lb_tests::tls::{Authority, Files};
 use lb_tests::wait;
 use serde_json::Value;
 
-use crate::acts::Act;
+use crate::apps::App;
 use crate::figures::{Counters, Size};
-use crate::judge::{Disruption, Judge};
-use crate::lanes::{self, Inside};
+use crate::inside::Inside;
+use crate::judge::{Cost, Disruption, Judge};
 use crate::sessions::{Secure, Sessions};
-
-/// How requests get to an application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
-    /// The kernel hands a connection to the application's socket.
-    Socket,
-    /// The agent connects to it, as an IPv6 client wants an IPv4 application.
-    Proxy,
-    /// The agent reads requests.
-    Http,
-    /// Packets are rewritten to a container.
-    Nat,
-    /// Packets are sent on as they are to a host that answers clients itself.
-    Dsr,
-    /// The kernel hands datagrams to the application's socket.
-    Datagrams,
-    /// Datagrams are rewritten to a container.
-    NatDatagrams,
-    /// The agent reads requests of HTTP/2 over TLS.
-    Http2,
-}
-
-impl Way {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Socket,
-        Self::Proxy,
-        Self::Http,
-        Self::Nat,
-        Self::Dsr,
-        Self::Datagrams,
-        Self::NatDatagrams,
-        Self::Http2,
-    ];
-
-    pub(crate) fn address(self) -> SocketAddr {
-        match self {
-            Self::Socket => SERVICE_V4,
-            Self::Proxy => SERVICE_V6,
-            Self::Http => SocketAddr::new(SERVICE_V4.ip(), 81),
-            Self::Nat => SocketAddr::new(SERVICE_V4.ip(), 90),
-            Self::Dsr => lanes::DIRECT,
-            Self::Datagrams => SocketAddr::new(SERVICE_V4.ip(), 5300),
-            Self::NatDatagrams => SocketAddr::new(SERVICE_V4.ip(), 91),
-            Self::Http2 => TLS,
-        }
-    }
-
-    pub(crate) fn is_udp(self) -> bool {
-        matches!(self, Self::Datagrams | Self::NatDatagrams)
-    }
-
-    /// One visit from a client.
-    pub(crate) fn visit(self, from: IpAddr) -> std::io::Result<http::Answer> {
-        match self {
-            Self::Datagrams | Self::NatDatagrams => lanes::ask(from, self.address()),
-            // What is under it is all that matters here.
-            Self::Http2 => http::ask_well(&http::connect(from, Self::Http.address())?),
-            _ => http::ask_well(&http::connect(from, self.address())?),
-        }
-    }
-}
-
-/// The address of HTTPS.
-pub(crate) const TLS: SocketAddr = SocketAddr::new(SERVICE_V4.ip(), 443);
+use crate::ways::{self, Way};
 
 /// For how long an agent that ends serves what is open.
 pub(crate) const DRAIN: Duration = Duration::from_secs(3);
-
-/// A copy of an application.
-pub(crate) struct App {
-    pub(crate) service: &'static str,
-    pub(crate) address: String,
-    /// What it calls itself.
-    pub(crate) port: u16,
-    pub(crate) process: Option<Process>,
-}
-
-impl App {
-    fn all(dir: &Path) -> Vec<Self> {
-        let app = |service, port, address| Self {
-            service,
-            address,
-            port,
-            process: None,
-        };
-        let local = |service, port: u16| app(service, port, format!("127.0.0.1:{port}"));
-        let mut all: Vec<Self> = (5000..5004).map(|port| local("web", port)).collect();
-        all.extend((5004..5006).map(|port| local("six", port)));
-        all.extend((5010..5012).map(|port| local("app", port)));
-        let path = dir.join("app.sock");
-        all.push(app("app", 5012, format!("unix:{}", path.display())));
-        let inside = |service, port: u16| app(service, port, format!("{}:{port}", CONTAINER[0]));
-        all.extend((5020..5022).map(|port| inside("far", port)));
-        all.extend((5040..5042).map(|port| inside("echo", port)));
-        all.extend(lanes::apps().map(|(service, port, address)| app(service, port, address)));
-        all
-    }
-
-    /// The ways that lead to it.
-    pub(crate) fn ways(&self) -> &'static [Way] {
-        match self.service {
-            "web" => &[Way::Socket],
-            "six" => &[Way::Proxy],
-            "app" => &[Way::Http, Way::Http2],
-            "direct" => &[Way::Dsr],
-            "near" => &[Way::Datagrams],
-            "echo" => &[Way::NatDatagrams],
-            _ => &[Way::Nat],
-        }
-    }
-
-    /// Starts it; it listens when this returns.
-    fn start(&mut self, host: &Host, dir: &Path) {
-        let port = self.port.to_string();
-        let path = self.address.strip_prefix("unix:");
-        let listen = match path {
-            Some(path) => {
-                // The last process has left it behind.
-                let _ = std::fs::remove_file(path);
-                path
-            }
-            None => self.address.split(':').next().expect("an address"),
-        };
-        let (script, listen, port) = match self.service {
-            "direct" => ("server.js", ["10.96.0.1", "8300"], port.as_str()),
-            // Which answers from the address that was asked.
-            "near" => ("udp.js", ["0.0.0.0", "5300"], port.as_str()),
-            "echo" => ("udp.js", [listen, &port], port.as_str()),
-            _ => ("server.js", [listen, &port], port.as_str()),
-        };
-        self.process = Some(node::serve_as(
-            host,
-            script,
-            listen,
-            &[("NUMBER", port)],
-            dir,
-        ));
-    }
-}
 
 /// What changes in the configuration.
 pub(crate) struct Settings {
     pub(crate) weight: u64,
     pub(crate) min_version: &'static str,
     pub(crate) http: &'static str,
+}
+
+/// Something that happens to the world.
+pub(crate) struct Act {
+    pub(crate) name: &'static str,
+    /// Does it, and sees to it that it is over.
+    pub(crate) play: fn(&mut World<'_>) -> Cost,
+    /// Whether the agent lives through it.
+    pub(crate) agent_lives: bool,
 }
 
 /// All of it.
@@ -501,7 +372,7 @@ fn text(settings: &Settings, apps: &[App], certificate: &Files) -> String {
         backends("near"),
         Way::NatDatagrams.address(),
         backends("echo"),
-        lanes::DIRECT,
+        ways::DIRECT,
         backends("direct"),
     )
 }

@@ -10,7 +10,8 @@ use lb_tests::limited::Limited;
 use lb_tests::{http, wait};
 
 use crate::judge::Cost;
-use crate::world::{DRAIN, Way, World};
+use crate::ways::Way;
+use crate::world::{DRAIN, World};
 
 /// Ways whose connections go through the agent end with it; the kernel keeps the others, and
 /// nobody's memory is lost.

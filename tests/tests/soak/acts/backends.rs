@@ -6,7 +6,8 @@ use lb_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::judge::Cost;
-use crate::world::{Way, World};
+use crate::ways::Way;
+use crate::world::World;
 
 /// What it had open is lost; only where requests are read can one that is under way be answered, or
 /// be sent again. Connections over HTTP/2 are the agent's.

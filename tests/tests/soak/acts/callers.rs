@@ -9,7 +9,8 @@ use lb_tests::http;
 use lb_tests::noise::{junk, shout};
 
 use crate::judge::Cost;
-use crate::world::{Way, World};
+use crate::ways::Way;
+use crate::world::World;
 
 fn other_settings(world: &mut World<'_>) {
     world.settings.weight = 1 + world.random.below(3);

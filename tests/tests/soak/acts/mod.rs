@@ -6,16 +6,7 @@ mod callers;
 mod surroundings;
 
 use crate::judge::Cost;
-use crate::world::World;
-
-/// Something that happens to the world.
-pub(crate) struct Act {
-    pub(crate) name: &'static str,
-    /// Does it, and sees to it that it is over.
-    pub(crate) play: fn(&mut World<'_>) -> Cost,
-    /// Whether the agent lives through it.
-    pub(crate) agent_lives: bool,
-}
+use crate::world::{Act, World};
 
 const fn lives(name: &'static str, play: fn(&mut World<'_>) -> Cost) -> Act {
     Act {

@@ -5,7 +5,8 @@ use lb_tests::wait;
 use serde_json::Value;
 
 use crate::judge::Cost;
-use crate::world::{Way, World};
+use crate::ways::Way;
+use crate::world::World;
 
 /// A change that cannot be kept is refused, and nothing else happens.
 fn refused(world: &World<'_>, error: &str) {
