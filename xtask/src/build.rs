@@ -24,17 +24,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The eBPF object for a processor, where `lb-agent/build.rs` looks for it.
-pub(crate) fn object_for(target: Target) -> PathBuf {
-    let dir = sh::workspace().join("target/bpf");
-    dir.join(target.processor).join("lb-ebpf.o")
-}
-
-/// That for this machine.
-pub(crate) fn object() -> PathBuf {
-    object_for(Target::own())
-}
-
 /// A profile of Cargo.toml; Cargo puts what it makes into a directory of the same name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -120,7 +109,7 @@ pub(crate) fn build_object_for(target: Target) -> Result<()> {
             .with_context(|| format!("cargo named no object for {name}"))?;
         install_if_changed(
             &built,
-            &object_for(target).with_file_name(format!("{name}.o")),
+            &target.bpf_object().with_file_name(format!("{name}.o")),
         )?;
     }
     Ok(())

@@ -83,6 +83,12 @@ impl Target {
         }
     }
 
+    /// The eBPF object, where `lb-agent/build.rs` looks for it.
+    pub(crate) fn bpf_object(self) -> PathBuf {
+        let dir = sh::workspace().join("target/bpf");
+        dir.join(self.processor).join("lb-ebpf.o")
+    }
+
     /// Where cargo puts what it builds for it.
     pub(crate) fn directory(self) -> PathBuf {
         let dir = sh::target_dir();

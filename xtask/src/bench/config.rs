@@ -4,7 +4,7 @@
 //! client's address.
 
 use super::net::SERVER;
-use super::servers::{BACKENDS, Way};
+use super::ways::{BACKENDS, Way};
 use std::path::Path;
 
 /// Where Debian has the stream module. Elsewhere it is part of nginx.

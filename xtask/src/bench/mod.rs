@@ -15,6 +15,7 @@ mod report;
 mod scratch;
 mod servers;
 mod socket;
+mod ways;
 mod wrk;
 
 use crate::sh::{self, CommandExt};

@@ -1,6 +1,6 @@
 //! From rounds to medians, as a table for people and as JSON for programs.
 
-use super::servers::Way;
+use super::ways::Way;
 use super::wrk::{CONNECTIONS, Kind, Reading};
 use serde_json::{Value, json};
 use std::fmt::Write;

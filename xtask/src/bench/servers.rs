@@ -4,78 +4,13 @@ use super::cgroup::{Cgroup, Cgroups};
 use super::config;
 use super::net::{Host, Net, SERVER};
 use super::programs::Programs;
+use super::ways::{BACKENDS, DIRECT, Way};
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Ports of the two backends, on the loopback and on the server's own address.
-pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
-/// Port of a third, whose sockets no program sees.
-const DIRECT: u16 = 5002;
-
-/// A way from the client to a backend.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(super) enum Way {
-    /// To a backend itself, on a machine without an agent
-    Direct,
-    /// To a backend itself, on a machine with agents
-    Beside,
-    /// By lb-agent, on the `socket` path
-    Steered,
-    /// By nginx, `stream` module
-    Nginx,
-    /// By HAProxy, `mode tcp`
-    Haproxy,
-}
-
-impl Way {
-    /// All of them, in the order of the table.
-    pub(super) const ALL: [Self; 5] = [
-        Self::Direct,
-        Self::Beside,
-        Self::Steered,
-        Self::Nginx,
-        Self::Haproxy,
-    ];
-
-    /// Its name in tables and JSON.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Beside => "beside",
-            Self::Steered => "steered",
-            Self::Nginx => "nginx stream",
-            Self::Haproxy => "HAProxy tcp",
-        }
-    }
-
-    /// The port on the server's address that leads this way.
-    pub(super) fn port(self) -> u16 {
-        match self {
-            Self::Direct => DIRECT,
-            Self::Beside => BACKENDS[0],
-            Self::Steered => 80,
-            Self::Nginx => 8080,
-            Self::Haproxy => 8081,
-        }
-    }
-
-    /// Where the sockets of both ends are.
-    pub(super) fn cgroup(self) -> Cgroup {
-        match self {
-            Self::Beside | Self::Steered => Cgroup::Watched,
-            Self::Direct | Self::Nginx | Self::Haproxy => Cgroup::Bare,
-        }
-    }
-
-    /// Whether it takes an agent.
-    pub(super) fn has_agent(self) -> bool {
-        self.cgroup() == Cgroup::Watched
-    }
-}
 
 /// All programs on the server host; dropping them ends them, and takes the agent out of the kernel.
 pub(super) struct Servers<'a> {

@@ -2,7 +2,7 @@
 
 use super::cgroup::Cgroups;
 use super::net::{Host, Net, SERVER};
-use super::servers::Way;
+use super::ways::Way;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};

@@ -15,12 +15,12 @@ mod standin;
 #[cfg(test)]
 mod tests;
 
+use crate::host;
 use crate::machine::Machine;
 use crate::packages::Packages;
 use crate::sh::{is_root, say};
 use crate::target::{Arch, Target};
 use crate::toolchain::{self, Toolchain};
-use crate::{build, host};
 use anyhow::{Result, anyhow};
 use compiler::Way;
 
@@ -44,7 +44,7 @@ pub(crate) fn setup(args: &Args) -> Result<()> {
     }
     say(format!(
         "all there; the eBPF object goes to {}",
-        build::object_for(target).display()
+        target.bpf_object().display()
     ));
     Ok(())
 }

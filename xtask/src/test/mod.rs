@@ -227,7 +227,7 @@ impl Suite {
         }
         let mut environment = vec![
             ("LB_AGENT_BIN", build::agent(Profile::Release)),
-            ("LB_EBPF_OBJECT", build::object()),
+            ("LB_EBPF_OBJECT", Target::own().bpf_object()),
         ];
         if matches!(self, Suite::E2e | Suite::Soak | Suite::Distributions) {
             environment.push(("LB_TEST_APPS", apps::ensure()?));

@@ -3,8 +3,8 @@
 
 use super::super::net::{Host, Net, SERVER};
 use super::answer::Answer;
+use super::place::{Place, command, load_program};
 use super::ports::{Port, Proxy};
-use super::proxies::{Place, command, load_program};
 use super::shape::Shape;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;

@@ -2,10 +2,10 @@
 
 use super::super::net::{Host, Net, SERVER};
 use super::super::wrk;
-use super::measure::{Reading, Unit};
+use super::figure::{Reading, Unit};
+use super::place::{Place, command, load_program};
 use super::ports::{Port, Proxy};
 use super::process::{cpu_us, resident_kib};
-use super::proxies::{Place, command, load_program};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::fs;

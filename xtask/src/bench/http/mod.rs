@@ -3,8 +3,8 @@
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | `ports`, `peers`, `config`, `pages`, `proxies` | the programs |
-//! | `measure`, `shape` | what is measured, and by which requests |
+//! | `ports`, `peers`, `config`, `pages`, `place`, `proxies` | the programs |
+//! | `measure`, `figure`, `shape` | what is measured, and by which requests |
 //! | `check`, `answer` | whether each proxy does it |
 //! | `load`, `script`, `process` | load, and what it costs the proxy |
 //! | `report` | medians and ratios |
@@ -12,10 +12,12 @@
 mod answer;
 mod check;
 mod config;
+mod figure;
 mod load;
 mod measure;
 mod pages;
 mod peers;
+mod place;
 mod ports;
 mod process;
 mod proxies;
@@ -31,8 +33,9 @@ use crate::sh::{find_program, is_root, say};
 use crate::{host, packages};
 use anyhow::{Context, Result, ensure};
 use check::Check;
+use figure::Reading;
 use load::Target;
-use measure::{Amount, Measure, Prepared, Reading};
+use measure::{Amount, Measure, Prepared};
 use peers::Peers;
 use ports::Proxy;
 use proxies::Proxies;
@@ -121,7 +124,7 @@ impl Args {
         let amount = Amount {
             seconds: self.seconds,
             // Each takes two files, and others are open too.
-            idle_sockets: (proxies::open_files() / 2 - 100).min(10_000),
+            idle_sockets: (place::open_files() / 2 - 100).min(10_000),
         };
         (self.rounds, amount)
     }

@@ -1,10 +1,10 @@
-//! The programs of `bench http`: backends and proxies, each on a processor of its own where there
-//! are two.
+//! The programs of `bench http`: backends and proxies.
 
 use super::super::net::{Host, Net};
 use super::super::programs::Programs;
 use super::peers::{self, Peers};
-use super::ports::{Port, Proxy};
+use super::place::{Place, command, load_program};
+use super::ports::{BACKENDS, ECHO, Port, Proxy};
 use super::{config, pages};
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
@@ -13,65 +13,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 
-/// Ports of the backends that answer requests.
-pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
-/// The port of the backend that sends WebSocket messages back.
-pub(super) const ECHO: u16 = 6000;
 /// The version of nginx from which `http2` is a line of its own.
 const HTTP2_LINE: [u32; 3] = [1, 25, 1];
-/// Files that a proxy should be able to have open, two for each WebSocket.
-const OPEN_FILES: u32 = 65_536;
-
-/// Files that programs here can have open: [`OPEN_FILES`], or what this machine lets root have.
-pub(super) fn open_files() -> u32 {
-    static LIMIT: LazyLock<u32> = LazyLock::new(|| {
-        let raised = Command::new("prlimit")
-            .args([&format!("--nofile={OPEN_FILES}:{OPEN_FILES}"), "true"])
-            .read();
-        if raised.is_ok() {
-            return OPEN_FILES;
-        }
-        let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-        let line = limits
-            .lines()
-            .find(|line| line.starts_with("Max open files"));
-        let hard = line.and_then(|line| line.split_whitespace().nth(4)?.parse().ok());
-        hard.unwrap_or(1024).min(OPEN_FILES)
-    });
-    *LIMIT
-}
-
-/// Which processor a program runs on.
-#[derive(Clone, Copy)]
-pub(super) enum Place {
-    /// That of the proxies; only one of them works at a time.
-    Proxies,
-    /// That of clients and backends.
-    Others,
-}
-
-/// A program on one of the hosts, in its place.
-pub(super) fn command(net: &Net, host: Host, place: Place, program: &Path) -> Command {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let processor = match place {
-        Place::Others if processors > 1 => "1",
-        _ => "0",
-    };
-    let mut command = net.command(host, "prlimit");
-    command
-        .arg(format!("--nofile={0}:{0}", open_files()))
-        .args(["taskset", "--cpu-list", processor])
-        .arg(program);
-    command
-}
-
-/// The program that makes load and echoes.
-pub(super) fn load_program() -> PathBuf {
-    build::program(Profile::Dist, "lb-load")
-}
-
 /// Everything on the server host. Dropping it ends it, and takes the agent out of the kernel.
 pub(super) struct Proxies<'a> {
     net: &'a Net,

@@ -1,7 +1,8 @@
 //! From rounds to medians, and to ratios of lb-agent to the better of the others.
 
 use super::super::report::median;
-use super::measure::{Measure, Unit};
+use super::figure::Unit;
+use super::measure::Measure;
 use super::ports::Proxy;
 use serde_json::{Value, json};
 use std::fmt::Write;

@@ -78,7 +78,7 @@ fn compile_tests(
     let mut command = Command::new(sh::cargo());
     command
         .current_dir(sh::workspace())
-        .env("LB_EBPF_OBJECT", build::object_for(target))
+        .env("LB_EBPF_OBJECT", target.bpf_object())
         .args(["test", "--no-run", "--package", "lb-tests"])
         .arg("--message-format=json-render-diagnostics");
     target.apply(&mut command);

@@ -134,7 +134,7 @@ fn ensure_tools(arch: Arch) -> Result<()> {
     let target = arch.target();
     setup::ensure_emulator(target)?;
     // Those for another processor are fetched without being installed.
-    let own = root::PROGRAMS
+    let own = system::PROGRAMS
         .into_iter()
         .filter(|_| target.cross.is_none());
     let mut missing: Vec<&str> = own

@@ -1,33 +1,17 @@
 //! The guest's root: a few programs with the libraries that they name (`system`).
 
 use super::cpio::Archive;
-use super::system::System;
+use super::system::{MERGED, PROGRAMS, System};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-
-/// Programs that the tests and the agent run, and the packages that they are in.
-pub(super) const PROGRAMS: [(&str, &str); 9] = [
-    ("busybox", "busybox-static"),
-    ("curl", "curl"),
-    ("ethtool", "ethtool"),
-    ("ip", "iproute2"),
-    ("kmod", "kmod"),
-    ("openssl", "openssl"),
-    ("ss", "iproute2"),
-    ("sysctl", "procps"),
-    ("tc", "iproute2"),
-];
 
 /// What busybox is called by; programs of one's own come first.
 const APPLETS: [&str; 22] = [
     "cat", "chmod", "cp", "cut", "dmesg", "echo", "env", "grep", "kill", "ln", "ls", "mkdir", "mv",
     "nproc", "rm", "sed", "sh", "sleep", "tail", "timeout", "true", "uname",
 ];
-
-/// Where the loader and the libraries are; the same places in every root with a merged `/usr`.
-pub(super) const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
 /// The first process.
 const INIT: &str = include_str!("init.sh");

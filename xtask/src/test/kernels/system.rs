@@ -3,7 +3,6 @@
 
 use super::arch::Arch;
 use super::mirror::Mirror;
-use super::root;
 use crate::sh::{CommandExt, say};
 use crate::target::Target;
 use anyhow::{Context, Result};
@@ -11,6 +10,22 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// Programs that the tests and the agent run, and the packages that they are in.
+pub(super) const PROGRAMS: [(&str, &str); 9] = [
+    ("busybox", "busybox-static"),
+    ("curl", "curl"),
+    ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
+    ("kmod", "kmod"),
+    ("openssl", "openssl"),
+    ("ss", "iproute2"),
+    ("sysctl", "procps"),
+    ("tc", "iproute2"),
+];
+
+/// Where the loader and the libraries are; the same places in every root with a merged `/usr`.
+pub(super) const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
 /// Directories of programs.
 const SEARCH: [&str; 2] = ["usr/bin", "usr/sbin"];
@@ -79,11 +94,11 @@ fn unpacked(dir: &Path, arch: Arch) -> Result<PathBuf> {
         "fetching the guest's programs for {}; nothing is installed",
         arch.debian
     ));
-    let mut names: Vec<&str> = root::PROGRAMS.iter().map(|(_, package)| *package).collect();
+    let mut names: Vec<&str> = PROGRAMS.iter().map(|(_, package)| *package).collect();
     names.dedup();
     let temporary = root.with_extension("new");
     mirror.unpack_all(&mirror.with_dependencies(&names)?, &temporary)?;
-    for name in root::MERGED {
+    for name in MERGED {
         let link = temporary.join(name);
         if !link.exists() {
             let to = format!("usr/{name}");

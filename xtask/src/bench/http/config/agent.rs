@@ -1,8 +1,7 @@
 //! lb-agent, with everything it keeps in places of this benchmark.
 
 use super::super::super::net::SERVER;
-use super::super::ports::{Port, Proxy};
-use super::super::proxies::{BACKENDS, ECHO};
+use super::super::ports::{BACKENDS, ECHO, Port, Proxy};
 use super::CLIENTS;
 use std::fmt::Write as _;
 use std::path::Path;

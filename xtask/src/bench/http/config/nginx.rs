@@ -2,8 +2,7 @@
 
 use super::super::super::config::nginx;
 use super::super::super::net::SERVER;
-use super::super::ports::{Port, Proxy};
-use super::super::proxies::{BACKENDS, ECHO};
+use super::super::ports::{BACKENDS, ECHO, Port, Proxy};
 use super::CLIENTS;
 use std::fmt::Write as _;
 use std::path::Path;
