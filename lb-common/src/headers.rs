@@ -3,7 +3,7 @@
 
 use crate::abi::packet::{FlowKey, FragmentKey, Ip};
 use crate::abi::protocol;
-use crate::packet::Packet;
+use crate::packet::{Packet, ports};
 
 /// EtherTypes (IEEE 802 numbers) as halves in memory order.
 pub mod ether {
@@ -417,20 +417,6 @@ fn tcp_header<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Transport> {
         flags: (fourth >> 16) as u8,
         header,
     })
-}
-
-/// The two ports in the first word of a TCP or UDP header.
-#[inline(always)]
-pub const fn ports(word: u32) -> [u16; 2] {
-    let [a, b, c, d] = word.to_ne_bytes();
-    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
-}
-
-/// The first word of a TCP or UDP header.
-#[inline(always)]
-pub const fn ports_word(ports: [u16; 2]) -> u32 {
-    let ([a, b], [c, d]) = (ports[0].to_ne_bytes(), ports[1].to_ne_bytes());
-    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// Reads the IP header that an ICMP error quotes at `at`. The packet that it belongs to is longer

@@ -74,6 +74,20 @@ pub trait Window<const N: usize> {
     fn set_half<const AT: usize>(&mut self, half: u16);
 }
 
+/// The two ports in the first word of a TCP or UDP header.
+#[inline(always)]
+pub const fn ports(word: u32) -> [u16; 2] {
+    let [a, b, c, d] = word.to_ne_bytes();
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
+}
+
+/// The first word of a TCP or UDP header.
+#[inline(always)]
+pub const fn ports_word(ports: [u16; 2]) -> u32 {
+    let ([a, b], [c, d]) = (ports[0].to_ne_bytes(), ports[1].to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
 /// What [`Packet::grow`] makes room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outer {

@@ -5,9 +5,9 @@ use core::ops::{Deref, DerefMut};
 use lb_common::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, PacketSettings};
 use lb_common::flows::{self, At, By, End, Flow, Home, NewFlow, Refused, Set, Wanted};
 
+use crate::clock::now_s;
 use crate::packet_maps::{NAT_PORTS, packet_settings, scratch};
 use crate::sets::{Place, PortMap, set};
-use crate::world::now_s;
 
 /// The entry of a flow.
 #[derive(Clone, Copy)]

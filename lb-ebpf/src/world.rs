@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
     BPF_FIB_LKUP_RET_UNREACHABLE,
 };
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use lb_common::abi::packet::{
     AddressMarks, DsrSlot, DsrTable, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
     PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device,
@@ -23,6 +23,7 @@ use lb_common::packet::Packet;
 use lb_common::select::{Choice, Client, Reason};
 
 use crate::ask::{ends_of, fill};
+use crate::clock::now_s;
 use crate::flows;
 use crate::hints::opaque;
 use crate::maps::{AFFINITY, BACKENDS, TABLES, count, remember_udp};
@@ -522,26 +523,6 @@ pub fn job() -> Option<&'static mut Job> {
     // SAFETY: this CPU's own element. Packet programs do not interrupt each other on a CPU, and
     // whoever takes the job gives it to one function at a time. Zeros are a job.
     Some(unsafe { &mut (*scratch).job })
-}
-
-/// CLOCK_MONOTONIC in seconds, as it was at the last tick. It is asked once a tick: to read the
-/// number of the tick is one load, to read the clock are three calls, which took a sixth of what a
-/// packet of `dsr` did.
-#[inline(always)]
-pub fn now_s() -> u32 {
-    // SAFETY: can be asked anywhere.
-    let jiffies = unsafe { bpf_jiffies64() };
-    let Some(scratch) = scratch() else {
-        return 0;
-    };
-    // SAFETY: this CPU's own element.
-    let clock = unsafe { &mut (*scratch).clock };
-    if clock.jiffies != jiffies {
-        clock.jiffies = jiffies;
-        // SAFETY: can be asked anywhere.
-        clock.now_s = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000;
-    }
-    clock.now_s as u32
 }
 
 #[inline(always)]

@@ -7,8 +7,8 @@ use super::{Job, Segment, Verdict, is_martian};
 use crate::abi::packet::{Ip, PacketCounter};
 use crate::abi::protocol;
 use crate::checksum::Sum;
-use crate::headers::{ETHERNET, IpHeader, Piece, exchanged, number, ports_word, tcp};
-use crate::packet::{Outer, Packet};
+use crate::headers::{ETHERNET, IpHeader, Piece, exchanged, number, tcp};
+use crate::packet::{Outer, Packet, ports_word};
 
 /// TTL of what we send (IANA "IP Time To Live Parameter").
 pub(super) const TTL: u32 = 64;

@@ -15,8 +15,8 @@ use super::{Job, Segment, Stage, Verdict, answer, impossible_source, nobody, not
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, Tracked, dsr, kind};
 use crate::abi::{BackendId, ServiceHead, protocol};
 use crate::checksum::Delta;
-use crate::headers::{ETHERNET, ether, number, ports_word, tcp};
-use crate::packet::{Outer, Packet};
+use crate::headers::{ETHERNET, ether, number, tcp};
+use crate::packet::{Outer, Packet, ports_word};
 use crate::select::{Client, slot_of};
 
 /// TCP options that are looked at for the maximum segment size.
@@ -184,7 +184,7 @@ fn send<P: Packet, W: World>(
     if wrap(packet, &job.segment, target, &hop, hash).is_none() {
         return REFUSED;
     }
-    Verdict::out(world, hop.ifindex)
+    Verdict::out(hop.ifindex, world.ingress())
 }
 
 /// A hash of the flow for what the network cards of backends spread by, from the client's and from

@@ -7,8 +7,8 @@ use super::{Job, Stage, Verdict, answer, malformed, nat};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, VipKey, state, vip};
 use crate::abi::{BackendId, protocol};
 use crate::checksum::Delta;
-use crate::headers::{self, IpHeader, Piece, Transport, number, ports, ports_word};
-use crate::packet::Packet;
+use crate::headers::{self, IpHeader, Piece, Transport, number};
+use crate::packet::{Packet, ports, ports_word};
 
 /// An ICMP error and the packet that it quotes.
 #[derive(Clone, Copy, Debug)]

@@ -81,7 +81,7 @@ fn long_way(verdict: Verdict) -> Option<Verdict> {
 #[inline(always)]
 fn sent_by<W: World>(world: &mut W, hop: &Hop, done: Option<()>) -> Verdict {
     match done {
-        Some(()) => Verdict::out(world, hop.ifindex),
+        Some(()) => Verdict::out(hop.ifindex, world.ingress()),
         None => counted(world, REFUSED),
     }
 }

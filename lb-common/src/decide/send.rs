@@ -5,8 +5,8 @@ use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter};
 use crate::abi::{BackendId, protocol};
 use crate::checksum::{Delta, Sum, corrected};
 use crate::decide::world::World;
-use crate::headers::{ETHERNET, IpHeader, Piece, ether, ports_word};
-use crate::packet::Packet;
+use crate::headers::{ETHERNET, IpHeader, Piece, ether};
+use crate::packet::{Packet, ports_word};
 
 /// What the kernel says when a packet cannot be changed: cut off, or out of memory.
 pub(super) const REFUSED: Verdict = Verdict::drop(PacketCounter::DropKernel);
@@ -205,5 +205,5 @@ pub(super) fn frame<P: Packet, W: World>(
     if packet.set_words(0, hop.macs).is_none() {
         return REFUSED;
     }
-    Verdict::out(world, hop.ifindex)
+    Verdict::out(hop.ifindex, world.ingress())
 }

@@ -1,6 +1,5 @@
 //! What becomes of a packet, as one number, and the parts of the way, each of which names the next.
 
-use super::world::World;
 use crate::abi::packet::PacketCounter;
 
 /// What becomes of a packet, or the next [`Stage`]: an [`Outcome`] as one number, which in the kernel goes from function
@@ -88,8 +87,8 @@ impl Verdict {
 
     /// Out by an interface, perhaps the one that it came by.
     #[inline(always)]
-    pub(super) fn out<W: World>(world: &W, ifindex: u32) -> Self {
-        if ifindex == world.ingress() {
+    pub(super) const fn out(ifindex: u32, ingress: u32) -> Self {
+        if ifindex == ingress {
             Self::TRANSMIT
         } else {
             Self::redirect(ifindex)

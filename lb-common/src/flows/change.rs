@@ -1,8 +1,7 @@
 //! What becomes of a flow that was found.
 
-use super::{
-    At, HALF, MOST_PINNED, ONE_ABROAD, ONE_PINNED, Ports, Set, TRIES, is_same, port_place,
-};
+use super::find::port_place;
+use super::{At, HALF, MOST_PINNED, ONE_ABROAD, ONE_PINNED, Ports, Set, TRIES, is_same};
 use crate::abi::packet::{PacketSettings, state};
 
 /// Gives back what a flow had besides its place: its source port, and its part of the counts.

@@ -1,75 +1,9 @@
 //! How a flow comes into its set.
 
 use super::change::leave;
-use super::{
-    At, CROWDED, End, HALF, Home, MOST_PINNED, ONE_ABROAD, PORT_TRIES, Ports, Set, port_place,
-};
-use crate::abi::packet::{FlowKey, PacketSettings, state};
-use crate::abi::{BackendId, ServiceId};
-
-/// A flow to be entered.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewFlow {
-    /// Packets from the client as they come in.
-    pub key: FlowKey,
-    /// What packets from the client leave as. Where a source port is to be given out, that is
-    /// filled in.
-    pub out: FlowKey,
-    /// Its backend.
-    pub backend: BackendId,
-    /// Its service.
-    pub service: ServiceId,
-    /// Bits of [`state`].
-    pub state: u32,
-    /// See [`crate::abi::packet::FlowEntry::next_seq`].
-    pub next_seq: u32,
-    /// Source ports that it may get.
-    pub ports: PortRange,
-}
-
-impl NewFlow {
-    /// Nothing yet.
-    pub const NONE: Self = Self {
-        key: FlowKey::NONE,
-        out: FlowKey::NONE,
-        backend: BackendId::NONE,
-        service: ServiceId(0),
-        state: 0,
-        next_seq: 0,
-        ports: PortRange {
-            base: 0,
-            span: 0,
-            start: 0,
-        },
-    };
-}
-
-/// Source ports that may be given to a flow, in host byte order: `start` and others, of the `span`
-/// that begin with `base`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first of all.
-    pub base: u32,
-    /// How many; 0 where the source port stays what it is.
-    pub span: u32,
-    /// Which one is tried first, below `span`.
-    pub start: u32,
-}
-
-impl PortRange {
-    #[inline(always)]
-    const fn port(&self, tried: u32) -> u16 {
-        let place = self.start + tried * tried;
-        let place = if place >= self.span {
-            place % self.span
-        } else {
-            place
-        };
-        (self.base + place) as u16
-    }
-}
+use super::find::{Home, port_place};
+use super::{At, CROWDED, End, HALF, MOST_PINNED, NewFlow, ONE_ABROAD, PORT_TRIES, Ports, Set};
+use crate::abi::packet::{PacketSettings, state};
 
 /// Why a flow was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

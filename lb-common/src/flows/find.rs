@@ -4,7 +4,7 @@ use core::borrow::Borrow;
 
 use super::{At, End, HALF, NewFlow, ONE_ABROAD, Set, is_there};
 use crate::abi::packet::{AddressMarks, FlowSet, PacketSettings};
-use crate::headers::ports;
+use crate::packet::ports;
 
 /// How the flow of a packet is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

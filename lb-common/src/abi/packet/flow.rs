@@ -3,7 +3,7 @@
 
 use super::Ip;
 use crate::abi::BackendId;
-use crate::headers::{ports, ports_word};
+use crate::packet::{ports, ports_word};
 
 /// A flow in one direction: its packets as they come in, or as they leave.
 #[repr(C)]

@@ -5,8 +5,8 @@ use super::super::world::World;
 use crate::abi::packet::{Hop, Ip};
 use crate::abi::protocol;
 use crate::checksum::Delta;
-use crate::headers::{ether, ports, tcp};
-use crate::packet::{Packet, Window};
+use crate::headers::{ether, tcp};
+use crate::packet::{Packet, Window, ports};
 
 /// What a plain packet tells; `N` words as in [`crate::abi::packet::FlowKey::words`].
 pub(super) struct Plain<const N: usize> {
