@@ -177,7 +177,7 @@ fn wait_for<F: Future>(call: F) -> Result<F::Output, Failure> {
 }
 
 fn backend_address(text: &str) -> Result<BackendAddress, BadValue> {
-    value::backend_address(text)
+    text.parse()
 }
 
 fn client_address(text: &str) -> Result<IpAddr, BadValue> {

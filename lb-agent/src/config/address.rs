@@ -101,11 +101,15 @@ impl TryFrom<String> for BackendAddress {
     }
 }
 
+/// An IP address and a port, or `unix:` and a path.
 impl FromStr for BackendAddress {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        value::backend_address(text)
+        match text.strip_prefix("unix:") {
+            Some(path) => value::unix_socket(path).map(Self::from),
+            None => value::backend_ip(text).map(Self::from),
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! | `reader` | walking the parsed TOML with typed fields and known keys |
 //! | `address` | where a backend is |
 //! | `value` | the rules for one value: an address, a weight, a duration, a name |
-//! | `raw`, `agent` | which keys there are, and their defaults |
+//! | `raw`, `agent`, `lists` | which keys there are, and their defaults |
 //! | [`health`] | the keys of `[service.health]` |
 //! | [`loops`] | backends whose connections come back to the agent |
 //! | [`http`] | everything for `mode = "http"` |
@@ -23,6 +23,7 @@ mod agent;
 mod error;
 pub mod health;
 pub mod http;
+mod lists;
 pub mod loops;
 mod metrics;
 mod packet;

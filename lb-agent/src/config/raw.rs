@@ -8,12 +8,11 @@ use toml::de::DeTable;
 use super::agent::MAX_CONNECTIONS;
 use super::error::{Located, Place, Problems};
 use super::health::{self, Health};
+use super::lists::{RawBackend, backends, former_names, listen};
 use super::reader::{Table, Value};
-use super::value;
-use super::{Affinity, AgentConfig, BackendAddress, Mode, Path, ServicePaths, agent, http, packet};
+use super::{Affinity, AgentConfig, Mode, ServicePaths, agent, http, packet, value};
 
 const LISTEN: &str = "[\"0.0.0.0:80\", \"[::]:80\"]";
-const BACKENDS: &str = "[\"127.0.0.1:5000\", { address = \"127.0.0.1:5001\", weight = 2 }]";
 
 /// What was written, every value good by itself. Where one was not, a default stands in and the
 /// problem is noted.
@@ -40,11 +39,50 @@ pub(super) struct RawService {
     pub(super) http: Option<http::RawHttp>,
 }
 
-/// A backend as it was written.
-pub(super) struct RawBackend {
-    pub(super) address: Located<BackendAddress>,
-    pub(super) weight: u16,
-    pub(super) path: Path,
+impl RawService {
+    /// The backends of a route as a service: listening nowhere, and for the rest like this one, which it is
+    /// inside of.
+    pub(super) fn inside(&self, inner: http::Inner) -> Self {
+        Self {
+            was: self.former_names_of(&inner),
+            name: Some(Located {
+                value: inner.name,
+                place: inner.place.clone(),
+            }),
+            place: inner.place,
+            listen: Vec::new(),
+            mode: self.mode,
+            affinity: self.affinity.clone(),
+            max_load_permille: self.max_load_permille,
+            max_connections: None,
+            health: self.health.clone(),
+            paths: ServicePaths::default(),
+            backends: inner.backends,
+            send_proxy_protocol: None,
+            http: None,
+        }
+    }
+
+    /// Former names: those of this service or of the route were other ones, or both.
+    fn former_names_of(&self, inner: &http::Inner) -> Vec<Located<String>> {
+        let (_, name) = inner.name.split_once('/').unwrap_or_default();
+        let now = self.name.as_ref().map(|name| name.value.as_str());
+        let outer = now
+            .into_iter()
+            .chain(self.was.iter().map(|was| was.value.as_str()));
+        let routes: Vec<&str> = std::iter::once(name)
+            .chain(inner.was.iter().map(|was| was.value.as_str()))
+            .collect();
+        let all =
+            outer.flat_map(|outer| routes.iter().map(move |route| format!("{outer}/{route}")));
+        let former = all.filter(|former| *former != inner.name);
+        former
+            .map(|value| Located {
+                value,
+                place: inner.place.clone(),
+            })
+            .collect()
+    }
 }
 
 pub(super) fn read(document: &DeTable<'_>, problems: &mut Problems) -> Raw {
@@ -149,22 +187,6 @@ fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
     }
 }
 
-/// A former name, or several.
-pub(super) fn former_names(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<Located<String>> {
-    let one = |item: &Value<'_, '_>, problems: &mut Problems| {
-        let name = item.string("\"old-name\"", problems, value::service_name)?;
-        Some(item.locate(name))
-    };
-    if value.is_string() {
-        return one(value, problems).into_iter().collect();
-    }
-    let items = value.list("[\"old-name\", \"older-name\"]", problems);
-    items
-        .iter()
-        .filter_map(|item| one(item, problems))
-        .collect()
-}
-
 /// The header for backends of a service with `mode = "tcp"`; for HTTP it is under `[service.http]`.
 fn send_proxy_protocol(
     value: &Value<'_, '_>,
@@ -212,29 +234,6 @@ fn http(
     })
 }
 
-/// Addresses to listen on, as in `example`.
-pub(super) fn listen(
-    value: &Value<'_, '_>,
-    example: &str,
-    problems: &mut Problems,
-) -> Vec<Located<SocketAddr>> {
-    let found = problems.count();
-    let items = value.list(example, problems);
-    if items.is_empty() && problems.count() == found {
-        problems.add(
-            &value.place,
-            format!("no address (write listen = {example})"),
-        );
-    }
-    items
-        .iter()
-        .filter_map(|item| {
-            let address = item.string("\"0.0.0.0:80\"", problems, value::listen_address)?;
-            Some(item.locate(address))
-        })
-        .collect()
-}
-
 fn mode(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Mode> {
     let choices = [("tcp", Mode::Tcp), ("udp", Mode::Udp), ("http", Mode::Http)];
     value.choice(&choices, &[], problems)
@@ -280,50 +279,4 @@ fn max_load(value: &Value<'_, '_>, problems: &mut Problems) -> Option<u32> {
         return None;
     }
     Some((number * 1000.0).round() as u32)
-}
-
-/// Backends, on the path `usual` where they name none.
-pub(super) fn backends(
-    value: &Value<'_, '_>,
-    usual: Path,
-    problems: &mut Problems,
-) -> Vec<RawBackend> {
-    let items = value.list(BACKENDS, problems);
-    items
-        .iter()
-        .filter_map(|item| backend(item, usual, problems))
-        .collect()
-}
-
-/// A backend: a table, or just its address.
-fn backend(item: &Value<'_, '_>, usual: Path, problems: &mut Problems) -> Option<RawBackend> {
-    const EXAMPLE: &str = "\"127.0.0.1:5000\"";
-    if !item.is_table() {
-        let address = item.string(EXAMPLE, problems, value::backend_address)?;
-        return Some(RawBackend {
-            address: item.locate(address),
-            weight: 1,
-            path: usual,
-        });
-    }
-    let mut table = item.table(EXAMPLE, problems)?;
-    let address = table
-        .require("address", EXAMPLE, problems)
-        .and_then(|value| {
-            let address = value.string(EXAMPLE, problems, value::backend_address)?;
-            Some(value.locate(address))
-        });
-    let weight = table.take("weight").and_then(|value| {
-        let number = value.integer("1", problems)?;
-        problems.keep(&value.place, value::weight(number))
-    });
-    let path = table
-        .take("path")
-        .and_then(|value| packet::path(&value, problems));
-    table.finish(problems);
-    Some(RawBackend {
-        address: address?,
-        weight: weight.unwrap_or(1),
-        path: path.unwrap_or(usual),
-    })
 }

@@ -10,9 +10,10 @@ use lb_common::abi::{MAX_BACKENDS, MAX_LISTEN, MAX_MEMBERS, MAX_SERVICES};
 
 use super::error::{Place, Problems};
 use super::http::{self, HttpService};
+use super::lists::RawBackend;
 use super::loops::{self, Hop, Terms};
 use super::packet::Reach;
-use super::raw::{Raw, RawBackend, RawService};
+use super::raw::{Raw, RawService};
 use super::value::BadValue;
 use super::{Backend, BackendAddress, Config, Mode, Path, Service, ServicePaths};
 
@@ -67,7 +68,7 @@ fn expand(mut raw: RawService, problems: &mut Problems) -> Vec<Written> {
     let inside: Vec<Written> = inner
         .into_iter()
         .map(|inner| Written {
-            raw: inner.into_service(&raw),
+            raw: raw.inside(inner),
             http: None,
             reached_at: reached_at.clone(),
         })

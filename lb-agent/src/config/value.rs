@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use lb_common::abi::MAX_NAME;
 
-use super::BackendAddress;
-
 /// Longest duration that is taken: ten years.
 pub const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -37,14 +35,6 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// The address of a backend: an IP address and a port, or `unix:` and a path.
-pub fn backend_address(text: &str) -> Result<BackendAddress, BadValue> {
-    match text.strip_prefix("unix:") {
-        Some(path) => unix_socket(path).map(BackendAddress::from),
-        None => ip_backend(text).map(BackendAddress::from),
-    }
-}
-
 /// The path of a unix socket, at most 107 bytes: `sun_path` less its final zero, unix(7).
 pub fn unix_socket(text: &str) -> Result<PathBuf, BadValue> {
     const MOST: usize = 107;
@@ -64,7 +54,8 @@ pub fn unix_socket(text: &str) -> Result<PathBuf, BadValue> {
     Ok(path)
 }
 
-fn ip_backend(text: &str) -> Result<SocketAddr, BadValue> {
+/// The address of a backend that is not a unix socket: an IP address and a port.
+pub fn backend_ip(text: &str) -> Result<SocketAddr, BadValue> {
     let address = socket_address(text, Use::Backend)?;
     let (ip, port) = (address.ip(), address.port());
     if ip.is_unspecified() {

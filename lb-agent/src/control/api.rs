@@ -259,7 +259,7 @@ fn add_backend(body: &[u8]) -> Result<Command, No> {
     } = document(body, EXAMPLE)?;
     let weight = weight.map(|weight| value::weight(weight.into()));
     Ok(Command::AddBackend {
-        address: value::backend_address(&address)?,
+        address: address.parse()?,
         service: checked_name(service)?,
         weight: weight.transpose()?,
     })
@@ -269,7 +269,7 @@ fn remove_backend(body: &[u8]) -> Result<Command, No> {
     const EXAMPLE: &str = r#"{"address": "127.0.0.1:5000", "service": "web"}"#;
     let Remove { address, service } = document(body, EXAMPLE)?;
     Ok(Command::RemoveBackend {
-        address: value::backend_address(&address)?,
+        address: address.parse()?,
         service: checked_name(service)?,
     })
 }
@@ -285,7 +285,7 @@ fn drain_backend(body: &[u8]) -> Result<Command, No> {
         now,
     } = document(body, EXAMPLE)?;
     Ok(Command::DrainBackend {
-        address: value::backend_address(&address)?,
+        address: address.parse()?,
         service: checked_name(service)?,
         timeout: timeout_seconds.map(value::seconds).transpose()?,
         at_end,

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::route::{Action, HostPattern, RawRoute, Route, Target};
+use super::route::{Action, RawRoute, Route, Target};
+use super::value::HostPattern;
 use super::{HttpService, RawTls, Settings, Tls};
-use crate::config::ServicePaths;
 use crate::config::error::{Located, Place, Problems};
-use crate::config::raw::{RawBackend, RawService};
+use crate::config::lists::RawBackend;
 use crate::config::value;
 
 /// What was written of a service for HTTP.
@@ -23,51 +23,6 @@ pub(in crate::config) struct Inner {
     /// Former names of the route.
     pub(in crate::config) was: Vec<Located<String>>,
     pub(in crate::config) backends: Vec<RawBackend>,
-}
-
-impl Inner {
-    /// Former names: those of the service or of the route were other ones, or both.
-    fn former_names(&self, outer: &RawService) -> Vec<Located<String>> {
-        let (_, name) = self.name.split_once('/').unwrap_or_default();
-        let now = outer.name.as_ref().map(|name| name.value.as_str());
-        let outer = now
-            .into_iter()
-            .chain(outer.was.iter().map(|was| was.value.as_str()));
-        let inner: Vec<&str> = std::iter::once(name)
-            .chain(self.was.iter().map(|was| was.value.as_str()))
-            .collect();
-        let all = outer.flat_map(|outer| inner.iter().map(move |inner| format!("{outer}/{inner}")));
-        let former = all.filter(|former| *former != self.name);
-        former
-            .map(|value| Located {
-                value,
-                place: self.place.clone(),
-            })
-            .collect()
-    }
-
-    /// As a service: listening nowhere, and for the rest like the one that it is inside of.
-    pub(in crate::config) fn into_service(self, outer: &RawService) -> RawService {
-        let was = self.former_names(outer);
-        RawService {
-            was,
-            name: Some(Located {
-                value: self.name,
-                place: self.place.clone(),
-            }),
-            place: self.place,
-            listen: Vec::new(),
-            mode: outer.mode,
-            affinity: outer.affinity.clone(),
-            max_load_permille: outer.max_load_permille,
-            max_connections: None,
-            health: outer.health.clone(),
-            paths: ServicePaths::default(),
-            backends: self.backends,
-            send_proxy_protocol: None,
-            http: None,
-        }
-    }
 }
 
 /// Checks what was written of the service `name`, and takes out the services inside it.

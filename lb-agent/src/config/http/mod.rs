@@ -29,14 +29,15 @@ use std::time::Duration;
 
 use ::http::{HeaderName, StatusCode};
 
-pub(super) use check::{RawHttp, check};
+pub(super) use check::{Inner, RawHttp, check};
 pub use header::{HeaderRule, Operation};
 pub(super) use read::{RawTls, http, tls};
 pub(super) use route::routes;
-pub use route::{Action, HostPattern, Route, RouteLimits, RouteTimeouts};
+pub use route::{Action, Route};
+pub use sections::{RouteLimits, RouteTimeouts};
 pub use template::{Part, Template, Variable};
-pub use value::Cidr;
 pub(super) use value::proxy_version;
+pub use value::{Cidr, HostPattern};
 
 /// One service with `mode = "http"`, as the engine gets it.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::route::file_path;
+use super::sections::file_path;
 use super::{
     AmbiguousPaths, CertificateFiles, Hsts, SameSite, Settings, Stickiness, StickyCookie,
     TlsVersion, header, sections, value,
 };
 use crate::config::error::{Located, Place, Problems};
-use crate::config::raw;
+use crate::config::lists;
 use crate::config::reader::{Table, Value};
 
 /// `[service.tls]` as it was written.
@@ -209,7 +209,7 @@ pub(in crate::config) fn tls(mut table: Table<'_, '_>, problems: &mut Problems) 
         "[{ certificate = \"/etc/lb-agent/fullchain.pem\", key = \"/etc/lb-agent/privkey.pem\" }]";
     let listen = table
         .require("listen", LISTEN, problems)
-        .map(|value| raw::listen(&value, LISTEN, problems));
+        .map(|value| lists::listen(&value, LISTEN, problems));
     let certificates = table
         .require("certificates", CERTIFICATES, problems)
         .map(|value| certificates(&value, CERTIFICATES, problems));

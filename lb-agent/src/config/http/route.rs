@@ -1,27 +1,16 @@
 //! `[[service.route]]`.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use ::http::StatusCode;
 
 use super::header::{self, HeaderRule};
+use super::sections::{self, RouteLimits, RouteTimeouts};
 use super::template::Template;
-use super::{sections, value};
+use super::value::{self, HostPattern};
 use crate::config::Path;
 use crate::config::error::{Located, Place, Problems};
-use crate::config::raw::{self, RawBackend};
+use crate::config::lists::{self, RawBackend};
 use crate::config::reader::{Table, Value};
 use crate::config::value::quoted;
-
-/// A server name, or many.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum HostPattern {
-    /// This one, in lower case and without a port.
-    Exact(String),
-    /// Every name that ends like this; it begins with a dot.
-    Wildcard(String),
-}
 
 /// What holds for some hosts and paths.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,24 +56,6 @@ pub enum Action {
     },
 }
 
-/// A route's own times; `None` where the service's hold. Inside, `None` is for ever.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RouteTimeouts {
-    /// Between two pieces of a request's body.
-    pub body: Option<Option<Duration>>,
-    /// To the first byte of the answer.
-    pub first_byte: Option<Option<Duration>>,
-    /// Of a tunnel without a byte.
-    pub tunnel: Option<Option<Duration>>,
-}
-
-/// A route's own sizes; `None` where the service's hold. Inside, `None` is for any number.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RouteLimits {
-    /// Bytes of a request's body.
-    pub body: Option<Option<u64>>,
-}
-
 /// A route as it was written.
 pub(in crate::config) struct RawRoute {
     pub(super) place: Place,
@@ -128,7 +99,7 @@ fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
         Some(value.locate(name))
     });
     let was = table.take("was");
-    let was = was.map(|value| raw::former_names(&value, problems));
+    let was = was.map(|value| lists::former_names(&value, problems));
     let hosts = table
         .take("host")
         .map(|value| hosts(&value, problems))
@@ -215,7 +186,7 @@ fn target(table: &mut Table<'_, '_>, problems: &mut Problems) -> Target {
     }
     if let Some(value) = backends {
         let found = problems.count();
-        let backends = raw::backends(&value, Path::Auto, problems);
+        let backends = lists::backends(&value, Path::Auto, problems);
         if backends.is_empty() && problems.count() == found {
             problems.add(
                 &value.place,
@@ -294,16 +265,4 @@ fn fixed_answer(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Action
         body: body?,
         content_type: content_type?,
     })
-}
-
-/// An absolute path of a file.
-pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if !path.is_absolute() || text.contains(|c: char| c.is_control()) {
-        return Err(format!(
-            "{} is not an absolute path (start it with \"/\")",
-            quoted(text)
-        ));
-    }
-    Ok(path)
 }

@@ -1,15 +1,34 @@
 //! The tables under `[service.http]`: times, sizes, compression, log, upstream, errors.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::route::{RouteLimits, RouteTimeouts, file_path};
 use super::value;
 use super::{
     AccessLog, Algorithm, Compression, ErrorPages, Limits, LogFormat, LogTarget, Timeouts, Upstream,
 };
 use crate::config::error::Problems;
 use crate::config::reader::{Table, Value};
+use crate::config::value::quoted;
+
+/// A route's own times; `None` where the service's hold. Inside, `None` is for ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteTimeouts {
+    /// Between two pieces of a request's body.
+    pub body: Option<Option<Duration>>,
+    /// To the first byte of the answer.
+    pub first_byte: Option<Option<Duration>>,
+    /// Of a tunnel without a byte.
+    pub tunnel: Option<Option<Duration>>,
+}
+
+/// A route's own sizes; `None` where the service's hold. Inside, `None` is for any number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteLimits {
+    /// Bytes of a request's body.
+    pub body: Option<Option<u64>>,
+}
 
 pub(super) fn timeouts(mut table: Table<'_, '_>, problems: &mut Problems) -> Timeouts {
     let usual = Timeouts::default();
@@ -267,4 +286,16 @@ pub(super) fn errors(mut table: Table<'_, '_>, problems: &mut Problems) -> Error
         maintenance,
         lines,
     }
+}
+
+/// An absolute path of a file.
+pub(super) fn file_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() || text.contains(|c: char| c.is_control()) {
+        return Err(format!(
+            "{} is not an absolute path (start it with \"/\")",
+            quoted(text)
+        ));
+    }
+    Ok(path)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ::http::{HeaderName, StatusCode};
 use lb_common::addr;
 
-use super::{HostPattern, ProxyVersion};
+use super::ProxyVersion;
 use crate::config::value::{self, BadValue, quoted};
 
 pub(super) fn bad<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Result<T, BadValue> {
@@ -191,6 +191,15 @@ pub(super) fn upgrade_token(text: &str) -> Result<String, BadValue> {
         );
     }
     Ok(token)
+}
+
+/// A server name, or many.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// This one, in lower case and without a port.
+    Exact(String),
+    /// Every name that ends like this; it begins with a dot.
+    Wildcard(String),
 }
 
 /// A server name: "example.com", or "*.example.com" for every name below it.

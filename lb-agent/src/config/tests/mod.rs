@@ -374,7 +374,7 @@ proptest! {
 
     #[test]
     fn no_value_makes_a_rule_panic(text in "\\PC{0,40}") {
-        let _ = value::backend_address(&text);
+        let _ = text.parse::<BackendAddress>();
         let _ = value::listen_address(&text);
         let _ = value::client_address(&text);
         let _ = value::duration(&text);
