@@ -8,8 +8,8 @@ use lb_common::abi::{
 };
 use lb_common::addr;
 use lb_common::select::{self, Client, Reason, Tables};
-use rustix::time::{ClockId, clock_gettime};
 
+use crate::clock::boot_ns;
 use crate::dataplane::Clients;
 use crate::state::observed::Observed;
 
@@ -106,16 +106,4 @@ impl Tables for HostTables<'_> {
     fn hand_over(&mut self, backend: &Backend) -> bool {
         (self.usable)(backend) && self.tried.insert(backend.id)
     }
-}
-
-/// CLOCK_BOOTTIME in nanoseconds, the clock of the affinity entries.
-pub fn boot_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-/// CLOCK_MONOTONIC in seconds, the clock of the packet paths: their programs read it as it was at
-/// the last tick, since the exact time would cost them as much as half of all else.
-pub fn monotonic_s() -> u32 {
-    clock_gettime(ClockId::Monotonic).tv_sec as u32
 }

@@ -1,36 +1,39 @@
-//! The agent: `cli -> control -> reconcile -> {state, dataplane}`.
+//! The agent: its modules from the ground up. Each uses those above it in this table, and no other;
+//! `cargo xtask tidy` sees to that.
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | [`admission`] | how many clients are let in, and who makes room |
 //! | [`allocator`] | memory that is not in use any more |
-//! | [`cli`] | arguments, commands, everything that is printed |
-//! | [`config`] | the configuration file, checked whole |
-//! | [`control`] | the control socket: messages, server, client |
-//! | [`reconcile`] | the one task that changes anything |
-//! | [`state`] | what should be, what is, and the plan from one to the other |
-//! | [`crowd`] | the connections of the control and the metrics socket |
-//! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
-//! | [`health`] | checks of the backends, and what they say of them |
-//! | [`doctor`] | what of the machine stands in the way |
+//! | [`clock`] | the clocks that times in maps are of |
 //! | [`errors`] | errors as operators read them |
-//! | [`fuzz`] | what must hold for any bytes from the network |
-//! | [`handover`] | listening sockets that outlive an agent |
-//! | [`host`] | choices made on the host, by the kernel's own function |
-//! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
-//! | [`network`] | interfaces, routes and neighbours of this host |
-//! | [`privilege`] | what the process and its threads give up |
-//! | [`proxy`] | the userspace path |
-//! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
-//! | [`report`] | what `status` and `lookup` tell |
-//! | [`run`] | the life of the agent, from start to stop |
 //! | [`seldom`] | lines of the log that come every now and then |
 //! | [`sockdiag`] | questions to the kernel about single TCP sockets |
 //! | [`sockopt`] | socket options that the crates do not know |
+//! | [`crowd`] | the connections of the control and the metrics socket |
+//! | [`handover`] | listening sockets that outlive an agent |
+//! | [`privilege`] | what the process and its threads give up |
+//! | [`config`] | the configuration file, checked whole |
+//! | [`network`] | interfaces, routes and neighbours of this host |
+//! | [`state`] | what should be, what is, and the plan from one to the other |
+//! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
+//! | [`host`] | choices made on the host, by the kernel's own function |
+//! | [`health`] | checks of the backends, and what they say of them |
+//! | [`control`] | the control socket: messages, server, client |
+//! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
+//! | [`admission`] | how many clients are let in, and who makes room |
+//! | [`proxy`] | the userspace path |
+//! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
+//! | [`fuzz`] | what must hold for any bytes from the network |
+//! | [`doctor`] | what of the machine stands in the way |
+//! | [`report`] | what `status` and `lookup` tell |
+//! | [`reconcile`] | the one task that changes anything |
+//! | [`run`] | the life of the agent, from start to stop |
+//! | [`cli`] | arguments, commands, everything that is printed |
 
 pub mod admission;
 pub mod allocator;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod crowd;

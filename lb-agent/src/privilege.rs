@@ -3,6 +3,8 @@
 //! Capabilities belong to threads, and a new thread has those of the one that starts it. The main thread, which
 //! loads programs, changes maps and opens sockets, keeps what [`NEEDED`] lists; each other one calls [`keep`].
 
+mod maps;
+
 use std::io;
 
 use caps::errors::CapsError;
@@ -12,8 +14,6 @@ use rustix::thread::{
     CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits,
     set_no_new_privs,
 };
-
-use crate::dataplane::bpf::locks_maps;
 
 /// What the agent does with privileges. The systemd unit says for each what it is for.
 pub const NEEDED: [Capability; 7] = [
@@ -87,7 +87,7 @@ pub fn keep(wanted: &[Capability]) -> Result<(), CapsError> {
     }
     // The kernel is asked without it.
     caps::drop(None, CapSet::Effective, bpf)?;
-    match locks_maps() {
+    match maps::are_locked() {
         true => caps::raise(None, CapSet::Effective, bpf),
         false => caps::drop(None, CapSet::Permitted, bpf),
     }

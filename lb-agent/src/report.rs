@@ -11,14 +11,15 @@ use lb_common::abi::{self, BackendId, Counter, path, protocol, state};
 use lb_common::addr;
 use lb_common::select::Reason;
 
+use crate::clock::boot_ns;
 use crate::config::{Config, Mode};
-use crate::control::message::{
-    AffinityFound, AffinityStatus, AgentStatus, BackendStatus, CounterStatus, HealthStatus, Lookup,
-    ServiceStatus, Status,
+use crate::control::message::{AffinityFound, Lookup};
+use crate::control::status::{
+    AffinityStatus, AgentStatus, BackendStatus, CounterStatus, HealthStatus, ServiceStatus, Status,
 };
 use crate::dataplane::{BackendCounts, Clients, DataPlane, Error};
 use crate::health::{About as Known, Health, State};
-use crate::host::{HostTables, boot_ns};
+use crate::host::HostTables;
 use crate::l7::L7;
 use crate::proxy::front::Front;
 use crate::state::desired::{Backend, Desired, Service, Source};

@@ -114,6 +114,7 @@ async fn serve(
     let server = tokio::spawn(server::serve(
         control,
         calls,
+        metrics::server::response,
         descriptors.for_control(),
         until_stopped(stopped.clone()),
     ));

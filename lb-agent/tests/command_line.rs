@@ -57,7 +57,13 @@ impl FakeAgent {
             server::bind(&dir.path().join("control.sock"), None).unwrap()
         };
         let (calls, mut inbox) = queue();
-        runtime.spawn(server::serve(listener, calls, 8, std::future::pending()));
+        runtime.spawn(server::serve(
+            listener,
+            calls,
+            lb_agent::metrics::server::response,
+            8,
+            std::future::pending(),
+        ));
         runtime.spawn(async move {
             while let Some(Call { command, reply, .. }) = inbox.next().await {
                 let _ = reply.send(Self::answer(&command));

@@ -9,10 +9,11 @@ use lb_agent::config::{self, BackendAddress};
 use lb_agent::dataplane::bpf::{self, Bpf};
 use lb_agent::dataplane::{BackendCounts, DataPlane as _};
 use lb_agent::host::HostTables;
-use lb_agent::state::desired::{Desired, Surroundings};
+use lb_agent::state::desired::Desired;
 use lb_agent::state::observed::{Observed, address_of};
 use lb_agent::state::overlay::Overlay;
 use lb_agent::state::plan::plan;
+use lb_agent::state::surroundings::Surroundings;
 use lb_common::abi;
 use lb_common::select::Client;
 

@@ -12,7 +12,8 @@ use super::failure::Failure;
 use super::{Control, output, wait_for};
 use crate::config::BackendAddress;
 use crate::control::client::CallError;
-use crate::control::message::{Command, RefusalKind, ServiceStatus, Status};
+use crate::control::message::{Command, RefusalKind};
+use crate::control::status::{ServiceStatus, Status};
 use crate::dataplane::{self, bpf::takes_datagrams};
 
 /// Add a backend, or put one back in service

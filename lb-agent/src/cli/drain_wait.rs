@@ -9,7 +9,8 @@ use super::failure::Failure;
 use super::output;
 use crate::config::BackendAddress;
 use crate::control::client::{CallError, Client};
-use crate::control::message::{BackendStatus, Command, Status};
+use crate::control::message::Command;
+use crate::control::status::{BackendStatus, Status};
 use crate::state::overlay::AtEnd;
 
 /// From one look to the next.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 
 use super::output::Look;
-use crate::control::message::{AgentStatus, BackendStatus, HealthStatus, ServiceStatus, Status};
+use crate::control::status::{AgentStatus, BackendStatus, HealthStatus, ServiceStatus, Status};
 use crate::network::status::PacketStatus;
 
 const PLAIN: Style = Style::new();

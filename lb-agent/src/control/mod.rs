@@ -3,6 +3,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `message` | commands, answers and refusals, and their JSON |
+//! | `status` | the state of everything, and its JSON |
 //! | `stats` | every figure, and its JSON |
 //! | `peer` | who asks, and what they may |
 //! | `bind` | making the socket, and telling a dead agent's from a living one's |
@@ -23,6 +24,7 @@ pub mod queue;
 mod quota;
 pub mod server;
 pub mod stats;
+pub mod status;
 
 #[cfg(test)]
 mod tests;

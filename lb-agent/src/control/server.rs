@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, EXPECT};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, EXPECT, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -22,8 +22,8 @@ use super::message::{Command, Reply};
 use super::peer::Peer;
 use super::queue::Calls;
 use super::quota::{Quotas, Share};
+use super::stats::Stats;
 use crate::crowd::{Asking, Crowd};
-use crate::metrics;
 use crate::seldom::Seldom;
 
 /// For the head of a request.
@@ -42,18 +42,23 @@ const MAX_WASTE: usize = 32 << 20;
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
+/// Writes figures as metrics, in the format that an `Accept` header asks for.
+pub type AsMetrics = fn(&Stats, Option<&HeaderValue>) -> Response<Full<Bytes>>;
+
 /// Serves `listener` until `shutdown`, `most` connections at a time: every request becomes a command
-/// in `calls`. More wait in the socket's backlog. Then the socket is removed, and what is under way
-/// gets half a second more.
+/// in `calls`, and figures are written by `metrics` where they are asked for as such. More wait in the
+/// socket's backlog. Then the socket is removed, and what is under way gets half a second more.
 pub async fn serve(
     listener: UnixListener,
     calls: Calls,
+    metrics: AsMetrics,
     most: usize,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let mut crowd = Crowd::new(most);
     let agent = Agent {
         calls,
+        metrics,
         quotas: Quotas::default(),
     };
     let mut shutdown = std::pin::pin!(shutdown);
@@ -89,6 +94,7 @@ pub async fn serve(
 #[derive(Clone)]
 struct Agent {
     calls: Calls,
+    metrics: AsMetrics,
     quotas: Quotas,
 }
 
@@ -124,16 +130,14 @@ async fn connection(stream: UnixStream, agent: Agent, asking: Asking) {
 async fn respond(request: Request<Incoming>, peer: Peer, agent: &Agent) -> Response<Full<Bytes>> {
     let asked = format!("{} {}", request.method(), request.uri().path());
     let accept = request.headers().get(ACCEPT).cloned();
-    let metrics = request.uri().path() == "/metrics";
+    let as_metrics = request.uri().path() == "/metrics";
     let response = match answer(request, peer, agent).await {
-        Ok(Reply::Stats(stats)) if metrics => {
-            metrics::server::response(&metrics::collect::families(&stats), accept.as_ref())
-        }
+        Ok(Reply::Stats(stats)) if as_metrics => (agent.metrics)(&stats, accept.as_ref()),
         Ok(reply) => json(StatusCode::OK, &reply),
         Err(no) => {
             let mut response = json(no.status, &no.document);
             if let Some(methods) = no.allow {
-                let methods = hyper::header::HeaderValue::from_static(methods);
+                let methods = HeaderValue::from_static(methods);
                 response.headers_mut().insert(ALLOW, methods);
             }
             response
@@ -243,7 +247,7 @@ fn json(status: StatusCode, document: &impl Serialize) -> Response<Full<Bytes>> 
     text.push('\n');
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    let json = hyper::header::HeaderValue::from_static("application/json");
+    let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
     response
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::message::Status;
+use super::status::Status;
 
 /// Every figure that the agent has, at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

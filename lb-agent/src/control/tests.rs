@@ -11,12 +11,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::client::{CallError, Client};
-use super::message::{
-    AffinityFound, AgentStatus, Command, Lookup, Refusal, RefusalKind, Reply, Status,
-};
+use super::message::{AffinityFound, Command, Lookup, Refusal, RefusalKind, Reply};
 use super::queue::{Call, queue};
 use super::server::{bind, serve};
+use super::status::{AgentStatus, Status};
 use crate::config::BackendAddress;
+use crate::metrics::server::response;
 
 /// An agent that answers every command and remembers it.
 struct Fake {
@@ -49,7 +49,7 @@ impl Fake {
             }
         });
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(serve(listener, calls, 1024, async {
+        let server = tokio::spawn(serve(listener, calls, response, 1024, async {
             let _ = stopped.await;
         }));
         Self {
@@ -330,6 +330,7 @@ async fn an_agent_that_is_going_away_says_so() {
     tokio::spawn(serve(
         bind(&path, None).unwrap(),
         calls,
+        response,
         8,
         std::future::pending(),
     ));

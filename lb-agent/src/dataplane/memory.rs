@@ -11,10 +11,10 @@ use lb_common::abi::{
 };
 use lru::LruCache;
 
-use super::{
-    Action, BackendCounts, Clients, DataPlane, Error, Known, Reader, ServiceCounts, TableCounts,
-};
+use super::{BackendCounts, Clients, DataPlane, Error, Reader, ServiceCounts, TableCounts};
+use crate::state::action::Action;
 use crate::state::observed::Observed;
+use crate::state::preview::Known;
 
 /// Tables in memory. Nothing of them outlives the agent.
 pub struct Memory {

@@ -10,39 +10,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops;
 use std::sync::Arc;
 
-use lb_common::abi::packet::{Target, Vip, VipKey};
-use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId, ServiceKey};
+use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId};
 
 use packets::{InterfaceState, PacketFigures, Wanted};
 
-use crate::state::observed::{Built, Observed};
-
-/// One change of the tables. Each is atomic for the connections that come meanwhile.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// Gives a service id its name.
-    NameService(ServiceId, String),
-    /// Writes a backend's entry: new, or with another state, weight or path.
-    PutBackend(Backend),
-    /// Swaps in a service's table.
-    PutTable(ServiceId, Built),
-    /// Sends the connections of a listen address to a service.
-    Listen(ServiceKey, ServiceId),
-    /// Stops doing so.
-    Unlisten(ServiceKey),
-    /// Says how packets get to a backend.
-    PutTarget(Target),
-    /// Packets do not get to a backend any more.
-    DropTarget(BackendId),
-    /// Has the packet paths know an address.
-    PutVip(VipKey, Vip),
-    /// Has them forget it.
-    DropVip(VipKey),
-    /// Voids a backend: from now on its id means nothing.
-    RemoveBackend(BackendId),
-    /// Frees the id of a service that has no listen address and no backend any more.
-    DropService(ServiceId),
-}
+use crate::state::action::Action;
+use crate::state::observed::Observed;
+use crate::state::preview::Known;
 
 /// Why a data plane refused.
 #[derive(Debug, thiserror::Error)]
@@ -128,9 +102,6 @@ pub trait Clients: Send + Sync {
     /// Open connections of a service.
     fn active_total(&self, service: ServiceId) -> u64;
 }
-
-/// A client that is remembered.
-pub type Known = (AffinityKey, Affinity);
 
 /// What is in the tables, for those who only look: it is read while the owner of the tables goes on.
 pub trait Reader: Send + Sync {

@@ -9,7 +9,8 @@ use lb_common::abi::ABI_VERSION;
 use super::Finding;
 use crate::config::{AgentConfig, Config, DataPlane};
 use crate::control::client::Client;
-use crate::control::message::{Command, Status};
+use crate::control::message::Command;
+use crate::control::status::Status;
 use crate::dataplane::bpf::{leftover, probe};
 
 /// TMPFS_MAGIC, `linux/magic.h`.

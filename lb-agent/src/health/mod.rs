@@ -26,8 +26,8 @@ pub use board::{About, Watched};
 pub use threshold::State;
 
 use crate::config::BackendAddress;
-use crate::state::judge::Verdict;
 use crate::state::overlay::Target;
+use crate::state::verdict::Verdict;
 use board::Board;
 use schedule::Random;
 

@@ -20,11 +20,11 @@ use super::sticky::Key;
 use super::sticky::sessions::Sessions;
 use super::sticky::spread::Spread;
 use crate::admission::Admission;
+use crate::clock::boot_ns;
 use crate::config::BackendAddress;
 use crate::config::http::HttpService;
 use crate::dataplane::Clients;
 use crate::health::Suspicions;
-use crate::host::boot_ns;
 use crate::state::desired::Desired;
 use crate::state::observed::Observed;
 

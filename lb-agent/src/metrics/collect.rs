@@ -1,7 +1,7 @@
 //! Which metrics there are: from a snapshot to families with names by the Prometheus conventions.
 
-use crate::control::message::{BackendStatus, ServiceStatus, Status};
 use crate::control::stats::{Family, Kind, ProcessStats, Stats, TrafficStats};
+use crate::control::status::{BackendStatus, ServiceStatus, Status};
 use crate::network::status::PacketStatus;
 
 /// States that a backend can be in, for the metric that says which.

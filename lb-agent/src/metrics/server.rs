@@ -25,7 +25,7 @@ use super::{collect, text};
 use crate::config::MetricsAddress;
 use crate::control::message::{Command, Reply};
 use crate::control::queue::Calls;
-use crate::control::stats::Family;
+use crate::control::stats::{Family, Stats};
 use crate::crowd::{Asking, Crowd};
 use crate::seldom::Seldom;
 
@@ -169,13 +169,17 @@ async fn respond(request: &Request<Incoming>, snapshots: &Snapshots) -> Response
         return response;
     }
     match snapshots.families().await {
-        Some(families) => response(&families, request.headers().get(ACCEPT)),
+        Some(families) => encoded(&families, request.headers().get(ACCEPT)),
         None => plain(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy\n"),
     }
 }
 
-/// The metrics as an HTTP answer, in the format that an `Accept` header asks for.
-pub fn response(families: &[Family], accept: Option<&HeaderValue>) -> Response<Full<Bytes>> {
+/// The metrics of a snapshot as an HTTP answer, in the format that an `Accept` header asks for.
+pub fn response(stats: &Stats, accept: Option<&HeaderValue>) -> Response<Full<Bytes>> {
+    encoded(&collect::families(stats), accept)
+}
+
+fn encoded(families: &[Family], accept: Option<&HeaderValue>) -> Response<Full<Bytes>> {
     let accept = accept.and_then(|value| value.to_str().ok());
     let (kind, text) = text::encode(families, accept.unwrap_or_default());
     let mut response = Response::new(Full::new(Bytes::from(text)));

@@ -28,12 +28,14 @@ use super::udp::UdpProxy;
 use super::{Candidate, Chooser, Ending, Farewell, Traffic, bind};
 use crate::admission::Admission;
 use crate::admission::listener::Listener;
+use crate::clock::boot_ns;
 use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
 use crate::handover::{self, Kept, Newcomers};
 use crate::health::Suspicions;
-use crate::host::{HostTables, boot_ns};
+use crate::host::HostTables;
 use crate::seldom::Seldom;
-use crate::state::observed::{Built, Observed, address_of, listen_address};
+use crate::state::observed::{Observed, address_of, listen_address};
+use crate::state::table::Built;
 
 /// Tells a listener to stop.
 type Stop = watch::Sender<Option<Farewell>>;

@@ -32,11 +32,12 @@ use crate::metrics::Sources;
 use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
-use crate::state::desired::{self, Desired, MPTCP};
+use crate::state::desired::{self, Desired};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Overlay, Target};
 use crate::state::plan::{PlanError, plan};
 use crate::state::rename::{back, carry_over};
+use crate::state::route::MPTCP;
 use crate::state::store::{Store, StoreError};
 
 /// Why a change could not be put in force. Nothing is lost: what was in force still is.

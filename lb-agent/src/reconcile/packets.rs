@@ -16,7 +16,8 @@ use crate::network::status::PacketStatus;
 use crate::network::survey::{Class, Interface, Medium, Place, Survey};
 use crate::network::sysctl::{self, Sysctls};
 use crate::state::desired::Desired;
-use crate::state::packets::{self, Ports};
+use crate::state::targets::Ports;
+use crate::state::vips;
 
 /// How often neighbours are asked for, and slots are looked at.
 const OFTEN: Duration = Duration::from_secs(2);
@@ -105,7 +106,7 @@ impl Reconciler {
 
     /// What there is to tell of the packet paths; `None` where they are not in use.
     pub(super) fn packet_status(&self) -> Result<Option<PacketStatus>, dataplane::Error> {
-        if !packets::in_use(&self.desired) && self.surveyed.interfaces.is_empty() {
+        if !vips::in_use(&self.desired) && self.surveyed.interfaces.is_empty() {
             return Ok(None);
         }
         let figures = self.plane.packet_figures()?;
@@ -117,7 +118,7 @@ impl Reconciler {
 
     /// Has the programs where `desired` needs them, and neighbours known.
     pub(super) fn follow(&mut self, desired: &Desired) {
-        if !packets::in_use(desired) {
+        if !vips::in_use(desired) {
             self.leave();
             return;
         }

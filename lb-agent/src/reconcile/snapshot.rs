@@ -13,23 +13,24 @@ use super::commands::{failed, not_changed, refuse};
 use super::packets::{entrance, own_addresses, ports};
 use super::{ReconcileError, Reconciler};
 use crate::allocator;
+use crate::clock::boot_ns;
 use crate::config::{self, Config, ConfigError, PacketConfig};
 use crate::control::message::{Refusal, RefusalKind, Reply, Submitted};
 use crate::control::queue::Call;
 use crate::dataplane::{self, Clients, Reader};
 use crate::health::Health;
-use crate::host::boot_ns;
 use crate::network::Network;
 use crate::network::survey::Way;
 use crate::privilege::keep_or_warn;
-use crate::state::desired::{Desired, Surroundings};
-use crate::state::judge::Verdict;
+use crate::state::desired::Desired;
 use crate::state::observed::Observed;
 use crate::state::overlay::{self, Overlay, Target};
-use crate::state::packets::Ports;
 use crate::state::plan::plan;
 use crate::state::preview::{Picture, Present, Preview, preview};
 use crate::state::rename::carry_over;
+use crate::state::surroundings::Surroundings;
+use crate::state::targets::Ports;
+use crate::state::verdict::Verdict;
 
 /// The nice value of the threads that make plans: a third of the CPU time that the agent gets beside them.
 const PRIORITY: i32 = 5;

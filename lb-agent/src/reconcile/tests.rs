@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::admission::Admission;
 use crate::config;
-use crate::control::message::{Command, RefusalKind, Reply, Status};
+use crate::control::message::{Command, RefusalKind, Reply};
 use crate::control::queue::Call;
+use crate::control::status::Status;
 use crate::dataplane::memory::Memory;
-use crate::dataplane::{Action, BackendCounts, Clients, Error, Known, Reader, ServiceCounts};
+use crate::dataplane::{BackendCounts, Clients, Error, Reader, ServiceCounts};
 use crate::handover::Kept;
+use crate::state::action::Action;
+use crate::state::preview::Known;
 
 /// A [`Memory`] that the test can reach too.
 #[derive(Clone)]
@@ -176,7 +179,7 @@ fn status(agent: &mut Reconciler) -> Status {
 /// `address state source` of every backend.
 fn backends(agent: &mut Reconciler) -> Vec<String> {
     let service = status(agent).services.remove(0);
-    let line = |b: crate::control::message::BackendStatus| {
+    let line = |b: crate::control::status::BackendStatus| {
         format!("{} {} {}", b.address, b.state, b.source)
     };
     service.backends.into_iter().map(line).collect()

@@ -7,8 +7,8 @@ use lb_common::abi::{Counter, path, protocol};
 
 use crate::admission::Refused;
 use crate::config::Mode;
-use crate::control::message::Status;
 use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficStats};
+use crate::control::status::Status;
 use crate::dataplane::packets::PacketFigures;
 use crate::dataplane::{BackendCounts, DataPlane, Error, ServiceCounts};
 use crate::l7::L7;

@@ -2,31 +2,12 @@
 
 use lb_common::abi::state;
 
-use super::desired::{Backend, Service, Surroundings};
+use super::desired::{Backend, Service};
 use super::overlay::Target;
+use super::surroundings::Surroundings;
+use super::verdict::{FULL_RAMP, Verdict};
 use crate::config::Mode;
 use crate::config::health::AllDown;
-
-/// [`Verdict::ramp`] of a backend that has its whole weight.
-pub const FULL_RAMP: u16 = 16;
-
-/// What its health says of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// It can serve.
-    pub fit: bool,
-    /// The part of its weight that it is to have, in parts of [`FULL_RAMP`].
-    pub ramp: u16,
-}
-
-impl Default for Verdict {
-    fn default() -> Self {
-        Self {
-            fit: true,
-            ramp: FULL_RAMP,
-        }
-    }
-}
 
 /// Lays what is known of their health over the backends of a service.
 pub(super) fn judge(
@@ -97,8 +78,8 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::state::compose::tests::config;
     use crate::state::desired::Desired;
-    use crate::state::desired::tests::config;
     use crate::state::overlay::Overlay;
 
     fn target(address: &str) -> Target {

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::abi::{path, protocol, state};
 
-use super::desired::{Backend, Desired, Service, Source, Surroundings};
+use super::desired::{Backend, Desired, Service, Source};
+use super::surroundings::Surroundings;
 use crate::config::loops::{Carrier, Hop, find};
 
 /// Takes such backends out of service.
@@ -75,7 +76,7 @@ impl Desired {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::desired::tests::{Loopback, config};
+    use crate::state::compose::tests::{Loopback, config};
     use crate::state::overlay::{Overlay, Target};
 
     const WEB: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nhealth = {}\n\

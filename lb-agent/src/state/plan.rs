@@ -13,10 +13,11 @@ use lb_common::abi::{
 use lb_common::addr::{self, Addr};
 use lb_common::maglev::Member;
 
+use super::action::Action;
 use super::desired::{Backend, Desired, Service};
-use super::observed::{Built, Observed, TableSpec};
-use super::packets;
-use crate::dataplane::Action;
+use super::observed::Observed;
+use super::table::{Built, TableSpec};
+use super::{targets, vips};
 
 /// Why there is no way to what should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,7 +129,7 @@ fn round(
     steps.addresses(observed, &listen);
     let whole = planner.short_of.is_none();
     let forgets = |vip: &Vip| whole || !services.contains(&vip.service);
-    steps.vips(observed, &packets::vips(desired, &ids), forgets);
+    steps.vips(observed, &vips::vips(desired, &ids), forgets);
     steps.removals(observed, &planner.kept, &services);
     let actions = steps.in_order();
     match planner.short_of {
@@ -347,7 +348,7 @@ impl Planner<'_> {
         let known = self.observed.targets.get(&id);
         match &backend.packets {
             Some(packets) => {
-                let target = packets::with_id(packets.target, id);
+                let target = targets::with_id(packets.target, id);
                 (known != Some(&target)).then_some(Action::PutTarget(target))
             }
             None => known.map(|_| Action::DropTarget(id)),

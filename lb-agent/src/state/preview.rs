@@ -15,7 +15,6 @@ use super::desired::{Backend, Desired, Service};
 use super::observed::{Observed, address_of};
 use super::rename::{former, notes};
 use crate::config::BackendAddress;
-use crate::dataplane::Known;
 
 /// What would change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,6 +114,9 @@ pub struct Picture<'a> {
     /// The tables that follow from it.
     pub observed: &'a Observed,
 }
+
+/// A client that is remembered.
+pub type Known = (AffinityKey, Affinity);
 
 /// Who there is to move.
 pub struct Present {

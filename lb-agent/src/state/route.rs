@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::abi;
 use lb_common::abi::packet::Target;
 
-use super::desired::Surroundings;
-use super::packets;
+use super::surroundings::Surroundings;
+use super::targets;
 use crate::config::{BackendAddress, Mode, Path, Service};
 use crate::network::survey::{Class, Medium, Way};
 
@@ -142,7 +142,7 @@ fn nat(
     }
     let way = way(address.ip(), surroundings)?;
     let (config, ports) = surroundings.packet_settings();
-    let target = packets::nat_target(address, &way, &config, ports).ok_or("no source address")?;
+    let target = targets::nat_target(address, &way, &config, ports).ok_or("no source address")?;
     Ok(ByPackets { way, target })
 }
 
@@ -159,7 +159,7 @@ fn dsr(
             return Err("no Ethernet on the way");
         }
         let (config, _) = surroundings.packet_settings();
-        let target = packets::dsr_target(address, &way, &service.paths, &config)?;
+        let target = targets::dsr_target(address, &way, &service.paths, &config)?;
         Ok(ByPackets { way, target })
     });
     match packets {
@@ -175,7 +175,7 @@ fn dsr(
 mod tests {
     use super::*;
     use crate::config::PacketConfig;
-    use crate::state::desired::tests::config;
+    use crate::state::compose::tests::config;
 
     /// A host with 10.0.0.1, a container at 10.1.0.2, and the rest of the world.
     struct Here {
@@ -216,8 +216,8 @@ mod tests {
             })
         }
 
-        fn packet_settings(&self) -> (PacketConfig, packets::Ports) {
-            let ports = packets::Ports {
+        fn packet_settings(&self) -> (PacketConfig, targets::Ports) {
+            let ports = targets::Ports {
                 first: 1024,
                 count: 100,
             };

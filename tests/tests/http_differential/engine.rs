@@ -9,10 +9,11 @@ use lb_agent::dataplane::DataPlane as _;
 use lb_agent::dataplane::memory::Memory;
 use lb_agent::handover::Kept;
 use lb_agent::l7::L7;
-use lb_agent::state::desired::{Desired, Surroundings};
+use lb_agent::state::desired::Desired;
 use lb_agent::state::observed::Observed;
 use lb_agent::state::overlay::Overlay;
 use lb_agent::state::plan::plan;
+use lb_agent::state::surroundings::Surroundings;
 
 /// A host of which nothing is known.
 struct Here;

@@ -1,7 +1,7 @@
 //! What a reader sees, to the letter.
 
 use super::*;
-use crate::control::message::{AffinityStatus, CounterStatus};
+use crate::control::status::{AffinityStatus, CounterStatus};
 
 const EIGHTY: Look = Look {
     colour: false,

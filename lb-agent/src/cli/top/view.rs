@@ -10,8 +10,8 @@ use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table, TableState};
 
 use crate::cli::stats::rate;
 use crate::config::BackendAddress;
-use crate::control::message::BackendStatus;
 use crate::control::stats::Stats;
+use crate::control::status::BackendStatus;
 
 /// Rates that are remembered for each service.
 const HISTORY: usize = 120;

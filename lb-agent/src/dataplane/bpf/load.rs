@@ -6,18 +6,19 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use aya::programs::{Program, SkLookup, SockOps};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::programs::{SkLookup, SockOps};
+use aya::{Ebpf, EbpfLoader};
 use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta, ServiceKey};
 
-use super::address_claims::Claimed;
 use super::addresses;
-use super::canary::{self, CanaryError};
+use super::canary;
 use super::create;
-use super::link::{self, AttachError};
+use super::link;
 use super::maps::{self, COUNTED_BY_LISTEN, ClientMaps, Maps};
+use super::open_error::{OpenError, io_error};
 use super::packet::{self, FlowSettings};
 use super::pod;
+use super::programs::{pin_program, program, refused};
 
 /// The eBPF programs for sockets; empty when the agent was built without them.
 pub(super) static OBJECT: &[u8] =
@@ -36,115 +37,6 @@ pub struct Settings {
     pub cgroup: Option<PathBuf>,
     /// What the packet paths are told.
     pub flows: FlowSettings,
-}
-
-/// Why the kernel's data plane cannot serve.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The binary carries no eBPF programs.
-    #[error("this binary was built without its eBPF programs (build it with `cargo xtask build`)")]
-    NoObject,
-    /// The directory of the pins is not in a bpf file system.
-    #[error(
-        "{} is not in a bpf file system (mount one: mount -t bpf bpf /sys/fs/bpf)", dir.display()
-    )]
-    NotBpffs {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// There is no cgroup v2 hierarchy.
-    #[error("no cgroup v2 hierarchy is mounted (mount one: mount -t cgroup2 none /sys/fs/cgroup)")]
-    NoCgroup,
-    /// Another agent that runs has the pins.
-    #[error(
-        "another lb-agent uses the pins in {} (stop it first, or give this one a state_dir, control \
-         and pin_dir of its own)",
-        dir.display()
-    )]
-    InUse {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The pins are of another network namespace.
-    #[error(
-        "the pins in {} serve another network namespace (give this agent a pin_dir of its own)",
-        dir.display()
-    )]
-    OtherNamespace {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The pins are of another version.
-    #[error(
-        "the pins in {} have layout version {found}, this agent has {ABI_VERSION} (run \
-         `lb-agent stop --purge` and start again: open connections stay, remembered clients are \
-         forgotten)", dir.display()
-    )]
-    OtherAbi {
-        /// The directory.
-        dir: PathBuf,
-        /// Version of the pins.
-        found: u32,
-    },
-    /// A file could not be read or written.
-    #[error("{what} {}", path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// The kernel's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel refused a map or a program.
-    #[error("load the eBPF programs")]
-    Load(#[from] EbpfError),
-    /// The kernel refused a program.
-    #[error("load the program {name}")]
-    Program {
-        /// Which.
-        name: &'static str,
-        /// Its answer.
-        #[source]
-        source: Box<aya::programs::ProgramError>,
-    },
-    /// The same, of any program.
-    #[error("load the program {name}")]
-    Trial {
-        /// Which.
-        name: String,
-        /// Its answer.
-        #[source]
-        source: Box<aya::programs::ProgramError>,
-    },
-    /// A map is not what it should be.
-    #[error("open the maps")]
-    Map(#[from] aya::maps::MapError),
-    /// A program could not be attached.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    /// The new program does worse than the one that runs.
-    #[error(transparent)]
-    Canary(#[from] CanaryError),
-    /// Another agent steers an address that is in force here.
-    #[error(transparent)]
-    Claimed(#[from] Claimed),
-}
-
-impl OpenError {
-    /// Whether another data plane may serve instead. What other agents left must not be passed
-    /// by: two balancers would answer on the same addresses.
-    pub fn may_fall_back(&self) -> bool {
-        !matches!(
-            self,
-            Self::OtherNamespace { .. }
-                | Self::OtherAbi { .. }
-                | Self::Canary(_)
-                | Self::InUse { .. }
-                | Self::Claimed(_)
-        )
-    }
 }
 
 /// What has been loaded.
@@ -281,48 +173,6 @@ pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, clients: u32) {
     loader.map_max_entries("AFFINITY", clients);
 }
 
-/// The program `name`.
-pub(super) fn program<'a, T>(
-    object: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut T, OpenError>
-where
-    &'a mut T: TryFrom<&'a mut Program, Error = aya::programs::ProgramError>,
-{
-    let program = object.program_mut(name).ok_or(OpenError::NoObject)?;
-    program.try_into().map_err(refused(name))
-}
-
-/// The kernel's refusal of the program `name`.
-pub(super) fn refused(name: &'static str) -> impl FnOnce(aya::programs::ProgramError) -> OpenError {
-    move |source| {
-        // Elsewhere only its last words are told.
-        if let aya::programs::ProgramError::LoadError { verifier_log, .. } = &source {
-            tracing::debug!("the verifier's log of {name}:\n{verifier_log}");
-        }
-        OpenError::Program {
-            name,
-            source: Box::new(source),
-        }
-    }
-}
-
-/// Pins a program under a name of its own, then takes the old pin's place: there is one always.
-pub(super) fn pin_program(
-    object: &mut Ebpf,
-    name: &'static str,
-    pin_dir: &Path,
-) -> Result<(), OpenError> {
-    let pin = pin_dir.join("programs").join(name);
-    let fresh = pin_dir.join("programs").join(format!("{name}_new"));
-    remove_if_there(&fresh).map_err(io_error("remove", &fresh))?;
-    let program = object.program_mut(name).ok_or(OpenError::NoObject)?;
-    program
-        .pin(&fresh)
-        .map_err(|error| io_error("pin a program at", &fresh)(io::Error::other(error)))?;
-    fs::rename(&fresh, &pin).map_err(io_error("rename to", &pin))
-}
-
 /// Lets an agent without privileges read which network namespace the pins serve: names of pins and
 /// `META`. Where the modes cannot be changed, such an agent refuses to start beside the pins.
 fn show_owner(pin_dir: &Path) {
@@ -337,13 +187,6 @@ fn show_owner(pin_dir: &Path) {
         if let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
             tracing::debug!(%error, path = %path.display(), "set the mode");
         }
-    }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 
@@ -425,14 +268,6 @@ pub(super) fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
     // Something of somebody else's may be in it.
     let _ = fs::remove_dir(pin_dir);
     Ok(true)
-}
-
-fn io_error<P: AsRef<Path>>(what: &'static str, path: P) -> impl FnOnce(io::Error) -> OpenError {
-    move |source| OpenError::Io {
-        what,
-        path: path.as_ref().to_owned(),
-        source,
-    }
 }
 
 /// The root of the cgroup v2 hierarchy, wherever it is mounted.

@@ -8,7 +8,8 @@ use aya::programs::CgroupSockAddr;
 use lb_common::abi::{Backend, path, state};
 
 use super::link;
-use super::load::{OpenError, pin_program, program, refused};
+use super::open_error::OpenError;
+use super::programs::{pin_program, program, refused};
 use crate::errors::chain;
 
 /// Names of the programs. What comes back is mended before anything is sent elsewhere.

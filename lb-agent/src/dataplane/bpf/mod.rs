@@ -22,10 +22,12 @@ mod local_hooks;
 mod log;
 mod maps;
 mod mptcp;
+mod open_error;
 mod owners;
 mod packet;
 mod pod;
 pub mod probe;
+mod programs;
 mod reader;
 pub mod strangers;
 mod sys;
@@ -46,19 +48,21 @@ use lb_common::abi::{
 
 use clients::KernelClients;
 pub use inet_diag::takes_datagrams;
-pub use load::{OpenError, Settings};
+pub use load::Settings;
 use local_hooks::LocalHooks;
 pub use log::KernelLog;
 use maps::Maps;
+pub use open_error::OpenError;
 use owners::Claims;
 pub use packet::FlowSettings;
 use packet::LazyPackets;
 use reader::KernelReader;
-pub use sys::locks_maps;
 
 use super::packets::{InterfaceState, PacketFigures, Wanted};
-use super::{Action, BackendCounts, Clients, DataPlane, Error, Reader, ServiceCounts, TableCounts};
-use crate::state::observed::{Built, Observed, TableSpec};
+use super::{BackendCounts, Clients, DataPlane, Error, Reader, ServiceCounts, TableCounts};
+use crate::state::action::Action;
+use crate::state::observed::Observed;
+use crate::state::table::{Built, TableSpec};
 
 /// Why there are no packet paths with BPF.
 const REFUSED: &str = "the kernel refuses the packet programs";

@@ -9,7 +9,8 @@ use lb_common::abi::{self, path};
 use super::maps;
 use super::mptcp::MptcpListeners;
 use super::packet::LazyPackets;
-use crate::dataplane::{Error, Known, Reader};
+use crate::dataplane::{Error, Reader};
+use crate::state::preview::Known;
 
 /// A reader of the pinned maps.
 pub(super) struct KernelReader {

@@ -192,20 +192,6 @@ pub(super) fn lookup<T: aya::Pod>(map: &MapData, index: u32, value: &mut T) -> i
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
-/// Whether a thread without capabilities may not even look into a map that is open: so it is before
-/// Linux 5.19 unless `kernel.unprivileged_bpf_disabled` is 0. The calling thread finds out; it should
-/// hold none.
-pub fn locks_maps() -> bool {
-    // No map at all: who may ask is told that.
-    let mut attr = MapLookup {
-        map_fd: u32::MAX,
-        ..MapLookup::default()
-    };
-    // SAFETY: without a map the kernel reads and writes nothing.
-    let told = unsafe { bpf(&mut attr) };
-    told.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
-}
-
 /// Puts the map `inner` into the array of maps `outer`.
 pub(super) fn put_inner(
     outer: BorrowedFd<'_>,

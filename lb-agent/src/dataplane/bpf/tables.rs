@@ -5,7 +5,8 @@
 
 use super::create::TABLES;
 use super::{BoxedError, Bpf, maps, pod, refused};
-use crate::dataplane::{Action, DataPlane as _, Error};
+use crate::dataplane::{DataPlane as _, Error};
+use crate::state::action::Action;
 
 /// Tables that are swapped in together, 260 KiB each.
 const TOGETHER: usize = 32;

@@ -10,7 +10,8 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::create;
 use super::decap;
-use super::load::{OBJECT, OpenError, size_maps};
+use super::load::{OBJECT, size_maps};
+use super::open_error::OpenError;
 use super::packet::{self, FlowSettings};
 
 /// Clients that can be kept.

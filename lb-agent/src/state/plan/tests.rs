@@ -1,7 +1,7 @@
 //! The order of steps, ids, and plans for which there are not ids enough at once.
 
 use super::*;
-use crate::state::desired::tests::{Loopback, config};
+use crate::state::compose::tests::{Loopback, config};
 use crate::state::overlay::Overlay;
 
 const BASE: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n";

@@ -3,7 +3,7 @@
 use lb_common::addr;
 
 use super::*;
-use crate::state::desired::tests::{Loopback, config};
+use crate::state::compose::tests::{Loopback, config};
 use crate::state::overlay::Overlay;
 use crate::state::plan::plan;
 

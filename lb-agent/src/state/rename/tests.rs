@@ -1,7 +1,7 @@
 //! Names before and after, and what is told of them.
 
 use super::*;
-use crate::state::desired::tests::{Loopback, config};
+use crate::state::compose::tests::{Loopback, config};
 use crate::state::overlay::Target;
 
 fn service(name: &str, more: &str) -> String {

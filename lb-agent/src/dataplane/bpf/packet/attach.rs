@@ -16,7 +16,8 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, t
 
 use super::super::canary;
 use super::super::link;
-use super::super::load::{self, OpenError};
+use super::super::open_error::OpenError;
+use super::super::programs;
 use crate::dataplane::packets::{InterfaceState, Wanted};
 use crate::errors::chain;
 use crate::network::remove_clsact;
@@ -214,11 +215,11 @@ impl Attachments {
 }
 
 fn load_xdp(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
-    let program: &mut Xdp = load::program(object, XDP)?;
-    program.load().map_err(load::refused(XDP))?;
-    let fd = program.fd().map_err(load::refused(XDP))?;
+    let program: &mut Xdp = programs::program(object, XDP)?;
+    program.load().map_err(programs::refused(XDP))?;
+    let fd = program.fd().map_err(programs::refused(XDP))?;
     canary::check_packets(fd.as_fd(), XDP, canary::pass::XDP)?;
-    load::pin_program(object, XDP, pin_dir)
+    programs::pin_program(object, XDP, pin_dir)
 }
 
 fn load_tc(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
@@ -226,16 +227,16 @@ fn load_tc(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
         check_tc(object, name)?;
     }
     for name in [INGRESS, EGRESS] {
-        load::pin_program(object, name, pin_dir)?;
+        programs::pin_program(object, name, pin_dir)?;
     }
     Ok(())
 }
 
 /// Loads a program, and tries it.
 fn check_tc(object: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
-    let program: &mut SchedClassifier = load::program(object, name)?;
-    program.load().map_err(load::refused(name))?;
-    let fd = program.fd().map_err(load::refused(name))?;
+    let program: &mut SchedClassifier = programs::program(object, name)?;
+    program.load().map_err(programs::refused(name))?;
+    let fd = program.fd().map_err(programs::refused(name))?;
     canary::check_packets(fd.as_fd(), name, canary::pass::TC)?;
     Ok(())
 }
@@ -243,12 +244,12 @@ fn check_tc(object: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
 /// Loads the program for replies that leave by an interface without Ethernet headers, unless that was done:
 /// few hosts need it.
 fn load_bare(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
-    let program: &mut SchedClassifier = load::program(object, BARE_EGRESS)?;
+    let program: &mut SchedClassifier = programs::program(object, BARE_EGRESS)?;
     if program.fd().is_ok() {
         return Ok(());
     }
     check_tc(object, BARE_EGRESS)?;
-    load::pin_program(object, BARE_EGRESS, pin_dir)
+    programs::pin_program(object, BARE_EGRESS, pin_dir)
 }
 
 fn none(wanted: &Wanted, why: String) -> InterfaceState {
@@ -310,7 +311,7 @@ fn behind(object: &mut Ebpf, wanted: &Wanted, pin: &Path, why: String) -> Interf
 /// Attaches `lb_xdp` to the driver, or puts it in the place of what the link at `pin` runs; else
 /// says why that cannot be.
 fn to_driver(object: &mut Ebpf, wanted: &Wanted, pin: &Path) -> Result<(), String> {
-    let program: &mut Xdp = load::program(object, XDP).map_err(|error| chain(&error))?;
+    let program: &mut Xdp = programs::program(object, XDP).map_err(|error| chain(&error))?;
     let fd = program.fd().map_err(|_| not_taken(XDP))?;
     match link::replace(fd, pin) {
         Ok(true) => return Ok(()),
@@ -370,7 +371,7 @@ fn to_tc(
     wanted: &Wanted,
     pin: &Path,
 ) -> Result<&'static str, String> {
-    let program: &mut SchedClassifier = load::program(object, name).map_err(|e| chain(&e))?;
+    let program: &mut SchedClassifier = programs::program(object, name).map_err(|e| chain(&e))?;
     let kind = match name {
         INGRESS => TcAttachType::Ingress,
         _ => TcAttachType::Egress,

@@ -7,8 +7,8 @@ use aya::maps::MapError;
 use aya::{Ebpf, EbpfLoader};
 
 use super::super::create;
-use super::super::load::OpenError;
 use super::super::maps::{self, CHOICES};
+use super::super::open_error::OpenError;
 use super::{FlowSettings, NAMES, Packets};
 use crate::errors::chain;
 

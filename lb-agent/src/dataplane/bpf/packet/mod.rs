@@ -34,9 +34,9 @@ use lb_common::abi::{Backend, BackendId, ServiceId, ServiceTable};
 
 use self::flows::Flows;
 use super::{maps, pod};
+use crate::clock::monotonic_s;
 use crate::dataplane::packets::{COUNTERS, InterfaceState, PacketFigures, Wanted, counter_name};
 use crate::dataplane::{BackendCounts, TableCounts};
-use crate::host::monotonic_s;
 use crate::network::survey::Place;
 
 pub(super) use attach::remove_filters_of;

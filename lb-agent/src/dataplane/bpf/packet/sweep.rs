@@ -20,9 +20,9 @@ use super::fate::{self, Fate, Served, fate};
 use super::flows::{Flows, Met};
 use super::pinned;
 use super::reset::Resets;
+use crate::clock::monotonic_s;
 use crate::dataplane::bpf::batch::{Batches, Next};
 use crate::dataplane::bpf::pod;
-use crate::host::monotonic_s;
 use crate::privilege::keep_or_warn;
 
 /// Entries of `TRACKED` that are looked at together.
