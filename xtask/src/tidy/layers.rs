@@ -1,6 +1,7 @@
 //! Who may depend on whom: `lb-ebpf -> lb-common <- lb-agent <- tests` with `lb-http <- lb-agent`, and inside the agent
-//! `cli -> control -> reconcile -> {state, dataplane}`.
+//! the order of its modules, from the ground up.
 
+use super::modules::{Use, children, uses};
 use super::{Complaint, Source};
 
 /// Every crate with the crates of ours that it may depend on.
@@ -25,42 +26,48 @@ const OURS: [&str; 7] = [
     "xtask",
 ];
 
-/// Modules of the agent with those of its modules that they must not know.
-const MODULES: [(&str, &[&str]); 5] = [
-    (
-        "config",
-        &[
-            "cli",
-            "control",
-            "dataplane",
-            "proxy",
-            "reconcile",
-            "report",
-            "run",
-            "state",
-        ],
-    ),
-    (
-        "state",
-        &["cli", "control", "proxy", "reconcile", "report", "run"],
-    ),
-    (
-        "dataplane",
-        &[
-            "cli",
-            "config",
-            "control",
-            "proxy",
-            "reconcile",
-            "report",
-            "run",
-        ],
-    ),
-    ("proxy", &["cli", "control", "reconcile", "report", "run"]),
-    (
-        "control",
-        &["cli", "dataplane", "proxy", "reconcile", "run"],
-    ),
+/// Where the order of its modules is.
+const THIS_FILE: &str = "xtask/src/tidy/layers.rs";
+/// The file that declares the modules of the agent.
+const AGENT: &str = "lb-agent/src/lib.rs";
+
+/// All of them, from the ground up: each may use those before it.
+const MODULES: [&str; 26] = [
+    "allocator",
+    "clock",
+    "errors",
+    "seldom",
+    "sockdiag",
+    "sockopt",
+    "crowd",
+    "handover",
+    "privilege",
+    "config",
+    "network",
+    "state",
+    "dataplane",
+    "host",
+    "health",
+    "control",
+    "metrics",
+    "admission",
+    "proxy",
+    "l7",
+    "fuzz",
+    "doctor",
+    "report",
+    "reconcile",
+    "run",
+    "cli",
+];
+
+/// Modules that leave one below them alone.
+const APART: [(&str, &str); 3] = [
+    // Both know `state`, which says what is wanted.
+    ("dataplane", "config"),
+    // A command goes to `reconcile` by a queue.
+    ("control", "dataplane"),
+    ("proxy", "control"),
 ];
 
 /// Where the names of aya may appear: nobody else knows how the kernel is reached.
@@ -116,40 +123,63 @@ fn own_dependencies(manifest: &Source) -> Vec<(usize, &str)> {
     found
 }
 
-/// Inside the crates: modules know what is below them, one place knows aya, one place prints.
+/// Inside the agent: every module has its place in the order, and uses what is before it.
 pub(super) fn modules_use_what_is_below_them(sources: &[Source]) -> Vec<Complaint> {
+    let mut complaints: Vec<Complaint> = uses(sources)
+        .iter()
+        .filter(|one| one.root == AGENT && one.parent.is_empty())
+        .filter_map(upward)
+        .collect();
+    complaints.sort();
+    complaints.dedup();
+    complaints.extend(find(sources, AGENT).into_iter().flat_map(without_place));
+    complaints
+}
+
+/// A use of a module above, or of one that is to be left alone.
+fn upward(one: &Use<'_>) -> Option<Complaint> {
+    let place = |name: &str| MODULES.iter().position(|known| *known == name);
+    let why = if place(one.to)? > place(one.from)? {
+        "is above it"
+    } else if APART.contains(&(one.from, one.to)) {
+        "it is to leave alone"
+    } else {
+        return None;
+    };
+    let message = format!(
+        "`{}` must not use `{}` (`{}`), which {why}: see {THIS_FILE}",
+        one.from, one.to, one.path
+    );
+    Some(one.source.complain(one.line, message))
+}
+
+/// Modules that are not in the order, and names in the order that are no modules.
+fn without_place(library: &Source) -> Vec<Complaint> {
+    let declared = children(library);
+    let unknown = declared
+        .iter()
+        .filter(|(_, name)| !MODULES.contains(name))
+        .map(|(line, name)| library.complain(*line, format!("`{name}` is missing in {THIS_FILE}")));
+    let gone = MODULES
+        .iter()
+        .filter(|name| !declared.iter().any(|(_, declared)| declared == *name))
+        .map(|name| library.complain(1, format!("{THIS_FILE} has `{name}`, which is no module")));
+    unknown.chain(gone).collect()
+}
+
+/// Inside the crates: one place knows aya, one place prints.
+pub(super) fn aya_and_printing_stay_in_their_places(sources: &[Source]) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     for source in sources.iter().filter(|source| source.is_rust()) {
         for (number, line) in source.lines() {
             if line.trim_start().starts_with("//") {
                 continue;
             }
-            let wrong = upward(&source.path, line)
-                .or_else(|| stray_aya(&source.path, line))
-                .or_else(|| stray_print(&source.path, line));
+            let wrong = stray_aya(&source.path, line).or_else(|| stray_print(&source.path, line));
             complaints.extend(wrong.map(|message| source.complain(number, message)));
         }
     }
     complaints
-}
-
-/// A use of a module above. Tests may wire up what they like.
-fn upward(path: &str, line: &str) -> Option<String> {
-    let inside = path.strip_prefix("lb-agent/src/")?;
-    if inside.ends_with("tests.rs") {
-        return None;
-    }
-    let module = inside.split(['/', '.']).next()?;
-    let (_, forbidden) = MODULES.iter().find(|(name, _)| *name == module)?;
-    let used = line.split("crate::").skip(1).find_map(|rest| {
-        let end = rest
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(rest.len());
-        forbidden.contains(&&rest[..end]).then_some(&rest[..end])
-    })?;
-    Some(format!(
-        "`{module}` must not know `{used}`: the direction is in ARCHITECTURE.md"
-    ))
 }
 
 fn stray_aya(path: &str, line: &str) -> Option<String> {
@@ -195,43 +225,74 @@ mod tests {
         assert_eq!(crates_depend_downwards(&[library]).len(), 1);
     }
 
+    /// Complaints about an agent that has all modules, empty but for these files.
+    fn about(files: &[(&str, &str)]) -> Vec<String> {
+        let declared = MODULES.map(|name| format!("pub mod {name};\n")).concat();
+        let mut sources = vec![Source::new(AGENT, &declared)];
+        sources.extend(files.iter().map(|(path, text)| Source::new(path, text)));
+        let empty = MODULES.map(|name| Source::new(&format!("lb-agent/src/{name}.rs"), ""));
+        for source in empty {
+            if sources.iter().all(|other| other.path != source.path) {
+                sources.push(source);
+            }
+        }
+        let complaints = modules_use_what_is_below_them(&sources);
+        complaints.iter().map(ToString::to_string).collect()
+    }
+
     #[test]
-    fn a_module_that_knows_one_above_it_is_found() {
-        let found = |path: &str, line: &str| {
-            modules_use_what_is_below_them(&[Source::new(path, line)]).len()
-        };
-        assert_eq!(
-            found("lb-agent/src/state/plan.rs", "use crate::control::message;"),
-            1
-        );
-        assert_eq!(
-            found("lb-agent/src/state/plan.rs", "use crate::config::Config;"),
-            0
-        );
-        assert_eq!(
-            found(
-                "lb-agent/src/config/mod.rs",
-                "fn f(x: &crate::state::Desired) {}"
-            ),
-            1
-        );
+    fn a_module_that_uses_one_above_it_is_found() {
+        let found = |path: &str, text: &str| about(&[(path, text)]).len();
+        let plan = "lb-agent/src/state.rs";
+        assert_eq!(found(plan, "use crate::control::message;"), 1);
+        assert_eq!(found(plan, "use crate::config::Config;"), 0);
+        let call = "fn f() {\n    crate::run::g();\n}";
+        assert_eq!(found("lb-agent/src/control.rs", call), 1);
+        let test = "#[cfg(test)]\nmod tests { use crate::run; }";
+        assert_eq!(found("lb-agent/src/control.rs", test), 0);
         assert_eq!(
             found("lb-agent/src/run.rs", "use crate::control::server;"),
-            0
-        );
-        assert_eq!(
-            found(
-                "lb-agent/src/state/tests.rs",
-                "use crate::control::message;"
-            ),
             0
         );
     }
 
     #[test]
-    fn aya_and_printing_stay_in_their_places() {
+    fn a_module_below_that_is_to_be_left_alone_is_found() {
+        for (name, other) in APART {
+            let path = format!("lb-agent/src/{name}.rs");
+            let text = format!("use crate::{other}::X;");
+            assert_eq!(about(&[(&path, &text)]).len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_re_export_of_a_module_above_is_found() {
+        let files = [
+            ("lb-agent/src/host.rs", "pub use crate::state::X;"),
+            ("lb-agent/src/state.rs", "pub struct X;"),
+            ("lb-agent/src/config.rs", "use crate::host::X;"),
+        ];
+        assert_eq!(about(&files).len(), 2);
+    }
+
+    #[test]
+    fn a_module_without_a_place_is_found_and_a_place_without_a_module() {
+        assert_eq!(about(&[]), [""; 0]);
+        let more = MODULES.map(|name| format!("pub mod {name};\n")).concat() + "mod other;\n";
+        let complaints = modules_use_what_is_below_them(&[Source::new(AGENT, &more)]);
+        assert_eq!(complaints.len(), 1);
+        assert_eq!(complaints[0].line, MODULES.len() + 1);
+        let less = more.replace("pub mod cli;\nmod other;\n", "");
+        assert_eq!(
+            modules_use_what_is_below_them(&[Source::new(AGENT, &less)]).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn aya_elsewhere_and_printing_elsewhere_are_found() {
         let found = |path: &str, line: &str| {
-            modules_use_what_is_below_them(&[Source::new(path, line)]).len()
+            aya_and_printing_stay_in_their_places(&[Source::new(path, line)]).len()
         };
         assert_eq!(
             found("lb-agent/src/reconcile/mod.rs", "use aya::maps::Array;"),

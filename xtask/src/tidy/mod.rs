@@ -1,11 +1,14 @@
 //! `cargo xtask tidy`: the rules of this repository that no compiler checks.
 //!
-//! `code` reads Rust, `layers` who depends on whom, `docs` the promises and links of the pages.
+//! `code` reads Rust, `modules` which module uses which, `circles` and `layers` in which direction, `docs` the promises
+//! and links of the pages.
 //! Each rule is a function from files to complaints; this file finds the files and prints.
 
+mod circles;
 mod code;
 mod docs;
 mod layers;
+mod modules;
 
 use crate::sh::{self, CommandExt, say};
 use anyhow::{Result, bail};
@@ -53,7 +56,7 @@ impl Source {
 }
 
 /// What is wrong, and where.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Complaint {
     path: String,
     line: usize,
@@ -68,14 +71,16 @@ impl fmt::Display for Complaint {
 
 type Rule = fn(&[Source]) -> Vec<Complaint>;
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 12] = [
     code::files_open_with_their_purpose,
     code::files_are_short,
     code::nothing_is_left_for_later,
     code::unsafe_stays_where_it_is_listed,
     code::clients_are_accepted_in_one_place,
+    circles::siblings_use_each_other_in_one_direction,
     layers::crates_depend_downwards,
     layers::modules_use_what_is_below_them,
+    layers::aya_and_printing_stay_in_their_places,
     docs::promises_are_tested,
     docs::links_resolve,
     docs::paths_are_of_no_machine,
