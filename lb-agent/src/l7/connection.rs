@@ -30,7 +30,7 @@ pub(super) struct Visit {
     /// How far it is, over HTTP/1.1.
     pub(super) progress: Rc<Progress>,
     /// Whoever made it, and what is told of that.
-    pub(super) origin: Origin,
+    pub(super) origin: Rc<Origin>,
     /// Where its requests went last.
     pub(super) chosen: Cell<Option<Chosen>>,
     /// Where its client was remembered to be, and when.
@@ -120,7 +120,7 @@ impl Visit {
     ) -> Option<Rc<Self>> {
         let usual = Timeouts::default();
         let visit = Rc::new(Self {
-            origin,
+            origin: Rc::new(origin),
             worker,
             local,
             progress: Rc::new(Progress::new()),

@@ -1,27 +1,26 @@
-//! One request with what is known of it: how its client wants it treated, who asks, by what it is known.
-//! Filters and handlers work on it.
+//! One request with its connection, its service and its route: what handlers work on.
 
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use hyper::{Method, StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
-use lb_http::{Framing, Name, RequestHead, hop};
+use lb_http::{Framing, Name, RequestHead, ResponseHead, hop};
 
 use super::access_log::{Record, Said};
 use super::answers::{self, Answer};
-use super::compress::Asked;
 use super::connection::Visit;
+use super::filters::{Cleared, Permit, Source, Stopped};
 use super::forwarded::{self, Asker};
-use super::parts::{Lane, Target};
-use super::rules::{self, Values};
+use super::parts::Lane;
+use super::request::Request;
 use super::settings::Service;
-use super::sticky::cookie::Cookies;
 use super::sticky::engineio;
 use super::sticky::learner::{Learner, Tunnelled};
 use super::sticky::sessions::Sessions;
-use super::sticky::{self, Key, Known, Memory, Then};
-use crate::config::BackendAddress;
+use super::sticky::{Key, Known, Then};
+use crate::config::http::Algorithm;
 
 /// One request.
 pub(super) struct RequestContext {
@@ -29,28 +28,28 @@ pub(super) struct RequestContext {
     pub(super) service: Arc<Service>,
     /// Of its lane.
     place: usize,
-    /// As its backend gets it.
-    pub(super) head: RequestHead,
-    /// Of its body.
-    pub(super) framing: Framing,
+    /// As filters see it.
+    request: Request,
     /// What goes from its trailers.
     pub(super) named: Vec<Vec<u8>>,
     /// The client asks for trailers (`TE`).
     asks_for_trailers: bool,
-    /// The protocol that the client wants to go on with.
-    pub(super) upgrade: Option<String>,
-    /// Who asks.
-    pub(super) asker: Asker,
-    /// How its answer may be compressed, if it may.
-    pub(super) asked: Option<Asked>,
-    /// By what it is known.
-    pub(super) known: Known,
-    /// The service of its backends; `None` for a request that none answers, or before they have tables.
-    pub(super) target: Option<ServiceId>,
-    /// What ends its session for the client, where it is a poll.
-    farewell: Option<&'static str>,
     /// What is noted of it, if its service notes requests.
     pub(super) record: Option<Box<Record>>,
+}
+
+impl Deref for RequestContext {
+    type Target = Request;
+
+    fn deref(&self) -> &Request {
+        &self.request
+    }
+}
+
+impl DerefMut for RequestContext {
+    fn deref_mut(&mut self) -> &mut Request {
+        &mut self.request
+    }
 }
 
 impl RequestContext {
@@ -84,13 +83,15 @@ impl RequestContext {
             record.client = asker.ip;
             record.identify(asker.request_id.as_bytes());
         }
+        let request = request(visit, head, framing, asker, upgrade);
         Box::new(Self {
+            visit: Rc::clone(visit),
+            service,
             place,
-            framing,
+            request,
             named: hop.named,
             asks_for_trailers: hop.trailers,
-            upgrade,
-            ..Self::bare(visit, service, head, asker, record)
+            record,
         })
     }
 
@@ -103,35 +104,15 @@ impl RequestContext {
     ) -> Box<Self> {
         let record = record(visit, &service, head.version, said);
         let asker = Asker::of_connection(&visit.origin);
-        Box::new(Self::bare(visit, service, head, asker, record))
-    }
-
-    fn bare(
-        visit: &Rc<Visit>,
-        service: Arc<Service>,
-        head: RequestHead,
-        asker: Asker,
-        record: Option<Box<Record>>,
-    ) -> Self {
-        Self {
+        Box::new(Self {
             visit: Rc::clone(visit),
             place: service.parts.without_route(),
             service,
-            head,
-            framing: Framing::None,
+            request: request(visit, head, Framing::None, asker, None),
             named: Vec::new(),
             asks_for_trailers: false,
-            upgrade: None,
-            asked: None,
-            known: Known {
-                key: Key::Address(asker.ip),
-                then: Then::Nothing,
-            },
-            asker,
-            target: None,
-            farewell: None,
             record,
-        }
+        })
     }
 
     /// What holds on its route.
@@ -142,16 +123,6 @@ impl RequestContext {
     /// The same, of `service`, which is its own.
     pub(super) fn lane_of<'a>(&self, service: &'a Service) -> &'a Lane {
         service.parts.lane(self.place)
-    }
-
-    /// Whether it came by TLS.
-    pub(super) fn is_tls(&self) -> bool {
-        self.visit.tls.is_some()
-    }
-
-    /// Whether it is a HEAD.
-    pub(super) fn is_head(&self) -> bool {
-        self.head.method == Method::HEAD
     }
 
     /// Whether its client takes trailers.
@@ -172,90 +143,58 @@ impl RequestContext {
         .contains(&self.head.method)
     }
 
-    /// Whether a backend may read its path as one of another route (see [`Parts::is_evasive`]).
-    ///
-    /// [`Parts::is_evasive`]: super::parts::Parts::is_evasive
-    pub(super) fn is_evasive(&self) -> bool {
-        let host = std::str::from_utf8(self.head.host()).unwrap_or_default();
-        let path = String::from_utf8_lossy(self.head.path());
-        self.service.parts.is_evasive(host, &path, self.place)
-    }
-
     /// What is for the next hop only: to be set after all filters.
     pub(super) fn ask_next_hop(&mut self) {
-        if let Some(protocol) = &self.upgrade {
-            hop::set_upgrade(&mut self.head.fields, protocol);
+        let Request { head, upgrade, .. } = &mut self.request;
+        if let Some(protocol) = upgrade {
+            hop::set_upgrade(&mut head.fields, protocol);
         }
         if self.asks_for_trailers {
-            hop::ask_for_trailers(&mut self.head.fields);
+            hop::ask_for_trailers(&mut head.fields);
         }
     }
 
-    /// Applies rules to the request.
-    pub(super) fn apply(&mut self, rules: &rules::Rules, backend: Option<&BackendAddress>) {
-        if rules.is_empty() {
-            return;
-        }
-        // Variables mean the request as it was before the rules.
-        let (host, target) = (self.head.host().to_vec(), self.head.target().to_vec());
-        let values = Values {
-            service: &self.service.http.name,
-            origin: &self.visit.origin,
-            asker: &self.asker,
-            method: &self.head.method,
-            host: &host,
-            target: &target,
-            backend,
-        };
-        rules.apply(&mut self.head.fields, &values);
-    }
-
-    /// What variables in rules stand for.
-    pub(super) fn values<'a>(&'a self, backend: Option<&'a BackendAddress>) -> Values<'a> {
-        Values {
-            service: &self.service.http.name,
-            origin: &self.visit.origin,
-            asker: &self.asker,
-            method: &self.head.method,
-            host: self.head.host(),
-            target: self.head.target(),
-            backend,
-        }
-    }
-
-    /// Where a backend listens.
-    pub(super) fn address_of(&self, backend: BackendId) -> Option<BackendAddress> {
-        self.visit.worker.snapshot().address(backend)
-    }
-
-    /// Finds out by what it is known.
-    pub(super) fn recognize(&mut self) {
-        let lane = self.service.parts.lane(self.place);
-        let Target::Backends(backends) = &lane.target else {
-            return;
-        };
-        self.target = backends.service;
+    /// Has the filters of its route look at the request.
+    pub(super) fn admit(&mut self, lane: &Lane) -> Result<Permit, Stopped> {
         let snapshot = self.visit.worker.snapshot();
-        let built = self.target.and_then(|id| snapshot.observed.tables.get(&id));
-        if let Some(built) = built {
-            let memory = Memory {
-                cookies: backends.cookies.as_ref(),
-                sessions: &snapshot.sessions,
-            };
-            self.known = sticky::known(
-                &self.service.http.settings.stickiness,
-                &built.table().head,
-                self.asker.ip,
-                &self.head.fields,
-                self.head.query(),
-                memory,
-            );
-        }
-        self.farewell = self.find_farewell();
+        lane.filters.admit(&mut self.request, &**snapshot)
+    }
+
+    /// Tells the filters which backend was chosen.
+    pub(super) fn backend_chosen(&mut self, backend: BackendId) {
+        let snapshot = self.visit.worker.snapshot();
+        let lane = self.service.parts.lane(self.place);
+        lane.filters
+            .backend_chosen(&mut self.request, &**snapshot, backend);
+    }
+
+    /// Has the filters look at the head of an answer whose body has `length` bytes, if that is known; with
+    /// it comes the coding that the body is to get.
+    pub(super) fn clear_head(
+        &self,
+        source: Source,
+        head: ResponseHead,
+        length: Option<u64>,
+    ) -> (Cleared<ResponseHead>, Option<Algorithm>) {
+        let snapshot = self.visit.worker.snapshot();
+        let filters = &self.lane().filters;
+        filters.clear(&self.request, &**snapshot, source, head, length)
+    }
+
+    /// Has the filters look at an answer that is at hand.
+    pub(super) fn clear(&self, source: Source, answer: Answer) -> Cleared<Answer> {
+        let snapshot = self.visit.worker.snapshot();
+        let filters = &self.lane().filters;
+        filters.clear_answer(&self.request, &**snapshot, source, answer)
+    }
+
+    /// A page for `status`, which the filters have seen.
+    pub(super) fn refuse(&self, status: StatusCode) -> Cleared<Answer> {
+        self.clear(Source::Gateway, self.page(status))
     }
 
     /// Kept from the head, for when its backend turns out to be gone.
-    fn find_farewell(&self) -> Option<&'static str> {
+    fn closing_packet(&self) -> Option<&'static str> {
         match self.known.key {
             Key::Session(_) if self.head.method == Method::GET => {
                 engineio::farewell(std::str::from_utf8(self.head.query()?).ok()?)
@@ -264,37 +203,23 @@ impl RequestContext {
         }
     }
 
-    fn cookies(&self) -> Option<&Cookies> {
-        match &self.lane().target {
-            Target::Backends(backends) => backends.cookies.as_ref(),
-            _ => None,
-        }
+    /// Reads the session out of the answer of a backend of `service` to a handshake on its way; `None` if
+    /// it is none.
+    pub(super) fn learner(
+        &self,
+        service: ServiceId,
+        status: StatusCode,
+        backend: BackendId,
+    ) -> Option<Box<Learner>> {
+        let learns = self.known.then == Then::Learn && status == StatusCode::OK;
+        learns.then(|| Box::new(Learner::new(self.sessions(), service, backend)))
     }
 
-    /// The cookie by which clients of a backend are known.
-    pub(super) fn cookie_of(&self, backend: BackendId) -> Option<String> {
-        self.cookies()?.set(backend, self.asker.https)
-    }
-
-    /// What is remembered of its session is of no use any more.
-    pub(super) fn forget_session(&self) {
-        if let (Then::Session(sid), Some(target)) = (&self.known.then, self.target) {
-            self.sessions().forget(target, sid);
-        }
-    }
-
-    /// Reads the session out of the answer to a handshake on its way; `None` if it is none.
-    pub(super) fn learner(&self, status: StatusCode, backend: BackendId) -> Option<Box<Learner>> {
-        let target = self.target.filter(|_| status == StatusCode::OK)?;
-        let learns = self.known.then == Then::Learn;
-        learns.then(|| Box::new(Learner::new(self.sessions(), target, backend)))
-    }
-
-    /// What ends with a tunnel of this request.
-    pub(super) fn tunnelled(&self) -> Option<Box<Tunnelled>> {
-        match (&self.known.then, self.target) {
-            (Then::Session(sid), Some(target)) => {
-                let tunnelled = Tunnelled::new(self.sessions(), target, sid.clone());
+    /// What ends with a tunnel of this request to a backend of `service`.
+    pub(super) fn tunnelled(&self, service: ServiceId) -> Option<Box<Tunnelled>> {
+        match &self.known.then {
+            Then::Session(sid) => {
+                let tunnelled = Tunnelled::new(self.sessions(), service, sid.clone());
                 Some(Box::new(tunnelled))
             }
             _ => None,
@@ -303,14 +228,16 @@ impl RequestContext {
 
     /// Whether a backend says of a session that it had that it does not know it any more.
     pub(super) fn is_refused_poll(&self, status: StatusCode) -> bool {
-        self.farewell.is_some() && status == StatusCode::BAD_REQUEST
+        status == StatusCode::BAD_REQUEST && self.closing_packet().is_some()
     }
 
-    /// The answer to a request of a session that went with its backend. Whoever polls is told by the
-    /// means of Engine.IO that it is over, and begins a new one.
-    pub(super) fn farewell(&self) -> Answer {
-        self.forget_session();
-        match self.farewell {
+    /// The answer to a request of a session of `service` that went with its backend. Whoever polls is told
+    /// by the means of Engine.IO that it is over, and begins a new one.
+    pub(super) fn farewell(&self, service: ServiceId) -> Answer {
+        if let Then::Session(sid) = &self.known.then {
+            self.sessions().forget(service, sid);
+        }
+        match self.closing_packet() {
             Some(packet) => answers::packet(packet),
             None => self.page(StatusCode::GONE),
         }
@@ -339,6 +266,28 @@ impl RequestContext {
 
     fn sessions(&self) -> Arc<Sessions> {
         Arc::clone(&self.visit.worker.snapshot().sessions)
+    }
+}
+
+fn request(
+    visit: &Visit,
+    head: RequestHead,
+    framing: Framing,
+    asker: Asker,
+    upgrade: Option<String>,
+) -> Request {
+    let known = Known {
+        key: Key::Address(asker.ip),
+        then: Then::Nothing,
+    };
+    Request {
+        head,
+        framing,
+        origin: Rc::clone(&visit.origin),
+        asker,
+        upgrade,
+        asked: None,
+        known,
     }
 }
 

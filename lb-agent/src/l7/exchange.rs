@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::{StatusCode, Version};
-use lb_common::abi::BackendId;
+use lb_common::abi::{BackendId, ServiceId};
 use lb_http::response::Malformed;
 use lb_http::{Framing, Name, ResponseHead, framing, hop, spare};
 use tokio::io::AsyncReadExt as _;
@@ -85,12 +85,16 @@ enum Failure {
 pub(super) async fn proxy(
     _permit: Permit,
     context: &mut RequestContext,
-    lane: &Lane,
+    (lane, service): (&Lane, Option<ServiceId>),
     peer: &mut impl Peer,
     progress: &Progress,
 ) -> Outcome {
+    let Some(service) = service else {
+        return Outcome::Own(context.refuse(StatusCode::SERVICE_UNAVAILABLE));
+    };
     let mut exchange = Exchange {
         lane,
+        service,
         progress,
         all_down: false,
     };
@@ -99,15 +103,17 @@ pub(super) async fn proxy(
         Err(status) => status,
     };
     let answer = match status {
-        StatusCode::GONE => context.farewell(),
+        StatusCode::GONE => context.farewell(service),
         status if exchange.all_down => context.page_all_down(status),
         status => context.page(status),
     };
-    Outcome::Own(lane.filters.clear_answer(context, Source::Gateway, answer))
+    Outcome::Own(context.clear(Source::Gateway, answer))
 }
 
 struct Exchange<'a> {
     lane: &'a Lane,
+    /// That of the backends.
+    service: ServiceId,
     progress: &'a Progress,
     /// No backend could be had.
     all_down: bool,
@@ -130,13 +136,12 @@ impl Exchange<'_> {
         let (visit, service) = (Rc::clone(&request.visit), Arc::clone(&request.service));
         let worker = &visit.worker;
         let settings = &service.http.settings;
-        let target = request.target.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
         request.ask_next_hop();
         worker.budget.earn(settings.upstream.retry_budget_permille);
         let mut way = Way {
             visit: &visit,
             service: &service,
-            target,
+            target: self.service,
             key: request.known.key,
             client: request.asker.ip,
             passed: Vec::new(),
@@ -159,7 +164,7 @@ impl Exchange<'_> {
                 record.chose(&reached.upstream.name, reached.why);
                 record.connect = Some(reached.connect);
             }
-            self.lane.filters.backend_chosen(request, id);
+            request.backend_chosen(id);
             upload.begin(&request.head, request.framing);
             let begun_ms = clock::now_ms();
             let asked = self.ask(request, &mut reached.upstream, &mut upload, peer);
@@ -169,7 +174,7 @@ impl Exchange<'_> {
                     if request.is_refused_poll(came.head.status) {
                         return Err(StatusCode::GONE);
                     }
-                    visit.remember(target, request.known.key, id);
+                    visit.remember(self.service, request.known.key, id);
                     return self.finish(request, reached, came, upload);
                 }
                 Err(Failure::Gone | Failure::Upload(UploadError::Peer(PeerError::Gone))) => {
@@ -311,7 +316,7 @@ impl Exchange<'_> {
         } = came;
         let backend = upstream.backend;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            active.session = request.tunnelled();
+            active.session = request.tunnelled(self.service);
             return self.upgrade(request, head, backend, |idle| Tunnel {
                 stream: upstream.stream,
                 early: input[at..].to_vec(),
@@ -345,7 +350,7 @@ impl Exchange<'_> {
         head.fields.remove(Name::Upgrade);
         let status = head.status;
         let source = Source::Backend(backend);
-        let (head, coding) = self.lane.filters.clear(request, source, head, length);
+        let (head, coding) = request.clear_head(source, head, length);
         let mut coded = None;
         if let Some(algorithm) = coding {
             length = None;
@@ -359,7 +364,7 @@ impl Exchange<'_> {
             None if stays => upstreams.upstream.keepalive,
             _ => 0,
         };
-        let learner = request.learner(status, backend);
+        let learner = request.learner(self.service, status, backend);
         upload.answered();
         let terms = Terms {
             framing,
@@ -409,7 +414,7 @@ impl Exchange<'_> {
             hop::set_upgrade(&mut head.fields, protocol);
         }
         let source = Source::Backend(backend);
-        let (head, _) = self.lane.filters.clear(request, source, head, None);
+        let (head, _) = request.clear_head(source, head, None);
         let idle = self.lane.timeouts.tunnel;
         Ok(Outcome::Tunnel(head, Box::new(tunnel(idle))))
     }

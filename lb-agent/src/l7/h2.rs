@@ -137,7 +137,7 @@ async fn answer(
         Err(status) => {
             let said = head.clone();
             let context = RequestContext::refused(&visit, service, head, &Said::of(&said));
-            let refused = Outcome::Own(handle::refuse(&context, status));
+            let refused = Outcome::Own(context.refuse(status));
             (context, refused)
         }
         Ok((framing, extended)) => {

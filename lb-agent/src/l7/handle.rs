@@ -9,7 +9,7 @@ use lb_http::Name;
 use super::answers::Answer;
 use super::context::RequestContext;
 use super::exchange::{self, Outcome};
-use super::filters::{Chain, Cleared, Permit, Source};
+use super::filters::{Cleared, Permit, Source, Stopped};
 use super::parts::Target;
 use super::peer::Peer;
 use super::progress::Progress;
@@ -23,33 +23,28 @@ pub(super) async fn handle(
 ) -> Outcome {
     let service = Arc::clone(&context.service);
     let lane = context.lane_of(&service);
-    let permit = match lane.filters.admit(context) {
+    let permit = match context.admit(lane) {
         Ok(permit) => permit,
-        Err(answer) => return Outcome::Own(answer),
+        Err(Stopped::Refused(status)) => return Outcome::Own(context.refuse(status)),
+        Err(Stopped::Answered(answer)) => {
+            return Outcome::Own(context.clear(Source::Gateway, answer));
+        }
     };
     match &lane.target {
-        Target::Backends(_) => exchange::proxy(permit, context, lane, peer, progress).await,
-        own => Outcome::Own(configured(permit, context, &lane.filters, own)),
+        Target::Backends(backends) => {
+            exchange::proxy(permit, context, (lane, *backends), peer, progress).await
+        }
+        own => Outcome::Own(configured(permit, context, own)),
     }
 }
 
-/// Refuses a request with a page for `status`.
-pub(super) fn refuse(context: &RequestContext, status: StatusCode) -> Cleared<Answer> {
-    let filters = &context.lane().filters;
-    filters.clear_answer(context, Source::Gateway, context.page(status))
-}
-
 /// A redirect, or a fixed answer.
-fn configured(
-    _permit: Permit,
-    context: &RequestContext,
-    filters: &Chain,
-    target: &Target,
-) -> Cleared<Answer> {
+fn configured(_permit: Permit, context: &RequestContext, target: &Target) -> Cleared<Answer> {
     let answer = match target {
         Target::Redirect { to, status } => {
-            let Some(to) = rules::location(to, &context.values(None)) else {
-                return refuse(context, StatusCode::BAD_REQUEST);
+            let Some(to) = rules::location(to, &context.values(&context.service.http.name, None))
+            else {
+                return context.refuse(StatusCode::BAD_REQUEST);
             };
             let mut answer = Answer::empty(*status);
             answer.head.fields.append(Name::Location, &to);
@@ -63,7 +58,7 @@ fn configured(
             204 | 304 => Answer::empty(*status),
             _ => Answer::new(*status, content_type, body.clone()),
         },
-        Target::Backends(_) => return refuse(context, StatusCode::INTERNAL_SERVER_ERROR),
+        Target::Backends(_) => return context.refuse(StatusCode::INTERNAL_SERVER_ERROR),
     };
-    filters.clear_answer(context, Source::Route, answer)
+    context.clear(Source::Route, answer)
 }

@@ -17,6 +17,7 @@
 //! | `upload`, `download`, `transfer` | bodies on their way |
 //! | `handle` | a request on its way: filters, handler, filters |
 //! | `context` | one request with what is known of it |
+//! | `request` | a request as filters see it |
 //! | `filters` | what every request passes, and every answer |
 //! | `progress` | how far a request is, and its deadline |
 //! | `edge` | what holds for connections, made from the configuration |
@@ -67,6 +68,7 @@ mod peer;
 mod progress;
 mod proxied;
 mod reach;
+mod request;
 mod respond;
 pub mod routes;
 pub mod rules;

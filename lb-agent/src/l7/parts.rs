@@ -8,24 +8,22 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use lb_common::abi::ServiceId;
 
-use super::filters::{Chain, Terms};
+use super::filters::{Chain, Proxied, Terms};
 use super::forwarded::Via;
 use super::pages::Pages;
-use super::routes::Router;
+use super::routes::{Guards, Router};
 use super::sticky::cookie::Cookies;
-use crate::config::http::path;
 use crate::config::http::{
-    Action, HttpService, Route, RouteLimits, RouteTimeouts, Stickiness, Template, Timeouts,
+    Action, AmbiguousPaths, HttpService, Route, RouteLimits, RouteTimeouts, Stickiness, Template,
+    Timeouts,
 };
 use crate::state::observed::Observed;
 
 /// The parts of one service.
 pub(super) struct Parts {
-    router: Router,
+    router: Arc<Router>,
     /// One for each route, in their order; after them that of requests without one.
     lanes: Vec<Lane>,
-    /// Names the service to others.
-    pub(super) via: Via,
     /// What is shown for errors.
     pub(super) pages: Arc<Pages>,
 }
@@ -44,8 +42,8 @@ pub(super) struct Lane {
 
 /// Where requests go.
 pub(super) enum Target {
-    /// To backends.
-    Backends(Backends),
+    /// To the backends of a service; `None` before it has tables.
+    Backends(Option<ServiceId>),
     /// Elsewhere, by themselves.
     Redirect { to: Template, status: StatusCode },
     /// Nowhere: they are answered.
@@ -56,14 +54,6 @@ pub(super) enum Target {
     },
 }
 
-/// Backends of a service, or of one inside it.
-pub(super) struct Backends {
-    /// Their service; `None` before it has tables.
-    pub(super) service: Option<ServiceId>,
-    /// Their cookies, if clients are known by them.
-    pub(super) cookies: Option<Cookies>,
-}
-
 impl Parts {
     /// The parts of `http`, with tables as `observed`.
     fn new(http: &HttpService, observed: &Observed, pages: Arc<Pages>) -> Self {
@@ -71,15 +61,16 @@ impl Parts {
             .service(&http.name)
             .and_then(|id| observed.tables.get(&id))
             .map_or([0, 0], |built| built.table().head.hash_key);
-        let routed = http
-            .routes
-            .iter()
-            .map(|route| Lane::new(http, Some(route), observed, secret));
-        let own = std::iter::once_with(|| Lane::new(http, None, observed, secret));
+        let router = Arc::new(Router::new(&http.routes));
+        let guards = guards(http, &router);
+        let routes = http.routes.iter().map(Some).chain([None]);
+        let lanes = routes.enumerate().map(|(place, route)| {
+            let guards = guards.clone().map(|guards| (guards, place));
+            Lane::new(http, route, observed, secret, guards)
+        });
         Self {
-            router: Router::new(&http.routes),
-            lanes: routed.chain(own).collect(),
-            via: Via::new(secret, &http.name),
+            lanes: lanes.collect(),
+            router,
             pages,
         }
     }
@@ -95,19 +86,6 @@ impl Parts {
         found.unwrap_or_else(|| self.without_route())
     }
 
-    /// Whether a backend may take this path for one of a route that answers by itself, or for one
-    /// beside it, where this service does not: a slash, a backslash or a NUL in disguise, or
-    /// parameters of a segment (RFC 3986, section 3.3).
-    pub(super) fn is_evasive(&self, host: &str, path: &str, place: usize) -> bool {
-        let is_guarded = |place: usize| !matches!(self.lanes[place].target, Target::Backends(_));
-        path::readings(path).is_some_and(|readings| {
-            readings.iter().any(|reading| {
-                let other = self.find(host, reading);
-                other != place && (is_guarded(other) || is_guarded(place))
-            })
-        })
-    }
-
     /// A lane by its place, which [`Parts::find`] gave.
     pub(super) fn lane(&self, place: usize) -> &Lane {
         &self.lanes[place]
@@ -120,6 +98,7 @@ impl Lane {
         route: Option<&Route>,
         observed: &Observed,
         secret: [u64; 2],
+        guards: Option<(Arc<Guards>, usize)>,
     ) -> Self {
         let mut timeouts = http.settings.timeouts.clone();
         let mut body = http.settings.limits.body;
@@ -147,10 +126,15 @@ impl Lane {
             timeouts.tunnel = tunnel.unwrap_or(timeouts.tunnel);
             body = most.unwrap_or(body);
         }
-        let target = Target::new(http, route, observed, secret);
-        let is_proxied = matches!(target, Target::Backends(_));
+        let target = Target::new(http, route, observed);
+        let proxied = proxied(http, route, &target, observed, secret);
+        let terms = Terms {
+            body,
+            guards,
+            proxied,
+        };
         Self {
-            filters: Chain::new(http, route, &Terms { body, is_proxied }),
+            filters: Chain::new(http, route, terms),
             target,
             timeouts,
             body,
@@ -159,20 +143,10 @@ impl Lane {
 }
 
 impl Target {
-    fn new(
-        http: &HttpService,
-        route: Option<&Route>,
-        observed: &Observed,
-        secret: [u64; 2],
-    ) -> Self {
-        let path = route.map_or("", |route| route.path.as_str());
+    fn new(http: &HttpService, route: Option<&Route>, observed: &Observed) -> Self {
         match route.map(|route| &route.action) {
-            None => Self::Backends(Backends::new(http, &http.name, path, observed, secret)),
-            Some(Action::Forward(name)) => {
-                // Backends that are not the route's own have their cookies everywhere.
-                let path = if *name == http.name { "" } else { path };
-                Self::Backends(Backends::new(http, name, path, observed, secret))
-            }
+            None => Self::Backends(observed.service(&http.name)),
+            Some(Action::Forward(name)) => Self::Backends(observed.service(name)),
             Some(Action::Redirect { to, status }) => Self::Redirect {
                 to: to.clone(),
                 status: *status,
@@ -190,27 +164,47 @@ impl Target {
     }
 }
 
-impl Backends {
-    fn new(
-        http: &HttpService,
-        name: &str,
-        path: &str,
-        observed: &Observed,
-        secret: [u64; 2],
-    ) -> Self {
-        let service = observed.service(name);
-        let cookies = match (&http.settings.stickiness, service) {
-            (Stickiness::Cookie(cookie), Some(id)) => Some(Cookies::new(
-                cookie,
-                path,
-                secret,
-                observed.hash_names.get(&id).map_or(name, String::as_str),
-                observed.backends_of(id),
-            )),
-            _ => None,
-        };
-        Self { service, cookies }
-    }
+/// What filters have to know of the backends of a route.
+fn proxied(
+    http: &HttpService,
+    route: Option<&Route>,
+    target: &Target,
+    observed: &Observed,
+    secret: [u64; 2],
+) -> Option<Proxied> {
+    let Target::Backends(service) = target else {
+        return None;
+    };
+    let (name, path) = match route.map(|route| (&route.action, route.path.as_str())) {
+        // Backends that are not the route's own have their cookies everywhere.
+        Some((Action::Forward(name), path)) if *name != http.name => (name, path),
+        _ => (&http.name, ""),
+    };
+    let cookies = match (&http.settings.stickiness, service) {
+        (Stickiness::Cookie(cookie), Some(id)) => Some(Cookies::new(
+            cookie,
+            path,
+            secret,
+            observed.hash_names.get(id).map_or(name, |name| name),
+            observed.backends_of(*id),
+        )),
+        _ => None,
+    };
+    Some(Proxied {
+        service: *service,
+        cookies,
+        via: Via::new(secret, &http.name),
+    })
+}
+
+/// The routes that answer by themselves, if that is to be guarded against other readings of paths.
+fn guards(http: &HttpService, router: &Arc<Router>) -> Option<Arc<Guards>> {
+    let answers_itself = |route: &Route| !matches!(route.action, Action::Forward(_));
+    let guarded = http.routes.iter().map(answers_itself).chain([false]);
+    let guarded: Vec<bool> = guarded.collect();
+    let is_needed =
+        http.settings.ambiguous_paths == AmbiguousPaths::Refuse && guarded.contains(&true);
+    is_needed.then(|| Arc::new(Guards::new(Arc::clone(router), guarded)))
 }
 
 /// Makes parts, and reads the pages of a configuration once.

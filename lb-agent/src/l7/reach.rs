@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::connection::{Chosen, Visit};
 use super::counts::Active;
+use super::request::Backends as _;
 use super::settings::Service;
 use super::sticky::Key;
 use super::stream::Stream;

@@ -102,7 +102,7 @@ pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: Reque
             match stream(&mut asking, visit, *reply, closes, record).await {
                 Ok(after) => after,
                 Err(Unsent(record)) => {
-                    let page = handle::refuse(&context, StatusCode::BAD_GATEWAY);
+                    let page = context.refuse(StatusCode::BAD_GATEWAY);
                     send(asking.conn, &context, page.into_inner(), closes, record).await
                 }
             }
@@ -139,7 +139,7 @@ async fn refuse(
     closes: bool,
 ) -> After {
     context.visit.progress.answer();
-    let answer = handle::refuse(&context, status).into_inner();
+    let answer = context.refuse(status).into_inner();
     let record = context.record.take();
     send(conn, &context, answer, closes, record).await
 }

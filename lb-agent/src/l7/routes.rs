@@ -5,6 +5,7 @@
 //! path wins; when none fits, the next name's are looked at.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::config::http::path;
 use crate::config::http::{HostPattern, Route};
@@ -66,6 +67,35 @@ impl Router {
         let dots = name.match_indices('.').filter(|(at, _)| *at > 0);
         dots.map(|(at, _)| &name[at..])
             .find_map(|ending| self.wildcard.get(ending)?.find(path))
+    }
+}
+
+/// Which routes of a service answer by themselves.
+#[derive(Debug)]
+pub struct Guards {
+    router: Arc<Router>,
+    /// By place; the last is that of requests without a route.
+    guarded: Vec<bool>,
+}
+
+impl Guards {
+    /// For the routes of `router`, of which those that are `guarded` answer by themselves.
+    pub fn new(router: Arc<Router>, guarded: Vec<bool>) -> Self {
+        Self { router, guarded }
+    }
+
+    /// Whether a backend may take this path for one of a route that answers by itself, or for one
+    /// beside it, where this service takes it for one at `place`: a slash, a backslash or a NUL in
+    /// disguise, or parameters of a segment (RFC 3986, section 3.3).
+    pub fn is_evasive(&self, host: &str, path: &str, place: usize) -> bool {
+        let is_guarded = |place: usize| self.guarded.get(place).copied().unwrap_or(false);
+        path::readings(path).is_some_and(|readings| {
+            readings.iter().any(|reading| {
+                let other = self.router.find(host, reading);
+                let other = other.unwrap_or(self.guarded.len() - 1);
+                other != place && (is_guarded(other) || is_guarded(place))
+            })
+        })
     }
 }
 

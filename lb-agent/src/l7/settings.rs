@@ -16,6 +16,7 @@ use super::counts::Counts;
 use super::edge::{Edge, Edges};
 use super::lately;
 use super::parts::{Maker, Parts};
+use super::request::Backends;
 use super::sticky::Key;
 use super::sticky::sessions::Sessions;
 use super::sticky::spread::Spread;
@@ -214,11 +215,21 @@ impl Snapshot {
         let entry = self.observed.backends.get(id.index() as usize)?;
         (entry.id == id && entry.state != state::REMOVED).then_some(entry)
     }
+}
 
-    /// Where a backend listens.
-    pub(super) fn address(&self, id: BackendId) -> Option<BackendAddress> {
+impl Backends for Snapshot {
+    fn address(&self, id: BackendId) -> Option<BackendAddress> {
         self.backend(id)
             .map(|backend| self.observed.address(backend))
+    }
+
+    fn table(&self, service: ServiceId) -> Option<&ServiceHead> {
+        let built = self.observed.tables.get(&service)?;
+        Some(&built.table().head)
+    }
+
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 }
 

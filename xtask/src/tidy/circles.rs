@@ -4,13 +4,6 @@ use super::modules::{Use, uses};
 use super::{Complaint, Source};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Modules in which circles may be: the crate's first file, the module (none: all of the crate), and the reason.
-const EXCEPTIONS: [(&str, &[&str], &str); 1] = [(
-    "lb-agent/src/lib.rs",
-    &["l7"],
-    "a request's context and the filters that it goes through know each other",
-)];
-
 /// Children of one module: the crate's first file, and the module.
 type Family<'a> = (&'a str, Vec<&'a str>);
 /// For each child, the siblings that it uses, each with its first use.
@@ -20,7 +13,7 @@ type Edges<'u, 'a> = BTreeMap<&'a str, BTreeMap<&'a str, &'u Use<'a>>>;
 pub(super) fn siblings_use_each_other_in_one_direction(sources: &[Source]) -> Vec<Complaint> {
     let uses = uses(sources);
     let mut families: BTreeMap<Family<'_>, Edges<'_, '_>> = BTreeMap::new();
-    for one in uses.iter().filter(|one| !is_excepted(one)) {
+    for one in &uses {
         let family = families.entry((one.root, one.parent.clone())).or_default();
         let used = family.entry(one.from).or_default();
         used.entry(one.to).or_insert(one);
@@ -33,12 +26,6 @@ pub(super) fn siblings_use_each_other_in_one_direction(sources: &[Source]) -> Ve
     complaints.sort();
     complaints.dedup();
     complaints
-}
-
-fn is_excepted(one: &Use<'_>) -> bool {
-    EXCEPTIONS
-        .iter()
-        .any(|(root, module, _)| one.root == *root && one.parent.starts_with(module))
 }
 
 /// Circles that share no use, the shortest first. Without their uses there is no circle left.

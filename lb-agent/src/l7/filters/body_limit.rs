@@ -4,9 +4,8 @@
 use hyper::StatusCode;
 use lb_http::Framing;
 
-use super::Filter;
-use crate::l7::answers::Answer;
-use crate::l7::context::RequestContext;
+use super::{Filter, Verdict};
+use crate::l7::request::{Backends, Request};
 
 struct BodyLimit {
     /// Bytes.
@@ -18,8 +17,8 @@ pub(super) fn filter(most: Option<u64>) -> Option<Box<dyn Filter>> {
 }
 
 impl Filter for BodyLimit {
-    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
-        match context.framing {
+    fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
+        match request.framing {
             Framing::Length(length) if length > self.most => Err(StatusCode::PAYLOAD_TOO_LARGE),
             _ => Ok(None),
         }

@@ -1,12 +1,9 @@
 //! Answers are compressed (see `compress`).
 
-use hyper::StatusCode;
-
-use super::{Filter, Response};
+use super::{Filter, Response, Verdict};
 use crate::config::http as config;
-use crate::l7::answers::Answer;
 use crate::l7::compress::{Asked, Compressor, give_back_tags};
-use crate::l7::context::RequestContext;
+use crate::l7::request::{Backends, Request};
 
 struct Compression(Compressor);
 
@@ -15,14 +12,14 @@ pub(super) fn filter(settings: &config::Compression) -> Option<Box<dyn Filter>> 
 }
 
 impl Filter for Compression {
-    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
-        context.asked = Some(Asked::new(&context.head));
-        give_back_tags(&mut context.head.fields);
+    fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
+        request.asked = Some(Asked::new(&request.head));
+        give_back_tags(&mut request.head.fields);
         Ok(None)
     }
 
-    fn response(&self, context: &RequestContext, response: &mut Response<'_>) {
-        if let Some(asked) = &context.asked {
+    fn response(&self, request: &Request, _backends: &dyn Backends, response: &mut Response<'_>) {
+        if let Some(asked) = &request.asked {
             response.coding = self.0.plan(asked, response.head, response.length);
         }
     }

@@ -1,15 +1,15 @@
 //! The header rules of a service and its route (see `rules`).
 
-use hyper::StatusCode;
 use lb_common::abi::BackendId;
 
-use super::{Filter, Response, Source};
+use super::{Filter, Response, Source, Verdict};
+use crate::config::BackendAddress;
 use crate::config::http::{HeaderRule, Operation, Variable};
-use crate::l7::answers::Answer;
-use crate::l7::context::RequestContext;
-use crate::l7::rules::Rules;
+use crate::l7::request::{Backends, Request};
+use crate::l7::rules::{Rules, Values};
 
 struct HeaderRules {
+    service: String,
     /// Changes to a request before its backend is chosen.
     request: Rules,
     /// Those that name the backend. They set, and never add: a request may be sent twice.
@@ -19,10 +19,12 @@ struct HeaderRules {
 }
 
 pub(super) fn filter<'a>(
+    service: &str,
     of_requests: impl Iterator<Item = &'a HeaderRule> + Clone,
     of_responses: impl Iterator<Item = &'a HeaderRule>,
 ) -> Option<Box<dyn Filter>> {
     let rules = HeaderRules {
+        service: service.to_owned(),
         request: Rules::new(of_requests.clone().filter(|rule| !names_backend(rule))),
         backend: Rules::new(of_requests.filter(|rule| names_backend(rule))),
         response: Rules::new(of_responses),
@@ -39,28 +41,49 @@ fn names_backend(rule: &HeaderRule) -> bool {
     }
 }
 
+impl HeaderRules {
+    fn apply(&self, rules: &Rules, request: &mut Request, backend: Option<&BackendAddress>) {
+        if rules.is_empty() {
+            return;
+        }
+        // Variables mean the request as it was before the rules.
+        let (host, target) = (request.head.host().to_vec(), request.head.target().to_vec());
+        let values = Values {
+            service: &self.service,
+            origin: &request.origin,
+            asker: &request.asker,
+            method: &request.head.method,
+            host: &host,
+            target: &target,
+            backend,
+        };
+        rules.apply(&mut request.head.fields, &values);
+    }
+}
+
 impl Filter for HeaderRules {
-    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
-        context.apply(&self.request, None);
+    fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
+        self.apply(&self.request, request, None);
         Ok(None)
     }
 
-    fn backend_chosen(&self, context: &mut RequestContext, backend: BackendId) {
+    fn backend_chosen(&self, request: &mut Request, backends: &dyn Backends, backend: BackendId) {
         if !self.backend.is_empty() {
-            let address = context.address_of(backend);
-            context.apply(&self.backend, address.as_ref());
+            let address = backends.address(backend);
+            self.apply(&self.backend, request, address.as_ref());
         }
     }
 
-    fn response(&self, context: &RequestContext, response: &mut Response<'_>) {
-        if self.response.is_empty() || response.source == Source::Gateway {
+    fn response(&self, request: &Request, backends: &dyn Backends, response: &mut Response<'_>) {
+        if self.response.is_empty() {
             return;
         }
         let address = match response.source {
-            Source::Backend(backend) => context.address_of(backend),
-            Source::Route | Source::Gateway => None,
+            Source::Backend(backend) => backends.address(backend),
+            Source::Route => None,
+            Source::Gateway => return,
         };
-        let values = context.values(address.as_ref());
+        let values = request.values(&self.service, address.as_ref());
         self.response.apply(&mut response.head.fields, &values);
     }
 }

@@ -3,10 +3,10 @@
 use hyper::StatusCode;
 use lb_http::Name;
 
-use super::{Filter, Response};
+use super::{Filter, Response, Verdict};
 use crate::config::http::{Hsts, Tls};
-use crate::l7::answers::{self, Answer};
-use crate::l7::context::RequestContext;
+use crate::l7::answers;
+use crate::l7::request::{Backends, Request};
 
 struct Https {
     /// `Strict-Transport-Security`, for answers over TLS.
@@ -26,14 +26,14 @@ pub(super) fn filter(tls: Option<&Tls>) -> Option<Box<dyn Filter>> {
 
 impl Filter for Https {
     /// The answer to a plain request is a 308, so that a POST stays one.
-    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
+    fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
         let Some(port) = self.redirect_port else {
             return Ok(None);
         };
-        if context.is_tls() || context.asker.https {
+        if request.is_tls() || request.asker.https {
             return Ok(None);
         }
-        let head = &context.head;
+        let head = &request.head;
         let to = redirect_target(head.host(), port, head.target());
         let to = to.ok_or(StatusCode::BAD_REQUEST)?;
         let mut answer = answers::plain(StatusCode::PERMANENT_REDIRECT);
@@ -41,9 +41,9 @@ impl Filter for Https {
         Ok(Some(answer))
     }
 
-    fn response(&self, context: &RequestContext, response: &mut Response<'_>) {
+    fn response(&self, request: &Request, _backends: &dyn Backends, response: &mut Response<'_>) {
         if let Some(hsts) = &self.hsts
-            && context.is_tls()
+            && request.is_tls()
         {
             let name = Name::StrictTransportSecurity;
             response.head.fields.set(name, hsts.as_bytes());

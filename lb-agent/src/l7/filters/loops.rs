@@ -3,21 +3,20 @@
 
 use hyper::StatusCode;
 
-use super::Filter;
-use crate::l7::answers::Answer;
-use crate::l7::context::RequestContext;
+use super::{Filter, Verdict};
+use crate::l7::forwarded::Via;
+use crate::l7::request::{Backends, Request};
 
-struct Loops;
+struct Loops(Via);
 
-pub(super) fn filter(is_proxied: bool) -> Option<Box<dyn Filter>> {
-    is_proxied.then(|| Box::new(Loops) as Box<dyn Filter>)
+pub(super) fn filter(via: Option<Via>) -> Option<Box<dyn Filter>> {
+    Some(Box::new(Loops(via?)))
 }
 
 impl Filter for Loops {
-    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
-        let version = context.head.version;
-        let via = &context.service.parts.via;
-        match via.pass(&mut context.head.fields, version) {
+    fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
+        let version = request.head.version;
+        match self.0.pass(&mut request.head.fields, version) {
             true => Ok(None),
             false => Err(StatusCode::LOOP_DETECTED),
         }

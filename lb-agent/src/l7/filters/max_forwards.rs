@@ -3,9 +3,9 @@
 use hyper::{Method, StatusCode};
 use lb_http::{Name, list};
 
-use super::Filter;
+use super::{Filter, Verdict};
 use crate::l7::answers::Answer;
-use crate::l7::context::RequestContext;
+use crate::l7::request::{Backends, Request};
 
 struct MaxForwards;
 
@@ -18,8 +18,8 @@ pub(super) fn filter() -> Option<Box<dyn Filter>> {
 }
 
 impl Filter for MaxForwards {
-    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
-        let head = &mut context.head;
+    fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
+        let head = &mut request.head;
         if head.method != Method::OPTIONS {
             return Ok(None);
         }

@@ -25,29 +25,52 @@ mod max_forwards;
 mod paths;
 mod stickiness;
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use lb_common::abi::BackendId;
+use lb_common::abi::{BackendId, ServiceId};
 use lb_http::ResponseHead;
 
 use super::answers::Answer;
 use super::compress;
-use super::context::RequestContext;
+use super::forwarded::Via;
+use super::request::{Backends, Request};
+use super::routes::Guards;
+use super::sticky::cookie::Cookies;
 use crate::config::http::{Algorithm, HttpService, Route, Settings};
 
 /// What looks at every request of its routes, and at every answer to one.
 pub(super) trait Filter: Send + Sync {
-    /// Looks at a request before its handler, and may change it. An answer is given in the place of the
-    /// handler's; an error is the status of a request that is refused.
-    fn request(&self, _context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
+    /// Looks at a request before its handler, and may change it.
+    fn request(&self, _request: &mut Request, _backends: &dyn Backends) -> Verdict {
         Ok(None)
     }
 
     /// Changes a request whose backend is chosen. It is called for each backend that is tried.
-    fn backend_chosen(&self, _context: &mut RequestContext, _backend: BackendId) {}
+    fn backend_chosen(
+        &self,
+        _request: &mut Request,
+        _backends: &dyn Backends,
+        _backend: BackendId,
+    ) {
+    }
 
     /// Changes an answer before its client gets it.
-    fn response(&self, _context: &RequestContext, _response: &mut Response<'_>) {}
+    fn response(&self, _request: &Request, _backends: &dyn Backends, _response: &mut Response<'_>) {
+    }
+}
+
+/// What a filter says of a request: nothing, an answer in the place of the handler's, or the status to
+/// refuse it with.
+pub(super) type Verdict = Result<Option<Answer>, StatusCode>;
+
+/// Why a request does not come to its handler.
+pub(super) enum Stopped {
+    /// It has its answer.
+    Answered(Answer),
+    /// It is refused with this status.
+    Refused(StatusCode),
 }
 
 /// Who gives an answer.
@@ -88,8 +111,20 @@ impl<T> Cleared<T> {
 pub(super) struct Terms {
     /// Bytes of a body; `None` for any number.
     pub(super) body: Option<u64>,
-    /// Backends answer.
-    pub(super) is_proxied: bool,
+    /// Which paths are read otherwise by others, and its own place among the routes.
+    pub(super) guards: Option<(Arc<Guards>, usize)>,
+    /// Its backends; `None` if it answers by itself.
+    pub(super) proxied: Option<Proxied>,
+}
+
+/// What filters have to know of a route's backends.
+pub(super) struct Proxied {
+    /// Their service; `None` before it has tables.
+    pub(super) service: Option<ServiceId>,
+    /// Their cookies, if clients are known by them.
+    pub(super) cookies: Option<Cookies>,
+    /// Names this service to others.
+    pub(super) via: Via,
 }
 
 /// The filters of one route.
@@ -98,18 +133,19 @@ pub(super) struct Chain(Vec<Box<dyn Filter>>);
 impl Chain {
     /// Those of `route` of a service, or of its requests without one. Requests pass them from the first to
     /// the last, answers from the last to the first.
-    pub(super) fn new(http: &HttpService, route: Option<&Route>, terms: &Terms) -> Self {
+    pub(super) fn new(http: &HttpService, route: Option<&Route>, terms: Terms) -> Self {
         // Every setting is named here: a new one does not compile before it has its place.
         let HttpService {
-            name: _,
+            name,
             listen: _,
             tls,
             settings,
-            routes,
+            // Those of other routes matter for `guards` (`parts`).
+            routes: _,
         } = http;
         let Settings {
             compression,
-            ambiguous_paths,
+            stickiness,
             request_headers,
             response_headers,
             // Every request is read by these (`context`).
@@ -118,7 +154,8 @@ impl Chain {
             underscore_headers: _,
             allow_client_headers: _,
             upgrade: _,
-            stickiness: _,
+            // Of the guards (`parts`).
+            ambiguous_paths: _,
             // Of connections, backends and answers (`serve`, `reach`, `exchange`, `edge`, `pages`).
             proxy_protocol: _,
             send_proxy_protocol: _,
@@ -131,39 +168,56 @@ impl Chain {
         } = settings;
         let route_rules = route.map(|route| (&*route.request_headers, &*route.response_headers));
         let (of_requests, of_responses) = route_rules.unwrap_or_default();
+        let (via, sticky) = match terms.proxied {
+            Some(Proxied {
+                service,
+                cookies,
+                via,
+            }) => (Some(via), Some((service, cookies))),
+            None => (None, None),
+        };
         let filters = [
             compression::filter(compression),
             https::filter(tls.as_ref()),
-            paths::filter(*ambiguous_paths, routes),
+            paths::filter(terms.guards),
             body_limit::filter(terms.body),
             max_forwards::filter(),
             header_rules::filter(
+                name,
                 request_headers.iter().chain(of_requests),
                 response_headers.iter().chain(of_responses),
             ),
-            loops::filter(terms.is_proxied),
-            stickiness::filter(terms.is_proxied),
+            loops::filter(via),
+            stickiness::filter(stickiness, sticky),
         ];
         Self(filters.into_iter().flatten().collect())
     }
 
-    /// Has all filters look at a request. The error is the answer in the place of the handler's.
-    pub(super) fn admit(&self, context: &mut RequestContext) -> Result<Permit, Cleared<Answer>> {
+    /// Has all filters look at a request.
+    pub(super) fn admit(
+        &self,
+        request: &mut Request,
+        backends: &dyn Backends,
+    ) -> Result<Permit, Stopped> {
         for filter in &self.0 {
-            let stopped = match filter.request(context) {
-                Ok(None) => continue,
-                Ok(Some(answer)) => answer,
-                Err(status) => context.page(status),
-            };
-            return Err(self.clear_answer(context, Source::Gateway, stopped));
+            match filter.request(request, backends) {
+                Ok(None) => {}
+                Ok(Some(answer)) => return Err(Stopped::Answered(answer)),
+                Err(status) => return Err(Stopped::Refused(status)),
+            }
         }
         Ok(Permit(()))
     }
 
     /// Tells the filters which backend was chosen.
-    pub(super) fn backend_chosen(&self, context: &mut RequestContext, backend: BackendId) {
+    pub(super) fn backend_chosen(
+        &self,
+        request: &mut Request,
+        backends: &dyn Backends,
+        backend: BackendId,
+    ) {
         for filter in &self.0 {
-            filter.backend_chosen(context, backend);
+            filter.backend_chosen(request, backends, backend);
         }
     }
 
@@ -171,7 +225,8 @@ impl Chain {
     /// With it comes the coding that the body is to get.
     pub(super) fn clear(
         &self,
-        context: &RequestContext,
+        request: &Request,
+        backends: &dyn Backends,
         source: Source,
         mut head: ResponseHead,
         length: Option<u64>,
@@ -183,7 +238,7 @@ impl Chain {
             coding: None,
         };
         for filter in self.0.iter().rev() {
-            filter.response(context, &mut response);
+            filter.response(request, backends, &mut response);
         }
         let coding = response.coding;
         (Cleared(head), coding)
@@ -192,13 +247,14 @@ impl Chain {
     /// Has all filters look at an answer that is at hand.
     pub(super) fn clear_answer(
         &self,
-        context: &RequestContext,
+        request: &Request,
+        backends: &dyn Backends,
         source: Source,
         answer: Answer,
     ) -> Cleared<Answer> {
         let Answer { head, mut body } = answer;
         let length = Some(body.len() as u64);
-        let (Cleared(mut head), coding) = self.clear(context, source, head, length);
+        let (Cleared(mut head), coding) = self.clear(request, backends, source, head, length);
         if let Some(algorithm) = coding
             && !body.is_empty()
         {

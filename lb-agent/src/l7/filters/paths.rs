@@ -1,24 +1,30 @@
 //! Paths that a backend may read otherwise than this service does are refused, where that matters
 //! (`ambiguous_paths`).
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 
-use super::Filter;
-use crate::config::http::{Action, AmbiguousPaths, Route};
-use crate::l7::answers::Answer;
-use crate::l7::context::RequestContext;
+use super::{Filter, Verdict};
+use crate::l7::request::{Backends, Request};
+use crate::l7::routes::Guards;
 
-struct Paths;
+struct Paths {
+    guards: Arc<Guards>,
+    /// The route's own.
+    place: usize,
+}
 
-pub(super) fn filter(setting: AmbiguousPaths, routes: &[Route]) -> Option<Box<dyn Filter>> {
-    let answers_itself = |route: &Route| !matches!(route.action, Action::Forward(_));
-    let guards = setting == AmbiguousPaths::Refuse && routes.iter().any(answers_itself);
-    guards.then(|| Box::new(Paths) as Box<dyn Filter>)
+pub(super) fn filter(guards: Option<(Arc<Guards>, usize)>) -> Option<Box<dyn Filter>> {
+    let (guards, place) = guards?;
+    Some(Box::new(Paths { guards, place }))
 }
 
 impl Filter for Paths {
-    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
-        match context.is_evasive() {
+    fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
+        let host = std::str::from_utf8(request.head.host()).unwrap_or_default();
+        let path = String::from_utf8_lossy(request.head.path());
+        match self.guards.is_evasive(host, &path, self.place) {
             true => Err(StatusCode::BAD_REQUEST),
             false => Ok(None),
         }

@@ -1,45 +1,77 @@
 //! By what a client is known (see `sticky`), and the cookie that makes it known.
 
 use hyper::StatusCode;
+use lb_common::abi::ServiceId;
 use lb_http::{Fields, Name, list};
 
-use super::{Filter, Response, Source};
-use crate::l7::answers::Answer;
-use crate::l7::context::RequestContext;
-use crate::l7::sticky::{Key, Then};
+use super::{Filter, Response, Source, Verdict};
+use crate::config::http::Stickiness;
+use crate::l7::request::{Backends, Request};
+use crate::l7::sticky::cookie::Cookies;
+use crate::l7::sticky::{self, Key, Memory, Then};
 
-struct Stickiness;
-
-pub(super) fn filter(is_proxied: bool) -> Option<Box<dyn Filter>> {
-    is_proxied.then(|| Box::new(Stickiness) as Box<dyn Filter>)
+struct Sticky {
+    stickiness: Stickiness,
+    /// The service of the route's backends; `None` before it has tables.
+    service: Option<ServiceId>,
+    /// Their cookies, if clients are known by them.
+    cookies: Option<Cookies>,
 }
 
-impl Filter for Stickiness {
-    fn request(&self, context: &mut RequestContext) -> Result<Option<Answer>, StatusCode> {
-        context.recognize();
-        if context.known.then == Then::Learn {
+pub(super) fn filter(
+    stickiness: &Stickiness,
+    proxied: Option<(Option<ServiceId>, Option<Cookies>)>,
+) -> Option<Box<dyn Filter>> {
+    let (service, cookies) = proxied?;
+    Some(Box::new(Sticky {
+        stickiness: stickiness.clone(),
+        service,
+        cookies,
+    }))
+}
+
+impl Filter for Sticky {
+    fn request(&self, request: &mut Request, backends: &dyn Backends) -> Verdict {
+        if let Some(table) = self.service.and_then(|id| backends.table(id)) {
+            let memory = Memory {
+                cookies: self.cookies.as_ref(),
+                sessions: backends.sessions(),
+            };
+            request.known = sticky::known(
+                &self.stickiness,
+                table,
+                request.asker.ip,
+                &request.head.fields,
+                request.head.query(),
+                memory,
+            );
+        }
+        if request.known.then == Then::Learn {
             // The handshake is read on its way: it has to come as it is.
-            context.head.fields.remove(Name::AcceptEncoding);
+            request.head.fields.remove(Name::AcceptEncoding);
         }
         Ok(None)
     }
 
-    fn response(&self, context: &RequestContext, response: &mut Response<'_>) {
+    fn response(&self, request: &Request, backends: &dyn Backends, response: &mut Response<'_>) {
         let Source::Backend(backend) = response.source else {
             return;
         };
         let fields = &mut response.head.fields;
-        match &context.known.then {
+        match &request.known.then {
             // An answer that a shared cache may keep would bring everybody to one backend.
-            Then::Cookie if context.known.key != Key::Backend(backend) && !is_shared(fields) => {
-                if let Some(value) = context.cookie_of(backend) {
+            Then::Cookie if request.known.key != Key::Backend(backend) && !is_shared(fields) => {
+                let cookies = self.cookies.as_ref();
+                if let Some(value) = cookies.and_then(|all| all.set(backend, request.asker.https)) {
                     fields.append(Name::SetCookie, value.as_bytes());
                 }
             }
             // "Session ID unknown", or a request that does not fit it: either way what is
             // remembered is of no use.
-            Then::Session(_) if response.head.status == StatusCode::BAD_REQUEST => {
-                context.forget_session();
+            Then::Session(sid) if response.head.status == StatusCode::BAD_REQUEST => {
+                if let Some(service) = self.service {
+                    backends.sessions().forget(service, sid);
+                }
             }
             _ => {}
         }

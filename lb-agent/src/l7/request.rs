@@ -1,0 +1,73 @@
+//! A request as filters see it, and what they may ask of the backends.
+
+use std::rc::Rc;
+
+use hyper::Method;
+use lb_common::abi::{BackendId, ServiceHead, ServiceId};
+use lb_http::{Framing, RequestHead};
+
+use super::compress::Asked;
+use super::forwarded::{Asker, Origin};
+use super::rules::Values;
+use super::sticky::Known;
+use super::sticky::sessions::Sessions;
+use crate::config::BackendAddress;
+
+/// A request as filters see it.
+pub(super) struct Request {
+    /// As its backend gets it.
+    pub(super) head: RequestHead,
+    /// Of its body.
+    pub(super) framing: Framing,
+    /// Its connection.
+    pub(super) origin: Rc<Origin>,
+    /// Who asks.
+    pub(super) asker: Asker,
+    /// The protocol that the client wants to go on with.
+    pub(super) upgrade: Option<String>,
+    /// How its answer may be compressed, if it may.
+    pub(super) asked: Option<Asked>,
+    /// By what it is known.
+    pub(super) known: Known,
+}
+
+impl Request {
+    /// Whether it came by TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.origin.https
+    }
+
+    /// Whether it is a HEAD.
+    pub(super) fn is_head(&self) -> bool {
+        self.head.method == Method::HEAD
+    }
+
+    /// What variables stand for, in the rules of `service`.
+    pub(super) fn values<'a>(
+        &'a self,
+        service: &'a str,
+        backend: Option<&'a BackendAddress>,
+    ) -> Values<'a> {
+        Values {
+            service,
+            origin: &self.origin,
+            asker: &self.asker,
+            method: &self.head.method,
+            host: self.head.host(),
+            target: self.head.target(),
+            backend,
+        }
+    }
+}
+
+/// What filters may ask of the backends and their tables.
+pub(super) trait Backends {
+    /// Where a backend listens.
+    fn address(&self, id: BackendId) -> Option<BackendAddress>;
+
+    /// The settings of a service's table in force.
+    fn table(&self, service: ServiceId) -> Option<&ServiceHead>;
+
+    /// The memory of Socket.IO sessions.
+    fn sessions(&self) -> &Sessions;
+}
