@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::error::Problems;
+use super::http::Protocol;
 use super::reader::{Table, Value};
 use super::{Mode, value};
 
@@ -50,6 +51,8 @@ pub enum Probe {
 /// A request, and what makes an answer a good one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpProbe {
+    /// What is spoken.
+    pub protocol: Protocol,
     /// Path and query.
     pub path: String,
     /// Method.
@@ -111,6 +114,14 @@ impl Health {
             passive: true,
             ..Self::default()
         })
+    }
+
+    /// For backends that speak `protocol`. What is asked at a port of its own speaks HTTP/1.1.
+    pub(super) fn over(mut self, protocol: Protocol) -> Self {
+        if let (Probe::Http(http), None) = (&mut self.probe, self.port) {
+            http.protocol = protocol;
+        }
+        self
     }
 }
 
@@ -228,6 +239,7 @@ fn request(table: &mut Table<'_, '_>, problems: &mut Problems) -> HttpProbe {
         .and_then(|value| value.table("{ \"X-Probe\" = \"lb-agent\" }", problems))
         .map(|table| headers(table, problems));
     HttpProbe {
+        protocol: Protocol::Http1,
         path: path.unwrap_or_else(|| "/".to_owned()),
         method: method.unwrap_or_else(|| "GET".to_owned()),
         host,

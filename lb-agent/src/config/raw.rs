@@ -55,7 +55,10 @@ impl RawService {
             affinity: self.affinity.clone(),
             max_load_permille: self.max_load_permille,
             max_connections: None,
-            health: self.health.clone(),
+            health: self
+                .health
+                .clone()
+                .map(|health| health.over(inner.protocol)),
             paths: ServicePaths::default(),
             backends: inner.backends,
             send_proxy_protocol: None,

@@ -73,6 +73,8 @@ fn expand(mut raw: RawService, problems: &mut Problems) -> Vec<Written> {
             reached_at: reached_at.clone(),
         })
         .collect();
+    let protocol = http.settings.protocol;
+    raw.health = raw.health.map(|health| health.over(protocol));
     let outer = Written {
         raw,
         http: Some(Arc::new(http)),

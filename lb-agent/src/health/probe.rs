@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
 use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::BackendAddress;
 use crate::config::health::{Health as Check, HttpProbe, Probe};
+use crate::config::http::Protocol;
 use crate::sockdiag;
 
 /// So much of a body is searched for the text that must be there, in bytes.
@@ -95,13 +96,23 @@ async fn answered(
     probe: &HttpProbe,
 ) -> Result<(), String> {
     let broken = |error: hyper::Error| format!("no answer that makes sense: {error}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
-    let connection = tokio::spawn(connection);
-    let _end = AbortOnDrop(connection.abort_handle());
     let request = request(host, probe)?;
-    let response = sender.send_request(request).await.map_err(broken)?;
+    let io = TokioIo::new(stream);
+    // The connection lives as long as its guard.
+    let (response, _end) = match probe.protocol {
+        Protocol::Http1 => {
+            let (mut sender, connection) = http1::handshake(io).await.map_err(broken)?;
+            let end = AbortOnDrop(tokio::spawn(connection).abort_handle());
+            (sender.send_request(request).await, end)
+        }
+        Protocol::H2c => {
+            let executor = TokioExecutor::new();
+            let (mut sender, connection) = http2::handshake(executor, io).await.map_err(broken)?;
+            let end = AbortOnDrop(tokio::spawn(connection).abort_handle());
+            (sender.send_request(request).await, end)
+        }
+    };
+    let response = response.map_err(broken)?;
     let status = response.status().as_u16();
     if !probe.status.contains(status) {
         return Err(format!("status {status}"));
@@ -122,12 +133,17 @@ impl Drop for AbortOnDrop {
 
 fn request(host: &str, probe: &HttpProbe) -> Result<Request<Empty<Bytes>>, String> {
     let host = probe.host.as_deref().unwrap_or(host);
-    let mut request = Request::builder()
+    let request = Request::builder()
         .method(probe.method.as_str())
-        .uri(probe.path.as_str())
-        .header(USER_AGENT, concat!("lb-agent/", env!("CARGO_PKG_VERSION")))
-        .header(CONNECTION, HeaderValue::from_static("close"))
-        .header(HOST, host)
+        .header(USER_AGENT, concat!("lb-agent/", env!("CARGO_PKG_VERSION")));
+    let request = match probe.protocol {
+        Protocol::Http1 => request
+            .uri(probe.path.as_str())
+            .header(CONNECTION, HeaderValue::from_static("close"))
+            .header(HOST, host),
+        Protocol::H2c => request.uri(format!("http://{host}{}", probe.path)),
+    };
+    let mut request = request
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
     for (name, value) in &probe.headers {

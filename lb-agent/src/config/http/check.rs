@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::route::{Action, RawRoute, Route, Target};
 use super::value::HostPattern;
-use super::{HttpService, RawTls, Settings, Tls};
+use super::{HttpService, Protocol, RawTls, Settings, Tls, protocol};
 use crate::config::error::{Located, Place, Problems};
 use crate::config::lists::RawBackend;
 use crate::config::value;
@@ -23,6 +23,8 @@ pub(in crate::config) struct Inner {
     /// Former names of the route.
     pub(in crate::config) was: Vec<Located<String>>,
     pub(in crate::config) backends: Vec<RawBackend>,
+    /// What they speak.
+    pub(in crate::config) protocol: Protocol,
 }
 
 /// Checks what was written of the service `name`, and takes out the services inside it.
@@ -33,12 +35,13 @@ pub(in crate::config) fn check(
     problems: &mut Problems,
 ) -> (HttpService, Vec<Inner>) {
     check_overlaps(&raw.routes, problems);
+    check_introductions(&raw, problems);
     let mut inner = Vec::new();
     let tls = raw.tls.map(|raw| tls(raw, &listen, problems));
     let routes = raw
         .routes
         .into_iter()
-        .map(|raw| route(name, raw, &mut inner, problems))
+        .map(|route| self::route(name, route, raw.settings.protocol, &mut inner, problems))
         .collect();
     let service = HttpService {
         name: name.to_owned(),
@@ -76,6 +79,22 @@ fn tls(raw: RawTls, plain: &[std::net::SocketAddr], problems: &mut Problems) -> 
     }
 }
 
+/// PROXY headers are for connections of one client each, which those of HTTP/2 are not.
+fn check_introductions(raw: &RawHttp, problems: &mut Problems) {
+    if raw.settings.send_proxy_protocol.is_none() || raw.settings.protocol == Protocol::H2c {
+        return;
+    }
+    for protocol in raw
+        .routes
+        .iter()
+        .filter_map(|route| route.protocol.as_ref())
+    {
+        if protocol.value == Protocol::H2c {
+            problems.add(&protocol.place, protocol::INTRODUCED_AND_SHARED);
+        }
+    }
+}
+
 /// Two routes for the same host and path: one of them would never be taken.
 fn check_overlaps(routes: &[RawRoute], problems: &mut Problems) {
     let mut seen: HashMap<(Option<&HostPattern>, &str), &Place> = HashMap::new();
@@ -105,7 +124,14 @@ fn check_overlaps(routes: &[RawRoute], problems: &mut Problems) {
     }
 }
 
-fn route(service: &str, raw: RawRoute, inner: &mut Vec<Inner>, problems: &mut Problems) -> Route {
+fn route(
+    service: &str,
+    raw: RawRoute,
+    usual: Protocol,
+    inner: &mut Vec<Inner>,
+    problems: &mut Problems,
+) -> Route {
+    let protocol = raw.protocol.map(|protocol| protocol.value);
     let name = raw.name.as_ref().map(|name| name.value.clone());
     let action = match raw.target {
         Target::Done(action) => action,
@@ -120,6 +146,7 @@ fn route(service: &str, raw: RawRoute, inner: &mut Vec<Inner>, problems: &mut Pr
                     name: name.clone(),
                     was: raw.was,
                     backends,
+                    protocol: protocol.unwrap_or(usual),
                 });
             }
             Action::Forward(name)
@@ -140,6 +167,7 @@ fn route(service: &str, raw: RawRoute, inner: &mut Vec<Inner>, problems: &mut Pr
         hosts: raw.hosts.into_iter().map(|host| host.value).collect(),
         path: raw.path.value,
         action,
+        protocol,
         request_headers: raw.request_headers,
         response_headers: raw.response_headers,
         timeouts: raw.timeouts,

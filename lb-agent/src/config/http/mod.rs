@@ -8,12 +8,14 @@
 //! | `header` | header rules |
 //! | `template` | texts with variables |
 //! | `path` | the plain form of a path |
+//! | `protocol` | what backends speak |
 //! | `value` | the rules for one value |
 //! | `check` | rules between values |
 
 mod check;
 mod header;
 pub mod path;
+mod protocol;
 mod read;
 mod route;
 mod sections;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<Cidr>,
     /// Whether connections from trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// What backends speak.
+    pub protocol: Protocol,
     /// The PROXY header that connections to backends begin with.
     pub send_proxy_protocol: Option<ProxyVersion>,
     /// Whether `Forwarded` (RFC 7239) is sent beside the `X-Forwarded` headers.
@@ -140,6 +144,16 @@ pub struct Hsts {
     pub include_subdomains: bool,
     /// Whether the name may be entered in the browsers' own lists.
     pub preload: bool,
+}
+
+/// What backends speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, with prior knowledge (RFC 9113, section 3.3).
+    H2c,
 }
 
 /// Versions of the PROXY protocol.
@@ -337,6 +351,7 @@ impl Default for Settings {
         Self {
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
+            protocol: Protocol::Http1,
             send_proxy_protocol: None,
             forwarded: false,
             stickiness: Stickiness::Address,

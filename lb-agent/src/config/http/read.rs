@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::sections::file_path;
 use super::{
-    AmbiguousPaths, CertificateFiles, Hsts, SameSite, Settings, Stickiness, StickyCookie,
-    TlsVersion, header, sections, value,
+    AmbiguousPaths, CertificateFiles, Hsts, Protocol, SameSite, Settings, Stickiness, StickyCookie,
+    TlsVersion, header, protocol, sections, value,
 };
 use crate::config::error::{Located, Place, Problems};
 use crate::config::lists;
@@ -51,9 +51,18 @@ pub(in crate::config) fn http(mut table: Table<'_, '_>, problems: &mut Problems)
         let one = |item: &Value<'_, '_>| item.string("\"10.0.0.0/8\"", problems, value::cidr);
         items.iter().filter_map(one).collect()
     });
-    let send_proxy_protocol = table
-        .take("send_proxy_protocol")
-        .and_then(|value| value.string("\"v2\"", problems, value::proxy_version));
+    let protocol = table
+        .take("protocol")
+        .and_then(|value| protocol::read(&value, problems));
+    let send_proxy_protocol = table.take("send_proxy_protocol").and_then(|value| {
+        if protocol
+            .as_ref()
+            .is_some_and(|protocol| protocol.value == Protocol::H2c)
+        {
+            problems.add(&value.place, protocol::INTRODUCED_AND_SHARED);
+        }
+        value.string("\"v2\"", problems, value::proxy_version)
+    });
     let stickiness = table
         .take("stickiness")
         .and_then(|value| stickiness(&value, problems));
@@ -93,6 +102,7 @@ pub(in crate::config) fn http(mut table: Table<'_, '_>, problems: &mut Problems)
     Settings {
         trusted_proxies: trusted_proxies.unwrap_or_default(),
         proxy_protocol,
+        protocol: protocol.map_or(usual.protocol, |protocol| protocol.value),
         send_proxy_protocol,
         forwarded,
         stickiness: stickiness.unwrap_or(usual.stickiness),

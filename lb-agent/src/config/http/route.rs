@@ -6,6 +6,7 @@ use super::header::{self, HeaderRule};
 use super::sections::{self, RouteLimits, RouteTimeouts};
 use super::template::Template;
 use super::value::{self, HostPattern};
+use super::{Protocol, protocol};
 use crate::config::Path;
 use crate::config::error::{Located, Place, Problems};
 use crate::config::lists::{self, RawBackend};
@@ -23,6 +24,8 @@ pub struct Route {
     pub path: String,
     /// What happens to a request.
     pub action: Action,
+    /// What its backends speak, where that differs from the service's.
+    pub protocol: Option<Protocol>,
     /// Changes to the request, after those of the service.
     pub request_headers: Vec<HeaderRule>,
     /// Changes to the answer, after those of the service.
@@ -64,6 +67,7 @@ pub(in crate::config) struct RawRoute {
     pub(super) hosts: Vec<Located<HostPattern>>,
     pub(super) path: Located<String>,
     pub(super) target: Target,
+    pub(super) protocol: Option<Located<Protocol>>,
     /// Whether anything but hosts and path was written.
     pub(super) does_something: bool,
     pub(super) request_headers: Vec<HeaderRule>,
@@ -109,8 +113,23 @@ fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
         Some(value.locate(path))
     });
     let target = target(&mut table, problems);
-    let options = ["request_headers", "response_headers", "timeouts", "limits"];
+    let options = [
+        "protocol",
+        "request_headers",
+        "response_headers",
+        "timeouts",
+        "limits",
+    ];
     let does_something = options.iter().any(|key| table.has(key));
+    let protocol = table.take("protocol").and_then(|value| {
+        if matches!(target, Target::Done(_)) {
+            problems.add(
+                &value.place,
+                "there is no backend to speak it with (leave it out)",
+            );
+        }
+        protocol::read(&value, problems)
+    });
     let request_headers = table
         .take("request_headers")
         .map(|value| header::request_rules(&value, problems))
@@ -140,6 +159,7 @@ fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
         was: was.unwrap_or_default(),
         hosts,
         target,
+        protocol,
         does_something,
         request_headers,
         response_headers,

@@ -147,7 +147,7 @@ fn all_problems_come_at_once() {
     let expected = [
         "7: service[0].tls.listen[0]: 0.0.0.0:80 is listed twice (leave one out)",
         "10: service[0].http.trusted_proxies[0]: \"10.0.0.1/8\" has bits after its prefix (write \"10.0.0.0/8\")",
-        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, allow_client_headers, ambiguous_paths, trusted_proxies, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, access_log, upstream and errors)",
+        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, allow_client_headers, ambiguous_paths, trusted_proxies, protocol, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, access_log, upstream and errors)",
         "12: service[0].http.request_headers[0].value: \"$clientip\" is not a variable (did you mean $client_ip?)",
         "12: service[0].http.request_headers[1].set: Connection belongs to the connection and is set as it must be (leave it out)",
         "15: service[0].route[0].answer.status: 99 is not the status of an answer (use 200 to 599)",
@@ -156,6 +156,32 @@ fn all_problems_come_at_once() {
         "19: service[0].route[2]: leads nowhere (write backends, redirect or answer)",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn what_backends_speak_is_the_routes_own_or_that_of_the_service() {
+    let config = of(
+        "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\
+         backends = ['127.0.0.1:1']\n\
+         health = { path = '/' }\n\
+         [service.http]\nprotocol = 'h2c'\n\
+         [[service.route]]\npath = '/old'\nbackends = ['127.0.0.1:2']\nprotocol = 'http1'\n\
+         [[service.route]]\npath = '/new'\nbackends = ['127.0.0.1:3']\n",
+    );
+    let http = config.services[0].http.as_deref().unwrap();
+    assert_eq!(http.settings.protocol, Protocol::H2c);
+    let routes: Vec<Option<Protocol>> = http.routes.iter().map(|route| route.protocol).collect();
+    assert_eq!(routes, [Some(Protocol::Http1), None]);
+    let checks =
+        config
+            .services
+            .iter()
+            .map(|service| match &service.health.as_ref().unwrap().probe {
+                crate::config::health::Probe::Http(http) => http.protocol,
+                other => panic!("{other}"),
+            });
+    let checks: Vec<Protocol> = checks.collect();
+    assert_eq!(checks, [Protocol::H2c, Protocol::Http1, Protocol::H2c]);
 }
 
 #[test]
@@ -182,6 +208,22 @@ fn unix_sockets_are_for_http() {
 #[test]
 fn what_is_wrong_with_one_value_is_said_in_one_line() {
     let table = [
+        (
+            "[service.http]\nprotocol = 'h3'",
+            "7: service[0].http.protocol: \"h3\" is unknown (use \"http1\" or \"h2c\")",
+        ),
+        (
+            "[service.http]\nprotocol = 'h2c'\nsend_proxy_protocol = 'v2'",
+            "8: service[0].http.send_proxy_protocol: a connection of HTTP/2 carries the requests of many clients, and a PROXY header names one (leave send_proxy_protocol out: X-Forwarded-For and Forwarded tell who asks)",
+        ),
+        (
+            "[service.http]\nsend_proxy_protocol = 'v2'\n[[service.route]]\npath = '/a'\nprotocol = 'h2c'",
+            "10: service[0].route[0].protocol: a connection of HTTP/2 carries the requests of many clients, and a PROXY header names one (leave send_proxy_protocol out: X-Forwarded-For and Forwarded tell who asks)",
+        ),
+        (
+            "[[service.route]]\npath = '/a'\nanswer = {}\nprotocol = 'h2c'",
+            "9: service[0].route[0].protocol: there is no backend to speak it with (leave it out)",
+        ),
         (
             "[service.http]\nstickiness = 'cookies'",
             "7: service[0].http.stickiness: \"cookies\" is unknown (use \"address\", \"socketio\", { cookie = \"lb\" }, { header = \"X-User\" } or { query = \"room\" })",

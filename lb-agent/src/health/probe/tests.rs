@@ -145,3 +145,34 @@ async fn a_unix_socket_is_asked_like_any_other() {
     probe(&backend, &http("")).await.unwrap();
     assert!(server.await.unwrap() > 0);
 }
+
+#[tokio::test]
+async fn a_backend_of_h2c_is_asked_over_http_2() {
+    use hyper::server::conn::http2::Builder;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (told, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let answer = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let _ = told.send((request.uri().to_string(), request.version()));
+            async { Ok::<_, std::convert::Infallible>(Response::new("all is well".to_owned())) }
+        });
+        // An error is the end of the probe's connection.
+        let _ = Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), answer)
+            .await;
+        asked.recv().await.unwrap()
+    });
+    let mut check = http("path = '/up'\nhost = 'example.com'\nbody = 'is well'");
+    let Probe::Http(probe_of_http) = &mut check.probe else {
+        panic!("{}", check.probe)
+    };
+    probe_of_http.protocol = Protocol::H2c;
+    probe(&address.into(), &check).await.unwrap();
+    let (uri, version) = server.await.unwrap();
+    assert_eq!(
+        (uri.as_str(), version),
+        ("http://example.com/up", hyper::Version::HTTP_2)
+    );
+}
