@@ -39,6 +39,8 @@ pub(super) struct Visit {
     service: RefCell<Option<(u64, Arc<Service>)>>,
     /// What was agreed on in the TLS handshake, if there was one.
     pub(super) tls: Option<Agreed>,
+    /// HTTP/2 is spoken.
+    http2: Cell<bool>,
     /// The streams of HTTP/2 that carry answers.
     streams: RefCell<Vec<Given>>,
     /// Requests under way: more than one with HTTP/2 alone.
@@ -127,6 +129,7 @@ impl Visit {
             chosen: Cell::new(None),
             remembered: Cell::new(None),
             service: RefCell::new(None),
+            http2: Cell::new(tls.is_some_and(|agreed| agreed.http2)),
             tls,
             streams: RefCell::default(),
             under_way: Cell::new(0),
@@ -170,8 +173,14 @@ impl Visit {
     }
 
     /// Whether it is HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
-        self.tls.is_some_and(|agreed| agreed.http2)
+    pub(super) const fn is_http2(&self) -> bool {
+        self.http2.get()
+    }
+
+    /// HTTP/2 begins.
+    pub(super) fn speak_http2(&self) {
+        self.http2.set(true);
+        self.end();
     }
 
     /// Remembers where the client went, at the beginning and then every now and then.

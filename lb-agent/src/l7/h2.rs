@@ -25,8 +25,8 @@ use super::connection::{UnderWay, Visit};
 use super::context::RequestContext;
 use super::exchange::Outcome;
 use super::extended::Extended;
+use super::prefixed::Prefixed;
 use super::progress::Phase;
-use super::stream::Stream;
 use super::{answers, body, handle};
 
 /// Streams that a client may open and reset before they were looked at (CVE-2023-44487). hyper
@@ -43,6 +43,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
 
+/// How long a client may take to go that was told to.
+const GO: Duration = Duration::from_secs(5);
 /// How often it is looked whether the client takes its answers.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -57,7 +59,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
 }
 
 /// Answers requests until the connection ends.
-pub(super) async fn converse(io: Stream, visit: &Rc<Visit>) {
+pub(super) async fn converse(io: Prefixed, visit: &Rc<Visit>) {
     let limits = visit
         .service()
         .map(|service| service.http.settings.limits.clone());
@@ -90,8 +92,15 @@ pub(super) async fn converse(io: Stream, visit: &Rc<Visit>) {
         }
         let idle = visit.progress.phase() != Phase::Exchange
             && visit.progress.poll_deadline(context).is_ready();
+        if idle && told {
+            // It has had its time, or speaks no HTTP/2 at all.
+            return Poll::Ready(());
+        }
         if (idle || visit.worker.is_stopping()) && !told {
             told = true;
+            if visit.progress.phase() != Phase::Exchange {
+                visit.progress.idle(GO);
+            }
             // GOAWAY: what is under way is answered.
             Pin::new(&mut connection).graceful_shutdown();
         }

@@ -12,6 +12,7 @@ use lb_http::request::Limits;
 
 use super::client::Conn;
 use super::connection::Visit;
+use super::prefixed::Prefixed;
 use super::progress::Phase;
 use super::respond::{self, After};
 use super::stream::Stream;
@@ -20,8 +21,13 @@ use super::tunnel::End;
 /// How long the head of a request may take when the agent ends.
 const LAST_HEAD: Duration = Duration::from_secs(1);
 
+/// The first line of what a client of HTTP/2 begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
 /// What comes next on a connection.
 enum Next {
+    /// HTTP/2, with prior knowledge (RFC 9113, section 3.3).
+    Http2,
     Head(RequestHead),
     /// What came is no request, or takes too long to become one: the status to refuse it with.
     Refused(StatusCode),
@@ -31,12 +37,18 @@ enum Next {
     Broken,
 }
 
-/// Answers requests until the connection ends.
-pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
+/// Answers requests until the connection ends. A plain one that turns out to speak HTTP/2 is returned,
+/// with what was read of it.
+pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) -> Option<Prefixed> {
     let mut conn = Conn::new(stream);
+    let mut is_new = visit.tls.is_none();
     loop {
         // Boxed: who waits for a request holds no room for one.
-        let after = match next(&mut conn, visit).await {
+        let after = match next(&mut conn, visit, std::mem::take(&mut is_new)).await {
+            Next::Http2 => {
+                let read = Bytes::from(conn.take_unread());
+                return Some(Prefixed::new(read, conn.stream));
+            }
             Next::Head(head) => Box::pin(respond::exchange(&mut conn, visit, head)).await,
             Next::Refused(status) => {
                 let begun = conn.take_unread();
@@ -52,9 +64,15 @@ pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
                     visit.begin_head();
                 }
             }
-            After::Close => return conn.close().await,
-            After::Linger => return conn.linger().await,
-            After::Broken => return,
+            After::Close => {
+                conn.close().await;
+                return None;
+            }
+            After::Linger => {
+                conn.linger().await;
+                return None;
+            }
+            After::Broken => return None,
             After::Tunnel(tunnel, record) => {
                 let client = End {
                     early: Bytes::from(conn.take_unread()),
@@ -68,18 +86,21 @@ pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) {
                         backend.reset_when_closed();
                     }
                 });
-                return;
+                return None;
             }
         }
     }
 }
 
-/// The head of the next request.
-async fn next(conn: &mut Conn, visit: &Visit) -> Next {
+/// The head of the next request. HTTP/2 is for connections that are new.
+async fn next(conn: &mut Conn, visit: &Visit, is_new: bool) -> Next {
     let mut hurried = false;
     poll_fn(|context| {
         loop {
             if !conn.is_drained() {
+                if is_new && conn.unread().starts_with(PREFACE) {
+                    return Poll::Ready(Next::Http2);
+                }
                 visit.begin_head();
                 let Some(limits) = limits(visit) else {
                     return Poll::Ready(Next::Broken);

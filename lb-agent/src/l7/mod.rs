@@ -11,6 +11,7 @@
 //! | `connection` | what is known of a client's connection |
 //! | `http1`, `client` | a client's connection of HTTP/1.1, request by request, and its bytes |
 //! | `respond` | the answer to a request of HTTP/1.1, written to its client |
+//! | `prefixed` | a connection of which some bytes were read already |
 //! | `h2`, `body` | a client's connection of HTTP/2, and the bodies on it |
 //! | `peer` | a client as one of its requests sees it, over either |
 //! | `exchange` | the handler that has backends answer: to the head of the answer |
@@ -65,6 +66,7 @@ mod lately;
 pub mod pages;
 mod parts;
 mod peer;
+mod prefixed;
 mod progress;
 mod proxied;
 mod reach;

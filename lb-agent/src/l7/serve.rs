@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use hyper::body::Bytes;
+
 use super::connection::Visit;
 use super::forwarded::Origin;
+use super::prefixed::Prefixed;
 use super::settings::Snapshot;
 use super::stream::Stream;
 use super::worker::Worker;
@@ -51,12 +54,16 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAd
     let Some(visit) = Visit::new(worker, local, origin, tls) else {
         return;
     };
-    if visit.is_http2() {
-        visit.end();
-        return Box::pin(h2::converse(stream, &visit)).await;
+    let stream = if visit.is_http2() {
+        Some(Prefixed::new(Bytes::new(), stream))
+    } else {
+        visit.progress.head(visit.head_timeout());
+        http1::converse(stream, &visit).await
+    };
+    if let Some(stream) = stream {
+        visit.speak_http2();
+        Box::pin(h2::converse(stream, &visit)).await;
     }
-    visit.progress.head(visit.head_timeout());
-    http1::converse(stream, &visit).await;
 }
 
 /// Who made the connection: whoever its PROXY header names, if a trusted proxy is to send one.

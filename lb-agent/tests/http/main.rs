@@ -10,6 +10,7 @@ mod h2;
 mod hop_by_hop;
 mod limits;
 mod messages;
+mod prior_knowledge;
 mod responses;
 mod sessions;
 mod upgrade;
