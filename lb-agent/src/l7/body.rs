@@ -1,18 +1,20 @@
 //! Bodies of HTTP/2, as hyper has them.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use lb_http::body::{BodyError, Piece};
 use lb_http::{Fields, ResponseHead};
+use tokio::task::AbortHandle;
 
 use super::access_log::{End, Record};
 use super::clock;
 use super::connection::{Given, NOTHING, UnderWay};
 use super::download::DownloadError;
+use super::h2c::{fields_of, headers_of};
 use super::peer::{Peer, PeerError};
 use super::transfer::Transfer;
 
@@ -40,10 +42,12 @@ impl Peer for Asking {
                 tracing::debug!(%error, "the body of a request breaks off");
                 return Poll::Ready(Err(BodyError::CutShort.into()));
             }
-            None => {
+            None if self.body.is_end_stream() => {
                 take(Piece::End(None));
                 return Poll::Ready(Ok(()));
             }
+            // hyper takes a reset with CANCEL for the end.
+            None => return Poll::Ready(Err(PeerError::Gone)),
         };
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}
@@ -69,32 +73,10 @@ impl Peer for Asking {
     fn interim(&mut self, _head: &ResponseHead) {}
 }
 
-fn fields_of(headers: &HeaderMap) -> Fields {
-    let mut fields = Fields::new();
-    for (name, value) in headers {
-        fields.append_called(name.as_str().as_bytes(), value.as_bytes());
-    }
-    fields
-}
-
-/// Header fields as hyper has them.
-pub(super) fn headers_of(fields: &Fields) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields.iter() {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-        {
-            headers.append(name, value);
-        }
-    }
-    headers
-}
-
 /// An answer that comes from a backend. Its end is the end of the request.
 pub(super) struct Stream {
-    asking: Asking,
+    request: Upload,
     transfer: Option<Transfer>,
-    uploads: bool,
     under_way: UnderWay,
     record: Option<Box<Record>>,
     trailers: Option<Fields>,
@@ -105,21 +87,38 @@ pub(super) struct Stream {
     is_over: bool,
 }
 
+/// How the rest of a request goes.
+enum Upload {
+    /// Whenever the answer does.
+    Beside(Asking),
+    /// In a task of its own, until that is aborted: the client may take nothing of its answer before it
+    /// has sent all of its request.
+    Apart(AbortHandle),
+    Over,
+}
+
 impl Stream {
     /// The rest of an exchange.
     pub(super) fn new(
         asking: Asking,
-        transfer: Transfer,
+        mut transfer: Transfer,
         under_way: UnderWay,
         record: Option<Box<Record>>,
         pause: Option<Duration>,
     ) -> Self {
         let given = under_way.stream();
         under_way.progress.awaits(pause);
+        let request = match transfer.split() {
+            None => Upload::Beside(asking),
+            Some(upward) => {
+                let progress = Rc::clone(&under_way.progress);
+                let task = tokio::task::spawn_local(upward.run(asking, progress));
+                Upload::Apart(task.abort_handle())
+            }
+        };
         Self {
-            asking,
+            request,
             transfer: Some(transfer),
-            uploads: true,
             under_way,
             record,
             trailers: None,
@@ -137,10 +136,11 @@ impl Stream {
             let trailers = self.trailers.take();
             return Poll::Ready(trailers.map(|fields| Ok(Frame::trailers(headers_of(&fields)))));
         };
-        if self.uploads {
+        if let Upload::Beside(asking) = &mut self.request {
             let progress = &self.under_way.progress;
-            let sent = transfer.poll_upload(&mut self.asking, progress, context);
-            self.uploads = sent.is_pending();
+            if transfer.poll_upload(asking, progress, context).is_ready() {
+                self.request = Upload::Over;
+            }
         }
         let mut data = Vec::new();
         let trailers = &mut self.trailers;
@@ -181,6 +181,9 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.given.set(NOTHING);
+        if let Upload::Apart(task) = &self.request {
+            task.abort();
+        }
         if let Some(record) = self.record.take() {
             let end = match self.is_over {
                 true => End::Complete,
@@ -228,7 +231,8 @@ impl Body {
 
     /// A body as it comes from a backend, of so many bytes if that is known.
     pub(super) fn streamed(mut stream: Stream, length: Option<u64>) -> Self {
-        if length == Some(0) {
+        let is_at_hand = stream.transfer.as_ref().is_some_and(Transfer::is_at_hand);
+        if length == Some(0) || is_at_hand {
             // It is over at once, which the frame of its head says.
             let mut quiet = Context::from_waker(Waker::noop());
             let _ = stream.poll(&mut quiet);

@@ -13,6 +13,7 @@ use super::answers::{self, Answer};
 use super::connection::Visit;
 use super::filters::{Cleared, Permit, Source, Stopped};
 use super::forwarded::{self, Asker};
+use super::h2c::is_grpc;
 use super::parts::Lane;
 use super::request::Request;
 use super::settings::Service;
@@ -128,6 +129,11 @@ impl RequestContext {
     /// Whether its client takes trailers.
     pub(super) fn takes_trailers(&self) -> bool {
         self.asks_for_trailers || self.head.version == Version::HTTP_2
+    }
+
+    /// Whether it is a call of gRPC over HTTP/2, whose client knows the reasons of resets.
+    pub(super) fn is_call(&self) -> bool {
+        self.head.version == Version::HTTP_2 && is_grpc(&self.head.fields)
     }
 
     /// Whether sending it twice changes nothing that sending it once would not (RFC 9110, section

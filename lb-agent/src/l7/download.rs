@@ -9,8 +9,10 @@ use lb_http::body::{BodyError, Decoder, Piece};
 use lb_http::{Fields, Framing, hop, spare};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
+use super::carrier::Carrier;
 use super::compress::Coded;
 use super::counts::Active;
+use super::h2c::Received;
 use super::sticky::learner::Learner;
 use super::upstream::Upstream;
 
@@ -29,6 +31,9 @@ pub(super) enum DownloadError {
     /// The connection broke.
     #[error("the backend's connection broke")]
     Broken(#[source] io::Error),
+    /// Its stream was reset, or the connection below broke.
+    #[error("the backend's stream broke off")]
+    Reset(#[source] h2::Error),
     /// It is not framed as it says, or cut short.
     #[error(transparent)]
     Body(#[from] BodyError),
@@ -109,6 +114,14 @@ impl Download {
     /// nothing behind it.
     pub(super) const fn is_clean(&self) -> bool {
         self.is_over && !self.is_spoilt
+    }
+
+    /// Whether nothing is to be waited for any more.
+    pub(super) fn is_at_hand(&self) -> bool {
+        match &self.upstream.carrier {
+            Carrier::Own(_) => false,
+            Carrier::Shared(call) => call.is_over(),
+        }
     }
 
     /// The connection.
@@ -218,8 +231,11 @@ impl Download {
         SCRATCH.with_borrow_mut(|scratch| {
             loop {
                 let mut room = ReadBuf::new(&mut scratch[..self.most]);
-                let stream = Pin::new(&mut self.upstream.stream);
-                ready!(stream.poll_read(context, &mut room)).map_err(DownloadError::Broken)?;
+                let Carrier::Own(stream) = &mut self.upstream.carrier else {
+                    return self.poll_shared(context, take);
+                };
+                let read = Pin::new(stream).poll_read(context, &mut room);
+                ready!(read).map_err(DownloadError::Broken)?;
                 let length = room.filled().len();
                 if length == 0 {
                     self.is_spoilt = true;
@@ -245,6 +261,22 @@ impl Download {
                     return Poll::Ready(Ok(()));
                 }
             }
+        })
+    }
+
+    /// Hands the next piece of a stream of HTTP/2 to `take`.
+    fn poll_shared(
+        &mut self,
+        context: &mut Context<'_>,
+        take: &mut dyn FnMut(Piece<'_>, Option<&mut Coded>) -> io::Result<()>,
+    ) -> Poll<Result<(), DownloadError>> {
+        let Carrier::Shared(call) = &mut self.upstream.carrier else {
+            return Poll::Ready(Ok(()));
+        };
+        Poll::Ready(match ready!(call.poll_piece(context)) {
+            Ok(Received::Data(data)) => self.hand_on(Piece::Data(&data), take),
+            Ok(Received::End(trailers)) => self.finish(trailers, take),
+            Err(error) => Err(DownloadError::Reset(error)),
         })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use h2::Reason;
 use hyper::{StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
 use lb_http::response::Malformed;
@@ -15,11 +16,14 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::sleep;
 
 use super::answers::Answer;
+use super::carrier::Carrier;
 use super::clock;
 use super::compress::Coded;
 use super::context::RequestContext;
 use super::download::{self, Download, Terms};
+use super::failure::Failure;
 use super::filters::{Cleared, Permit, Source};
+use super::h2c::Call;
 use super::parts::Lane;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
@@ -30,6 +34,7 @@ use super::transfer::Transfer;
 use super::tunnel::Tunnel;
 use super::upload::{Upload, UploadError};
 use super::upstream::Upstream;
+use crate::config::http::Protocol;
 
 /// How often one request of which nothing was written is sent again, at most.
 const MOST_REPEATS: u32 = 3;
@@ -48,6 +53,8 @@ pub(super) enum Outcome {
     Own(Cleared<Answer>),
     /// One that comes from a backend.
     Backend(Box<Reply>),
+    /// The backend has reset the stream of a call, which gets the same reason.
+    Reset(Reason),
     /// A backend has agreed to go on with another protocol.
     Tunnel(Cleared<ResponseHead>, Box<Tunnel>),
     /// The client has gone away.
@@ -65,22 +72,6 @@ pub(super) struct Reply {
     pub(super) transfer: Transfer,
 }
 
-/// Why there is no answer.
-enum Failure {
-    /// Nothing of the request was written.
-    Unsent,
-    /// The connection broke before any byte of an answer.
-    Broken,
-    /// What came is no answer of HTTP; what is wrong with it.
-    Malformed(&'static str),
-    /// It took too long.
-    Timeout,
-    /// The request itself came to no end.
-    Upload(UploadError),
-    /// The client has gone away.
-    Gone,
-}
-
 /// Has a backend answer a request.
 pub(super) async fn proxy(
     _permit: Permit,
@@ -92,6 +83,10 @@ pub(super) async fn proxy(
     let Some(service) = service else {
         return Outcome::Own(context.refuse(StatusCode::SERVICE_UNAVAILABLE));
     };
+    if context.upgrade.is_some() && lane.protocol == Protocol::H2c {
+        // A WebSocket over HTTP/2 is another handshake (RFC 8441), which few backends know.
+        return Outcome::Own(context.refuse(StatusCode::NOT_IMPLEMENTED));
+    }
     let mut exchange = Exchange {
         lane,
         service,
@@ -142,6 +137,7 @@ impl Exchange<'_> {
             visit: &visit,
             service: &service,
             target: self.service,
+            protocol: self.lane.protocol,
             key: request.known.key,
             client: request.asker.ip,
             passed: Vec::new(),
@@ -165,7 +161,8 @@ impl Exchange<'_> {
                 record.connect = Some(reached.connect);
             }
             request.backend_chosen(id);
-            upload.begin(&request.head, request.framing);
+            let carrier = &mut reached.upstream.carrier;
+            upload.begin(&request.head, request.framing, carrier);
             let begun_ms = clock::now_ms();
             let asked = self.ask(request, &mut reached.upstream, &mut upload, peer);
             let failure = match asked.await {
@@ -179,8 +176,7 @@ impl Exchange<'_> {
                 }
                 Err(Failure::Gone | Failure::Upload(UploadError::Peer(PeerError::Gone))) => {
                     if !upload.is_over() {
-                        // What waits in the kernel's queue is of no use to anybody.
-                        reached.upstream.stream.reset_when_closed();
+                        reached.upstream.carrier.abandon();
                     }
                     return Ok(Outcome::Gone);
                 }
@@ -192,12 +188,22 @@ impl Exchange<'_> {
                 worker.pool.forget(id);
                 continue;
             }
+            // Whatever it asks for, nothing has happened (RFC 9113, section 8.7).
+            if matches!(failure, Failure::Refused)
+                && upload.is_whole()
+                && repeats < MOST_REPEATS
+                && worker.budget.spend()
+            {
+                repeats += 1;
+                sleep(AGAIN).await;
+                continue;
+            }
             let status = self.failed(request, &failure, id, begun_ms);
-            let may_repeat = match failure {
+            let may_repeat = match &failure {
                 Failure::Unsent => repeats < MOST_REPEATS && worker.budget.spend(),
                 // No byte of an answer came; over a connection that had been idle the request most
                 // likely never arrived.
-                Failure::Broken => {
+                Failure::Broken | Failure::Reset(_) => {
                     let is_harmless = request.is_idempotent() && upload.is_whole();
                     let most = settings.upstream.retries;
                     is_harmless && repeats < most && (reused || worker.budget.spend())
@@ -205,7 +211,10 @@ impl Exchange<'_> {
                 _ => false,
             };
             if !may_repeat {
-                return Err(status);
+                return match failure.reason() {
+                    Some(reason) if request.is_call() => Ok(Outcome::Reset(reason)),
+                    _ => Err(status),
+                };
             }
             // The backend may be on its way out, with its other connections.
             worker.pool.forget(id);
@@ -236,16 +245,25 @@ impl Exchange<'_> {
             most_lines: request.service.http.settings.limits.response_headers,
         };
         poll_fn(|context| {
-            let sent = upload.poll(peer, &mut upstream.stream, self.progress, context);
+            let carrier = &mut upstream.carrier;
+            let sent = upload.poll(peer, carrier, self.progress, context);
             if let Poll::Ready(Err(error)) = sent {
                 return Poll::Ready(Err(Failure::Upload(error)));
             }
             // Also of a request that could not be written: it may have been refused.
-            if let Poll::Ready(came) = answer.poll(&mut upstream.stream, peer, context) {
-                return Poll::Ready(came.map_err(|failure| match failure {
-                    Failure::Broken if !upload.is_begun() => Failure::Unsent,
-                    failure => failure,
-                }));
+            let came = match carrier {
+                Carrier::Own(stream) => {
+                    answer
+                        .poll(stream, peer, context)
+                        .map_err(|failure| match failure {
+                            Failure::Broken if !upload.is_begun() => Failure::Unsent,
+                            failure => failure,
+                        })
+                }
+                Carrier::Shared(call) => answer.poll_shared(call, peer, context),
+            };
+            if came.is_ready() {
+                return came;
             }
             if peer.poll_gone(context).is_ready() {
                 return Poll::Ready(Err(Failure::Gone));
@@ -277,7 +295,13 @@ impl Exchange<'_> {
                 faults.failed(id, settings);
                 StatusCode::GATEWAY_TIMEOUT
             }
-            Failure::Unsent | Failure::Broken => {
+            Failure::Unsendable => StatusCode::BAD_REQUEST,
+            Failure::Refused => {
+                suspect("a request was refused");
+                faults.failed(id, settings);
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Failure::Unsent | Failure::Broken | Failure::Reset(_) => {
                 if faults.broke(id, begun_ms, settings) {
                     suspect("a request got no answer that makes sense");
                 }
@@ -315,10 +339,13 @@ impl Exchange<'_> {
             at,
         } = came;
         let backend = upstream.backend;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let is_shared = matches!(upstream.carrier, Carrier::Shared(_));
+        if head.status == StatusCode::SWITCHING_PROTOCOLS
+            && let Carrier::Own(stream) = upstream.carrier
+        {
             active.session = request.tunnelled(self.service);
             return self.upgrade(request, head, backend, |idle| Tunnel {
-                stream: upstream.stream,
+                stream,
                 early: input[at..].to_vec(),
                 active,
                 idle,
@@ -361,13 +388,18 @@ impl Exchange<'_> {
         let upstreams = &request.service.http.settings;
         // A connection that was introduced is one client's.
         let most_idle = match upstreams.send_proxy_protocol {
-            None if stays => upstreams.upstream.keepalive,
+            None if stays && !is_shared => upstreams.upstream.keepalive,
             _ => 0,
         };
         let learner = request.learner(self.service, status, backend);
         upload.answered();
         let terms = Terms {
-            framing,
+            // A stream says by itself where it ends, and may have trailers there.
+            framing: match framing {
+                Framing::None => Framing::None,
+                _ if is_shared => Framing::UntilClose,
+                framing => framing,
+            },
             coded,
             learner,
             named: hop.named,
@@ -480,6 +512,30 @@ impl Answering {
                 }
             }
         }
+    }
+}
+
+impl Answering {
+    /// The same of a stream of HTTP/2.
+    fn poll_shared(
+        &self,
+        call: &mut Call,
+        peer: &mut impl Peer,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Came, Failure>> {
+        let mut interim = |mut head: ResponseHead| {
+            if head.status != StatusCode::CONTINUE {
+                hop::strip(&mut head.fields);
+                peer.interim(&head);
+            }
+        };
+        let most = (self.most_lines, MOST_INTERIM);
+        let head = ready!(call.poll_head(most, &mut interim, context));
+        Poll::Ready(head.map_err(Failure::from).map(|head| Came {
+            head,
+            input: Vec::new(),
+            at: 0,
+        }))
     }
 }
 

@@ -1,7 +1,6 @@
 //! HTTP/2 to clients (RFC 9113): many requests at once on one connection. hyper speaks it; its requests
 //! take the same way as those of HTTP/1.1.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,12 +18,13 @@ use lb_http::{Framing, Name, RequestHead, ResponseHead};
 
 use super::access_log::{End, Record, Said};
 use super::answers::Answer;
-use super::body::{Body, Stream as Streamed, headers_of};
+use super::body::{Body, Stream as Streamed};
 use super::clock::Deadline;
 use super::connection::{UnderWay, Visit};
 use super::context::RequestContext;
 use super::exchange::Outcome;
 use super::extended::Extended;
+use super::h2c::headers_of;
 use super::prefixed::Prefixed;
 use super::progress::Phase;
 use super::{answers, body, handle};
@@ -112,10 +112,11 @@ pub(super) async fn converse(io: Prefixed, visit: &Rc<Visit>) {
     .await;
 }
 
+/// Answers a request. The error has the reason that its stream is reset with.
 async fn answer(
     visit: Rc<Visit>,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Body>, h2::Error> {
     let under_way = UnderWay::begin(&visit);
     let Some(service) = visit.service() else {
         let answer = answers::plain(StatusCode::SERVICE_UNAVAILABLE);
@@ -161,6 +162,13 @@ async fn answer(
         Outcome::Own(answer) => {
             let is_head = context.is_head();
             own(answer.into_inner(), under_way, record, is_head)
+        }
+        Outcome::Reset(reason) => {
+            if let Some(mut record) = record {
+                record.answered(StatusCode::BAD_GATEWAY);
+                record.finish(End::Aborted);
+            }
+            return Err(reason.into());
         }
         Outcome::Gone => {
             // Nobody gets it: the stream was reset.

@@ -15,6 +15,7 @@
 //! | `h2`, `body` | a client's connection of HTTP/2, and the bodies on it |
 //! | `peer` | a client as one of its requests sees it, over either |
 //! | `exchange` | the handler that has backends answer: to the head of the answer |
+//! | `failure` | why a request has no answer |
 //! | `upload`, `download`, `transfer` | bodies on their way |
 //! | `handle` | a request on its way: filters, handler, filters |
 //! | `context` | one request with what is known of it |
@@ -28,6 +29,8 @@
 //! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
 //! | `answers` | answers of the gateway's own |
 //! | `upstream` | connections to backends |
+//! | `h2c` | connections of HTTP/2 to backends, which requests share |
+//! | `carrier` | what carries a request, over either |
 //! | `lately` | affinities that a thread has just read or written |
 //! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
 //! | `stream` | the bytes |
@@ -45,6 +48,7 @@ mod accept;
 mod access_log;
 mod answers;
 mod body;
+mod carrier;
 mod client;
 mod clock;
 pub mod compress;
@@ -55,10 +59,12 @@ mod download;
 mod edge;
 mod exchange;
 mod extended;
+mod failure;
 mod faults;
 mod filters;
 pub mod forwarded;
 mod h2;
+mod h2c;
 mod handle;
 mod handshake;
 mod http1;

@@ -14,8 +14,8 @@ use super::pages::Pages;
 use super::routes::{Guards, Router};
 use super::sticky::cookie::Cookies;
 use crate::config::http::{
-    Action, AmbiguousPaths, HttpService, Route, RouteLimits, RouteTimeouts, Stickiness, Template,
-    Timeouts,
+    Action, AmbiguousPaths, HttpService, Protocol, Route, RouteLimits, RouteTimeouts, Stickiness,
+    Template, Timeouts,
 };
 use crate::state::observed::Observed;
 
@@ -34,6 +34,8 @@ pub(super) struct Lane {
     pub(super) filters: Chain,
     /// Where they go.
     pub(super) target: Target,
+    /// What its backends speak.
+    pub(super) protocol: Protocol,
     /// Times.
     pub(super) timeouts: Timeouts,
     /// Bytes of a body; `None` for any number.
@@ -102,6 +104,7 @@ impl Lane {
     ) -> Self {
         let mut timeouts = http.settings.timeouts.clone();
         let mut body = http.settings.limits.body;
+        let mut protocol = http.settings.protocol;
         if let Some(route) = route {
             // Every setting is named here: a new one does not compile before it has its place.
             let Route {
@@ -114,7 +117,9 @@ impl Lane {
                 response_headers: _,
                 timeouts: of_route,
                 limits,
+                protocol: own,
             } = route;
+            protocol = own.unwrap_or(protocol);
             let RouteTimeouts {
                 body: pause,
                 first_byte,
@@ -136,6 +141,7 @@ impl Lane {
         Self {
             filters: Chain::new(http, route, terms),
             target,
+            protocol,
             timeouts,
             body,
         }

@@ -11,15 +11,17 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
+use super::carrier::Carrier;
 use super::connection::{Chosen, Visit};
 use super::counts::Active;
 use super::request::Backends as _;
-use super::settings::Service;
+use super::settings::{Service, Snapshot};
 use super::sticky::Key;
 use super::stream::Stream;
 use super::upstream::Upstream;
 use crate::admission::{Admission, lacks_port};
 use crate::config::BackendAddress;
+use crate::config::http::Protocol;
 use crate::proxy::{header, is_scarcity};
 
 /// How soon a backend that refused a connection is tried again.
@@ -44,6 +46,8 @@ pub(super) struct Way<'a> {
     pub(super) service: &'a Service,
     /// Its backends' service.
     pub(super) target: ServiceId,
+    /// What they speak.
+    pub(super) protocol: Protocol,
     /// By what the request is known.
     pub(super) key: Key,
     /// Whose connection it is, for backends that want to be told.
@@ -71,10 +75,7 @@ impl Way<'_> {
                 });
             };
             let active = Active::new(&snapshot.counts, self.target, id);
-            // A connection that was introduced is one client's.
-            if !self.introduces()
-                && let Some(upstream) = worker.pool.take(id)
-            {
+            if let Some(upstream) = self.ready(id, &snapshot) {
                 snapshot.counts.chosen(self.target, Some(reason));
                 return Ok(Reached {
                     upstream,
@@ -114,6 +115,23 @@ impl Way<'_> {
                     self.late = error.kind() == io::ErrorKind::TimedOut;
                     self.passed.push(id);
                 }
+            }
+        }
+    }
+
+    /// A connection that is there.
+    fn ready(&self, id: BackendId, snapshot: &Snapshot) -> Option<Upstream> {
+        let pool = &self.visit.worker.pool;
+        match self.protocol {
+            // A connection that was introduced is one client's.
+            Protocol::Http1 if self.introduces() => None,
+            Protocol::Http1 => pool.take(id),
+            Protocol::H2c => {
+                let call = pool.shared.take(id)?;
+                let name = snapshot.address(id)?.to_string().into();
+                let mut upstream = Upstream::new(id, name, Carrier::Shared(Box::new(call)));
+                upstream.reused = true;
+                Some(upstream)
             }
         }
     }
@@ -184,22 +202,41 @@ impl Way<'_> {
         stream.write_all(&header).await
     }
 
+    /// A new connection, or a stream of one.
+    async fn carrier(&self, id: BackendId, address: &BackendAddress) -> io::Result<Carrier> {
+        let worker = &self.visit.worker;
+        let admission = worker.snapshot().admission.clone();
+        match self.protocol {
+            Protocol::Http1 => open(address, &admission).await.map(Carrier::Own),
+            Protocol::H2c => {
+                let within = self.service.http.settings.timeouts.connect;
+                let connect = || {
+                    let (address, admission) = (address.clone(), admission.clone());
+                    async move { open(&address, &admission).await }
+                };
+                let call = worker.pool.shared.open(id, within, connect).await?;
+                Ok(Carrier::Shared(Box::new(call)))
+            }
+        }
+    }
+
     /// A new connection. A backend that refuses may be restarting: it is waited for.
     async fn connect(&self, id: BackendId, address: &BackendAddress) -> io::Result<Upstream> {
         let settings = &self.service.http.settings;
         let timeouts = &settings.timeouts;
         let faults = &self.visit.worker.faults;
         loop {
-            let admission = self.visit.worker.snapshot().admission.clone();
-            let stream = match timeout(timeouts.connect, open(address, &admission)).await {
-                Ok(stream) => stream,
+            let carrier = match timeout(timeouts.connect, self.carrier(id, address)).await {
+                Ok(carrier) => carrier,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
-            match stream {
-                Ok(mut stream) => {
+            match carrier {
+                Ok(mut carrier) => {
                     faults.connected(id);
-                    self.introduce(&mut stream).await?;
-                    return Ok(Upstream::new(id, address.to_string().into(), stream));
+                    if let Carrier::Own(stream) = &mut carrier {
+                        self.introduce(stream).await?;
+                    }
+                    return Ok(Upstream::new(id, address.to_string().into(), carrier));
                 }
                 Err(error) if is_refusal(&error) => {
                     let snapshot = self.visit.worker.snapshot();

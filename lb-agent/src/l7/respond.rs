@@ -88,7 +88,7 @@ pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: Reque
     closes |= visit.worker.is_stopping() || visit.is_left_over();
     let record = context.record.take();
     let after = match outcome {
-        Outcome::Gone => return After::Broken,
+        Outcome::Gone | Outcome::Reset(_) => return After::Broken,
         Outcome::Tunnel(head, tunnel) => {
             return upgrade(asking.conn, visit, head.into_inner(), tunnel, record).await;
         }

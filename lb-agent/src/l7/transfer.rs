@@ -1,10 +1,12 @@
 //! An answer on its way to the client, while the request may still be on its way to the backend.
 
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use lb_http::body::Piece;
 
+use super::carrier::Carrier;
 use super::connection::Visit;
 use super::download::{Download, DownloadError};
 use super::peer::Peer;
@@ -14,7 +16,8 @@ use super::upstream::Pool;
 
 /// Both ways of one exchange.
 pub(super) struct Transfer {
-    upload: Upload,
+    /// `None` if it goes by itself.
+    upload: Option<Upload>,
     download: Download,
     pool: Rc<Pool>,
     /// Most idle connections to keep.
@@ -26,7 +29,7 @@ impl Transfer {
     /// are `most_idle` like it.
     pub(super) fn new(upload: Upload, download: Download, visit: &Visit, most_idle: usize) -> Self {
         Self {
-            upload,
+            upload: Some(upload),
             download,
             pool: Rc::clone(&visit.worker.pool),
             most_idle,
@@ -38,6 +41,11 @@ impl Transfer {
         self.download.is_over()
     }
 
+    /// Whether the rest of the answer is there already.
+    pub(super) fn is_at_hand(&self) -> bool {
+        self.download.is_at_hand()
+    }
+
     /// Sends what it can of the request.
     pub(super) fn poll_upload(
         &mut self,
@@ -45,8 +53,25 @@ impl Transfer {
         progress: &Progress,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), UploadError>> {
-        let backend = &mut self.download.upstream.stream;
-        self.upload.poll(peer, backend, progress, context)
+        let Some(upload) = &mut self.upload else {
+            return Poll::Ready(Ok(()));
+        };
+        let backend = &mut self.download.upstream.carrier;
+        let sent = ready!(upload.poll(peer, backend, progress, context));
+        if sent.is_err() {
+            backend.cancel();
+        }
+        Poll::Ready(sent)
+    }
+
+    /// Takes the request's way out, if it is not at its end and can go by itself.
+    pub(super) fn split(&mut self) -> Option<Upward> {
+        let Carrier::Shared(call) = &mut self.download.upstream.carrier else {
+            return None;
+        };
+        let upload = self.upload.take_if(|upload| !upload.is_over())?;
+        let backend = Carrier::Shared(Box::new(call.split()));
+        Some(Upward { upload, backend })
     }
 
     /// Hands the next pieces of the answer to `take`, at least one when it is ready.
@@ -68,9 +93,28 @@ impl Transfer {
     /// It is over: a connection whose request was sent and whose answer was read to its end carries
     /// the next request.
     pub(super) fn end(self) {
-        if self.download.is_clean() && self.upload.is_over() && self.most_idle > 0 {
+        let is_sent = self.upload.is_some_and(|upload| upload.is_over());
+        if self.download.is_clean() && is_sent && self.most_idle > 0 {
             let upstream = self.download.into_upstream();
             self.pool.put(upstream, self.most_idle);
+        }
+    }
+}
+
+/// The way of a request whose answer goes its own: neither waits for the other.
+pub(super) struct Upward {
+    upload: Upload,
+    backend: Carrier,
+}
+
+impl Upward {
+    /// Sends the request to its end.
+    pub(super) async fn run(mut self, mut peer: impl Peer, progress: Rc<Progress>) {
+        let (upload, backend) = (&mut self.upload, &mut self.backend);
+        let sent = poll_fn(|context| upload.poll(&mut peer, backend, &progress, context)).await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a request comes to no end");
+            self.backend.cancel();
         }
     }
 }

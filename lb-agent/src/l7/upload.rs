@@ -1,17 +1,16 @@
 //! A request on its way to a backend: its head, and its body as it comes from the client.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use lb_http::body::{Encoder, Piece};
-use lb_http::{Framing, RequestHead, hop, spare};
-use tokio::io::AsyncWrite as _;
+use lb_http::{Fields, Framing, RequestHead, hop, spare};
 
+use super::carrier::Carrier;
 use super::parts::Lane;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
-use super::stream::Stream;
+use crate::config::http::Protocol;
 
 /// A request up to this many bytes is kept until its answer begins, so that it can be sent again.
 const KEPT: usize = 64 * 1024;
@@ -31,6 +30,8 @@ pub(super) struct Upload {
     is_whole: bool,
     /// The body was read to its end.
     is_read: bool,
+    /// The trailers that were behind it, where they are no bytes of the body.
+    trailers: Option<Box<Fields>>,
     /// The backend takes no more. Its answer may be there all the same.
     is_broken: bool,
     /// Bytes that may still come; `None` for any number.
@@ -58,12 +59,17 @@ impl Upload {
     /// A request on `lane` with a body of this framing, without the trailers that are `named`.
     pub(super) fn new(framing: Framing, lane: &Lane, named: Vec<Vec<u8>>) -> Self {
         Self {
-            encoder: Encoder::new(framing),
+            // Over HTTP/2 frames have the lengths.
+            encoder: Encoder::new(match lane.protocol {
+                Protocol::Http1 => framing,
+                Protocol::H2c => Framing::UntilClose,
+            }),
             kept: spare::take(),
             taken: 0,
             head: 0,
             is_whole: true,
             is_read: framing.is_empty(),
+            trailers: None,
             is_broken: false,
             left: lane.body,
             named,
@@ -73,11 +79,11 @@ impl Upload {
     }
 
     /// Sends `head`, and what there was of the body, from the beginning.
-    pub(super) fn begin(&mut self, head: &RequestHead, framing: Framing) {
+    pub(super) fn begin(&mut self, head: &RequestHead, framing: Framing, backend: &mut Carrier) {
         let mut text = spare::take();
-        head.write(&mut text);
-        framing.write(&mut text);
         let body = self.kept.get(self.head..).unwrap_or_default();
+        let is_all = self.is_read && body.is_empty() && self.trailers.is_none();
+        backend.begin(head, framing, is_all, &mut text);
         self.head = text.len();
         text.extend_from_slice(body);
         spare::give(std::mem::replace(&mut self.kept, text));
@@ -117,7 +123,7 @@ impl Upload {
     pub(super) fn poll(
         &mut self,
         peer: &mut impl Peer,
-        backend: &mut Stream,
+        backend: &mut Carrier,
         progress: &Progress,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), UploadError>> {
@@ -129,12 +135,16 @@ impl Upload {
         loop {
             while self.taken < self.kept.len() && !self.is_broken {
                 let rest = &self.kept[self.taken..];
-                match ready!(Pin::new(&mut *backend).poll_write(context, rest)) {
+                let is_last = self.is_read && self.trailers.is_none();
+                match ready!(backend.poll_write(context, rest, is_last)) {
                     Ok(written) if written > 0 => self.taken += written,
                     _ => self.is_broken = true,
                 }
             }
             if self.is_read || self.is_broken {
+                if !self.is_broken {
+                    backend.end(self.trailers.as_deref());
+                }
                 if !self.is_whole {
                     self.forget_written();
                 }
@@ -156,7 +166,7 @@ impl Upload {
     fn poll_read(
         &mut self,
         peer: &mut impl Peer,
-        backend: &mut Stream,
+        backend: &mut Carrier,
         progress: &Progress,
         context: &mut Context<'_>,
     ) -> Poll<Result<usize, UploadError>> {
@@ -178,7 +188,7 @@ impl Upload {
                 let mut rest = data;
                 if goes_straight && self.kept.is_empty() {
                     let mut context = Context::from_waker(waker);
-                    match Pin::new(&mut *backend).poll_write(&mut context, data) {
+                    match backend.poll_write(&mut context, data, false) {
                         Poll::Ready(Ok(written)) => rest = &data[written..],
                         Poll::Ready(Err(_)) => self.is_broken = true,
                         Poll::Pending => {}
@@ -190,6 +200,9 @@ impl Upload {
                 let trailers =
                     trailers.map(|trailers| hop::cleaned_trailers(trailers, &self.named));
                 self.encoder.end(trailers.as_ref(), &mut self.kept);
+                if self.encoder.is_plain() {
+                    self.trailers = trailers.map(Box::new);
+                }
                 self.is_read = true;
             }
             Piece::More => {}

@@ -1,4 +1,4 @@
-//! Connections to backends: one request at a time on each, idle ones kept for the next.
+//! Connections to backends: over HTTP/1.1 one request at a time on each, idle ones kept for the next.
 //!
 //! A connection has no task of its own. Whoever waits for the answer reads it: one wake-up for one
 //! packet, and nothing at all happens on one that is idle. It is looked at when it is taken again, and
@@ -13,8 +13,9 @@ use std::task::{Context, Waker};
 use lb_common::abi::BackendId;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
+use super::carrier::Carrier;
 use super::clock;
-use super::stream::Stream;
+use super::h2c::Connections;
 
 /// For how long an idle connection is kept when its backend does not say: Node.js closes it after
 /// five seconds, and a request must not meet the close.
@@ -30,36 +31,41 @@ pub(super) struct Upstream {
     pub(super) reused: bool,
     /// For how long it may be idle, in milliseconds.
     pub(super) idle_ms: u64,
-    pub(super) stream: Stream,
+    pub(super) carrier: Carrier,
 }
 
 impl Upstream {
     /// A connection that has carried nothing yet.
-    pub(super) fn new(backend: BackendId, name: Rc<str>, stream: Stream) -> Self {
+    pub(super) fn new(backend: BackendId, name: Rc<str>, carrier: Carrier) -> Self {
         Self {
             backend,
             name,
             reused: false,
             idle_ms: IDLE_MS,
-            stream,
+            carrier,
         }
     }
 
     /// Whether another request can be sent: whatever comes before it, the end or a byte, is not its
     /// answer.
     fn is_ready(&mut self) -> bool {
+        let Carrier::Own(stream) = &mut self.carrier else {
+            return false;
+        };
         let mut quiet = Context::from_waker(Waker::noop());
         let mut byte = [0];
         let mut room = ReadBuf::new(&mut byte);
-        Pin::new(&mut self.stream)
+        Pin::new(stream)
             .poll_read(&mut quiet, &mut room)
             .is_pending()
     }
 }
 
-/// The idle connections of a thread.
+/// The idle connections of a thread, and those that its requests share.
 #[derive(Default)]
 pub(super) struct Pool {
+    /// Connections of HTTP/2.
+    pub(super) shared: Connections,
     idle: RefCell<HashMap<BackendId, Vec<Idle>>>,
 }
 
@@ -103,6 +109,7 @@ impl Pool {
 
     /// Closes what has been idle for too long, and what the other side has closed.
     pub(super) fn tidy(&self) {
+        self.shared.tidy();
         let now_ms = clock::now_ms();
         self.idle.borrow_mut().retain(|_, of_backend| {
             of_backend.retain_mut(|idle| idle.until_ms > now_ms && idle.upstream.is_ready());
@@ -110,8 +117,9 @@ impl Pool {
         });
     }
 
-    /// Closes everything.
+    /// Closes everything that carries no request.
     pub(super) fn clear(&self) {
+        self.shared.clear();
         self.idle.borrow_mut().clear();
     }
 }

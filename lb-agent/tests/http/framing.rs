@@ -250,10 +250,6 @@ fn m2_3_other_versions_are_refused() {
         );
         backend.was_spared();
     }
-    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let backend = Backend::new();
-    let rest = Proxy::new(&[&backend], "").ask(preface).rest();
-    assert!(!rest.starts_with("HTTP/1.1 200"), "{rest}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod engine;
 mod faults;
 mod framing;
 mod h2;
+mod h2c;
 mod hop_by_hop;
 mod limits;
 mod messages;
@@ -100,6 +101,7 @@ impl Proxy {
         for action in plan(&desired, &self.observed, &|_| false).unwrap() {
             self.observed.note(&action);
         }
+        self.observed.complete(&desired);
         let l7 = self.l7.as_mut().unwrap();
         l7.publish(&desired, &self.observed);
         assert_eq!(l7.problems().collect::<Vec<_>>(), Vec::<String>::new());

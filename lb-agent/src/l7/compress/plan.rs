@@ -5,6 +5,7 @@ use lb_http::{Fields, Name, RequestHead, ResponseHead, list};
 
 use super::accept::Accepted;
 use crate::config::http::{Algorithm, Compression};
+use crate::l7::h2c::is_grpc_type;
 
 /// What a request says about compression; noted before the request is passed on.
 #[derive(Clone, Debug)]
@@ -99,6 +100,10 @@ impl Compressor {
     }
 
     fn has(&self, content_type: &str) -> bool {
+        if is_grpc_type(content_type.as_bytes()) {
+            // Its messages are compressed one by one, by those who send them.
+            return false;
+        }
         let kind = content_type.split(';').next().unwrap_or_default().trim();
         if kind.eq_ignore_ascii_case(EVENT_STREAM) {
             return self.event_streams;
@@ -278,6 +283,27 @@ mod tests {
         assert_eq!(compressor().plan(&asked(&[]), &mut answer, None), None);
         let expected = map(&[TEXT, ("etag", "\"abc\""), ("vary", "accept-encoding")]);
         assert_eq!(lines(&answer.fields), lines(&expected));
+    }
+
+    #[test]
+    fn calls_of_grpc_are_left_alone_whatever_is_configured() {
+        let everything = Compression {
+            types: vec!["application/*".to_owned(), "application/grpc".to_owned()],
+            ..Compression::default()
+        };
+        let compressor = Compressor::new(&everything).unwrap();
+        for (kind, expected) in [
+            ("application/grpc", None),
+            ("application/grpc+proto", None),
+            ("application/json", Some(Algorithm::Gzip)),
+        ] {
+            let mut answer = head(200, &[("content-type", kind)]);
+            assert_eq!(
+                compressor.plan(&asked(&GZIP), &mut answer, None),
+                expected,
+                "{kind}"
+            );
+        }
     }
 
     #[test]

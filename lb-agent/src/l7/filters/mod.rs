@@ -165,6 +165,7 @@ impl Chain {
             // Merged with those of the route (`parts`).
             timeouts: _,
             limits: _,
+            protocol: _,
         } = settings;
         let route_rules = route.map(|route| (&*route.request_headers, &*route.response_headers));
         let (of_requests, of_responses) = route_rules.unwrap_or_default();

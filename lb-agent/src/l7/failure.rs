@@ -1,0 +1,52 @@
+//! Why a request has no answer of its backend.
+
+use h2::Reason;
+
+use super::h2c::Unanswered;
+use super::upload::UploadError;
+
+/// Why there is no answer.
+pub(super) enum Failure {
+    /// Nothing of the request was written.
+    Unsent,
+    /// The request cannot be sent over HTTP/2.
+    Unsendable,
+    /// The backend did not look at the request, and says so.
+    Refused,
+    /// The backend reset the stream before any byte of an answer.
+    Reset(Reason),
+    /// The connection broke before any byte of an answer.
+    Broken,
+    /// What came is no answer of HTTP; what is wrong with it.
+    Malformed(&'static str),
+    /// It took too long.
+    Timeout,
+    /// The request itself came to no end.
+    Upload(UploadError),
+    /// The client has gone away.
+    Gone,
+}
+
+impl From<Unanswered> for Failure {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Unsent => Self::Unsent,
+            Unanswered::Unsendable => Self::Unsendable,
+            Unanswered::Refused => Self::Refused,
+            Unanswered::Reset(reason) => Self::Reset(reason),
+            Unanswered::Broken => Self::Broken,
+            Unanswered::Malformed(what) => Self::Malformed(what),
+        }
+    }
+}
+
+impl Failure {
+    /// What a stream of the client is reset with.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Refused => Some(Reason::REFUSED_STREAM),
+            Self::Reset(reason) => Some(*reason),
+            _ => None,
+        }
+    }
+}
