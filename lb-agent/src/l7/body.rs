@@ -46,7 +46,7 @@ impl Peer for Asking {
                 take(Piece::End(None));
                 return Poll::Ready(Ok(()));
             }
-            // hyper takes a reset with CANCEL for the end.
+            // hyper takes a reset with NO_ERROR for the end.
             None => return Poll::Ready(Err(PeerError::Gone)),
         };
         match frame.into_data() {

@@ -159,29 +159,42 @@ async fn caller_is_served(caller: &mut Caller, served: &mut Served) -> u16 {
 }
 
 #[tokio::test]
-async fn upload_that_is_cancelled_is_not_taken_for_a_whole_one() {
-    let backend = Backend::new();
-    let proxy = Proxy::new(&[&backend], "");
-    let mut caller = Caller::new(&proxy).await;
-    let (answer, mut sends) = caller.call().await;
-    let mut connection = beside({
-        let backend = Backend {
-            listener: backend.listener.try_clone().unwrap(),
-            address: backend.address,
-        };
-        move || backend.request().0
-    })
-    .await;
-    sends.send_data("half".into(), false).unwrap();
-    let mut connection = beside(move || {
-        assert_eq!(connection.exactly(9), "4\r\nhalf\r\n");
-        connection
-    })
-    .await;
-    sends.send_reset(Reason::CANCEL);
-    let rest = beside(move || connection.rest()).await;
-    assert_eq!(rest, "", "no last chunk");
-    assert!(soon(answer).await.is_err());
+async fn upload_that_is_reset_is_not_taken_for_a_whole_one() {
+    for reason in [Reason::CANCEL, Reason::NO_ERROR] {
+        let backend = Backend::new();
+        let proxy = Proxy::new(&[&backend], "");
+        let mut caller = Caller::new(&proxy).await;
+        let (_answer, mut sends) = caller.call().await;
+        let mut connection = beside(move || backend.request().0).await;
+        sends.send_data("half".into(), false).unwrap();
+        let mut connection = beside(move || {
+            assert_eq!(connection.exactly(9), "4\r\nhalf\r\n");
+            connection
+        })
+        .await;
+        sends.send_reset(reason);
+        let rest = beside(move || connection.rest()).await;
+        assert_eq!(rest, "", "no last chunk after {reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn upload_that_is_reset_resets_the_stream_to_the_backend() {
+    for reason in [Reason::CANCEL, Reason::NO_ERROR] {
+        let backend = Backend::new();
+        let proxy = proxy(&backend);
+        let mut caller = Caller::new(&proxy).await;
+        let (answer, mut sends) = caller.call().await;
+        let mut served = Served::accept(&backend).await;
+        let mut call = served.call().await;
+        let _answers = call.begin();
+        let _answer = soon(answer).await.unwrap();
+        sends.send_data("half".into(), false).unwrap();
+        assert_eq!(call.piece().await.as_deref(), Some(&b"half"[..]));
+        sends.send_reset(reason);
+        let gone = soon(call.request.body_mut().data()).await.unwrap();
+        assert_eq!(gone.unwrap_err().reason(), Some(Reason::CANCEL));
+    }
 }
 
 #[tokio::test]
