@@ -76,3 +76,13 @@ impl Carrier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn carrier_is_as_small_as_a_connection() {
+        assert_eq!(size_of::<Carrier>(), size_of::<Stream>());
+    }
+}

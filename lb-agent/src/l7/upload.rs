@@ -201,6 +201,7 @@ impl Upload {
                     trailers.map(|trailers| hop::cleaned_trailers(trailers, &self.named));
                 self.encoder.end(trailers.as_ref(), &mut self.kept);
                 if self.encoder.is_plain() {
+                    let trailers = trailers.filter(|trailers| !trailers.is_empty());
                     self.trailers = trailers.map(Box::new);
                 }
                 self.is_read = true;

@@ -66,7 +66,7 @@ pub(in crate::l7) enum Unanswered {
 
 /// What comes of an answer after its head.
 pub(in crate::l7) enum Received {
-    /// Bytes of its body.
+    /// Bytes of its body; never none.
     Data(Bytes),
     /// The end, with the trailers if there are any.
     End(Option<Fields>),
@@ -221,11 +221,13 @@ impl Call {
         let Receives::Body(body) = &mut self.receives else {
             return Poll::Ready(Err(Reason::INTERNAL_ERROR.into()));
         };
-        if let Some(data) = ready!(body.poll_data(context)) {
+        while let Some(data) = ready!(body.poll_data(context)) {
             let data = data.map_err(an_error)?;
             // An error is one of the stream, and comes again.
             let _ = body.flow_control().release_capacity(data.len());
-            return Poll::Ready(Ok(Received::Data(data)));
+            if !data.is_empty() {
+                return Poll::Ready(Ok(Received::Data(data)));
+            }
         }
         let trailers = ready!(body.poll_trailers(context)).map_err(an_error)?;
         let trailers = trailers.map(|trailers| head::fields_of(&trailers));

@@ -93,15 +93,19 @@ async fn room(sends: &mut SendStream<Bytes>, wanted: usize) -> usize {
 #[tokio::test]
 async fn slow_client_stops_its_own_stream_and_no_other() {
     let backend = Backend::new();
-    let proxy = proxy(&backend);
-    let slow = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    // It is not cut off meanwhile.
+    let proxy = Proxy::new(&[&backend], &format!("{H2C}\ntimeouts = {{ send = '0' }}"));
+    let get = || proxy.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let slow = [get(), get(), get(), get()];
     let mut served = Served::accept(&backend).await;
-    let mut call = served.call().await;
-    let head = Response::new(());
-    let answers = call.answer.send_response(head, false).unwrap();
-    let filled = fill(answers).await;
-    // What the sockets hold, and one window.
-    assert!((256 << 10..32 << 20).contains(&filled), "{filled}");
+    for _ in &slow {
+        let mut call = served.call().await;
+        let head = Response::new(());
+        let answers = call.answer.send_response(head, false).unwrap();
+        let filled = fill(answers).await;
+        // What the sockets hold, and one window.
+        assert!((256 << 10..32 << 20).contains(&filled), "{filled}");
+    }
     let mut caller = Caller::new(&proxy).await;
     let (answer, mut sends) = caller.call().await;
     let mut call = served.call().await;
