@@ -25,6 +25,8 @@ struct Line {
     value: Span,
     known: Name,
     removed: bool,
+    /// It stands in the text as it is written: `name: value`, CR and LF.
+    plain: bool,
 }
 
 /// Bytes of the section's text.
@@ -40,6 +42,10 @@ impl Span {
             start: start as u32,
             length: length as u32,
         }
+    }
+
+    const fn end(self) -> u32 {
+        self.start + self.length
     }
 
     pub(crate) fn of(self, text: &[u8]) -> &[u8] {
@@ -118,15 +124,19 @@ impl Fields {
         for line in lines {
             let known = Name::of(line.name.as_bytes());
             self.present |= known.bit();
+            let name = place(line.name.as_bytes());
+            let value = match line.value.is_empty() {
+                true => Span::default(),
+                false => place(line.value),
+            };
             self.lines.push(Line {
-                name: place(line.name.as_bytes()),
-                value: if line.value.is_empty() {
-                    Span::default()
-                } else {
-                    place(line.value)
-                },
+                name,
+                value,
                 known,
                 removed: false,
+                plain: value.start == name.end() + 2
+                    && self.text[name.end() as usize..].starts_with(b": ")
+                    && self.text[value.end() as usize..].starts_with(b"\r\n"),
             });
         }
         Ok(())
@@ -246,6 +256,7 @@ impl Fields {
                 value,
                 known: name,
                 removed: false,
+                plain: false,
             };
             self.lines.push(line);
             self.present |= name.bit();
@@ -258,22 +269,26 @@ impl Fields {
     }
 
     fn push(&mut self, known: Name, name: &[u8], value: &[u8]) {
-        let name_at = self.text.len();
-        self.text.extend_from_slice(name);
-        let value_at = self.text.len();
-        if value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-            let good = value
-                .iter()
-                .filter(|byte| !matches!(byte, b'\r' | b'\n' | 0));
-            self.text.extend(good);
+        let text = &mut self.text;
+        text.reserve(name.len() + value.len() + 4);
+        let name_at = text.len();
+        text.extend_from_slice(name);
+        text.extend_from_slice(b": ");
+        let value_at = text.len();
+        if memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
+            let is_good = |byte: &&u8| !matches!(byte, b'\r' | b'\n' | 0);
+            text.extend(value.iter().filter(is_good));
         } else {
-            self.text.extend_from_slice(value);
+            text.extend_from_slice(value);
         }
+        let value = Span::new(value_at, text.len() - value_at);
+        text.extend_from_slice(b"\r\n");
         self.lines.push(Line {
             name: Span::new(name_at, name.len()),
-            value: Span::new(value_at, self.text.len() - value_at),
+            value,
             known,
             removed: false,
+            plain: true,
         });
         self.present |= known.bit();
     }
@@ -281,9 +296,22 @@ impl Fields {
     /// Writes all lines, without the empty one at their end.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.reserve(self.text.len() + 4 * self.lines.len());
-        for (name, value) in self.iter() {
-            line_to(out, name, value);
+        // Lines that stand behind each other in the text are written at once.
+        let (mut start, mut end) = (0, 0);
+        for line in self.lines.iter().filter(|line| !line.removed) {
+            if line.plain && line.name.start == end {
+                end = line.value.end() + 2;
+                continue;
+            }
+            out.extend_from_slice(&self.text[start as usize..end as usize]);
+            if line.plain {
+                (start, end) = (line.name.start, line.value.end() + 2);
+            } else {
+                (start, end) = (0, 0);
+                line_to(out, line.name.of(&self.text), line.value.of(&self.text));
+            }
         }
+        out.extend_from_slice(&self.text[start as usize..end as usize]);
     }
 
     pub(crate) fn text(&self) -> &[u8] {

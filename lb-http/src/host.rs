@@ -1,9 +1,28 @@
 //! Hosts as requests name them.
 
+/// Bytes of a registered name (RFC 3986, section 3.2.2).
+static OF_NAMES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&'..=b',' | b';' | b'='
+            );
+        byte += 1;
+    }
+    table
+};
+
 /// Whether `host` is `uri-host [ ":" port ]` of RFC 3986, section 3.2.2. A name that is empty is
 /// allowed there, and no server has it. An IPv6 address without its brackets is what Socket.IO's
 /// client sends in Node.js; it can be taken for nothing else.
 pub fn is_valid(host: &[u8]) -> bool {
+    // Most are names without anything else.
+    if !host.is_empty() && host.iter().all(|byte| OF_NAMES[*byte as usize]) {
+        return true;
+    }
     let colons = host.iter().filter(|byte| **byte == b':').count();
     if colons > 1 && host.first() != Some(&b'[') {
         let text = std::str::from_utf8(host).unwrap_or_default();
@@ -20,9 +39,7 @@ pub fn is_valid(host: &[u8]) -> bool {
         Some(ip) => ip
             .iter()
             .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte)),
-        None => name
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte)),
+        None => name.iter().all(|byte| OF_NAMES[*byte as usize]),
     };
     !name.is_empty() && good_name && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }

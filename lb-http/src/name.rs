@@ -23,46 +23,7 @@ macro_rules! names {
                 }
             }
 
-            /// All names of `length` bytes.
-            const fn candidates(length: usize) -> &'static [Self] {
-                const ALL: &[Name] = &[$(Name::$name),*];
-                const LONGEST: usize = 32;
-                const fn count(length: usize) -> usize {
-                    let (mut at, mut count) = (0, 0);
-                    while at < ALL.len() {
-                        count += (ALL[at].text().len() == length) as usize;
-                        at += 1;
-                    }
-                    count
-                }
-                const fn sorted() -> ([Name; ALL.len()], [usize; LONGEST + 2]) {
-                    let mut names = [Name::Other; ALL.len()];
-                    let mut starts = [0; LONGEST + 2];
-                    let (mut length, mut filled) = (0, 0);
-                    while length <= LONGEST {
-                        starts[length] = filled;
-                        let mut at = 0;
-                        while at < ALL.len() {
-                            if ALL[at].text().len() == length {
-                                names[filled] = ALL[at];
-                                filled += 1;
-                            }
-                            at += 1;
-                        }
-                        assert!(filled - starts[length] == count(length));
-                        length += 1;
-                    }
-                    assert!(filled == ALL.len(), "a name is longer than LONGEST");
-                    starts[length] = filled;
-                    (names, starts)
-                }
-                static SORTED: ([Name; ALL.len()], [usize; LONGEST + 2]) = sorted();
-                if length > LONGEST {
-                    return &[];
-                }
-                let (_, from) = SORTED.0.split_at(SORTED.1[length]);
-                from.split_at(SORTED.1[length + 1] - SORTED.1[length]).0
-            }
+            const ALL: &[Self] = &[$(Self::$name),*];
         }
     };
 }
@@ -118,12 +79,62 @@ names! {
     XRequestId = "x-request-id",
 }
 
+/// Places of the table of names.
+const PLACES: usize = 512;
+
+/// The place of a name: by its length and four of its bytes, in lower case.
+const fn place(text: &[u8], seed: usize) -> usize {
+    let length = text.len();
+    if length == 0 {
+        return 0;
+    }
+    let bytes = [
+        text[0],
+        text[length / 2],
+        text[length * 3 / 4],
+        text[length - 1],
+    ];
+    let word = u32::from_le_bytes(bytes) | 0x2020_2020;
+    ((word as usize + length).wrapping_mul(seed) >> 20) % PLACES
+}
+
+/// A multiplier with which no two names have one place.
+const SEED: usize = {
+    let mut seed = 0x9e37_79b1;
+    'seeds: loop {
+        let mut taken = [false; PLACES];
+        let mut at = 0;
+        while at < Name::ALL.len() {
+            let place = place(Name::ALL[at].text().as_bytes(), seed);
+            if taken[place] {
+                seed += 2;
+                continue 'seeds;
+            }
+            taken[place] = true;
+            at += 1;
+        }
+        break seed;
+    }
+};
+
+static TABLE: [Name; PLACES] = {
+    let mut table = [Name::Other; PLACES];
+    let mut at = 0;
+    while at < Name::ALL.len() {
+        table[place(Name::ALL[at].text().as_bytes(), SEED)] = Name::ALL[at];
+        at += 1;
+    }
+    table
+};
+
 impl Name {
     /// The name that `text` is, in any case (RFC 9110, section 5.1).
     pub fn of(text: &[u8]) -> Self {
-        let is = |name: &&Self| name.text().as_bytes().eq_ignore_ascii_case(text);
-        let found = Self::candidates(text.len()).iter().find(is);
-        found.copied().unwrap_or(Self::Other)
+        let name = TABLE[place(text, SEED)];
+        match name.text().as_bytes().eq_ignore_ascii_case(text) {
+            true => name,
+            false => Self::Other,
+        }
     }
 
     pub(crate) const fn bit(self) -> u64 {
@@ -149,10 +160,9 @@ mod tests {
         assert_eq!(Name::of(b"x-forwarded-fo"), Name::Other);
         assert_eq!(Name::of(b""), Name::Other);
         assert_eq!(Name::of(&[b'x'; 100]), Name::Other);
-        for length in 0..40 {
-            for name in Name::candidates(length) {
-                assert_eq!(Name::of(name.text().as_bytes()), *name);
-            }
+        for name in Name::ALL {
+            assert_eq!(Name::of(name.text().as_bytes()), *name);
+            assert_eq!(Name::of(name.text().to_uppercase().as_bytes()), *name);
         }
     }
 

@@ -64,10 +64,14 @@ impl RequestContext {
         extended: Option<String>,
     ) -> Box<Self> {
         let mut record = record(visit, &service, head.version, &Said::of(&head));
-        let host = std::str::from_utf8(head.host()).unwrap_or_default();
-        let place = service
-            .parts
-            .find(host, &String::from_utf8_lossy(head.path()));
+        let place = match service.parts.is_plain() {
+            true => service.parts.without_route(),
+            false => {
+                let host = std::str::from_utf8(head.host()).unwrap_or_default();
+                let path = String::from_utf8_lossy(head.path());
+                service.parts.find(host, &path)
+            }
+        };
         let settings = &service.http.settings;
         let hop = hop::strip(&mut head.fields);
         let may_upgrade = head.version == Version::HTTP_11 && framing.is_empty() && hop.upgrade;

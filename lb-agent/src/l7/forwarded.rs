@@ -333,9 +333,20 @@ impl std::fmt::Debug for RequestId {
     }
 }
 
+/// Every byte in hexadecimal digits.
+static HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    table
+};
+
 /// A new id: 32 hexadecimal digits.
 fn id() -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let [first, second] = IDS.with(|ids| {
         let [salt, count] = ids.get();
         ids.set([salt, count.wrapping_add(1)]);
@@ -348,9 +359,9 @@ fn id() -> [u8; 32] {
         [spread(count), spread(count ^ salt)]
     });
     let mut text = [0; 32];
-    let words = u128::from(first) << 64 | u128::from(second);
-    for (place, digit) in text.iter_mut().zip((0..32).rev()) {
-        *place = DIGITS[(words >> (4 * digit)) as usize & 15];
+    let bytes = [first.to_be_bytes(), second.to_be_bytes()];
+    for (place, byte) in text.chunks_exact_mut(2).zip(bytes.as_flattened()) {
+        place.copy_from_slice(&HEX[usize::from(*byte)]);
     }
     text
 }

@@ -43,6 +43,7 @@
 //! | [`tls`] | TLS for clients: certificates, server names, session tickets |
 //! | `clock` | deadlines |
 //! | `counts` | what `status` shows |
+//! | `ids` | maps by ids |
 
 mod accept;
 mod access_log;
@@ -68,6 +69,7 @@ mod h2c;
 mod handle;
 mod handshake;
 mod http1;
+mod ids;
 mod lately;
 pub mod pages;
 mod parts;

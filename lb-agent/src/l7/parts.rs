@@ -82,6 +82,11 @@ impl Parts {
         self.lanes.len() - 1
     }
 
+    /// Whether all requests take one lane.
+    pub(super) fn is_plain(&self) -> bool {
+        self.lanes.len() == 1
+    }
+
     /// The lane that a request takes.
     pub(super) fn find(&self, host: &str, path: &str) -> usize {
         let found = self.router.find(host, path);

@@ -5,7 +5,6 @@
 //! by the [`Pool`]'s own round, which ends old ones.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -16,6 +15,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use super::carrier::Carrier;
 use super::clock;
 use super::h2c::Connections;
+use super::ids::IdMap;
 
 /// For how long an idle connection is kept when its backend does not say: Node.js closes it after
 /// five seconds, and a request must not meet the close.
@@ -66,7 +66,7 @@ impl Upstream {
 pub(super) struct Pool {
     /// Connections of HTTP/2.
     pub(super) shared: Connections,
-    idle: RefCell<HashMap<BackendId, Vec<Idle>>>,
+    idle: RefCell<IdMap<BackendId, Vec<Idle>>>,
 }
 
 struct Idle {

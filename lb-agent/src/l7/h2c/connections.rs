@@ -2,7 +2,6 @@
 //! in use.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -15,6 +14,7 @@ use tokio::time::timeout;
 use super::call::Call;
 use super::connection::{Connection, Lease};
 use crate::l7::clock;
+use crate::l7::ids::IdMap;
 use crate::l7::stream::Stream;
 
 /// For how long a connection without a stream is kept, in milliseconds.
@@ -22,7 +22,7 @@ const IDLE_MS: u64 = 60_000;
 
 /// The connections of a thread.
 #[derive(Clone, Default)]
-pub(in crate::l7) struct Connections(Rc<RefCell<HashMap<BackendId, OfBackend>>>);
+pub(in crate::l7) struct Connections(Rc<RefCell<IdMap<BackendId, OfBackend>>>);
 
 #[derive(Default)]
 struct OfBackend {
