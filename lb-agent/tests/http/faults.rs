@@ -1,6 +1,9 @@
 //! Backends that go, come back, hang and lie.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Backend, Echo, OK, Proxy};
 
@@ -167,4 +170,37 @@ fn a_backend_that_fails_again_and_again_is_passed_by_for_a_while() {
         }
     }
     assert!(failures == 0 || failures == 2, "{failures}");
+}
+
+#[test]
+fn unix_socket_whose_queue_is_full_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.sock");
+    let address = SockAddr::unix(&path).unwrap();
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    listener.bind(&address).unwrap();
+    listener.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        match socket.connect(&address) {
+            Ok(()) => waiting.push(socket),
+            Err(error) => break assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+    let proxy = Proxy::before(vec![format!("unix:{}", path.display())], "");
+    let mut client = proxy.ask(GET);
+    client.is_silent();
+    // The application comes to it.
+    for _ in &waiting {
+        listener.accept().unwrap();
+    }
+    let (connection, _) = listener.accept().unwrap();
+    let mut request = [0; 1024];
+    let length = (&connection).read(&mut request).unwrap();
+    assert!(request[..length].starts_with(b"GET / HTTP/1.1\r\n"));
+    let answer = OK.replacen("\r\n", "\r\nDate: now\r\n", 1);
+    (&connection).write_all(answer.as_bytes()).unwrap();
+    assert_eq!(client.status(), 200);
 }

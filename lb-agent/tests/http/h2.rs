@@ -10,6 +10,7 @@ use lb_agent::handover::Newcomers;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use super::log::Log;
 use super::{Backend, Client, OK, PATIENCE, Proxy, field, own_address};
 
 const DATA: u8 = 0;
@@ -427,19 +428,23 @@ fn h2_6_8_at_the_end_a_client_is_told_and_what_is_under_way_answered() {
     stopped.join().unwrap();
 }
 
+/// An extended CONNECT (RFC 8441, section 5.1).
+const CHAT: [(&str, &str); 7] = [
+    (":method", "CONNECT"),
+    (":protocol", "websocket"),
+    (":scheme", "https"),
+    (":path", "/chat?x"),
+    (":authority", "a.test"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-protocol", "chat"),
+];
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+                        Upgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n";
+
 #[test]
 fn x3_x5_an_extended_connect_is_offered_and_becomes_an_upgrade_with_a_key_of_its_own() {
     let backend = Backend::new();
     let secure = Secure::new(&backend);
-    let list = [
-        (":method", "CONNECT"),
-        (":protocol", "websocket"),
-        (":scheme", "https"),
-        (":path", "/chat?x"),
-        (":authority", "a.test"),
-        ("sec-websocket-version", "13"),
-        ("sec-websocket-protocol", "chat"),
-    ];
     let mut keys = Vec::new();
     for _ in 0..2 {
         let mut connection = secure.connect();
@@ -449,7 +454,7 @@ fn x3_x5_an_extended_connect_is_offered_and_becomes_an_upgrade_with_a_key_of_its
             .chunks(6)
             .any(|one| one == [0, 8, 0, 0, 0, 1]);
         assert!(offered, "SETTINGS_ENABLE_CONNECT_PROTOCOL: {settings:?}");
-        connection.send(HEADERS, END_HEADERS, 1, &fields(&list));
+        connection.send(HEADERS, END_HEADERS, 1, &fields(&CHAT));
         let (mut behind, head) = backend.request();
         assert!(head.starts_with("GET /chat?x HTTP/1.1\r\n"), "{head}");
         assert_eq!(field(&head, "upgrade"), Some("websocket"));
@@ -458,10 +463,7 @@ fn x3_x5_an_extended_connect_is_offered_and_becomes_an_upgrade_with_a_key_of_its
         assert_eq!(field(&head, "sec-websocket-version"), Some("13"));
         assert_eq!(field(&head, "sec-websocket-protocol"), Some("chat"));
         keys.push(field(&head, "sec-websocket-key").unwrap().to_owned());
-        behind.send(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: x\r\n\r\nprompt",
-        );
+        behind.send(&format!("{SWITCHED}prompt"));
         assert_eq!(connection.outcome(), Outcome::Answer(200));
         assert_eq!(connection.next_of(&[DATA]).unwrap().payload, b"prompt");
         connection.send(DATA, 0, 1, b"hello");
@@ -484,4 +486,31 @@ fn x3_x5_an_extended_connect_is_offered_and_becomes_an_upgrade_with_a_key_of_its
     }
     assert_eq!(keys[0].len(), 24, "16 bytes in base64");
     assert_ne!(keys[0], keys[1]);
+}
+
+#[test]
+fn x5_a_tunnel_has_its_line_in_the_access_log_at_its_end() {
+    let (log, backend) = (Log::new(), Backend::new());
+    let secure = Secure::with(&backend, &log.settings());
+    let mut connection = secure.connect();
+    connection.send(HEADERS, END_HEADERS, 1, &fields(&CHAT));
+    let (mut behind, _) = backend.request();
+    behind.send(&format!("{SWITCHED}prompt"));
+    assert_eq!(connection.outcome(), Outcome::Answer(200));
+    assert_eq!(connection.next_of(&[DATA]).unwrap().payload, b"prompt");
+    log.is_empty();
+    connection.send(DATA, END_STREAM, 1, b"bye");
+    assert_eq!(behind.rest(), "bye");
+    behind.end();
+    let lines = log.lines(1);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for (field, value) in [
+        ("target", "/chat?x"),
+        ("protocol", "HTTP/2.0"),
+        ("host", "a.test"),
+    ] {
+        assert_eq!(lines[0][field], value, "{field} of {lines:?}");
+    }
+    assert_eq!(lines[0]["status"], 200, "{lines:?}");
+    assert_eq!(lines[0]["bytes"], 6, "{lines:?}");
 }

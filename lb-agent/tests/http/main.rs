@@ -10,6 +10,7 @@ mod h2;
 mod h2c;
 mod hop_by_hop;
 mod limits;
+mod log;
 mod messages;
 mod prior_knowledge;
 mod responses;
@@ -62,7 +63,8 @@ impl Surroundings for Here {
 /// A proxy with one worker.
 struct Proxy {
     address: SocketAddr,
-    backends: Vec<SocketAddr>,
+    /// As they are configured.
+    backends: Vec<String>,
     l7: Option<L7>,
     observed: Observed,
 }
@@ -70,10 +72,16 @@ struct Proxy {
 impl Proxy {
     /// In front of `backends`, with `settings` under `[service.http]`.
     fn new(backends: &[&Backend], settings: &str) -> Self {
+        let addresses = backends.iter().map(|backend| backend.address.to_string());
+        Self::before(addresses.collect(), settings)
+    }
+
+    /// The same with backends by their addresses, or by the paths of their sockets.
+    fn before(backends: Vec<String>, settings: &str) -> Self {
         let plane = Memory::new(64);
         let mut proxy = Self {
             address: own_address(),
-            backends: backends.iter().map(|backend| backend.address).collect(),
+            backends,
             l7: Some(L7::new(
                 plane.clients(),
                 false,

@@ -234,3 +234,28 @@ fn events_are_passed_on_as_they_come() {
         client.is_silent();
     }
 }
+
+#[test]
+fn h13_1_1_a_tag_that_was_weakened_comes_back_to_the_backend_as_its_own() {
+    let backend = Backend::new();
+    let proxy = Proxy::new(&[&backend], "compression = { algorithms = ['gzip'] }");
+    let mut client = proxy.ask("GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n");
+    let (mut connection, _) = backend.request();
+    let text = "many letters ".repeat(200);
+    connection.send(&format!(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\nETag: \"v1\"\r\n\
+         Content-Length: {}\r\n\r\n{text}",
+        text.len()
+    ));
+    let head = client.head();
+    assert_eq!(field(&head, "content-encoding"), Some("gzip"));
+    let tag = field(&head, "etag").unwrap();
+    assert_eq!(tag, "W/\"v1\"");
+    let mut client = proxy.ask(&format!(
+        "PUT / HTTP/1.1\r\nHost: a\r\nIf-Match: {tag}, \"v0\"\r\nContent-Length: 0\r\n\r\n"
+    ));
+    let (mut connection, head) = backend.request();
+    assert_eq!(field(&head, "if-match"), Some("\"v1\", \"v0\""));
+    connection.send(OK);
+    assert_eq!(client.status(), 200);
+}
