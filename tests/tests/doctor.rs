@@ -1,9 +1,11 @@
 //! `lb-agent doctor` finds what stands in the way, and says what to do about it.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use lb_tests::agent::{Agent, Outcome, program};
-use lb_tests::hosts::Host;
+use lb_tests::hosts::{CONTAINER, Host, Hosts, SERVICE_V4, client_v4};
+use lb_tests::outside::{Bulk, bulk_server};
 use lb_tests::{node, wait};
 use serde_json::Value;
 
@@ -167,4 +169,52 @@ fn without_privileges_it_says_what_is_missing() {
     assert_eq!(outcome.code, 1, "{outcome:?}");
     one(&outcome, "privileges", "failure", "CAP_BPF (loads programs");
     one(&outcome, "eBPF program", "failure", "");
+}
+
+/// Rules that ban a client of the services, and one that concerns none of their packets.
+const RULES: &str = "table inet ban {
+  chain input { type filter hook input priority 0; ip saddr 10.99.1.9 drop; }
+  chain forward { type filter hook forward priority 0; policy drop; }
+  chain output { type filter hook output priority 0; counter; }
+}
+";
+
+#[test]
+fn firewall_rules_that_clients_of_packet_paths_do_not_meet_are_named() {
+    let hosts = Hosts::new();
+    let container = hosts.container();
+    let backend = SocketAddr::new(CONTAINER[0], 5000);
+    bulk_server(&container, backend);
+    let services = format!(
+        "{SERVICES}[[service]]\nname = 'far'\nlisten = ['{SERVICE_V4}']\npath = 'nat'\n\
+         backends = ['{backend}']\n"
+    );
+    let agent = Agent::start(&hosts.balancer, &services);
+    let doctor = || {
+        let config = agent.config();
+        agent.run(&["doctor", "--config", config.to_str().unwrap(), "--json"])
+    };
+    let visit = || {
+        let from = client_v4(9);
+        let visit = || Bulk::connect(from, SERVICE_V4)?.transfer(1000, 1000);
+        assert_eq!(hosts.clients.run(visit).unwrap(), from);
+    };
+    visit();
+    one(&doctor(), "firewall", "ok", "no rules");
+    let rules = agent.dir().join("rules.nft");
+    std::fs::write(&rules, RULES).unwrap();
+    let nft = |arguments: &[&str]| {
+        let mut nft = hosts.balancer.command("nft");
+        assert!(nft.args(arguments).status().expect("nft").success());
+    };
+    nft(&["-f", rules.to_str().unwrap()]);
+    // It is as doctor says.
+    visit();
+    let outcome = doctor();
+    assert_eq!(outcome.code, 0, "a warning only: {outcome:?}");
+    let told = "packets for far do not meet these rules: nftables: 1 on hook forward; nftables: 1 on hook input";
+    one(&outcome, "firewall", "warning", told);
+    assert!(!outcome.stdout.contains("hook output"), "{outcome:?}");
+    nft(&["flush", "ruleset"]);
+    one(&doctor(), "firewall", "ok", "no rules");
 }

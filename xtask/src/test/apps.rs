@@ -22,6 +22,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         ("faketime", "faketime"),
         ("tmux", "tmux"),
         ("curl", "curl"),
+        ("nft", "nftables"),
         ("openssl", "openssl"),
     ] {
         packages::ensure_program(program, package, "the end-to-end tests")?;
