@@ -5,8 +5,8 @@
 
 use std::cell::RefCell;
 
+use crate::buffer_pool;
 use crate::name::Name;
-use crate::spare;
 
 /// A header section, or a trailer section.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl Fields {
     /// An empty section, in buffers that the thread has used before.
     pub fn new() -> Self {
         Self {
-            text: spare::take(),
+            text: buffer_pool::take(),
             lines: INDEXES.with_borrow_mut(Vec::pop).unwrap_or_default(),
             present: 0,
             removed: 0,
@@ -339,7 +339,7 @@ impl Clone for Fields {
 
 impl Drop for Fields {
     fn drop(&mut self) {
-        spare::give(std::mem::take(&mut self.text));
+        buffer_pool::give(std::mem::take(&mut self.text));
         let mut lines = std::mem::take(&mut self.lines);
         if lines.capacity() == 0 || lines.capacity() > LONGEST_INDEX {
             return;

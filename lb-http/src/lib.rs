@@ -12,11 +12,12 @@
 //! | [`body`] | the bytes of a body: decoders and encoders |
 //! | [`hop`] | what is for one hop only |
 //! | [`host`], [`list`] | values that are parsed in more than one place |
-//! | [`spare`] | buffers that a thread uses again |
+//! | [`buffer_pool`] | buffers that a thread uses again |
 
 #![forbid(unsafe_code)]
 
 pub mod body;
+pub mod buffer_pool;
 pub mod fields;
 pub mod framing;
 pub mod hop;
@@ -25,7 +26,6 @@ pub mod list;
 pub mod name;
 pub mod request;
 pub mod response;
-pub mod spare;
 
 pub use fields::Fields;
 pub use framing::Framing;

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::access_log::{End, Record};
 use super::clock;
-use super::connection::{Given, NOTHING, UnderWay};
+use super::connection::{Given, InFlight, NOTHING};
 use super::download::DownloadError;
 use super::h2c::{fields_of, headers_of};
 use super::peer::{Peer, PeerError};
@@ -77,7 +77,7 @@ impl Peer for Asking {
 pub(super) struct Stream {
     request: Upload,
     transfer: Option<Transfer>,
-    under_way: UnderWay,
+    in_flight: InFlight,
     record: Option<Box<Record>>,
     trailers: Option<Fields>,
     /// How long the backend may pause.
@@ -102,16 +102,16 @@ impl Stream {
     pub(super) fn new(
         asking: Asking,
         mut transfer: Transfer,
-        under_way: UnderWay,
+        in_flight: InFlight,
         record: Option<Box<Record>>,
         pause: Option<Duration>,
     ) -> Self {
-        let given = under_way.stream();
-        under_way.progress.awaits(pause);
+        let given = in_flight.stream();
+        in_flight.progress.awaits(pause);
         let request = match transfer.split() {
             None => Upload::Beside(asking),
             Some(upward) => {
-                let progress = Rc::clone(&under_way.progress);
+                let progress = Rc::clone(&in_flight.progress);
                 let task = tokio::task::spawn_local(upward.run(asking, progress));
                 Upload::Apart(task.abort_handle())
             }
@@ -119,7 +119,7 @@ impl Stream {
         Self {
             request,
             transfer: Some(transfer),
-            under_way,
+            in_flight,
             record,
             trailers: None,
             pause,
@@ -137,7 +137,7 @@ impl Stream {
             return Poll::Ready(trailers.map(|fields| Ok(Frame::trailers(headers_of(&fields)))));
         };
         if let Upload::Beside(asking) = &mut self.request {
-            let progress = &self.under_way.progress;
+            let progress = &self.in_flight.progress;
             if transfer.poll_upload(asking, progress, context).is_ready() {
                 self.request = Upload::Over;
             }
@@ -149,7 +149,7 @@ impl Stream {
             Piece::End(fields) => *trailers = fields,
             Piece::More => {}
         });
-        let progress = &self.under_way.progress;
+        let progress = &self.in_flight.progress;
         if polled.is_pending() {
             self.given.set(NOTHING);
             ready!(progress.poll_deadline(context));
@@ -198,7 +198,7 @@ impl Drop for Stream {
 pub(super) struct Body {
     kind: Kind,
     /// Gone with the end.
-    _under_way: Option<UnderWay>,
+    _in_flight: Option<InFlight>,
 }
 
 enum Kind {
@@ -211,7 +211,7 @@ impl Body {
     const fn new(kind: Kind) -> Self {
         Self {
             kind,
-            _under_way: None,
+            _in_flight: None,
         }
     }
 
@@ -241,8 +241,8 @@ impl Body {
     }
 
     /// With its end the request is not under way any more.
-    pub(super) fn held(mut self, under_way: UnderWay) -> Self {
-        self._under_way = Some(under_way);
+    pub(super) fn held(mut self, in_flight: InFlight) -> Self {
+        self._in_flight = Some(in_flight);
         self
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::Version;
 use lb_http::body::{Decoder, Piece};
-use lb_http::{ResponseHead, spare};
+use lb_http::{ResponseHead, buffer_pool};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, Interest, ReadBuf};
 
 use super::clock::Deadline;
@@ -77,7 +77,7 @@ impl Conn {
     /// Gives its buffer back if nothing is in it: a connection that waits holds no memory.
     pub(super) fn release(&mut self) {
         if self.is_drained() {
-            spare::give(std::mem::take(&mut self.input));
+            buffer_pool::give(std::mem::take(&mut self.input));
             self.at = 0;
         }
     }
@@ -109,7 +109,7 @@ impl Conn {
     /// Reads more; 0 is the end.
     pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.capacity() == 0 {
-            self.input = spare::take();
+            self.input = buffer_pool::take();
         }
         if self.at > 0 {
             self.input.drain(..std::mem::take(&mut self.at));
@@ -162,7 +162,7 @@ impl Conn {
         }
         if self.taken > 0 {
             // Who has nothing to write holds no memory.
-            spare::give(std::mem::take(&mut self.out));
+            buffer_pool::give(std::mem::take(&mut self.out));
             self.taken = 0;
         }
         Poll::Ready(Ok(()))

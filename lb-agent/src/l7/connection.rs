@@ -22,7 +22,7 @@ use crate::config::http::Timeouts;
 const REMEMBER_MS: u64 = 60_000;
 
 /// One connection of a client.
-pub(super) struct Visit {
+pub(super) struct Connection {
     /// The thread that it belongs to.
     pub(super) worker: Rc<Worker>,
     /// The address that it came to.
@@ -44,7 +44,7 @@ pub(super) struct Visit {
     /// The streams of HTTP/2 that carry answers.
     streams: RefCell<Vec<Given>>,
     /// Requests under way: more than one with HTTP/2 alone.
-    under_way: Cell<u32>,
+    in_flight: Cell<u32>,
     idle: Cell<Duration>,
     head: Cell<Duration>,
     /// How long it may take to make room for more of an answer.
@@ -59,45 +59,45 @@ pub(super) type Given = Rc<Cell<u64>>;
 pub(super) const NOTHING: u64 = u64::MAX;
 
 /// A request on its way through this connection, until this is dropped.
-pub(super) struct UnderWay {
-    visit: Rc<Visit>,
+pub(super) struct InFlight {
+    connection: Rc<Connection>,
     pub(super) progress: Rc<Progress>,
 }
 
-impl UnderWay {
+impl InFlight {
     /// One more.
-    pub(super) fn begin(visit: &Rc<Visit>) -> Self {
-        visit.under_way.set(visit.under_way.get() + 1);
-        visit.progress.exchange();
-        let progress = if visit.is_http2() {
+    pub(super) fn begin(connection: &Rc<Connection>) -> Self {
+        connection.in_flight.set(connection.in_flight.get() + 1);
+        connection.progress.exchange();
+        let progress = if connection.is_http2() {
             let of_stream = Progress::new();
             of_stream.exchange();
             Rc::new(of_stream)
         } else {
-            Rc::clone(&visit.progress)
+            Rc::clone(&connection.progress)
         };
         Self {
-            visit: Rc::clone(visit),
+            connection: Rc::clone(connection),
             progress,
         }
     }
 }
 
-impl UnderWay {
+impl InFlight {
     /// Notes a stream that carries an answer.
     pub(super) fn stream(&self) -> Given {
         let given = Given::new(Cell::new(NOTHING));
-        self.visit.streams.borrow_mut().push(Rc::clone(&given));
+        self.connection.streams.borrow_mut().push(Rc::clone(&given));
         given
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        let left = self.visit.under_way.get() - 1;
-        self.visit.under_way.set(left);
+        let left = self.connection.in_flight.get() - 1;
+        self.connection.in_flight.set(left);
         if left == 0 {
-            self.visit.end();
+            self.connection.end();
         }
     }
 }
@@ -112,7 +112,7 @@ pub(super) struct Chosen {
     pub(super) reason: Reason,
 }
 
-impl Visit {
+impl Connection {
     /// A connection that carries nothing yet; `None` if no service listens at `local`.
     pub(super) fn new(
         worker: Rc<Worker>,
@@ -121,7 +121,7 @@ impl Visit {
         tls: Option<Agreed>,
     ) -> Option<Rc<Self>> {
         let usual = Timeouts::default();
-        let visit = Rc::new(Self {
+        let connection = Rc::new(Self {
             origin: Rc::new(origin),
             worker,
             local,
@@ -132,13 +132,13 @@ impl Visit {
             http2: Cell::new(tls.is_some_and(|agreed| agreed.http2)),
             tls,
             streams: RefCell::default(),
-            under_way: Cell::new(0),
+            in_flight: Cell::new(0),
             idle: Cell::new(usual.idle),
             head: Cell::new(usual.header),
             send: Cell::new(usual.send),
         });
-        visit.service()?;
-        Some(visit)
+        connection.service()?;
+        Some(connection)
     }
 
     /// The first bytes of a request may have come.

@@ -8,26 +8,26 @@ use hyper::{Method, StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
 use lb_http::{Framing, Name, RequestHead, ResponseHead, hop};
 
-use super::access_log::{Record, Said};
+use super::access_log::{LogFields, Record};
 use super::answers::{self, Answer};
-use super::connection::Visit;
+use super::compiled::RouteConfig;
+use super::connection::Connection;
 use super::filters::{Cleared, Permit, Source, Stopped};
 use super::forwarded::{self, Asker};
 use super::h2c::is_grpc;
-use super::parts::Lane;
 use super::request::Request;
 use super::settings::Service;
 use super::sticky::engineio;
-use super::sticky::learner::{Learner, Tunnelled};
 use super::sticky::sessions::Sessions;
-use super::sticky::{Key, Known, Then};
+use super::sticky::sniffer::{SessionSniffer, TunnelledSession};
+use super::sticky::{Key, StickyAction, StickyKey};
 use crate::config::http::Algorithm;
 
 /// One request.
 pub(super) struct RequestContext {
-    pub(super) visit: Rc<Visit>,
+    pub(super) connection: Rc<Connection>,
     pub(super) service: Arc<Service>,
-    /// Of its lane.
+    /// The place of its route.
     place: usize,
     /// As filters see it.
     request: Request,
@@ -57,19 +57,19 @@ impl RequestContext {
     /// A request that was found to be one; `extended` is the protocol that a stream of HTTP/2 is to go on
     /// with (RFC 8441).
     pub(super) fn new(
-        visit: &Rc<Visit>,
+        connection: &Rc<Connection>,
         service: Arc<Service>,
         mut head: RequestHead,
         framing: Framing,
         extended: Option<String>,
     ) -> Box<Self> {
-        let mut record = record(visit, &service, head.version, &Said::of(&head));
-        let place = match service.parts.is_plain() {
-            true => service.parts.without_route(),
+        let mut record = record(connection, &service, head.version, &LogFields::of(&head));
+        let place = match service.compiled.is_plain() {
+            true => service.compiled.without_route(),
             false => {
                 let host = std::str::from_utf8(head.host()).unwrap_or_default();
                 let path = String::from_utf8_lossy(head.path());
-                service.parts.find(host, &path)
+                service.compiled.find(host, &path)
             }
         };
         let settings = &service.http.settings;
@@ -83,14 +83,14 @@ impl RequestContext {
         if !settings.underscore_headers {
             forwarded::drop_underscores(&mut head.fields);
         }
-        let asker = forwarded::forward(&mut head.fields, &visit.origin, settings);
+        let asker = forwarded::forward(&mut head.fields, &connection.origin, settings);
         if let Some(record) = &mut record {
             record.client = asker.ip;
             record.identify(asker.request_id.as_bytes());
         }
-        let request = request(visit, head, framing, asker, upgrade);
+        let request = request(connection, head, framing, asker, upgrade);
         Box::new(Self {
-            visit: Rc::clone(visit),
+            connection: Rc::clone(connection),
             service,
             place,
             request,
@@ -100,20 +100,20 @@ impl RequestContext {
         })
     }
 
-    /// A request that is refused as it is none; `said` is what can be noted of it.
+    /// A request that is refused as it is none; `log_fields` is what can be noted of it.
     pub(super) fn refused(
-        visit: &Rc<Visit>,
+        connection: &Rc<Connection>,
         service: Arc<Service>,
         head: RequestHead,
-        said: &Said<'_>,
+        log_fields: &LogFields<'_>,
     ) -> Box<Self> {
-        let record = record(visit, &service, head.version, said);
-        let asker = Asker::of_connection(&visit.origin);
+        let record = record(connection, &service, head.version, log_fields);
+        let asker = Asker::of_connection(&connection.origin);
         Box::new(Self {
-            visit: Rc::clone(visit),
-            place: service.parts.without_route(),
+            connection: Rc::clone(connection),
+            place: service.compiled.without_route(),
             service,
-            request: request(visit, head, Framing::None, asker, None),
+            request: request(connection, head, Framing::None, asker, None),
             named: Vec::new(),
             asks_for_trailers: false,
             record,
@@ -121,13 +121,13 @@ impl RequestContext {
     }
 
     /// What holds on its route.
-    pub(super) fn lane(&self) -> &Lane {
-        self.service.parts.lane(self.place)
+    pub(super) fn route(&self) -> &RouteConfig {
+        self.service.compiled.route(self.place)
     }
 
     /// The same, of `service`, which is its own.
-    pub(super) fn lane_of<'a>(&self, service: &'a Service) -> &'a Lane {
-        service.parts.lane(self.place)
+    pub(super) fn route_of<'a>(&self, service: &'a Service) -> &'a RouteConfig {
+        service.compiled.route(self.place)
     }
 
     /// Whether its client takes trailers.
@@ -165,16 +165,17 @@ impl RequestContext {
     }
 
     /// Has the filters of its route look at the request.
-    pub(super) fn admit(&mut self, lane: &Lane) -> Result<Permit, Stopped> {
-        let snapshot = self.visit.worker.snapshot();
-        lane.filters.admit(&mut self.request, &**snapshot)
+    pub(super) fn admit(&mut self, route: &RouteConfig) -> Result<Permit, Stopped> {
+        let snapshot = self.connection.worker.snapshot();
+        route.filters.admit(&mut self.request, &**snapshot)
     }
 
     /// Tells the filters which backend was chosen.
     pub(super) fn backend_chosen(&mut self, backend: BackendId) {
-        let snapshot = self.visit.worker.snapshot();
-        let lane = self.service.parts.lane(self.place);
-        lane.filters
+        let snapshot = self.connection.worker.snapshot();
+        let route = self.service.compiled.route(self.place);
+        route
+            .filters
             .backend_chosen(&mut self.request, &**snapshot, backend);
     }
 
@@ -186,15 +187,15 @@ impl RequestContext {
         head: ResponseHead,
         length: Option<u64>,
     ) -> (Cleared<ResponseHead>, Option<Algorithm>) {
-        let snapshot = self.visit.worker.snapshot();
-        let filters = &self.lane().filters;
+        let snapshot = self.connection.worker.snapshot();
+        let filters = &self.route().filters;
         filters.clear(&self.request, &**snapshot, source, head, length)
     }
 
     /// Has the filters look at an answer that is at hand.
     pub(super) fn clear(&self, source: Source, answer: Answer) -> Cleared<Answer> {
-        let snapshot = self.visit.worker.snapshot();
-        let filters = &self.lane().filters;
+        let snapshot = self.connection.worker.snapshot();
+        let filters = &self.route().filters;
         filters.clear_answer(&self.request, &**snapshot, source, answer)
     }
 
@@ -205,7 +206,7 @@ impl RequestContext {
 
     /// Kept from the head, for when its backend turns out to be gone.
     fn closing_packet(&self) -> Option<&'static str> {
-        match self.known.key {
+        match self.sticky.key {
             Key::Session(_) if self.head.method == Method::GET => {
                 engineio::farewell(std::str::from_utf8(self.head.query()?).ok()?)
             }
@@ -215,21 +216,21 @@ impl RequestContext {
 
     /// Reads the session out of the answer of a backend of `service` to a handshake on its way; `None` if
     /// it is none.
-    pub(super) fn learner(
+    pub(super) fn sniffer(
         &self,
         service: ServiceId,
         status: StatusCode,
         backend: BackendId,
-    ) -> Option<Box<Learner>> {
-        let learns = self.known.then == Then::Learn && status == StatusCode::OK;
-        learns.then(|| Box::new(Learner::new(self.sessions(), service, backend)))
+    ) -> Option<Box<SessionSniffer>> {
+        let learns = self.sticky.action == StickyAction::Learn && status == StatusCode::OK;
+        learns.then(|| Box::new(SessionSniffer::new(self.sessions(), service, backend)))
     }
 
     /// What ends with a tunnel of this request to a backend of `service`.
-    pub(super) fn tunnelled(&self, service: ServiceId) -> Option<Box<Tunnelled>> {
-        match &self.known.then {
-            Then::Session(sid) => {
-                let tunnelled = Tunnelled::new(self.sessions(), service, sid.clone());
+    pub(super) fn tunnelled(&self, service: ServiceId) -> Option<Box<TunnelledSession>> {
+        match &self.sticky.action {
+            StickyAction::Session(sid) => {
+                let tunnelled = TunnelledSession::new(self.sessions(), service, sid.clone());
                 Some(Box::new(tunnelled))
             }
             _ => None,
@@ -243,8 +244,8 @@ impl RequestContext {
 
     /// The answer to a request of a session of `service` that went with its backend. Whoever polls is told
     /// by the means of Engine.IO that it is over, and begins a new one.
-    pub(super) fn farewell(&self, service: ServiceId) -> Answer {
-        if let Then::Session(sid) = &self.known.then {
+    pub(super) fn session_closed(&self, service: ServiceId) -> Answer {
+        if let StickyAction::Session(sid) = &self.sticky.action {
             self.sessions().forget(service, sid);
         }
         match self.closing_packet() {
@@ -268,48 +269,48 @@ impl RequestContext {
     }
 
     fn page_of(&self, status: StatusCode, all_down: bool) -> Answer {
-        let pages = &self.service.parts.pages;
+        let pages = &self.service.compiled.pages;
         let accept = self.head.fields.get(Name::Accept);
         let id = self.asker.request_id.as_str();
         answers::page(status, pages.show(status, all_down, accept, id))
     }
 
     fn sessions(&self) -> Arc<Sessions> {
-        Arc::clone(&self.visit.worker.snapshot().sessions)
+        Arc::clone(&self.connection.worker.snapshot().sessions)
     }
 }
 
 fn request(
-    visit: &Visit,
+    connection: &Connection,
     head: RequestHead,
     framing: Framing,
     asker: Asker,
     upgrade: Option<String>,
 ) -> Request {
-    let known = Known {
+    let sticky = StickyKey {
         key: Key::Address(asker.ip),
-        then: Then::Nothing,
+        action: StickyAction::Nothing,
     };
     Request {
         head,
         framing,
-        origin: Rc::clone(&visit.origin),
+        origin: Rc::clone(&connection.origin),
         asker,
         upgrade,
-        asked: None,
-        known,
+        meta: None,
+        sticky,
     }
 }
 
 /// What is noted of a request that begins, if its service notes requests.
 fn record(
-    visit: &Visit,
+    connection: &Connection,
     service: &Service,
     version: Version,
-    said: &Said<'_>,
+    log_fields: &LogFields<'_>,
 ) -> Option<Box<Record>> {
-    let sink = service.edge.log.as_ref()?;
-    let mut record = Record::begin(sink, visit.origin.peer.ip(), version, said);
-    record.tls = visit.tls.map(|agreed| agreed.version);
+    let sink = service.listener.log.as_ref()?;
+    let mut record = Record::begin(sink, connection.origin.peer.ip(), version, log_fields);
+    record.tls = connection.tls.map(|agreed| agreed.version);
     Some(Box::new(record))
 }

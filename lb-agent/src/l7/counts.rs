@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use lb_common::abi::{BackendId, Counter, MAX_BACKENDS, MAX_SERVICES, ServiceId};
 use lb_common::select::Reason;
 
-use super::sticky::learner::Tunnelled;
+use super::sticky::sniffer::TunnelledSession;
 use crate::dataplane::{BackendCounts, ServiceCounts};
 
 /// Counts of all services and backends.
@@ -121,7 +121,7 @@ pub(super) struct Active {
     service: ServiceId,
     backend: BackendId,
     /// What ends with it.
-    pub(super) session: Option<Box<Tunnelled>>,
+    pub(super) session: Option<Box<TunnelledSession>>,
 }
 
 impl Active {

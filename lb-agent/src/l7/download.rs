@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use lb_http::body::{BodyError, Decoder, Piece};
-use lb_http::{Fields, Framing, hop, spare};
+use lb_http::{Fields, Framing, buffer_pool, hop};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::carrier::Carrier;
 use super::compress::Coded;
 use super::counts::Active;
 use super::h2c::Received;
-use super::sticky::learner::Learner;
+use super::sticky::sniffer::SessionSniffer;
 use super::upstream::Upstream;
 
 /// Most bytes that are read at once.
@@ -50,7 +50,7 @@ pub(super) struct Download {
     input: Vec<u8>,
     at: usize,
     coded: Option<Box<Coded>>,
-    learner: Option<Box<Learner>>,
+    sniffer: Option<Box<SessionSniffer>>,
     /// Counted until the end.
     _active: Active,
     /// What goes from the trailers.
@@ -66,7 +66,7 @@ pub(super) struct Download {
 pub(super) struct Terms {
     pub(super) framing: Framing,
     pub(super) coded: Option<Box<Coded>>,
-    pub(super) learner: Option<Box<Learner>>,
+    pub(super) sniffer: Option<Box<SessionSniffer>>,
     pub(super) named: Vec<Vec<u8>>,
     pub(super) passes_trailers: bool,
     /// Most bytes that are read at once, up to [`CHUNK`].
@@ -84,7 +84,7 @@ impl Download {
         let Terms {
             framing,
             coded,
-            learner,
+            sniffer,
             named,
             passes_trailers,
             most,
@@ -95,7 +95,7 @@ impl Download {
             input,
             at,
             coded,
-            learner,
+            sniffer,
             _active: active,
             named,
             passes_trailers,
@@ -138,7 +138,7 @@ impl Download {
         let mut out = Vec::new();
         let mut taken = 0;
         let polled = self.poll_coded(context, take, &mut out, &mut taken);
-        spare::give(out);
+        buffer_pool::give(out);
         polled
     }
 
@@ -154,7 +154,7 @@ impl Download {
                 (Piece::Data(data), Some(coded)) => {
                     *taken += data.len();
                     if out.capacity() == 0 {
-                        *out = spare::take();
+                        *out = buffer_pool::take();
                     }
                     coded.write(data, out)
                 }
@@ -221,7 +221,7 @@ impl Download {
             });
             self.input = input;
             if self.at == self.input.len() {
-                spare::give(std::mem::take(&mut self.input));
+                buffer_pool::give(std::mem::take(&mut self.input));
                 self.at = 0;
             }
             if handed_on? {
@@ -305,10 +305,10 @@ impl Download {
             Piece::End(trailers) => return self.finish(trailers, take),
             Piece::More => return Ok(()),
         };
-        if let Some(learner) = &mut self.learner
-            && !learner.look(data)
+        if let Some(sniffer) = &mut self.sniffer
+            && !sniffer.look(data)
         {
-            self.learner = None;
+            self.sniffer = None;
         }
         take(Piece::Data(data), self.coded.as_deref_mut()).map_err(DownloadError::Compress)
     }

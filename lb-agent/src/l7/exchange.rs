@@ -11,23 +11,23 @@ use h2::Reason;
 use hyper::{StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
 use lb_http::response::Malformed;
-use lb_http::{Framing, Name, ResponseHead, framing, hop, spare};
+use lb_http::{Framing, Name, ResponseHead, buffer_pool, framing, hop};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::sleep;
 
 use super::answers::Answer;
 use super::carrier::Carrier;
 use super::clock;
+use super::compiled::RouteConfig;
 use super::compress::Coded;
 use super::context::RequestContext;
 use super::download::{self, Download, Terms};
 use super::failure::Failure;
 use super::filters::{Cleared, Permit, Source};
 use super::h2c::Call;
-use super::parts::Lane;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
-use super::reach::{AGAIN, Reached, Way};
+use super::selector::{AGAIN, Connected, UpstreamSelector};
 use super::sticky::Key;
 use super::stream::Stream;
 use super::transfer::Transfer;
@@ -76,19 +76,19 @@ pub(super) struct Reply {
 pub(super) async fn proxy(
     _permit: Permit,
     context: &mut RequestContext,
-    (lane, service): (&Lane, Option<ServiceId>),
+    (route, service): (&RouteConfig, Option<ServiceId>),
     peer: &mut impl Peer,
     progress: &Progress,
 ) -> Outcome {
     let Some(service) = service else {
         return Outcome::Own(context.refuse(StatusCode::SERVICE_UNAVAILABLE));
     };
-    if context.upgrade.is_some() && lane.protocol == Protocol::H2c {
+    if context.upgrade.is_some() && route.protocol == Protocol::H2c {
         // A WebSocket over HTTP/2 is another handshake (RFC 8441), which few backends know.
         return Outcome::Own(context.refuse(StatusCode::NOT_IMPLEMENTED));
     }
     let mut exchange = Exchange {
-        lane,
+        route,
         service,
         progress,
         all_down: false,
@@ -98,7 +98,7 @@ pub(super) async fn proxy(
         Err(status) => status,
     };
     let answer = match status {
-        StatusCode::GONE => context.farewell(service),
+        StatusCode::GONE => context.session_closed(service),
         status if exchange.all_down => context.page_all_down(status),
         status => context.page(status),
     };
@@ -106,7 +106,7 @@ pub(super) async fn proxy(
 }
 
 struct Exchange<'a> {
-    lane: &'a Lane,
+    route: &'a RouteConfig,
     /// That of the backends.
     service: ServiceId,
     progress: &'a Progress,
@@ -115,7 +115,7 @@ struct Exchange<'a> {
 }
 
 /// The head of an answer with what was read behind it.
-struct Came {
+struct ResponseStart {
     head: ResponseHead,
     input: Vec<u8>,
     /// Where the rest begins in `input`.
@@ -128,61 +128,61 @@ impl Exchange<'_> {
         request: &mut RequestContext,
         peer: &mut impl Peer,
     ) -> Result<Outcome, StatusCode> {
-        let (visit, service) = (Rc::clone(&request.visit), Arc::clone(&request.service));
-        let worker = &visit.worker;
+        let (connection, service) = (Rc::clone(&request.connection), Arc::clone(&request.service));
+        let worker = &connection.worker;
         let settings = &service.http.settings;
         request.ask_next_hop();
         worker.budget.earn(settings.upstream.retry_budget_permille);
-        let mut way = Way {
-            visit: &visit,
+        let mut selector = UpstreamSelector {
+            connection: &connection,
             service: &service,
             target: self.service,
-            protocol: self.lane.protocol,
-            key: request.known.key,
+            protocol: self.route.protocol,
+            key: request.sticky.key,
             client: request.asker.ip,
             passed: Vec::new(),
             late: false,
         };
         let named = std::mem::take(&mut request.named);
-        let mut upload = Upload::new(request.framing, self.lane, named);
+        let mut upload = Upload::new(request.framing, self.route, named);
         let mut repeats = 0;
         loop {
-            let mut reached = match unless_gone(peer, way.reach()).await {
+            let mut connected = match unless_gone(peer, selector.reach()).await {
                 None => return Ok(Outcome::Gone),
-                Some(Ok(reached)) => reached,
+                Some(Ok(connected)) => connected,
                 Some(Err(status)) => {
                     self.all_down = status != StatusCode::GONE;
                     return Err(status);
                 }
             };
-            let id = reached.upstream.backend;
+            let id = connected.upstream.backend;
             if let Some(record) = &mut request.record {
-                record.chose(&reached.upstream.name, reached.why);
-                record.connect = Some(reached.connect);
+                record.chose(&connected.upstream.name, connected.why);
+                record.connect = Some(connected.connect);
             }
             request.backend_chosen(id);
-            let carrier = &mut reached.upstream.carrier;
+            let carrier = &mut connected.upstream.carrier;
             upload.begin(&request.head, request.framing, carrier);
             let begun_ms = clock::now_ms();
-            let asked = self.ask(request, &mut reached.upstream, &mut upload, peer);
+            let asked = self.ask(request, &mut connected.upstream, &mut upload, peer);
             let failure = match asked.await {
-                Ok(came) => {
-                    worker.faults.answered(id);
-                    if request.is_refused_poll(came.head.status) {
+                Ok(start) => {
+                    worker.breaker.answered(id);
+                    if request.is_refused_poll(start.head.status) {
                         return Err(StatusCode::GONE);
                     }
-                    visit.remember(self.service, request.known.key, id);
-                    return self.finish(request, reached, came, upload);
+                    connection.remember(self.service, request.sticky.key, id);
+                    return self.finish(request, connected, start, upload);
                 }
                 Err(Failure::Gone | Failure::Upload(UploadError::Peer(PeerError::Gone))) => {
                     if !upload.is_over() {
-                        reached.upstream.carrier.abandon();
+                        connected.upstream.carrier.abandon();
                     }
                     return Ok(Outcome::Gone);
                 }
                 Err(failure) => failure,
             };
-            let reused = reached.upstream.reused;
+            let reused = connected.upstream.reused;
             // A connection that its backend closed while it was idle: nothing was written.
             if matches!(failure, Failure::Unsent) && reused {
                 worker.pool.forget(id);
@@ -232,15 +232,15 @@ impl Exchange<'_> {
         upstream: &mut Upstream,
         upload: &mut Upload,
         peer: &mut impl Peer,
-    ) -> Result<Came, Failure> {
-        let lane = self.lane;
+    ) -> Result<ResponseStart, Failure> {
+        let route = self.route;
         self.progress.within(if request.framing.is_empty() {
-            lane.timeouts.first_byte
+            route.timeouts.first_byte
         } else {
-            lane.timeouts.body
+            route.timeouts.body
         });
-        let mut answer = Answering {
-            input: spare::take(),
+        let mut answer = HeadReader {
+            input: buffer_pool::take(),
             interim: 0,
             most_lines: request.service.http.settings.limits.response_headers,
         };
@@ -251,7 +251,7 @@ impl Exchange<'_> {
                 return Poll::Ready(Err(Failure::Upload(error)));
             }
             // Also of a request that could not be written: it may have been refused.
-            let came = match carrier {
+            let start = match carrier {
                 Carrier::Own(stream) => {
                     answer
                         .poll(stream, peer, context)
@@ -262,8 +262,8 @@ impl Exchange<'_> {
                 }
                 Carrier::Shared(call) => answer.poll_shared(call, peer, context),
             };
-            if came.is_ready() {
-                return came;
+            if start.is_ready() {
+                return start;
             }
             if peer.poll_gone(context).is_ready() {
                 return Poll::Ready(Err(Failure::Gone));
@@ -282,8 +282,8 @@ impl Exchange<'_> {
         id: BackendId,
         begun_ms: u64,
     ) -> StatusCode {
-        let worker = &request.visit.worker;
-        let faults = &worker.faults;
+        let worker = &request.connection.worker;
+        let breaker = &worker.breaker;
         let settings = &request.service.http.settings.upstream;
         let suspect = |error| worker.snapshot().suspect(id, error);
         match failure {
@@ -292,29 +292,29 @@ impl Exchange<'_> {
             Failure::Timeout if self.progress.awaits_body() => StatusCode::REQUEST_TIMEOUT,
             Failure::Timeout => {
                 suspect("a request was not answered in time");
-                faults.failed(id, settings);
+                breaker.failed(id, settings);
                 StatusCode::GATEWAY_TIMEOUT
             }
             Failure::Unsendable => StatusCode::BAD_REQUEST,
             Failure::Refused => {
                 suspect("a request was refused");
-                faults.failed(id, settings);
+                breaker.failed(id, settings);
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Failure::Unsent | Failure::Broken | Failure::Reset(_) => {
-                if faults.broke(id, begun_ms, settings) {
+                if breaker.broke(id, begun_ms, settings) {
                     suspect("a request got no answer that makes sense");
                 }
                 // A session lives in one process: one that drops a request of it has most likely
                 // ended, and to the client the session is over in any case.
-                match request.known.key {
+                match request.sticky.key {
                     Key::Session(_) => StatusCode::GONE,
                     _ => StatusCode::BAD_GATEWAY,
                 }
             }
             Failure::Malformed(problem) => {
                 suspect(problem);
-                faults.failed(id, settings);
+                breaker.failed(id, settings);
                 StatusCode::BAD_GATEWAY
             }
         }
@@ -324,20 +324,20 @@ impl Exchange<'_> {
     fn finish(
         &self,
         request: &mut RequestContext,
-        reached: Reached,
-        came: Came,
+        connected: Connected,
+        start: ResponseStart,
         mut upload: Upload,
     ) -> Result<Outcome, StatusCode> {
-        let Reached {
+        let Connected {
             mut upstream,
             mut active,
             ..
-        } = reached;
-        let Came {
+        } = connected;
+        let ResponseStart {
             mut head,
             input,
             at,
-        } = came;
+        } = start;
         let backend = upstream.backend;
         let is_shared = matches!(upstream.carrier, Carrier::Shared(_));
         if head.status == StatusCode::SWITCHING_PROTOCOLS
@@ -391,7 +391,7 @@ impl Exchange<'_> {
             None if stays && !is_shared => upstreams.upstream.keepalive,
             _ => 0,
         };
-        let learner = request.learner(self.service, status, backend);
+        let sniffer = request.sniffer(self.service, status, backend);
         upload.answered();
         let terms = Terms {
             // A stream says by itself where it ends, and may have trailers there.
@@ -401,7 +401,7 @@ impl Exchange<'_> {
                 framing => framing,
             },
             coded,
-            learner,
+            sniffer,
             named: hop.named,
             passes_trailers: request.takes_trailers(),
             most: if request.head.version == Version::HTTP_2 {
@@ -415,11 +415,11 @@ impl Exchange<'_> {
             head,
             length,
             has_body,
-            pause: self.lane.timeouts.response,
+            pause: self.route.timeouts.response,
             transfer: Transfer::new(
                 upload,
                 Download::new(upstream, active, (input, at), terms),
-                &request.visit,
+                &request.connection,
                 most_idle,
             ),
         })))
@@ -447,26 +447,26 @@ impl Exchange<'_> {
         }
         let source = Source::Backend(backend);
         let (head, _) = request.clear_head(source, head, None);
-        let idle = self.lane.timeouts.tunnel;
+        let idle = self.route.timeouts.tunnel;
         Ok(Outcome::Tunnel(head, Box::new(tunnel(idle))))
     }
 }
 
 /// The answer to a request, until its head is there.
-struct Answering {
+struct HeadReader {
     input: Vec<u8>,
     interim: u32,
     most_lines: usize,
 }
 
-impl Answering {
+impl HeadReader {
     /// Reads; interim answers go to `peer`.
     fn poll(
         &mut self,
         backend: &mut Stream,
         peer: &mut impl Peer,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Came, Failure>> {
+    ) -> Poll<Result<ResponseStart, Failure>> {
         loop {
             if self.input.capacity() < ROOM {
                 self.input.reserve_exact(ROOM - self.input.len());
@@ -503,7 +503,7 @@ impl Answering {
                         }
                     }
                     Ok(Some((head, at))) => {
-                        return Poll::Ready(Ok(Came {
+                        return Poll::Ready(Ok(ResponseStart {
                             head,
                             input: std::mem::take(&mut self.input),
                             at,
@@ -515,14 +515,14 @@ impl Answering {
     }
 }
 
-impl Answering {
+impl HeadReader {
     /// The same of a stream of HTTP/2.
     fn poll_shared(
         &self,
         call: &mut Call,
         peer: &mut impl Peer,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Came, Failure>> {
+    ) -> Poll<Result<ResponseStart, Failure>> {
         let mut interim = |mut head: ResponseHead| {
             if head.status != StatusCode::CONTINUE {
                 hop::strip(&mut head.fields);
@@ -531,7 +531,7 @@ impl Answering {
         };
         let most = (self.most_lines, MOST_INTERIM);
         let head = ready!(call.poll_head(most, &mut interim, context));
-        Poll::Ready(head.map_err(Failure::from).map(|head| Came {
+        Poll::Ready(head.map_err(Failure::from).map(|head| ResponseStart {
             head,
             input: Vec::new(),
             at: 0,
@@ -539,9 +539,9 @@ impl Answering {
     }
 }
 
-impl Drop for Answering {
+impl Drop for HeadReader {
     fn drop(&mut self) {
-        spare::give(std::mem::take(&mut self.input));
+        buffer_pool::give(std::mem::take(&mut self.input));
     }
 }
 

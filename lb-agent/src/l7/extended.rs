@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use lb_http::{Name, RequestHead};
 
 use super::access_log::Record;
-use super::connection::{UnderWay, Visit};
+use super::connection::{Connection, InFlight};
 use super::tunnel::{End, Tunnel};
 
 /// A stream of HTTP/2 that is to become a tunnel.
@@ -49,11 +49,16 @@ impl Extended {
     }
 
     /// Joins the stream, once it is there, with the backend.
-    pub(super) fn join(self, visit: &Rc<Visit>, tunnel: Tunnel, record: Option<Box<Record>>) {
+    pub(super) fn join(
+        self,
+        connection: &Rc<Connection>,
+        tunnel: Tunnel,
+        record: Option<Box<Record>>,
+    ) {
         // The connection is in use for as long as the tunnel lives.
-        let under_way = UnderWay::begin(visit);
-        visit.worker.spawn(async move {
-            let _held = under_way;
+        let in_flight = InFlight::begin(connection);
+        connection.worker.spawn(async move {
+            let _held = in_flight;
             let Ok(stream) = self.0.await else { return };
             let client = End {
                 stream: TokioIo::new(stream),

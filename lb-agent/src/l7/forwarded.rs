@@ -224,7 +224,12 @@ fn continued(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker
 
 /// The addresses on the way here that can be vouched for, the client's first: what is written
 /// counts from the right as long as whoever wrote it is trusted.
-fn hops(fields: &Fields, told: &value::Told, origin: &Origin, trusted: &[Cidr]) -> Vec<IpAddr> {
+fn hops(
+    fields: &Fields,
+    told: &value::ForwardedInfo,
+    origin: &Origin,
+    trusted: &[Cidr],
+) -> Vec<IpAddr> {
     let mut hops = vec![origin.peer.ip()];
     let written: Vec<Option<IpAddr>> = if fields.has(Name::XForwardedFor) {
         // An empty member of a list is none (RFC 9110, section 5.6.1.2), and hides nobody.
@@ -261,7 +266,7 @@ pub fn address(text: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-fn told_scheme(fields: &Fields, told: &value::Told) -> Option<bool> {
+fn told_scheme(fields: &Fields, told: &value::ForwardedInfo) -> Option<bool> {
     let first = list::members(fields.all(Name::XForwardedProto)).next();
     let is_tls = |scheme: &[u8]| {
         if scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss") {

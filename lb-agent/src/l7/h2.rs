@@ -16,11 +16,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lb_http::request::Refusal;
 use lb_http::{Framing, Name, RequestHead, ResponseHead};
 
-use super::access_log::{End, Record, Said};
+use super::access_log::{End, LogFields, Record};
 use super::answers::Answer;
 use super::body::{Body, Stream as Streamed};
 use super::clock::Deadline;
-use super::connection::{UnderWay, Visit};
+use super::connection::{Connection, InFlight};
 use super::context::RequestContext;
 use super::exchange::Outcome;
 use super::extended::Extended;
@@ -59,14 +59,14 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
 }
 
 /// Answers requests until the connection ends.
-pub(super) async fn converse(io: Prefixed, visit: &Rc<Visit>) {
-    let limits = visit
+pub(super) async fn converse(io: Prefixed, connection: &Rc<Connection>) {
+    let limits = connection
         .service()
         .map(|service| service.http.settings.limits.clone());
     let limits = limits.unwrap_or_default();
-    let service = service_fn(|request| answer(Rc::clone(visit), request));
+    let service = service_fn(|request| answer(Rc::clone(connection), request));
     // CONTINUATION frames are bounded by the header list (RFC 9113, section 10.5.1).
-    let mut connection = http2::Builder::new(Here)
+    let mut served = http2::Builder::new(Here)
         .enable_connect_protocol()
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
@@ -85,26 +85,26 @@ pub(super) async fn converse(io: Prefixed, visit: &Rc<Visit>) {
     poll_fn(|context| {
         while look.poll(context).is_ready() {
             look.set(Some(LOOK));
-            if visit.is_stalled() {
+            if connection.is_stalled() {
                 // Whoever does not read holds backends, and memory.
                 return Poll::Ready(());
             }
         }
-        let idle = visit.progress.phase() != Phase::Exchange
-            && visit.progress.poll_deadline(context).is_ready();
+        let idle = connection.progress.phase() != Phase::Exchange
+            && connection.progress.poll_deadline(context).is_ready();
         if idle && told {
             // It has had its time, or speaks no HTTP/2 at all.
             return Poll::Ready(());
         }
-        if (idle || visit.worker.is_stopping()) && !told {
+        if (idle || connection.worker.is_stopping()) && !told {
             told = true;
-            if visit.progress.phase() != Phase::Exchange {
-                visit.progress.idle(GO);
+            if connection.progress.phase() != Phase::Exchange {
+                connection.progress.idle(GO);
             }
             // GOAWAY: what is under way is answered.
-            Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut served).graceful_shutdown();
         }
-        match Pin::new(&mut connection).poll(context) {
+        match Pin::new(&mut served).poll(context) {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         }
@@ -114,13 +114,13 @@ pub(super) async fn converse(io: Prefixed, visit: &Rc<Visit>) {
 
 /// Answers a request. The error has the reason that its stream is reset with.
 async fn answer(
-    visit: Rc<Visit>,
+    connection: Rc<Connection>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, h2::Error> {
-    let under_way = UnderWay::begin(&visit);
-    let Some(service) = visit.service() else {
+    let in_flight = InFlight::begin(&connection);
+    let Some(service) = connection.service() else {
         let answer = answers::plain(StatusCode::SERVICE_UNAVAILABLE);
-        return Ok(own(answer, under_way, None, false));
+        return Ok(own(answer, in_flight, None, false));
     };
     let extended = Extended::of(&mut request);
     let has_body = !hyper::body::Body::is_end_stream(request.body());
@@ -142,16 +142,17 @@ async fn answer(
         Ok((framing, protocol))
     });
     let mut asking = body::Asking::new(incoming);
-    let progress = Rc::clone(&under_way.progress);
+    let progress = Rc::clone(&in_flight.progress);
     let (mut context, outcome) = match checked {
         Err(status) => {
-            let said = head.clone();
-            let context = RequestContext::refused(&visit, service, head, &Said::of(&said));
+            let log_fields = head.clone();
+            let context =
+                RequestContext::refused(&connection, service, head, &LogFields::of(&log_fields));
             let refused = Outcome::Own(context.refuse(status));
             (context, refused)
         }
         Ok((framing, extended)) => {
-            let mut context = RequestContext::new(&visit, service, head, framing, extended);
+            let mut context = RequestContext::new(&connection, service, head, framing, extended);
             let outcome = handle::handle(&mut context, &mut asking, &progress).await;
             (context, outcome)
         }
@@ -161,7 +162,7 @@ async fn answer(
     Ok(match outcome {
         Outcome::Own(answer) => {
             let is_head = context.is_head();
-            own(answer.into_inner(), under_way, record, is_head)
+            own(answer.into_inner(), in_flight, record, is_head)
         }
         Outcome::Reset(reason) => {
             if let Some(mut record) = record {
@@ -173,7 +174,7 @@ async fn answer(
         Outcome::Gone => {
             // Nobody gets it: the stream was reset.
             let answer = answers::plain(StatusCode::BAD_REQUEST);
-            own(answer, under_way, None, false)
+            own(answer, in_flight, None, false)
         }
         Outcome::Tunnel(head, tunnel) => {
             let head = head.into_inner();
@@ -181,7 +182,7 @@ async fn answer(
                 record.answered(head.status);
             }
             if let Some(extended) = extended {
-                extended.join(&visit, *tunnel, record);
+                extended.join(&connection, *tunnel, record);
             }
             response(&head, Body::empty())
         }
@@ -200,7 +201,7 @@ async fn answer(
             } else {
                 Some(0)
             };
-            let streamed = Streamed::new(asking, reply.transfer, under_way, record, reply.pause);
+            let streamed = Streamed::new(asking, reply.transfer, in_flight, record, reply.pause);
             response(&head, Body::streamed(streamed, length))
         }
     })
@@ -209,7 +210,7 @@ async fn answer(
 /// An answer that is at hand.
 fn own(
     mut answer: Answer,
-    under_way: UnderWay,
+    in_flight: InFlight,
     record: Option<Box<Record>>,
     is_head: bool,
 ) -> Response<Body> {
@@ -229,7 +230,7 @@ fn own(
         true => Body::empty(),
         false => Body::full(answer.body),
     };
-    response(&answer.head, body.held(under_way))
+    response(&answer.head, body.held(in_flight))
 }
 
 /// The head of an answer as hyper has it.

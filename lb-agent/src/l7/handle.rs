@@ -7,10 +7,10 @@ use hyper::StatusCode;
 use lb_http::Name;
 
 use super::answers::Answer;
+use super::compiled::Target;
 use super::context::RequestContext;
 use super::exchange::{self, Outcome};
 use super::filters::{Cleared, Permit, Source, Stopped};
-use super::parts::Target;
 use super::peer::Peer;
 use super::progress::Progress;
 use super::rules;
@@ -22,17 +22,17 @@ pub(super) async fn handle(
     progress: &Progress,
 ) -> Outcome {
     let service = Arc::clone(&context.service);
-    let lane = context.lane_of(&service);
-    let permit = match context.admit(lane) {
+    let route = context.route_of(&service);
+    let permit = match context.admit(route) {
         Ok(permit) => permit,
         Err(Stopped::Refused(status)) => return Outcome::Own(context.refuse(status)),
         Err(Stopped::Answered(answer)) => {
             return Outcome::Own(context.clear(Source::Gateway, answer));
         }
     };
-    match &lane.target {
+    match &route.target {
         Target::Backends(backends) => {
-            exchange::proxy(permit, context, (lane, *backends), peer, progress).await
+            exchange::proxy(permit, context, (route, *backends), peer, progress).await
         }
         own => Outcome::Own(configured(permit, context, own)),
     }

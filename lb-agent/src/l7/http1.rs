@@ -11,7 +11,7 @@ use lb_http::RequestHead;
 use lb_http::request::Limits;
 
 use super::client::Conn;
-use super::connection::Visit;
+use super::connection::Connection;
 use super::prefixed::Prefixed;
 use super::progress::Phase;
 use super::respond::{self, After};
@@ -39,29 +39,32 @@ enum Next {
 
 /// Answers requests until the connection ends. A plain one that turns out to speak HTTP/2 is returned,
 /// with what was read of it.
-pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) -> Option<Prefixed> {
+pub(super) async fn converse(stream: Stream, connection: &Rc<Connection>) -> Option<Prefixed> {
     let mut conn = Conn::new(stream);
-    let mut is_new = visit.tls.is_none();
+    let mut is_new = connection.tls.is_none();
     loop {
         // Boxed: who waits for a request holds no room for one.
-        let after = match next(&mut conn, visit, std::mem::take(&mut is_new)).await {
+        let after = match next(&mut conn, connection, std::mem::take(&mut is_new)).await {
             Next::Http2 => {
                 let read = Bytes::from(conn.take_unread());
                 return Some(Prefixed::new(read, conn.stream));
             }
-            Next::Head(head) => Box::pin(respond::exchange(&mut conn, visit, head)).await,
+            Next::Head(head) => Box::pin(respond::exchange(&mut conn, connection, head)).await,
             Next::Refused(status) => {
                 let begun = conn.take_unread();
-                Box::pin(respond::refuse_malformed(&mut conn, visit, status, &begun)).await
+                Box::pin(respond::refuse_malformed(
+                    &mut conn, connection, status, &begun,
+                ))
+                .await
             }
             Next::End => After::Close,
             Next::Broken => After::Broken,
         };
         match after {
             After::Next => {
-                visit.end();
+                connection.end();
                 if !conn.is_drained() {
-                    visit.begin_head();
+                    connection.begin_head();
                 }
             }
             After::Close => {
@@ -79,7 +82,7 @@ pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) -> Option<Prefix
                     stream: conn.stream,
                 };
                 // A task of its own is much smaller than that of a connection.
-                visit.worker.spawn(async move {
+                connection.worker.spawn(async move {
                     let (client, backend, ended) = tunnel.run(client, record).await;
                     if ended.is_err() {
                         client.reset_when_closed();
@@ -93,7 +96,7 @@ pub(super) async fn converse(stream: Stream, visit: &Rc<Visit>) -> Option<Prefix
 }
 
 /// The head of the next request. HTTP/2 is for connections that are new.
-async fn next(conn: &mut Conn, visit: &Visit, is_new: bool) -> Next {
+async fn next(conn: &mut Conn, connection: &Connection, is_new: bool) -> Next {
     let mut hurried = false;
     poll_fn(|context| {
         loop {
@@ -101,8 +104,8 @@ async fn next(conn: &mut Conn, visit: &Visit, is_new: bool) -> Next {
                 if is_new && conn.unread().starts_with(PREFACE) {
                     return Poll::Ready(Next::Http2);
                 }
-                visit.begin_head();
-                let Some(limits) = limits(visit) else {
+                connection.begin_head();
+                let Some(limits) = limits(connection) else {
                     return Poll::Ready(Next::Broken);
                 };
                 match RequestHead::parse(conn.unread(), limits) {
@@ -124,17 +127,17 @@ async fn next(conn: &mut Conn, visit: &Visit, is_new: bool) -> Next {
             }
         }
         conn.release();
-        if visit.worker.is_stopping() {
-            if visit.progress.phase() == Phase::Idle {
+        if connection.worker.is_stopping() {
+            if connection.progress.phase() == Phase::Idle {
                 return Poll::Ready(Next::End);
             }
             // Whoever has just connected is answered, if the request is on its way.
             if !std::mem::replace(&mut hurried, true) {
-                visit.progress.head(LAST_HEAD);
+                connection.progress.head(LAST_HEAD);
             }
         }
-        visit.progress.poll_deadline(context).map(|()| {
-            let is_begun = visit.progress.phase() == Phase::Head && !conn.is_drained();
+        connection.progress.poll_deadline(context).map(|()| {
+            let is_begun = connection.progress.phase() == Phase::Head && !conn.is_drained();
             match is_begun {
                 true => Next::Refused(StatusCode::REQUEST_TIMEOUT),
                 false => Next::End,
@@ -144,8 +147,8 @@ async fn next(conn: &mut Conn, visit: &Visit, is_new: bool) -> Next {
     .await
 }
 
-fn limits(visit: &Visit) -> Option<Limits> {
-    let service = visit.service()?;
+fn limits(connection: &Connection) -> Option<Limits> {
+    let service = connection.service()?;
     let limits = &service.http.settings.limits;
     Some(Limits {
         bytes: limits.header_bytes,

@@ -22,16 +22,16 @@
 //! | `request` | a request as filters see it |
 //! | `filters` | what every request passes, and every answer |
 //! | `progress` | how far a request is, and its deadline |
-//! | `edge` | what holds for connections, made from the configuration |
-//! | `parts` | what holds for requests, made from the configuration |
+//! | `listener_config` | what holds for connections, made from the configuration |
+//! | `compiled` | what holds for requests, made from the configuration |
 //! | `handshake` | TLS on a client's connection |
 //! | `proxied` | the PROXY header of a client's connection |
-//! | `reach`, `faults` | a connection to the right backend; what was learnt of backends |
+//! | `selector`, `breaker` | a connection to the right backend; what was learnt of backends |
 //! | `answers` | answers of the gateway's own |
 //! | `upstream` | connections to backends |
 //! | `h2c` | connections of HTTP/2 to backends, which requests share |
 //! | `carrier` | what carries a request, over either |
-//! | `lately` | affinities that a thread has just read or written |
+//! | `affinity_cache` | affinities that a thread has just read or written |
 //! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
 //! | `stream` | the bytes |
 //! | [`compress`] | answers made smaller on their way |
@@ -47,21 +47,22 @@
 
 mod accept;
 mod access_log;
+mod affinity_cache;
 mod answers;
 mod body;
+mod breaker;
 mod carrier;
 mod client;
 mod clock;
+mod compiled;
 pub mod compress;
 mod connection;
 mod context;
 mod counts;
 mod download;
-mod edge;
 mod exchange;
 mod extended;
 mod failure;
-mod faults;
 mod filters;
 pub mod forwarded;
 mod h2;
@@ -70,18 +71,17 @@ mod handle;
 mod handshake;
 mod http1;
 mod ids;
-mod lately;
+mod listener_config;
 pub mod pages;
-mod parts;
 mod peer;
 mod prefixed;
 mod progress;
 mod proxied;
-mod reach;
 mod request;
 mod respond;
 pub mod routes;
 pub mod rules;
+mod selector;
 mod serve;
 mod settings;
 pub mod sticky;
@@ -111,9 +111,9 @@ use crate::health::Suspicions;
 use crate::proxy::bind::{self, Listening, Problems};
 use crate::state::desired::Desired;
 use crate::state::observed::{Observed, listen_address};
+use compiled::Compiler;
 use counts::Counts;
-use edge::Edges;
-use parts::Maker;
+use listener_config::ListenerConfigs;
 use settings::Snapshot;
 use sticky::sessions::Sessions;
 use thread::{Handle, Message};
@@ -133,10 +133,10 @@ pub struct L7 {
     steers: bool,
     clients: Arc<dyn Clients>,
     counts: Arc<Counts>,
-    edges: Edges,
+    listener_configs: ListenerConfigs,
     sessions: Arc<Sessions>,
     suspicions: Option<Suspicions>,
-    parts: Maker,
+    compiler: Compiler,
     generation: u64,
     serving: HashSet<ServiceKey>,
     problems: Problems,
@@ -164,10 +164,10 @@ impl L7 {
             steers,
             clients,
             counts: Arc::default(),
-            edges: Edges::default(),
+            listener_configs: ListenerConfigs::default(),
             sessions: Arc::new(Sessions::new(MOST_SESSIONS)),
             suspicions: None,
-            parts: Maker::default(),
+            compiler: Compiler::default(),
             generation: 0,
             serving: HashSet::new(),
             problems: Problems::default(),
@@ -209,7 +209,12 @@ impl L7 {
 
     /// Puts services and tables in force: when this returns, every request sees them.
     pub fn publish(&mut self, desired: &Desired, observed: &Observed) {
-        let services = settings::services(desired, observed, &mut self.edges, &mut self.parts);
+        let services = settings::services(
+            desired,
+            observed,
+            &mut self.listener_configs,
+            &mut self.compiler,
+        );
         if services.is_empty() && self.workers.is_empty() {
             return;
         }
@@ -309,17 +314,20 @@ impl L7 {
 
     /// Has certificates read again by the next [`L7::publish`]; they were found to be good.
     pub fn read_certificates_again(&mut self) {
-        self.edges.read_certificates_again();
+        self.listener_configs.read_certificates_again();
     }
 
     /// Opens the files of the access logs anew, after they were moved away.
     pub fn reopen_logs(&self) {
-        self.edges.reopen_logs();
+        self.listener_configs.reopen_logs();
     }
 
     /// What stands in the way of listeners, for `status`.
     pub fn problems(&self) -> impl Iterator<Item = String> {
-        let files = self.edges.problems().chain(self.parts.problems());
+        let files = self
+            .listener_configs
+            .problems()
+            .chain(self.compiler.problems());
         self.problems.texts().chain(files)
     }
 
@@ -366,7 +374,7 @@ impl L7 {
             for thread in threads {
                 let _ = thread.join();
             }
-            self.edges.flush_logs();
+            self.listener_configs.flush_logs();
         });
         let _ = joined.await;
     }

@@ -6,10 +6,10 @@ use hyper::Method;
 use lb_common::abi::{BackendId, ServiceHead, ServiceId};
 use lb_http::{Framing, RequestHead};
 
-use super::compress::Asked;
+use super::compress::RequestMeta;
 use super::forwarded::{Asker, Origin};
 use super::rules::Values;
-use super::sticky::Known;
+use super::sticky::StickyKey;
 use super::sticky::sessions::Sessions;
 use crate::config::BackendAddress;
 
@@ -26,9 +26,9 @@ pub(super) struct Request {
     /// The protocol that the client wants to go on with.
     pub(super) upgrade: Option<String>,
     /// How its answer may be compressed, if it may.
-    pub(super) asked: Option<Asked>,
+    pub(super) meta: Option<RequestMeta>,
     /// By what it is known.
-    pub(super) known: Known,
+    pub(super) sticky: StickyKey,
 }
 
 impl Request {

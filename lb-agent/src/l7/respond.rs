@@ -10,14 +10,14 @@ use std::time::Duration;
 use hyper::{Method, StatusCode, Version};
 use lb_http::body::{Decoder, Encoder, Piece};
 use lb_http::fields::line_to;
-use lb_http::{Framing, Name, RequestHead, ResponseHead, spare};
+use lb_http::{Framing, Name, RequestHead, ResponseHead, buffer_pool};
 use tokio::io::AsyncWrite as _;
 
-use super::access_log::{End, Record, Said};
+use super::access_log::{End, LogFields, Record};
 use super::answers::Answer;
 use super::client::{Asking, Conn};
 use super::clock;
-use super::connection::Visit;
+use super::connection::Connection;
 use super::context::RequestContext;
 use super::download::DownloadError;
 use super::exchange::{Outcome, Reply};
@@ -54,11 +54,15 @@ struct Framed {
 }
 
 /// Answers one request.
-pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: RequestHead) -> After {
-    let Some(service) = visit.service() else {
+pub(super) async fn exchange(
+    conn: &mut Conn,
+    connection: &Rc<Connection>,
+    mut head: RequestHead,
+) -> After {
+    let Some(service) = connection.service() else {
         return After::Broken;
     };
-    visit.progress.exchange();
+    connection.progress.exchange();
     let checked = head.check();
     let version = head.version;
     let mut closes = head.closes() || service_closes(&service);
@@ -67,8 +71,9 @@ pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: Reque
         Ok(framing) => framing,
         Err(refusal) => {
             closes |= refusal.is_unsound();
-            let said = head.clone();
-            let context = RequestContext::refused(visit, service, head, &Said::of(&said));
+            let log_fields = head.clone();
+            let context =
+                RequestContext::refused(connection, service, head, &LogFields::of(&log_fields));
             let after = refuse(conn, context, refusal.status(), closes).await;
             return match after {
                 After::Close if refusal.is_unsound() => After::Linger,
@@ -76,21 +81,21 @@ pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: Reque
             };
         }
     };
-    let mut context = RequestContext::new(visit, service, head, framing, None);
+    let mut context = RequestContext::new(connection, service, head, framing, None);
     let mut asking = Asking {
         conn,
         body: Decoder::new(framing),
         expects: expects && !framing.is_empty(),
         version,
     };
-    let outcome = handle::handle(&mut context, &mut asking, &visit.progress).await;
-    visit.progress.answer();
-    closes |= visit.worker.is_stopping() || visit.is_left_over();
+    let outcome = handle::handle(&mut context, &mut asking, &connection.progress).await;
+    connection.progress.answer();
+    closes |= connection.worker.is_stopping() || connection.is_left_over();
     let record = context.record.take();
     let after = match outcome {
         Outcome::Gone | Outcome::Reset(_) => return After::Broken,
         Outcome::Tunnel(head, tunnel) => {
-            return upgrade(asking.conn, visit, head.into_inner(), tunnel, record).await;
+            return upgrade(asking.conn, connection, head.into_inner(), tunnel, record).await;
         }
         Outcome::Own(answer) => {
             let answer = answer.into_inner();
@@ -99,7 +104,7 @@ pub(super) async fn exchange(conn: &mut Conn, visit: &Rc<Visit>, mut head: Reque
         }
         Outcome::Backend(reply) => {
             closes |= asking.is_cut_off();
-            match stream(&mut asking, visit, *reply, closes, record).await {
+            match stream(&mut asking, connection, *reply, closes, record).await {
                 Ok(after) => after,
                 Err(Unsent(record)) => {
                     let page = context.refuse(StatusCode::BAD_GATEWAY);
@@ -138,7 +143,7 @@ async fn refuse(
     status: StatusCode,
     closes: bool,
 ) -> After {
-    context.visit.progress.answer();
+    context.connection.progress.answer();
     let answer = context.refuse(status).into_inner();
     let record = context.record.take();
     send(conn, &context, answer, closes, record).await
@@ -147,14 +152,14 @@ async fn refuse(
 /// Refuses what is no request, of which `begun` is the beginning.
 pub(super) async fn refuse_malformed(
     conn: &mut Conn,
-    visit: &Rc<Visit>,
+    connection: &Rc<Connection>,
     status: StatusCode,
     begun: &[u8],
 ) -> After {
-    let Some(service) = visit.service() else {
+    let Some(service) = connection.service() else {
         return After::Broken;
     };
-    visit.progress.exchange();
+    connection.progress.exchange();
     // Empty lines before it belong to it (RFC 9112, section 2.2).
     let line = begun
         .trim_ascii_start()
@@ -162,18 +167,18 @@ pub(super) async fn refuse_malformed(
         .next()
         .unwrap_or_default();
     let mut words = line.trim_ascii().split(|byte| *byte == b' ');
-    let said = Said {
+    let log_fields = LogFields {
         method: words.next().unwrap_or_default(),
         target: words.next().unwrap_or_default(),
-        ..Said::default()
+        ..LogFields::default()
     };
     // What is known of it is whether an answer may have a body.
-    let method = match said.method {
+    let method = match log_fields.method {
         b"HEAD" => Method::HEAD,
         _ => Method::GET,
     };
     let head = RequestHead::new(method, b"/", Version::HTTP_11);
-    let context = RequestContext::refused(visit, service, head, &said);
+    let context = RequestContext::refused(connection, service, head, &log_fields);
     match refuse(conn, context, status, true).await {
         After::Broken => After::Broken,
         _ => After::Linger,
@@ -205,7 +210,7 @@ fn begin(
         }
     };
     if out.capacity() == 0 {
-        *out = spare::take();
+        *out = buffer_pool::take();
     }
     head.write(out);
     if *closes {
@@ -255,7 +260,7 @@ async fn send(
             record.bytes = answer.body.len() as u64;
         }
     }
-    if !flush(conn, &context.visit).await {
+    if !flush(conn, &context.connection).await {
         return After::Broken;
     }
     if let Some(record) = record {
@@ -265,8 +270,8 @@ async fn send(
 }
 
 /// Writes all that there is; false if the client does not take it.
-async fn flush(conn: &mut Conn, visit: &Visit) -> bool {
-    visit.progress.awaits(visit.send.get());
+async fn flush(conn: &mut Conn, connection: &Connection) -> bool {
+    connection.progress.awaits(connection.send.get());
     poll_fn(|context| {
         let polled = conn.poll_out(context);
         match polled {
@@ -274,7 +279,7 @@ async fn flush(conn: &mut Conn, visit: &Visit) -> bool {
                 .poll_flush(context)
                 .map(|flushed| flushed.is_ok()),
             Poll::Ready(Err(_)) => Poll::Ready(false),
-            Poll::Pending => visit.progress.poll_deadline(context).map(|()| false),
+            Poll::Pending => connection.progress.poll_deadline(context).map(|()| false),
         }
     })
     .await
@@ -283,7 +288,7 @@ async fn flush(conn: &mut Conn, visit: &Visit) -> bool {
 /// Agrees to go on with another protocol.
 async fn upgrade(
     conn: &mut Conn,
-    visit: &Rc<Visit>,
+    connection: &Rc<Connection>,
     mut head: ResponseHead,
     tunnel: Box<Tunnel>,
     mut record: Option<Box<Record>>,
@@ -294,7 +299,7 @@ async fn upgrade(
     add_date(&mut head);
     head.write(&mut conn.out);
     conn.out.extend_from_slice(b"\r\n");
-    match flush(conn, visit).await {
+    match flush(conn, connection).await {
         true => After::Tunnel(tunnel, record),
         false => After::Broken,
     }
@@ -306,7 +311,7 @@ struct Unsent(Option<Box<Record>>);
 /// Passes the answer of a backend on, and the rest of the request the other way.
 async fn stream(
     asking: &mut Asking<'_>,
-    visit: &Rc<Visit>,
+    connection: &Rc<Connection>,
     reply: Reply,
     mut closes: bool,
     mut record: Option<Box<Record>>,
@@ -331,7 +336,7 @@ async fn stream(
     let head_end = out.len();
     let mut streaming = Streaming {
         asking,
-        visit,
+        connection,
         transfer,
         encoder,
         pause,
@@ -350,7 +355,7 @@ async fn stream(
             record,
             ..
         } = streaming;
-        transfer.suspect(visit);
+        transfer.suspect(connection);
         let conn = &mut *asking.conn;
         if conn.taken > 0 || conn.out.len() < head_end {
             return Ok(After::Broken);
@@ -377,7 +382,7 @@ async fn stream(
 /// An answer of a backend on its way.
 struct Streaming<'a, 'b> {
     asking: &'a mut Asking<'b>,
-    visit: &'a Visit,
+    connection: &'a Connection,
     transfer: Transfer,
     encoder: Encoder,
     /// How long the backend may pause.
@@ -451,7 +456,7 @@ impl Streaming<'_, '_> {
 
     /// Sends what it can of the request. An error says that the client has gone away.
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), ()> {
-        let progress = &self.visit.progress;
+        let progress = &self.connection.progress;
         match self.transfer.poll_upload(self.asking, progress, context) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.uploads = false,
@@ -492,12 +497,12 @@ impl Streaming<'_, '_> {
     }
 
     fn wait(&mut self, whom: Awaited, context: &Context<'_>) -> Poll<bool> {
-        let progress = &self.visit.progress;
+        let progress = &self.connection.progress;
         if self.awaited != whom {
             self.awaited = whom;
             progress.awaits(match whom {
                 Awaited::Nobody => None,
-                Awaited::Client => self.visit.send.get(),
+                Awaited::Client => self.connection.send.get(),
                 Awaited::Backend => self.pause,
             });
         }

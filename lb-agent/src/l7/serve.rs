@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use hyper::body::Bytes;
 
-use super::connection::Visit;
+use super::connection::Connection;
 use super::forwarded::Origin;
 use super::prefixed::Prefixed;
 use super::settings::Snapshot;
@@ -32,7 +32,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAd
     let snapshot = worker.snapshot();
     let service = snapshot.service_at(local);
     let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
-    let (stream, tls) = match over_tls.map(|service| service.edge.tls.clone()) {
+    let (stream, tls) = match over_tls.map(|service| service.listener.tls.clone()) {
         None => (Stream::Client(stream), None),
         Some(config) => {
             drop(snapshot);
@@ -51,18 +51,18 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAd
         }
     };
     origin.https = tls.is_some();
-    let Some(visit) = Visit::new(worker, local, origin, tls) else {
+    let Some(connection) = Connection::new(worker, local, origin, tls) else {
         return;
     };
-    let stream = if visit.is_http2() {
+    let stream = if connection.is_http2() {
         Some(Prefixed::new(Bytes::new(), stream))
     } else {
-        visit.progress.head(visit.head_timeout());
-        http1::converse(stream, &visit).await
+        connection.progress.head(connection.head_timeout());
+        http1::converse(stream, &connection).await
     };
     if let Some(stream) = stream {
-        visit.speak_http2();
-        Box::pin(h2::converse(stream, &visit)).await;
+        connection.speak_http2();
+        Box::pin(h2::converse(stream, &connection)).await;
     }
 }
 

@@ -12,10 +12,10 @@ use lb_common::abi::{
 use lb_common::addr;
 use lb_common::select::{self, Choice, Reason, Tables};
 
+use super::affinity_cache;
+use super::compiled::{CompiledService, Compiler};
 use super::counts::Counts;
-use super::edge::{Edge, Edges};
-use super::lately;
-use super::parts::{Maker, Parts};
+use super::listener_config::{ListenerConfig, ListenerConfigs};
 use super::request::Backends;
 use super::sticky::Key;
 use super::sticky::sessions::Sessions;
@@ -54,19 +54,19 @@ pub(super) struct Service {
     /// What was configured.
     pub(super) http: Arc<HttpService>,
     /// What was made of it for its clients.
-    pub(super) edge: Edge,
+    pub(super) listener: ListenerConfig,
     /// What was made of it for its requests.
-    pub(super) parts: Parts,
+    pub(super) compiled: CompiledService,
 }
 
 /// The services with `mode = "http"` by their listen addresses.
 pub(super) fn services(
     desired: &Desired,
     observed: &Observed,
-    edges: &mut Edges,
-    maker: &mut Maker,
+    listeners: &mut ListenerConfigs,
+    compiler: &mut Compiler,
 ) -> HashMap<ServiceKey, Arc<Service>> {
-    edges.begin();
+    listeners.begin();
     let mut services = HashMap::new();
     for service in &desired.services {
         let Some(http) = &service.http else {
@@ -74,8 +74,8 @@ pub(super) fn services(
         };
         let live = Arc::new(Service {
             http: Arc::clone(http),
-            edge: edges.of(http),
-            parts: maker.parts(http, observed),
+            listener: listeners.of(http),
+            compiled: compiler.compile(http, observed),
         });
         for listen in http.all_listen() {
             let key = ServiceKey::new(addr::from_ip(listen.ip()), listen.port(), protocol::TCP);
@@ -83,8 +83,8 @@ pub(super) fn services(
         }
     }
     let in_force = desired.services.iter();
-    edges.keep_only(in_force.filter_map(|service| service.http.as_deref()));
-    maker.keep_only(|name| desired.service(name).is_some());
+    listeners.keep_only(in_force.filter_map(|service| service.http.as_deref()));
+    compiler.keep_only(|name| desired.service(name).is_some());
     services
 }
 
@@ -204,7 +204,7 @@ impl Snapshot {
                 backend,
                 pad: 0,
             };
-            lately::remember(&client.key, self.generation, affinity, || {
+            affinity_cache::remember(&client.key, self.generation, affinity, || {
                 self.clients.remember(protocol::TCP, &client.key, affinity);
             });
         }
@@ -262,7 +262,7 @@ impl Tables for Choosing<'_> {
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        lately::affinity(key, self.snapshot.generation, || {
+        affinity_cache::affinity(key, self.snapshot.generation, || {
             self.snapshot.clients.affinity(protocol::TCP, key)
         })
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use lb_http::body::Piece;
 
 use super::carrier::Carrier;
-use super::connection::Visit;
+use super::connection::Connection;
 use super::download::{Download, DownloadError};
 use super::peer::Peer;
 use super::progress::Progress;
@@ -27,11 +27,16 @@ pub(super) struct Transfer {
 impl Transfer {
     /// The rest of an exchange. Its connection goes back to the thread's pool at its end, unless there
     /// are `most_idle` like it.
-    pub(super) fn new(upload: Upload, download: Download, visit: &Visit, most_idle: usize) -> Self {
+    pub(super) fn new(
+        upload: Upload,
+        download: Download,
+        connection: &Connection,
+        most_idle: usize,
+    ) -> Self {
         Self {
             upload: Some(upload),
             download,
-            pool: Rc::clone(&visit.worker.pool),
+            pool: Rc::clone(&connection.worker.pool),
             most_idle,
         }
     }
@@ -84,9 +89,9 @@ impl Transfer {
     }
 
     /// What came is no answer: the backend is told on.
-    pub(super) fn suspect(self, visit: &Visit) {
+    pub(super) fn suspect(self, connection: &Connection) {
         let backend = self.download.upstream.backend;
-        let snapshot = visit.worker.snapshot();
+        let snapshot = connection.worker.snapshot();
         snapshot.suspect(backend, "the body of an answer was malformed");
     }
 

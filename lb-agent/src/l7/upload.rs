@@ -4,10 +4,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use lb_http::body::{Encoder, Piece};
-use lb_http::{Fields, Framing, RequestHead, hop, spare};
+use lb_http::{Fields, Framing, RequestHead, buffer_pool, hop};
 
 use super::carrier::Carrier;
-use super::parts::Lane;
+use super::compiled::RouteConfig;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
 use crate::config::http::Protocol;
@@ -56,37 +56,37 @@ pub(super) enum UploadError {
 }
 
 impl Upload {
-    /// A request on `lane` with a body of this framing, without the trailers that are `named`.
-    pub(super) fn new(framing: Framing, lane: &Lane, named: Vec<Vec<u8>>) -> Self {
+    /// A request on `route` with a body of this framing, without the trailers that are `named`.
+    pub(super) fn new(framing: Framing, route: &RouteConfig, named: Vec<Vec<u8>>) -> Self {
         Self {
             // Over HTTP/2 frames have the lengths.
-            encoder: Encoder::new(match lane.protocol {
+            encoder: Encoder::new(match route.protocol {
                 Protocol::Http1 => framing,
                 Protocol::H2c => Framing::UntilClose,
             }),
-            kept: spare::take(),
+            kept: buffer_pool::take(),
             taken: 0,
             head: 0,
             is_whole: true,
             is_read: framing.is_empty(),
             trailers: None,
             is_broken: false,
-            left: lane.body,
+            left: route.body,
             named,
-            pause: lane.timeouts.body,
-            first_byte: lane.timeouts.first_byte,
+            pause: route.timeouts.body,
+            first_byte: route.timeouts.first_byte,
         }
     }
 
     /// Sends `head`, and what there was of the body, from the beginning.
     pub(super) fn begin(&mut self, head: &RequestHead, framing: Framing, backend: &mut Carrier) {
-        let mut text = spare::take();
+        let mut text = buffer_pool::take();
         let body = self.kept.get(self.head..).unwrap_or_default();
         let is_all = self.is_read && body.is_empty() && self.trailers.is_none();
         backend.begin(head, framing, is_all, &mut text);
         self.head = text.len();
         text.extend_from_slice(body);
-        spare::give(std::mem::replace(&mut self.kept, text));
+        buffer_pool::give(std::mem::replace(&mut self.kept, text));
         self.taken = 0;
         self.is_broken = false;
     }
@@ -114,7 +114,7 @@ impl Upload {
 
     fn forget_written(&mut self) {
         if self.taken == self.kept.len() {
-            spare::give(std::mem::take(&mut self.kept));
+            buffer_pool::give(std::mem::take(&mut self.kept));
             self.taken = 0;
         }
     }
@@ -224,6 +224,6 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        spare::give(std::mem::take(&mut self.kept));
+        buffer_pool::give(std::mem::take(&mut self.kept));
     }
 }

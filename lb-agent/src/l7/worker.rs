@@ -6,7 +6,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::faults::{Budget, Faults};
+use super::breaker::{CircuitBreaker, RetryBudget};
 use super::settings::Snapshot;
 use super::sticky::spread::Spread;
 use super::upstream::Pool;
@@ -22,9 +22,9 @@ pub(super) struct Worker {
     /// Whose turn it is to get a new session.
     pub(super) spread: Spread,
     /// What was learnt of the backends.
-    pub(super) faults: Faults,
+    pub(super) breaker: CircuitBreaker,
     /// How many retries there may be.
-    pub(super) budget: Budget,
+    pub(super) budget: RetryBudget,
     stopping: Cell<bool>,
     /// Tasks that are not over.
     open: Cell<usize>,
@@ -37,8 +37,8 @@ impl Worker {
             snapshot: RefCell::new(Rc::new(snapshot)),
             pool: Rc::default(),
             spread: Spread::default(),
-            faults: Faults::default(),
-            budget: Budget::default(),
+            breaker: CircuitBreaker::default(),
+            budget: RetryBudget::default(),
             stopping: Cell::new(false),
             open: Cell::new(0),
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::{StatusCode, Version};
-use lb_http::{Name, RequestHead, spare};
+use lb_http::{Name, RequestHead, buffer_pool};
 
 /// What the line of a request will say. Texts are copied into one buffer, which the next request of the
 /// thread uses again: nothing of the request itself is kept alive for the log.
@@ -31,9 +31,9 @@ pub(in crate::l7) struct Entry {
     pub(in crate::l7) bytes: u64,
 }
 
-/// What a client said, as far as it is noted.
+/// The fields of a request that its line shows.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::l7) struct Said<'a> {
+pub(in crate::l7) struct LogFields<'a> {
     pub(in crate::l7) method: &'a [u8],
     pub(in crate::l7) target: &'a [u8],
     pub(in crate::l7) host: Option<&'a [u8]>,
@@ -42,7 +42,7 @@ pub(in crate::l7) struct Said<'a> {
     pub(in crate::l7) authorization: Option<&'a [u8]>,
 }
 
-impl<'a> Said<'a> {
+impl<'a> LogFields<'a> {
     /// What the head of a request says.
     pub(in crate::l7) fn of(head: &'a RequestHead) -> Self {
         let field = |name| head.fields.get(name);
@@ -79,9 +79,9 @@ pub(in crate::l7) enum End {
 
 impl Entry {
     /// Of a request that begins now, as the client sent it.
-    pub(super) fn begin(client: IpAddr, version: Version, said: &Said<'_>) -> Self {
+    pub(super) fn begin(client: IpAddr, version: Version, log_fields: &LogFields<'_>) -> Self {
         let mut entry = Self {
-            texts: spare::take(),
+            texts: buffer_pool::take(),
             request: Spans::default(),
             begun: Instant::now(),
             version,
@@ -94,17 +94,17 @@ impl Entry {
             status: None,
             bytes: 0,
         };
-        entry.copy(said);
+        entry.copy(log_fields);
         entry
     }
 
-    fn copy(&mut self, said: &Said<'_>) {
-        self.request.method = self.text(said.method);
-        self.request.target = self.text(said.target);
-        self.request.host = said.host.map(|host| self.text(host));
-        self.request.referer = said.referer.map(|referer| self.text(referer));
-        self.request.user_agent = said.user_agent.map(|agent| self.text(agent));
-        self.request.user = said
+    fn copy(&mut self, log_fields: &LogFields<'_>) {
+        self.request.method = self.text(log_fields.method);
+        self.request.target = self.text(log_fields.target);
+        self.request.host = log_fields.host.map(|host| self.text(host));
+        self.request.referer = log_fields.referer.map(|referer| self.text(referer));
+        self.request.user_agent = log_fields.user_agent.map(|agent| self.text(agent));
+        self.request.user = log_fields
             .authorization
             .and_then(user)
             .map(|user| self.text(&user));
@@ -183,7 +183,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        spare::give(std::mem::take(&mut self.texts));
+        buffer_pool::give(std::mem::take(&mut self.texts));
     }
 }
 

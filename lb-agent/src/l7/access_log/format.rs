@@ -224,7 +224,7 @@ fn escape(text: &[u8], escapes: &Escapes, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::l7::access_log::Said;
+    use crate::l7::access_log::LogFields;
     use hyper::{Method, StatusCode};
     use lb_http::RequestHead;
 
@@ -234,7 +234,7 @@ mod tests {
             head.fields.append_called(name.as_bytes(), value);
         }
         let client = "203.0.113.9".parse().unwrap();
-        Entry::begin(client, head.version, &Said::of(&head))
+        Entry::begin(client, head.version, &LogFields::of(&head))
     }
 
     fn written(format: LogFormat, entry: &Entry, end: End) -> String {

@@ -20,7 +20,7 @@ mod sink;
 mod stamp;
 mod writer;
 
-pub(super) use entry::{End, Said};
+pub(super) use entry::{End, LogFields};
 pub(super) use record::Record;
 pub(super) use sink::{Sink, flush_thread};
 pub(super) use writer::Writer;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyper::Version;
 
-use super::entry::{End, Entry, Said};
+use super::entry::{End, Entry, LogFields};
 use super::format;
 use super::sink::Sink;
 
@@ -23,11 +23,11 @@ impl Record {
         sink: &Arc<Sink>,
         client: IpAddr,
         version: Version,
-        said: &Said<'_>,
+        log_fields: &LogFields<'_>,
     ) -> Self {
         Self {
             sink: Arc::clone(sink),
-            entry: Entry::begin(client, version, said),
+            entry: Entry::begin(client, version, log_fields),
             is_written: false,
         }
     }

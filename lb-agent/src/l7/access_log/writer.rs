@@ -206,7 +206,7 @@ fn open(path: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
     use crate::config::http::LogFormat;
-    use crate::l7::access_log::{End, Record, Said, flush_thread};
+    use crate::l7::access_log::{End, LogFields, Record, flush_thread};
     use hyper::{Method, Version};
     use lb_http::RequestHead;
 
@@ -219,8 +219,13 @@ mod tests {
 
     fn write(sink: &Arc<Sink>, target: &str) {
         let head = RequestHead::new(Method::GET, target.as_bytes(), Version::HTTP_11);
-        Record::begin(sink, [127, 0, 0, 1].into(), head.version, &Said::of(&head))
-            .finish(End::Complete);
+        Record::begin(
+            sink,
+            [127, 0, 0, 1].into(),
+            head.version,
+            &LogFields::of(&head),
+        )
+        .finish(End::Complete);
     }
 
     fn lines(path: &Path) -> usize {

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::io;
 
-use lb_http::spare;
+use lb_http::buffer_pool;
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::encoder::Encoder;
@@ -48,7 +48,7 @@ impl Coded {
         match &mut self.state {
             State::Gathering(whole) if whole.len() + input.len() <= WHOLE => {
                 if whole.capacity() == 0 {
-                    *whole = spare::take();
+                    *whole = buffer_pool::take();
                 }
                 whole.extend_from_slice(input);
                 Ok(())
@@ -95,7 +95,7 @@ impl Coded {
             let begun = std::mem::take(begun);
             let mut encoder = Encoder::new(self.algorithm)?;
             encoder.write(&begun, out)?;
-            spare::give(begun);
+            buffer_pool::give(begun);
             self.state = State::Streaming {
                 encoder,
                 holds: true,
@@ -111,7 +111,7 @@ impl Coded {
 impl Drop for Coded {
     fn drop(&mut self) {
         if let State::Gathering(whole) = &mut self.state {
-            spare::give(std::mem::take(whole));
+            buffer_pool::give(std::mem::take(whole));
         }
     }
 }

@@ -13,4 +13,4 @@ mod encoder;
 mod plan;
 
 pub use body::{Coded, whole};
-pub use plan::{Asked, Compressor, give_back_tags};
+pub use plan::{Compressor, RequestMeta, give_back_tags};

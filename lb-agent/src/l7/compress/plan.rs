@@ -9,14 +9,14 @@ use crate::l7::h2c::is_grpc_type;
 
 /// What a request says about compression; noted before the request is passed on.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct RequestMeta {
     /// `None` if it says nothing.
     accepted: Option<Accepted>,
     no_transform: bool,
     if_none_match: Vec<Vec<u8>>,
 }
 
-impl Asked {
+impl RequestMeta {
     /// Reads the request's header.
     pub fn new(head: &RequestHead) -> Self {
         let fields = &head.fields;
@@ -60,7 +60,7 @@ impl Compressor {
     /// not known.
     pub fn plan(
         &self,
-        asked: &Asked,
+        asked: &RequestMeta,
         head: &mut ResponseHead,
         length: Option<u64>,
     ) -> Option<Algorithm> {
@@ -210,10 +210,10 @@ mod tests {
     use super::*;
     use hyper::{Method, Version};
 
-    fn asked(headers: &[(&str, &str)]) -> Asked {
+    fn asked(headers: &[(&str, &str)]) -> RequestMeta {
         let mut head = RequestHead::new(Method::GET, b"/", Version::HTTP_11);
         head.fields = map(headers);
-        Asked::new(&head)
+        RequestMeta::new(&head)
     }
 
     fn map(headers: &[(&str, &str)]) -> Fields {

@@ -2,7 +2,7 @@
 
 use super::{Filter, Response, Verdict};
 use crate::config::http as config;
-use crate::l7::compress::{Asked, Compressor, give_back_tags};
+use crate::l7::compress::{Compressor, RequestMeta, give_back_tags};
 use crate::l7::request::{Backends, Request};
 
 struct Compression(Compressor);
@@ -13,14 +13,14 @@ pub(super) fn filter(settings: &config::Compression) -> Option<Box<dyn Filter>> 
 
 impl Filter for Compression {
     fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
-        request.asked = Some(Asked::new(&request.head));
+        request.meta = Some(RequestMeta::new(&request.head));
         give_back_tags(&mut request.head.fields);
         Ok(None)
     }
 
     fn response(&self, request: &Request, _backends: &dyn Backends, response: &mut Response<'_>) {
-        if let Some(asked) = &request.asked {
-            response.coding = self.0.plan(asked, response.head, response.length);
+        if let Some(meta) = &request.meta {
+            response.coding = self.0.plan(meta, response.head, response.length);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{Filter, Response, Source, Verdict};
 use crate::config::http::Stickiness;
 use crate::l7::request::{Backends, Request};
 use crate::l7::sticky::cookie::Cookies;
-use crate::l7::sticky::{self, Key, Memory, Then};
+use crate::l7::sticky::{self, Key, Memory, StickyAction};
 
 struct Sticky {
     stickiness: Stickiness,
@@ -37,7 +37,7 @@ impl Filter for Sticky {
                 cookies: self.cookies.as_ref(),
                 sessions: backends.sessions(),
             };
-            request.known = sticky::known(
+            request.sticky = sticky::known(
                 &self.stickiness,
                 table,
                 request.asker.ip,
@@ -46,7 +46,7 @@ impl Filter for Sticky {
                 memory,
             );
         }
-        if request.known.then == Then::Learn {
+        if request.sticky.action == StickyAction::Learn {
             // The handshake is read on its way: it has to come as it is.
             request.head.fields.remove(Name::AcceptEncoding);
         }
@@ -58,9 +58,11 @@ impl Filter for Sticky {
             return;
         };
         let fields = &mut response.head.fields;
-        match &request.known.then {
+        match &request.sticky.action {
             // An answer that a shared cache may keep would bring everybody to one backend.
-            Then::Cookie if request.known.key != Key::Backend(backend) && !is_shared(fields) => {
+            StickyAction::Cookie
+                if request.sticky.key != Key::Backend(backend) && !is_shared(fields) =>
+            {
                 let cookies = self.cookies.as_ref();
                 if let Some(value) = cookies.and_then(|all| all.set(backend, request.asker.https)) {
                     fields.append(Name::SetCookie, value.as_bytes());
@@ -68,7 +70,7 @@ impl Filter for Sticky {
             }
             // "Session ID unknown", or a request that does not fit it: either way what is
             // remembered is of no use.
-            Then::Session(sid) if response.head.status == StatusCode::BAD_REQUEST => {
+            StickyAction::Session(sid) if response.head.status == StatusCode::BAD_REQUEST => {
                 if let Some(service) = self.service {
                     backends.sessions().forget(service, sid);
                 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 /// What a `Forwarded` header tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct ForwardedInfo {
     /// The nodes of `for`, the client's first; `None` for one that is hidden or unknown.
     pub hops: Vec<Option<IpAddr>>,
     /// The first `proto`.
@@ -15,8 +15,8 @@ pub struct Told {
 
 /// Reads the values of all `Forwarded` lines. An element that is not well-formed ends what can be
 /// known: it stands for a hidden node, and what is to its left counts for nothing.
-pub fn read<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Told {
-    let mut told = Told::default();
+pub fn read<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> ForwardedInfo {
+    let mut told = ForwardedInfo::default();
     for value in values {
         let mut rest = value;
         while !rest.is_empty() {
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn told(text: &str) -> Told {
+    fn told(text: &str) -> ForwardedInfo {
         read([text.as_bytes()])
     }
 

@@ -4,14 +4,14 @@
 //! | --- | --- |
 //! | `cookie` | the signed cookie that names a backend |
 //! | `engineio` | what Engine.IO, below Socket.IO, says in its requests and in its handshake |
-//! | `learner` | sessions from their first answer to the end of their tunnel |
+//! | `sniffer` | sessions from their first answer to the end of their tunnel |
 //! | `sessions` | which backend has which Socket.IO session |
 //! | `spread` | new sessions by weight |
 
 pub mod cookie;
 pub mod engineio;
-pub mod learner;
 pub mod sessions;
+pub mod sniffer;
 pub mod spread;
 
 use std::net::IpAddr;
@@ -43,16 +43,16 @@ pub enum Key {
 
 /// The key of a request, and what its answer is to be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct StickyKey {
     /// By what it is known.
     pub key: Key,
     /// What has to be done with its answer.
-    pub then: Then,
+    pub action: StickyAction,
 }
 
 /// What has to be done with an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum StickyAction {
     /// Nothing.
     Nothing,
     /// If it comes from another backend than the cookie named, it gets a cookie.
@@ -71,11 +71,11 @@ pub fn known(
     fields: &Fields,
     query: Option<&[u8]>,
     memory: Memory<'_>,
-) -> Known {
+) -> StickyKey {
     let address = Key::Address(client);
-    let only = |key| Known {
+    let only = |key| StickyKey {
         key,
-        then: Then::Nothing,
+        action: StickyAction::Nothing,
     };
     match stickiness {
         Stickiness::Address => only(address),
@@ -87,12 +87,12 @@ pub fn known(
             let value = query.and_then(|query| query_value(query, name));
             only(value.map_or(address, |value| token(head, value)))
         }
-        Stickiness::Cookie(_) => Known {
+        Stickiness::Cookie(_) => StickyKey {
             key: memory
                 .cookies
                 .and_then(|cookies| cookies.named_in(fields))
                 .map_or(Key::New, Key::Backend),
-            then: Then::Cookie,
+            action: StickyAction::Cookie,
         },
         Stickiness::SocketIo => match query
             .and_then(|query| std::str::from_utf8(query).ok())
@@ -118,24 +118,24 @@ fn of_session(
     head: &ServiceHead,
     address: Key,
     sessions: &Sessions,
-) -> Known {
+) -> StickyKey {
     let Some(sid) = asked.sid else {
         // A session that begins as a WebSocket has no second request.
-        let then = if asked.polling {
-            Then::Learn
+        let action = if asked.polling {
+            StickyAction::Learn
         } else {
-            Then::Nothing
+            StickyAction::Nothing
         };
-        return Known {
+        return StickyKey {
             key: Key::New,
-            then,
+            action,
         };
     };
-    Known {
+    StickyKey {
         key: sessions
             .backend_of(head.id, &sid)
             .map_or(address, Key::Session),
-        then: Then::Session(sid.into_owned()),
+        action: StickyAction::Session(sid.into_owned()),
     }
 }
 
@@ -191,7 +191,12 @@ mod tests {
         }
     }
 
-    fn of(stickiness: &Stickiness, headers: &Fields, query: &str, sessions: &Sessions) -> Known {
+    fn of(
+        stickiness: &Stickiness,
+        headers: &Fields,
+        query: &str,
+        sessions: &Sessions,
+    ) -> StickyKey {
         let memory = Memory {
             cookies: None,
             sessions,
@@ -229,14 +234,17 @@ mod tests {
         let none = Fields::new();
         let ask = |query: &str| of(&Stickiness::SocketIo, &none, query, &sessions);
         let first = ask("EIO=4&transport=polling&t=x");
-        assert_eq!((first.key, first.then), (Key::New, Then::Learn));
+        assert_eq!((first.key, first.action), (Key::New, StickyAction::Learn));
         sessions.learn(ServiceId(7), "abc", BackendId(9));
         let second = ask("EIO=4&transport=websocket&sid=abc");
         assert_eq!(second.key, Key::Session(BackendId(9)));
-        assert_eq!(second.then, Then::Session("abc".to_owned()));
+        assert_eq!(second.action, StickyAction::Session("abc".to_owned()));
         assert_eq!(ask("EIO=4&transport=polling&sid=other").key, ADDRESS);
         let straight = ask("EIO=4&transport=websocket");
-        assert_eq!((straight.key, straight.then), (Key::New, Then::Nothing));
+        assert_eq!(
+            (straight.key, straight.action),
+            (Key::New, StickyAction::Nothing)
+        );
         assert_eq!(ask("page=1").key, ADDRESS);
     }
 }

@@ -11,18 +11,18 @@ use super::access_log::{Sink, Writer};
 use super::tls::{Certificates, TicketKeys, Watcher, server_config};
 use crate::config::http::{AccessLog, CertificateFiles, HttpService, Tls};
 
-/// The edge of one service.
+/// What holds for the connections of one service.
 #[derive(Default)]
-pub(super) struct Edge {
+pub(super) struct ListenerConfig {
     /// What connections to its TLS addresses are accepted with; `None` closes them.
     pub(super) tls: Option<Arc<ServerConfig>>,
     /// Where requests are noted.
     pub(super) log: Option<Arc<Sink>>,
 }
 
-/// What is shared by the edges and outlives changes of the configuration.
+/// What is shared by all of them and outlives changes of the configuration.
 #[derive(Default)]
-pub(super) struct Edges {
+pub(super) struct ListenerConfigs {
     tickets: Option<TicketKeys>,
     watcher: Option<Watcher>,
     writer: Option<Writer>,
@@ -30,17 +30,17 @@ pub(super) struct Edges {
     problems: Vec<String>,
 }
 
-impl Edges {
-    /// Begins to make the edges of a new state of the configuration.
+impl ListenerConfigs {
+    /// Begins to make those of a new state of the configuration.
     pub(super) fn begin(&mut self) {
         self.problems.clear();
     }
 
-    /// The edge of a service.
-    pub(super) fn of(&mut self, service: &HttpService) -> Edge {
+    /// That of a service.
+    pub(super) fn of(&mut self, service: &HttpService) -> ListenerConfig {
         let settings = &service.settings;
         let log = settings.access_log.as_ref();
-        let mut edge = Edge {
+        let mut listener = ListenerConfig {
             log: log.and_then(|log| match self.sink(log) {
                 Ok(sink) => Some(sink),
                 Err(error) => {
@@ -48,16 +48,16 @@ impl Edges {
                     None
                 }
             }),
-            ..Edge::default()
+            ..ListenerConfig::default()
         };
         let Some(tls) = &service.tls else {
-            return edge;
+            return listener;
         };
         match self.tls(tls) {
-            Ok(config) => edge.tls = Some(config),
+            Ok(config) => listener.tls = Some(config),
             Err(problem) => self.problem(format!("{}: no TLS: {problem}", service.name)),
         }
-        edge
+        listener
     }
 
     /// Forgets what none of the services in force uses.

@@ -19,17 +19,17 @@ use crate::config::http::{
 };
 use crate::state::observed::Observed;
 
-/// The parts of one service.
-pub(super) struct Parts {
+/// One service, ready for requests.
+pub(super) struct CompiledService {
     router: Arc<Router>,
     /// One for each route, in their order; after them that of requests without one.
-    lanes: Vec<Lane>,
+    routes: Vec<RouteConfig>,
     /// What is shown for errors.
     pub(super) pages: Arc<Pages>,
 }
 
 /// What holds for the requests of one route.
-pub(super) struct Lane {
+pub(super) struct RouteConfig {
     /// What its requests and answers pass.
     pub(super) filters: Chain,
     /// Where they go.
@@ -56,8 +56,8 @@ pub(super) enum Target {
     },
 }
 
-impl Parts {
-    /// The parts of `http`, with tables as `observed`.
+impl CompiledService {
+    /// Compiles `http`, with tables as `observed`.
     fn new(http: &HttpService, observed: &Observed, pages: Arc<Pages>) -> Self {
         let secret = observed
             .service(&http.name)
@@ -66,40 +66,40 @@ impl Parts {
         let router = Arc::new(Router::new(&http.routes));
         let guards = guards(http, &router);
         let routes = http.routes.iter().map(Some).chain([None]);
-        let lanes = routes.enumerate().map(|(place, route)| {
+        let routes = routes.enumerate().map(|(place, route)| {
             let guards = guards.clone().map(|guards| (guards, place));
-            Lane::new(http, route, observed, secret, guards)
+            RouteConfig::new(http, route, observed, secret, guards)
         });
         Self {
-            lanes: lanes.collect(),
+            routes: routes.collect(),
             router,
             pages,
         }
     }
 
-    /// The place of the lane of requests without a route.
+    /// The place of what holds for requests without a route.
     pub(super) fn without_route(&self) -> usize {
-        self.lanes.len() - 1
+        self.routes.len() - 1
     }
 
-    /// Whether all requests take one lane.
+    /// Whether all requests take one route.
     pub(super) fn is_plain(&self) -> bool {
-        self.lanes.len() == 1
+        self.routes.len() == 1
     }
 
-    /// The lane that a request takes.
+    /// The route that a request takes.
     pub(super) fn find(&self, host: &str, path: &str) -> usize {
         let found = self.router.find(host, path);
         found.unwrap_or_else(|| self.without_route())
     }
 
-    /// A lane by its place, which [`Parts::find`] gave.
-    pub(super) fn lane(&self, place: usize) -> &Lane {
-        &self.lanes[place]
+    /// A route by its place, which [`CompiledService::find`] gave.
+    pub(super) fn route(&self, place: usize) -> &RouteConfig {
+        &self.routes[place]
     }
 }
 
-impl Lane {
+impl RouteConfig {
     fn new(
         http: &HttpService,
         route: Option<&Route>,
@@ -220,16 +220,20 @@ fn guards(http: &HttpService, router: &Arc<Router>) -> Option<Arc<Guards>> {
 
 /// Makes parts, and reads the pages of a configuration once.
 #[derive(Default)]
-pub(super) struct Maker {
+pub(super) struct Compiler {
     pages: HashMap<String, (Arc<HttpService>, Arc<Pages>)>,
     problems: HashMap<String, String>,
 }
 
-impl Maker {
-    /// The parts of a service.
-    pub(super) fn parts(&mut self, http: &Arc<HttpService>, observed: &Observed) -> Parts {
+impl Compiler {
+    /// Compiles a service.
+    pub(super) fn compile(
+        &mut self,
+        http: &Arc<HttpService>,
+        observed: &Observed,
+    ) -> CompiledService {
         let pages = self.pages(http);
-        Parts::new(http, observed, pages)
+        CompiledService::new(http, observed, pages)
     }
 
     /// Forgets services that are gone.

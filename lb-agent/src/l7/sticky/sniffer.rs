@@ -8,14 +8,14 @@ use super::engineio::{self, Handshake};
 use super::sessions::Sessions;
 
 /// Learns which backend has a session from the answer to its handshake.
-pub struct Learner {
+pub struct SessionSniffer {
     sessions: Arc<Sessions>,
     service: ServiceId,
     backend: BackendId,
     begun: Vec<u8>,
 }
 
-impl Learner {
+impl SessionSniffer {
     /// Of an answer that `backend` of `service` gives.
     pub const fn new(sessions: Arc<Sessions>, service: ServiceId, backend: BackendId) -> Self {
         Self {
@@ -43,13 +43,13 @@ impl Learner {
 }
 
 /// A session that has become a tunnel; with its end it is most likely over.
-pub struct Tunnelled {
+pub struct TunnelledSession {
     sessions: Arc<Sessions>,
     service: ServiceId,
     sid: String,
 }
 
-impl Tunnelled {
+impl TunnelledSession {
     /// The session `sid` of `service`.
     pub const fn new(sessions: Arc<Sessions>, service: ServiceId, sid: String) -> Self {
         Self {
@@ -60,7 +60,7 @@ impl Tunnelled {
     }
 }
 
-impl Drop for Tunnelled {
+impl Drop for TunnelledSession {
     fn drop(&mut self) {
         self.sessions.leave(self.service, &self.sid);
     }

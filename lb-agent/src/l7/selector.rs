@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::carrier::Carrier;
-use super::connection::{Chosen, Visit};
+use super::connection::{Chosen, Connection};
 use super::counts::Active;
 use super::request::Backends as _;
 use super::settings::{Service, Snapshot};
@@ -31,7 +31,7 @@ pub(super) const AGAIN: Duration = Duration::from_millis(50);
 const FULL: Duration = Duration::from_millis(5);
 
 /// A connection, and what it took to get it.
-pub(super) struct Reached {
+pub(super) struct Connected {
     pub(super) upstream: Upstream,
     pub(super) active: Active,
     /// Why it is this backend.
@@ -41,8 +41,8 @@ pub(super) struct Reached {
 }
 
 /// One request's way to a backend.
-pub(super) struct Way<'a> {
-    pub(super) visit: &'a Visit,
+pub(super) struct UpstreamSelector<'a> {
+    pub(super) connection: &'a Connection,
     pub(super) service: &'a Service,
     /// Its backends' service.
     pub(super) target: ServiceId,
@@ -58,11 +58,11 @@ pub(super) struct Way<'a> {
     pub(super) late: bool,
 }
 
-impl Way<'_> {
+impl UpstreamSelector<'_> {
     /// A connection to the backend of this client: an idle one, or a new one. The error is the
     /// status to answer with: 410 means that the session of the request is over.
-    pub(super) async fn reach(&mut self) -> Result<Reached, StatusCode> {
-        let worker = &self.visit.worker;
+    pub(super) async fn reach(&mut self) -> Result<Connected, StatusCode> {
+        let worker = &self.connection.worker;
         loop {
             let snapshot = worker.snapshot();
             let Some((id, reason)) = self.choose() else {
@@ -77,7 +77,7 @@ impl Way<'_> {
             let active = Active::new(&snapshot.counts, self.target, id);
             if let Some(upstream) = self.ready(id, &snapshot) {
                 snapshot.counts.chosen(self.target, Some(reason));
-                return Ok(Reached {
+                return Ok(Connected {
                     upstream,
                     active,
                     why: why(reason),
@@ -93,7 +93,7 @@ impl Way<'_> {
             match Box::pin(self.connect(id, &address)).await {
                 Ok(upstream) => {
                     snapshot.counts.chosen(self.target, Some(reason));
-                    return Ok(Reached {
+                    return Ok(Connected {
                         upstream,
                         active,
                         why: why(reason),
@@ -110,7 +110,7 @@ impl Way<'_> {
                     tracing::debug!(%error, backend = %address, "cannot connect");
                     snapshot.suspect(id, "a request found no connection");
                     worker
-                        .faults
+                        .breaker
                         .failed(id, &self.service.http.settings.upstream);
                     self.late = error.kind() == io::ErrorKind::TimedOut;
                     self.passed.push(id);
@@ -121,7 +121,7 @@ impl Way<'_> {
 
     /// A connection that is there.
     fn ready(&self, id: BackendId, snapshot: &Snapshot) -> Option<Upstream> {
-        let pool = &self.visit.worker.pool;
+        let pool = &self.connection.worker.pool;
         match self.protocol {
             // A connection that was introduced is one client's.
             Protocol::Http1 if self.introduces() => None,
@@ -139,13 +139,13 @@ impl Way<'_> {
     /// The backend of this client. Those that fail all the time are passed by, unless nobody else
     /// is left.
     fn choose(&self) -> Option<(BackendId, Reason)> {
-        let worker = &self.visit.worker;
+        let worker = &self.connection.worker;
         let snapshot = worker.snapshot();
-        let open = worker.faults.open();
-        if self.passed.is_empty() && open.is_empty() {
+        let ejected = worker.breaker.ejected();
+        if self.passed.is_empty() && ejected.is_empty() {
             return self.choose_as_before();
         }
-        let passed = [&open[..], &self.passed].concat();
+        let passed = [&ejected[..], &self.passed].concat();
         let spread = &worker.spread;
         let choice = snapshot
             .choose(spread, self.target, self.key, &passed)
@@ -155,17 +155,17 @@ impl Way<'_> {
 
     /// While nothing has changed, the requests of a connection go where the first one went.
     fn choose_as_before(&self) -> Option<(BackendId, Reason)> {
-        let snapshot = self.visit.worker.snapshot();
+        let snapshot = self.connection.worker.snapshot();
         let (service, key) = (self.target, self.key);
-        if let Some(chosen) = self.visit.chosen.get()
+        if let Some(chosen) = self.connection.chosen.get()
             && chosen.generation == snapshot.generation
             && (chosen.service, chosen.key) == (service, key)
             && key != Key::New
         {
             return Some((chosen.backend, chosen.reason));
         }
-        let choice = snapshot.choose(&self.visit.worker.spread, service, key, &[])?;
-        self.visit.chosen.set(Some(Chosen {
+        let choice = snapshot.choose(&self.connection.worker.spread, service, key, &[])?;
+        self.connection.chosen.set(Some(Chosen {
             generation: snapshot.generation,
             service,
             key,
@@ -192,7 +192,7 @@ impl Way<'_> {
         let Some(version) = self.service.http.settings.send_proxy_protocol else {
             return Ok(());
         };
-        let origin = &self.visit.origin;
+        let origin = &self.connection.origin;
         let client = if origin.peer.ip() == self.client {
             origin.peer
         } else {
@@ -204,7 +204,7 @@ impl Way<'_> {
 
     /// A new connection, or a stream of one.
     async fn carrier(&self, id: BackendId, address: &BackendAddress) -> io::Result<Carrier> {
-        let worker = &self.visit.worker;
+        let worker = &self.connection.worker;
         let admission = worker.snapshot().admission.clone();
         match self.protocol {
             Protocol::Http1 => open(address, &admission).await.map(Carrier::Own),
@@ -224,7 +224,7 @@ impl Way<'_> {
     async fn connect(&self, id: BackendId, address: &BackendAddress) -> io::Result<Upstream> {
         let settings = &self.service.http.settings;
         let timeouts = &settings.timeouts;
-        let faults = &self.visit.worker.faults;
+        let breaker = &self.connection.worker.breaker;
         loop {
             let carrier = match timeout(timeouts.connect, self.carrier(id, address)).await {
                 Ok(carrier) => carrier,
@@ -232,17 +232,17 @@ impl Way<'_> {
             };
             match carrier {
                 Ok(mut carrier) => {
-                    faults.connected(id);
+                    breaker.connected(id);
                     if let Carrier::Own(stream) = &mut carrier {
                         self.introduce(stream).await?;
                     }
                     return Ok(Upstream::new(id, address.to_string().into(), carrier));
                 }
                 Err(error) if is_refusal(&error) => {
-                    let snapshot = self.visit.worker.snapshot();
+                    let snapshot = self.connection.worker.snapshot();
                     // It may have been removed meanwhile; a session is not there after a restart.
                     let is_there = snapshot.backend(id).is_some() && !self.is_of_session();
-                    if !faults.refused(id, timeouts.restart_grace) || !is_there {
+                    if !breaker.refused(id, timeouts.restart_grace) || !is_there {
                         return Err(error);
                     }
                 }

@@ -10,9 +10,10 @@ use lb_common::abi::BackendId;
 use super::clock;
 use crate::config::http::Upstream;
 
-/// The faults that one worker has met.
+/// The backends that fail, as one worker has met them: those that fail again and again are ejected for a
+/// while.
 #[derive(Default)]
-pub(super) struct Faults {
+pub(super) struct CircuitBreaker {
     backends: RefCell<HashMap<BackendId, Fault>>,
     /// None of them is empty as long as nothing has ever failed: then nobody looks any further.
     any: Cell<bool>,
@@ -31,18 +32,18 @@ struct Fault {
     broken_ms: Option<u64>,
 }
 
-impl Faults {
+impl CircuitBreaker {
     /// The backends to be passed by.
-    pub(super) fn open(&self) -> Vec<BackendId> {
+    pub(super) fn ejected(&self) -> Vec<BackendId> {
         if !self.any.get() {
             return Vec::new();
         }
         let now_ms = clock::now_ms();
         let backends = self.backends.borrow();
-        let open = backends
+        let ejected = backends
             .iter()
             .filter(|(_, fault)| fault.open_until_ms > now_ms);
-        open.map(|(id, _)| *id).collect()
+        ejected.map(|(id, _)| *id).collect()
     }
 
     /// A connection was refused. Whether the backend may be restarting, and is worth waiting for.
@@ -113,12 +114,12 @@ impl Faults {
 }
 
 /// How many retries there may be: a share of the requests, with a few to begin with.
-pub(super) struct Budget {
+pub(super) struct RetryBudget {
     /// In thousandths of a retry.
     left: Cell<u32>,
 }
 
-impl Default for Budget {
+impl Default for RetryBudget {
     fn default() -> Self {
         Self {
             left: Cell::new(Self::MOST),
@@ -126,7 +127,7 @@ impl Default for Budget {
     }
 }
 
-impl Budget {
+impl RetryBudget {
     const MOST: u32 = 10_000;
 
     /// A request has come.
@@ -154,13 +155,13 @@ mod tests {
             max_fails: 2,
             ..Upstream::default()
         };
-        let faults = Faults::default();
-        faults.failed(A, &settings);
-        assert_eq!(faults.open(), []);
-        faults.failed(A, &settings);
-        assert_eq!(faults.open(), [A]);
-        faults.answered(A);
-        assert_eq!(faults.open(), []);
+        let breaker = CircuitBreaker::default();
+        breaker.failed(A, &settings);
+        assert_eq!(breaker.ejected(), []);
+        breaker.failed(A, &settings);
+        assert_eq!(breaker.ejected(), [A]);
+        breaker.answered(A);
+        assert_eq!(breaker.ejected(), []);
     }
 
     #[test]
@@ -169,20 +170,20 @@ mod tests {
             max_fails: 2,
             ..Upstream::default()
         };
-        let faults = Faults::default();
+        let breaker = CircuitBreaker::default();
         let begun_ms = clock::now_ms();
-        assert!(faults.broke(A, begun_ms, &settings));
+        assert!(breaker.broke(A, begun_ms, &settings));
         for _ in 0..10 {
-            assert!(!faults.broke(A, begun_ms, &settings));
+            assert!(!breaker.broke(A, begun_ms, &settings));
         }
-        assert_eq!(faults.open(), []);
-        assert!(faults.broke(A, begun_ms + 1, &settings));
-        assert_eq!(faults.open(), [A]);
+        assert_eq!(breaker.ejected(), []);
+        assert!(breaker.broke(A, begun_ms + 1, &settings));
+        assert_eq!(breaker.ejected(), [A]);
     }
 
     #[test]
     fn retries_are_a_share_of_the_requests() {
-        let budget = Budget::default();
+        let budget = RetryBudget::default();
         let spent = std::iter::from_fn(|| budget.spend().then_some(())).count();
         assert_eq!(spent, 10);
         (0..4).for_each(|_| budget.earn(200));
