@@ -74,7 +74,8 @@ fn the_sixty_second_start_does_what_it_says() {
 
 #[test]
 fn the_example_configuration_is_one() {
-    let text = readme();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/services.md");
+    let text = fs::read_to_string(page).unwrap();
     let example = text
         .split("```toml\n")
         .nth(1)

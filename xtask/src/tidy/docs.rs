@@ -1,6 +1,6 @@
 //! Rules for pages: promises are tested, links lead somewhere, no path of one's own machine.
 //!
-//! The README has a section `## Promises` with a table; the last cell of each row names the test
+//! CONTRIBUTING.md has a section `## Promises` with a table; the last cell of each row names the test
 //! files that keep the promise, as in `` `tests/tests/sticky.rs` ``. Every test file is named.
 
 use super::{Complaint, Source};
@@ -15,38 +15,41 @@ const MACHINE_PATHS: [&str; 3] = [
 
 /// Each promise names test files that exist, and each test file is named.
 pub(super) fn promises_are_tested(sources: &[Source]) -> Vec<Complaint> {
-    let Some(readme) = sources.iter().find(|source| source.path == "README.md") else {
+    let Some(page) = sources
+        .iter()
+        .find(|source| source.path == "CONTRIBUTING.md")
+    else {
         return Vec::new();
     };
-    let rows = promise_rows(readme);
+    let rows = promise_rows(page);
     if rows.is_empty() {
-        return vec![readme.complain(1, "no table of promises under `## Promises`")];
+        return vec![page.complain(1, "no table of promises under `## Promises`")];
     }
     let mut complaints = Vec::new();
     let mut named = HashSet::new();
     for (number, row) in rows {
         let files = files_of_row(row);
         if files.is_empty() {
-            complaints.push(readme.complain(number, "this promise names no test file"));
+            complaints.push(page.complain(number, "this promise names no test file"));
         }
         for file in files {
             if !sources.iter().any(|source| source.path == file) {
-                complaints.push(readme.complain(number, format!("there is no {file}")));
+                complaints.push(page.complain(number, format!("there is no {file}")));
             }
             named.insert(file);
         }
     }
     let unnamed = test_files(sources).filter(|source| !named.contains(source.path.as_str()));
-    complaints.extend(
-        unnamed.map(|source| source.complain(1, "no promise in README.md names this test file")),
-    );
+    complaints
+        .extend(unnamed.map(|source| {
+            source.complain(1, "no promise in CONTRIBUTING.md names this test file")
+        }));
     complaints
 }
 
 /// The rows of the table, without its head.
-fn promise_rows(readme: &Source) -> Vec<(usize, &str)> {
-    readme
-        .lines()
+fn promise_rows(page: &Source) -> Vec<(usize, &str)> {
+    page.lines()
         .skip_while(|(_, line)| line.trim() != "## Promises")
         .skip(1)
         .take_while(|(_, line)| !line.starts_with("## "))
@@ -188,7 +191,7 @@ mod tests {
                           | sticks | `tests/tests/sticky.rs` |\n## Next\n| no | row |\n";
 
     fn complaints_about(readme: &str, test_files: &[&str]) -> Vec<String> {
-        let mut sources = vec![Source::new("README.md", readme)];
+        let mut sources = vec![Source::new("CONTRIBUTING.md", readme)];
         sources.extend(test_files.iter().map(|path| Source::new(path, "//! T.\n")));
         promises_are_tested(&sources)
             .iter()
@@ -206,7 +209,7 @@ mod tests {
         let complaints = complaints_about(README, &["tests/tests/other.rs"]);
         assert_eq!(
             complaints[0],
-            "README.md:6: there is no tests/tests/sticky.rs"
+            "CONTRIBUTING.md:6: there is no tests/tests/sticky.rs"
         );
         assert!(
             complaints[1].starts_with("tests/tests/other.rs:1:"),
