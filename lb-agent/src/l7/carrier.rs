@@ -69,6 +69,13 @@ impl Carrier {
         }
     }
 
+    /// No answer came in time. A connection of HTTP/1.1 carries no other request after that.
+    pub(super) fn doubt(&self) {
+        if let Self::Shared(call) = self {
+            call.retire_connection();
+        }
+    }
+
     /// The request comes to no end, while the answer may go on over HTTP/1.1.
     pub(super) fn cancel(&mut self) {
         if let Self::Shared(call) = self {

@@ -198,6 +198,9 @@ impl Exchange<'_> {
                 sleep(AGAIN).await;
                 continue;
             }
+            if matches!(failure, Failure::Timeout) && !self.progress.awaits_body() {
+                connected.upstream.carrier.doubt();
+            }
             let status = self.failed(request, &failure, id, begun_ms);
             let may_repeat = match &failure {
                 Failure::Unsent => repeats < MOST_REPEATS && worker.budget.spend(),

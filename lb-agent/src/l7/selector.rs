@@ -129,9 +129,7 @@ impl UpstreamSelector<'_> {
             Protocol::H2c => {
                 let call = pool.shared.take(id)?;
                 let name = snapshot.address(id)?.to_string().into();
-                let mut upstream = Upstream::new(id, name, Carrier::Shared(Box::new(call)));
-                upstream.reused = true;
-                Some(upstream)
+                Some(Upstream::new(id, name, Carrier::Shared(Box::new(call))))
             }
         }
     }

@@ -27,7 +27,7 @@ pub(super) struct Upstream {
     pub(super) backend: BackendId,
     /// Its name in the access log.
     pub(super) name: Rc<str>,
-    /// Whether it has carried a request before.
+    /// Whether it has carried a request before, and was idle since.
     pub(super) reused: bool,
     /// For how long it may be idle, in milliseconds.
     pub(super) idle_ms: u64,

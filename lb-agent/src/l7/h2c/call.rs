@@ -157,6 +157,11 @@ impl Call {
         }
     }
 
+    /// Nothing came in time, for which the connection may be the reason: others get another one.
+    pub(in crate::l7) fn retire_connection(&self) {
+        self.lease.retire();
+    }
+
     /// Splits what sends off. Both parts together are one stream.
     pub(in crate::l7) fn split(&mut self) -> Self {
         Self {

@@ -41,6 +41,7 @@ pub(super) struct Connection {
     streams: Cell<usize>,
     /// Since when there is none, in milliseconds of the thread's clock.
     idle_since_ms: Cell<u64>,
+    /// It takes no more streams.
     is_over: Rc<Cell<bool>>,
 }
 
@@ -128,6 +129,11 @@ impl Lease {
     pub(super) fn new(connection: &Rc<Connection>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
         Self(Rc::clone(connection))
+    }
+
+    /// Has no further stream opened on the connection. Those that are open go on.
+    pub(super) fn retire(&self) {
+        self.0.is_over.set(true);
     }
 
     /// What its stream is opened with, as of [`Connection::sender`].

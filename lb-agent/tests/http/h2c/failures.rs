@@ -84,6 +84,37 @@ async fn reset_before_the_answer_reaches_a_call_and_is_a_bad_gateway_to_others()
 }
 
 #[tokio::test]
+async fn retries_are_a_share_of_the_requests() {
+    let backend = Backend::new();
+    let settings = format!("{H2C}\nupstream = {{ max_fails = 0, retry_budget = 0.0 }}");
+    let proxy = Proxy::new(&[&backend], &settings);
+    let mut caller = Caller::new(&proxy).await;
+    let mut seen = 0;
+    let mut served = None;
+    for _ in 0..30 {
+        let request = Request::get("http://a.test/").body(()).unwrap();
+        let (answer, _) = caller.send(request, true).await;
+        if served.is_none() {
+            served = Some(Served::accept(&backend).await);
+        }
+        let served = served.as_mut().unwrap();
+        let mut answer = std::pin::pin!(soon(answer));
+        let status = loop {
+            tokio::select! {
+                answer = &mut answer => break answer.unwrap().status(),
+                mut call = served.call() => {
+                    call.answer.send_reset(Reason::INTERNAL_ERROR);
+                    seen += 1;
+                }
+            }
+        };
+        assert_eq!(status, 502);
+    }
+    // There are ten to begin with.
+    assert_eq!(seen, 40);
+}
+
+#[tokio::test]
 async fn reset_within_an_answer_is_no_end_of_it() {
     for (reason, expected) in [
         (Reason::CANCEL, Reason::CANCEL),
@@ -273,19 +304,40 @@ async fn backend_that_fails_too_often_is_passed_by() {
 #[tokio::test]
 async fn answer_that_does_not_come_in_time_is_given_up() {
     let backend = Backend::new();
-    let settings = "timeouts = { first_byte = '300ms', response = '300ms', body = '300ms' }";
-    let proxy = Proxy::new(&[&backend], &format!("{H2C}\n{settings}"));
-    let client = proxy.ask(GET);
+    let proxy = Proxy::new(
+        &[&backend],
+        &format!("{H2C}\ntimeouts = {{ first_byte = '300ms' }}"),
+    );
+    let mut caller = Caller::new(&proxy).await;
+    let (answer, _sends) = caller.call().await;
     let mut served = Served::accept(&backend).await;
+    let mut other = served.call().await;
+    let mut answers = other.begin();
+    let mut answer = soon(answer).await.unwrap();
+    let client = proxy.ask(GET);
     let mut call = served.call().await;
     assert_eq!(status(client).await, 504);
     assert_eq!(call.reset().await, Reason::CANCEL);
-    // A body that stops.
+    // The connection may be the reason: the next request gets another one. Those before go on.
+    let client = proxy.ask(GET);
+    let mut second = Served::accept(&backend).await;
+    second.call().await.finish(204);
+    assert_eq!(status(client).await, 204);
+    answers.send_data("some".into(), true).unwrap();
+    assert_eq!(rest(answer.body_mut()).await.unwrap().0, "some");
+    backend.was_spared();
+}
+
+#[tokio::test]
+async fn body_or_answer_that_stops_is_given_up() {
+    let backend = Backend::new();
+    let settings = "timeouts = { response = '300ms', body = '300ms' }";
+    let proxy = Proxy::new(&[&backend], &format!("{H2C}\n{settings}"));
     let client = proxy.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe");
+    let mut served = Served::accept(&backend).await;
     let mut call = served.call().await;
     assert_eq!(status(client).await, 408);
     assert_eq!(call.reset().await, Reason::CANCEL);
-    // An answer that stops.
     let mut client = proxy.ask(GET);
     let mut call = served.call().await;
     let mut answers = call.begin();
