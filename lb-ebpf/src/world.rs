@@ -3,8 +3,8 @@
 use core::ops::Deref;
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
-    BPF_FIB_LKUP_RET_UNREACHABLE,
+    BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+    BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_UNREACHABLE,
 };
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use lb_common::abi::packet::{
@@ -40,6 +40,8 @@ const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
 const BLACKHOLE: i64 = BPF_FIB_LKUP_RET_BLACKHOLE as i64;
 const UNREACHABLE: i64 = BPF_FIB_LKUP_RET_UNREACHABLE as i64;
 const PROHIBIT: i64 = BPF_FIB_LKUP_RET_PROHIBIT as i64;
+/// What it says where there is no route, or an IPv6 rule that refuses.
+const NOT_FORWARDED: i64 = BPF_FIB_LKUP_RET_NOT_FWDED as i64;
 /// How old a client's affinity may grow before another packet renews it.
 const RENEW_NS: u64 = 1_000_000_000;
 
@@ -415,6 +417,20 @@ impl<H: Hook> World for Maps<H> {
             macs: exchanged(route.macs),
             mtu: u32::from(route.len),
         }
+    }
+
+    #[inline(always)]
+    fn refuses(&mut self, src: &Ip, dst: &Ip) -> bool {
+        let Some(scratch) = scratch() else {
+            return false;
+        };
+        // SAFETY: this CPU's own element.
+        let route = unsafe { &mut (*scratch).route };
+        fill(route, src, dst, self.hook.ingress());
+        matches!(
+            self.hook.fib_lookup(route),
+            BLACKHOLE | UNREACHABLE | PROHIBIT | NOT_FORWARDED
+        )
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 //! nobody's connection moves when slots change hands, and two balancers choose alike.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use lb_tests::agent::{Agent, program};
 use lb_tests::node::{self, Clients};
@@ -11,6 +12,7 @@ use lb_tests::outside::{
 };
 use lb_tests::process::Process;
 use lb_tests::{hosts::Host, http, wait};
+use socket2::{Domain, Socket, Type};
 
 /// One service of each family and protocol on the `dsr` path.
 fn services(encapsulation: &str, backends: &[[IpAddr; 2]]) -> String {
@@ -361,4 +363,74 @@ fn requests_and_websockets_are_answered_straight_by_the_backend() {
         assert_eq!(sockets.disconnects(), Vec::<IpAddr>::new());
         sockets.close();
     }
+}
+
+/// A routing rule keeps a client away at once, with the connection that it has open.
+fn banned_client_is_dropped_at_once(xdp: bool) {
+    let net = Net::new();
+    let dir = tempfile::tempdir().unwrap();
+    let _decap = backend(&net.server, dir.path(), "server");
+    let mut text = services("auto", &[SERVER]);
+    if xdp {
+        net.ready_for_xdp();
+        text = format!("interfaces = [{{ name = 'eth0', attach = 'xdp' }}]\n{text}");
+    }
+    let agent = Agent::start(&net.balancer, &text);
+    let [banned, other] = [client(1), client(2)];
+    let rule = |change: &str| {
+        for (family, from) in ["-4", "-6"].into_iter().zip(banned) {
+            let from = from.to_string();
+            net.balancer
+                .ip(&[family, "rule", change, "from", &from, "prohibit"]);
+        }
+    };
+    let connect = |from: IpAddr, patience: Duration| {
+        let to = SocketAddr::new(VIP[usize::from(from.is_ipv6())], 80);
+        net.clients.run(|| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+            socket.connect_timeout(&to.into(), patience)?;
+            socket.set_read_timeout(Some(patience))?;
+            Ok::<_, std::io::Error>(Bulk::over(socket.into()))
+        })
+    };
+    let (short, long) = (Duration::from_millis(500), Duration::from_secs(20));
+    let open = |from: IpAddr, patience| {
+        wait::until(&format!("a connection of {from}"), || {
+            let mut bulk = connect(from, wait::slowed(patience)).ok()?;
+            bulk.transfer(1000, 1000).ok().map(|_| bulk)
+        })
+    };
+    let mut cut: Vec<Bulk> = banned.map(|from| open(from, short)).into();
+    let mut kept: Vec<Bulk> = other.map(|from| open(from, long)).into();
+    let dropped = agent.packets("drop_no_route");
+    rule("add");
+    for (from, bulk) in banned.into_iter().zip(&mut cut) {
+        wait::until(&format!("{from} to be kept away"), || {
+            connect(from, wait::slowed(short)).is_err().then_some(())
+        });
+        let error = bulk.transfer(1000, 1000).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+    }
+    assert!(
+        agent.packets("drop_no_route") >= dropped + 4,
+        "dropped by the programs: {}",
+        agent.ok(&["stats"])
+    );
+    for bulk in &mut kept {
+        bulk.transfer(100_000, 100_000).unwrap();
+    }
+    assert_eq!(other.map(|from| visit(&net, from, 1000).unwrap()), other);
+    rule("del");
+    banned.map(|from| open(from, short));
+}
+
+#[test]
+fn client_that_a_routing_rule_prohibits_is_dropped_at_once_behind_the_driver() {
+    banned_client_is_dropped_at_once(false);
+}
+
+#[test]
+fn client_that_a_routing_rule_prohibits_is_dropped_at_once_at_the_driver() {
+    banned_client_is_dropped_at_once(true);
 }

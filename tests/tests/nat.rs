@@ -1,7 +1,8 @@
 //! Backends in containers, on other hosts and on this one are reached packet by packet: at the
 //! driver or behind it, IPv4 and IPv6, TCP and UDP, whatever the MTU of the way.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use lb_tests::agent::Agent;
 use lb_tests::hosts::Host;
@@ -10,6 +11,7 @@ use lb_tests::outside::{
     self, BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
 };
 use lb_tests::wait;
+use socket2::{Domain, Socket, Type};
 
 /// Where the programs run.
 #[derive(Clone, Copy, PartialEq)]
@@ -429,4 +431,90 @@ fn a_router_that_takes_another_mac_address_is_followed_at_once() {
     for bulk in &mut open {
         bulk.transfer(50_000, 50_000).unwrap();
     }
+}
+
+/// Whether a client is served by TCP, and as a new one by UDP. Briefly, as nothing comes back to one that is
+/// kept away.
+fn is_served(net: &Net, from: IpAddr, to: SocketAddr) -> [bool; 2] {
+    let patience = wait::slowed(Duration::from_millis(500));
+    net.clients.run(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+        let by_tcp = socket.connect_timeout(&to.into(), patience);
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.connect(to).unwrap();
+        socket.set_read_timeout(Some(patience)).unwrap();
+        let by_udp = socket
+            .send(b"hello")
+            .and_then(|_| socket.recv(&mut [0; 100]));
+        [by_tcp.is_ok(), by_udp.is_ok()]
+    })
+}
+
+/// Sources and destinations that the host's routing bans get nothing, for as long as it does; others are served.
+fn banned_clients_are_kept_away(hook: Hook, backends: [IpAddr; 2], host: impl Fn(&Net) -> &Host) {
+    let net = Net::new();
+    serve(host(&net), backends);
+    let agent = start(&net, hook, backends, "");
+    let [banned, other] = [client(1), client(2)];
+    let is_local = backends == BALANCER;
+    for (what, kind, address) in [
+        ("rule", "prohibit", VIP),
+        ("rule", "prohibit", BALANCER),
+        ("rule", "blackhole", VIP),
+        ("rule", "unreachable", VIP),
+        ("route", "blackhole", VIP),
+    ] {
+        let is_served = |from| is_served(&net, from, service_for(from, address));
+        // An answer of the host's own stack asks the routes by itself.
+        if is_local && what == "route" {
+            continue;
+        }
+        let change = |change: &str| {
+            for (family, from) in ["-4", "-6"].into_iter().zip(banned) {
+                let from = from.to_string();
+                match what {
+                    "rule" => net
+                        .balancer
+                        .ip(&[family, what, change, "from", &from, kind]),
+                    _ => net.balancer.ip(&[family, what, change, kind, &from]),
+                }
+            }
+        };
+        for from in [banned, other].concat() {
+            let all = || (is_served(from) == [true; 2]).then_some(());
+            wait::until(&format!("{from} before {what} {kind}"), all);
+        }
+        let dropped = agent.packets("drop_no_route");
+        change("add");
+        for from in banned {
+            let none = || (is_served(from) == [false; 2]).then_some(());
+            wait::until(&format!("{from} to be kept away by {what} {kind}"), none);
+        }
+        assert!(
+            agent.packets("drop_no_route") >= dropped + 4,
+            "dropped by the programs for {what} {kind}: {}",
+            agent.ok(&["stats"])
+        );
+        for from in other {
+            let all = || (is_served(from) == [true; 2]).then_some(());
+            wait::until(&format!("{from} beside {what} {kind}"), all);
+        }
+        change("del");
+    }
+}
+
+#[test]
+fn clients_that_routing_bans_are_kept_away_from_a_container() {
+    banned_clients_are_kept_away(Hook::Tc, CONTAINER, |net| &net.container);
+}
+
+#[test]
+fn clients_that_routing_bans_are_kept_away_from_another_host_at_the_driver() {
+    banned_clients_are_kept_away(Hook::Xdp, SERVER, |net| &net.server);
+}
+
+#[test]
+fn clients_that_routing_bans_are_kept_away_from_a_backend_on_this_host() {
+    banned_clients_are_kept_away(Hook::Tc, BALANCER, |net| &net.balancer);
 }

@@ -57,8 +57,10 @@ pub struct Simulation {
     pub routes: HashMap<Ip, Hop>,
     /// Interface of routes that lack the neighbour, where the kernel can be left to ask; 0 for none.
     pub asks: u32,
-    /// Sources and destinations that routes or rules refuse.
+    /// Sources that rules refuse.
     pub barred: HashSet<Ip>,
+    /// Destinations that routes refuse.
+    pub unreachable: HashSet<Ip>,
     /// Whether that was so of the route that was asked for last.
     pub was_barred: bool,
     /// What has been counted, by the number of the counter.
@@ -423,11 +425,15 @@ impl World for Simulation {
     }
 
     fn route(&mut self, src: &Ip, dst: &Ip) -> Hop {
-        self.was_barred = [src, dst].iter().any(|ip| self.barred.contains(*ip));
+        self.was_barred = self.refuses(src, dst);
         match self.was_barred {
             true => Hop::NONE,
             false => self.routes.get(dst).copied().unwrap_or(Hop::NONE),
         }
+    }
+
+    fn refuses(&mut self, src: &Ip, dst: &Ip) -> bool {
+        self.barred.contains(src) || self.unreachable.contains(dst)
     }
 
     fn neighbour(&self) -> u32 {

@@ -176,13 +176,15 @@ pub trait World {
     /// MAC address and the kernel can be left to find that out; [`BARRED`] if routes or rules refuse
     /// the packet; 0 otherwise.
     fn neighbour(&self) -> u32;
-    /// Whether the rules of this host refuse what comes from `src` to `dst`.
+    /// Whether routes or rules refuse a packet from `src` to `dst`, or there is no route. (Over IPv6 the kernel
+    /// does not tell a rule that refuses from that: BPF_FIB_LKUP_RET_NOT_FWDED.)
+    fn refuses(&mut self, src: &Ip, dst: &Ip) -> bool;
+    /// Whether rules refuse what comes from `client`, by its address alone. They are asked for a packet back to it,
+    /// as the address of the service may be this host's own, which is found before most rules are looked at. What
+    /// is refused from there, too, is so by a route.
     #[inline(always)]
-    fn bars(&mut self, src: &Ip, dst: &Ip) -> bool {
-        self.settings().rules != 0 && {
-            self.route(src, dst);
-            self.neighbour() == BARRED
-        }
+    fn bars(&mut self, client: &Ip, service: &Ip) -> bool {
+        self.settings().rules != 0 && self.refuses(client, client) && !self.refuses(service, client)
     }
 
     /// The table of a service on the `dsr` path.

@@ -132,7 +132,7 @@ fn answer_to_a_client_behind_a_blackhole_route_is_dropped() {
             &mut world,
             &tcp(family.client, &family.service(CONTAINER), SYN),
         );
-        world.barred.insert(example::ip(family.client));
+        world.unreachable.insert(example::ip(family.client));
         world.ingress = example::INSIDE;
         let reply = answer(&seen, SYN | ACK).frame();
         dropped(&mut world, &reply, PacketCounter::DropNoRoute);
@@ -157,6 +157,19 @@ fn dsr_packet_of_a_client_that_the_rules_of_the_host_refuse_is_dropped() {
                 dropped(&mut world, &spec.frame(), PacketCounter::DropNoRoute);
             }
         }
+    }
+}
+
+#[test]
+fn client_without_a_way_back_is_not_taken_for_one_that_rules_refuse() {
+    for family in FAMILIES {
+        let mut world = family.world();
+        world.settings.rules = 1;
+        world.unreachable.insert(example::ip(family.client));
+        let spec = tcp(family.client, &family.service(4), SYN);
+        let (outcome, _) = pass(&mut world, &spec.frame());
+        // A backend of `dsr` answers by itself.
+        assert!(matches!(outcome, Outcome::Redirect(_)), "{outcome:?}");
     }
 }
 
