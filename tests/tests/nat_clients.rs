@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::Host;
+use lb_tests::hosts::{self, Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::outside::{
     self, BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, give, pair,
     route_by, udp_echo,
@@ -320,8 +320,9 @@ fn largest_frame(host: &Host) -> Arc<AtomicUsize> {
     largest
 }
 
-#[test]
-fn packets_of_more_than_64_kib_pass() {
+/// Packets of more than 64 KiB (BIG TCP) of a client on the network of the balancer come to a container as large as
+/// they are, and nothing is lost.
+fn packets_of_more_than_64_kib_pass(family: usize) {
     const MOST: u32 = 200_000;
     // IFLA_GSO_MAX_SIZE, IFLA_GRO_MAX_SIZE, and the same for IPv4 (linux/if_link.h, Linux 6.3).
     const SIZES: [u16; 4] = [41, 58, 63, 64];
@@ -329,27 +330,28 @@ fn packets_of_more_than_64_kib_pass() {
     const BIG: usize = 65_650;
     const MOST_PARTS: usize = 500;
     let part = vec![7; 1 << 20];
-    let net = Net::new();
-    let ends = [
-        (&net.clients, "eth0"),
-        (&net.router, "clients0"),
-        (&net.router, "balancer0"),
-        (&net.balancer, "eth0"),
-        (&net.balancer, "cont0"),
-        (&net.container, "eth0"),
-    ];
-    for (host, interface) in ends {
+    let hosts = Hosts::new();
+    let container = hosts.container();
+    for (host, interface) in [
+        (&hosts.clients, "wire"),
+        (&hosts.balancer, "wire"),
+        (&hosts.balancer, "cont0"),
+        (&container, "eth0"),
+    ] {
         for attribute in SIZES {
             host.set_link(interface, attribute, MOST);
         }
     }
-    sink(&net.container, SocketAddr::new(CONTAINER[0], 5000));
-    let _agent = Agent::start(&net.balancer, &services(CONTAINER, ""));
-    // Over IPv6 no sender here joins so much; `tests/decide/big_tcp.rs` of lb-common has both families.
-    let ([from, _], [vip, _]) = (client(1), VIP);
-    let largest = largest_frame(&net.container);
-    net.clients.run(|| {
-        let mut stream = http::connect(from, SocketAddr::new(vip, 80)).unwrap();
+    let backend = SocketAddr::new(hosts::CONTAINER[family], 5000);
+    sink(&container, backend);
+    let (from, service) = [(client_v4(1), SERVICE_V4), (client_v6(1), SERVICE_V6)][family];
+    let config = format!(
+        "[[service]]\nname = 'web'\npath = 'nat'\nlisten = ['{service}']\nbackends = ['{backend}']\n"
+    );
+    let _agent = Agent::start(&hosts.balancer, &config);
+    let largest = largest_frame(&container);
+    hosts.clients.run(|| {
+        let mut stream = http::connect(from, service).unwrap();
         let mut sent = 0;
         // How much Linux joins depends on how fast it goes.
         for _ in 0..MOST_PARTS {
@@ -365,4 +367,14 @@ fn packets_of_more_than_64_kib_pass() {
         stream.read_exact(&mut came).unwrap();
         assert_eq!(u64::from_be_bytes(came), sent);
     });
+}
+
+#[test]
+fn packets_of_more_than_64_kib_pass_over_ipv4() {
+    packets_of_more_than_64_kib_pass(0);
+}
+
+#[test]
+fn packets_of_more_than_64_kib_pass_over_ipv6() {
+    packets_of_more_than_64_kib_pass(1);
 }
