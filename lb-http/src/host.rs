@@ -19,29 +19,31 @@ static OF_NAMES: [bool; 256] = {
 /// allowed there, and no server has it. An IPv6 address without its brackets is what Socket.IO's
 /// client sends in Node.js; it can be taken for nothing else.
 pub fn is_valid(host: &[u8]) -> bool {
-    // Most are names without anything else.
-    if !host.is_empty() && host.iter().all(|byte| OF_NAMES[*byte as usize]) {
-        return true;
-    }
-    let colons = host.iter().filter(|byte| **byte == b':').count();
-    if colons > 1 && host.first() != Some(&b'[') {
-        let text = std::str::from_utf8(host).unwrap_or_default();
-        return text.parse::<std::net::Ipv6Addr>().is_ok();
-    }
-    let (name, port) = match host.iter().rposition(|byte| *byte == b':') {
-        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
-        _ => (host, &[][..]),
+    let (is_good_name, port) = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = memchr::memchr(b']', rest) else {
+                return false;
+            };
+            let is_of_ip = |byte: &u8| byte.is_ascii_hexdigit() || b":.".contains(byte);
+            (rest[..end].iter().all(is_of_ip), &rest[end + 1..])
+        }
+        None => {
+            let end = memchr::memchr(b':', host).unwrap_or(host.len());
+            let (name, port) = host.split_at(end);
+            if port.len() > 1 && port[1..].contains(&b':') {
+                let text = std::str::from_utf8(host).unwrap_or_default();
+                return text.parse::<std::net::Ipv6Addr>().is_ok();
+            }
+            let is_of_name = |byte: &u8| OF_NAMES[*byte as usize];
+            (!name.is_empty() && name.iter().all(is_of_name), port)
+        }
     };
-    let in_brackets = name
-        .strip_prefix(b"[")
-        .and_then(|name| name.strip_suffix(b"]"));
-    let good_name = match in_brackets {
-        Some(ip) => ip
-            .iter()
-            .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte)),
-        None => name.iter().all(|byte| OF_NAMES[*byte as usize]),
+    let is_good_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
     };
-    !name.is_empty() && good_name && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+    is_good_name && is_good_port
 }
 
 #[cfg(test)]
@@ -62,8 +64,8 @@ mod tests {
             assert!(is_valid(good.as_bytes()), "{good}");
         }
         for bad in [
-            "", ":80", "a b", "a/b", "a@b", "a:b", "a:80:80", "[::1", "a,b c", "a:123456",
-            "a\u{e9}",
+            "", ":80", "[::1]a", "[::1]]", "[a]:b", "a b", "a/b", "a@b", "a:b", "a:80:80", "[::1",
+            "a,b c", "a:123456", "a\u{e9}",
         ] {
             assert!(!is_valid(bad.as_bytes()), "{bad}");
         }

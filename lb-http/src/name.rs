@@ -117,11 +117,68 @@ const SEED: usize = {
     }
 };
 
-static TABLE: [Name; PLACES] = {
-    let mut table = [Name::Other; PLACES];
+/// What is compared with a text: the name as words, and which bits of each may differ, as the cases of a
+/// letter do.
+#[derive(Clone, Copy)]
+struct Pattern {
+    name: Name,
+    length: usize,
+    words: [u64; WORDS],
+    folds: [u64; WORDS],
+}
+
+/// Words of the longest name.
+const WORDS: usize = 4;
+
+impl Pattern {
+    const fn of(name: Name) -> Self {
+        let text = name.text().as_bytes();
+        assert!(text.len() <= 8 * WORDS, "a name is longer than its pattern");
+        let mut pattern = Self {
+            name,
+            length: text.len(),
+            words: [0; WORDS],
+            folds: [0; WORDS],
+        };
+        let mut at = 0;
+        while at < text.len() {
+            let shift = 8 * (at % 8);
+            pattern.words[at / 8] |= (text[at] as u64) << shift;
+            if text[at].is_ascii_alphabetic() {
+                pattern.folds[at / 8] |= 0x20 << shift;
+            }
+            at += 1;
+        }
+        pattern
+    }
+
+    fn matches(&self, text: &[u8]) -> bool {
+        if self.length != text.len() {
+            return false;
+        }
+        let mut differs = 0;
+        let (whole, rest) = text.as_chunks::<8>();
+        let patterns = self.words.iter().zip(&self.folds);
+        for (chunk, (word, fold)) in whole.iter().zip(patterns) {
+            differs |= (u64::from_le_bytes(*chunk) ^ word) & !fold;
+        }
+        let last = rest
+            .iter()
+            .rev()
+            .fold(0, |last, byte| last << 8 | u64::from(*byte));
+        if let (Some(word), Some(fold)) = (self.words.get(whole.len()), self.folds.get(whole.len()))
+        {
+            differs |= (last ^ word) & !fold;
+        }
+        differs == 0
+    }
+}
+
+static TABLE: [Pattern; PLACES] = {
+    let mut table = [Pattern::of(Name::Other); PLACES];
     let mut at = 0;
     while at < Name::ALL.len() {
-        table[place(Name::ALL[at].text().as_bytes(), SEED)] = Name::ALL[at];
+        table[place(Name::ALL[at].text().as_bytes(), SEED)] = Pattern::of(Name::ALL[at]);
         at += 1;
     }
     table
@@ -130,9 +187,9 @@ static TABLE: [Name; PLACES] = {
 impl Name {
     /// The name that `text` is, in any case (RFC 9110, section 5.1).
     pub fn of(text: &[u8]) -> Self {
-        let name = TABLE[place(text, SEED)];
-        match name.text().as_bytes().eq_ignore_ascii_case(text) {
-            true => name,
+        let pattern = &TABLE[place(text, SEED)];
+        match pattern.matches(text) {
+            true => pattern.name,
             false => Self::Other,
         }
     }
@@ -161,8 +218,17 @@ mod tests {
         assert_eq!(Name::of(b""), Name::Other);
         assert_eq!(Name::of(&[b'x'; 100]), Name::Other);
         for name in Name::ALL {
-            assert_eq!(Name::of(name.text().as_bytes()), *name);
-            assert_eq!(Name::of(name.text().to_uppercase().as_bytes()), *name);
+            let text = name.text().as_bytes();
+            assert_eq!(Name::of(text), *name);
+            assert_eq!(Name::of(&text.to_ascii_uppercase()), *name);
+            for at in 0..text.len() {
+                for byte in 0..=255 {
+                    let mut other = text.to_vec();
+                    other[at] = byte;
+                    let is_same = other.eq_ignore_ascii_case(text);
+                    assert_eq!(Name::of(&other) == *name, is_same, "{other:?}");
+                }
+            }
         }
     }
 
