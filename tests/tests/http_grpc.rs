@@ -139,3 +139,32 @@ fn a_server_that_ends_as_it_should_fails_no_call() {
     assert!(seen["ports"]["5000"].as_u64() > Some(50), "{seen}");
     assert!(seen["ports"]["5001"].as_u64() > Some(50), "{seen}");
 }
+
+#[test]
+fn a_server_that_is_killed_fails_what_it_was_doing_and_nothing_else() {
+    let hosts = Hosts::new();
+    let two = "'127.0.0.1:5000', '127.0.0.1:5001'";
+    let sticky = "stickiness = { header = 'X-User' }";
+    let agent = Agent::start(&hosts.balancer, &services(two, sticky));
+    let dir = agent.dir();
+    let [mut first, _second] = [5000, 5001].map(|port| server(&hosts.balancer, port, dir));
+    let calls = client(&hosts.clients, 80, &[], &[("HAMMER", "8")]);
+    let mut calls = Process::start(calls, &dir.join("calls.log"));
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_secs(1));
+        first.kill();
+        first = server(&hosts.balancer, 5000, dir);
+    }
+    let line = calls.wait_for("{\"");
+    let seen: Value = serde_json::from_str(&line).unwrap();
+    // Each of eight clients has one call under way, which may have arrived and is not sent again. Its answer
+    // has begun or not.
+    let errors = seen["errors"].as_object().unwrap();
+    let is_of_this = |error: &String| {
+        error.starts_with("14 UNAVAILABLE") || error.starts_with("13 INTERNAL: Received RST_STREAM")
+    };
+    assert!(errors.keys().all(is_of_this), "{seen}");
+    let failed: u64 = errors.values().filter_map(Value::as_u64).sum();
+    assert!(failed <= 3 * 8, "{seen}");
+    assert!(seen["ports"]["5000"].as_u64() > Some(50), "{seen}");
+}

@@ -101,8 +101,10 @@ impl Call {
                 self.sends = Some(sends);
                 self.is_ended = is_all;
             }
+            // The connection was fine a moment ago.
             Some(Err(error)) => {
                 tracing::debug!(%error, "a request cannot be sent over HTTP/2");
+                self.receives = Receives::Unsent(Unsent::Unsendable);
             }
             None => {}
         }
