@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode, Version};
-use lb_http::body::{Decoder, Encoder, Piece};
+use lb_http::body::{BodyError, Decoder, Encoder, Piece};
 use lb_http::fields::line_to;
 use lb_http::{Framing, Name, RequestHead, ResponseHead, buffer_pool};
 use tokio::io::AsyncWrite as _;
@@ -355,12 +355,16 @@ async fn stream(
             record,
             ..
         } = streaming;
-        transfer.suspect(connection);
         let conn = &mut *asking.conn;
-        if conn.taken > 0 || conn.out.len() < head_end {
+        // Where the backend only breaks off, it depends on the moment whether the head is on its way: the
+        // client always sees a connection that is cut.
+        let is_malformed =
+            matches!(error, DownloadError::Body(error) if error != BodyError::CutShort);
+        if !is_malformed || conn.taken > 0 || conn.out.len() < head_end {
             return Ok(After::Broken);
         }
         conn.out.truncate(start);
+        transfer.suspect(connection);
         return Err(Unsent(record));
     }
     if !poll_fn(|context| streaming.poll(context)).await {
