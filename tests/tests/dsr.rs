@@ -422,7 +422,9 @@ fn banned_client_is_dropped_at_once(xdp: bool) {
     }
     assert_eq!(other.map(|from| visit(&net, from, 1000).unwrap()), other);
     rule("del");
-    banned.map(|from| open(from, short));
+    for from in banned {
+        drop(open(from, short));
+    }
 }
 
 #[test]
