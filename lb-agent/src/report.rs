@@ -17,7 +17,7 @@ use crate::control::message::{AffinityFound, Lookup};
 use crate::control::status::{
     AffinityStatus, AgentStatus, BackendStatus, CounterStatus, HealthStatus, ServiceStatus, Status,
 };
-use crate::dataplane::{BackendCounts, Clients, DataPlane, Error};
+use crate::dataplane::{BackendCounts, Clients, Counts, Error, Listeners};
 use crate::health::{About as Known, Health, State};
 use crate::host::HostTables;
 use crate::l7::L7;
@@ -52,8 +52,10 @@ pub struct Sources<'a> {
     pub desired: &'a Desired,
     /// What is in force.
     pub observed: &'a Observed,
-    /// Who counts connections in the kernel.
-    pub plane: &'a dyn DataPlane,
+    /// Counts of the data plane.
+    pub counts: &'a dyn Counts,
+    /// Listening sockets of this host.
+    pub listeners: &'a dyn Listeners,
     /// Who serves the proxy path.
     pub front: &'a Front,
     /// What checks found.
@@ -64,7 +66,7 @@ pub struct Sources<'a> {
 
 /// Everything `status` shows.
 pub fn status(about: &About, sources: &Sources, problems: Vec<String>) -> Result<Status, Error> {
-    let listening = sources.plane.listening()?;
+    let listening = sources.listeners.listening()?;
     let services = sources
         .desired
         .services
@@ -100,7 +102,7 @@ impl Sources<'_> {
         let id = self.observed.service(&service.name);
         let mut counts = [0; Counter::COUNT];
         if let Some(id) = id {
-            counts = self.plane.service_counts(id)?;
+            counts = self.counts.service_counts(id)?;
             counts
                 .iter_mut()
                 .zip(self.front.service_counts(id))
@@ -146,11 +148,11 @@ impl Sources<'_> {
     ) -> Result<BackendStatus, Error> {
         let entry = entry(service, backend.address.key(), self.observed);
         let mut counts = match entry {
-            Some(entry) => self.plane.backend_counts(entry)?,
+            Some(entry) => self.counts.backend_counts(entry)?,
             None => Default::default(),
         };
         if let Some(entry) = entry {
-            let kernel = self.plane.steers().then_some(entry);
+            let kernel = self.listeners.steers().then_some(entry);
             counts += beside(kernel, self.front.backend_counts(entry.id));
             counts += self.l7.backend_counts(entry.id);
         }

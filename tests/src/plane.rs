@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use lb_agent::config::{self, BackendAddress};
 use lb_agent::dataplane::bpf::{self, Bpf};
-use lb_agent::dataplane::{BackendCounts, DataPlane as _};
+use lb_agent::dataplane::{BackendCounts, Connections as _, Counts as _, Tables as _};
 use lb_agent::host::HostTables;
 use lb_agent::state::desired::Desired;
 use lb_agent::state::observed::{Observed, address_of};

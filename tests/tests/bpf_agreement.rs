@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lb_agent::config;
-use lb_agent::dataplane::DataPlane as _;
 use lb_agent::dataplane::bpf::{self, Bpf};
+use lb_agent::dataplane::{Connections as _, Tables as _};
 use lb_agent::host::HostTables;
 use lb_agent::state::desired::Desired;
 use lb_agent::state::observed::{Observed, address_of};

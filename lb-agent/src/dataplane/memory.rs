@@ -11,7 +11,10 @@ use lb_common::abi::{
 };
 use lru::LruCache;
 
-use super::{BackendCounts, Clients, DataPlane, Error, Reader, ServiceCounts, TableCounts};
+use super::{
+    BackendCounts, Clients, Connections, Counts, Describe, Error, Listeners, PacketPaths, Reader,
+    ServiceCounts, TableCounts, Tables,
+};
 use crate::state::action::Action;
 use crate::state::observed::Observed;
 use crate::state::preview::Known;
@@ -35,21 +38,15 @@ impl Memory {
     }
 }
 
-impl DataPlane for Memory {
+impl Describe for Memory {
     fn name(&self) -> &'static str {
         "userspace"
     }
+}
 
-    fn steers(&self) -> bool {
-        false
-    }
-
+impl Tables for Memory {
     fn observe(&self) -> Result<Observed, Error> {
         Ok(self.observed.clone())
-    }
-
-    fn busy(&self, _index: u32) -> bool {
-        false
     }
 
     fn apply(&mut self, action: &Action) -> Result<(), Error> {
@@ -66,8 +63,28 @@ impl DataPlane for Memory {
         Ok(())
     }
 
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::clone(&self.clients) as Arc<dyn Reader>
+    }
+}
+
+impl Connections for Memory {
     fn clients(&self) -> Arc<dyn Clients> {
         Arc::clone(&self.clients) as Arc<dyn Clients>
+    }
+
+    fn busy(&self, _index: u32) -> bool {
+        false
+    }
+
+    fn close_connections(&self, _backend: &Backend) -> Result<usize, Error> {
+        Ok(0)
+    }
+}
+
+impl Listeners for Memory {
+    fn steers(&self) -> bool {
+        false
     }
 
     fn adopt_listeners(&mut self, _observed: &Observed) -> Vec<String> {
@@ -77,15 +94,9 @@ impl DataPlane for Memory {
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error> {
         Ok(None)
     }
+}
 
-    fn reader(&self) -> Arc<dyn Reader> {
-        Arc::clone(&self.clients) as Arc<dyn Reader>
-    }
-
-    fn close_connections(&self, _backend: &Backend) -> Result<usize, Error> {
-        Ok(0)
-    }
-
+impl Counts for Memory {
     fn backend_counts(&self, _backend: &Backend) -> Result<BackendCounts, Error> {
         Ok(BackendCounts::default())
     }
@@ -114,6 +125,8 @@ impl DataPlane for Memory {
         ])
     }
 }
+
+impl PacketPaths for Memory {}
 
 type Cache = Mutex<LruCache<(u8, AffinityKey), Affinity>>;
 

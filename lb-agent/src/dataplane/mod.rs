@@ -1,18 +1,22 @@
-//! What moves connections, behind one trait: `bpf` (the only user of aya), `memory` (tables on
-//! the host alone, for the userspace path and for tests).
+//! Data planes move connections: `bpf` (the only user of aya) and `memory` (tables on the host
+//! alone, for the userspace path and for tests).
+//!
+//! A data plane implements a trait for each purpose. Users take the smallest that they need; only
+//! the reconciler has their sum, [`DataPlane`].
 
 pub mod bpf;
+mod counts;
 pub mod memory;
 pub mod packets;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::ops;
 use std::sync::Arc;
 
-use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, Counter, ServiceId};
+use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, ServiceId};
 
-use packets::{InterfaceState, PacketFigures, Wanted};
+pub use counts::{BackendCounts, Counts, ServiceCounts, TableCounts};
+pub use packets::PacketPaths;
 
 use crate::state::action::Action;
 use crate::state::observed::Observed;
@@ -48,48 +52,6 @@ impl Error {
     }
 }
 
-/// What is counted for one backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackendCounts {
-    /// Open connections.
-    pub active: u64,
-    /// Connections, or UDP datagrams, since the agent's tables were made.
-    pub total: u64,
-    /// Attempts that it refused or did not answer, as far as the agent made them.
-    pub failures: u64,
-    /// Bytes from its clients, as far as they passed by.
-    pub bytes_in: u64,
-    /// Bytes to its clients.
-    pub bytes_out: u64,
-    /// Packets from its clients, on the packet paths.
-    pub packets_in: u64,
-}
-
-impl ops::AddAssign for BackendCounts {
-    fn add_assign(&mut self, other: Self) {
-        self.active += other.active;
-        self.total += other.total;
-        self.failures += other.failures;
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
-        self.packets_in += other.packets_in;
-    }
-}
-
-/// How full a table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableCounts {
-    /// Its name.
-    pub table: &'static str,
-    /// Entries it has.
-    pub entries: u64,
-    /// Entries it can have.
-    pub capacity: u64,
-}
-
-/// Counters of one service, by [`Counter`].
-pub type ServiceCounts = [u64; Counter::COUNT];
-
 /// The clients that are remembered and the connections that are open: read for every choice made
 /// on the host, written by the userspace path.
 pub trait Clients: Send + Sync {
@@ -124,16 +86,10 @@ pub trait Reader: Send + Sync {
 
 const NO_PACKETS: &str = "no packets without BPF";
 
-/// Tables that can be changed and read.
-pub trait DataPlane: Send {
-    /// `bpf` or `userspace`, for `status`.
-    fn name(&self) -> &'static str;
-    /// Whether connections can be handed to listening sockets, or the agent must take them all.
-    fn steers(&self) -> bool;
+/// The tables: changed by the reconciler alone, through actions.
+pub trait Tables {
     /// What is in force, as far as it can be read back: the tables of services are not.
     fn observe(&self) -> Result<Observed, Error>;
-    /// Whether connections of a removed backend are still open at an index of the backends.
-    fn busy(&self, index: u32) -> bool;
     /// Puts one change in force; it is when this returns.
     fn apply(&mut self, action: &Action) -> Result<(), Error>;
     /// Puts changes in force in their order. `done` is told of each that is.
@@ -150,8 +106,24 @@ pub trait DataPlane: Send {
     }
     /// Takes everything out of the kernel that would outlive the agent.
     fn purge(&mut self) -> Result<(), Error>;
+    /// A reader of the tables as they are now.
+    fn reader(&self) -> Arc<dyn Reader>;
+}
+
+/// Connections that are open, and the clients that had some.
+pub trait Connections {
     /// The remembered clients and open connections.
     fn clients(&self) -> Arc<dyn Clients>;
+    /// Whether connections of a removed backend are still open at an index of the backends.
+    fn busy(&self, index: u32) -> bool;
+    /// Closes the open connections that were handed to a backend; returns how many there were.
+    fn close_connections(&self, backend: &Backend) -> Result<usize, Error>;
+}
+
+/// Listening sockets of applications on this host.
+pub trait Listeners {
+    /// Whether connections can be handed to listening sockets, or the agent must take them all.
+    fn steers(&self) -> bool;
     /// Enters listening sockets that the kernel side cannot see by itself: those of before its
     /// time, and UDP sockets. Returns what stood in the way, for `status`.
     fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String>;
@@ -160,49 +132,29 @@ pub trait DataPlane: Send {
     fn look_for_listeners(&mut self) -> bool {
         false
     }
-    /// A reader of the tables as they are now.
-    fn reader(&self) -> Arc<dyn Reader>;
     /// Which backends have a listening socket on this host; `None` where that is not known.
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error>;
-    /// Closes the open connections that were handed to a backend; returns how many there were.
-    fn close_connections(&self, backend: &Backend) -> Result<usize, Error>;
-    /// Counts of one backend.
-    fn backend_counts(&self, backend: &Backend) -> Result<BackendCounts, Error>;
-    /// Counts of one service.
-    fn service_counts(&self, service: ServiceId) -> Result<ServiceCounts, Error>;
-    /// How full the tables are. The remembered clients may be those of some seconds ago.
-    fn tables(&self) -> Result<Vec<TableCounts>, Error> {
-        Ok(Vec::new())
-    }
-    /// Whether packets can be forwarded; else why not, in a few words.
-    fn packets(&self) -> Result<(), &'static str> {
-        Err(NO_PACKETS)
-    }
-    /// Programs that were needed and that the kernel refused, each with its reason, for `status`.
+}
+
+/// The name of a data plane and the faults of its programs, for `status`.
+pub trait Describe {
+    /// `bpf` or `userspace`.
+    fn name(&self) -> &'static str;
+    /// Programs that were needed and that the kernel refused, each with its reason.
     fn refusals(&self) -> Vec<String> {
         Vec::new()
     }
-    /// Has the packet programs on these interfaces, and on no others.
-    fn follow(&mut self, _wanted: &[Wanted], _has_rules: bool) -> Vec<InterfaceState> {
-        Vec::new()
-    }
-    /// Where the packet programs are, which stay there as long as flows are left: their ends are to
-    /// be told that they are over. Empty when there are none.
-    fn linger(&mut self) -> Vec<InterfaceState> {
-        Vec::new()
-    }
-    /// Routes or neighbours have changed: what the packet programs found of them is not trusted.
-    fn distrust_routes(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-    /// What is counted of packets; `None` where none are forwarded.
-    fn packet_figures(&self) -> Result<Option<PacketFigures>, Error> {
-        Ok(None)
-    }
-    /// Lets slots of the `dsr` path go whose former owners have nothing left.
-    fn clean_slots(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
+}
+
+/// All of a data plane, for the reconciler, which owns it.
+pub trait DataPlane:
+    Describe + Tables + Connections + Listeners + Counts + PacketPaths + Send
+{
+}
+
+impl<T> DataPlane for T where
+    T: Describe + Tables + Connections + Listeners + Counts + PacketPaths + Send
+{
 }
 
 /// Whether `ip` belongs to this host, in this network namespace.

@@ -2,6 +2,7 @@
 
 use lb_common::abi::packet::PacketCounter;
 
+use super::{Error, NO_PACKETS};
 pub use crate::network::status::{InterfaceState, PacketFigures};
 use crate::network::survey::Place;
 
@@ -26,6 +27,32 @@ pub struct Wanted {
     pub bare: bool,
     /// Its MAC address.
     pub mac: Option<[u8; 6]>,
+}
+
+/// Programs that forward packets, and the interfaces that they are on. A data plane without them
+/// implements nothing of it.
+pub trait PacketPaths {
+    /// Whether packets can be forwarded; else why not, in a few words.
+    fn packets(&self) -> Result<(), &'static str> {
+        Err(NO_PACKETS)
+    }
+    /// Has the packet programs on these interfaces, and on no others.
+    fn follow(&mut self, _wanted: &[Wanted], _has_rules: bool) -> Vec<InterfaceState> {
+        Vec::new()
+    }
+    /// Where the packet programs are, which stay there as long as flows are left: their ends are to
+    /// be told that they are over. Empty when there are none.
+    fn linger(&mut self) -> Vec<InterfaceState> {
+        Vec::new()
+    }
+    /// Routes or neighbours have changed: what the packet programs found of them is not trusted.
+    fn distrust_routes(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// Lets slots of the `dsr` path go whose former owners have nothing left.
+    fn clean_slots(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// All counters of packets.

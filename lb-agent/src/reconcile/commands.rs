@@ -68,7 +68,8 @@ impl Reconciler {
         let figures = Figures {
             desired: &self.desired,
             observed: &self.observed,
-            plane: self.plane.as_ref(),
+            counts: self.plane.as_ref(),
+            steers: self.plane.steers(),
             front: &self.front,
             l7: &self.l7,
             sources: &self.sources,
@@ -91,7 +92,8 @@ impl Reconciler {
         let sources = report::Sources {
             desired: &self.desired,
             observed: &self.observed,
-            plane: self.plane.as_ref(),
+            counts: self.plane.as_ref(),
+            listeners: self.plane.as_ref(),
             front: &self.front,
             health: &self.health,
             l7: &self.l7,

@@ -10,7 +10,10 @@ use crate::control::message::{Command, RefusalKind, Reply};
 use crate::control::queue::Call;
 use crate::control::status::Status;
 use crate::dataplane::memory::Memory;
-use crate::dataplane::{BackendCounts, Clients, Error, Reader, ServiceCounts};
+use crate::dataplane::{
+    BackendCounts, Clients, Connections, Counts, Describe, Error, Listeners, PacketPaths, Reader,
+    ServiceCounts, Tables,
+};
 use crate::handover::Kept;
 use crate::state::action::Action;
 use crate::state::preview::Known;
@@ -45,19 +48,15 @@ impl Reader for SlowReader {
     }
 }
 
-impl DataPlane for Shared {
+impl Describe for Shared {
     fn name(&self) -> &'static str {
         self.get().name()
     }
-    fn steers(&self) -> bool {
-        // So that the userspace path opens no listener.
-        true
-    }
+}
+
+impl Tables for Shared {
     fn observe(&self) -> Result<Observed, Error> {
         self.get().observe()
-    }
-    fn busy(&self, index: u32) -> bool {
-        self.get().busy(index)
     }
     fn apply(&mut self, action: &Action) -> Result<(), Error> {
         self.get().apply(action)
@@ -65,8 +64,27 @@ impl DataPlane for Shared {
     fn purge(&mut self) -> Result<(), Error> {
         self.get().purge()
     }
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::new(SlowReader(Arc::clone(&self.gate)))
+    }
+}
+
+impl Connections for Shared {
     fn clients(&self) -> Arc<dyn Clients> {
         self.get().clients()
+    }
+    fn busy(&self, index: u32) -> bool {
+        self.get().busy(index)
+    }
+    fn close_connections(&self, backend: &lb_common::abi::Backend) -> Result<usize, Error> {
+        self.get().close_connections(backend)
+    }
+}
+
+impl Listeners for Shared {
+    fn steers(&self) -> bool {
+        // So that the userspace path opens no listener.
+        true
     }
     fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String> {
         self.get().adopt_listeners(observed)
@@ -76,12 +94,9 @@ impl DataPlane for Shared {
     ) -> Result<Option<std::collections::HashSet<lb_common::abi::BackendId>>, Error> {
         self.get().listening()
     }
-    fn reader(&self) -> Arc<dyn Reader> {
-        Arc::new(SlowReader(Arc::clone(&self.gate)))
-    }
-    fn close_connections(&self, backend: &lb_common::abi::Backend) -> Result<usize, Error> {
-        self.get().close_connections(backend)
-    }
+}
+
+impl Counts for Shared {
     fn backend_counts(&self, backend: &abi::Backend) -> Result<BackendCounts, Error> {
         self.get().backend_counts(backend)
     }
@@ -89,6 +104,8 @@ impl DataPlane for Shared {
         self.get().service_counts(service)
     }
 }
+
+impl PacketPaths for Shared {}
 
 struct Bench {
     dir: tempfile::TempDir,

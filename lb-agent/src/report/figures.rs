@@ -10,7 +10,7 @@ use crate::config::Mode;
 use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficStats};
 use crate::control::status::Status;
 use crate::dataplane::packets::PacketFigures;
-use crate::dataplane::{BackendCounts, DataPlane, Error, ServiceCounts};
+use crate::dataplane::{BackendCounts, Counts, Error, ServiceCounts};
 use crate::l7::L7;
 use crate::metrics::{Sources, events, process};
 use crate::proxy::front::Front;
@@ -24,8 +24,10 @@ pub struct Figures<'a> {
     pub desired: &'a Desired,
     /// What is in force.
     pub observed: &'a Observed,
-    /// The kernel's counts.
-    pub plane: &'a dyn DataPlane,
+    /// Counts of the data plane.
+    pub counts: &'a dyn Counts,
+    /// Whether the data plane hands connections to sockets of applications.
+    pub steers: bool,
     /// Those of the userspace path.
     pub front: &'a Front,
     /// Those of the L7 path.
@@ -88,7 +90,7 @@ impl Figures<'_> {
     fn service_counts(&self, service: &Service) -> Result<ServiceCounts, Error> {
         let mut counts = ServiceCounts::default();
         if let Some(id) = self.observed.service(&service.name) {
-            counts = self.plane.service_counts(id)?;
+            counts = self.counts.service_counts(id)?;
             for more in [self.front.service_counts(id), self.l7.service_counts(id)] {
                 counts.iter_mut().zip(more).for_each(|(sum, n)| *sum += n);
             }
@@ -119,8 +121,8 @@ impl Figures<'_> {
         };
         let row = |path| TrafficStats::new(&service.name, &backend.address, path);
         let mut rows = Vec::new();
-        if self.plane.steers() && entry.path == path::SOCKET {
-            let BackendCounts { active, total, .. } = self.plane.backend_counts(entry)?;
+        if self.steers && entry.path == path::SOCKET {
+            let BackendCounts { active, total, .. } = self.counts.backend_counts(entry)?;
             rows.push(TrafficStats {
                 active,
                 connections: total,
@@ -129,7 +131,7 @@ impl Figures<'_> {
         }
         if matches!(entry.path, path::NAT | path::DSR) {
             rows.push(by_packets(
-                &self.plane.backend_counts(entry)?,
+                &self.counts.backend_counts(entry)?,
                 entry.path,
                 row,
             ));
@@ -165,14 +167,12 @@ impl Figures<'_> {
         evicted_flows: Option<u64>,
     ) -> Result<Vec<TableStats>, Error> {
         let of = |protocol: u8| arrived.get(&protocol).copied().unwrap_or(0);
-        let counts = self.plane.tables()?;
+        let counts = self.counts.tables()?;
         Ok(counts
             .into_iter()
             .map(|counts| {
                 let arrived = match counts.table {
-                    "affinity" if !self.plane.steers() => {
-                        Some(of(protocol::TCP) + of(protocol::UDP))
-                    }
+                    "affinity" if !self.steers => Some(of(protocol::TCP) + of(protocol::UDP)),
                     "affinity" => Some(of(protocol::TCP)),
                     "affinity_udp" => Some(of(protocol::UDP)),
                     _ => None,

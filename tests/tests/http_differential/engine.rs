@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lb_agent::admission::Admission;
 use lb_agent::config;
-use lb_agent::dataplane::DataPlane as _;
+use lb_agent::dataplane::Connections as _;
 use lb_agent::dataplane::memory::Memory;
 use lb_agent::handover::Kept;
 use lb_agent::l7::L7;

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{
-    Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash,
+    Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, SkStorage,
+    SockHash,
 };
-use lb_common::abi;
+use lb_common::abi::{self, Counter, ServiceId};
 use lb_common::addr::Addr;
 
 use super::create::AFFINITY_UDP;
@@ -191,4 +192,15 @@ pub(super) fn unpin(pin_dir: &Path, names: &[&str]) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
+}
+
+/// `value` for each CPU that there may be.
+pub(super) fn per_cpu<T: aya::Pod>(value: T) -> Result<PerCpuValues<T>, MapError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, io_error)| MapError::IoError(io_error))?;
+    PerCpuValues::try_from(vec![value; cpus]).map_err(MapError::IoError)
+}
+
+/// Where a counter of a service is in `SERVICE_STATS`.
+pub(super) fn counter_index(service: ServiceId, counter: u32) -> u32 {
+    service.0 * Counter::COUNT as u32 + counter
 }

@@ -1,19 +1,73 @@
-//! Tables of services that come together: for each one by itself the kernel waits until nobody reads the
-//! table before it (synchronize_rcu, some 15 ms), for many together it does so once.
+//! Tables of the kernel, changed by actions.
 //!
-//! That is so since Linux 6.8; before, it waits for each.
+//! Tables of services that come together are put in force together: for each one by itself the kernel waits until
+//! nobody reads the table before it (synchronize_rcu, some 15 ms), for many together it does so once. That is so since
+//! Linux 6.8; before, it waits for each.
+
+use std::sync::Arc;
 
 use super::create::TABLES;
-use super::{BoxedError, Bpf, maps, pod, refused};
-use crate::dataplane::{DataPlane as _, Error};
+use super::reader::KernelReader;
+use super::write::refused;
+use super::{BoxedError, Bpf, maps, pod, purge};
+use crate::dataplane::{Error, Reader, Tables};
 use crate::state::action::Action;
+use crate::state::observed::Observed;
 
 /// Tables that are swapped in together, 260 KiB each.
 const TOGETHER: usize = 32;
 
+impl Tables for Bpf {
+    fn observe(&self) -> Result<Observed, Error> {
+        Ok(self.observed.clone())
+    }
+
+    fn apply(&mut self, action: &Action) -> Result<(), Error> {
+        let failed = |error| refused(action, error);
+        let backend = match action {
+            Action::PutBackend(backend) => Some(backend.id.index()),
+            Action::RemoveBackend(id) => Some(id.index()),
+            _ => None,
+        };
+        let before = backend.map(|index| (self.observed.backends[index as usize], index));
+        self.write(action).map_err(failed)?;
+        self.observed.note(action);
+        if let Some((before, index)) = before {
+            self.write_owners(&before, index)
+                .map_err(|error| failed(error.into()))?;
+        }
+        self.follow_dsr(action)
+    }
+
+    fn apply_all(
+        &mut self,
+        actions: &[Action],
+        done: &mut dyn FnMut(&Action),
+    ) -> Result<(), Error> {
+        self.apply_in_rows(actions, done)
+    }
+
+    fn purge(&mut self) -> Result<(), Error> {
+        if let Some(packets) = Bpf::packets(self).get() {
+            packets.follow(&[], false);
+        }
+        purge(&self.pin_dir)
+            .map(drop)
+            .map_err(|error| Error::table("remove the pins", error))
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::new(KernelReader {
+            pin_dir: self.pin_dir.clone(),
+            packets: Arc::clone(&self.packets),
+            mptcp: Arc::clone(&self.mptcp),
+        })
+    }
+}
+
 impl Bpf {
     /// Puts changes in force in their order, tables in a row together. `done` is told of each.
-    pub(super) fn apply_in_rows(
+    fn apply_in_rows(
         &mut self,
         actions: &[Action],
         done: &mut dyn FnMut(&Action),
@@ -58,15 +112,5 @@ impl Bpf {
     fn follow_table(&mut self, action: &Action) -> Result<(), Error> {
         self.observed.note(action);
         self.follow_dsr(action)
-    }
-
-    /// Has slots on the `dsr` path change hands after `action`.
-    pub(super) fn follow_dsr(&self, action: &Action) -> Result<(), Error> {
-        match self.dsr_touched(action) {
-            Some(service) => self
-                .write_dsr(service)
-                .map_err(|error| refused(action, error)),
-            None => Ok(()),
-        }
     }
 }

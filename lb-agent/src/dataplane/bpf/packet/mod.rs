@@ -200,7 +200,7 @@ impl Packets {
         self.closed.remove(&target.id);
         if self.targets.get(&index, 0)?.0.id != target.id {
             let zero = pod::PacketBackend(Default::default());
-            self.backends.set(index, super::per_cpu(zero)?, 0)?;
+            self.backends.set(index, super::maps::per_cpu(zero)?, 0)?;
         }
         self.vips.note_target(target)?;
         self.targets.set(index, pod::Target(*target), 0)
