@@ -59,7 +59,7 @@ fn locate<const N: usize>(
     flows::locate::<N, Place<N>, _>(settings, by, packet, far, owner, set)
 }
 
-/// See `World::entry`.
+/// See `FlowEntries::entry`.
 #[inline(always)]
 pub fn entry<const N: usize>(by: By, words: &[u32; N], protocol: u8) -> Option<Entry<N>> {
     let settings = packet_settings()?;
@@ -71,7 +71,7 @@ pub fn entry<const N: usize>(by: By, words: &[u32; N], protocol: u8) -> Option<E
     })
 }
 
-/// See `World::flow`: whether it is in the scratch map now.
+/// See `Flows::flow`: whether it is in the scratch map now.
 #[inline(always)]
 pub fn find(key: &FlowKey, marks: [u8; 2]) -> Option<()> {
     let scratch = scratch()?;
@@ -147,7 +147,7 @@ fn found_at() -> Option<At> {
     found().map(|flow| unsafe { (*flow).at })
 }
 
-/// See `World::room`.
+/// See `Flows::room`.
 pub struct New(*mut NewFlow);
 
 impl Deref for New {
@@ -168,7 +168,7 @@ impl DerefMut for New {
     }
 }
 
-/// See `World::room`.
+/// See `Flows::room`.
 #[inline(always)]
 pub fn room() -> Option<New> {
     let scratch = scratch()?;
@@ -176,7 +176,7 @@ pub fn room() -> Option<New> {
     Some(New(unsafe { &raw mut (*scratch).new }))
 }
 
-/// See `World::home`.
+/// See `Flows::home`.
 #[inline(always)]
 pub fn home(words: &[u32; 3], protocol: u8) -> Home {
     match packet_settings() {
@@ -200,7 +200,7 @@ pub fn fetch(home: &Home) {
     }
 }
 
-/// See `World::enter`.
+/// See `Flows::enter`.
 #[inline(always)]
 pub fn enter(new: New) -> Result<bool, Refused> {
     if new.key.dst.is_v4() {
@@ -331,7 +331,7 @@ macro_rules! with_set {
     };
 }
 
-/// See `World::mark`, of the flow that was found last.
+/// See `Flows::mark`, of the flow that was found last.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_mark_flow(add: u32, remove: u32) -> u64 {
@@ -345,7 +345,7 @@ fn mark(add: u32, remove: u32) -> Option<()> {
     Some(())
 }
 
-/// See `World::establish`, of the flow that was found last: 1 if it is pinned, 2 if not, else 0.
+/// See `Flows::establish`, of the flow that was found last: 1 if it is pinned, 2 if not, else 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_establish_flow() -> u64 {
@@ -362,7 +362,7 @@ fn establish() -> Option<bool> {
     with_set!(at, |set| flows::establish(&mut set, &at))
 }
 
-/// See `World::keep`, of the flow that was found last.
+/// See `Flows::keep`, of the flow that was found last.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_keep_flow() -> u64 {
@@ -376,7 +376,7 @@ fn keep() -> Option<()> {
     Some(())
 }
 
-/// See `World::remove`, of the flow that was found last.
+/// See `Flows::remove`, of the flow that was found last.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_remove_flow() -> u64 {
@@ -395,7 +395,7 @@ fn remove() -> Option<bool> {
     )))
 }
 
-/// See `World::set_hop`, of the flow that was found last: the way back is the one that it has in the
+/// See `Flows::set_hop`, of the flow that was found last: the way back is the one that it has in the
 /// scratch map.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -424,7 +424,7 @@ fn set_hop() -> Option<()> {
     Some(())
 }
 
-/// See `World::touch`.
+/// See `Flows::touch`.
 #[inline(always)]
 pub fn touch(at: At, seen_s: u32, next_seq: u32) -> Option<()> {
     let way = usize::from(at.way);

@@ -2,8 +2,8 @@
 //! take memory that nobody owes who has no such backends.
 //!
 //! `xdp`, `tc` and `bare` hold what each program does, `packet_maps` their maps, `sets` and `flows` the flow tables
-//! in them, `packet` every read of a kernel context, `clock` the time, `tables`, `pick` and `world` what decisions are
-//! made from. They are not made here but in `lb_common`: `select`, `flows` and `decide`.
+//! in them, `packet` every read of a kernel context, `clock` the time, `tables`, `pick`, `choices` and `world` what
+//! decisions are made from. They are not made here but in `lb_common`: `select`, `flows` and `decide`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // For the instructions in `atomic` and `hints`.
@@ -36,6 +36,7 @@ macro_rules! stages {
 mod ask;
 mod atomic;
 mod bare;
+mod choices;
 mod clock;
 mod flows;
 mod hints;

@@ -10,14 +10,14 @@ use crate::maps::{BACKENDS, TABLES};
 use crate::packet_maps::{TARGETS, scratch};
 use crate::tables::{ServiceTables, Taker, search};
 
-/// What a choice came to; see `lb_common::decide::world::Chosen`.
+/// What a choice came to; see `lb_common::decide::data_path::Chosen`.
 pub enum Picked {
     Packet(Choice),
     OtherPath,
     None,
 }
 
-/// See `World::pick`.
+/// See `Choices::pick`.
 #[inline(always)]
 pub fn pick_first(service: ServiceId, protocol: u32, client: &Addr, home: &Home) -> Option<Choice> {
     set_client(client, BackendId::NONE);
@@ -27,7 +27,7 @@ pub fn pick_first(service: ServiceId, protocol: u32, client: &Addr, home: &Home)
     }
 }
 
-/// See `World::choose`.
+/// See `Choices::choose`.
 #[inline(always)]
 pub fn pick(service: ServiceId, protocol: u32, client: &Addr, avoid: BackendId) -> Picked {
     set_client(client, avoid);

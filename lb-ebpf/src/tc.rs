@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data};
 use core::ptr;
 use lb_common::abi::packet::{AddressMarks, Ip, interface};
-use lb_common::decide::world::World;
+use lb_common::decide::data_path::{Host as _, Services as _};
 use lb_common::decide::{Outcome, Stage, egress, ingress, open, run, six};
 use lb_common::headers::ether;
 use lb_common::packet::Packet;

@@ -11,28 +11,26 @@ use lb_common::abi::packet::{
     AddressMarks, DsrSlot, DsrTable, FlowKey, Fragment, FragmentKey, Hop, Ip, NearVip,
     PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device,
 };
-use lb_common::abi::{
-    Affinity, AffinityKey, BackendId, Counter, ServiceHead, ServiceId, protocol, state,
+use lb_common::abi::{BackendId, ServiceHead, ServiceId, protocol, state};
+use lb_common::decide::data_path::{
+    BARRED, BackendEvent, Backends, Clock, Counters, Dsr, FlowEntries, Flows, Fragments, Host,
+    Routes, Services, Stages,
 };
-use lb_common::addr::Addr;
-use lb_common::decide::world::{BARRED, BackendEvent, Chosen, World};
 use lb_common::decide::{Job, Stage, Verdict};
 use lb_common::flows::{At, By, End, Flow, Home, Refused};
 use lb_common::headers::exchanged;
 use lb_common::packet::Packet;
-use lb_common::select::{Choice, Client, Reason};
 
 use crate::ask::{ends_of, fill};
 use crate::clock::now_s;
 use crate::flows;
 use crate::hints::opaque;
-use crate::maps::{AFFINITY, BACKENDS, TABLES, count, remember_udp};
+use crate::maps::BACKENDS;
 use crate::packet_maps::{
     DEVICES, DSR_TABLES, FRAGMENTS, NEAR_VIPS, PACKET_BACKENDS, PACKET_STATS, Route, TARGETS,
     TRACKED, VIPS, address_marks, packet_settings, scratch,
 };
-use crate::pick::{Picked, pick, pick_first};
-use crate::tables::{affinity, element, now_ns};
+use crate::tables::element;
 
 /// What a look-up says of a route whose neighbour is not known yet.
 const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
@@ -42,8 +40,6 @@ const UNREACHABLE: i64 = BPF_FIB_LKUP_RET_UNREACHABLE as i64;
 const PROHIBIT: i64 = BPF_FIB_LKUP_RET_PROHIBIT as i64;
 /// What it says where there is no route, or an IPv6 rule that refuses.
 const NOT_FORWARDED: i64 = BPF_FIB_LKUP_RET_NOT_FWDED as i64;
-/// How old a client's affinity may grow before another packet renews it.
-const RENEW_NS: u64 = 1_000_000_000;
 
 /// What XDP and TC do differently.
 pub trait Hook {
@@ -56,7 +52,7 @@ pub trait Hook {
     /// Whether this host has a socket that is connected, or a connection that begins or ends, between
     /// these ends (the kernel's `struct bpf_sock_tuple` of `size` bytes), TCP or UDP.
     fn is_connected(&self, ends: &mut [u32; 9], size: u32, tcp: bool) -> bool;
-    /// See `World::is_ours`.
+    /// See `Host::is_ours`.
     fn is_ours<P: Packet>(&self, packet: &P) -> bool;
     /// Interface by which the packet came, or goes out.
     fn ingress(&self) -> u32;
@@ -96,16 +92,7 @@ impl<T> Deref for Shared<T> {
     }
 }
 
-impl<H: Hook> World for Maps<H> {
-    type Flow = Shared<Flow>;
-    type New = flows::New;
-    type Entry<const N: usize> = flows::Entry<N>;
-    type Hop = Shared<Hop>;
-    type Target = Shared<Target>;
-    type Dsr = *mut DsrTable;
-    type Sent = Shared<PacketBackend>;
-    type Head = Shared<ServiceHead>;
-
+impl<H: Hook> Stages for Maps<H> {
     /// The packet is the context's, and the job lies in the scratch map.
     #[inline(always)]
     fn call<P: Packet>(&mut self, stage: Stage, _packet: &mut P, _job: &mut Job) -> Verdict {
@@ -113,10 +100,24 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
+    fn open<P: Packet>(&mut self, _packet: &mut P) -> Verdict {
+        Verdict::from_code(self.hook.open())
+    }
+
+    #[inline(always)]
+    fn six<P: Packet>(&mut self, _packet: &mut P) -> Verdict {
+        Verdict::from_code(self.hook.six())
+    }
+}
+
+impl<H: Hook> Clock for Maps<H> {
+    #[inline(always)]
     fn now_s(&self) -> u32 {
         now_s()
     }
+}
 
+impl<H: Hook> Host for Maps<H> {
     #[inline(always)]
     fn settings(&self) -> PacketSettings {
         packet_settings().copied().unwrap_or_default()
@@ -134,25 +135,40 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
+    fn has_socket(&mut self, key: &FlowKey) -> bool {
+        let Some(scratch) = scratch() else {
+            return false;
+        };
+        // SAFETY: this CPU's own element.
+        let ends = unsafe { &mut (*scratch).ends };
+        let v4 = key.dst.is_v4();
+        *ends = if v4 {
+            ends_of::<3>(key)
+        } else {
+            ends_of::<9>(key)
+        };
+        let size = if v4 { 12 } else { 36 };
+        self.hook
+            .is_connected(ends, size, key.protocol == u32::from(protocol::TCP))
+    }
+
+    #[inline(always)]
+    fn is_ours<P: Packet>(&self, packet: &P) -> bool {
+        self.hook.is_ours(packet)
+    }
+}
+
+impl<H: Hook> Counters for Maps<H> {
+    #[inline(always)]
     fn count(&mut self, counter: u32) {
         if let Some(value) = PACKET_STATS.get_ptr_mut(counter) {
             // SAFETY: this CPU's own element; the program is not preempted by another on it.
             unsafe { *value += 1 };
         }
     }
+}
 
-    #[inline(always)]
-    fn count_backend(&mut self, backend: BackendId, event: BackendEvent) {
-        let Some(totals) = totals(backend) else {
-            return;
-        };
-        match event {
-            BackendEvent::Flow => totals.flows += 1,
-            BackendEvent::Answered => totals.answered += 1,
-            BackendEvent::Refused => totals.refused += 1,
-        }
-    }
-
+impl<H: Hook> Services for Maps<H> {
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         if key.port_be != 0
@@ -179,6 +195,23 @@ impl<H: Hook> World for Maps<H> {
         let place = opaque(AddressMarks::place(address));
         marks.0.get(place).copied().unwrap_or(0)
     }
+}
+
+impl<H: Hook> Backends for Maps<H> {
+    type Target = Shared<Target>;
+    type Sent = Shared<PacketBackend>;
+
+    #[inline(always)]
+    fn count_backend(&mut self, backend: BackendId, event: BackendEvent) {
+        let Some(totals) = totals(backend) else {
+            return;
+        };
+        match event {
+            BackendEvent::Flow => totals.flows += 1,
+            BackendEvent::Answered => totals.answered += 1,
+            BackendEvent::Refused => totals.refused += 1,
+        }
+    }
 
     #[inline(always)]
     fn target(&self, backend: BackendId) -> Option<Shared<Target>> {
@@ -195,91 +228,32 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn has_socket(&mut self, key: &FlowKey) -> bool {
-        let Some(scratch) = scratch() else {
-            return false;
-        };
-        // SAFETY: this CPU's own element.
-        let ends = unsafe { &mut (*scratch).ends };
-        let v4 = key.dst.is_v4();
-        *ends = if v4 {
-            ends_of::<3>(key)
-        } else {
-            ends_of::<9>(key)
-        };
-        let size = if v4 { 12 } else { 36 };
-        self.hook
-            .is_connected(ends, size, key.protocol == u32::from(protocol::TCP))
+    fn sent(&self, backend: BackendId) -> Option<Shared<PacketBackend>> {
+        PACKET_BACKENDS.get_ptr_mut(backend.index()).map(Shared)
     }
 
     #[inline(always)]
-    fn is_ours<P: Packet>(&self, packet: &P) -> bool {
-        self.hook.is_ours(packet)
+    fn count_sent(&mut self, sent: Shared<PacketBackend>, len: u32) {
+        // SAFETY: this CPU's own element; the program is not preempted by another on it.
+        let totals = unsafe { &mut *sent.0 };
+        totals.packets += 1;
+        totals.bytes += u64::from(len);
     }
 
     #[inline(always)]
-    fn open<P: Packet>(&mut self, _packet: &mut P) -> Verdict {
-        Verdict::from_code(self.hook.open())
+    fn set_way(&mut self, sent: Shared<PacketBackend>, hop: &Hop) {
+        // SAFETY: as above.
+        unsafe { (*sent.0).hop = *hop };
     }
+}
 
-    #[inline(always)]
-    fn six<P: Packet>(&mut self, _packet: &mut P) -> Verdict {
-        Verdict::from_code(self.hook.six())
-    }
+impl<H: Hook> Flows for Maps<H> {
+    type Flow = Shared<Flow>;
+    type New = flows::New;
 
     #[inline(always)]
     fn home(&self, words: &[u32; 3], protocol: u8) -> Home {
         flows::home(words, protocol)
-    }
-
-    #[inline(always)]
-    fn pick(
-        &self,
-        service: ServiceId,
-        protocol: u32,
-        client: &Addr,
-        home: &Home,
-    ) -> Option<Choice> {
-        pick_first(service, protocol, client, home)
-    }
-
-    #[inline(always)]
-    fn count_choice(&mut self, service: ServiceId, reason: Reason) {
-        count(
-            service,
-            match reason {
-                Reason::Affinity => Counter::Affinity,
-                Reason::Slot => Counter::Slot,
-                Reason::Next => Counter::Next,
-            },
-        );
-    }
-
-    #[inline(always)]
-    fn choose(
-        &mut self,
-        service: ServiceId,
-        protocol: u32,
-        client: &Addr,
-        avoid: BackendId,
-    ) -> Chosen {
-        match pick(service, protocol, client, avoid) {
-            Picked::Packet(choice) => {
-                self.count_choice(service, choice.reason);
-                Chosen::Packet(choice.backend)
-            }
-            // `lb_steer` chooses and counts.
-            Picked::OtherPath => Chosen::OtherPath,
-            Picked::None => {
-                count(service, Counter::Refused);
-                Chosen::None
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn remember(&mut self, protocol: u32, service: ServiceId, client: &Addr, backend: BackendId) {
-        remember(protocol, service, client, backend);
     }
 
     #[inline(always)]
@@ -347,6 +321,11 @@ impl<H: Hook> World for Maps<H> {
     fn remove(&mut self, _flow: Shared<Flow>) {
         flows::lb_remove_flow();
     }
+}
+
+impl<H: Hook> FlowEntries for Maps<H> {
+    type Entry<const N: usize> = flows::Entry<N>;
+    type Hop = Shared<Hop>;
 
     #[inline(always)]
     fn entry<const N: usize>(
@@ -379,7 +358,9 @@ impl<H: Hook> World for Maps<H> {
     fn is_there<const N: usize>(&self, entry: flows::Entry<N>) -> bool {
         entry.is_there()
     }
+}
 
+impl<H: Hook> Fragments for Maps<H> {
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         // SAFETY: ports that are torn lead to no flow.
@@ -390,7 +371,9 @@ impl<H: Hook> World for Maps<H> {
     fn note_fragment(&mut self, key: &FragmentKey, fragment: &Fragment) {
         let _ = FRAGMENTS.insert(key, fragment, 0);
     }
+}
 
+impl<H: Hook> Routes for Maps<H> {
     #[inline(always)]
     fn route(&mut self, src: &Ip, dst: &Ip) -> Hop {
         let Some(scratch) = scratch() else {
@@ -443,6 +426,11 @@ impl<H: Hook> World for Maps<H> {
             _ => 0,
         }
     }
+}
+
+impl<H: Hook> Dsr for Maps<H> {
+    type Dsr = *mut DsrTable;
+    type Head = Shared<ServiceHead>;
 
     #[inline(always)]
     fn dsr(&self, service: ServiceId) -> Option<*mut DsrTable> {
@@ -485,23 +473,6 @@ impl<H: Hook> World for Maps<H> {
     }
 
     #[inline(always)]
-    fn remembered(
-        &self,
-        protocol: u32,
-        head: &ServiceHead,
-        key: &AffinityKey,
-    ) -> Option<BackendId> {
-        let known = affinity(protocol as u8, key)?;
-        if now_ns().wrapping_sub(known.seen_ns) >= head.affinity_ns {
-            return None;
-        }
-        let backend = BACKENDS.get(known.backend.index())?;
-        let keeps =
-            backend.id == known.backend && matches!(backend.state, state::UP | state::DRAINING);
-        keeps.then_some(known.backend)
-    }
-
-    #[inline(always)]
     fn tracked(&self, key: &FlowKey) -> Option<Tracked> {
         // SAFETY: an id that is torn is checked before use.
         unsafe { TRACKED.get(key) }.copied()
@@ -510,25 +481,6 @@ impl<H: Hook> World for Maps<H> {
     #[inline(always)]
     fn track(&mut self, key: &FlowKey, tracked: &Tracked) {
         let _ = TRACKED.insert(key, tracked, 0);
-    }
-
-    #[inline(always)]
-    fn sent(&self, backend: BackendId) -> Option<Shared<PacketBackend>> {
-        PACKET_BACKENDS.get_ptr_mut(backend.index()).map(Shared)
-    }
-
-    #[inline(always)]
-    fn count_sent(&mut self, sent: Shared<PacketBackend>, len: u32) {
-        // SAFETY: this CPU's own element; the program is not preempted by another on it.
-        let totals = unsafe { &mut *sent.0 };
-        totals.packets += 1;
-        totals.bytes += u64::from(len);
-    }
-
-    #[inline(always)]
-    fn set_way(&mut self, sent: Shared<PacketBackend>, hop: &Hop) {
-        // SAFETY: as above.
-        unsafe { (*sent.0).hop = *hop };
     }
 }
 
@@ -546,36 +498,6 @@ fn totals(backend: BackendId) -> Option<&'static mut PacketBackend> {
     let totals = PACKET_BACKENDS.get_ptr_mut(backend.index())?;
     // SAFETY: this CPU's own element; the program is not preempted by another on it.
     Some(unsafe { &mut *totals })
-}
-
-/// Remembers where a client went.
-#[inline(always)]
-fn remember(protocol: u32, service: ServiceId, client: &Addr, backend: BackendId) {
-    let Some(table) = TABLES.get_value(service.0, &0) else {
-        return;
-    };
-    if table.head.affinity_ns == 0 {
-        return;
-    }
-    let client = Client::new(&table.head, client);
-    let now_ns = now_ns();
-    let fresh = affinity(protocol as u8, &client.key).is_some_and(|known| {
-        known.backend == backend && now_ns.wrapping_sub(known.seen_ns) < RENEW_NS
-    });
-    if fresh {
-        return;
-    }
-    let affinity = Affinity {
-        seen_ns: now_ns,
-        backend,
-        pad: 0,
-    };
-    if protocol == u32::from(protocol::UDP) {
-        remember_udp(&client.key, &affinity);
-    } else {
-        // A full map pushes out the client unseen for longest; nothing else can fail.
-        let _ = AFFINITY.insert(client.key, affinity, 0);
-    }
 }
 
 /// Whether XDP can redirect to an interface.

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect};
 use core::ptr;
 use lb_common::abi::packet::{PacketSettings, interface};
-use lb_common::decide::world::World;
+use lb_common::decide::data_path::Host as _;
 use lb_common::decide::{Outcome, Stage, ingress, open, run, six};
 use lb_common::headers::destination;
 use lb_common::packet::Packet;

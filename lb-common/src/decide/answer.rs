@@ -1,8 +1,8 @@
 //! Packets of our own, made from the one that came and sent back the way it came: resets (RFC
 //! 9293, section 3.5.2), ICMP errors (RFC 792, RFC 4443).
 
+use super::data_path::Counters;
 use super::send::REFUSED;
-use super::world::World;
 use super::{Job, Segment, Verdict, is_martian};
 use crate::abi::packet::{Ip, PacketCounter};
 use crate::abi::protocol;
@@ -68,7 +68,7 @@ impl Problem {
 /// Sends an ICMP error about a packet, from the address that it went to. It quotes the IP header
 /// and eight bytes behind it; the TCP header where its checksum is not ended yet.
 #[inline(always)]
-pub(super) fn error<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
+pub(super) fn error<P: Packet, W: Counters>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
     let (ip, problem) = (&job.segment.ip, &job.problem);
     // RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e).
     let about_error = matches!(ip.protocol, number::ICMP | number::ICMPV6);
@@ -208,7 +208,7 @@ fn error_v6<P: Packet>(
 
 /// Answers a TCP segment with a reset.
 #[inline(always)]
-pub(super) fn reset<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
+pub(super) fn reset<P: Packet, W: Counters>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
     let segment = &job.segment;
     if is_martian(&segment.ip.src) {
         return Verdict::drop(PacketCounter::DropMartian);

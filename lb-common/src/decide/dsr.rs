@@ -9,8 +9,8 @@
 use core::ops::Deref;
 
 use super::answer::Problem;
+use super::data_path::{Choices, DataPath};
 use super::send::{REFUSED, frame, lower_hops, way};
-use super::world::World;
 use super::{Job, Segment, Stage, Verdict, answer, impossible_source, nobody, note_first};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, Tracked, dsr, kind};
 use crate::abi::{BackendId, ServiceHead, protocol};
@@ -26,7 +26,7 @@ const GUE_PORTS: u32 = 49_152;
 
 /// Sends a packet for a service to the owner of its client's slot.
 #[inline(always)]
-pub(super) fn forward<P: Packet, W: World>(
+pub(super) fn forward<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
@@ -52,7 +52,7 @@ pub(super) fn forward<P: Packet, W: World>(
 
 /// The same for a slot that has changed hands and is not clean yet.
 #[inline(always)]
-pub(super) fn unsettled<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn unsettled<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(table) = world.dsr(job.vip.service) else {
         return Verdict::PASS;
     };
@@ -71,7 +71,11 @@ pub(super) fn unsettled<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 
 /// Sends a packet to the backend that was found for it.
 #[inline(always)]
-pub(super) fn chosen<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn chosen<P: Packet, W: DataPath>(
+    packet: &mut P,
+    world: &mut W,
+    job: &mut Job,
+) -> Verdict {
     send(packet, world, job, job.backend)
 }
 
@@ -94,7 +98,7 @@ impl<H: Deref<Target = ServiceHead>> Dirty<H> {
     /// Where a packet goes: tracked flows where they began, a client that is remembered where it
     /// was, what is new to the owner, and all the rest to the base.
     #[inline(always)]
-    fn backend<W: World>(&self, world: &mut W, job: &Job, table: W::Dsr) -> BackendId {
+    fn backend<W: DataPath>(&self, world: &mut W, job: &Job, table: W::Dsr) -> BackendId {
         let (segment, key) = (&job.segment, job.key);
         let now_s = world.now_s();
         let fresh = starts(segment);
@@ -134,14 +138,14 @@ impl<H: Deref<Target = ServiceHead>> Dirty<H> {
 
     /// Whether a client that opens a connection was seen at the base and may stay there.
     #[inline(always)]
-    fn stays<W: World>(&self, world: &W, key: &FlowKey) -> bool {
+    fn stays<W: Choices>(&self, world: &W, key: &FlowKey) -> bool {
         world.remembered(key.protocol, &self.head, &self.client.key) == Some(self.base)
     }
 }
 
 /// Sends a packet on, wrapped or by MAC address.
 #[inline(always)]
-fn send<P: Packet, W: World>(
+fn send<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,

@@ -1,8 +1,8 @@
 //! ICMP: echo to service addresses, and errors about flows, whose quoted headers are mended so
 //! that whoever gets them knows what they are about (RFC 5508, section 4).
 
+use super::data_path::{BackendEvent, Backends, Counters, DataPath, Flows, Host, Services};
 use super::send::{REFUSED, addresses, frame};
-use super::world::{BackendEvent, World};
 use super::{Job, Stage, Verdict, answer, malformed, nat};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, VipKey, state, vip};
 use crate::abi::{BackendId, protocol};
@@ -35,7 +35,7 @@ impl Quote {
 
 /// An ICMP message that came by an interface.
 #[inline(always)]
-pub(super) fn received<P: Packet, W: World>(
+pub(super) fn received<P: Packet, W: Counters + Services>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
@@ -91,7 +91,7 @@ pub(super) fn local_error<P: Packet>(packet: &P, job: &mut Job) -> Verdict {
 
 /// The flow of a backend on this host that such an error is about.
 #[inline(always)]
-pub(super) fn local_about<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn local_about<W: Flows>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(flow) = world.flow(&job.quote.key) else {
         return Verdict::PASS;
     };
@@ -115,7 +115,12 @@ const fn is_error(ip: &IpHeader, kind: u8) -> bool {
 
 /// Answers an echo request to an address of a service that the host itself does not have.
 #[inline(always)]
-fn echo<P: Packet, W: World>(packet: &mut P, world: &mut W, ip: &IpHeader, first: u32) -> Verdict {
+fn echo<P: Packet, W: Counters + Services>(
+    packet: &mut P,
+    world: &mut W,
+    ip: &IpHeader,
+    first: u32,
+) -> Verdict {
     let Some(address) = world.vip(&VipKey::address(ip.dst)) else {
         return Verdict::PASS;
     };
@@ -178,7 +183,7 @@ fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
 
 /// An error about a packet of a service: it goes where packets in its direction go.
 #[inline(always)]
-pub(super) fn about<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn about<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let key = &job.quote.key;
     let vip = world.vip(&VipKey::new(key.dst, key.dport_be, job.quote.ip.protocol));
     if let Some(vip) = vip
@@ -215,7 +220,7 @@ const fn refuses(quote: &Quote) -> bool {
 /// Whether a packet came by the interface that leads to a backend: what others say of it counts for
 /// nothing.
 #[inline(always)]
-fn comes_from<W: World>(world: &W, backend: BackendId) -> bool {
+fn comes_from<W: Host + Backends>(world: &W, backend: BackendId) -> bool {
     let ingress = world.ingress();
     world
         .sent(backend)
@@ -224,7 +229,7 @@ fn comes_from<W: World>(world: &W, backend: BackendId) -> bool {
 
 /// Finds the way of an error about a packet of a flow.
 #[inline(always)]
-pub(super) fn way_out<P: Packet, W: World>(
+pub(super) fn way_out<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
@@ -242,7 +247,11 @@ pub(super) fn way_out<P: Packet, W: World>(
 
 /// Mends an error about a packet of a flow, and sends it on.
 #[inline(always)]
-pub(super) fn mended<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn mended<P: Packet, W: Host + Counters + Flows>(
+    packet: &mut P,
+    world: &mut W,
+    job: &mut Job,
+) -> Verdict {
     let Some(flow) = world.flow_at(&job.at) else {
         return REFUSED;
     };

@@ -2,10 +2,11 @@
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | [`world`] | what is needed beside the packet |
+//! | [`data_path`] | what is needed beside the packet |
 //! | `simulation` | all of that in memory |
 //! | `plain` | the short way of packets without anything special |
 //! | `nat` | flows: rewriting there and back |
+//! | `new_flow` | the backend, source and source ports of a new flow |
 //! | `dsr` | slots: sending on, wrapped or as it is |
 //! | `icmp` | echo, and errors about flows |
 //! | `answer` | packets of our own: resets, ICMP errors |
@@ -16,15 +17,16 @@
 //! untouched, whatever it is.
 
 mod answer;
+pub mod data_path;
 mod dsr;
 mod icmp;
 mod nat;
+mod new_flow;
 mod plain;
 mod send;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod verdict;
-pub mod world;
 
 use crate::abi::packet::{
     AddressMarks, FlowKey, Fragment, Hop, Ip, PacketCounter, Vip, VipKey, vip,
@@ -33,8 +35,8 @@ use crate::abi::{BackendId, protocol};
 use crate::flows::At;
 use crate::headers::{self, Bad, IpHeader, Piece, Transport, number};
 use crate::packet::Packet;
+use data_path::{Clock, Counters, DataPath, Fragments, Services, Stages};
 pub use verdict::{Outcome, Stage, Verdict};
-use world::World;
 
 /// A TCP or UDP packet that was read.
 #[derive(Clone, Copy, Debug)]
@@ -102,27 +104,27 @@ const MOST_LEAVING_STAGES: u32 = 5;
 
 /// The whole way of a packet without anything special; `None`, and nothing done, for others.
 #[inline(always)]
-pub fn at_once<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option<Verdict> {
+pub fn at_once<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Option<Verdict> {
     plain::forward(packet, world)
 }
 
 /// The whole way of a SYN without anything special; for others [`Verdict::LONG_WAY`], and nothing
 /// done.
 #[inline(always)]
-pub fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Verdict {
+pub fn open<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Verdict {
     plain::open(packet, world).unwrap_or(Verdict::LONG_WAY)
 }
 
 /// The whole way of a packet over IPv6 without anything special; for others [`Verdict::LONG_WAY`],
 /// and nothing done.
 #[inline(always)]
-pub fn six<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Verdict {
+pub fn six<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Verdict {
     plain::six(packet, world).unwrap_or(Verdict::LONG_WAY)
 }
 
 /// The whole way of a packet that came by an interface. Most need no job.
 #[inline(always)]
-pub fn ingress<'a, P: Packet, W: World>(
+pub fn ingress<'a, P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     job: impl FnOnce() -> Option<&'a mut Job>,
@@ -141,12 +143,12 @@ pub fn ingress<'a, P: Packet, W: World>(
 
 /// The same by the long way, which every packet can take.
 #[inline(always)]
-fn by_stages<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+fn by_stages<P: Packet, W: Stages>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
     from_stage(Stage::Ingress, MOST_STAGES, packet, world, job)
 }
 
 #[inline(always)]
-fn from_stage<P: Packet, W: World>(
+fn from_stage<P: Packet, W: Stages>(
     first: Stage,
     most: u32,
     packet: &mut P,
@@ -166,7 +168,7 @@ fn from_stage<P: Packet, W: World>(
 
 /// Runs one part of the way.
 #[inline(always)]
-pub fn run<P: Packet, W: World>(
+pub fn run<P: Packet, W: DataPath>(
     stage: Stage,
     packet: &mut P,
     world: &mut W,
@@ -208,7 +210,7 @@ pub fn run<P: Packet, W: World>(
 
 /// Counts why a packet is dropped, where that is decided.
 #[inline(always)]
-fn counted<W: World>(world: &mut W, verdict: Verdict) -> Verdict {
+fn counted<W: Counters>(world: &mut W, verdict: Verdict) -> Verdict {
     match verdict.uncounted() {
         Some(reason) => {
             world.count(reason);
@@ -220,7 +222,7 @@ fn counted<W: World>(world: &mut W, verdict: Verdict) -> Verdict {
 
 /// The first part of the way, and all of it for most packets that go by `dsr` or pass.
 #[inline(always)]
-fn first<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+fn first<P: Packet, W: DataPath>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
     let verdict = arrived(packet, world, job);
     if verdict == Verdict::next(Stage::Dsr) {
         return dsr::forward(packet, world, job);
@@ -230,7 +232,11 @@ fn first<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> V
 
 /// A packet that came by an interface.
 #[inline(always)]
-fn arrived<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
+fn arrived<P: Packet, W: Services + Fragments>(
+    packet: &P,
+    world: &mut W,
+    job: &mut Job,
+) -> Verdict {
     match headers::ip(packet) {
         Ok(ip) => {
             job.segment.ip = ip;
@@ -247,13 +253,13 @@ fn arrived<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Ver
 /// The whole way of a packet of the host's own stack that goes out by an interface: replies of
 /// backends on this host get the address of the service. Everything else is left as it is.
 #[inline(always)]
-pub fn egress<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+pub fn egress<P: Packet, W: Stages>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
     from_stage(Stage::Leaving, MOST_LEAVING_STAGES, packet, world, job)
 }
 
 /// A packet that leaves, up to what it may be.
 #[inline(always)]
-fn leaving<P: Packet, W: World>(packet: &P, world: &W, job: &mut Job) -> Verdict {
+fn leaving<P: Packet, W: Services>(packet: &P, world: &W, job: &mut Job) -> Verdict {
     let Ok(ip) = headers::ip(packet) else {
         return Verdict::PASS;
     };
@@ -284,7 +290,7 @@ fn leaving_extended<P: Packet>(packet: &P, job: &mut Job) -> Verdict {
 
 /// A TCP or UDP packet that leaves.
 #[inline(always)]
-fn local_reply<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
+fn local_reply<P: Packet, W: DataPath>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
     match read_segment(packet, world, job) {
         None => nat::local_reply(world, job),
         Some(_) => Verdict::PASS,
@@ -293,7 +299,7 @@ fn local_reply<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) ->
 
 /// A packet with IPv6 extension headers.
 #[inline(always)]
-fn extended<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
+fn extended<P: Packet, W: Services>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
     let ip = &mut job.segment.ip;
     if headers::extensions(packet, ip).is_none() {
         return malformed(world, &job.segment.ip.dst);
@@ -303,7 +309,11 @@ fn extended<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Ve
 
 /// A packet whose IP header has been read.
 #[inline(always)]
-fn received<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
+fn received<P: Packet, W: Services + Fragments>(
+    packet: &P,
+    world: &mut W,
+    job: &mut Job,
+) -> Verdict {
     match job.segment.ip.protocol {
         protocol::TCP | protocol::UDP => {}
         number::ICMP | number::ICMPV6 => return Verdict::next(Stage::Icmp),
@@ -332,7 +342,7 @@ fn received<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Ve
 
 /// What listens on the destination of a packet.
 #[inline(always)]
-fn listening<W: World>(world: &W, key: &FlowKey) -> Vip {
+fn listening<W: Services>(world: &W, key: &FlowKey) -> Vip {
     if world.marks(&key.dst) & AddressMarks::KNOWN == 0 {
         return Vip::NONE;
     }
@@ -341,7 +351,7 @@ fn listening<W: World>(world: &W, key: &FlowKey) -> Vip {
 
 /// The same for an address that may be known.
 #[inline(always)]
-fn at_port<W: World>(world: &W, key: &FlowKey) -> Vip {
+fn at_port<W: Services>(world: &W, key: &FlowKey) -> Vip {
     let key = VipKey::new(key.dst, key.dport_be, key.protocol as u8);
     world.vip(&key).unwrap_or(Vip::NONE)
 }
@@ -349,7 +359,11 @@ fn at_port<W: World>(world: &W, key: &FlowKey) -> Vip {
 /// Reads the transport header, or takes what the first fragment told of it; else says what becomes
 /// of the packet.
 #[inline(always)]
-fn read_segment<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -> Option<Verdict> {
+fn read_segment<P: Packet, W: Services + Fragments>(
+    packet: &P,
+    world: &mut W,
+    job: &mut Job,
+) -> Option<Verdict> {
     let ip = &job.segment.ip;
     let transport = if ip.piece == Piece::Later {
         let Some(fragment) = world.fragment(&ip.fragment_key()) else {
@@ -372,7 +386,7 @@ fn read_segment<P: Packet, W: World>(packet: &P, world: &mut W, job: &mut Job) -
 
 /// Notes the ports of the first fragment of a datagram that is ours.
 #[inline(always)]
-fn note_first<W: World>(world: &mut W, segment: &Segment) {
+fn note_first<W: Clock + Fragments>(world: &mut W, segment: &Segment) {
     let Segment { ip, transport } = segment;
     if ip.piece == Piece::First {
         let fragment = Fragment {
@@ -385,13 +399,13 @@ fn note_first<W: World>(world: &mut W, segment: &Segment) {
 
 /// A packet that cannot be read: dropped if it is for an address of a service, else not ours.
 #[inline(always)]
-fn malformed<W: World>(world: &mut W, dst: &Ip) -> Verdict {
+fn malformed<W: Services>(world: &mut W, dst: &Ip) -> Verdict {
     for_service(world, dst, PacketCounter::DropMalformed)
 }
 
 /// Drops what is for an address of a service; passes everything else.
 #[inline(always)]
-fn for_service<W: World>(world: &W, dst: &Ip, reason: PacketCounter) -> Verdict {
+fn for_service<W: Services>(world: &W, dst: &Ip, reason: PacketCounter) -> Verdict {
     match world.vip(&VipKey::address(*dst)) {
         Some(vip) if vip.flags & vip::SERVICE != 0 => Verdict::drop(reason),
         _ => Verdict::PASS,
@@ -414,7 +428,7 @@ fn nobody(job: &mut Job) -> Verdict {
 
 /// Why a client's address cannot be one; `None` if it can.
 #[inline(always)]
-fn impossible_source<W: World>(world: &W, src: &Ip) -> Option<PacketCounter> {
+fn impossible_source<W: Services>(world: &W, src: &Ip) -> Option<PacketCounter> {
     if is_martian(src) {
         return Some(PacketCounter::DropMartian);
     }

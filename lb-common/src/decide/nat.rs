@@ -4,13 +4,15 @@
 //! then served by hash again. Once it is established nothing pushes it out.
 
 use super::answer::Problem;
+use super::data_path::{
+    BARRED, BackendEvent, Backends, Chosen, Clock, DataPath, Flows, Host, Services,
+};
+use super::new_flow::{lead, note_new, takes_source};
 use super::send::{REFUSED, frame, is_fresh, rewrite, way};
-use super::world::{BARRED, BackendEvent, Chosen, World};
 use super::{Job, Segment, Stage, Verdict, impossible_source, nobody, note_first};
-use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, kind, state};
+use crate::abi::packet::{Hop, Ip, PacketCounter, state};
 use crate::abi::{BackendId, protocol};
-use crate::flows::{End, Flow, NewFlow, PortRange, Refused};
-use crate::hash;
+use crate::flows::{End, Flow, Refused};
 use crate::headers::{ETHERNET, Piece, tcp};
 use crate::packet::Packet;
 
@@ -19,7 +21,7 @@ pub(super) const HOP_FRESH_S: u32 = 30;
 
 /// A packet that may belong to a flow.
 #[inline(always)]
-pub(super) fn flow<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn flow<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(flow) = world.flow(&job.key) else {
         let verdict = begin(world, job);
         if verdict != Verdict::PASS {
@@ -44,7 +46,11 @@ pub(super) fn flow<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 
 /// The rest of the way of a packet whose flow has been seen to.
 #[inline(always)]
-pub(super) fn known<P: Packet, W: World>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn known<P: Packet, W: DataPath>(
+    packet: &mut P,
+    world: &mut W,
+    job: &mut Job,
+) -> Verdict {
     match world.flow_at(&job.at) {
         Some(flow) => forward(packet, world, job, flow),
         None => REFUSED,
@@ -60,7 +66,7 @@ fn opens(segment: &Segment) -> bool {
 
 /// A SYN on a flow that is known: when that has ended or aged, it is a new one.
 #[inline(always)]
-pub(super) fn forget<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn forget<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(flow) = world.flow_at(&job.at) else {
         return REFUSED;
     };
@@ -77,7 +83,7 @@ pub(super) fn forget<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 /// A packet of no flow that is known: it may begin one if somebody listens. A packet of a connection that
 /// this host has itself, from a port that is also a service's, belongs to the stack.
 #[inline(always)]
-fn begin<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+fn begin<W: Host + Services>(world: &mut W, job: &mut Job) -> Verdict {
     job.vip = super::listening(world, &job.key);
     job.avoid = BackendId::NONE;
     let opens = opens(&job.segment);
@@ -93,7 +99,7 @@ fn begin<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 
 /// Whether a flow has ended or aged.
 #[inline(always)]
-fn is_over<W: World>(world: &W, flow: W::Flow) -> bool {
+fn is_over<W: Clock + Host + Flows>(world: &W, flow: W::Flow) -> bool {
     let settings = world.settings();
     let timeout_s = if flow.is(state::ESTABLISHED) {
         settings.established_s
@@ -106,7 +112,7 @@ fn is_over<W: World>(world: &W, flow: W::Flow) -> bool {
 /// Notes a packet of a flow: once a second, when it changes something, or when its sequence number has
 /// moved on.
 #[inline(always)]
-fn note<W: World>(world: &mut W, segment: &Segment, flow: W::Flow) {
+fn note<W: Clock + Flows>(world: &mut W, segment: &Segment, flow: W::Flow) {
     let ends = segment.transport.flags & (tcp::FIN | tcp::RST);
     if ends != 0 && !is_plausible(segment, &flow) {
         // The receiver drops it (RFC 9293, section 3.10.7.4), and the flow goes on.
@@ -191,7 +197,7 @@ fn next_seq(segment: &Segment, old: u32) -> u32 {
 
 /// What a packet does for a flow that is not established.
 #[inline(always)]
-pub(super) fn advance<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn advance<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(flow) = world.flow_at(&job.at) else {
         return REFUSED;
     };
@@ -209,7 +215,7 @@ pub(super) fn advance<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 
 /// The backend speaks: it may refuse.
 #[inline(always)]
-fn answered<W: World>(world: &mut W, segment: &Segment, backend: BackendId) {
+fn answered<W: Backends>(world: &mut W, segment: &Segment, backend: BackendId) {
     if segment.transport.flags & tcp::RST != 0 {
         world.count_backend(backend, BackendEvent::Refused);
     }
@@ -217,7 +223,7 @@ fn answered<W: World>(world: &mut W, segment: &Segment, backend: BackendId) {
 
 /// The client speaks: once the backend has spoken too the flow is established.
 #[inline(always)]
-fn confirmed<W: World>(world: &mut W, job: &Job, flow: W::Flow) {
+fn confirmed<W: DataPath>(world: &mut W, job: &Job, flow: W::Flow) {
     let spoken = flow.is(End::Backend.bits(state::SEEN)) && !flow.is(End::Backend.bits(state::RST));
     let refuses = job.segment.transport.flags & tcp::RST != 0;
     if !spoken || refuses || opens(&job.segment) {
@@ -237,7 +243,7 @@ fn confirmed<W: World>(world: &mut W, job: &Job, flow: W::Flow) {
 
 /// Rewrites a packet and sends it on.
 #[inline(always)]
-fn forward<P: Packet, W: World>(
+fn forward<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
@@ -311,7 +317,7 @@ impl Way {
 
 /// Finds the way out for a packet of a flow, and whether it may go that way.
 #[inline(always)]
-pub(super) fn way_out<P: Packet, W: World>(
+pub(super) fn way_out<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     job: &mut Job,
@@ -370,7 +376,7 @@ pub(super) fn way_out<P: Packet, W: World>(
 /// A packet of a flow whose backend has been removed: the sender is told, so that it connects
 /// again now and not when it has given up.
 #[inline(always)]
-pub(super) fn orphaned<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn orphaned<W: Flows>(world: &mut W, job: &mut Job) -> Verdict {
     if job.segment.ip.protocol == protocol::UDP {
         let Some(flow) = world.flow_at(&job.at).filter(|flow| !flow.is_reply()) else {
             return Verdict::drop(PacketCounter::DropNoBackend);
@@ -383,7 +389,7 @@ pub(super) fn orphaned<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 
 /// A packet for a service that belongs to no flow that is known.
 #[inline(always)]
-pub(super) fn fresh<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn fresh<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let vip = job.vip;
     if let Some(reason) = impossible_source(world, &job.key.src) {
         return Verdict::drop(reason);
@@ -427,7 +433,7 @@ pub(super) const MOST_BORROWED: u32 = 3;
 
 /// Enters a new flow whose backend has been chosen.
 #[inline(always)]
-pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn entered<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let backend = job.backend;
     let Some(target) = world.target(backend) else {
         return nobody(job);
@@ -460,7 +466,7 @@ pub(super) fn entered<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 
 /// A flow has found no source port among those of one CPU.
 #[inline(always)]
-pub(super) fn borrow<W: World>(world: &W, job: &mut Job) -> Verdict {
+pub(super) fn borrow<W: Host>(world: &W, job: &mut Job) -> Verdict {
     if job.ports_of.wrapping_sub(world.cpu()) >= MOST_BORROWED || !job.takes_source {
         return elsewhere(job);
     }
@@ -480,96 +486,9 @@ fn elsewhere(job: &mut Job) -> Verdict {
     Verdict::next(Stage::Fresh)
 }
 
-/// Counts a new flow, and the one that it has pushed out.
-#[inline(always)]
-pub(super) fn note_new<W: World>(world: &mut W, backend: BackendId, evicted: bool) {
-    if evicted {
-        world.note(PacketCounter::FlowEvicted);
-    }
-    world.note(PacketCounter::FlowNew);
-    world.count_backend(backend, BackendEvent::Flow);
-}
-
-/// Whether packets to a backend get another source: to one on another host, and from a client on the
-/// backend's own network, whom it would answer directly, from an address that the client has not asked.
-#[inline(always)]
-pub(super) fn takes_source<W: World>(world: &W, target: &Target) -> bool {
-    match target.kind {
-        kind::REMOTE => true,
-        kind::CONTAINER => target.ifindex == world.ingress(),
-        _ => false,
-    }
-}
-
-/// Leads a new flow, whose key is known, to a backend; `takes_source` as [`takes_source`] has it, and
-/// with source ports of the CPU `ports_of`. False if it needs one, and no CPU has any.
-#[inline(always)]
-pub(super) fn lead<W: World>(
-    world: &W,
-    new: &mut NewFlow,
-    target: &Target,
-    takes_source: bool,
-    ports_of: u32,
-) -> bool {
-    new.backend = target.id;
-    new.state = state::SEEN;
-    if target.kind == kind::LOCAL {
-        new.state |= state::LOCAL;
-    }
-    new.out = new.key;
-    new.out.dport_be = target.port_be;
-    if target.addr != Ip::default() {
-        new.out.dst = target.addr;
-    }
-    new.ports = PortRange::default();
-    if !takes_source {
-        return true;
-    }
-    new.out.src = target.source;
-    new.ports = source_ports(world, &new.key, target, ports_of);
-    new.ports.span != 0
-}
-
-/// The source ports that a flow may get.
-///
-/// Each CPU has a range of its own, so that two seldom look for the same port; within it the first
-/// one tried depends on the flow alone, so that a flow whose entry was pushed out gets the same
-/// again. A flow that has found none looks at the range of another CPU.
-#[inline(always)]
-fn source_ports<W: World>(world: &W, key: &FlowKey, target: &Target, cpu: u32) -> PortRange {
-    let settings = world.settings();
-    let cpus = settings.cpus.max(1);
-    let span = u32::from(target.ports) / cpus;
-    if span == 0 {
-        return PortRange::default();
-    }
-    PortRange {
-        base: u32::from(target.first_port) + cpu % cpus * span,
-        span,
-        start: hash::place(flow_hash(key, settings.seed), span),
-    }
-}
-
-/// A hash of a flow that needs no key of its own: what it decides harms nobody but its sender.
-#[inline(always)]
-pub(super) fn flow_hash(key: &FlowKey, seed: u32) -> u32 {
-    let [a, b, c, d] = key.src.0;
-    let ports = u32::from(key.sport_be) << 16 | u32::from(key.dport_be);
-    let mut hash = u64::from(seed ^ ports);
-    let mut mix = |word: u32| {
-        // The multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
-        hash = (hash ^ u64::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 32;
-    };
-    mix(a ^ b.rotate_left(16));
-    mix(c ^ d.rotate_left(16));
-    mix(key.dst.0[3]);
-    hash as u32
-}
-
 /// A packet of the host's own stack that may be a reply of a backend on this host.
 #[inline(always)]
-pub(super) fn local_reply<W: World>(world: &mut W, job: &mut Job) -> Verdict {
+pub(super) fn local_reply<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let Some(flow) = world.flow(&job.key) else {
         return Verdict::PASS;
     };
@@ -588,7 +507,7 @@ pub(super) fn local_reply<W: World>(world: &mut W, job: &mut Job) -> Verdict {
 
 /// Gives such a reply the address of the service.
 #[inline(always)]
-pub(super) fn local_known<P: Packet, W: World>(packet: &mut P, world: &W, job: &Job) -> Verdict {
+pub(super) fn local_known<P: Packet, W: Flows>(packet: &mut P, world: &W, job: &Job) -> Verdict {
     let flow = world.flow_at(&job.at);
     let done = flow.and_then(|flow| rewrite(packet, &job.segment, &flow.out, 0));
     if done.is_some() {

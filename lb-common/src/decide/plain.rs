@@ -6,9 +6,10 @@
 //! once and written once. Everything else takes the long way from its beginning: nothing is
 //! changed or counted before it is certain that a packet is plain.
 
-use super::nat::{self, HOP_FRESH_S, lead, note_new, takes_source};
+use super::data_path::{Counters, DataPath, Host};
+use super::nat::{self, HOP_FRESH_S};
+use super::new_flow::{lead, note_new, takes_source};
 use super::send::{REFUSED, WAY_FRESH_S, is_fresh};
-use super::world::World;
 use super::{Verdict, counted, is_martian};
 use crate::abi::packet::{AddressMarks, Hop, PacketCounter, Target, VipKey, kind, state, vip};
 use crate::flows::{By, End};
@@ -22,7 +23,7 @@ mod headers;
 
 /// What becomes of a plain packet; `None` for those that are not, with nothing done.
 #[inline(always)]
-pub(super) fn forward<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option<Verdict> {
+pub(super) fn forward<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Option<Verdict> {
     let Some(plain) = Plain::<3>::read(packet) else {
         let v6 = packet.half(12)? == ether::IPV6;
         return if v6 {
@@ -40,7 +41,7 @@ pub(super) fn forward<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Opt
 
 /// The same over IPv6.
 #[inline(always)]
-pub(super) fn six<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option<Verdict> {
+pub(super) fn six<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Option<Verdict> {
     let plain = Plain::<9>::read(packet)?;
     let marks = world.marks(&plain.dst());
     by_marks(packet, world, &plain, marks)
@@ -48,7 +49,7 @@ pub(super) fn six<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option<
 
 /// The same of what opens no flow of `nat`. `marks` are those of the destination.
 #[inline(always)]
-fn by_marks<const N: usize, P: Packet, W: World>(
+fn by_marks<const N: usize, P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     plain: &Plain<N>,
@@ -79,7 +80,7 @@ fn long_way(verdict: Verdict) -> Option<Verdict> {
 
 /// Where a packet goes, unless the kernel refused to change it.
 #[inline(always)]
-fn sent_by<W: World>(world: &mut W, hop: &Hop, done: Option<()>) -> Verdict {
+fn sent_by<W: Host + Counters>(world: &mut W, hop: &Hop, done: Option<()>) -> Verdict {
     match done {
         Some(()) => Verdict::out(hop.ifindex, world.ingress()),
         None => counted(world, REFUSED),
@@ -100,7 +101,7 @@ const RESET: u32 = state::RST | End::Backend.bits(state::RST);
 
 /// Forwards a packet of an established flow that neither opens nor ends it.
 #[inline(always)]
-fn nat<const N: usize, P: Packet, W: World>(
+fn nat<const N: usize, P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     plain: &Plain<N>,
@@ -165,7 +166,7 @@ where
 
 /// Enters the flow that a SYN begins, and forwards it. The backend has a way that is known.
 #[inline(always)]
-pub(super) fn open<P: Packet, W: World>(packet: &mut P, world: &mut W) -> Option<Verdict> {
+pub(super) fn open<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Option<Verdict> {
     let plain = Plain::<3>::read(packet)?;
     let (src, dst) = (plain.src(), plain.dst());
     let [sport_be, dport_be] = plain.both_ports();

@@ -4,7 +4,7 @@ use super::{Segment, Verdict};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter};
 use crate::abi::{BackendId, protocol};
 use crate::checksum::{Delta, Sum, corrected};
-use crate::decide::world::World;
+use crate::decide::data_path::{Backends, Clock, Host, Routes};
 use crate::headers::{ETHERNET, IpHeader, Piece, ether};
 use crate::packet::{Packet, ports_word};
 
@@ -17,7 +17,7 @@ pub(super) const WAY_FRESH_S: u32 = 2;
 /// Counts a packet of `len` bytes to a backend, and tells the way there: what this CPU found
 /// lately, one for all clients.
 #[inline(always)]
-pub(super) fn way<W: World>(
+pub(super) fn way<W: Clock + Backends + Routes>(
     world: &mut W,
     backend: BackendId,
     len: u32,
@@ -38,7 +38,7 @@ pub(super) fn way<W: World>(
 
 /// Whether a way that was found can still be trusted.
 #[inline(always)]
-pub(super) fn is_fresh<W: World>(world: &W, hop: &Hop, fresh_s: u32) -> bool {
+pub(super) fn is_fresh<W: Clock + Host>(world: &W, hop: &Hop, fresh_s: u32) -> bool {
     hop.is_fresh(world.now_s(), fresh_s, world.settings().routes_s)
 }
 
@@ -186,7 +186,7 @@ pub(super) const fn lowered(third: u32) -> u32 {
 /// Gives the frame the header for `hop` and sends it there. Tags stay on a frame that goes back
 /// by the interface that it came by.
 #[inline(always)]
-pub(super) fn frame<P: Packet, W: World>(
+pub(super) fn frame<P: Packet, W: Host>(
     packet: &mut P,
     world: &W,
     ip: &IpHeader,

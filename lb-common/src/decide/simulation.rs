@@ -10,7 +10,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::vec::Vec;
 
-use super::world::{BARRED, BackendEvent, Chosen, World};
+use super::data_path::{
+    self, BARRED, BackendEvent, Backends, Choices, Chosen, Clock, Counters, Dsr, FlowEntries,
+    Fragments, Host, Routes, Services, Stages,
+};
 use super::{Job, Stage, Verdict, run};
 use crate::abi::packet::{
     AddressMarks, DsrSlot, FlowEntry, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
@@ -180,24 +183,27 @@ const fn copied<T>(value: T) -> Copied<T> {
     Found { place: (), value }
 }
 
-impl World for Simulation {
-    type Flow = Copied<Flow>;
-    type New = Box<NewFlow>;
-    type Entry<const N: usize> = FoundEntry<N>;
-    type Hop = Copied<Hop>;
-    type Target = Copied<Target>;
-    type Dsr = ServiceId;
-    type Sent = FoundTotals;
-    type Head = Copied<ServiceHead>;
-
+impl Stages for Simulation {
     fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict {
         run(stage, packet, self, job)
     }
 
+    fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict {
+        super::open(packet, self)
+    }
+
+    fn six<P: Packet>(&mut self, packet: &mut P) -> Verdict {
+        super::six(packet, self)
+    }
+}
+
+impl Clock for Simulation {
     fn now_s(&self) -> u32 {
         self.now_s
     }
+}
 
+impl Host for Simulation {
     fn settings(&self) -> PacketSettings {
         self.settings
     }
@@ -210,19 +216,22 @@ impl World for Simulation {
         0
     }
 
+    fn has_socket(&mut self, key: &FlowKey) -> bool {
+        self.sockets.contains(key)
+    }
+
+    fn is_ours<P: Packet>(&self, packet: &P) -> bool {
+        self.mac == [0; 3] || crate::headers::destination(packet) == Some(self.mac)
+    }
+}
+
+impl Counters for Simulation {
     fn count(&mut self, counter: u32) {
         *self.counters.entry(counter).or_default() += 1;
     }
+}
 
-    fn count_backend(&mut self, backend: BackendId, event: BackendEvent) {
-        let totals = self.totals.entry(backend.index()).or_default();
-        match event {
-            BackendEvent::Flow => totals.flows += 1,
-            BackendEvent::Answered => totals.answered += 1,
-            BackendEvent::Refused => totals.refused += 1,
-        }
-    }
-
+impl Services for Simulation {
     fn vip(&self, key: &VipKey) -> Option<Vip> {
         self.vips.get(key).copied()
     }
@@ -233,6 +242,20 @@ impl World for Simulation {
 
     fn marks(&self, address: &Ip) -> u8 {
         self.marks_of(address)
+    }
+}
+
+impl Backends for Simulation {
+    type Target = Copied<Target>;
+    type Sent = FoundTotals;
+
+    fn count_backend(&mut self, backend: BackendId, event: BackendEvent) {
+        let totals = self.totals.entry(backend.index()).or_default();
+        match event {
+            BackendEvent::Flow => totals.flows += 1,
+            BackendEvent::Answered => totals.answered += 1,
+            BackendEvent::Refused => totals.refused += 1,
+        }
     }
 
     fn target(&self, backend: BackendId) -> Option<Copied<Target>> {
@@ -247,26 +270,24 @@ impl World for Simulation {
         })
     }
 
-    fn has_socket(&mut self, key: &FlowKey) -> bool {
-        self.sockets.contains(key)
+    fn sent(&self, backend: BackendId) -> Option<FoundTotals> {
+        let at = backend.index();
+        let value = self.totals.get(&at).copied().unwrap_or_default();
+        Some(Found { place: at, value })
     }
 
-    fn is_ours<P: Packet>(&self, packet: &P) -> bool {
-        self.mac == [0; 3] || crate::headers::destination(packet) == Some(self.mac)
+    fn count_sent(&mut self, sent: FoundTotals, len: u32) {
+        let totals = self.totals.entry(sent.place).or_default();
+        totals.packets += 1;
+        totals.bytes += u64::from(len);
     }
 
-    fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict {
-        super::open(packet, self)
+    fn set_way(&mut self, sent: FoundTotals, hop: &Hop) {
+        self.totals.entry(sent.place).or_default().hop = *hop;
     }
+}
 
-    fn home(&self, words: &[u32; 3], protocol: u8) -> Home {
-        Home::of(&self.settings, words, End::Client, protocol)
-    }
-
-    fn six<P: Packet>(&mut self, packet: &mut P) -> Verdict {
-        super::six(packet, self)
-    }
-
+impl Choices for Simulation {
     fn pick(
         &self,
         service: ServiceId,
@@ -311,6 +332,29 @@ impl World for Simulation {
             let key = Client::new(&service.head, client).key;
             self.affinity.insert((protocol as u8, key), affinity);
         }
+    }
+
+    fn remembered(
+        &self,
+        protocol: u32,
+        head: &ServiceHead,
+        key: &AffinityKey,
+    ) -> Option<BackendId> {
+        let known = self.affinity.get(&(protocol as u8, *key))?;
+        let now_ns = u64::from(self.now_s) * 1_000_000_000;
+        let backend = self.backends.get(&known.backend.index())?;
+        let keeps =
+            backend.id == known.backend && matches!(backend.state, state::UP | state::DRAINING);
+        (keeps && now_ns.saturating_sub(known.seen_ns) < head.affinity_ns).then_some(known.backend)
+    }
+}
+
+impl data_path::Flows for Simulation {
+    type Flow = Copied<Flow>;
+    type New = Box<NewFlow>;
+
+    fn home(&self, words: &[u32; 3], protocol: u8) -> Home {
+        Home::of(&self.settings, words, End::Client, protocol)
     }
 
     fn flow(&mut self, key: &FlowKey) -> Option<Copied<Flow>> {
@@ -378,6 +422,11 @@ impl World for Simulation {
             set, ports, &settings, &flow.at
         ));
     }
+}
+
+impl FlowEntries for Simulation {
+    type Entry<const N: usize> = FoundEntry<N>;
+    type Hop = Copied<Hop>;
 
     fn entry<const N: usize>(
         &self,
@@ -415,7 +464,9 @@ impl World for Simulation {
     fn is_there<const N: usize>(&self, _entry: FoundEntry<N>) -> bool {
         true
     }
+}
 
+impl Fragments for Simulation {
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         self.fragments.get(key).copied()
     }
@@ -423,7 +474,9 @@ impl World for Simulation {
     fn note_fragment(&mut self, key: &FragmentKey, fragment: &Fragment) {
         self.fragments.insert(*key, *fragment);
     }
+}
 
+impl Routes for Simulation {
     fn route(&mut self, src: &Ip, dst: &Ip) -> Hop {
         self.was_barred = self.refuses(src, dst);
         match self.was_barred {
@@ -439,6 +492,11 @@ impl World for Simulation {
     fn neighbour(&self) -> u32 {
         if self.was_barred { BARRED } else { self.asks }
     }
+}
+
+impl Dsr for Simulation {
+    type Dsr = ServiceId;
+    type Head = Copied<ServiceHead>;
 
     fn dsr(&self, service: ServiceId) -> Option<ServiceId> {
         let service = self.services.get(&service.0)?;
@@ -466,42 +524,12 @@ impl World for Simulation {
         }
     }
 
-    fn remembered(
-        &self,
-        protocol: u32,
-        head: &ServiceHead,
-        key: &AffinityKey,
-    ) -> Option<BackendId> {
-        let known = self.affinity.get(&(protocol as u8, *key))?;
-        let now_ns = u64::from(self.now_s) * 1_000_000_000;
-        let backend = self.backends.get(&known.backend.index())?;
-        let keeps =
-            backend.id == known.backend && matches!(backend.state, state::UP | state::DRAINING);
-        (keeps && now_ns.saturating_sub(known.seen_ns) < head.affinity_ns).then_some(known.backend)
-    }
-
     fn tracked(&self, key: &FlowKey) -> Option<Tracked> {
         self.tracked.get(key).copied()
     }
 
     fn track(&mut self, key: &FlowKey, tracked: &Tracked) {
         self.tracked.insert(*key, *tracked);
-    }
-
-    fn sent(&self, backend: BackendId) -> Option<FoundTotals> {
-        let at = backend.index();
-        let value = self.totals.get(&at).copied().unwrap_or_default();
-        Some(Found { place: at, value })
-    }
-
-    fn count_sent(&mut self, sent: FoundTotals, len: u32) {
-        let totals = self.totals.entry(sent.place).or_default();
-        totals.packets += 1;
-        totals.bytes += u64::from(len);
-    }
-
-    fn set_way(&mut self, sent: FoundTotals, hop: &Hop) {
-        self.totals.entry(sent.place).or_default().hop = *hop;
     }
 }
 

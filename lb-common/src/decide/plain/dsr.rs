@@ -1,8 +1,8 @@
 //! The short way of `dsr`: to a clean slot, wrapped in the packet's own family or not at all.
 
+use super::super::data_path::DataPath;
 use super::super::dsr::{gue_header, lower_mss, outer_hash, overhead, room, varied};
 use super::super::send::{WAY_FRESH_S, is_fresh, lowered, lowered_v6};
-use super::super::world::World;
 use super::super::{Verdict, answer, is_martian};
 use super::headers::{HEAD, HEAD6, Headers, Plain, set_frame, untag};
 use super::sent_by;
@@ -14,7 +14,7 @@ use crate::select::{Client, slot_of};
 
 /// Sends a packet to the owner of a clean slot.
 #[inline(always)]
-pub(super) fn dsr<const N: usize, P: Packet, W: World>(
+pub(super) fn dsr<const N: usize, P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
     plain: &Plain<N>,

@@ -1,7 +1,7 @@
 //! The headers of plain packets: looked at once, written once.
 
+use super::super::data_path::Host;
 use super::super::send::{fix_transport, lowered, lowered_v6, readdressed};
-use super::super::world::World;
 use crate::abi::packet::{Hop, Ip};
 use crate::abi::protocol;
 use crate::checksum::Delta;
@@ -282,7 +282,7 @@ where
 
 /// Changes addresses, ports and the header of the frame. `back` is what would come back.
 #[inline(always)]
-pub(super) fn rewrite<const N: usize, P: Packet, W: World>(
+pub(super) fn rewrite<const N: usize, P: Packet, W: Host>(
     packet: &mut P,
     world: &W,
     plain: &Plain<N>,
@@ -312,7 +312,7 @@ where
 
 /// Takes off a tag beside the frame, unless that goes back by where it came from.
 #[inline(always)]
-pub(super) fn untag<P: Packet, W: World>(packet: &mut P, world: &W, hop: &Hop) -> Option<()> {
+pub(super) fn untag<P: Packet, W: Host>(packet: &mut P, world: &W, hop: &Hop) -> Option<()> {
     if hop.ifindex == world.ingress() {
         return Some(());
     }

@@ -1,5 +1,8 @@
 //! What the packet paths need to know and may change beside the packet: in the kernel maps and
 //! helpers, on the host whatever holds the same values.
+//!
+//! Each trait is one part of it. Functions are bound by the traits that they use, up to three;
+//! those that need more take their sum, [`DataPath`].
 
 use core::ops::{Deref, DerefMut};
 
@@ -39,37 +42,38 @@ pub enum BackendEvent {
     Refused,
 }
 
-/// Tables, time and routes.
-pub trait World {
-    /// A flow that was found, as it was then.
-    type Flow: Copy + Deref<Target = Flow>;
-    /// Room for a flow to be entered.
-    type New: DerefMut<Target = NewFlow>;
-    /// The entry of a flow. In the kernel it is the entry itself, on the host what it held when it
-    /// was looked up.
-    type Entry<const N: usize>: Copy + Deref<Target = FlowEntry<N>>;
-    /// Its way back.
-    type Hop: Copy + Deref<Target = Hop>;
-    /// An entry of the targets.
-    type Target: Copy + Deref<Target = Target>;
-    /// The table of a service on the `dsr` path.
-    type Dsr: Copy;
-    /// What was sent to a backend.
-    type Sent: Copy + Deref<Target = PacketBackend>;
-    /// Settings of a service.
-    type Head: Copy + Deref<Target = ServiceHead>;
-
+/// Stages: functions of their own in the kernel.
+pub trait Stages {
     /// Runs a part of the way: [`super::run`], in the kernel as a function of its own.
     fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict;
+    /// [`super::open`], in the kernel as a function of its own.
+    fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict;
+    /// [`super::six`], in the kernel as a function of its own.
+    fn six<P: Packet>(&mut self, packet: &mut P) -> Verdict;
+}
 
+/// The coarse clock that ages of flows and routes are counted by.
+pub trait Clock {
     /// CLOCK_MONOTONIC in seconds, coarse.
     fn now_s(&self) -> u32;
+}
+
+/// This host, and how the packet came to it.
+pub trait Host {
     /// Settings.
     fn settings(&self) -> PacketSettings;
     /// Interface that the packet came by.
     fn ingress(&self) -> u32;
     /// This CPU, from 0.
     fn cpu(&self) -> u32;
+    /// Whether a socket of this host is connected to where packets that come in as `key` come from.
+    fn has_socket(&mut self, key: &FlowKey) -> bool;
+    /// Whether a frame is addressed to this host: to the MAC address of the interface that it came by.
+    fn is_ours<P: Packet>(&self, packet: &P) -> bool;
+}
+
+/// Counters of packets.
+pub trait Counters {
     /// Counts, by the number of a [`PacketCounter`].
     fn count(&mut self, counter: u32);
     /// Counts.
@@ -77,9 +81,10 @@ pub trait World {
     fn note(&mut self, counter: PacketCounter) {
         self.count(counter as u32);
     }
-    /// Counts for a backend.
-    fn count_backend(&mut self, backend: BackendId, event: BackendEvent);
+}
 
+/// Addresses, and the services that listen on them.
+pub trait Services {
     /// What listens on an address, or what an address is.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
     /// What listens on a port of an address, if that is found at first sight.
@@ -87,20 +92,31 @@ pub trait World {
     /// What may be found at an address: bits of
     /// [`crate::abi::packet::AddressMarks`], perhaps more than are true.
     fn marks(&self, address: &Ip) -> u8;
+}
+
+/// Backends: how packets get to them, and their totals.
+pub trait Backends {
+    /// An entry of the targets.
+    type Target: Copy + Deref<Target = Target>;
+    /// What was sent to a backend.
+    type Sent: Copy + Deref<Target = PacketBackend>;
+
+    /// Counts for a backend.
+    fn count_backend(&mut self, backend: BackendId, event: BackendEvent);
     /// How packets get to a backend; `None` when it has been removed.
     fn target(&self, backend: BackendId) -> Option<Self::Target>;
     /// Whether a backend is in service: up, or draining.
     fn serves(&self, backend: BackendId) -> bool;
-    /// Whether a socket of this host is connected to where packets that come in as `key` come from.
-    fn has_socket(&mut self, key: &FlowKey) -> bool;
-    /// Whether a frame is addressed to this host: to the MAC address of the interface that it came by.
-    fn is_ours<P: Packet>(&self, packet: &P) -> bool;
-    /// [`super::open`], in the kernel as a function of its own.
-    fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict;
-    /// The home of a flow over IPv4 whose packets come from the client as `words`.
-    fn home(&self, words: &[u32; 3], protocol: u8) -> Home;
-    /// [`super::six`], in the kernel as a function of its own.
-    fn six<P: Packet>(&mut self, packet: &mut P) -> Verdict;
+    /// What was sent to a backend from this CPU, and the way there as it was last found on it.
+    fn sent(&self, backend: BackendId) -> Option<Self::Sent>;
+    /// Counts a packet of `len` bytes more.
+    fn count_sent(&mut self, sent: Self::Sent, len: u32);
+    /// Notes the way there.
+    fn set_way(&mut self, sent: Self::Sent, hop: &Hop);
+}
+
+/// The choice of a backend, and the affinity of clients.
+pub trait Choices {
     /// Chooses a backend on the `nat` path for a new flow of `client`, by [`crate::select::first`], and
     /// counts nothing; `None` if that is not all there is to it. Meanwhile the set of the flow's home
     /// is fetched.
@@ -118,10 +134,23 @@ pub trait World {
     ) -> Chosen;
     /// Remembers where a client went, if the service wants that.
     fn remember(&mut self, protocol: u32, service: ServiceId, client: &Addr, backend: BackendId);
+    /// Where a client was sent last, while that is remembered and the backend may keep it.
+    fn remembered(&self, protocol: u32, head: &ServiceHead, key: &AffinityKey)
+    -> Option<BackendId>;
+}
 
+/// The flow table.
+pub trait Flows {
+    /// A flow that was found, as it was then.
+    type Flow: Copy + Deref<Target = Flow>;
+    /// Room for a flow to be entered.
+    type New: DerefMut<Target = NewFlow>;
+
+    /// The home of a flow over IPv4 whose packets come from the client as `words`.
+    fn home(&self, words: &[u32; 3], protocol: u8) -> Home;
     /// The flow of packets that come in as `key`.
     fn flow(&mut self, key: &FlowKey) -> Option<Self::Flow>;
-    /// The same flow once more, where [`World::flow`] or [`World::enter`] has told it to be; it has
+    /// The same flow once more, where [`Flows::flow`] or [`Flows::enter`] has told it to be; it has
     /// found or entered no other for this packet.
     fn flow_at(&self, at: &At) -> Option<Self::Flow>;
     /// Sets the bits `add` of [`crate::abi::packet::state`], and clears `remove`.
@@ -143,6 +172,15 @@ pub trait World {
     fn keep(&mut self, flow: Self::Flow);
     /// Takes a flow out.
     fn remove(&mut self, flow: Self::Flow);
+}
+
+/// Entries of the flow table, found by one look and read in place.
+pub trait FlowEntries {
+    /// The entry of a flow. In the kernel it is the entry itself, on the host what it held when it
+    /// was looked up.
+    type Entry<const N: usize>: Copy + Deref<Target = FlowEntry<N>>;
+    /// Its way back.
+    type Hop: Copy + Deref<Target = Hop>;
 
     /// The entry of a flow whose packets come in as `words`, if that is found at first sight.
     fn entry<const N: usize>(
@@ -163,12 +201,18 @@ pub trait World {
     );
     /// Whether it is still that of the same flow.
     fn is_there<const N: usize>(&self, entry: Self::Entry<N>) -> bool;
+}
 
+/// Ports of fragmented datagrams.
+pub trait Fragments {
     /// Ports of a datagram whose first fragment has come.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Notes the ports of a first fragment.
     fn note_fragment(&mut self, key: &FragmentKey, fragment: &Fragment);
+}
 
+/// Routes and neighbours.
+pub trait Routes: Host {
     /// The way from `src` to `dst`; [`Hop::NONE`] where frames cannot be sent on directly: no
     /// neighbour yet, no route, or an interface that takes none.
     fn route(&mut self, src: &Ip, dst: &Ip) -> Hop;
@@ -186,6 +230,14 @@ pub trait World {
     fn bars(&mut self, client: &Ip, service: &Ip) -> bool {
         self.settings().rules != 0 && self.refuses(client, client) && !self.refuses(service, client)
     }
+}
+
+/// Tables of the `dsr` path.
+pub trait Dsr {
+    /// The table of a service on the `dsr` path.
+    type Dsr: Copy;
+    /// Settings of a service.
+    type Head: Copy + Deref<Target = ServiceHead>;
 
     /// The table of a service on the `dsr` path.
     fn dsr(&self, service: ServiceId) -> Option<Self::Dsr>;
@@ -197,17 +249,41 @@ pub trait World {
     fn dsr_slot(&self, table: Self::Dsr, slot: u32) -> DsrSlot;
     /// Notes that the base of a slot was sent something.
     fn base_seen(&mut self, table: Self::Dsr, slot: u32);
-    /// Where a client was sent last, while that is remembered and the backend may keep it.
-    fn remembered(&self, protocol: u32, head: &ServiceHead, key: &AffinityKey)
-    -> Option<BackendId>;
     /// A flow that began in a slot that was not clean.
     fn tracked(&self, key: &FlowKey) -> Option<Tracked>;
     /// Notes such a flow, or that it is still there.
     fn track(&mut self, key: &FlowKey, tracked: &Tracked);
-    /// What was sent to a backend from this CPU, and the way there as it was last found on it.
-    fn sent(&self, backend: BackendId) -> Option<Self::Sent>;
-    /// Counts a packet of `len` bytes more.
-    fn count_sent(&mut self, sent: Self::Sent, len: u32);
-    /// Notes the way there.
-    fn set_way(&mut self, sent: Self::Sent, hop: &Hop);
+}
+
+/// The sum of these traits.
+pub trait DataPath:
+    Stages
+    + Clock
+    + Host
+    + Counters
+    + Services
+    + Backends
+    + Choices
+    + Flows
+    + FlowEntries
+    + Fragments
+    + Routes
+    + Dsr
+{
+}
+
+impl<T> DataPath for T where
+    T: Stages
+        + Clock
+        + Host
+        + Counters
+        + Services
+        + Backends
+        + Choices
+        + Flows
+        + FlowEntries
+        + Fragments
+        + Routes
+        + Dsr
+{
 }
