@@ -86,7 +86,7 @@ pub(super) fn error<P: Packet, W: Counters>(packet: &mut P, world: &mut W, job: 
     if done.is_none() {
         return Verdict::drop(problem.drop);
     }
-    world.note(PacketCounter::IcmpSent);
+    world.inc(PacketCounter::IcmpSent);
     Verdict::TRANSMIT
 }
 
@@ -216,7 +216,7 @@ pub(super) fn reset<P: Packet, W: Counters>(packet: &mut P, world: &mut W, job: 
     if write_reset(packet, segment).is_none() {
         return REFUSED;
     }
-    world.note(PacketCounter::ResetSent);
+    world.inc(PacketCounter::ResetSent);
     Verdict::TRANSMIT
 }
 

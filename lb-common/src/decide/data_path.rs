@@ -78,7 +78,7 @@ pub trait Counters {
     fn count(&mut self, counter: u32);
     /// Counts.
     #[inline(always)]
-    fn note(&mut self, counter: PacketCounter) {
+    fn inc(&mut self, counter: PacketCounter) {
         self.count(counter as u32);
     }
 }

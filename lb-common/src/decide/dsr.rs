@@ -131,7 +131,7 @@ impl<H: Deref<Target = ServiceHead>> Dirty<H> {
                 seen_s: now_s,
             };
             world.track(&key, &tracked);
-            world.note(PacketCounter::Tracked);
+            world.inc(PacketCounter::Tracked);
         }
         self.owner
     }
@@ -180,7 +180,7 @@ fn send<P: Packet, W: DataPath>(
     if lower_hops(packet, ip).is_none() {
         return REFUSED;
     }
-    world.note(PacketCounter::Forwarded);
+    world.inc(PacketCounter::Forwarded);
     if overhead == 0 {
         return frame(packet, world, ip, &hop);
     }

@@ -133,7 +133,7 @@ fn echo<P: Packet, W: Counters + Services>(
     if echo_reply(packet, ip, first).is_none() {
         return REFUSED;
     }
-    world.note(PacketCounter::Echoed);
+    world.inc(PacketCounter::Echoed);
     Verdict::TRANSMIT
 }
 
@@ -190,7 +190,7 @@ pub(super) fn about<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
         && vip.flags & vip::DSR != 0
     {
         // What is sent on is the error as it is, to where the client's packets go.
-        world.note(PacketCounter::IcmpPassed);
+        world.inc(PacketCounter::IcmpPassed);
         job.key = *key;
         job.vip = vip;
         job.segment.transport = Transport::NONE;
@@ -260,7 +260,7 @@ pub(super) fn mended<P: Packet, W: Host + Counters + Flows>(
     if mend(packet, ip, quote, &flow.out, &mut job.key, hops).is_none() {
         return REFUSED;
     }
-    world.note(PacketCounter::IcmpPassed);
+    world.inc(PacketCounter::IcmpPassed);
     if hops == 0 {
         return Verdict::STACK;
     }

@@ -203,7 +203,7 @@ pub fn run<P: Packet, W: DataPath>(
         Stage::LocalExtensions => leaving_extended(packet, job),
     };
     if verdict == Verdict::PASS {
-        world.note(PacketCounter::Passed);
+        world.inc(PacketCounter::Passed);
     }
     counted(world, verdict)
 }

@@ -232,9 +232,9 @@ fn confirmed<W: DataPath>(world: &mut W, job: &Job, flow: W::Flow) {
     let Some(pinned) = world.establish(flow) else {
         return;
     };
-    world.note(PacketCounter::FlowEstablished);
+    world.inc(PacketCounter::FlowEstablished);
     if !pinned {
-        world.note(PacketCounter::FlowQuota);
+        world.inc(PacketCounter::FlowQuota);
     }
     world.count_backend(flow.backend, BackendEvent::Answered);
     let client = job.key.src.to_addr();
@@ -257,11 +257,11 @@ fn forward<P: Packet, W: DataPath>(
         if rewrite(packet, &job.segment, &flow.out, 1).is_none() {
             return REFUSED;
         }
-        world.note(sent(&flow));
+        world.inc(sent(&flow));
         return Verdict::neighbour(way.asks);
     }
     if way.hop.ifindex == 0 {
-        world.note(PacketCounter::ToStack);
+        world.inc(PacketCounter::ToStack);
         let done = rewrite(packet, &job.segment, &flow.out, 0);
         return if done.is_some() {
             Verdict::STACK
@@ -272,7 +272,7 @@ fn forward<P: Packet, W: DataPath>(
     if rewrite(packet, &job.segment, &flow.out, 1).is_none() {
         return REFUSED;
     }
-    world.note(sent(&flow));
+    world.inc(sent(&flow));
     frame(packet, world, &job.segment.ip, &way.hop)
 }
 
@@ -401,7 +401,7 @@ pub(super) fn fresh<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     let chosen = world.choose(vip.service, job.key.protocol, &client, job.avoid);
     let backend = match chosen {
         Chosen::OtherPath => {
-            world.note(PacketCounter::OtherPath);
+            world.inc(PacketCounter::OtherPath);
             return Verdict::PASS;
         }
         Chosen::Packet(backend) => backend,
@@ -415,7 +415,7 @@ pub(super) fn fresh<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
     };
     if target.addr != Ip::default() && target.addr.is_v4() != job.key.dst.is_v4() {
         // Only the agent can join two address families.
-        world.note(PacketCounter::OtherPath);
+        world.inc(PacketCounter::OtherPath);
         return Verdict::PASS;
     }
     if job.segment.transport.flags & tcp::RST != 0 {
@@ -458,7 +458,7 @@ pub(super) fn entered<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
         Err(Refused::There) => return Verdict::next(Stage::Flow),
     };
     if job.avoid != BackendId::NONE {
-        world.note(PacketCounter::FlowElsewhere);
+        world.inc(PacketCounter::FlowElsewhere);
     }
     note_new(world, backend, evicted);
     Verdict::next(Stage::Known)
@@ -500,7 +500,7 @@ pub(super) fn local_reply<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict 
     if !flow.is(state::ESTABLISHED) {
         answered(world, &job.segment, flow.backend);
     }
-    world.note(PacketCounter::Replied);
+    world.inc(PacketCounter::Replied);
     job.at = flow.at;
     Verdict::next(Stage::LocalKnown)
 }

@@ -10,9 +10,9 @@ use crate::hash;
 #[inline(always)]
 pub(super) fn note_new<W: Counters + Backends>(world: &mut W, backend: BackendId, evicted: bool) {
     if evicted {
-        world.note(PacketCounter::FlowEvicted);
+        world.inc(PacketCounter::FlowEvicted);
     }
-    world.note(PacketCounter::FlowNew);
+    world.inc(PacketCounter::FlowNew);
     world.count_backend(backend, BackendEvent::Flow);
 }
 

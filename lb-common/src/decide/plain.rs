@@ -63,7 +63,7 @@ where
     }
     let known = marks & AddressMarks::KNOWN != 0;
     if !known && world.marks(&plain.src()) & AddressMarks::BACKEND == 0 {
-        world.note(PacketCounter::Passed);
+        world.inc(PacketCounter::Passed);
         return Some(Verdict::PASS);
     }
     if plain.is_turn() {
@@ -148,9 +148,9 @@ where
     match end {
         End::Client => {
             world.count_sent(sent, packet.len());
-            world.note(PacketCounter::Forwarded);
+            world.inc(PacketCounter::Forwarded);
         }
-        End::Backend => world.note(PacketCounter::Replied),
+        End::Backend => world.inc(PacketCounter::Replied),
     }
     if is_stale {
         let seq = next_seq(packet, plain, entry.next_seq[end as usize]);
@@ -209,7 +209,7 @@ pub(super) fn open<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Opt
     world.count_choice(vip.service, choice.reason);
     note_new(world, choice.backend, evicted);
     world.count_sent(sent, packet.len());
-    world.note(PacketCounter::Forwarded);
+    world.inc(PacketCounter::Forwarded);
     let out = flow.out.reversed().words();
     let done = rewrite(packet, world, &plain, &out, hop);
     Some(sent_by(world, hop, done))

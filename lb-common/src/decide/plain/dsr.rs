@@ -47,7 +47,7 @@ where
         lower_first_mss::<N, P>(packet, room)?;
     }
     world.count_sent(sent, packet.len());
-    world.note(PacketCounter::Forwarded);
+    world.inc(PacketCounter::Forwarded);
     let done = if overhead == 0 {
         untag(packet, world, &sent.hop).and_then(|()| plain.lower(packet, &sent.hop))
     } else {
