@@ -13,6 +13,20 @@ const MACHINE_PATHS: [&str; 3] = [
     concat!("/ho", "me/"),
 ];
 
+/// Pages that are to be read as a whole, and the lines that they may have.
+const SHORT_PAGES: [(&str, usize); 2] = [("README.md", 150), ("ARCHITECTURE.md", 250)];
+
+/// What is to be read as a whole stays short.
+pub(super) fn first_pages_are_short(sources: &[Source]) -> Vec<Complaint> {
+    let longest = |source: &Source| {
+        let page = SHORT_PAGES.iter().find(|(path, _)| source.path == *path)?;
+        let (_, most) = *page;
+        let message = format!("this page has more than {most} lines: details go to docs/");
+        (source.lines().count() > most).then(|| source.complain(most + 1, message))
+    };
+    sources.iter().filter_map(longest).collect()
+}
+
 /// Each promise names test files that exist, and each test file is named.
 pub(super) fn promises_are_tested(sources: &[Source]) -> Vec<Complaint> {
     let Some(page) = sources
@@ -218,6 +232,16 @@ mod tests {
         let untested = README.replace("`tests/tests/sticky.rs`", "trust us");
         assert!(complaints_about(&untested, &[])[0].contains("names no test file"));
         assert!(complaints_about("# A\n", &[])[0].contains("no table"));
+    }
+
+    #[test]
+    fn a_first_page_that_grows_long_is_found() {
+        let found = |path: &str, lines: usize| {
+            first_pages_are_short(&[Source::new(path, &"a\n".repeat(lines))]).len()
+        };
+        assert_eq!((found("README.md", 150), found("README.md", 151)), (0, 1));
+        assert_eq!(found("ARCHITECTURE.md", 251), 1);
+        assert_eq!(found("docs/limits.md", 1000), 0);
     }
 
     #[test]

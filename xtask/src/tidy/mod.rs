@@ -71,7 +71,7 @@ impl fmt::Display for Complaint {
 
 type Rule = fn(&[Source]) -> Vec<Complaint>;
 
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 13] = [
     code::files_open_with_their_purpose,
     code::files_are_short,
     code::nothing_is_left_for_later,
@@ -82,6 +82,7 @@ const RULES: [Rule; 12] = [
     layers::modules_use_what_is_below_them,
     layers::aya_and_printing_stay_in_their_places,
     docs::promises_are_tested,
+    docs::first_pages_are_short,
     docs::links_resolve,
     docs::paths_are_of_no_machine,
 ];
