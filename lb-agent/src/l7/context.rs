@@ -100,13 +100,16 @@ impl RequestContext {
         })
     }
 
-    /// A request that is refused as it is none; `log_fields` is what can be noted of it.
+    /// A request that is refused as it is none. `log_fields` is what can be noted of one whose head could not be
+    /// read; the others are noted by their head.
     pub(super) fn refused(
         connection: &Rc<Connection>,
         service: Arc<Service>,
         head: RequestHead,
-        log_fields: &LogFields<'_>,
+        log_fields: Option<&LogFields<'_>>,
     ) -> Box<Self> {
+        let of_head = LogFields::of(&head);
+        let log_fields = log_fields.unwrap_or(&of_head);
         let record = record(connection, &service, head.version, log_fields);
         let asker = Asker::of_connection(&connection.origin);
         Box::new(Self {

@@ -3,7 +3,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use super::h2c::Call;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
 use super::selector::{AGAIN, Connected, UpstreamSelector};
+use super::settings::Service;
 use super::sticky::Key;
 use super::stream::Stream;
 use super::transfer::Transfer;
@@ -76,7 +76,7 @@ pub(super) struct Reply {
 pub(super) async fn proxy(
     _permit: Permit,
     context: &mut RequestContext,
-    (route, service): (&RouteConfig, Option<ServiceId>),
+    (of_service, route, service): (&Service, &RouteConfig, Option<ServiceId>),
     peer: &mut impl Peer,
     progress: &Progress,
 ) -> Outcome {
@@ -93,7 +93,7 @@ pub(super) async fn proxy(
         progress,
         all_down: false,
     };
-    let status = match exchange.run(context, peer).await {
+    let status = match exchange.run(context, of_service, peer).await {
         Ok(outcome) => return outcome,
         Err(status) => status,
     };
@@ -126,16 +126,17 @@ impl Exchange<'_> {
     async fn run(
         &mut self,
         request: &mut RequestContext,
+        service: &Service,
         peer: &mut impl Peer,
     ) -> Result<Outcome, StatusCode> {
-        let (connection, service) = (Rc::clone(&request.connection), Arc::clone(&request.service));
+        let connection = Rc::clone(&request.connection);
         let worker = &connection.worker;
         let settings = &service.http.settings;
         request.ask_next_hop();
         worker.budget.earn(settings.upstream.retry_budget_permille);
         let mut selector = UpstreamSelector {
             connection: &connection,
-            service: &service,
+            service,
             target: self.service,
             protocol: self.route.protocol,
             key: request.sticky.key,

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lb_http::request::Refusal;
 use lb_http::{Framing, Name, RequestHead, ResponseHead};
 
-use super::access_log::{End, LogFields, Record};
+use super::access_log::{End, Record};
 use super::answers::Answer;
 use super::body::{Body, Stream as Streamed};
 use super::clock::Deadline;
@@ -145,9 +145,7 @@ async fn answer(
     let progress = Rc::clone(&in_flight.progress);
     let (mut context, outcome) = match checked {
         Err(status) => {
-            let log_fields = head.clone();
-            let context =
-                RequestContext::refused(&connection, service, head, &LogFields::of(&log_fields));
+            let context = RequestContext::refused(&connection, service, head, None);
             let refused = Outcome::Own(context.refuse(status));
             (context, refused)
         }

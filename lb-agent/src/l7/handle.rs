@@ -32,7 +32,14 @@ pub(super) async fn handle(
     };
     match &route.target {
         Target::Backends(backends) => {
-            exchange::proxy(permit, context, (route, *backends), peer, progress).await
+            exchange::proxy(
+                permit,
+                context,
+                (&service, route, *backends),
+                peer,
+                progress,
+            )
+            .await
         }
         own => Outcome::Own(configured(permit, context, own)),
     }

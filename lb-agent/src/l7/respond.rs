@@ -71,9 +71,7 @@ pub(super) async fn exchange(
         Ok(framing) => framing,
         Err(refusal) => {
             closes |= refusal.is_unsound();
-            let log_fields = head.clone();
-            let context =
-                RequestContext::refused(connection, service, head, &LogFields::of(&log_fields));
+            let context = RequestContext::refused(connection, service, head, None);
             let after = refuse(conn, context, refusal.status(), closes).await;
             return match after {
                 After::Close if refusal.is_unsound() => After::Linger,
@@ -178,7 +176,7 @@ pub(super) async fn refuse_malformed(
         _ => Method::GET,
     };
     let head = RequestHead::new(method, b"/", Version::HTTP_11);
-    let context = RequestContext::refused(connection, service, head, &log_fields);
+    let context = RequestContext::refused(connection, service, head, Some(&log_fields));
     match refuse(conn, context, status, true).await {
         After::Broken => After::Broken,
         _ => After::Linger,
