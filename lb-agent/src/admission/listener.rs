@@ -28,7 +28,7 @@ pub struct Listener {
 /// A place among the clients, until it is dropped: before the descriptor that it stands for.
 struct Seat {
     admission: Admission,
-    id: u64,
+    id: usize,
 }
 
 impl Drop for Seat {
@@ -112,7 +112,7 @@ impl AsFd for Listener {
 
 impl Admission {
     /// A place for a client, if there is one or somebody idle makes room.
-    fn enter(&self, stream: &TcpStream) -> Option<u64> {
+    fn enter(&self, stream: &TcpStream) -> Option<usize> {
         let most = self.0.most;
         let mut seats = self.seats();
         if seats.open_in_all() >= most && !seats.shed(None) {

@@ -1,10 +1,12 @@
 //! Who is there: the open connections of clients in the order of their use.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use lb_common::abi::ServiceId;
+use slab::Slab;
 
 use crate::sockopt;
 
@@ -37,12 +39,11 @@ pub struct Refused {
 #[derive(Default)]
 pub(super) struct Seats {
     start: Option<Instant>,
-    next: u64,
-    entries: HashMap<u64, Entry>,
+    entries: Slab<Entry>,
     /// When each was used last, as far as has been noticed: then or later. The first is put back
     /// until it is true.
-    by_use: BTreeSet<(u64, u64)>,
-    by_service: BTreeSet<(u32, u64, u64)>,
+    by_use: BTreeSet<(u64, usize)>,
+    by_service: BTreeSet<(u32, u64, usize)>,
     open: HashMap<u32, usize>,
     refused: HashMap<Option<u32>, Refused>,
 }
@@ -57,23 +58,20 @@ struct Entry {
 
 impl Seats {
     /// A connection more, which must leave by [`Seats::leave`] before its descriptor is closed.
-    pub(super) fn enter(&mut self, descriptor: RawFd) -> u64 {
-        let id = self.next;
-        self.next += 1;
+    pub(super) fn enter(&mut self, descriptor: RawFd) -> usize {
         let noticed_ms = self.now_ms();
-        self.by_use.insert((noticed_ms, id));
-        let entry = Entry {
+        let id = self.entries.insert(Entry {
             descriptor,
             service: None,
             noticed_ms: Some(noticed_ms),
-        };
-        self.entries.insert(id, entry);
+        });
+        self.by_use.insert((noticed_ms, id));
         id
     }
 
     /// The service of a connection is known.
-    pub(super) fn join(&mut self, id: u64, service: ServiceId) {
-        let Some(entry) = self.entries.get_mut(&id) else {
+    pub(super) fn join(&mut self, id: usize, service: ServiceId) {
+        let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
         if entry.service.is_none()
@@ -85,14 +83,14 @@ impl Seats {
         }
     }
 
-    pub(super) fn leave(&mut self, id: u64) {
+    pub(super) fn leave(&mut self, id: usize) {
         self.take_out(id);
-        self.entries.remove(&id);
+        self.entries.try_remove(id);
     }
 
     /// Does not count it any more.
-    fn take_out(&mut self, id: u64) {
-        let Some(entry) = self.entries.get_mut(&id) else {
+    fn take_out(&mut self, id: usize) {
+        let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
         let Some(noticed_ms) = entry.noticed_ms.take() else {
@@ -120,7 +118,7 @@ impl Seats {
         let Some(id) = self.longest_idle(service) else {
             return false;
         };
-        if let Some(entry) = self.entries.get(&id) {
+        if let Some(entry) = self.entries.get(id) {
             // SAFETY: it is open, as its entry is there.
             let descriptor = unsafe { BorrowedFd::borrow_raw(entry.descriptor) };
             // Both ends see a reset, and whoever serves the connection drops it then.
@@ -134,7 +132,7 @@ impl Seats {
         true
     }
 
-    fn longest_idle(&mut self, service: Option<ServiceId>) -> Option<u64> {
+    fn longest_idle(&mut self, service: Option<ServiceId>) -> Option<usize> {
         for _ in 0..ATTEMPTS {
             let (noticed_ms, id) = match service {
                 None => *self.by_use.first()?,
@@ -151,7 +149,7 @@ impl Seats {
             if now_ms < noticed_ms + LEAST_IDLE.as_millis() as u64 {
                 return None;
             }
-            let entry = self.entries.get(&id)?;
+            let entry = self.entries.get(id)?;
             // SAFETY: it is open, as its entry is there.
             let descriptor = unsafe { BorrowedFd::borrow_raw(entry.descriptor) };
             // One that cannot be asked is over.
@@ -167,8 +165,8 @@ impl Seats {
     }
 
     /// It was used then.
-    fn notice(&mut self, id: u64, used_ms: u64) {
-        let Some(entry) = self.entries.get_mut(&id) else {
+    fn notice(&mut self, id: usize, used_ms: u64) {
+        let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
         let Some(before_ms) = entry.noticed_ms.replace(used_ms) else {

@@ -211,7 +211,7 @@ impl RequestContext {
     fn closing_packet(&self) -> Option<&'static str> {
         match self.sticky.key {
             Key::Session(_) if self.head.method == Method::GET => {
-                engineio::farewell(std::str::from_utf8(self.head.query()?).ok()?)
+                engineio::farewell(self.head.query()?)
             }
             _ => None,
         }

@@ -16,42 +16,9 @@ use crate::admission::listener::Client;
 use crate::config::http::Timeouts;
 
 /// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAddr) {
-    let Ok(local) = stream.local_addr() else {
-        return;
-    };
-    let (peer, local) = (canonical(peer), canonical(local));
-    if let Some((service, most)) = worker.snapshot().limit(local)
-        && !stream.joins(service, most)
-    {
-        return stream.reset();
-    }
-    let Some(mut origin) = origin(&worker, &mut stream, peer, local).await else {
-        return;
-    };
-    let snapshot = worker.snapshot();
-    let service = snapshot.service_at(local);
-    let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
-    let (stream, tls) = match over_tls.map(|service| service.listener.tls.clone()) {
-        None => (Stream::Client(stream), None),
-        Some(config) => {
-            drop(snapshot);
-            // Boxed: those without TLS need not hold room for it.
-            let Some(config) = config else { return };
-            let accepted = Box::pin(handshake::accept(
-                config,
-                stream,
-                Timeouts::default().header,
-            ))
-            .await;
-            let Some((stream, agreed)) = accepted else {
-                return;
-            };
-            (stream, Some(agreed))
-        }
-    };
-    origin.https = tls.is_some();
-    let Some(connection) = Connection::new(worker, local, origin, tls) else {
+pub(super) async fn serve(worker: Rc<Worker>, stream: Client, peer: SocketAddr) {
+    // Boxed: a connection that waits for requests holds no room for its beginning.
+    let Some((stream, connection)) = Box::pin(establish(worker, stream, peer)).await else {
         return;
     };
     let stream = if connection.is_http2() {
@@ -64,6 +31,38 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: Client, peer: SocketAd
         connection.speak_http2();
         Box::pin(h2::converse(stream, &connection)).await;
     }
+}
+
+/// What comes before HTTP: the limit of connections, PROXY header and TLS. `None` if the connection is over.
+async fn establish(
+    worker: Rc<Worker>,
+    mut stream: Client,
+    peer: SocketAddr,
+) -> Option<(Stream, Rc<Connection>)> {
+    let local = canonical(stream.local_addr().ok()?);
+    let peer = canonical(peer);
+    if let Some((service, most)) = worker.snapshot().limit(local)
+        && !stream.joins(service, most)
+    {
+        stream.reset();
+        return None;
+    }
+    let mut origin = origin(&worker, &mut stream, peer, local).await?;
+    let snapshot = worker.snapshot();
+    let service = snapshot.service_at(local);
+    let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
+    let (stream, tls) = match over_tls.map(|service| service.listener.tls.clone()) {
+        None => (Stream::Client(stream), None),
+        Some(config) => {
+            drop(snapshot);
+            let accepted = handshake::accept(config?, stream, Timeouts::default().header);
+            // Boxed: those without TLS need not hold room for it.
+            let (stream, agreed) = Box::pin(accepted).await?;
+            (stream, Some(agreed))
+        }
+    };
+    origin.https = tls.is_some();
+    Some((stream, Connection::new(worker, local, origin, tls)?))
 }
 
 /// Who made the connection: whoever its PROXY header names, if a trusted proxy is to send one.

@@ -1,10 +1,10 @@
 //! What a worker knows: the services, the tables in force, the memory of clients. Every worker
 //! has a copy of its own, which is swapped whole.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _};
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, ServiceKey, ServiceTable,
     protocol, state,

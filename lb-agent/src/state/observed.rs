@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use foldhash::HashMap as FastMap;
 use lb_common::abi::packet::{Target, Vip, VipKey};
 use lb_common::abi::{Backend, BackendId, MAX_BACKENDS, ServiceId, ServiceKey, state};
 use lb_common::addr;
@@ -21,7 +22,7 @@ pub struct Observed {
     /// Names of the services in use.
     pub names: BTreeMap<ServiceId, String>,
     /// Which service a listen address belongs to.
-    pub listen: HashMap<ServiceKey, ServiceId>,
+    pub listen: FastMap<ServiceKey, ServiceId>,
     /// The entries of the `BACKENDS` map, those of removed backends too: they tell which ids have
     /// been given out.
     pub backends: Vec<Backend>,
@@ -30,7 +31,7 @@ pub struct Observed {
     /// The PROXY header that a service's connections to its backends begin with.
     pub proxy_protocol: HashMap<ServiceId, ProxyVersion>,
     /// How many clients a service may have that go through the agent, where that is limited.
-    pub max_connections: HashMap<ServiceId, u32>,
+    pub max_connections: FastMap<ServiceId, u32>,
     /// The names that the clients of services are hashed by, of those that have had another name.
     pub hash_names: HashMap<ServiceId, String>,
     /// How packets get to backends.
@@ -38,22 +39,22 @@ pub struct Observed {
     /// Where the packet paths look up destinations.
     pub vips: HashMap<VipKey, Vip>,
     /// Tables, as far as this agent has put them in force itself.
-    pub tables: HashMap<ServiceId, Built>,
+    pub tables: FastMap<ServiceId, Built>,
 }
 
 impl Default for Observed {
     fn default() -> Self {
         Self {
             names: BTreeMap::new(),
-            listen: HashMap::new(),
+            listen: FastMap::default(),
             backends: vec![FREE; MAX_BACKENDS],
             unix_sockets: HashMap::new(),
             proxy_protocol: HashMap::new(),
-            max_connections: HashMap::new(),
+            max_connections: FastMap::default(),
             hash_names: HashMap::new(),
             targets: HashMap::new(),
             vips: HashMap::new(),
-            tables: HashMap::new(),
+            tables: FastMap::default(),
         }
     }
 }

@@ -22,42 +22,49 @@ pub struct Asked<'a> {
 }
 
 /// Reads a query; `None` if it is not of Engine.IO.
-pub fn asked(query: &str) -> Option<Asked<'_>> {
+pub fn asked(query: &[u8]) -> Option<Asked<'_>> {
     let mut version = false;
     let mut transport = None;
     let mut sid = None;
-    for pair in query.split('&') {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    for pair in pairs(query) {
+        let equals = pair.iter().position(|byte| *byte == b'=');
+        let (name, value) = pair.split_at(equals.unwrap_or(pair.len()));
+        let value = value.get(1..).unwrap_or_default();
         match name {
-            "EIO" => version = !value.is_empty(),
-            "transport" => transport = Some(value),
-            "sid" if !value.is_empty() => sid = Some(value),
+            b"EIO" => version = !value.is_empty(),
+            b"transport" => transport = Some(value),
+            b"sid" if !value.is_empty() => sid = Some(value),
             _ => {}
         }
     }
     let transport = transport.filter(|_| version)?;
     Some(Asked {
         sid: sid.map(decoded).filter(|sid| sid.len() <= LONGEST_SID),
-        polling: transport == "polling",
+        polling: transport == b"polling",
     })
 }
 
-fn decoded(value: &str) -> Cow<'_, str> {
-    if !value.contains(['%', '+']) {
-        return Cow::Borrowed(value);
+fn pairs(query: &[u8]) -> impl Iterator<Item = &[u8]> {
+    query.split(|byte| *byte == b'&')
+}
+
+fn decoded(value: &[u8]) -> Cow<'_, str> {
+    let is_plain = !value.iter().any(|byte| matches!(byte, b'%' | b'+'));
+    if let Some(text) = str::from_utf8(value).ok().filter(|_| is_plain) {
+        return Cow::Borrowed(text);
     }
-    let pair = form_urlencoded::parse(value.as_bytes()).next();
+    let pair = form_urlencoded::parse(value).next();
     pair.map_or(Cow::Borrowed(""), |(text, _)| text)
 }
 
 /// The answer to a poll with this query that ends its session: the packet "close", in the framing
 /// of the client's protocol. `None` for what is no poll, or one by JSONP, which gets an error.
-pub fn farewell(query: &str) -> Option<&'static str> {
-    if !asked(query)?.polling || query.split('&').any(|pair| pair.starts_with("j=")) {
+pub fn farewell(query: &[u8]) -> Option<&'static str> {
+    if !asked(query)?.polling || pairs(query).any(|pair| pair.starts_with(b"j=")) {
         return None;
     }
-    let version = query.split('&').find_map(|pair| pair.strip_prefix("EIO="));
-    Some(if version == Some("3") { "1:1" } else { "1" })
+    let version = pairs(query).find_map(|pair| pair.strip_prefix(b"EIO="));
+    Some(if version == Some(b"3") { "1:1" } else { "1" })
 }
 
 /// What the beginning of an answer is.
@@ -272,32 +279,35 @@ mod tests {
 
     #[test]
     fn whoever_polls_is_told_the_end_in_its_own_framing() {
-        assert_eq!(farewell("EIO=4&transport=polling&sid=x"), Some("1"));
-        assert_eq!(farewell("EIO=3&transport=polling&sid=x&b64=1"), Some("1:1"));
-        assert_eq!(farewell("EIO=3&transport=polling&sid=x&j=0"), None);
-        assert_eq!(farewell("EIO=4&transport=websocket&sid=x"), None);
-        assert_eq!(farewell("page=1"), None);
+        assert_eq!(farewell(b"EIO=4&transport=polling&sid=x"), Some("1"));
+        assert_eq!(
+            farewell(b"EIO=3&transport=polling&sid=x&b64=1"),
+            Some("1:1")
+        );
+        assert_eq!(farewell(b"EIO=3&transport=polling&sid=x&j=0"), None);
+        assert_eq!(farewell(b"EIO=4&transport=websocket&sid=x"), None);
+        assert_eq!(farewell(b"page=1"), None);
     }
 
     #[test]
     fn requests_of_engine_io_are_told_from_others() {
-        let polling = asked("EIO=4&transport=polling&t=abc").unwrap();
+        let polling = asked(b"EIO=4&transport=polling&t=abc").unwrap();
         assert_eq!((polling.sid, polling.polling), (None, true));
-        let upgrade = asked("EIO=3&transport=websocket&sid=a-b_c").unwrap();
+        let upgrade = asked(b"EIO=3&transport=websocket&sid=a-b_c").unwrap();
         assert_eq!(upgrade.sid.as_deref(), Some("a-b_c"));
         assert!(!upgrade.polling);
         assert_eq!(
-            asked("EIO=4&transport=polling&sid=a%2Db")
+            asked(b"EIO=4&transport=polling&sid=a%2Db")
                 .unwrap()
                 .sid
                 .as_deref(),
             Some("a-b")
         );
-        assert_eq!(asked("sid=x"), None);
-        assert_eq!(asked("transport=polling"), None);
-        assert_eq!(asked(""), None);
+        assert_eq!(asked(b"sid=x"), None);
+        assert_eq!(asked(b"transport=polling"), None);
+        assert_eq!(asked(b""), None);
         let long = format!("EIO=4&transport=polling&sid={}", "x".repeat(200));
-        assert_eq!(asked(&long).unwrap().sid, None);
+        assert_eq!(asked(long.as_bytes()).unwrap().sid, None);
     }
 
     proptest! {
@@ -306,7 +316,7 @@ mod tests {
             handshake(&bytes);
             handshake(&[b"0{\"sid\":", bytes.as_slice()].concat());
             handshake(&[b"___eio[", bytes.as_slice()].concat());
-            asked(&String::from_utf8_lossy(&bytes));
+            asked(&bytes);
         }
     }
 }

@@ -94,10 +94,7 @@ pub fn known(
                 .map_or(Key::New, Key::Backend),
             action: StickyAction::Cookie,
         },
-        Stickiness::SocketIo => match query
-            .and_then(|query| std::str::from_utf8(query).ok())
-            .and_then(engineio::asked)
-        {
+        Stickiness::SocketIo => match query.and_then(engineio::asked) {
             None => only(address),
             Some(asked) => of_session(asked, head, address, memory.sessions),
         },
