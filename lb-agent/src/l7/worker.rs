@@ -75,9 +75,10 @@ impl Worker {
     pub(super) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         self.open.set(self.open.get() + 1);
         let worker = Rc::clone(self);
-        tokio::task::spawn_local(async move {
+        // Boxed: the runtime moves a task about before its first step and after its last.
+        tokio::task::spawn_local(Box::pin(async move {
             task.await;
             worker.open.set(worker.open.get() - 1);
-        });
+        }));
     }
 }
