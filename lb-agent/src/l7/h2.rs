@@ -54,7 +54,8 @@ struct Here;
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Here {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        // Boxed: the runtime moves a task about before its first step and after its last.
+        tokio::task::spawn_local(Box::pin(task));
     }
 }
 

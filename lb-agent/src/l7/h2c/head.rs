@@ -72,7 +72,7 @@ pub(in crate::l7) fn fields_of(headers: &HeaderMap) -> Fields {
 
 /// Header fields in the form of the crate `h2`.
 pub(in crate::l7) fn headers_of(fields: &Fields) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields.iter() {
         append(&mut headers, name, value);
     }
