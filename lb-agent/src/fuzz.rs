@@ -7,10 +7,10 @@ use lb_http::body::{Decoder, Piece};
 use lb_http::request::Limits;
 use lb_http::{Fields, Framing, Name, RequestHead, ResponseHead};
 
-use crate::config::http::{ProxyVersion, Settings};
 use crate::l7::forwarded::{self, Origin, value};
 use crate::l7::sticky::engineio::{self, Handshake};
 use crate::proxy::header::{self, Parsed};
+use lb_config::http::{ProxyVersion, Settings};
 
 /// A PROXY header is read the same however it comes in pieces, and what it tells can be told on.
 pub fn proxy_header(bytes: &[u8]) {

@@ -12,7 +12,6 @@
 //! | [`crowd`] | the connections of the control and the metrics socket |
 //! | [`handover`] | listening sockets that outlive an agent |
 //! | [`privilege`] | what the process and its threads give up |
-//! | [`config`] | the configuration file, checked whole |
 //! | [`network`] | interfaces, routes and neighbours of this host |
 //! | [`state`] | what should be, what is, and the plan from one to the other |
 //! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
@@ -34,7 +33,6 @@ pub mod admission;
 pub mod allocator;
 pub mod cli;
 pub mod clock;
-pub mod config;
 pub mod control;
 pub mod crowd;
 pub mod dataplane;

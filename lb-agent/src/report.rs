@@ -12,7 +12,6 @@ use lb_common::addr;
 use lb_common::select::Reason;
 
 use crate::clock::boot_ns;
-use crate::config::{Config, Mode};
 use crate::control::message::{AffinityFound, Lookup};
 use crate::control::status::{
     AffinityStatus, AgentStatus, BackendStatus, CounterStatus, HealthStatus, ServiceStatus, Status,
@@ -25,6 +24,7 @@ use crate::proxy::front::Front;
 use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Target};
+use lb_config::{Config, Mode};
 
 /// What is true of the agent as long as it lives.
 pub struct About {

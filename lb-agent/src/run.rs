@@ -14,7 +14,6 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::admission::{Admission, Descriptors};
 use crate::allocator;
-use crate::config::{self, Config, PacketConfig};
 use crate::control::message::Command;
 use crate::control::queue::{Call, Inbox, queue};
 use crate::control::server;
@@ -32,6 +31,7 @@ use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::reconcile::{LOOK_AGAIN, ReconcileError, Reconciler};
 use crate::state::store::Store;
+use lb_config::{Config, PacketConfig};
 
 /// How long connections on the userspace path may go on after the agent was told to stop.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
@@ -257,7 +257,7 @@ fn open_planes(config: &Config, kept: &Kept, admission: &Admission) -> anyhow::R
             l7,
         }
     };
-    if agent.data_plane == config::DataPlane::Userspace {
+    if agent.data_plane == lb_config::DataPlane::Userspace {
         refuse_beside_pins(&agent.pin_dir, None)?;
         return Ok(userspace(Vec::new()));
     }
@@ -269,7 +269,7 @@ fn open_planes(config: &Config, kept: &Kept, admission: &Admission) -> anyhow::R
     };
     match Bpf::open(&settings) {
         Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers), kept, admission),
-        Err(error) if agent.data_plane == config::DataPlane::Auto && error.may_fall_back() => {
+        Err(error) if agent.data_plane == lb_config::DataPlane::Auto && error.may_fall_back() => {
             let missing = format!("BPF cannot serve here: {}", explain(&error));
             refuse_beside_pins(&agent.pin_dir, Some(&missing))?;
             tracing::warn!("{missing}; every connection goes through the agent");

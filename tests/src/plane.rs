@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use lb_agent::config::{self, BackendAddress};
 use lb_agent::dataplane::bpf::{self, Bpf};
 use lb_agent::dataplane::{BackendCounts, Connections as _, Counts as _, Tables as _};
 use lb_agent::host::HostTables;
@@ -16,6 +15,7 @@ use lb_agent::state::plan::plan;
 use lb_agent::state::surroundings::Surroundings;
 use lb_common::abi;
 use lb_common::select::Client;
+use lb_config::BackendAddress;
 
 use crate::hosts::Host;
 
@@ -52,7 +52,7 @@ impl<'a> Kernel<'a> {
             std::process::id()
         ));
         let plane = host.run(|| open(&pin_dir));
-        let config = config::parse(services, Path::new("test.toml")).unwrap();
+        let config = lb_config::parse(services, Path::new("test.toml")).unwrap();
         let mut desired = Desired::new(&config, &Overlay::default(), [1, 2], 0, &AllHere);
         for service in &mut desired.services {
             for backend in &mut service.backends {

@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lb_agent::config;
 use lb_agent::dataplane::bpf::{self, Bpf};
 use lb_agent::dataplane::{Connections as _, Tables as _};
 use lb_agent::host::HostTables;
@@ -123,7 +122,7 @@ fn agree() {
 }
 
 fn put_in_force(plane: &mut Bpf) -> Observed {
-    let config = config::parse(CONFIG, Path::new("agreement.toml")).unwrap();
+    let config = lb_config::parse(CONFIG, Path::new("agreement.toml")).unwrap();
     let desired = Desired::new(&config, &Overlay::default(), [0x1234, 0x5678], 0, &AllHere);
     let mut observed = plane.observe().unwrap();
     for action in plan(&desired, &observed, &|_| false).unwrap() {

@@ -86,9 +86,9 @@ fn the_example_configuration_is_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.toml");
     fs::write(&path, example).unwrap();
-    let config = lb_agent::config::load(Some(&path)).unwrap();
+    let config = lb_config::load(Some(&path)).unwrap();
     assert_eq!(config.services[0].backends.len(), 2);
-    let usual = lb_agent::config::AgentConfig::default();
+    let usual = lb_config::AgentConfig::default();
     assert_eq!(config.agent.state_dir, usual.state_dir);
     assert_eq!(config.agent.control, usual.control);
     assert_eq!(config.agent.pin_dir, usual.pin_dir);
@@ -98,9 +98,9 @@ fn the_example_configuration_is_one() {
 #[test]
 fn the_packaged_configuration_is_the_built_in_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/config.toml");
-    let mut config = lb_agent::config::load(Some(&path)).unwrap();
+    let mut config = lb_config::load(Some(&path)).unwrap();
     config.source = None;
-    assert_eq!(config, lb_agent::config::Config::default());
+    assert_eq!(config, lb_config::Config::default());
 }
 
 #[test]

@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::Failure;
 use super::{Control, output, wait_for};
-use crate::config::BackendAddress;
 use crate::control::client::CallError;
 use crate::control::message::{Command, RefusalKind};
 use crate::control::status::{ServiceStatus, Status};
 use crate::dataplane::{self, bpf::takes_datagrams};
+use lb_config::BackendAddress;
 
 /// Add a backend, or put one back in service
 ///

@@ -7,10 +7,10 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::output;
-use crate::config::{self, Config, loops};
 use crate::dataplane;
 use crate::l7::pages;
 use crate::l7::tls::check_config;
+use lb_config::{Config, loops};
 
 /// Check a configuration without using it
 ///
@@ -25,7 +25,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn carry_out(&self) -> Result<(), Failure> {
-        let config::Inspected { config, error } = config::inspect(self.config.as_deref());
+        let lb_config::Inspected { config, error } = lb_config::inspect(self.config.as_deref());
         let mut problems: Vec<String> = error
             .iter()
             .flat_map(|error| {
@@ -49,7 +49,7 @@ impl Check {
             return Err(Failure::of_lines(problems));
         }
         output::line(&summary(&config))?;
-        config::warnings(&config)
+        lb_config::warnings(&config)
             .iter()
             .chain(&certificates.warnings)
             .try_for_each(|warning| output::line(&format!("warning: {warning}")))
@@ -76,7 +76,7 @@ fn summary(config: &Config) -> String {
     if config.source.is_none() {
         text.push_str(&format!(
             " (built in, as there is no {})",
-            config::DEFAULT_FILE
+            lb_config::DEFAULT_FILE
         ));
     }
     text

@@ -9,10 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
 use super::{output, wait_for};
-use crate::config::http::Cidr;
-use crate::config::value::BadValue;
 use crate::dataplane::bpf::decap::{self, Counts, Decap, DecapError, Mode, Settings};
 use crate::errors::chain;
+use lb_config::http::Cidr;
+use lb_config::value::BadValue;
 
 /// Take the wrapping off packets of the dsr path, on a backend
 ///

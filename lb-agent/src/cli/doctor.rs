@@ -9,7 +9,6 @@ use serde::Serialize;
 use super::Control;
 use super::failure::{self, Failure};
 use super::output::{self, Look};
-use crate::config;
 use crate::doctor::{self, Finding, Level};
 
 /// Look for what stands in the way on this machine
@@ -36,7 +35,7 @@ struct Report<'a> {
 impl Doctor {
     pub(super) fn carry_out(self, control: Control) -> Result<(), Failure> {
         let mut config =
-            config::load(self.config.as_deref()).map_err(|error| Failure::of_config(&error))?;
+            lb_config::load(self.config.as_deref()).map_err(|error| Failure::of_config(&error))?;
         if let Some(path) = control.path {
             config.agent.control = path;
         }

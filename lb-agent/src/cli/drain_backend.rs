@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::{Control, drain_wait, output, wait_for};
-use crate::config::BackendAddress;
 use crate::control::message::Command;
 use crate::state::overlay;
+use lb_config::BackendAddress;
 
 /// Give a backend no new clients; let the known ones stay for a while
 ///

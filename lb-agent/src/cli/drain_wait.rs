@@ -7,11 +7,11 @@ use tokio::time::{Instant, sleep};
 
 use super::failure::Failure;
 use super::output;
-use crate::config::BackendAddress;
 use crate::control::client::{CallError, Client};
 use crate::control::message::Command;
 use crate::control::status::{BackendStatus, Status};
 use crate::state::overlay::AtEnd;
+use lb_config::BackendAddress;
 
 /// From one look to the next.
 const LOOK: Duration = Duration::from_millis(100);

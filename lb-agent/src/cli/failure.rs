@@ -4,9 +4,9 @@ use std::io;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use crate::config::ConfigError;
 use crate::control::client::CallError;
 use crate::control::message::{Refusal, RefusalKind};
+use lb_config::ConfigError;
 
 /// What was asked could not be done.
 pub(super) const FAILED: u8 = 1;

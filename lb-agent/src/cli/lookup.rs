@@ -95,8 +95,8 @@ fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BackendAddress;
     use crate::control::message::AffinityFound;
+    use lb_config::BackendAddress;
 
     fn found() -> Found {
         let backend = |port| BackendAddress::Ip(([127, 0, 0, 1], port).into());

@@ -33,11 +33,11 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::config::value::{self, BadValue};
-use crate::config::{BackendAddress, DEFAULT_CONTROL};
 use crate::control::client::Client;
 use crate::control::message::{Command as Request, Part};
 use failure::Failure;
+use lb_config::value::{self, BadValue};
+use lb_config::{BackendAddress, DEFAULT_CONTROL};
 
 /// A sticky load balancer that lets the kernel do the work.
 #[derive(Debug, Parser)]

@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::{Control, output, wait_for};
-use crate::config;
 use crate::control::message::{Command, Part, Preview, Submitted};
 use crate::state::preview::{BackendPreview, Change, Moved, ServicePreview};
 
@@ -45,7 +44,7 @@ impl Plan {
 
 /// The text of a configuration that is sound: the agent may not be allowed to read where it is.
 fn submitted(path: &Path) -> Result<Submitted, Failure> {
-    config::load(Some(path)).map_err(|error| Failure::of_config(&error))?;
+    lb_config::load(Some(path)).map_err(|error| Failure::of_config(&error))?;
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::failed(format!("read {}: {error}", path.display())))?;
     Ok(Submitted {

@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::Control;
 use super::failure::Failure;
-use crate::config::BackendAddress;
 use crate::control::message::Command;
+use lb_config::BackendAddress;
 
 /// Remove a backend at once
 ///

@@ -11,7 +11,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::failure::{self, Failure};
 use super::{Control, output};
-use crate::config;
 use crate::l7::tls::check_config;
 use crate::metrics::events::Keep;
 use crate::run::{End, WillNotHelp};
@@ -49,7 +48,7 @@ enum Log {
 impl Run {
     pub(super) fn carry_out(self, control: Control) -> Result<(), Failure> {
         let mut config =
-            config::load(self.config.as_deref()).map_err(|error| Failure::of_config(&error))?;
+            lb_config::load(self.config.as_deref()).map_err(|error| Failure::of_config(&error))?;
         if let Some(path) = control.path {
             config.agent.control = path;
         }
@@ -62,7 +61,7 @@ impl Run {
         for problem in certificates.refused.iter().chain(&certificates.warnings) {
             tracing::warn!("{problem}");
         }
-        for warning in config::warnings(&config) {
+        for warning in lb_config::warnings(&config) {
             tracing::warn!("{warning}");
         }
         match crate::run::run(config, self.config) {

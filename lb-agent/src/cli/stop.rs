@@ -11,9 +11,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::failure::Failure;
 use super::{Control, output, wait_for};
-use crate::config::{self, Config, DEFAULT_CONTROL};
 use crate::control::client::{CallError, Client};
 use crate::control::message::Command;
+use lb_config::{Config, DEFAULT_CONTROL};
 
 /// For the agent to be gone after it has said that it goes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,7 +63,7 @@ impl Stop {
 }
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
-    config::load(path).map_err(|error| Failure::of_config(&error))
+    lb_config::load(path).map_err(|error| Failure::of_config(&error))
 }
 
 fn process(pid: i32) -> Option<OwnedFd> {

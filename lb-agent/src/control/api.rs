@@ -8,13 +8,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::message::{Command, Part, Refusal, RefusalDocument, RefusalKind, Submitted};
-use crate::config::value::{self, BadValue};
 use crate::state::overlay::AtEnd;
+use lb_config::value::{self, BadValue};
 
 /// Longest body that is taken, in bytes.
 const MAX_BODY: usize = 64 << 10;
 /// The same where a whole configuration is sent along; as JSON it may take twice its size.
-const MAX_PLAN_BODY: usize = 2 * crate::config::MAX_FILE_BYTES as usize + MAX_BODY;
+const MAX_PLAN_BODY: usize = 2 * lb_config::MAX_FILE_BYTES as usize + MAX_BODY;
 
 /// Longest body that is taken at `path`, in bytes.
 pub(super) fn max_body(path: &str) -> usize {

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::stats::Stats;
 use super::status::Status;
-use crate::config::BackendAddress;
 use crate::state::overlay::AtEnd;
 pub use crate::state::preview::Preview;
+use lb_config::BackendAddress;
 
 /// What can be asked of the agent. Where `service` is `None`, the only service is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::BackendAddress;
 use crate::network::status::PacketStatus;
+use lb_config::BackendAddress;
 
 /// Everything there is to tell of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -15,8 +15,8 @@ use super::message::{AffinityFound, Command, Lookup, Refusal, RefusalKind, Reply
 use super::queue::{Call, queue};
 use super::server::{bind, serve};
 use super::status::{AgentStatus, Status};
-use crate::config::BackendAddress;
 use crate::metrics::server::response;
+use lb_config::BackendAddress;
 
 /// An agent that answers every command and remembers it.
 struct Fake {

@@ -7,11 +7,11 @@ use std::path::Path;
 use lb_common::abi::ABI_VERSION;
 
 use super::Finding;
-use crate::config::{AgentConfig, Config, DataPlane};
 use crate::control::client::Client;
 use crate::control::message::Command;
 use crate::control::status::Status;
 use crate::dataplane::bpf::{leftover, probe};
+use lb_config::{AgentConfig, Config, DataPlane};
 
 /// TMPFS_MAGIC, `linux/magic.h`.
 const TMPFS: u64 = 0x0102_1994;

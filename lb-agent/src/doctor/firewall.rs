@@ -8,8 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Finding;
-use crate::config::{Config, Path};
 use crate::dataplane;
+use lb_config::{Config, Path};
 
 /// Hooks of netfilter that a packet of a service would meet on its way to the host's own stack.
 const PASSED_BY: [&str; 4] = ["ingress", "prerouting", "input", "forward"];

@@ -6,9 +6,9 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 
 use super::{Finding, Level};
-use crate::config::{Config, DataPlane};
 use crate::dataplane::bpf::kernel::{Kernel, OLDEST_KERNEL};
 use crate::dataplane::bpf::probe::{self, Tried};
+use lb_config::{Config, DataPlane};
 
 /// BPF_FS_MAGIC, `linux/magic.h`.
 const BPFFS: u64 = 0xcafe_4a11;

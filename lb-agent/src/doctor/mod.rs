@@ -17,7 +17,7 @@ mod network;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use lb_config::Config;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -8,9 +8,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{Finding, ethtool};
-use crate::config::{Config, Mode};
 use crate::dataplane::bpf::holders::{Holder, holders};
 use crate::dataplane::bpf::probe;
+use lb_config::{Config, Mode};
 
 /// Names of our programs begin like this.
 const OURS: &str = "lb_";

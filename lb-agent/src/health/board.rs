@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::schedule::{Random, Schedule, first_wait, next_wait};
 use super::threshold::{Rules, State, Threshold};
-use crate::config::health::{Health as Check, Probe};
 use crate::state::overlay::Target;
 use crate::state::verdict::{FULL_RAMP, Verdict};
+use lb_config::health::{Health as Check, Probe};
 
 /// A backend that is to be watched.
 #[derive(Clone, Debug)]

@@ -25,10 +25,10 @@ use tokio::sync::Notify;
 pub use board::{About, Watched};
 pub use threshold::State;
 
-use crate::config::BackendAddress;
 use crate::state::overlay::Target;
 use crate::state::verdict::Verdict;
 use board::Board;
+use lb_config::BackendAddress;
 use schedule::Random;
 
 /// The health of all backends. Clones share it.

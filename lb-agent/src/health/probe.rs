@@ -14,10 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::config::BackendAddress;
-use crate::config::health::{Health as Check, HttpProbe, Probe};
-use crate::config::http::Protocol;
 use crate::sockdiag;
+use lb_config::BackendAddress;
+use lb_config::health::{Health as Check, HttpProbe, Probe};
+use lb_config::http::Protocol;
 
 /// So much of a body is searched for the text that must be there, in bytes.
 const MAX_BODY: usize = 64 << 10;

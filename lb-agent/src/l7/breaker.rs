@@ -8,7 +8,7 @@ use std::time::Duration;
 use lb_common::abi::BackendId;
 
 use super::clock;
-use crate::config::http::Upstream;
+use lb_config::http::Upstream;
 
 /// The backends that fail, as one worker has met them: those that fail again and again are ejected for a
 /// while.

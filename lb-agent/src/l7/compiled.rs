@@ -13,11 +13,11 @@ use super::forwarded::Via;
 use super::pages::Pages;
 use super::routes::{Guards, Router};
 use super::sticky::cookie::Cookies;
-use crate::config::http::{
+use crate::state::observed::Observed;
+use lb_config::http::{
     Action, AmbiguousPaths, HttpService, Protocol, Route, RouteLimits, RouteTimeouts, Stickiness,
     Template, Timeouts,
 };
-use crate::state::observed::Observed;
 
 /// One service, ready for requests.
 pub(super) struct CompiledService {

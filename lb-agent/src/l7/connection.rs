@@ -16,7 +16,7 @@ use super::progress::{Phase, Progress};
 use super::settings::Service;
 use super::sticky::Key;
 use super::worker::Worker;
-use crate::config::http::Timeouts;
+use lb_config::http::Timeouts;
 
 /// How soon a client that goes on is remembered again.
 const REMEMBER_MS: u64 = 60_000;

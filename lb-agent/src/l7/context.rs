@@ -21,7 +21,7 @@ use super::sticky::engineio;
 use super::sticky::sessions::Sessions;
 use super::sticky::sniffer::{SessionSniffer, TunnelledSession};
 use super::sticky::{Key, StickyAction, StickyKey};
-use crate::config::http::Algorithm;
+use lb_config::http::Algorithm;
 
 /// One request.
 pub(super) struct RequestContext {

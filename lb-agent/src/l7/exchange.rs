@@ -34,7 +34,7 @@ use super::transfer::Transfer;
 use super::tunnel::Tunnel;
 use super::upload::{Upload, UploadError};
 use super::upstream::Upstream;
-use crate::config::http::Protocol;
+use lb_config::http::Protocol;
 
 /// How often one request of which nothing was written is sent again, at most.
 const MOST_REPEATS: u32 = 3;

@@ -14,7 +14,7 @@ use hyper::header::HeaderName;
 use lb_http::{Fields, Name, list};
 
 pub mod value;
-use crate::config::http::{Cidr, Settings};
+use lb_config::http::{Cidr, Settings};
 
 /// Longest id of a request that is taken over from a trusted proxy.
 const LONGEST_ID: usize = 128;

@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 
 use super::access_log::{Sink, Writer};
 use super::tls::{Certificates, TicketKeys, Watcher, server_config};
-use crate::config::http::{AccessLog, CertificateFiles, HttpService, Tls};
+use lb_config::http::{AccessLog, CertificateFiles, HttpService, Tls};
 
 /// What holds for the connections of one service.
 #[derive(Default)]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 
-use crate::config::Config;
-use crate::config::http::ErrorPages;
+use lb_config::Config;
+use lb_config::http::ErrorPages;
 
 /// Largest page that is read.
 const LARGEST: u64 = 1 << 20;

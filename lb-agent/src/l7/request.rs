@@ -11,7 +11,7 @@ use super::forwarded::{Asker, Origin};
 use super::rules::Values;
 use super::sticky::StickyKey;
 use super::sticky::sessions::Sessions;
-use crate::config::BackendAddress;
+use lb_config::BackendAddress;
 
 /// A request as filters see it.
 pub(super) struct Request {

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::http::path;
-use crate::config::http::{HostPattern, Route};
+use lb_config::http::path;
+use lb_config::http::{HostPattern, Route};
 
 /// The routes of one service, ready to be asked.
 #[derive(Debug, Default)]
@@ -144,7 +144,7 @@ fn lower_case<'a>(name: &'a str, buffer: &'a mut [u8; 256]) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse;
+    use lb_config::parse;
     use proptest::prelude::*;
 
     /// A router for routes like "example.com *.example.com /api"; each is known by its place.

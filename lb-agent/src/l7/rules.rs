@@ -8,8 +8,8 @@ use lb_http::Fields;
 
 use super::forwarded::{self, Asker, Origin};
 use super::routes::hostname;
-use crate::config::BackendAddress;
-use crate::config::http::{HeaderRule, Operation, Part, Template, Variable};
+use lb_config::BackendAddress;
+use lb_config::http::{HeaderRule, Operation, Part, Template, Variable};
 
 /// What variables stand for, in one request.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +182,7 @@ fn variable_into(text: &mut Vec<u8>, variable: Variable, values: &Values<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse;
+    use lb_config::parse;
 
     fn rules(lines: &str) -> Rules {
         let text = format!(

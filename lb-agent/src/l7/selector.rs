@@ -20,9 +20,9 @@ use super::sticky::Key;
 use super::stream::Stream;
 use super::upstream::Upstream;
 use crate::admission::{Admission, lacks_port};
-use crate::config::BackendAddress;
-use crate::config::http::Protocol;
 use crate::proxy::{header, is_scarcity};
+use lb_config::BackendAddress;
+use lb_config::http::Protocol;
 
 /// How soon a backend that refused a connection is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);

@@ -13,7 +13,7 @@ use super::stream::Stream;
 use super::worker::Worker;
 use super::{h2, handshake, http1, proxied};
 use crate::admission::listener::Client;
-use crate::config::http::Timeouts;
+use lb_config::http::Timeouts;
 
 /// Serves a connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, stream: Client, peer: SocketAddr) {

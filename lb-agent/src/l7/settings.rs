@@ -22,12 +22,12 @@ use super::sticky::sessions::Sessions;
 use super::sticky::spread::Spread;
 use crate::admission::Admission;
 use crate::clock::boot_ns;
-use crate::config::BackendAddress;
-use crate::config::http::HttpService;
 use crate::dataplane::Clients;
 use crate::health::Suspicions;
 use crate::state::desired::Desired;
 use crate::state::observed::Observed;
+use lb_config::BackendAddress;
+use lb_config::http::HttpService;
 
 /// One state of everything, shared by the workers.
 pub(super) struct Snapshot {

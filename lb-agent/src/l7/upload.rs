@@ -10,7 +10,7 @@ use super::carrier::Carrier;
 use super::compiled::RouteConfig;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
-use crate::config::http::Protocol;
+use lb_config::http::Protocol;
 
 /// A request up to this many bytes is kept until its answer begins, so that it can be sent again.
 const KEPT: usize = 64 * 1024;

@@ -22,12 +22,12 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::{collect, text};
-use crate::config::MetricsAddress;
 use crate::control::message::{Command, Reply};
 use crate::control::queue::Calls;
 use crate::control::stats::{Family, Stats};
 use crate::crowd::{Asking, Crowd};
 use crate::seldom::Seldom;
+use lb_config::MetricsAddress;
 
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);

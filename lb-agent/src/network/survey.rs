@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::config::{Attach, InterfaceConfig};
+use lb_config::{Attach, InterfaceConfig};
 
 /// Interfaces, addresses and routes of this network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use crate::config::http::ProxyVersion;
+use lb_config::http::ProxyVersion;
 
 /// Longest header (section 2.2): the addresses take at most 232 bytes, and what follows them, of no use
 /// here, is skipped.

@@ -15,8 +15,8 @@ use nix::libc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::http::ProxyVersion;
 use crate::handover::Newcomers;
+use lb_config::http::ProxyVersion;
 
 pub mod bind;
 mod datagram;

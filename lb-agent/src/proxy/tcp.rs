@@ -31,9 +31,9 @@ use super::{
 };
 use crate::admission::listener::{Client, Listener};
 use crate::admission::{Admission, lacks_port};
-use crate::config::http::ProxyVersion;
 use crate::handover::Newcomers;
 use crate::sockopt::save_syn;
+use lb_config::http::ProxyVersion;
 
 /// Most bytes read at once, and so the most kept for one direction of a connection.
 const CHUNK: usize = 64 * 1024;

@@ -7,7 +7,6 @@ use lb_common::abi::state;
 
 use super::{ReconcileError, Reconciler};
 use crate::admission::is_near;
-use crate::config::{self, BackendAddress};
 use crate::control::message::{Command, Refusal, RefusalKind, Reply};
 use crate::control::status::Status;
 use crate::dataplane::bpf::strangers::{Stranger, strangers};
@@ -15,6 +14,7 @@ use crate::errors::chain;
 use crate::report::{self, figures::Figures};
 use crate::state::desired::{Backend, Service};
 use crate::state::overlay::{self, AtEnd, Drained, Overlay, Target};
+use lb_config::BackendAddress;
 
 /// How long a drain lasts when nobody says.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
@@ -183,7 +183,7 @@ impl Reconciler {
         let Some(service) = services.find(|service| service.name == target.service) else {
             return Ok(());
         };
-        config::check_path(service, &target.address).map_err(|problem| {
+        lb_config::check_path(service, &target.address).map_err(|problem| {
             let error = format!("add {} to {}: {problem}", target.address, target.service);
             refuse(RefusalKind::BadRequest, error, None)
         })
@@ -198,7 +198,7 @@ impl Reconciler {
         let service = self.named(service)?;
         let (target, present) = self.target(service, address);
         let address = &target.address;
-        config::check_backend(service.mode, address).map_err(|problem| {
+        lb_config::check_backend(service.mode, address).map_err(|problem| {
             refuse(
                 RefusalKind::BadRequest,
                 format!("add {address} to {}: {problem}", target.service),

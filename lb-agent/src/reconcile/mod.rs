@@ -22,7 +22,6 @@ pub use commands::DEFAULT_DRAIN;
 use packets::Surveyed;
 use snapshot::Here;
 
-use crate::config::Config;
 use crate::dataplane::{self, DataPlane};
 use crate::errors::chain;
 use crate::handover::Newcomers;
@@ -39,6 +38,7 @@ use crate::state::plan::{PlanError, plan};
 use crate::state::rename::{back, carry_over};
 use crate::state::route::MPTCP;
 use crate::state::store::{Store, StoreError};
+use lb_config::Config;
 
 /// Why a change could not be put in force. Nothing is lost: what was in force still is.
 #[derive(Debug, thiserror::Error)]

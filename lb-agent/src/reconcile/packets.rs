@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use lb_common::abi::path;
 
 use super::Reconciler;
-use crate::config::{Attach, PacketConfig};
 use crate::dataplane;
 use crate::dataplane::packets::{InterfaceState, Wanted};
 use crate::errors::chain;
@@ -18,6 +17,7 @@ use crate::network::sysctl::{self, Sysctls};
 use crate::state::desired::Desired;
 use crate::state::targets::Ports;
 use crate::state::vips;
+use lb_config::{Attach, PacketConfig};
 
 /// How often neighbours are asked for, and slots are looked at.
 const OFTEN: Duration = Duration::from_secs(2);

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use super::Reconciler;
 use super::commands::{changed, count, not_changed, refuse};
 use super::snapshot::{bad, check_loops, next};
-use crate::config;
 use crate::control::message::{Part, Refusal, RefusalKind, Reply};
 use crate::l7::tls::check_config;
 use crate::state::overlay::Overlay;
@@ -15,7 +14,7 @@ use crate::state::rename::notes;
 impl Reconciler {
     /// Reads the configuration again. A bad one changes nothing.
     pub(super) fn reload(&mut self, max_moved: Option<Part>) -> Result<Reply, Refusal> {
-        let config = config::load(self.config_path.as_deref()).map_err(|error| bad(&error))?;
+        let config = lb_config::load(self.config_path.as_deref()).map_err(|error| bad(&error))?;
         let certificates = check_config(&config, SystemTime::now());
         if !certificates.unusable.is_empty() {
             return Err(refuse(

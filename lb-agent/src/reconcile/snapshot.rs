@@ -14,7 +14,6 @@ use super::packets::{entrance, own_addresses, ports};
 use super::{ReconcileError, Reconciler};
 use crate::allocator;
 use crate::clock::boot_ns;
-use crate::config::{self, Config, ConfigError, PacketConfig};
 use crate::control::message::{Refusal, RefusalKind, Reply, Submitted};
 use crate::control::queue::Call;
 use crate::dataplane::{self, Clients, Reader};
@@ -31,6 +30,7 @@ use crate::state::rename::carry_over;
 use crate::state::surroundings::Surroundings;
 use crate::state::targets::Ports;
 use crate::state::verdict::Verdict;
+use lb_config::{Config, ConfigError, PacketConfig};
 
 /// The nice value of the threads that make plans: a third of the CPU time that the agent gets beside them.
 const PRIORITY: i32 = 5;
@@ -144,8 +144,8 @@ impl Snapshot {
     /// When the configuration is bad, does not fit, or tables cannot be read.
     pub fn plan(&self, submitted: Option<&Submitted>) -> Result<Preview, Refusal> {
         let config = match submitted {
-            Some(Submitted { text, source }) => config::parse(text, Path::new(source)),
-            None => config::load(self.config_path.as_deref()),
+            Some(Submitted { text, source }) => lb_config::parse(text, Path::new(source)),
+            None => lb_config::load(self.config_path.as_deref()),
         };
         self.preview(config.map_err(|error| bad(&error))?)
     }

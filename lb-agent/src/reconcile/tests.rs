@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::admission::Admission;
-use crate::config;
 use crate::control::message::{Command, RefusalKind, Reply};
 use crate::control::queue::Call;
 use crate::control::status::Status;
@@ -137,7 +136,7 @@ impl Bench {
 
     /// A new agent on the same state directory and tables.
     fn agent(&self) -> Reconciler {
-        let config = config::load(Some(&self.config_path())).unwrap();
+        let config = lb_config::load(Some(&self.config_path())).unwrap();
         let store = Store::open(&config.agent.state_dir).unwrap();
         let front = Front::new(
             self.plane.clients(),

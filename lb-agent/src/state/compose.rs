@@ -12,8 +12,8 @@ use super::route::route;
 use super::surroundings::Surroundings;
 use super::table::HeadSettings;
 use super::vips;
-use crate::config::health::Health;
-use crate::config::{BackendAddress, Config, Mode};
+use lb_config::health::Health;
+use lb_config::{BackendAddress, Config, Mode};
 
 impl Desired {
     /// The configuration with `overlay` laid over it, at the time `now_ms`.
@@ -24,7 +24,7 @@ impl Desired {
         now_ms: u64,
         surroundings: &dyn Surroundings,
     ) -> Self {
-        let compose = |service: &crate::config::Service| {
+        let compose = |service: &lb_config::Service| {
             let mut composed = Service::from_config(service, hash_key);
             if let Some(name) = overlay.hash_name(&service.name) {
                 name.clone_into(&mut composed.hash_name);
@@ -47,7 +47,7 @@ impl Desired {
 }
 
 impl Service {
-    fn from_config(service: &crate::config::Service, hash_key: [u64; 2]) -> Self {
+    fn from_config(service: &lb_config::Service, hash_key: [u64; 2]) -> Self {
         let affinity = &service.affinity;
         Self {
             name: service.name.clone(),
@@ -81,7 +81,7 @@ impl Service {
 }
 
 fn backends(
-    service: &crate::config::Service,
+    service: &lb_config::Service,
     overlay: &Overlay,
     now_ms: u64,
     surroundings: &dyn Surroundings,
@@ -174,7 +174,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn config(text: &str) -> Config {
-        crate::config::parse(text, std::path::Path::new("test.toml")).unwrap()
+        lb_config::parse(text, std::path::Path::new("test.toml")).unwrap()
     }
 
     fn web(overlay: &Overlay, now_ms: u64) -> Service {

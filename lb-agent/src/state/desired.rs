@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::overlay::AtEnd;
 use super::route::{ByPackets, Route};
 use super::table::HeadSettings;
-use crate::config::health::Health;
-use crate::config::http::{HttpService, ProxyVersion};
-use crate::config::value::BadValue;
-use crate::config::{BackendAddress, Mode};
 use crate::network::survey::Way;
+use lb_config::health::Health;
+use lb_config::http::{HttpService, ProxyVersion};
+use lb_config::value::BadValue;
+use lb_config::{BackendAddress, Mode};
 
 /// All services.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,13 +6,13 @@ use super::desired::{Backend, Service};
 use super::overlay::Target;
 use super::surroundings::Surroundings;
 use super::verdict::{FULL_RAMP, Verdict};
-use crate::config::Mode;
-use crate::config::health::AllDown;
+use lb_config::Mode;
+use lb_config::health::AllDown;
 
 /// Lays what is known of their health over the backends of a service.
 pub(super) fn judge(
     service: &mut Service,
-    config: &crate::config::Service,
+    config: &lb_config::Service,
     surroundings: &dyn Surroundings,
 ) {
     let Some(health) = service.health.clone() else {

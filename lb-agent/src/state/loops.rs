@@ -7,7 +7,7 @@ use lb_common::abi::{path, protocol, state};
 
 use super::desired::{Backend, Desired, Service, Source};
 use super::surroundings::Surroundings;
-use crate::config::loops::{Carrier, Hop, find};
+use lb_config::loops::{Carrier, Hop, find};
 
 /// Takes such backends out of service.
 pub(super) fn take_out(desired: &mut Desired, surroundings: &dyn Surroundings) {

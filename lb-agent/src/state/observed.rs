@@ -13,8 +13,8 @@ use lb_common::addr;
 use super::action::Action;
 use super::desired::Desired;
 use super::table::Built;
-use crate::config::BackendAddress;
-use crate::config::http::ProxyVersion;
+use lb_config::BackendAddress;
+use lb_config::http::ProxyVersion;
 
 /// Everything in force. Cheap to clone: tables are shared.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::BackendAddress;
+use lb_config::BackendAddress;
 
 /// Version of the file that [`Overlay`] is kept in.
 pub const VERSION: u32 = 1;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::desired::{Backend, Desired, Service};
 use super::observed::{Observed, address_of};
 use super::rename::{former, notes};
-use crate::config::BackendAddress;
+use lb_config::BackendAddress;
 
 /// What would change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 
 use super::desired::{Desired, Service, Source};
 use super::overlay::{Overlay, Renamed};
-use crate::config::Config;
+use lb_config::Config;
 
 /// Has the overlay follow the names of `config`. `is_known` tells whether a service of this name has been
 /// in force: it keeps the name that its clients are hashed by, whatever it says of former ones.

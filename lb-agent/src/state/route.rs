@@ -7,8 +7,8 @@ use lb_common::abi::packet::Target;
 
 use super::surroundings::Surroundings;
 use super::targets;
-use crate::config::{BackendAddress, Mode, Path, Service};
 use crate::network::survey::{Class, Medium, Way};
+use lb_config::{BackendAddress, Mode, Path, Service};
 
 /// Why an application on this host is on the proxy path whose listener cannot be entered in a sockhash.
 pub const MPTCP: &str = "its listener is MPTCP, which the kernel does not hand over";
@@ -174,8 +174,8 @@ fn dsr(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::PacketConfig;
     use crate::state::compose::tests::config;
+    use lb_config::PacketConfig;
 
     /// A host with 10.0.0.1, a container at 10.1.0.2, and the rest of the world.
     struct Here {

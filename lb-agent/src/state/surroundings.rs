@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::overlay::Target;
 use super::targets::Ports;
 use super::verdict::Verdict;
-use crate::config::PacketConfig;
 use crate::network::survey::Way;
+use lb_config::PacketConfig;
 
 /// What the choice of a path depends on beside the configuration.
 pub trait Surroundings {

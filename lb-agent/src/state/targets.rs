@@ -6,8 +6,8 @@ use lb_common::abi::BackendId;
 use lb_common::abi::packet::{Ip, Target, kind};
 use lb_common::addr;
 
-use crate::config::{Encapsulation, PacketConfig, ServicePaths};
 use crate::network::survey::{Class, Way};
+use lb_config::{Encapsulation, PacketConfig, ServicePaths};
 
 /// Bits of an outer source that may vary, at most.
 const MOST_SOURCE_BITS: u8 = 16;
@@ -134,8 +134,8 @@ pub(super) fn ip(address: IpAddr) -> Ip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Prefix;
     use crate::network::survey::Medium;
+    use lb_config::Prefix;
 
     fn way(class: Class) -> Way {
         Way {

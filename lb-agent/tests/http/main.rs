@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use lb_agent::admission::Admission;
-use lb_agent::config;
 use lb_agent::dataplane::Connections as _;
 use lb_agent::dataplane::memory::Memory;
 use lb_agent::handover::{Kept, Newcomers};
@@ -104,7 +103,7 @@ impl Proxy {
             self.address,
             backends.join(", ")
         );
-        let config = config::parse(&text, std::path::Path::new("test.toml")).unwrap();
+        let config = lb_config::parse(&text, std::path::Path::new("test.toml")).unwrap();
         let desired = Desired::new(&config, &Overlay::default(), [1, 2], 0, &Here);
         for action in plan(&desired, &self.observed, &|_| false).unwrap() {
             self.observed.note(&action);

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use lb_agent::admission::Admission;
-use lb_agent::config;
 use lb_agent::dataplane::Connections as _;
 use lb_agent::dataplane::memory::Memory;
 use lb_agent::handover::Kept;
@@ -47,7 +46,7 @@ impl Engine {
              backends = ['{backend}']\n[service.http.upstream]\nmax_fails = 0\n\
              [service.http.compression]\nenabled = false\n"
         );
-        let config = config::parse(&text, Path::new("test.toml")).unwrap();
+        let config = lb_config::parse(&text, Path::new("test.toml")).unwrap();
         let desired = Desired::new(&config, &Overlay::default(), [1, 2], 0, &Here);
         let mut observed = Observed::default();
         for action in plan(&desired, &observed, &|_| false).unwrap() {

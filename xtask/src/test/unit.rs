@@ -11,11 +11,18 @@ use anyhow::Result;
 use std::fs;
 
 /// The crates with tests that need nothing.
-const CRATES: [&str; 5] = ["lb-common", "lb-http", "lb-agent", "lb-load", "xtask"];
+const CRATES: [&str; 6] = [
+    "lb-common",
+    "lb-config",
+    "lb-http",
+    "lb-agent",
+    "lb-load",
+    "xtask",
+];
 
 /// Those of them that are built for other processors, of which the parts without a process of their own are
 /// tested; `lb-common` is tested whole.
-const IN_PARTS: [&str; 2] = ["lb-agent", "lb-load"];
+const IN_PARTS: [&str; 3] = ["lb-config", "lb-agent", "lb-load"];
 
 /// Arguments of cargo for the tests of the eBPF objects that need no kernel. They look for those of the
 /// processor that they are built for.

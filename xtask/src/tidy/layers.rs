@@ -1,23 +1,25 @@
-//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-agent <- tests` with `lb-http <- lb-agent`, and inside the agent
-//! the order of its modules, from the ground up.
+//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-config <- lb-agent <- tests` with `lb-http <- lb-agent`, and
+//! inside a crate the order of its modules, from the ground up.
 
 use super::modules::{Use, children, uses};
 use super::{Complaint, Source};
 
 /// Every crate with the crates of ours that it may depend on.
-const CRATES: [(&str, &[&str]); 7] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("lb-common", &[]),
+    ("lb-config", &["lb-common"]),
     ("lb-http", &[]),
     ("lb-ebpf", &["lb-common"]),
-    ("lb-agent", &["lb-common", "lb-http"]),
-    ("tests", &["lb-common", "lb-agent"]),
+    ("lb-agent", &["lb-common", "lb-config", "lb-http"]),
+    ("tests", &["lb-common", "lb-config", "lb-agent"]),
     ("load", &[]),
     ("xtask", &[]),
 ];
 
 /// All names that a dependency of ours can have.
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     "lb-common",
+    "lb-config",
     "lb-http",
     "lb-ebpf",
     "lb-agent",
@@ -26,13 +28,23 @@ const OURS: [&str; 7] = [
     "xtask",
 ];
 
-/// Where the order of its modules is.
+/// Where the orders of modules are.
 const THIS_FILE: &str = "xtask/src/tidy/layers.rs";
-/// The file that declares the modules of the agent.
-const AGENT: &str = "lb-agent/src/lib.rs";
 
-/// All of them, from the ground up: each may use those before it.
-const MODULES: [&str; 26] = [
+/// A crate's first file, and all modules that it declares, from the ground up: each may use those before it.
+type Order = (&'static str, &'static [&'static str]);
+
+/// Crates whose modules have an order.
+const ORDERS: [Order; 2] = [(CONFIG, &CONFIG_MODULES), (AGENT, &AGENT_MODULES)];
+
+const CONFIG: &str = "lb-config/src/lib.rs";
+const CONFIG_MODULES: [&str; 14] = [
+    "error", "value", "reader", "address", "packet", "lists", "metrics", "http", "health", "agent",
+    "raw", "loops", "validate", "warnings",
+];
+
+const AGENT: &str = "lb-agent/src/lib.rs";
+const AGENT_MODULES: [&str; 25] = [
     "allocator",
     "clock",
     "errors",
@@ -42,7 +54,6 @@ const MODULES: [&str; 26] = [
     "crowd",
     "handover",
     "privilege",
-    "config",
     "network",
     "state",
     "dataplane",
@@ -61,10 +72,8 @@ const MODULES: [&str; 26] = [
     "cli",
 ];
 
-/// Modules that leave one below them alone.
-const APART: [(&str, &str); 3] = [
-    // Both know `state`, which says what is wanted.
-    ("dataplane", "config"),
+/// Modules of the agent that leave one below them alone.
+const APART: [(&str, &str); 2] = [
     // A command goes to `reconcile` by a queue.
     ("control", "dataplane"),
     ("proxy", "control"),
@@ -76,6 +85,9 @@ const AYA_PLACES: [&str; 3] = [
     "lb-ebpf/",
     "tests/src/prog_run.rs",
 ];
+
+/// Knows `state`, which says what is wanted, not the configuration.
+const WITHOUT_CONFIG: &str = "lb-agent/src/dataplane/";
 
 /// Where text may go to the terminal.
 const PRINTING_PLACES: [&str; 2] = ["lb-agent/src/cli/", "lb-agent/src/main.rs"];
@@ -94,7 +106,7 @@ pub(super) fn crates_depend_downwards(sources: &[Source]) -> Vec<Complaint> {
             }
         }
     }
-    for safe in ["lb-common", "lb-http"] {
+    for safe in ["lb-common", "lb-config", "lb-http"] {
         if let Some(library) = find(sources, &format!("{safe}/src/lib.rs"))
             && !library.text.contains("#![forbid(unsafe_code)]")
         {
@@ -123,25 +135,33 @@ fn own_dependencies(manifest: &Source) -> Vec<(usize, &str)> {
     found
 }
 
-/// Inside the agent: every module has its place in the order, and uses what is before it.
+/// Inside a crate: every module has its place in the order, and uses what is before it.
 pub(super) fn modules_use_what_is_below_them(sources: &[Source]) -> Vec<Complaint> {
+    let order = |one: &Use<'_>| ORDERS.into_iter().find(|(root, _)| *root == one.root);
     let mut complaints: Vec<Complaint> = uses(sources)
         .iter()
-        .filter(|one| one.root == AGENT && one.parent.is_empty())
-        .filter_map(upward)
+        .filter(|one| one.parent.is_empty())
+        .filter_map(|one| upward(one, order(one)?))
         .collect();
     complaints.sort();
     complaints.dedup();
-    complaints.extend(find(sources, AGENT).into_iter().flat_map(without_place));
+    for (root, modules) in ORDERS {
+        let library = find(sources, root);
+        complaints.extend(
+            library
+                .into_iter()
+                .flat_map(|it| without_place(it, modules)),
+        );
+    }
     complaints
 }
 
 /// A use of a module above, or of one that is to be left alone.
-fn upward(one: &Use<'_>) -> Option<Complaint> {
-    let place = |name: &str| MODULES.iter().position(|known| *known == name);
+fn upward(one: &Use<'_>, (root, modules): Order) -> Option<Complaint> {
+    let place = |name: &str| modules.iter().position(|known| *known == name);
     let why = if place(one.to)? > place(one.from)? {
         "is above it"
-    } else if APART.contains(&(one.from, one.to)) {
+    } else if root == AGENT && APART.contains(&(one.from, one.to)) {
         "it is to leave alone"
     } else {
         return None;
@@ -154,28 +174,32 @@ fn upward(one: &Use<'_>) -> Option<Complaint> {
 }
 
 /// Modules that are not in the order, and names in the order that are no modules.
-fn without_place(library: &Source) -> Vec<Complaint> {
+fn without_place(library: &Source, modules: &[&str]) -> Vec<Complaint> {
     let declared = children(library);
     let unknown = declared
         .iter()
-        .filter(|(_, name)| !MODULES.contains(name))
+        .filter(|(_, name)| !modules.contains(name))
         .map(|(line, name)| library.complain(*line, format!("`{name}` is missing in {THIS_FILE}")));
-    let gone = MODULES
+    let gone = modules
         .iter()
         .filter(|name| !declared.iter().any(|(_, declared)| declared == *name))
         .map(|name| library.complain(1, format!("{THIS_FILE} has `{name}`, which is no module")));
     unknown.chain(gone).collect()
 }
 
-/// Inside the crates: one place knows aya, one place prints.
-pub(super) fn aya_and_printing_stay_in_their_places(sources: &[Source]) -> Vec<Complaint> {
+/// Inside the crates: one place knows aya, one place prints, one place does not know the configuration.
+pub(super) fn aya_printing_and_configuration_stay_in_their_places(
+    sources: &[Source],
+) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     for source in sources.iter().filter(|source| source.is_rust()) {
         for (number, line) in source.lines() {
             if line.trim_start().starts_with("//") {
                 continue;
             }
-            let wrong = stray_aya(&source.path, line).or_else(|| stray_print(&source.path, line));
+            let wrong = stray_aya(&source.path, line)
+                .or_else(|| stray_print(&source.path, line))
+                .or_else(|| stray_config(&source.path, line));
             complaints.extend(wrong.map(|message| source.complain(number, message)));
         }
     }
@@ -188,6 +212,11 @@ fn stray_aya(path: &str, line: &str) -> Option<String> {
         || path.starts_with("xtask/");
     let used = line.contains("aya::") || line.contains("aya_log::");
     (used && !allowed).then(|| "only lb-agent/src/dataplane/bpf uses aya".to_owned())
+}
+
+fn stray_config(path: &str, line: &str) -> Option<String> {
+    (path.starts_with(WITHOUT_CONFIG) && line.contains("lb_config::"))
+        .then(|| format!("{WITHOUT_CONFIG} does not know lb_config: see {THIS_FILE}"))
 }
 
 fn stray_print(path: &str, line: &str) -> Option<String> {
@@ -227,10 +256,12 @@ mod tests {
 
     /// Complaints about an agent that has all modules, empty but for these files.
     fn about(files: &[(&str, &str)]) -> Vec<String> {
-        let declared = MODULES.map(|name| format!("pub mod {name};\n")).concat();
+        let declared = AGENT_MODULES
+            .map(|name| format!("pub mod {name};\n"))
+            .concat();
         let mut sources = vec![Source::new(AGENT, &declared)];
         sources.extend(files.iter().map(|(path, text)| Source::new(path, text)));
-        let empty = MODULES.map(|name| Source::new(&format!("lb-agent/src/{name}.rs"), ""));
+        let empty = AGENT_MODULES.map(|name| Source::new(&format!("lb-agent/src/{name}.rs"), ""));
         for source in empty {
             if sources.iter().all(|other| other.path != source.path) {
                 sources.push(source);
@@ -245,7 +276,7 @@ mod tests {
         let found = |path: &str, text: &str| about(&[(path, text)]).len();
         let plan = "lb-agent/src/state.rs";
         assert_eq!(found(plan, "use crate::control::message;"), 1);
-        assert_eq!(found(plan, "use crate::config::Config;"), 0);
+        assert_eq!(found(plan, "use crate::network::X;"), 0);
         let call = "fn f() {\n    crate::run::g();\n}";
         assert_eq!(found("lb-agent/src/control.rs", call), 1);
         let test = "#[cfg(test)]\nmod tests { use crate::run; }";
@@ -270,7 +301,7 @@ mod tests {
         let files = [
             ("lb-agent/src/host.rs", "pub use crate::state::X;"),
             ("lb-agent/src/state.rs", "pub struct X;"),
-            ("lb-agent/src/config.rs", "use crate::host::X;"),
+            ("lb-agent/src/network.rs", "use crate::host::X;"),
         ];
         assert_eq!(about(&files).len(), 2);
     }
@@ -278,10 +309,13 @@ mod tests {
     #[test]
     fn a_module_without_a_place_is_found_and_a_place_without_a_module() {
         assert_eq!(about(&[]), [""; 0]);
-        let more = MODULES.map(|name| format!("pub mod {name};\n")).concat() + "mod other;\n";
+        let more = AGENT_MODULES
+            .map(|name| format!("pub mod {name};\n"))
+            .concat()
+            + "mod other;\n";
         let complaints = modules_use_what_is_below_them(&[Source::new(AGENT, &more)]);
         assert_eq!(complaints.len(), 1);
-        assert_eq!(complaints[0].line, MODULES.len() + 1);
+        assert_eq!(complaints[0].line, AGENT_MODULES.len() + 1);
         let less = more.replace("pub mod cli;\nmod other;\n", "");
         assert_eq!(
             modules_use_what_is_below_them(&[Source::new(AGENT, &less)]).len(),
@@ -290,9 +324,40 @@ mod tests {
     }
 
     #[test]
+    fn each_crate_with_an_order_is_checked() {
+        for (root, modules) in ORDERS {
+            let (dir, _) = root.rsplit_once('/').unwrap();
+            let declared: String = modules
+                .iter()
+                .map(|name| format!("pub mod {name};\n"))
+                .collect();
+            let (lowest, highest) = (modules[0], modules[modules.len() - 1]);
+            let mut sources = vec![Source::new(root, &declared)];
+            for name in modules {
+                let text = format!("use crate::{highest}::X;");
+                let text = if *name == lowest { &text } else { "" };
+                sources.push(Source::new(&format!("{dir}/{name}.rs"), text));
+            }
+            let complaints = modules_use_what_is_below_them(&sources);
+            assert_eq!(complaints.len(), 1, "{root}");
+            assert_eq!(complaints[0].path, format!("{dir}/{lowest}.rs"));
+        }
+    }
+
+    #[test]
+    fn dataplane_that_reads_the_configuration_is_found() {
+        let line = "use lb_config::Config;";
+        let found = |path: &str| {
+            aya_printing_and_configuration_stay_in_their_places(&[Source::new(path, line)]).len()
+        };
+        assert_eq!(found("lb-agent/src/dataplane/mod.rs"), 1);
+        assert_eq!(found("lb-agent/src/state/desired.rs"), 0);
+    }
+
+    #[test]
     fn aya_elsewhere_and_printing_elsewhere_are_found() {
         let found = |path: &str, line: &str| {
-            aya_and_printing_stay_in_their_places(&[Source::new(path, line)]).len()
+            aya_printing_and_configuration_stay_in_their_places(&[Source::new(path, line)]).len()
         };
         assert_eq!(
             found("lb-agent/src/reconcile/mod.rs", "use aya::maps::Array;"),

@@ -80,7 +80,7 @@ const RULES: [Rule; 13] = [
     circles::siblings_use_each_other_in_one_direction,
     layers::crates_depend_downwards,
     layers::modules_use_what_is_below_them,
-    layers::aya_and_printing_stay_in_their_places,
+    layers::aya_printing_and_configuration_stay_in_their_places,
     docs::promises_are_tested,
     docs::first_pages_are_short,
     docs::links_resolve,

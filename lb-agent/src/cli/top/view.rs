@@ -9,9 +9,9 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table, TableState};
 
 use crate::cli::stats::rate;
-use crate::config::BackendAddress;
 use crate::control::stats::Stats;
 use crate::control::status::BackendStatus;
+use lb_config::BackendAddress;
 
 /// Rates that are remembered for each service.
 const HISTORY: usize = 120;

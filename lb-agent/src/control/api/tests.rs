@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::BackendAddress;
+use lb_config::BackendAddress;
 
 fn ask(method: Method, path: &str, body: &str) -> Result<Command, No> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));

@@ -1,7 +1,7 @@
 //! The board by itself, with time and randomness given.
 
 use super::*;
-use crate::config::Mode;
+use lb_config::Mode;
 
 fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)

@@ -27,7 +27,7 @@ fn http(settings: &str) -> Check {
         "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\n[service.health]\ntype = 'http'\n\
          timeout = '5s'\n{settings}"
     );
-    let config = crate::config::parse(&text, std::path::Path::new("test.toml")).unwrap();
+    let config = lb_config::parse(&text, std::path::Path::new("test.toml")).unwrap();
     config.services[0].health.clone().unwrap()
 }
 

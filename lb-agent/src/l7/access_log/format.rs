@@ -7,7 +7,7 @@ use hyper::Version;
 
 use super::entry::{End, Entry};
 use super::stamp;
-use crate::config::http::LogFormat;
+use lb_config::http::LogFormat;
 
 /// Adds the line of `entry` to `out`.
 pub(super) fn line(format: LogFormat, entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 
-use crate::config::http::{LogFormat, LogTarget};
+use lb_config::http::{LogFormat, LogTarget};
 
 /// A buffer goes to the writer when it holds so many bytes.
 const FULL: usize = 32 * 1024;

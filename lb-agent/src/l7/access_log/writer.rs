@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::sink::{Batch, Message, Sink};
-use crate::config::http::{AccessLog, LogTarget};
 use crate::privilege::keep_or_warn;
+use lb_config::http::{AccessLog, LogTarget};
 
 /// Buffers that may wait to be written: 8 MiB.
 const WAITING: usize = 256;
@@ -205,9 +205,9 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::http::LogFormat;
     use crate::l7::access_log::{End, LogFields, Record, flush_thread};
     use hyper::{Method, Version};
+    use lb_config::http::LogFormat;
     use lb_http::RequestHead;
 
     fn log(path: &Path) -> AccessLog {

@@ -1,6 +1,6 @@
 //! `Accept-Encoding` (RFC 9110, section 12.5.3).
 
-use crate::config::http::Algorithm;
+use lb_config::http::Algorithm;
 
 /// What a client takes, with weights in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

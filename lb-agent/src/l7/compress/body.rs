@@ -11,7 +11,7 @@ use lb_http::buffer_pool;
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::encoder::Encoder;
-use crate::config::http::Algorithm;
+use lb_config::http::Algorithm;
 
 /// A body that is larger goes on as a stream.
 const WHOLE: usize = 64 * 1024;

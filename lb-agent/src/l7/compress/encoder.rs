@@ -9,7 +9,7 @@ use flate2::{Compress, Compression as Level, Crc, FlushCompress};
 use zstd::stream::raw::{CParameter, Encoder as Zstd, Operation as _};
 use zstd::zstd_safe::OutBuffer;
 
-use crate::config::http::Algorithm;
+use lb_config::http::Algorithm;
 
 /// Levels for content that is made for one client and used once: some more would double the time
 /// and take off a few hundredths.

@@ -4,8 +4,8 @@ use hyper::StatusCode;
 use lb_http::{Fields, Name, RequestHead, ResponseHead, list};
 
 use super::accept::Accepted;
-use crate::config::http::{Algorithm, Compression};
 use crate::l7::h2c::is_grpc_type;
+use lb_config::http::{Algorithm, Compression};
 
 /// What a request says about compression; noted before the request is passed on.
 #[derive(Clone, Debug)]

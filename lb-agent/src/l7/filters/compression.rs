@@ -1,9 +1,9 @@
 //! Answers are compressed (see `compress`).
 
 use super::{Filter, Response, Verdict};
-use crate::config::http as config;
 use crate::l7::compress::{Compressor, RequestMeta, give_back_tags};
 use crate::l7::request::{Backends, Request};
+use lb_config::http as config;
 
 struct Compression(Compressor);
 

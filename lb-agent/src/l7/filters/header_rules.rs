@@ -3,10 +3,10 @@
 use lb_common::abi::BackendId;
 
 use super::{Filter, Response, Source, Verdict};
-use crate::config::BackendAddress;
-use crate::config::http::{HeaderRule, Operation, Variable};
 use crate::l7::request::{Backends, Request};
 use crate::l7::rules::{Rules, Values};
+use lb_config::BackendAddress;
+use lb_config::http::{HeaderRule, Operation, Variable};
 
 struct HeaderRules {
     service: String,

@@ -4,9 +4,9 @@ use hyper::StatusCode;
 use lb_http::Name;
 
 use super::{Filter, Response, Verdict};
-use crate::config::http::{Hsts, Tls};
 use crate::l7::answers;
 use crate::l7::request::{Backends, Request};
+use lb_config::http::{Hsts, Tls};
 
 struct Https {
     /// `Strict-Transport-Security`, for answers over TLS.

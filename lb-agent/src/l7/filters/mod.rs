@@ -38,7 +38,7 @@ use super::forwarded::Via;
 use super::request::{Backends, Request};
 use super::routes::Guards;
 use super::sticky::cookie::Cookies;
-use crate::config::http::{Algorithm, HttpService, Route, Settings};
+use lb_config::http::{Algorithm, HttpService, Route, Settings};
 
 /// What looks at every request of its routes, and at every answer to one.
 pub(super) trait Filter: Send + Sync {

@@ -5,10 +5,10 @@ use lb_common::abi::ServiceId;
 use lb_http::{Fields, Name, list};
 
 use super::{Filter, Response, Source, Verdict};
-use crate::config::http::Stickiness;
 use crate::l7::request::{Backends, Request};
 use crate::l7::sticky::cookie::Cookies;
 use crate::l7::sticky::{self, Key, Memory, StickyAction};
+use lb_config::http::Stickiness;
 
 struct Sticky {
     stickiness: Stickiness,

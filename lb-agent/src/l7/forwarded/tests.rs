@@ -1,7 +1,7 @@
 //! The forwarding headers, from what comes in to what goes out.
 
 use super::*;
-use crate::config::parse;
+use lb_config::parse;
 use proptest::prelude::*;
 
 fn settings(lines: &str) -> Settings {

@@ -7,7 +7,7 @@ use aws_lc_rs::hmac;
 use lb_common::abi::{Backend, BackendId};
 use lb_http::{Fields, Name};
 
-use crate::config::http::{SameSite, StickyCookie};
+use lb_config::http::{SameSite, StickyCookie};
 
 /// Bytes of a code: half of the whole, which RFC 2104, section 5, has as the least.
 const CODE: usize = 16;

@@ -22,8 +22,8 @@ use lb_common::hash;
 use lb_common::select::Client;
 use lb_http::Fields;
 
-use crate::config::http::Stickiness;
 use cookie::Cookies;
+use lb_config::http::Stickiness;
 use sessions::Sessions;
 
 /// What a request is known by.

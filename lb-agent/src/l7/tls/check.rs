@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use super::load::{Loaded, Validity, load};
 use super::names::Name;
-use crate::config::Config;
-use crate::config::http::CertificateFiles;
+use lb_config::Config;
+use lb_config::http::CertificateFiles;
 
 /// What there is to say about all certificates of a configuration, a line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

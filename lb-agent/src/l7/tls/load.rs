@@ -11,7 +11,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::names::Name;
-use crate::config::http::CertificateFiles;
+use lb_config::http::CertificateFiles;
 
 /// A certificate and key that fit together.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 
 use super::store::Certificates;
-use crate::config::http::TlsVersion;
+use lb_config::http::TlsVersion;
 
 /// The keys that session tickets are sealed with: made when the agent starts, the same on every
 /// thread and over reloads, renewed every six hours and taken for six more. A ticket serves only

@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 
 use super::load::{LoadError, Loaded, Validity, load};
 use super::names::NameTable;
-use crate::config::http::CertificateFiles;
+use lb_config::http::CertificateFiles;
 
 /// The certificates of a service. Handshakes read them without a lock.
 #[derive(Debug)]

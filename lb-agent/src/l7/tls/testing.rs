@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::names::Name;
-use crate::config::http::CertificateFiles;
+use lb_config::http::CertificateFiles;
 
 /// What the key is good for.
 #[derive(Clone, Copy)]

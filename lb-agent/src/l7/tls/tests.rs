@@ -13,7 +13,7 @@ use rustls::{
 
 use super::testing::{Made, Written};
 use super::{Certificates, TicketKeys, provider, server_config};
-use crate::config::http::TlsVersion;
+use lb_config::http::TlsVersion;
 
 /// Takes any certificate: which one it was is asked afterwards.
 #[derive(Debug)]

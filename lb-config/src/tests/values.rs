@@ -242,6 +242,6 @@ fn default_number_of_clients_follows_the_memory_within_bounds() {
         (4 * GIB, 65_536),
         (64 * GIB, 65_536),
     ] {
-        assert_eq!(super::super::clients_for(memory), clients, "{memory}");
+        assert_eq!(crate::clients_for(memory), clients, "{memory}");
     }
 }

@@ -5,30 +5,30 @@ use std::collections::HashMap;
 use super::route::{Action, RawRoute, Route, Target};
 use super::value::HostPattern;
 use super::{HttpService, Protocol, RawTls, Settings, Tls, protocol};
-use crate::config::error::{Located, Place, Problems};
-use crate::config::lists::RawBackend;
-use crate::config::value;
+use crate::error::{Located, Place, Problems};
+use crate::lists::RawBackend;
+use crate::value;
 
 /// What was written of a service for HTTP.
-pub(in crate::config) struct RawHttp {
-    pub(in crate::config) settings: Settings,
-    pub(in crate::config) tls: Option<RawTls>,
-    pub(in crate::config) routes: Vec<RawRoute>,
+pub(crate) struct RawHttp {
+    pub(crate) settings: Settings,
+    pub(crate) tls: Option<RawTls>,
+    pub(crate) routes: Vec<RawRoute>,
 }
 
 /// The backends of a route: an inner service.
-pub(in crate::config) struct Inner {
-    pub(in crate::config) place: Place,
-    pub(in crate::config) name: String,
+pub(crate) struct Inner {
+    pub(crate) place: Place,
+    pub(crate) name: String,
     /// Former names of the route.
-    pub(in crate::config) was: Vec<Located<String>>,
-    pub(in crate::config) backends: Vec<RawBackend>,
+    pub(crate) was: Vec<Located<String>>,
+    pub(crate) backends: Vec<RawBackend>,
     /// What they speak.
-    pub(in crate::config) protocol: Protocol,
+    pub(crate) protocol: Protocol,
 }
 
 /// Checks what was written of the service `name`, and takes out the services inside it.
-pub(in crate::config) fn check(
+pub(crate) fn check(
     name: &str,
     listen: Vec<std::net::SocketAddr>,
     raw: RawHttp,

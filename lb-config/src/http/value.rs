@@ -8,7 +8,7 @@ use ::http::{HeaderName, StatusCode};
 use lb_common::addr;
 
 use super::ProxyVersion;
-use crate::config::value::{self, BadValue, quoted};
+use crate::value::{self, BadValue, quoted};
 
 pub(super) fn bad<T>(problem: impl Into<String>, remedy: impl Into<String>) -> Result<T, BadValue> {
     Err(BadValue {
@@ -302,7 +302,7 @@ pub(super) fn redirect_status(number: i128) -> Result<StatusCode, BadValue> {
 }
 
 /// A version of the PROXY protocol.
-pub(in crate::config) fn proxy_version(text: &str) -> Result<ProxyVersion, BadValue> {
+pub(crate) fn proxy_version(text: &str) -> Result<ProxyVersion, BadValue> {
     match text {
         "v1" => Ok(ProxyVersion::V1),
         "v2" => Ok(ProxyVersion::V2),

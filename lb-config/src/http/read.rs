@@ -8,14 +8,14 @@ use super::{
     AmbiguousPaths, CertificateFiles, Hsts, Protocol, SameSite, Settings, Stickiness, StickyCookie,
     TlsVersion, header, protocol, sections, value,
 };
-use crate::config::error::{Located, Place, Problems};
-use crate::config::lists;
-use crate::config::reader::{Table, Value};
+use crate::error::{Located, Place, Problems};
+use crate::lists;
+use crate::reader::{Table, Value};
 
 /// `[service.tls]` as it was written.
-pub(in crate::config) struct RawTls {
+pub(crate) struct RawTls {
     pub(super) place: Place,
-    pub(in crate::config) listen: Vec<Located<SocketAddr>>,
+    pub(crate) listen: Vec<Located<SocketAddr>>,
     pub(super) certificates: Vec<Located<CertificateFiles>>,
     pub(super) min_version: TlsVersion,
     pub(super) http2: bool,
@@ -23,7 +23,7 @@ pub(in crate::config) struct RawTls {
     pub(super) hsts: Option<Hsts>,
 }
 
-pub(in crate::config) fn http(mut table: Table<'_, '_>, problems: &mut Problems) -> Settings {
+pub(crate) fn http(mut table: Table<'_, '_>, problems: &mut Problems) -> Settings {
     let usual = Settings::default();
     let mut flag = |key, problems: &mut Problems| {
         let value = table.take(key)?;
@@ -130,7 +130,7 @@ fn stickiness(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Stickine
             _ => Err(format!(
                 "{} is unknown (use \"address\", \"socketio\", {EXAMPLE}, {{ header = \"X-User\" }} \
                  or {{ query = \"room\" }})",
-                crate::config::value::quoted(text)
+                crate::value::quoted(text)
             )),
         });
     }
@@ -213,7 +213,7 @@ fn sticky_cookie(
     Some(Stickiness::Cookie(cookie))
 }
 
-pub(in crate::config) fn tls(mut table: Table<'_, '_>, problems: &mut Problems) -> RawTls {
+pub(crate) fn tls(mut table: Table<'_, '_>, problems: &mut Problems) -> RawTls {
     const LISTEN: &str = "[\"0.0.0.0:443\", \"[::]:443\"]";
     const CERTIFICATES: &str =
         "[{ certificate = \"/etc/lb-agent/fullchain.pem\", key = \"/etc/lb-agent/privkey.pem\" }]";

@@ -4,9 +4,9 @@ use ::http::HeaderName;
 
 use super::template::{Part, Template, Variable};
 use super::value;
-use crate::config::error::Problems;
-use crate::config::reader::{Table, Value};
-use crate::config::value::quoted;
+use crate::error::Problems;
+use crate::reader::{Table, Value};
+use crate::value::quoted;
 
 const EXAMPLE: &str = "{ set = \"X-Client\", value = \"$client_ip\" }";
 

@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Config, Mode, parse};
+use crate::{Config, Mode, parse};
 
 const FULL: &str = r#"
 [agent]
@@ -177,7 +177,7 @@ fn what_backends_speak_is_the_routes_own_or_that_of_the_service() {
             .services
             .iter()
             .map(|service| match &service.health.as_ref().unwrap().probe {
-                crate::config::health::Probe::Http(http) => http.protocol,
+                crate::health::Probe::Http(http) => http.protocol,
                 other => panic!("{other}"),
             });
     let checks: Vec<Protocol> = checks.collect();
@@ -298,7 +298,7 @@ fn two_routes_cannot_have_one_name() {
 
 /// The blocks of docs/configuration.md.
 fn documented() -> Vec<&'static str> {
-    let page = include_str!("../../../../docs/configuration.md");
+    let page = include_str!("../../../docs/configuration.md");
     let blocks = page.split("```toml\n").skip(1);
     blocks.filter_map(|rest| rest.split("```").next()).collect()
 }
@@ -313,7 +313,7 @@ fn the_documented_defaults_are_those_in_force() {
 
 #[test]
 fn every_variable_is_documented() {
-    let page = include_str!("../../../../docs/configuration.md");
+    let page = include_str!("../../../docs/configuration.md");
     for variable in Variable::ALL {
         let name = format!("`${}`", variable.name());
         assert!(page.contains(&name), "{name}");
@@ -324,7 +324,7 @@ fn every_variable_is_documented() {
 fn routes_of_a_renamed_service_have_its_former_names() {
     let text = "[[service]]\nname = 'shop'\nwas = 'web'\nmode = 'http'\nlisten = ['0.0.0.0:80']\n\
                 [[service.route]]\npath = '/a'\nname = 'a'\nwas = 'b'\nbackends = ['127.0.0.1:5000']\n";
-    let config = crate::config::parse(text, std::path::Path::new("test.toml")).unwrap();
+    let config = crate::parse(text, std::path::Path::new("test.toml")).unwrap();
     assert_eq!(config.services[0].was, ["web"]);
     assert_eq!(config.services[1].was, ["shop/b", "web/a", "web/b"]);
 }

@@ -252,7 +252,7 @@ fn request(table: &mut Table<'_, '_>, problems: &mut Problems) -> HttpProbe {
 fn headers(table: Table<'_, '_>, problems: &mut Problems) -> BTreeMap<String, String> {
     let mut headers = BTreeMap::new();
     for (name, value) in table.entries() {
-        if hyper::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        if ::http::HeaderName::from_bytes(name.as_bytes()).is_err() {
             let message = format!("{} is no name of a header", value::quoted(name));
             problems.add(&value.place, message);
         } else if let Some(text) = value.string("\"lb-agent\"", problems, header_value) {
@@ -263,7 +263,7 @@ fn headers(table: Table<'_, '_>, problems: &mut Problems) -> BTreeMap<String, St
 }
 
 fn path(text: &str) -> Result<String, String> {
-    let parsed = text.starts_with('/').then(|| text.parse::<hyper::Uri>());
+    let parsed = text.starts_with('/').then(|| text.parse::<::http::Uri>());
     match parsed {
         Some(Ok(_)) => Ok(text.to_owned()),
         _ => Err(format!(
@@ -284,7 +284,7 @@ fn method(text: &str) -> Result<String, String> {
 }
 
 fn header_value(text: &str) -> Result<String, String> {
-    match hyper::header::HeaderValue::from_str(text) {
+    match ::http::HeaderValue::from_str(text) {
         Ok(_) if !text.is_empty() => Ok(text.to_owned()),
         _ => Err(format!(
             "{} cannot be sent in a header (use printable ASCII)",
@@ -331,7 +331,7 @@ mod tests {
 
     fn health(text: &str) -> Result<Health, Vec<String>> {
         let text = format!("[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\n{text}");
-        match crate::config::parse(&text, std::path::Path::new("test.toml")) {
+        match crate::parse(&text, std::path::Path::new("test.toml")) {
             Ok(config) => Ok(config.services[0].health.clone().unwrap()),
             Err(error) => Err(error.problems().iter().map(|p| p.to_string()).collect()),
         }

@@ -18,6 +18,8 @@
 //! Nothing here looks at the machine beyond reading the one file: the same text gives the same
 //! result everywhere.
 
+#![forbid(unsafe_code)]
+
 mod address;
 mod agent;
 mod error;

@@ -7,11 +7,11 @@ use super::sections::{self, RouteLimits, RouteTimeouts};
 use super::template::Template;
 use super::value::{self, HostPattern};
 use super::{Protocol, protocol};
-use crate::config::Path;
-use crate::config::error::{Located, Place, Problems};
-use crate::config::lists::{self, RawBackend};
-use crate::config::reader::{Table, Value};
-use crate::config::value::quoted;
+use crate::Path;
+use crate::error::{Located, Place, Problems};
+use crate::lists::{self, RawBackend};
+use crate::reader::{Table, Value};
+use crate::value::quoted;
 
 /// What holds for some hosts and paths.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +60,7 @@ pub enum Action {
 }
 
 /// A route as it was written.
-pub(in crate::config) struct RawRoute {
+pub(crate) struct RawRoute {
     pub(super) place: Place,
     pub(super) name: Option<Located<String>>,
     pub(super) was: Vec<Located<String>>,
@@ -88,7 +88,7 @@ pub(super) enum Target {
     Bad,
 }
 
-pub(in crate::config) fn routes(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<RawRoute> {
+pub(crate) fn routes(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<RawRoute> {
     value
         .list("[[service.route]]", problems)
         .iter()
@@ -99,7 +99,7 @@ pub(in crate::config) fn routes(value: &Value<'_, '_>, problems: &mut Problems) 
 fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
     let place = table.place.clone();
     let name = table.take("name").and_then(|value| {
-        let name = value.string("\"api\"", problems, super::super::value::service_name)?;
+        let name = value.string("\"api\"", problems, crate::value::service_name)?;
         Some(value.locate(name))
     });
     let was = table.take("was");

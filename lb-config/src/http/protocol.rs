@@ -1,8 +1,8 @@
 //! What backends speak.
 
 use super::Protocol;
-use crate::config::error::{Located, Problems};
-use crate::config::reader::Value;
+use crate::error::{Located, Problems};
+use crate::reader::Value;
 
 /// What is wrong with PROXY headers to backends of HTTP/2.
 pub(super) const INTRODUCED_AND_SHARED: &str = "a connection of HTTP/2 carries the requests of many clients, and a PROXY header names one \

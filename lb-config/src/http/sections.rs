@@ -8,9 +8,9 @@ use super::value;
 use super::{
     AccessLog, Algorithm, Compression, ErrorPages, Limits, LogFormat, LogTarget, Timeouts, Upstream,
 };
-use crate::config::error::Problems;
-use crate::config::reader::{Table, Value};
-use crate::config::value::quoted;
+use crate::error::Problems;
+use crate::reader::{Table, Value};
+use crate::value::quoted;
 
 /// A route's own times; `None` where the service's hold. Inside, `None` is for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

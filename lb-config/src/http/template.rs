@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::config::value::{BadValue, quoted};
+use crate::value::{BadValue, quoted};
 
 /// A text with variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
