@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod corpus;
 mod packet;
 mod values;
 
