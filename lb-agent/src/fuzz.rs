@@ -9,36 +9,40 @@ use lb_http::{Fields, Framing, Name, RequestHead, ResponseHead};
 
 use crate::l7::forwarded::{self, Origin, value};
 use crate::l7::sticky::engineio::{self, Handshake};
-use crate::proxy::header::{self, Parsed};
 use lb_config::http::{ProxyVersion, Settings};
+use lb_net::proxy_protocol::{self, Parsed};
 
 /// A PROXY header is read the same however it comes in pieces, and what it tells can be told on.
 pub fn proxy_header(bytes: &[u8]) {
-    match header::parse(bytes) {
+    match proxy_protocol::parse(bytes) {
         Parsed::Header { addresses, length } => {
             assert!(length <= bytes.len());
             for cut in 0..length {
-                assert_eq!(header::parse(&bytes[..cut]), Parsed::Partial);
+                assert_eq!(proxy_protocol::parse(&bytes[..cut]), Parsed::Partial);
             }
             assert_eq!(
-                header::parse(&bytes[..length]),
+                proxy_protocol::parse(&bytes[..length]),
                 Parsed::Header { addresses, length }
             );
             if let Some((client, local)) = addresses {
-                let again = header::write(ProxyVersion::V2, client, local);
+                let again = proxy_protocol::write(ProxyVersion::V2, client, local);
                 let length = again.len();
                 let expected = Parsed::Header { addresses, length };
                 // Two families in one header are told as one.
-                assert!(client.is_ipv4() != local.is_ipv4() || header::parse(&again) == expected);
+                assert!(
+                    client.is_ipv4() != local.is_ipv4()
+                        || proxy_protocol::parse(&again) == expected
+                );
             }
         }
         Parsed::Partial => {
-            assert!(bytes.len() < header::LONGEST);
+            assert!(bytes.len() < proxy_protocol::LONGEST);
             let cuts = 0..bytes.len();
-            cuts.for_each(|cut| assert_eq!(header::parse(&bytes[..cut]), Parsed::Partial));
+            cuts.for_each(|cut| assert_eq!(proxy_protocol::parse(&bytes[..cut]), Parsed::Partial));
         }
         Parsed::Wrong => {
-            let is_header = |cut| matches!(header::parse(&bytes[..cut]), Parsed::Header { .. });
+            let is_header =
+                |cut| matches!(proxy_protocol::parse(&bytes[..cut]), Parsed::Header { .. });
             assert!(!(0..bytes.len()).any(is_header));
         }
     }

@@ -9,9 +9,9 @@ use lb_common::abi::{
 use lb_common::addr;
 use lb_common::select::{self, Client, Reason, Tables};
 
-use crate::clock::boot_ns;
-use crate::dataplane::Clients;
 use crate::state::observed::Observed;
+use lb_net::Clients;
+use lb_net::clock::boot_ns;
 
 /// One service as `lb_common::select` wants it.
 pub struct HostTables<'a> {

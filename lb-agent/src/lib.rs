@@ -4,13 +4,9 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`allocator`] | memory that is not in use any more |
-//! | [`clock`] | the clocks that times in maps are of |
 //! | [`errors`] | errors as operators read them |
-//! | [`seldom`] | lines of the log that come every now and then |
 //! | [`sockdiag`] | questions to the kernel about single TCP sockets |
-//! | [`sockopt`] | socket options that the crates do not know |
 //! | [`crowd`] | the connections of the control and the metrics socket |
-//! | [`handover`] | listening sockets that outlive an agent |
 //! | [`privilege`] | what the process and its threads give up |
 //! | [`network`] | interfaces, routes and neighbours of this host |
 //! | [`state`] | what should be, what is, and the plan from one to the other |
@@ -19,7 +15,6 @@
 //! | [`health`] | checks of the backends, and what they say of them |
 //! | [`control`] | the control socket: messages, server, client |
 //! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
-//! | [`admission`] | how many clients are let in, and who makes room |
 //! | [`proxy`] | the userspace path |
 //! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
 //! | [`fuzz`] | what must hold for any bytes from the network |
@@ -29,17 +24,14 @@
 //! | [`run`] | the life of the agent, from start to stop |
 //! | [`cli`] | arguments, commands, everything that is printed |
 
-pub mod admission;
 pub mod allocator;
 pub mod cli;
-pub mod clock;
 pub mod control;
 pub mod crowd;
 pub mod dataplane;
 pub mod doctor;
 pub mod errors;
 pub mod fuzz;
-pub mod handover;
 pub mod health;
 pub mod host;
 pub mod l7;
@@ -50,7 +42,5 @@ pub mod proxy;
 pub mod reconcile;
 pub mod report;
 pub mod run;
-pub mod seldom;
 pub mod sockdiag;
-pub mod sockopt;
 pub mod state;

@@ -11,12 +11,11 @@ use lb_common::abi::{self, BackendId, Counter, path, protocol, state};
 use lb_common::addr;
 use lb_common::select::Reason;
 
-use crate::clock::boot_ns;
 use crate::control::message::{AffinityFound, Lookup};
 use crate::control::status::{
     AffinityStatus, AgentStatus, BackendStatus, CounterStatus, HealthStatus, ServiceStatus, Status,
 };
-use crate::dataplane::{BackendCounts, Clients, Counts, Error, Listeners};
+use crate::dataplane::{BackendCounts, Counts, Error, Listeners};
 use crate::health::{About as Known, Health, State};
 use crate::host::HostTables;
 use crate::l7::L7;
@@ -25,6 +24,8 @@ use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Target};
 use lb_config::{Config, Mode};
+use lb_net::Clients;
+use lb_net::clock::boot_ns;
 
 /// What is true of the agent as long as it lives.
 pub struct About {

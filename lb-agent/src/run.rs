@@ -12,7 +12,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
-use crate::admission::{Admission, Descriptors};
 use crate::allocator;
 use crate::control::message::Command;
 use crate::control::queue::{Call, Inbox, queue};
@@ -22,16 +21,17 @@ use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError, lefto
 use crate::dataplane::memory::Memory;
 use crate::dataplane::{Connections as _, DataPlane};
 use crate::errors::chain;
-use crate::handover::{Kept, Newcomers};
 use crate::l7::L7;
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
 use crate::privilege;
-use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::reconcile::{LOOK_AGAIN, ReconcileError, Reconciler};
 use crate::state::store::Store;
 use lb_config::{Config, PacketConfig};
+use lb_net::admission::{Admission, Descriptors};
+use lb_net::bind::Listening;
+use lb_net::handover::{Kept, Newcomers};
 
 /// How long connections on the userspace path may go on after the agent was told to stop.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(5);

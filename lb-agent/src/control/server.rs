@@ -24,7 +24,7 @@ use super::queue::Calls;
 use super::quota::{Quotas, Share};
 use super::stats::Stats;
 use crate::crowd::{Asking, Crowd};
-use crate::seldom::Seldom;
+use lb_net::seldom::Seldom;
 
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);

@@ -12,12 +12,13 @@ use lb_common::abi::{
 use lru::LruCache;
 
 use super::{
-    BackendCounts, Clients, Connections, Counts, Describe, Error, Listeners, PacketPaths, Reader,
+    BackendCounts, Connections, Counts, Describe, Error, Listeners, PacketPaths, Reader,
     ServiceCounts, TableCounts, Tables,
 };
 use crate::state::action::Action;
 use crate::state::observed::Observed;
 use crate::state::preview::Known;
+use lb_net::Clients;
 
 /// Tables in memory. Nothing of them outlives the agent.
 pub struct Memory {

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use lb_common::abi::{Affinity, AffinityKey, Backend, BackendId, ServiceId};
+use lb_common::abi::{Backend, BackendId};
 
 pub use counts::{BackendCounts, Counts, ServiceCounts, TableCounts};
 pub use packets::PacketPaths;
@@ -21,6 +21,7 @@ pub use packets::PacketPaths;
 use crate::state::action::Action;
 use crate::state::observed::Observed;
 use crate::state::preview::Known;
+use lb_net::Clients;
 
 /// Why a data plane refused.
 #[derive(Debug, thiserror::Error)]
@@ -50,19 +51,6 @@ impl Error {
             source: source.into(),
         }
     }
-}
-
-/// The clients that are remembered and the connections that are open: read for every choice made
-/// on the host, written by the userspace path.
-pub trait Clients: Send + Sync {
-    /// Where a client was sent last.
-    fn affinity(&self, protocol: u8, key: &AffinityKey) -> Option<Affinity>;
-    /// Remembers where a client was sent.
-    fn remember(&self, protocol: u8, key: &AffinityKey, affinity: Affinity);
-    /// Open connections of a backend.
-    fn active(&self, backend: BackendId) -> u64;
-    /// Open connections of a service.
-    fn active_total(&self, service: ServiceId) -> u64;
 }
 
 /// What is in the tables, for those who only look: it is read while the owner of the tables goes on.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::serve;
 use super::worker::Worker;
-use crate::admission::listener::{Accepted, Listener};
+use lb_net::admission::listener::{Accepted, Listener};
 
 /// Accepts connections until the other end of `stopped` is dropped; then those that wait.
 pub(super) async fn accept(

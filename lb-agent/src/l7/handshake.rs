@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::clock::Deadline;
 use super::stream::Stream;
-use crate::admission::listener::Client;
+use lb_net::admission::listener::Client;
 
 /// What was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

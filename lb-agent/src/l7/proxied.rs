@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::proxy::header::{self, Parsed};
+use lb_net::proxy_protocol::{self, Parsed};
 
 /// Bytes that are looked at together: more than nearly all headers have.
 const PIECE: usize = 2048;
@@ -34,7 +34,7 @@ async fn whole(stream: &mut TcpStream) -> io::Result<Option<(SocketAddr, SocketA
         }
         let before = taken.len();
         taken.extend_from_slice(&piece[..length]);
-        let (addresses, end) = match header::parse(&taken) {
+        let (addresses, end) = match proxy_protocol::parse(&taken) {
             Parsed::Header { addresses, length } => (Some(addresses), length),
             Parsed::Partial => (None, taken.len()),
             Parsed::Wrong => return Err(io::ErrorKind::InvalidData.into()),

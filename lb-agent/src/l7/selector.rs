@@ -19,10 +19,10 @@ use super::settings::{Service, Snapshot};
 use super::sticky::Key;
 use super::stream::Stream;
 use super::upstream::Upstream;
-use crate::admission::{Admission, lacks_port};
-use crate::proxy::{header, is_scarcity};
 use lb_config::BackendAddress;
 use lb_config::http::Protocol;
+use lb_net::admission::{Admission, is_scarcity, lacks_port};
+use lb_net::proxy_protocol;
 
 /// How soon a backend that refused a connection is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
@@ -196,7 +196,7 @@ impl UpstreamSelector<'_> {
         } else {
             SocketAddr::new(self.client, 0)
         };
-        let header = header::write(version, client, origin.local);
+        let header = proxy_protocol::write(version, client, origin.local);
         stream.write_all(&header).await
     }
 

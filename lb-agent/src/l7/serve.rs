@@ -12,8 +12,8 @@ use super::settings::Snapshot;
 use super::stream::Stream;
 use super::worker::Worker;
 use super::{h2, handshake, http1, proxied};
-use crate::admission::listener::Client;
 use lb_config::http::Timeouts;
+use lb_net::admission::listener::Client;
 
 /// Serves a connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, stream: Client, peer: SocketAddr) {

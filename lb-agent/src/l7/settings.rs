@@ -20,14 +20,14 @@ use super::request::Backends;
 use super::sticky::Key;
 use super::sticky::sessions::Sessions;
 use super::sticky::spread::Spread;
-use crate::admission::Admission;
-use crate::clock::boot_ns;
-use crate::dataplane::Clients;
 use crate::health::Suspicions;
 use crate::state::desired::Desired;
 use crate::state::observed::Observed;
 use lb_config::BackendAddress;
 use lb_config::http::HttpService;
+use lb_net::Clients;
+use lb_net::admission::Admission;
+use lb_net::clock::boot_ns;
 
 /// One state of everything, shared by the workers.
 pub(super) struct Snapshot {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use crate::admission::listener::Client;
+use lb_net::admission::listener::Client;
 
 /// A connection, to a client or to a backend.
 pub(super) enum Stream {

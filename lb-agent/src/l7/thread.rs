@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, watch};
 use super::settings::Snapshot;
 use super::worker::Worker;
 use super::{accept, access_log, clock};
-use crate::handover::Newcomers;
 use crate::privilege;
+use lb_net::handover::Newcomers;
 
 /// What a worker is told.
 pub(super) enum Message {

@@ -4,6 +4,7 @@
 //! their own. A part of the agent that counts something implements [`Source`] and is put into the
 //! [`Sources`] at its start; its figures are then in `stats --json` and in the metrics.
 
+mod admission;
 pub mod collect;
 pub mod events;
 pub mod process;

@@ -26,8 +26,8 @@ use crate::control::message::{Command, Reply};
 use crate::control::queue::Calls;
 use crate::control::stats::{Family, Stats};
 use crate::crowd::{Asking, Crowd};
-use crate::seldom::Seldom;
 use lb_config::MetricsAddress;
+use lb_net::seldom::Seldom;
 
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);

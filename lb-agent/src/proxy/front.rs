@@ -22,20 +22,21 @@ use socket2::Type;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::bind::{Listening, Problems};
 use super::tcp::TcpProxy;
 use super::udp::UdpProxy;
-use super::{Candidate, Chooser, Ending, Farewell, Traffic, bind};
-use crate::admission::Admission;
-use crate::admission::listener::Listener;
-use crate::clock::boot_ns;
-use crate::dataplane::{BackendCounts, Clients, ServiceCounts};
-use crate::handover::{self, Kept, Newcomers};
+use super::{Candidate, Chooser, Ending, Farewell, Traffic};
+use crate::dataplane::{BackendCounts, ServiceCounts};
 use crate::health::Suspicions;
 use crate::host::HostTables;
-use crate::seldom::Seldom;
-use crate::state::observed::{Observed, address_of, listen_address};
+use crate::state::observed::{Observed, address_of};
 use crate::state::table::Built;
+use lb_net::Clients;
+use lb_net::admission::Admission;
+use lb_net::admission::listener::Listener;
+use lb_net::bind::{self, Listening, Problems, listen_address};
+use lb_net::clock::boot_ns;
+use lb_net::handover::{self, Kept, Newcomers};
+use lb_net::seldom::Seldom;
 
 /// Tells a listener to stop.
 type Stop = watch::Sender<Option<Farewell>>;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use crate::dataplane::is_local;
-use crate::sockopt::saved_syn;
+use lb_net::sockopt::saved_syn;
 
 /// Most agents of this host that a connection may pass.
 const MOST: u8 = 8;
@@ -105,7 +105,7 @@ fn is_here(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sockopt::save_syn;
+    use lb_net::sockopt::save_syn;
     use socket2::{Domain, Socket, Type};
     use std::net::TcpListener;
 

@@ -5,34 +5,22 @@
 //! and so is the choice of a backend, through [`Chooser`].
 
 use std::collections::HashSet;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use lb_common::abi::{BackendId, ServiceId};
-use nix::libc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::handover::Newcomers;
 use lb_config::http::ProxyVersion;
+use lb_net::handover::Newcomers;
 
-pub mod bind;
 mod datagram;
 pub mod front;
-pub mod header;
 mod hops;
 pub mod tcp;
 pub mod udp;
-
-/// Whether what is missing are descriptors or memory, which is no backend's fault.
-pub(crate) fn is_scarcity(error: &io::Error) -> bool {
-    let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error
-        .raw_os_error()
-        .is_some_and(|code| scarce.contains(&code))
-}
 
 /// One place a client may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

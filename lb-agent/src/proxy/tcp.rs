@@ -25,15 +25,13 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::hops::Hops;
-use super::{
-    Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, asked_to_stop, header,
-    is_scarcity,
-};
-use crate::admission::listener::{Client, Listener};
-use crate::admission::{Admission, lacks_port};
-use crate::handover::Newcomers;
-use crate::sockopt::save_syn;
+use super::{Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, asked_to_stop};
 use lb_config::http::ProxyVersion;
+use lb_net::admission::listener::{Client, Listener};
+use lb_net::admission::{Admission, is_scarcity, lacks_port};
+use lb_net::handover::Newcomers;
+use lb_net::proxy_protocol;
+use lb_net::sockopt::save_syn;
 
 /// Most bytes read at once, and so the most kept for one direction of a connection.
 const CHUNK: usize = 64 * 1024;
@@ -214,7 +212,7 @@ impl TcpProxy {
 /// Tells the backend whose connection it is. The header is far smaller than what a new socket
 /// takes at once.
 async fn introduce(backend: &TcpStream, version: ProxyVersion, visit: &Visit) -> io::Result<()> {
-    let header = header::write(version, visit.client, visit.local);
+    let header = proxy_protocol::write(version, visit.client, visit.local);
     let mut rest = header.as_slice();
     while !rest.is_empty() {
         backend.writable().await?;

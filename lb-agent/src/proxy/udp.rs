@@ -26,8 +26,8 @@ use tracing::{debug, info, warn};
 use super::datagram::{Listener, Route};
 use super::hops::Hops;
 use super::{Candidate, Chooser, Open, Shutdown, Visit, asked_to_stop};
-use crate::admission::Admission;
-use crate::handover::Newcomers;
+use lb_net::admission::{Admission, is_scarcity};
+use lb_net::handover::Newcomers;
 
 /// More than the longest datagram (65,507 bytes).
 const LONGEST: usize = 64 * 1024;
@@ -262,7 +262,7 @@ impl Flows {
                 }
                 Err(error) => {
                     debug!(%error, backend = %candidate.address, "cannot open a flow");
-                    if super::is_scarcity(&error) {
+                    if is_scarcity(&error) {
                         return false;
                     }
                     self.shared.chooser.failed(candidate.backend);

@@ -6,7 +6,6 @@ use std::time::Duration;
 use lb_common::abi::state;
 
 use super::{ReconcileError, Reconciler};
-use crate::admission::is_near;
 use crate::control::message::{Command, Refusal, RefusalKind, Reply};
 use crate::control::status::Status;
 use crate::dataplane::bpf::strangers::{Stranger, strangers};
@@ -15,6 +14,7 @@ use crate::report::{self, figures::Figures};
 use crate::state::desired::{Backend, Service};
 use crate::state::overlay::{self, AtEnd, Drained, Overlay, Target};
 use lb_config::BackendAddress;
+use lb_net::admission::is_near;
 
 /// How long a drain lasts when nobody says.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);

@@ -24,11 +24,9 @@ use snapshot::Here;
 
 use crate::dataplane::{self, DataPlane};
 use crate::errors::chain;
-use crate::handover::Newcomers;
 use crate::health::{Health, Watched};
 use crate::l7::L7;
 use crate::metrics::Sources;
-use crate::proxy::bind::Listening;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
 use crate::state::desired::{self, Desired};
@@ -39,6 +37,8 @@ use crate::state::rename::{back, carry_over};
 use crate::state::route::MPTCP;
 use crate::state::store::{Store, StoreError};
 use lb_config::Config;
+use lb_net::bind::Listening;
+use lb_net::handover::Newcomers;
 
 /// Why a change could not be put in force. Nothing is lost: what was in force still is.
 #[derive(Debug, thiserror::Error)]

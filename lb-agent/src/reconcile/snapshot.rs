@@ -13,10 +13,9 @@ use super::commands::{failed, not_changed, refuse};
 use super::packets::{entrance, own_addresses, ports};
 use super::{ReconcileError, Reconciler};
 use crate::allocator;
-use crate::clock::boot_ns;
 use crate::control::message::{Refusal, RefusalKind, Reply, Submitted};
 use crate::control::queue::Call;
-use crate::dataplane::{self, Clients, Reader};
+use crate::dataplane::{self, Reader};
 use crate::health::Health;
 use crate::network::Network;
 use crate::network::survey::Way;
@@ -31,6 +30,8 @@ use crate::state::surroundings::Surroundings;
 use crate::state::targets::Ports;
 use crate::state::verdict::Verdict;
 use lb_config::{Config, ConfigError, PacketConfig};
+use lb_net::Clients;
+use lb_net::clock::boot_ns;
 
 /// The nice value of the threads that make plans: a third of the CPU time that the agent gets beside them.
 const PRIORITY: i32 = 5;

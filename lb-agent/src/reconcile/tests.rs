@@ -4,18 +4,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::admission::Admission;
 use crate::control::message::{Command, RefusalKind, Reply};
 use crate::control::queue::Call;
 use crate::control::status::Status;
 use crate::dataplane::memory::Memory;
 use crate::dataplane::{
-    BackendCounts, Clients, Connections, Counts, Describe, Error, Listeners, PacketPaths, Reader,
+    BackendCounts, Connections, Counts, Describe, Error, Listeners, PacketPaths, Reader,
     ServiceCounts, Tables,
 };
-use crate::handover::Kept;
 use crate::state::action::Action;
 use crate::state::preview::Known;
+use lb_net::Clients;
+use lb_net::admission::Admission;
+use lb_net::handover::Kept;
 
 /// A [`Memory`] that the test can reach too.
 #[derive(Clone)]

@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 
 use lb_common::abi::{Counter, path, protocol};
 
-use crate::admission::Refused;
 use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficStats};
 use crate::control::status::Status;
 use crate::dataplane::packets::PacketFigures;
@@ -17,6 +16,7 @@ use crate::state::desired::{Backend, Desired, Service};
 use crate::state::observed::Observed;
 use crate::state::overlay;
 use lb_config::Mode;
+use lb_net::admission::Refused;
 
 /// Where figures come from.
 pub struct Figures<'a> {

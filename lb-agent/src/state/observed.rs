@@ -198,8 +198,3 @@ impl Observed {
 pub fn address_of(backend: &Backend) -> SocketAddr {
     SocketAddr::new(addr::to_ip(&backend.addr), backend.port)
 }
-
-/// The address that a key stands for.
-pub fn listen_address(key: &ServiceKey) -> SocketAddr {
-    SocketAddr::new(addr::to_ip(&key.addr), key.port)
-}

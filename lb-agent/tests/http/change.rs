@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lb_agent::handover::Newcomers;
+use lb_net::handover::Newcomers;
 
 use super::{Backend, OK, Proxy, field, status};
 

@@ -23,16 +23,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use lb_agent::admission::Admission;
 use lb_agent::dataplane::Connections as _;
 use lb_agent::dataplane::memory::Memory;
-use lb_agent::handover::{Kept, Newcomers};
 use lb_agent::l7::L7;
 use lb_agent::state::desired::Desired;
 use lb_agent::state::observed::Observed;
 use lb_agent::state::overlay::Overlay;
 use lb_agent::state::plan::plan;
 use lb_agent::state::surroundings::Surroundings;
+use lb_net::admission::Admission;
+use lb_net::handover::{Kept, Newcomers};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);

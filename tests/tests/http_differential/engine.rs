@@ -3,16 +3,16 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
-use lb_agent::admission::Admission;
 use lb_agent::dataplane::Connections as _;
 use lb_agent::dataplane::memory::Memory;
-use lb_agent::handover::Kept;
 use lb_agent::l7::L7;
 use lb_agent::state::desired::Desired;
 use lb_agent::state::observed::Observed;
 use lb_agent::state::overlay::Overlay;
 use lb_agent::state::plan::plan;
 use lb_agent::state::surroundings::Surroundings;
+use lb_net::admission::Admission;
+use lb_net::handover::Kept;
 
 /// A host of which nothing is known.
 struct Here;

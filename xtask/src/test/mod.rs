@@ -74,7 +74,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Suite {
-    /// Host tests of lb-common, lb-agent and xtask; no root
+    /// Tests of each crate by itself; no root
     Unit,
     /// The eBPF programs in the kernel; root
     Bpf,

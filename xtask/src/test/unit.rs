@@ -11,9 +11,10 @@ use anyhow::Result;
 use std::fs;
 
 /// The crates with tests that need nothing.
-const CRATES: [&str; 6] = [
+const CRATES: [&str; 7] = [
     "lb-common",
     "lb-config",
+    "lb-net",
     "lb-http",
     "lb-agent",
     "lb-load",
@@ -22,7 +23,7 @@ const CRATES: [&str; 6] = [
 
 /// Those of them that are built for other processors, of which the parts without a process of their own are
 /// tested; `lb-common` is tested whole.
-const IN_PARTS: [&str; 3] = ["lb-config", "lb-agent", "lb-load"];
+const IN_PARTS: [&str; 4] = ["lb-config", "lb-net", "lb-agent", "lb-load"];
 
 /// Arguments of cargo for the tests of the eBPF objects that need no kernel. They look for those of the
 /// processor that they are built for.
@@ -135,13 +136,15 @@ fn skipped() -> u64 {
 mod tests {
     use super::*;
 
-    /// The source of a test of the agent: `a::b::tests::name` is in `a/b.rs` or `a/b/tests.rs`, and so on.
+    /// The source of a test of one of the crates: `a::b::tests::name` is in `a/b.rs` or `a/b/tests.rs`, and so on.
     fn has_source(test: &str) -> bool {
         let (module, name) = test.rsplit_once("::").unwrap();
         let path = module.replace("::", "/");
         let inside = path.strip_suffix("/tests").unwrap_or(&path);
-        [path.as_str(), inside].iter().any(|path| {
-            let file = format!("lb-agent/src/{path}.rs");
+        let files = IN_PARTS
+            .iter()
+            .flat_map(|name| [path.as_str(), inside].map(|path| format!("{name}/src/{path}.rs")));
+        files.into_iter().any(|file| {
             let source = fs::read_to_string(sh::workspace().join(file));
             source.is_ok_and(|source| source.contains(&format!("fn {name}()")))
         })

@@ -7,7 +7,7 @@ const MOST_LINES: usize = 600;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
 const UNSAFE_FILES: [&str; 38] = [
-    "lb-agent/src/admission/seats.rs",
+    "lb-net/src/admission/seats.rs",
     "lb-agent/src/allocator.rs",
     "lb-agent/src/control/peer.rs",
     "lb-agent/src/dataplane/bpf/load.rs",
@@ -15,9 +15,9 @@ const UNSAFE_FILES: [&str; 38] = [
     "lb-agent/src/dataplane/bpf/pod.rs",
     "lb-agent/src/dataplane/bpf/sys.rs",
     "lb-agent/src/doctor/ethtool.rs",
-    "lb-agent/src/handover.rs",
+    "lb-net/src/handover.rs",
     "lb-agent/src/privilege/maps.rs",
-    "lb-agent/src/sockopt.rs",
+    "lb-net/src/sockopt.rs",
     "lb-ebpf/src/ask.rs",
     "lb-ebpf/src/atomic.rs",
     "lb-ebpf/src/clock.rs",
@@ -125,14 +125,19 @@ pub(super) fn unsafe_stays_where_it_is_listed(sources: &[Source]) -> Vec<Complai
 /// Where a TCP listener may be one of tokio's: the place that lets clients in, and the socket for
 /// metrics, which has a limit of its own.
 const ACCEPTING_FILES: [&str; 2] = [
-    "lb-agent/src/admission/listener.rs",
+    "lb-net/src/admission/listener.rs",
     "lb-agent/src/metrics/server.rs",
 ];
+
+/// The code that may have clients.
+const SERVING_CRATES: [&str; 3] = ["lb-agent/src/", "lb-http/src/", "lb-net/src/"];
 
 /// No listener goes past the limits on clients.
 pub(super) fn clients_are_accepted_in_one_place(sources: &[Source]) -> Vec<Complaint> {
     let is_concerned = |source: &&Source| {
-        source.path.starts_with("lb-agent/src/")
+        SERVING_CRATES
+            .iter()
+            .any(|place| source.path.starts_with(place))
             && !source.path.ends_with("tests.rs")
             && !ACCEPTING_FILES.contains(&source.path.as_str())
     };

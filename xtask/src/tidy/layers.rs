@@ -1,25 +1,27 @@
-//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-config <- lb-agent <- tests` with `lb-http <- lb-agent`, and
+//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-config <- lb-net <- lb-agent <- tests` with `lb-http <- lb-agent`, and
 //! inside a crate the order of its modules, from the ground up.
 
 use super::modules::{Use, children, uses};
 use super::{Complaint, Source};
 
 /// Every crate with the crates of ours that it may depend on.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     ("lb-common", &[]),
     ("lb-config", &["lb-common"]),
+    ("lb-net", &["lb-common", "lb-config"]),
     ("lb-http", &[]),
     ("lb-ebpf", &["lb-common"]),
-    ("lb-agent", &["lb-common", "lb-config", "lb-http"]),
-    ("tests", &["lb-common", "lb-config", "lb-agent"]),
+    ("lb-agent", &["lb-common", "lb-config", "lb-net", "lb-http"]),
+    ("tests", &["lb-common", "lb-config", "lb-net", "lb-agent"]),
     ("load", &[]),
     ("xtask", &[]),
 ];
 
 /// All names that a dependency of ours can have.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     "lb-common",
     "lb-config",
+    "lb-net",
     "lb-http",
     "lb-ebpf",
     "lb-agent",
@@ -35,7 +37,11 @@ const THIS_FILE: &str = "xtask/src/tidy/layers.rs";
 type Order = (&'static str, &'static [&'static str]);
 
 /// Crates whose modules have an order.
-const ORDERS: [Order; 2] = [(CONFIG, &CONFIG_MODULES), (AGENT, &AGENT_MODULES)];
+const ORDERS: [Order; 3] = [
+    (CONFIG, &CONFIG_MODULES),
+    (NET, &NET_MODULES),
+    (AGENT, &AGENT_MODULES),
+];
 
 const CONFIG: &str = "lb-config/src/lib.rs";
 const CONFIG_MODULES: [&str; 14] = [
@@ -43,16 +49,24 @@ const CONFIG_MODULES: [&str; 14] = [
     "raw", "loops", "validate", "warnings",
 ];
 
-const AGENT: &str = "lb-agent/src/lib.rs";
-const AGENT_MODULES: [&str; 25] = [
-    "allocator",
+const NET: &str = "lb-net/src/lib.rs";
+const NET_MODULES: [&str; 8] = [
     "clock",
-    "errors",
     "seldom",
-    "sockdiag",
     "sockopt",
-    "crowd",
+    "clients",
+    "proxy_protocol",
+    "bind",
     "handover",
+    "admission",
+];
+
+const AGENT: &str = "lb-agent/src/lib.rs";
+const AGENT_MODULES: [&str; 20] = [
+    "allocator",
+    "errors",
+    "sockdiag",
+    "crowd",
     "privilege",
     "network",
     "state",
@@ -61,7 +75,6 @@ const AGENT_MODULES: [&str; 25] = [
     "health",
     "control",
     "metrics",
-    "admission",
     "proxy",
     "l7",
     "fuzz",

@@ -6,7 +6,7 @@ use lb_common::abi::{self, BackendId, ServiceId};
 
 use super::maps::{ClientMaps, Remembered};
 use super::pod;
-use crate::dataplane::Clients;
+use lb_net::Clients;
 
 /// The kernel's memory of clients, for choices made on the host.
 pub(super) struct KernelClients(Mutex<ClientMaps>);

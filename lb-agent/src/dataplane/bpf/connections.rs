@@ -5,7 +5,8 @@ use std::sync::Arc;
 use lb_common::abi::{self, path};
 
 use super::{Bpf, close};
-use crate::dataplane::{Clients, Connections, Error};
+use crate::dataplane::{Connections, Error};
+use lb_net::Clients;
 
 impl Connections for Bpf {
     fn clients(&self) -> Arc<dyn Clients> {

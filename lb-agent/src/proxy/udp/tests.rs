@@ -5,7 +5,8 @@ use tokio::task::JoinHandle;
 
 use super::super::testing::{Fixed, HOUR, Stop, any_port, noise, soon};
 use super::*;
-use crate::proxy::{Farewell, bind};
+use crate::proxy::Farewell;
+use lb_net::bind;
 
 const FIRST: BackendId = BackendId(1);
 const SECOND: BackendId = BackendId(2);

@@ -18,7 +18,7 @@ use lb_common::select::Client;
 
 use super::super::create::DSR_TABLES;
 use super::super::{pod, sys};
-use crate::clock::monotonic_s;
+use lb_net::clock::monotonic_s;
 
 /// The tables, by service.
 ///

@@ -34,10 +34,10 @@ use lb_common::abi::{Backend, BackendId, ServiceId, ServiceTable};
 
 use self::flows::Flows;
 use super::{maps, pod};
-use crate::clock::monotonic_s;
 use crate::dataplane::packets::{COUNTERS, InterfaceState, PacketFigures, Wanted, counter_name};
 use crate::dataplane::{BackendCounts, TableCounts};
 use crate::network::survey::Place;
+use lb_net::clock::monotonic_s;
 
 pub(super) use attach::remove_filters_of;
 pub(super) use lazy::{LazyPackets, OBJECT, size_maps};

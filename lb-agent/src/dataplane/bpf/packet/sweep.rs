@@ -20,10 +20,10 @@ use super::fate::{self, Fate, Served, fate};
 use super::flows::{Flows, Met};
 use super::pinned;
 use super::reset::Resets;
-use crate::clock::monotonic_s;
 use crate::dataplane::bpf::batch::{Batches, Next};
 use crate::dataplane::bpf::pod;
 use crate::privilege::keep_or_warn;
+use lb_net::clock::monotonic_s;
 
 /// Entries of `TRACKED` that are looked at together.
 const BATCH: u32 = 512;

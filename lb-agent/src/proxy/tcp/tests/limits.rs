@@ -1,7 +1,7 @@
 //! Connections that come back to the proxy, and more of them than there may be.
 
 use super::*;
-use crate::admission::Descriptors;
+use lb_net::admission::Descriptors;
 
 #[tokio::test]
 async fn a_connection_that_comes_back_to_the_proxy_ends_after_a_few_rounds() {

@@ -26,8 +26,6 @@ use nix::libc;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::control::stats::{Family, Kind};
-use crate::metrics::Source;
 use crate::seldom::Seldom;
 pub use seats::Refused;
 use seats::{Scarce, Seats};
@@ -174,7 +172,7 @@ impl Admission {
     }
 
     /// Descriptors are scarce: cuts off whoever has been idle for longest. False if nobody is idle.
-    pub(crate) fn make_room(&self) -> bool {
+    pub fn make_room(&self) -> bool {
         *lock(&self.0.scarce) = Some(Instant::now());
         let shed = self.seats().shed(None);
         if let Some(times) = self.0.scarcity.cause() {
@@ -252,24 +250,6 @@ impl Admission {
     }
 }
 
-impl Source for Admission {
-    fn families(&self) -> Vec<Family> {
-        let open = Family::new(
-            Kind::Gauge,
-            "lb_agent_client_connections",
-            "Connections of clients that go through the agent",
-        );
-        let most = Family::new(
-            Kind::Gauge,
-            "lb_agent_client_connections_limit",
-            "How many of them there may be, where max_connections says so",
-        );
-        let open = open.with(&[], self.open_in_all() as f64);
-        let limit = self.most().map(|limit| most.with(&[], limit as f64));
-        std::iter::once(open).chain(limit).collect()
-    }
-}
-
 /// Whether a limit is nearly reached, or is.
 pub fn is_near(open: usize, most: usize) -> bool {
     most != usize::MAX && open * 100 >= most * NEAR
@@ -281,8 +261,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Whether a connection failed because all ports of this host towards its address are in use: no fault of
 /// whoever is there (EADDRNOTAVAIL, ip(7) of `ip_local_port_range`).
-pub(crate) fn lacks_port(error: &io::Error) -> bool {
+pub fn lacks_port(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// Whether what is missing are descriptors or memory, which is no backend's fault.
+pub fn is_scarcity(error: &io::Error) -> bool {
+    let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|code| scarce.contains(&code))
 }
 
 fn no_port(address: SocketAddr) -> String {

@@ -5,9 +5,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use lb_common::abi::ServiceKey;
+use lb_common::addr;
 use socket2::{Domain, Protocol, Socket, Type};
-
-use crate::state::observed::listen_address;
 
 /// Connections that may wait to be accepted; the kernel's `net.core.somaxconn` bounds it too.
 const BACKLOG: i32 = 4096;
@@ -102,6 +101,11 @@ impl Problems {
     }
 }
 
+/// The address that a key stands for.
+pub fn listen_address(key: &ServiceKey) -> SocketAddr {
+    SocketAddr::new(addr::to_ip(&key.addr), key.port)
+}
+
 /// A TCP socket that listens on `address`.
 ///
 /// SO_REUSEADDR lets an agent take an address again at once; another listener still keeps it away.
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_may_open_nothing_is_in_vain_and_one_that_has_to_wait_is_not() {
-        let key = |port| ServiceKey::new(lb_common::addr::ANY_V6, port, 6);
+        let key = |port| ServiceKey::new(addr::ANY_V6, port, 6);
         let mut problems = Problems::default();
         assert!(!problems.beside(0).is_in_vain(), "nothing is wanted");
         problems.note(

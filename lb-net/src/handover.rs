@@ -168,7 +168,7 @@ fn address(socket: &Socket) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::bind;
+    use crate::bind;
 
     fn bound(address: &str) -> TcpListener {
         TcpListener::bind(address).unwrap()
