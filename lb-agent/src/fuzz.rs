@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use lb_http::body::{Decoder, Piece};
-use lb_http::request::Limits;
-use lb_http::{Fields, Framing, Name, RequestHead, ResponseHead};
+use lb_http1::body::{Decoder, Piece};
+use lb_http1::request::Limits;
+use lb_http1::{Fields, Framing, Name, RequestHead, ResponseHead};
 
 use crate::l7::forwarded::{self, Origin, value};
 use crate::l7::sticky::engineio::{self, Handshake};

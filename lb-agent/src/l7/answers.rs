@@ -2,7 +2,7 @@
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use lb_http::{Name, ResponseHead};
+use lb_http1::{Name, ResponseHead};
 
 use super::pages::Shown;
 

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
-use lb_http::body::{BodyError, Piece};
-use lb_http::{Fields, ResponseHead};
+use lb_http1::body::{BodyError, Piece};
+use lb_http1::{Fields, ResponseHead};
 use tokio::task::AbortHandle;
 
 use super::access_log::{End, Record};

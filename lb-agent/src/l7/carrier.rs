@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use lb_http::{Fields, Framing, RequestHead};
+use lb_http1::{Fields, Framing, RequestHead};
 use tokio::io::AsyncWrite as _;
 
 use super::h2c::Call;

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::Version;
-use lb_http::body::{Decoder, Piece};
-use lb_http::{ResponseHead, buffer_pool};
+use lb_http1::body::{Decoder, Piece};
+use lb_http1::{ResponseHead, buffer_pool};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, Interest, ReadBuf};
 
 use super::clock::Deadline;

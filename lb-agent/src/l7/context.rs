@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyper::{Method, StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
-use lb_http::{Framing, Name, RequestHead, ResponseHead, hop};
+use lb_http1::{Framing, Name, RequestHead, ResponseHead, hop};
 
 use super::access_log::{LogFields, Record};
 use super::answers::{self, Answer};

@@ -5,8 +5,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use lb_http::body::{BodyError, Decoder, Piece};
-use lb_http::{Fields, Framing, buffer_pool, hop};
+use lb_http1::body::{BodyError, Decoder, Piece};
+use lb_http1::{Fields, Framing, buffer_pool, hop};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::carrier::Carrier;

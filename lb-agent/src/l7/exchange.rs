@@ -9,8 +9,8 @@ use std::time::Duration;
 use h2::Reason;
 use hyper::{StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
-use lb_http::response::Malformed;
-use lb_http::{Framing, Name, ResponseHead, buffer_pool, framing, hop};
+use lb_http1::response::Malformed;
+use lb_http1::{Framing, Name, ResponseHead, buffer_pool, framing, hop};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::sleep;
 
@@ -370,7 +370,7 @@ impl Exchange<'_> {
         let declared = head.fields.get(Name::ContentLength);
         let mut length = match framing {
             Framing::Length(length) => Some(length),
-            Framing::None => declared.and_then(lb_http::list::number),
+            Framing::None => declared.and_then(lb_http1::list::number),
             Framing::Chunked | Framing::UntilClose => None,
         };
         let stays = head.stays();

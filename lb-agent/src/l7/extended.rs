@@ -11,7 +11,7 @@ use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use lb_http::{Name, RequestHead};
+use lb_http1::{Name, RequestHead};
 
 use super::access_log::Record;
 use super::connection::{Connection, InFlight};

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use hyper::Version;
 use hyper::header::HeaderName;
-use lb_http::{Fields, Name, list};
+use lb_http1::{Fields, Name, list};
 
 pub mod value;
 use lb_config::http::{Cidr, Settings};

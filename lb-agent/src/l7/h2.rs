@@ -13,8 +13,8 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use lb_http::request::Refusal;
-use lb_http::{Framing, Name, RequestHead, ResponseHead};
+use lb_http1::request::Refusal;
+use lb_http1::{Framing, Name, RequestHead, ResponseHead};
 
 use super::access_log::{End, Record};
 use super::answers::Answer;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use lb_http::Name;
+use lb_http1::Name;
 
 use super::answers::Answer;
 use super::compiled::Target;

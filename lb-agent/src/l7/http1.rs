@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use lb_http::RequestHead;
-use lb_http::request::Limits;
+use lb_http1::RequestHead;
+use lb_http1::request::Limits;
 
 use super::client::Conn;
 use super::connection::Connection;

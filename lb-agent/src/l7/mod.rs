@@ -1,4 +1,4 @@
-//! The L7 path: services with `mode = "http"`, in user space. Messages are those of `lb_http`; hyper
+//! The L7 path: services with `mode = "http"`, in user space. Messages are those of `lb_http1`; hyper
 //! speaks HTTP/2 with clients.
 //!
 //! | file | owns |

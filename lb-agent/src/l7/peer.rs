@@ -2,8 +2,8 @@
 
 use std::task::{Context, Poll};
 
-use lb_http::ResponseHead;
-use lb_http::body::{BodyError, Piece};
+use lb_http1::ResponseHead;
+use lb_http1::body::{BodyError, Piece};
 
 /// Why a body does not come to its end.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use hyper::Method;
 use lb_common::abi::{BackendId, ServiceHead, ServiceId};
-use lb_http::{Framing, RequestHead};
+use lb_http1::{Framing, RequestHead};
 
 use super::compress::RequestMeta;
 use super::forwarded::{Asker, Origin};

@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode, Version};
-use lb_http::body::{BodyError, Decoder, Encoder, Piece};
-use lb_http::fields::line_to;
-use lb_http::{Framing, Name, RequestHead, ResponseHead, buffer_pool};
+use lb_http1::body::{BodyError, Decoder, Encoder, Piece};
+use lb_http1::fields::line_to;
+use lb_http1::{Framing, Name, RequestHead, ResponseHead, buffer_pool};
 use tokio::io::AsyncWrite as _;
 
 use super::access_log::{End, LogFields, Record};

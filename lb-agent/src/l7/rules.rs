@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
-use lb_http::Fields;
+use lb_http1::Fields;
 
 use super::forwarded::{self, Asker, Origin};
 use super::routes::hostname;

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use lb_http::body::Piece;
+use lb_http1::body::Piece;
 
 use super::carrier::Carrier;
 use super::connection::Connection;

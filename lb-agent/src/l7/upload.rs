@@ -3,8 +3,8 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use lb_http::body::{Encoder, Piece};
-use lb_http::{Fields, Framing, RequestHead, buffer_pool, hop};
+use lb_http1::body::{Encoder, Piece};
+use lb_http1::{Fields, Framing, RequestHead, buffer_pool, hop};
 
 use super::carrier::Carrier;
 use super::compiled::RouteConfig;

@@ -15,7 +15,7 @@ const CRATES: [&str; 7] = [
     "lb-common",
     "lb-config",
     "lb-net",
-    "lb-http",
+    "lb-http1",
     "lb-agent",
     "lb-load",
     "xtask",

@@ -1,4 +1,4 @@
-//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-config <- lb-net <- lb-agent <- tests` with `lb-http <- lb-agent`, and
+//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-config <- lb-net <- lb-agent <- tests` with `lb-http1 <- lb-agent`, and
 //! inside a crate the order of its modules, from the ground up.
 
 use super::modules::{Use, children, uses};
@@ -9,9 +9,12 @@ const CRATES: [(&str, &[&str]); 9] = [
     ("lb-common", &[]),
     ("lb-config", &["lb-common"]),
     ("lb-net", &["lb-common", "lb-config"]),
-    ("lb-http", &[]),
+    ("lb-http1", &[]),
     ("lb-ebpf", &["lb-common"]),
-    ("lb-agent", &["lb-common", "lb-config", "lb-net", "lb-http"]),
+    (
+        "lb-agent",
+        &["lb-common", "lb-config", "lb-net", "lb-http1"],
+    ),
     ("tests", &["lb-common", "lb-config", "lb-net", "lb-agent"]),
     ("load", &[]),
     ("xtask", &[]),
@@ -22,7 +25,7 @@ const OURS: [&str; 9] = [
     "lb-common",
     "lb-config",
     "lb-net",
-    "lb-http",
+    "lb-http1",
     "lb-ebpf",
     "lb-agent",
     "lb-load",
@@ -119,7 +122,7 @@ pub(super) fn crates_depend_downwards(sources: &[Source]) -> Vec<Complaint> {
             }
         }
     }
-    for safe in ["lb-common", "lb-config", "lb-http"] {
+    for safe in ["lb-common", "lb-config", "lb-http1"] {
         if let Some(library) = find(sources, &format!("{safe}/src/lib.rs"))
             && !library.text.contains("#![forbid(unsafe_code)]")
         {

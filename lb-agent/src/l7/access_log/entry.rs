@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::{StatusCode, Version};
-use lb_http::{Name, RequestHead, buffer_pool};
+use lb_http1::{Name, RequestHead, buffer_pool};
 
 /// What the line of a request will say. Texts are copied into one buffer, which the next request of the
 /// thread uses again: nothing of the request itself is kept alive for the log.

@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::l7::access_log::LogFields;
     use hyper::{Method, StatusCode};
-    use lb_http::RequestHead;
+    use lb_http1::RequestHead;
 
     fn entry(headers: &[(&str, &[u8])], target: &str) -> Entry {
         let mut head = RequestHead::new(Method::GET, target.as_bytes(), Version::HTTP_11);

@@ -208,7 +208,7 @@ mod tests {
     use crate::l7::access_log::{End, LogFields, Record, flush_thread};
     use hyper::{Method, Version};
     use lb_config::http::LogFormat;
-    use lb_http::RequestHead;
+    use lb_http1::RequestHead;
 
     fn log(path: &Path) -> AccessLog {
         AccessLog {

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::io;
 
-use lb_http::buffer_pool;
+use lb_http1::buffer_pool;
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::encoder::Encoder;

@@ -1,7 +1,7 @@
 //! Whether an answer is compressed, and what becomes of its header then.
 
 use hyper::StatusCode;
-use lb_http::{Fields, Name, RequestHead, ResponseHead, list};
+use lb_http1::{Fields, Name, RequestHead, ResponseHead, list};
 
 use super::accept::Accepted;
 use crate::l7::h2c::is_grpc_type;

@@ -2,7 +2,7 @@
 //! is counted on its way (see `upload`).
 
 use hyper::StatusCode;
-use lb_http::Framing;
+use lb_http1::Framing;
 
 use super::{Filter, Verdict};
 use crate::l7::request::{Backends, Request};

@@ -1,7 +1,7 @@
 //! Plain requests are sent to TLS, and browsers are told to come by TLS alone (RFC 6797).
 
 use hyper::StatusCode;
-use lb_http::Name;
+use lb_http1::Name;
 
 use super::{Filter, Response, Verdict};
 use crate::l7::answers;

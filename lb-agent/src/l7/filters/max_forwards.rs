@@ -1,7 +1,7 @@
 //! `Max-Forwards` of OPTIONS is counted down; at zero the answer is ours (RFC 9110, section 7.6.2).
 
 use hyper::{Method, StatusCode};
-use lb_http::{Name, list};
+use lb_http1::{Name, list};
 
 use super::{Filter, Verdict};
 use crate::l7::answers::Answer;

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use lb_common::abi::{BackendId, ServiceId};
-use lb_http::ResponseHead;
+use lb_http1::ResponseHead;
 
 use super::answers::Answer;
 use super::compress;
@@ -263,7 +263,7 @@ impl Chain {
                 Ok(coded) => body = Bytes::from(coded),
                 Err(error) => {
                     tracing::error!(%error, "an answer cannot be compressed");
-                    head.fields.remove(lb_http::Name::ContentEncoding);
+                    head.fields.remove(lb_http1::Name::ContentEncoding);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use hyper::StatusCode;
 use lb_common::abi::ServiceId;
-use lb_http::{Fields, Name, list};
+use lb_http1::{Fields, Name, list};
 
 use super::{Filter, Response, Source, Verdict};
 use crate::l7::request::{Backends, Request};

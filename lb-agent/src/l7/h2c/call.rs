@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use hyper::body::Bytes;
-use lb_http::{Fields, Framing, RequestHead, ResponseHead};
+use lb_http1::{Fields, Framing, RequestHead, ResponseHead};
 
 use super::connection::Lease;
 use super::head;

@@ -3,7 +3,7 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, Version};
-use lb_http::{Fields, Framing, Name, RequestHead, ResponseHead};
+use lb_http1::{Fields, Framing, Name, RequestHead, ResponseHead};
 
 /// Whether a message is one of gRPC.
 pub(in crate::l7) fn is_grpc(fields: &Fields) -> bool {
@@ -94,7 +94,7 @@ fn append(headers: &mut HeaderMap, name: &[u8], value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_http::request::Limits;
+    use lb_http1::request::Limits;
 
     const LIMITS: Limits = Limits {
         bytes: 1000,

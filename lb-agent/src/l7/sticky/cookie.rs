@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use aws_lc_rs::hmac;
 use lb_common::abi::{Backend, BackendId};
-use lb_http::{Fields, Name};
+use lb_http1::{Fields, Name};
 
 use lb_config::http::{SameSite, StickyCookie};
 

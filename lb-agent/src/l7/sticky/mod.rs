@@ -20,7 +20,7 @@ use lb_common::abi::{BackendId, ServiceHead};
 use lb_common::addr::{self, Addr};
 use lb_common::hash;
 use lb_common::select::Client;
-use lb_http::Fields;
+use lb_http1::Fields;
 
 use cookie::Cookies;
 use lb_config::http::Stickiness;
