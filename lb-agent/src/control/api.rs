@@ -30,7 +30,7 @@ pub(super) struct No {
     pub(super) status: StatusCode,
     pub(super) document: RefusalDocument,
     /// For the `Allow` header, RFC 9110 section 15.5.6.
-    pub(super) allow: Option<&'static str>,
+    pub(super) allow: Option<String>,
 }
 
 impl No {
@@ -106,55 +106,44 @@ pub(super) enum Endpoint {
     Stop,
 }
 
-/// Finds out what is asked, before the body is read.
+/// Every route of the control socket. `docs/openapi.json` describes the same ones.
+pub(super) static ROUTES: [(Method, &str, Endpoint); 10] = [
+    (Method::GET, "/v1/status", Endpoint::Status),
+    (Method::GET, "/v1/stats", Endpoint::Stats),
+    (Method::GET, "/metrics", Endpoint::Metrics),
+    (Method::GET, "/v1/lookup", Endpoint::Lookup),
+    (Method::POST, "/v1/backends", Endpoint::AddBackend),
+    (Method::DELETE, "/v1/backends", Endpoint::RemoveBackend),
+    (Method::POST, "/v1/backends/drain", Endpoint::DrainBackend),
+    (Method::POST, "/v1/reload", Endpoint::Reload),
+    (Method::POST, "/v1/plan", Endpoint::Plan),
+    (Method::POST, "/v1/stop", Endpoint::Stop),
+];
+
+/// Finds the endpoint of a request before its body is read.
 pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
-    let (allow, found) = match path {
-        "/v1/status" => ("GET", pick(method, [(Method::GET, Endpoint::Status)])),
-        "/v1/stats" => ("GET", pick(method, [(Method::GET, Endpoint::Stats)])),
-        "/metrics" => ("GET", pick(method, [(Method::GET, Endpoint::Metrics)])),
-        "/v1/lookup" => ("GET", pick(method, [(Method::GET, Endpoint::Lookup)])),
-        "/v1/backends" => (
-            "POST, DELETE",
-            pick(
-                method,
-                [
-                    (Method::POST, Endpoint::AddBackend),
-                    (Method::DELETE, Endpoint::RemoveBackend),
-                ],
-            ),
-        ),
-        "/v1/backends/drain" => (
-            "POST",
-            pick(method, [(Method::POST, Endpoint::DrainBackend)]),
-        ),
-        "/v1/reload" => ("POST", pick(method, [(Method::POST, Endpoint::Reload)])),
-        "/v1/plan" => ("POST", pick(method, [(Method::POST, Endpoint::Plan)])),
-        "/v1/stop" => ("POST", pick(method, [(Method::POST, Endpoint::Stop)])),
-        _ => {
-            return Err(No::new(
-                StatusCode::NOT_FOUND,
-                format!("there is nothing at {}", value::quoted(path)),
-                "there is GET /v1/status, GET /v1/stats, GET /metrics, GET \
-                 /v1/lookup?client=ADDRESS, POST and DELETE \
-                 /v1/backends, POST /v1/backends/drain, POST /v1/reload, POST /v1/plan and POST \
-                 /v1/stop",
-            ));
-        }
-    };
-    found.ok_or_else(|| No {
-        allow: Some(allow),
+    let here = || ROUTES.iter().filter(|(_, known, _)| *known == path);
+    if let Some((_, _, endpoint)) = here().find(|(known, _, _)| known == method) {
+        return Ok(*endpoint);
+    }
+    let methods: Vec<&str> = here().map(|(known, _, _)| known.as_str()).collect();
+    if methods.is_empty() {
+        let known = ROUTES.each_ref();
+        let known = known.map(|(method, path, _)| format!("{method} {path}"));
+        return Err(No::new(
+            StatusCode::NOT_FOUND,
+            format!("there is nothing at {}", value::quoted(path)),
+            format!("there is {}", known.join(", ")),
+        ));
+    }
+    Err(No {
+        allow: Some(methods.join(", ")),
         ..No::new(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("{path} does not take {}", value::quoted(method.as_str())),
-            format!("use {}", allow.replace(", ", " or ")),
+            format!("use {}", methods.join(" or ")),
         )
     })
-}
-
-fn pick<const N: usize>(method: &Method, of: [(Method, Endpoint); N]) -> Option<Endpoint> {
-    of.into_iter()
-        .find(|(taken, _)| taken == method)
-        .map(|(_, endpoint)| endpoint)
 }
 
 /// Makes a command of what came with the request. Values are held to the same rules as those of
@@ -338,5 +327,7 @@ fn parameters<'q>(
     Ok(found)
 }
 
+#[cfg(test)]
+mod openapi;
 #[cfg(test)]
 mod tests;

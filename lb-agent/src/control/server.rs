@@ -136,8 +136,7 @@ async fn respond(request: Request<Incoming>, peer: Peer, agent: &Agent) -> Respo
         Ok(reply) => json(StatusCode::OK, &reply),
         Err(no) => {
             let mut response = json(no.status, &no.document);
-            if let Some(methods) = no.allow {
-                let methods = HeaderValue::from_static(methods);
+            if let Some(methods) = no.allow.and_then(|methods| methods.parse().ok()) {
                 response.headers_mut().insert(ALLOW, methods);
             }
             response
