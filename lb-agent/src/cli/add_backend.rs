@@ -18,12 +18,12 @@ use lb_config::BackendAddress;
 
 /// Add a backend, or put one back in service
 ///
-/// New clients go to it as soon as the command returns; nobody who is known elsewhere is moved. It
+/// New clients go to it as soon as the command returns. Known clients of other backends stay there. It
 /// is kept over restarts, until remove-backend.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent add-backend 127.0.0.1:5001 --weight 2")]
 pub(super) struct AddBackend {
-    /// Where the application listens
+    /// Address of the application
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
     address: BackendAddress,
     /// Service that gets it; may be left out when there is only one
@@ -32,7 +32,7 @@ pub(super) struct AddBackend {
     /// Its share in relation to the other backends [default: 1]
     #[arg(long, value_name = "N", value_parser = super::weight, allow_negative_numbers = true)]
     weight: Option<u16>,
-    /// Wait until the application takes connections, for so long at most, before it is added
+    /// Longest time to wait until the application takes connections, before it is added
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     wait: Option<Duration>,
     /// Do not complain when it is in service already

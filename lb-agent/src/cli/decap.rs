@@ -16,10 +16,10 @@ use lb_config::value::BadValue;
 
 /// Take the wrapping off packets of the dsr path, on a backend
 ///
-/// For backends without tunnel devices: an XDP program unwraps IPv4 and IPv6 in IPv4, IPv6 and GUE
-/// that is addressed to this host, and leaves everything else alone. The backend also needs the
-/// service's address, where nobody asks for it by ARP: ip addr add ADDRESS/32 dev lo. Runs until it
-/// is interrupted, or until --detach if --pin was given.
+/// For backends without tunnel devices. An XDP program unwraps IPv4 and IPv6 in IPv4, IPv6 and GUE,
+/// addressed to this host. It leaves everything else alone. The backend also needs the
+/// service's address on a device without ARP: ip addr add ADDRESS/32 dev lo. Runs until it is
+/// interrupted, or until --detach if --pin was given.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent decap --interface eth0 --from 10.0.0.0/24")]
 pub(super) struct DecapCommand {
@@ -32,16 +32,16 @@ pub(super) struct DecapCommand {
     /// UDP port of GUE; 0 for no GUE
     #[arg(long, value_name = "PORT", default_value_t = 6080)]
     gue_port: u16,
-    /// In the driver, or in the stack [default: the driver where it can]
+    /// In the driver, or in the stack [default: the driver, if it can]
     #[arg(long, value_enum, value_name = "MODE")]
     mode: Option<ModeName>,
     /// Leave it attached and return; addresses that this host gets later are not known to it
     #[arg(long, conflicts_with_all = ["detach", "show"])]
     pin: bool,
-    /// Take off what --pin has left
+    /// Detach a pinned program
     #[arg(long, conflicts_with_all = ["show", "from", "mode"])]
     detach: bool,
-    /// Print what a pinned one has counted
+    /// Print the counters of a pinned program
     #[arg(long, conflicts_with_all = ["from", "mode"])]
     show: bool,
     /// With --show: print JSON

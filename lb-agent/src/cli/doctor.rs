@@ -11,7 +11,7 @@ use super::failure::{self, Failure};
 use super::output::{self, Look};
 use crate::doctor::{self, Finding, Level};
 
-/// Look for what stands in the way on this machine
+/// Check this host, and name a remedy for each problem
 ///
 /// Each line is ok, a warning or a failure with its remedy. Exit code 1 if there is a failure.
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use lb_config::BackendAddress;
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent drain-backend 127.0.0.1:5001 --timeout 10m --wait")]
 pub(super) struct DrainBackend {
-    /// Where the application listens
+    /// Address of the application
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
     address: BackendAddress,
     /// Service that has it; may be left out when there is only one
@@ -26,13 +26,13 @@ pub(super) struct DrainBackend {
     /// How long the known clients may stay, as in "90s" or "1h30m" [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     timeout: Option<Duration>,
-    /// Stay until it is empty or the time is over, and tell what is left. Once it is empty its
-    /// known clients go elsewhere, too: it can be stopped then, and nobody notices. Exits with 1
-    /// when connections are left
+    /// Wait until no connection is left or the time is over, and count down. At the end the known
+    /// clients go elsewhere, too, and the application can be stopped unnoticed. Exits with 1 if
+    /// connections are left
     #[arg(long)]
     wait: bool,
-    /// What becomes of what it still has then
-    #[arg(long, value_enum, default_value_t = AtEnd::Leave, value_name = "WHAT")]
+    /// Treatment of open connections at the end
+    #[arg(long, value_enum, default_value_t = AtEnd::Leave, value_name = "TREATMENT")]
     at_end: AtEnd,
     /// Let the known clients move at once, not at the end: with their next connection
     #[arg(long)]
@@ -44,11 +44,11 @@ pub(super) struct DrainBackend {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum AtEnd {
-    /// Clients go elsewhere, open connections go on
+    /// clients move, open connections go on
     Leave,
-    /// Clients go elsewhere, open connections are closed
+    /// clients move, open connections are closed
     Close,
-    /// Clients stay for as long as they like
+    /// clients stay
     Keep,
 }
 

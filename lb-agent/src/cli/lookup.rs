@@ -12,7 +12,7 @@ use crate::control::message::{Command, Lookup as Found};
 /// Backends that are named of an order that may have a thousand.
 const SHOWN: usize = 8;
 
-/// Show where a client would go, and why
+/// Show the backend of a client, and the reason
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent lookup 203.0.113.9 --service web")]
 pub(super) struct Lookup {

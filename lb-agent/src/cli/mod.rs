@@ -205,3 +205,6 @@ fn weight(text: &str) -> Result<u16, BadValue> {
         }),
     }
 }
+
+#[cfg(test)]
+mod pages;

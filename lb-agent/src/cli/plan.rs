@@ -10,10 +10,10 @@ use super::{Control, output, wait_for};
 use crate::control::message::{Command, Part, Preview, Submitted};
 use crate::state::preview::{BackendPreview, Change, Moved, ServicePreview};
 
-/// Tell what a configuration would change, and change nothing
+/// Preview the changes of a configuration
 ///
-/// The agent compares it with what is in force: services, addresses, backends, and whom it would
-/// move. What was changed at run time stays, as in a reload.
+/// The agent compares it with the tables in force: services, addresses, backends, and clients that
+/// would move. Changes made at run time stay, as in a reload.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent plan --config new.toml --max-moved 5%")]
 pub(super) struct Plan {

@@ -7,13 +7,13 @@ use super::failure::Failure;
 use super::plan::{Options, show};
 use crate::control::message::Command;
 
-/// Have the agent read its configuration again
+/// Put the configuration file in force
 ///
-/// A configuration with problems changes nothing. What was changed at run time stays.
+/// A configuration with problems changes nothing. Changes made at run time stay.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent reload --max-moved 5%")]
 pub(super) struct Reload {
-    /// Tell what would change, and change nothing
+    /// Preview the changes, and make none
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]

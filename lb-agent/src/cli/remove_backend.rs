@@ -14,7 +14,7 @@ use lb_config::BackendAddress;
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent remove-backend 127.0.0.1:5001")]
 pub(super) struct RemoveBackend {
-    /// Where the application listens
+    /// Address of the application
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
     address: BackendAddress,
     /// Service that has it; may be left out when there is only one

@@ -22,17 +22,17 @@ const FILTER: &str = "LB_AGENT_LOG";
 
 /// Run the agent in the foreground
 ///
-/// It logs to standard error; LB_AGENT_LOG says how much, as in "debug" or
+/// It logs to standard error; the variable LB_AGENT_LOG sets the level, as in "debug" or
 /// "info,lb_agent::control=debug". SIGTERM and SIGINT end it (exit code 0), so does `lb-agent stop`
-/// (exit code 4, for whoever would start it again); SIGHUP has it read its configuration again, SIGUSR1
-/// open the files of its access logs anew. The kernel goes on forwarding without it.
+/// (exit code 4, so that a supervisor does not start it again). SIGHUP reloads the configuration, SIGUSR1 opens
+/// the access logs anew. The kernel goes on forwarding without the agent.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent run --config /etc/lb-agent/config.toml --log json")]
 pub(super) struct Run {
     /// Configuration [default: /etc/lb-agent/config.toml, or one service on port 80 without it]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How the log is written
+    /// Form of the log
     #[arg(long, value_enum, default_value_t = Log::Human, value_name = "FORM")]
     log: Log,
 }

@@ -11,14 +11,14 @@ use crate::control::client::Client;
 use crate::control::message::Command;
 use crate::control::stats::{Stats as Figures, TrafficStats};
 
-/// Show what is counted: connections, clients, drops, tables
+/// Show counters: connections, clients, drops, tables
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent stats --watch")]
 pub(super) struct Stats {
     /// Print JSON; with --watch, a line each time
     #[arg(long)]
     json: bool,
-    /// Again and again, with rates, until interrupted
+    /// Repeat with rates, until interrupted
     #[arg(long)]
     watch: bool,
     /// Time between two looks

@@ -1,0 +1,91 @@
+//! Every configuration in the README and below docs/ is one that `lb-agent check` accepts.
+//!
+//! A block that begins with "```toml" is a whole configuration. One that begins with "```toml,fragment" is the rest of
+//! a service with `mode = "http"`, whose first lines are put before it here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The first lines of a fragment's service.
+const SERVICE: &str = "[[service]]\nname = 'app'\nmode = 'http'\nlisten = ['127.0.0.1:8080']\n\
+                       backends = ['127.0.0.1:5000']\n";
+
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut paths = vec![root.join("README.md")];
+    let mut directories = vec![root.join("docs")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                paths.push(path);
+            }
+        }
+    }
+    paths
+}
+
+/// The configurations of a page, whole.
+fn configurations(page: &str) -> Vec<String> {
+    let blocks = page.split("```toml").skip(1).map(|rest| {
+        let (kind, rest) = rest.split_once('\n').unwrap();
+        let block = rest.split("```").next().unwrap();
+        match kind {
+            "" => block.to_owned(),
+            ",fragment" => format!("{SERVICE}{block}"),
+            other => panic!("a block of TOML is whole or a fragment, not {other:?}"),
+        }
+    });
+    blocks.collect()
+}
+
+/// The files below /etc/lb-agent that a configuration names.
+fn files(config: &str) -> Vec<&str> {
+    let quoted = config.split('"').skip(1).step_by(2);
+    quoted
+        .filter_map(|text| text.strip_prefix("/etc/lb-agent/"))
+        .collect()
+}
+
+/// A directory in the place of /etc/lb-agent, with the files that `config` names.
+fn directory(config: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let names = vec!["example.com".to_owned(), "*.example.com".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    for name in files(config) {
+        let text = match name {
+            name if name.contains("key") => made.signing_key.serialize_pem(),
+            name if name.ends_with(".pem") => made.cert.pem(),
+            _ => "<!doctype html>".to_owned(),
+        };
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn every_configuration_of_the_pages_passes_check() {
+    let mut checked = 0;
+    for path in pages() {
+        for config in configurations(&fs::read_to_string(&path).unwrap()) {
+            let dir = directory(&config);
+            let file = dir.path().join("config.toml");
+            let place = format!("{}/", dir.path().display());
+            fs::write(&file, config.replace("/etc/lb-agent/", &place)).unwrap();
+            let mut check = Command::new(env!("CARGO_BIN_EXE_lb-agent"));
+            let output = check.arg("check").arg("--config").arg(&file).output();
+            let output = output.unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                output.status.success(),
+                "{}: {said}\n{config}",
+                path.display()
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "only {checked} configurations were found");
+}
