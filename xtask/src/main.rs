@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod deny;
 mod dist;
+mod docs;
 mod host;
 mod install;
 mod lint;
@@ -49,6 +50,8 @@ enum Command {
     Bench(bench::Args),
     /// Check the rules of this repository that no compiler checks
     Tidy,
+    /// Check the pages and build them as a book in HTML
+    Docs,
     /// Install the program, its systemd unit and a first configuration
     Install(install::Args),
     /// Make a Debian package, an RPM, and an archive with an installer
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::test(&args),
         Command::Bench(args) => bench::bench(&args).map(success),
         Command::Tidy => tidy::tidy().map(success),
+        Command::Docs => docs::docs().map(success),
         Command::Install(args) => install::install(&args).map(success),
         Command::Dist(args) => dist::dist(&args).map(success),
         Command::Deny => deny::deny().map(success),

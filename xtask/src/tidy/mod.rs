@@ -106,7 +106,7 @@ pub(crate) fn tidy() -> Result<()> {
 }
 
 /// The text files that are, or would be, in the repository.
-fn sources() -> Result<Vec<Source>> {
+pub(crate) fn sources() -> Result<Vec<Source>> {
     let root = sh::workspace();
     let mut paths = match tracked(root) {
         Ok(paths) => paths,
