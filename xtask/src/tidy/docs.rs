@@ -13,6 +13,9 @@ const MACHINE_PATHS: [&str; 3] = [
     concat!("/ho", "me/"),
 ];
 
+/// The table of contents of the book.
+const SUMMARY: &str = "docs/SUMMARY.md";
+
 /// Pages that are to be read as a whole, and the lines that they may have.
 const SHORT_PAGES: [(&str, usize); 2] = [("README.md", 150), ("ARCHITECTURE.md", 250)];
 
@@ -105,6 +108,24 @@ pub(super) fn links_resolve(sources: &[Source]) -> Vec<Complaint> {
         }
     }
     complaints
+}
+
+/// Every page below docs/ is in the table of contents.
+pub(super) fn pages_are_in_the_book(sources: &[Source]) -> Vec<Complaint> {
+    let Some(summary) = sources.iter().find(|source| source.path == SUMMARY) else {
+        return Vec::new();
+    };
+    let listed: HashSet<String> = summary
+        .lines()
+        .flat_map(|(_, line)| links(line))
+        .map(|link| resolve(SUMMARY, link))
+        .collect();
+    sources
+        .iter()
+        .filter(|page| page.is_page() && page.path.starts_with("docs/") && page.path != SUMMARY)
+        .filter(|page| !listed.contains(&page.path))
+        .map(|page| page.complain(1, format!("{SUMMARY} does not list this page")))
+        .collect()
 }
 
 /// The targets of `[text](target)`.
@@ -265,5 +286,15 @@ mod tests {
             assert_eq!(found(format!("{path}x")), 1);
             assert_eq!(found(format!("docs{path}x")), 0);
         }
+    }
+
+    #[test]
+    fn every_page_is_in_the_table_of_contents() {
+        let summary = Source::new("docs/SUMMARY.md", "- [a](a.md)\n- [b](../B.md)\n");
+        let page = |path: &str| Source::new(path, "# A\n");
+        let sources = [summary, page("docs/a.md"), page("docs/c.md"), page("D.md")];
+        let complaints = pages_are_in_the_book(&sources);
+        assert_eq!(complaints.len(), 1);
+        assert_eq!(complaints[0].path, "docs/c.md");
     }
 }

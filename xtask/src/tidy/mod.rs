@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: the rules of this repository that no compiler checks.
 //!
 //! `code` reads Rust, `modules` which module uses which, `circles` and `layers` in which direction, `docs` the promises
-//! and links of the pages.
+//! and links of the pages, `prose` their sentences.
 //! Each rule is a function from files to complaints; this file finds the files and prints.
 
 mod circles;
@@ -9,6 +9,7 @@ mod code;
 mod docs;
 mod layers;
 mod modules;
+mod prose;
 
 use crate::sh::{self, CommandExt, say};
 use anyhow::{Result, bail};
@@ -71,7 +72,7 @@ impl fmt::Display for Complaint {
 
 type Rule = fn(&[Source]) -> Vec<Complaint>;
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 17] = [
     code::files_open_with_their_purpose,
     code::files_are_short,
     code::nothing_is_left_for_later,
@@ -84,6 +85,10 @@ const RULES: [Rule; 13] = [
     docs::promises_are_tested,
     docs::first_pages_are_short,
     docs::links_resolve,
+    docs::pages_are_in_the_book,
+    prose::sentences_are_short,
+    prose::subjects_have_names,
+    prose::retired_names_stay_away,
     docs::paths_are_of_no_machine,
 ];
 
