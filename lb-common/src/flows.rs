@@ -5,7 +5,7 @@
 //! and one from the backend as its destination; where the client's was replaced by a source port that
 //! was given out, `NAT_PORTS` has the place of the entry. In a set a flow has a *home*. It is looked
 //! for there and then in the rest of that half, and in the other half only if some of this one are
-//! *abroad*. An entry of an established flow is *pinned*: nothing pushes it out. One entry of a half
+//! *displaced*. An entry of an established flow is *pinned*: nothing pushes it out. One entry of a half
 //! is never pinned, so that a new flow always finds a place, be it that of the oldest. Flows of one
 //! client's port, to however many services, are all in one set.
 //!
@@ -34,11 +34,11 @@ const HALF: usize = FlowSet::<3>::WAYS / 2;
 /// Entries of a half that may be pinned.
 const MOST_PINNED: u32 = HALF as u32 - 1;
 /// So many pinned entries, and what finds no place in a half looks for one in the other.
-const CROWDED: u32 = 3;
+const NEAR_FULL: u32 = 3;
 /// One more that is pinned, in the counts of a half: the lower sixteen bits.
 const ONE_PINNED: u32 = 1;
-/// One more that is abroad: the upper ones.
-const ONE_ABROAD: u32 = 1 << 16;
+/// One more that is displaced: the upper ones.
+const ONE_DISPLACED: u32 = 1 << 16;
 /// How often something is tried again when somebody else was faster.
 const TRIES: u32 = 4;
 /// Source ports tried for one flow.

@@ -7,16 +7,16 @@ use lb_common::packet::Packet;
 use crate::packet::{Bare, Raw, Skb, field};
 use crate::packet_maps::Route;
 use crate::tc::pull;
-use crate::world::{Hook, Maps, job};
+use crate::world::{Hook, Maps, context};
 
 /// Returns what becomes of a packet of the host itself that goes out by such an interface.
 #[inline(always)]
 pub fn mend_reply(skb: *mut __sk_buff) -> i32 {
     pull(skb);
-    let Some(job) = job() else {
+    let Some(context) = context() else {
         return TC_ACT_UNSPEC;
     };
-    match egress(&mut Raw(Bare(skb)), &mut maps(skb), job).outcome() {
+    match egress(&mut Raw(Bare(skb)), &mut maps(skb), context).outcome() {
         Outcome::Drop => TC_ACT_SHOT,
         _ => TC_ACT_UNSPEC,
     }
@@ -29,8 +29,8 @@ fn maps(skb: *mut __sk_buff) -> Maps<Bare> {
 
 #[inline(always)]
 fn run_stage(stage: Stage, skb: *mut __sk_buff) -> u64 {
-    match job() {
-        Some(job) => run(stage, &mut Raw(Bare(skb)), &mut maps(skb), job).code(),
+    match context() {
+        Some(context) => run(stage, &mut Raw(Bare(skb)), &mut maps(skb), context).code(),
         None => 0,
     }
 }
@@ -40,7 +40,7 @@ stages! { __sk_buff
     lb_bare_local_reply: LocalReply,
     lb_bare_local_known: LocalKnown,
     lb_bare_local_error: LocalError,
-    lb_bare_local_about: LocalAbout,
+    lb_bare_local_icmp: LocalIcmpRelated,
     lb_bare_local_extensions: LocalExtensions,
     lb_bare_mend: Mend,
 }

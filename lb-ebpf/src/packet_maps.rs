@@ -9,7 +9,7 @@ use lb_common::abi::packet::{
 };
 use lb_common::abi::{BackendId, MAX_BACKENDS, MAX_SERVICES};
 use lb_common::addr::Addr;
-use lb_common::decide::Job;
+use lb_common::decide::PacketContext;
 use lb_common::flows::{Flow, NewFlow};
 
 use crate::hints::kept;
@@ -114,7 +114,7 @@ pub fn scratch() -> Option<*mut Scratch> {
 #[derive(Clone, Copy)]
 pub struct Scratch {
     pub clock: Clock,
-    pub job: Job,
+    pub context: PacketContext,
     /// Key of the flow that is looked for.
     pub key: FlowKey,
     /// A client for which a backend is chosen.

@@ -12,7 +12,7 @@ use lb_common::packet::Packet;
 use crate::ask::is_connected;
 use crate::packet::{Raw, Skb, add_header, field};
 use crate::packet_maps::{self, Route};
-use crate::world::{Hook, Maps, job};
+use crate::world::{Hook, Maps, context};
 
 /// Bytes that are made linear: Ethernet, two IP headers with their options or extensions, and what
 /// is quoted behind them.
@@ -26,7 +26,7 @@ pub fn forward(skb: *mut __sk_buff) -> i32 {
     if is_bare(maps.ingress()) && !frame(skb, &maps) {
         return TC_ACT_UNSPEC;
     }
-    match ingress(&mut Raw(Skb(skb)), &mut maps, job).outcome() {
+    match ingress(&mut Raw(Skb(skb)), &mut maps, context).outcome() {
         // Programs and the stack after this one go on.
         Outcome::Pass | Outcome::Stack => TC_ACT_UNSPEC,
         Outcome::Transmit => send(maps.ingress()),
@@ -40,11 +40,11 @@ pub fn forward(skb: *mut __sk_buff) -> i32 {
 #[inline(always)]
 pub fn mend_reply(skb: *mut __sk_buff) -> i32 {
     pull(skb);
-    let Some(job) = job() else {
+    let Some(context) = context() else {
         return TC_ACT_UNSPEC;
     };
     let mut maps = maps(skb);
-    match egress(&mut Raw(Skb(skb)), &mut maps, job).outcome() {
+    match egress(&mut Raw(Skb(skb)), &mut maps, context).outcome() {
         Outcome::Drop => TC_ACT_SHOT,
         _ => TC_ACT_UNSPEC,
     }
@@ -93,8 +93,8 @@ fn maps(skb: *mut __sk_buff) -> Maps<Skb> {
 
 #[inline(always)]
 fn run_stage(stage: Stage, skb: *mut __sk_buff) -> u64 {
-    match job() {
-        Some(job) => run(stage, &mut Raw(Skb(skb)), &mut maps(skb), job).code(),
+    match context() {
+        Some(context) => run(stage, &mut Raw(Skb(skb)), &mut maps(skb), context).code(),
         None => 0,
     }
 }
@@ -121,26 +121,26 @@ stages! { __sk_buff
     lb_tc_forget: Forget,
     lb_tc_known: Known,
     lb_tc_advance: Advance,
-    lb_tc_fresh: Fresh,
+    lb_tc_new_flow: NewFlow,
     lb_tc_enter: Enter,
     lb_tc_borrow: Borrow,
-    lb_tc_orphaned: Orphaned,
+    lb_tc_backend_gone: BackendGone,
     lb_tc_dsr: Dsr,
     lb_tc_icmp: Icmp,
-    lb_tc_about: About,
+    lb_tc_icmp_related: IcmpRelated,
     lb_tc_way_out: WayOut,
     lb_tc_mend: Mend,
     lb_tc_reset: Reset,
     lb_tc_error: Error,
     lb_tc_extensions: Extensions,
     lb_tc_received: Received,
-    lb_tc_unsettled: Unsettled,
+    lb_tc_transitioning: Transitioning,
     lb_tc_send: Send,
     lb_tc_leaving: Leaving,
     lb_tc_local_reply: LocalReply,
     lb_tc_local_known: LocalKnown,
     lb_tc_local_error: LocalError,
-    lb_tc_local_about: LocalAbout,
+    lb_tc_local_icmp: LocalIcmpRelated,
     lb_tc_local_extensions: LocalExtensions,
 }
 

@@ -16,7 +16,7 @@ use lb_common::decide::data_path::{
     BARRED, BackendEvent, Backends, Clock, Counters, Dsr, FlowEntries, Flows, Fragments, Host,
     Routes, Services, Stages,
 };
-use lb_common::decide::{Job, Stage, Verdict};
+use lb_common::decide::{PacketContext, Stage, Verdict};
 use lb_common::flows::{At, By, End, Flow, Home, Refused};
 use lb_common::headers::exchanged;
 use lb_common::packet::Packet;
@@ -93,9 +93,9 @@ impl<T> Deref for Shared<T> {
 }
 
 impl<H: Hook> Stages for Maps<H> {
-    /// The packet is the context's, and the job lies in the scratch map.
+    /// The packet is the context's, and the context lies in the scratch map.
     #[inline(always)]
-    fn call<P: Packet>(&mut self, stage: Stage, _packet: &mut P, _job: &mut Job) -> Verdict {
+    fn call<P: Packet>(&mut self, stage: Stage, _packet: &mut P, _context: &mut PacketContext) -> Verdict {
         Verdict::from_code(self.hook.call(stage))
     }
 
@@ -484,13 +484,13 @@ impl<H: Hook> Dsr for Maps<H> {
     }
 }
 
-/// The job that all parts of the way share.
+/// The context that all parts of the way share.
 #[inline(always)]
-pub fn job() -> Option<&'static mut Job> {
+pub fn context() -> Option<&'static mut PacketContext> {
     let scratch = scratch()?;
     // SAFETY: this CPU's own element. Packet programs do not interrupt each other on a CPU, and
-    // whoever takes the job gives it to one function at a time. Zeros are a job.
-    Some(unsafe { &mut (*scratch).job })
+    // whoever takes the context gives it to one function at a time. Zeros are a context.
+    Some(unsafe { &mut (*scratch).context })
 }
 
 #[inline(always)]

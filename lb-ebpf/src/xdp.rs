@@ -13,13 +13,13 @@ use lb_common::packet::Packet;
 use crate::ask::is_connected;
 use crate::packet::{Raw, Xdp, field};
 use crate::packet_maps::{Route, interface, packet_settings};
-use crate::world::{Hook, Maps, job, takes_xdp};
+use crate::world::{Hook, Maps, context, takes_xdp};
 
 /// Returns what becomes of the packet.
 #[inline(always)]
 pub fn forward(ctx: *mut xdp_md) -> u32 {
     let mut maps = maps(ctx);
-    match ingress(&mut Raw(Xdp(ctx)), &mut maps, job).outcome() {
+    match ingress(&mut Raw(Xdp(ctx)), &mut maps, context).outcome() {
         // A neighbour is never asked for here.
         Outcome::Pass | Outcome::Stack | Outcome::Neighbour(_) => XDP_PASS,
         Outcome::Transmit if redirects_back() => redirect(maps.ingress()),
@@ -103,8 +103,8 @@ fn maps(ctx: *mut xdp_md) -> Maps<Xdp> {
 
 #[inline(always)]
 fn run_stage(stage: Stage, ctx: *mut xdp_md) -> u64 {
-    match job() {
-        Some(job) => run(stage, &mut Raw(Xdp(ctx)), &mut maps(ctx), job).code(),
+    match context() {
+        Some(context) => run(stage, &mut Raw(Xdp(ctx)), &mut maps(ctx), context).code(),
         None => 0,
     }
 }
@@ -131,19 +131,19 @@ stages! { xdp_md
     lb_xdp_forget: Forget,
     lb_xdp_known: Known,
     lb_xdp_advance: Advance,
-    lb_xdp_fresh: Fresh,
+    lb_xdp_new_flow: NewFlow,
     lb_xdp_enter: Enter,
     lb_xdp_borrow: Borrow,
-    lb_xdp_orphaned: Orphaned,
+    lb_xdp_backend_gone: BackendGone,
     lb_xdp_dsr: Dsr,
     lb_xdp_icmp: Icmp,
-    lb_xdp_about: About,
+    lb_xdp_icmp_related: IcmpRelated,
     lb_xdp_way_out: WayOut,
     lb_xdp_mend: Mend,
     lb_xdp_reset: Reset,
     lb_xdp_error: Error,
     lb_xdp_extensions: Extensions,
     lb_xdp_received: Received,
-    lb_xdp_unsettled: Unsettled,
+    lb_xdp_transitioning: Transitioning,
     lb_xdp_send: Send,
 }

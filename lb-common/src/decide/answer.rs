@@ -3,7 +3,7 @@
 
 use super::data_path::Counters;
 use super::send::REFUSED;
-use super::{Job, Segment, Verdict, is_martian};
+use super::{PacketContext, Segment, Verdict, is_martian};
 use crate::abi::packet::{Ip, PacketCounter};
 use crate::abi::protocol;
 use crate::checksum::Sum;
@@ -68,8 +68,12 @@ impl Problem {
 /// Sends an ICMP error about a packet, from the address that it went to. It quotes the IP header
 /// and eight bytes behind it; the TCP header where its checksum is not ended yet.
 #[inline(always)]
-pub(super) fn error<P: Packet, W: Counters>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
-    let (ip, problem) = (&job.segment.ip, &job.problem);
+pub(super) fn error<P: Packet, W: Counters>(
+    packet: &mut P,
+    world: &mut W,
+    context: &PacketContext,
+) -> Verdict {
+    let (ip, problem) = (&context.segment.ip, &context.problem);
     // RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e).
     let about_error = matches!(ip.protocol, number::ICMP | number::ICMPV6);
     if ip.piece == Piece::Later || is_martian(&ip.src) || about_error {
@@ -208,8 +212,12 @@ fn error_v6<P: Packet>(
 
 /// Answers a TCP segment with a reset.
 #[inline(always)]
-pub(super) fn reset<P: Packet, W: Counters>(packet: &mut P, world: &mut W, job: &Job) -> Verdict {
-    let segment = &job.segment;
+pub(super) fn reset<P: Packet, W: Counters>(
+    packet: &mut P,
+    world: &mut W,
+    context: &PacketContext,
+) -> Verdict {
+    let segment = &context.segment;
     if is_martian(&segment.ip.src) {
         return Verdict::drop(PacketCounter::DropMartian);
     }

@@ -12,7 +12,7 @@ use crate::abi::packet::{
 };
 use crate::abi::{AffinityKey, BackendId, ServiceHead, ServiceId};
 use crate::addr::Addr;
-use crate::decide::{Job, Stage, Verdict};
+use crate::decide::{PacketContext, Stage, Verdict};
 use crate::flows::{At, By, End, Flow, Home, NewFlow, Refused};
 use crate::packet::Packet;
 use crate::select::{Choice, Reason};
@@ -45,7 +45,12 @@ pub enum BackendEvent {
 /// Stages: functions of their own in the kernel.
 pub trait Stages {
     /// Runs a part of the way: [`super::run`], in the kernel as a function of its own.
-    fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict;
+    fn call<P: Packet>(
+        &mut self,
+        stage: Stage,
+        packet: &mut P,
+        context: &mut PacketContext,
+    ) -> Verdict;
     /// [`super::open`], in the kernel as a function of its own.
     fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict;
     /// [`super::six`], in the kernel as a function of its own.

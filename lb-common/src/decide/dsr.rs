@@ -11,7 +11,9 @@ use core::ops::Deref;
 use super::answer::Problem;
 use super::data_path::{Choices, DataPath};
 use super::send::{REFUSED, frame, lower_hops, way};
-use super::{Job, Segment, Stage, Verdict, answer, impossible_source, nobody, note_first};
+use super::{
+    PacketContext, Segment, Stage, Verdict, answer, impossible_source, nobody, note_first,
+};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, Target, Tracked, dsr, kind};
 use crate::abi::{BackendId, ServiceHead, protocol};
 use crate::checksum::Delta;
@@ -29,9 +31,9 @@ const GUE_PORTS: u32 = 49_152;
 pub(super) fn forward<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
-    let (segment, src) = (&job.segment, &job.segment.ip.src);
+    let (segment, src) = (&context.segment, &context.segment.ip.src);
     note_first(world, segment);
     if let Some(reason) = impossible_source(world, src) {
         return Verdict::drop(reason);
@@ -39,25 +41,25 @@ pub(super) fn forward<P: Packet, W: DataPath>(
     if world.bars(src, &segment.ip.dst) {
         return Verdict::drop(PacketCounter::DropNoRoute);
     }
-    let Some(table) = world.dsr(job.vip.service) else {
+    let Some(table) = world.dsr(context.vip.service) else {
         return Verdict::PASS;
     };
     let hash = Client::hash_of(&world.dsr_head(table), src.halves());
-    job.hash = hash as u32;
+    context.hash = hash as u32;
     match world.dsr_owner(table, slot_of(hash)) {
-        Some(owner) => send(packet, world, job, owner),
-        None => Verdict::next(Stage::Unsettled),
+        Some(owner) => send(packet, world, context, owner),
+        None => Verdict::next(Stage::Transitioning),
     }
 }
 
 /// The same for a slot that has changed hands and is not clean yet.
 #[inline(always)]
-pub(super) fn unsettled<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(table) = world.dsr(job.vip.service) else {
+pub(super) fn transitioning<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let Some(table) = world.dsr(context.vip.service) else {
         return Verdict::PASS;
     };
     let head = world.dsr_head(table);
-    let client = Client::new(&head, &job.segment.ip.src.to_addr());
+    let client = Client::new(&head, &context.segment.ip.src.to_addr());
     let slot = world.dsr_slot(table, client.slot());
     let dirty = Dirty {
         head,
@@ -65,7 +67,7 @@ pub(super) fn unsettled<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
         owner: slot.owner,
         base: dsr::id(slot.base),
     };
-    job.backend = dirty.backend(world, job, table);
+    context.backend = dirty.backend(world, context, table);
     Verdict::next(Stage::Send)
 }
 
@@ -74,9 +76,9 @@ pub(super) fn unsettled<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
 pub(super) fn chosen<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
-    send(packet, world, job, job.backend)
+    send(packet, world, context, context.backend)
 }
 
 /// Whether a packet begins a flow, as far as it tells.
@@ -98,8 +100,13 @@ impl<H: Deref<Target = ServiceHead>> Dirty<H> {
     /// Where a packet goes: tracked flows where they began, a client that is remembered where it
     /// was, what is new to the owner, and all the rest to the base.
     #[inline(always)]
-    fn backend<W: DataPath>(&self, world: &mut W, job: &Job, table: W::Dsr) -> BackendId {
-        let (segment, key) = (&job.segment, job.key);
+    fn backend<W: DataPath>(
+        &self,
+        world: &mut W,
+        context: &PacketContext,
+        table: W::Dsr,
+    ) -> BackendId {
+        let (segment, key) = (&context.segment, context.key);
         let now_s = world.now_s();
         let fresh = starts(segment);
         if let Some(tracked) = world.tracked(&key)
@@ -148,20 +155,20 @@ impl<H: Deref<Target = ServiceHead>> Dirty<H> {
 fn send<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
     backend: BackendId,
 ) -> Verdict {
     let Some(target) = world.target(backend) else {
-        return nobody(job);
+        return nobody(context);
     };
     let target: &Target = &target;
-    let ip = &job.segment.ip;
+    let ip = &context.segment.ip;
     let hop = way(world, backend, packet.len(), &target.source, &target.addr);
     if hop.ifindex == 0 {
         return Verdict::drop(PacketCounter::DropNoRoute);
     }
     if ip.ttl <= 1 {
-        job.problem = Problem::TIME_EXCEEDED;
+        context.problem = Problem::TIME_EXCEEDED;
         return Verdict::next(Stage::Error);
     }
     let overhead = overhead(target);
@@ -169,13 +176,15 @@ fn send<P: Packet, W: DataPath>(
     if packet.segment_len(ip.len) > room {
         // Also of a fragment that might be cut further: here nobody does that, and its sender learns
         // what fits.
-        job.problem = Problem::too_big(room);
+        context.problem = Problem::too_big(room);
         return Verdict::next(Stage::Error);
     }
-    if overhead != 0 && ip.protocol == protocol::TCP && job.segment.transport.flags & tcp::SYN != 0
+    if overhead != 0
+        && ip.protocol == protocol::TCP
+        && context.segment.transport.flags & tcp::SYN != 0
     {
         // An option that cannot be read is the business of the ends.
-        let _ = clamp(packet, &job.segment, room);
+        let _ = clamp(packet, &context.segment, room);
     }
     if lower_hops(packet, ip).is_none() {
         return REFUSED;
@@ -184,8 +193,8 @@ fn send<P: Packet, W: DataPath>(
     if overhead == 0 {
         return frame(packet, world, ip, &hop);
     }
-    let hash = outer_hash(job.hash, ports_word(job.segment.transport.ports));
-    if wrap(packet, &job.segment, target, &hop, hash).is_none() {
+    let hash = outer_hash(context.hash, ports_word(context.segment.transport.ports));
+    if wrap(packet, &context.segment, target, &hop, hash).is_none() {
         return REFUSED;
     }
     Verdict::out(hop.ifindex, world.ingress())

@@ -3,7 +3,7 @@
 
 use super::data_path::{BackendEvent, Backends, Counters, DataPath, Flows, Host, Services};
 use super::send::{REFUSED, addresses, frame};
-use super::{Job, Stage, Verdict, answer, malformed, nat};
+use super::{PacketContext, Stage, Verdict, answer, malformed, nat};
 use crate::abi::packet::{FlowKey, Hop, Ip, PacketCounter, VipKey, state, vip};
 use crate::abi::{BackendId, protocol};
 use crate::checksum::Delta;
@@ -38,9 +38,9 @@ impl Quote {
 pub(super) fn received<P: Packet, W: Counters + Services>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
-    let ip = &job.segment.ip;
+    let ip = &context.segment.ip;
     if ip.piece != Piece::Whole || ip.v6 != (ip.protocol == number::ICMPV6) {
         return Verdict::PASS;
     }
@@ -64,15 +64,15 @@ pub(super) fn received<P: Packet, W: Counters + Services>(
     if ip.dst != quote.key.dst {
         return Verdict::PASS;
     }
-    job.quote = quote;
-    job.quote.what = (u32::from_be(first) >> 16) as u16;
-    Verdict::next(Stage::About)
+    context.quote = quote;
+    context.quote.what = (u32::from_be(first) >> 16) as u16;
+    Verdict::next(Stage::IcmpRelated)
 }
 
 /// An ICMP error from the host's own stack about a flow of a backend on this host.
 #[inline(always)]
-pub(super) fn local_error<P: Packet>(packet: &P, job: &mut Job) -> Verdict {
-    let ip = &job.segment.ip;
+pub(super) fn local_error<P: Packet>(packet: &P, context: &mut PacketContext) -> Verdict {
+    let ip = &context.segment.ip;
     if ip.piece != Piece::Whole || ip.v6 != (ip.protocol == number::ICMPV6) {
         return Verdict::PASS;
     }
@@ -85,21 +85,21 @@ pub(super) fn local_error<P: Packet>(packet: &P, job: &mut Job) -> Verdict {
     let Some(quote) = quote(packet, ip) else {
         return Verdict::PASS;
     };
-    job.quote = quote;
-    Verdict::next(Stage::LocalAbout)
+    context.quote = quote;
+    Verdict::next(Stage::LocalIcmpRelated)
 }
 
 /// The flow of a backend on this host that such an error is about.
 #[inline(always)]
-pub(super) fn local_about<W: Flows>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(flow) = world.flow(&job.quote.key) else {
+pub(super) fn local_related<W: Flows>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let Some(flow) = world.flow(&context.quote.key) else {
         return Verdict::PASS;
     };
     if !flow.is_reply() || !flow.is(state::LOCAL) {
         return Verdict::PASS;
     }
-    job.at = flow.at;
-    job.hop = Hop::NONE;
+    context.at = flow.at;
+    context.hop = Hop::NONE;
     Verdict::next(Stage::Mend)
 }
 
@@ -183,18 +183,22 @@ fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
 
 /// An error about a packet of a service: it goes where packets in its direction go.
 #[inline(always)]
-pub(super) fn about<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
-    let key = &job.quote.key;
-    let vip = world.vip(&VipKey::new(key.dst, key.dport_be, job.quote.ip.protocol));
+pub(super) fn related<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let key = &context.quote.key;
+    let vip = world.vip(&VipKey::new(
+        key.dst,
+        key.dport_be,
+        context.quote.ip.protocol,
+    ));
     if let Some(vip) = vip
         && vip.flags & vip::DSR != 0
     {
         // What is sent on is the error as it is, to where the client's packets go.
         world.inc(PacketCounter::IcmpPassed);
-        job.key = *key;
-        job.vip = vip;
-        job.segment.transport = Transport::NONE;
-        job.segment.ip.src = job.key.src;
+        context.key = *key;
+        context.vip = vip;
+        context.segment.transport = Transport::NONE;
+        context.segment.ip.src = context.key.src;
         return Verdict::next(Stage::Dsr);
     }
     let Some(flow) = world.flow(key) else {
@@ -203,8 +207,8 @@ pub(super) fn about<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
             None => Verdict::PASS,
         };
     };
-    job.at = flow.at;
-    if refuses(&job.quote) && flow.is_reply() && comes_from(world, flow.backend) {
+    context.at = flow.at;
+    if refuses(&context.quote) && flow.is_reply() && comes_from(world, flow.backend) {
         world.count_backend(flow.backend, BackendEvent::Refused);
     }
     Verdict::next(Stage::WayOut)
@@ -232,16 +236,16 @@ fn comes_from<W: Host + Backends>(world: &W, backend: BackendId) -> bool {
 pub(super) fn way_out<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
-    let Some(flow) = world.flow_at(&job.at) else {
+    let Some(flow) = world.flow_at(&context.at) else {
         return REFUSED;
     };
-    let way = nat::way_out(packet, world, job, flow);
+    let way = nat::way_out(packet, world, context, flow);
     if way.instead != Verdict::PASS {
         return way.instead;
     }
-    job.hop = way.hop;
+    context.hop = way.hop;
     Verdict::next(Stage::Mend)
 }
 
@@ -250,21 +254,21 @@ pub(super) fn way_out<P: Packet, W: DataPath>(
 pub(super) fn mended<P: Packet, W: Host + Counters + Flows>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
-    let Some(flow) = world.flow_at(&job.at) else {
+    let Some(flow) = world.flow_at(&context.at) else {
         return REFUSED;
     };
-    let (ip, quote) = (&job.segment.ip, &job.quote);
-    let hops = u32::from(job.hop.ifindex != 0);
-    if mend(packet, ip, quote, &flow.out, &mut job.key, hops).is_none() {
+    let (ip, quote) = (&context.segment.ip, &context.quote);
+    let hops = u32::from(context.hop.ifindex != 0);
+    if mend(packet, ip, quote, &flow.out, &mut context.key, hops).is_none() {
         return REFUSED;
     }
     world.inc(PacketCounter::IcmpPassed);
     if hops == 0 {
         return Verdict::STACK;
     }
-    frame(packet, world, ip, &job.hop)
+    frame(packet, world, ip, &context.hop)
 }
 
 /// Rewrites an ICMP error about a flow: the quoted packet to what its sender sent, the error to go

@@ -47,7 +47,7 @@ struct Segment {
 
 /// What is known of the packet while it is looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct Job {
+pub struct PacketContext {
     segment: Segment,
     /// Key of its flow.
     key: FlowKey,
@@ -73,7 +73,7 @@ pub struct Job {
     hop: Hop,
 }
 
-impl Job {
+impl PacketContext {
     /// Nothing yet.
     pub const NONE: Self = Self {
         segment: Segment {
@@ -122,12 +122,12 @@ pub fn six<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Verdict {
     plain::six(packet, world).unwrap_or(Verdict::LONG_WAY)
 }
 
-/// The whole way of a packet that came by an interface. Most need no job.
+/// The whole way of a packet that came by an interface. Most need no context.
 #[inline(always)]
 pub fn ingress<'a, P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
-    job: impl FnOnce() -> Option<&'a mut Job>,
+    context: impl FnOnce() -> Option<&'a mut PacketContext>,
 ) -> Verdict {
     if !world.is_ours(packet) {
         return Verdict::PASS;
@@ -135,16 +135,20 @@ pub fn ingress<'a, P: Packet, W: DataPath>(
     if let Some(verdict) = at_once(packet, world) {
         return verdict;
     }
-    match job() {
-        Some(job) => by_stages(packet, world, job),
+    match context() {
+        Some(context) => by_stages(packet, world, context),
         None => Verdict::PASS,
     }
 }
 
 /// The same by the long way, which every packet can take.
 #[inline(always)]
-fn by_stages<P: Packet, W: Stages>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    from_stage(Stage::Ingress, MOST_STAGES, packet, world, job)
+fn by_stages<P: Packet, W: Stages>(
+    packet: &mut P,
+    world: &mut W,
+    context: &mut PacketContext,
+) -> Verdict {
+    from_stage(Stage::Ingress, MOST_STAGES, packet, world, context)
 }
 
 #[inline(always)]
@@ -153,14 +157,14 @@ fn from_stage<P: Packet, W: Stages>(
     most: u32,
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
-    let mut verdict = world.call(first, packet, job);
+    let mut verdict = world.call(first, packet, context);
     let mut stages = 1;
     while stages < most
         && let Some(stage) = verdict.stage()
     {
-        verdict = world.call(stage, packet, job);
+        verdict = world.call(stage, packet, context);
         stages += 1;
     }
     verdict
@@ -172,35 +176,35 @@ pub fn run<P: Packet, W: DataPath>(
     stage: Stage,
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
     let verdict = match stage {
-        Stage::Ingress => first(packet, world, job),
-        Stage::Flow => nat::flow(world, job),
-        Stage::Forget => nat::forget(world, job),
-        Stage::Known => nat::known(packet, world, job),
-        Stage::Advance => nat::advance(world, job),
-        Stage::Fresh => nat::fresh(world, job),
-        Stage::Enter => nat::entered(world, job),
-        Stage::Borrow => nat::borrow(world, job),
-        Stage::Orphaned => nat::orphaned(world, job),
-        Stage::Dsr => dsr::forward(packet, world, job),
-        Stage::Icmp => icmp::received(packet, world, job),
-        Stage::About => icmp::about(world, job),
-        Stage::WayOut => icmp::way_out(packet, world, job),
-        Stage::Mend => icmp::mended(packet, world, job),
-        Stage::Reset => answer::reset(packet, world, job),
-        Stage::Error => answer::error(packet, world, job),
-        Stage::Extensions => extended(packet, world, job),
-        Stage::Received => received(packet, world, job),
-        Stage::Unsettled => dsr::unsettled(world, job),
-        Stage::Send => dsr::chosen(packet, world, job),
-        Stage::Leaving => leaving(packet, world, job),
-        Stage::LocalReply => local_reply(packet, world, job),
-        Stage::LocalKnown => nat::local_known(packet, world, job),
-        Stage::LocalError => icmp::local_error(packet, job),
-        Stage::LocalAbout => icmp::local_about(world, job),
-        Stage::LocalExtensions => leaving_extended(packet, job),
+        Stage::Ingress => first(packet, world, context),
+        Stage::Flow => nat::flow(world, context),
+        Stage::Forget => nat::forget(world, context),
+        Stage::Known => nat::known(packet, world, context),
+        Stage::Advance => nat::advance(world, context),
+        Stage::NewFlow => nat::new_flow(world, context),
+        Stage::Enter => nat::entered(world, context),
+        Stage::Borrow => nat::borrow(world, context),
+        Stage::BackendGone => nat::backend_gone(world, context),
+        Stage::Dsr => dsr::forward(packet, world, context),
+        Stage::Icmp => icmp::received(packet, world, context),
+        Stage::IcmpRelated => icmp::related(world, context),
+        Stage::WayOut => icmp::way_out(packet, world, context),
+        Stage::Mend => icmp::mended(packet, world, context),
+        Stage::Reset => answer::reset(packet, world, context),
+        Stage::Error => answer::error(packet, world, context),
+        Stage::Extensions => extended(packet, world, context),
+        Stage::Received => received(packet, world, context),
+        Stage::Transitioning => dsr::transitioning(world, context),
+        Stage::Send => dsr::chosen(packet, world, context),
+        Stage::Leaving => leaving(packet, world, context),
+        Stage::LocalReply => local_reply(packet, world, context),
+        Stage::LocalKnown => nat::local_known(packet, world, context),
+        Stage::LocalError => icmp::local_error(packet, context),
+        Stage::LocalIcmpRelated => icmp::local_related(world, context),
+        Stage::LocalExtensions => leaving_extended(packet, context),
     };
     if verdict == Verdict::PASS {
         world.inc(PacketCounter::Passed);
@@ -222,10 +226,14 @@ fn counted<W: Counters>(world: &mut W, verdict: Verdict) -> Verdict {
 
 /// The first part of the way, and all of it for most packets that go by `dsr` or pass.
 #[inline(always)]
-fn first<P: Packet, W: DataPath>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    let verdict = arrived(packet, world, job);
+fn first<P: Packet, W: DataPath>(
+    packet: &mut P,
+    world: &mut W,
+    context: &mut PacketContext,
+) -> Verdict {
+    let verdict = arrived(packet, world, context);
     if verdict == Verdict::next(Stage::Dsr) {
-        return dsr::forward(packet, world, job);
+        return dsr::forward(packet, world, context);
     }
     verdict
 }
@@ -235,15 +243,15 @@ fn first<P: Packet, W: DataPath>(packet: &mut P, world: &mut W, job: &mut Job) -
 fn arrived<P: Packet, W: Services + Fragments>(
     packet: &P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
     match headers::ip(packet) {
         Ok(ip) => {
-            job.segment.ip = ip;
+            context.segment.ip = ip;
             if ip.has_extensions() {
                 return Verdict::next(Stage::Extensions);
             }
-            received(packet, world, job)
+            received(packet, world, context)
         }
         Err(Bad::Beyond(dst)) => malformed(world, &dst),
         Err(Bad::NotIp | Bad::Ip) => Verdict::PASS,
@@ -253,17 +261,21 @@ fn arrived<P: Packet, W: Services + Fragments>(
 /// The whole way of a packet of the host's own stack that goes out by an interface: replies of
 /// backends on this host get the address of the service. Everything else is left as it is.
 #[inline(always)]
-pub fn egress<P: Packet, W: Stages>(packet: &mut P, world: &mut W, job: &mut Job) -> Verdict {
-    from_stage(Stage::Leaving, MOST_LEAVING_STAGES, packet, world, job)
+pub fn egress<P: Packet, W: Stages>(
+    packet: &mut P,
+    world: &mut W,
+    context: &mut PacketContext,
+) -> Verdict {
+    from_stage(Stage::Leaving, MOST_LEAVING_STAGES, packet, world, context)
 }
 
 /// A packet that leaves, up to what it may be.
 #[inline(always)]
-fn leaving<P: Packet, W: Services>(packet: &P, world: &W, job: &mut Job) -> Verdict {
+fn leaving<P: Packet, W: Services>(packet: &P, world: &W, context: &mut PacketContext) -> Verdict {
     let Ok(ip) = headers::ip(packet) else {
         return Verdict::PASS;
     };
-    job.segment.ip = ip;
+    context.segment.ip = ip;
     let marks = world.marks(&ip.src);
     let stage = match ip.protocol {
         number::ICMP | number::ICMPV6 => Stage::LocalError,
@@ -277,11 +289,11 @@ fn leaving<P: Packet, W: Services>(packet: &P, world: &W, job: &mut Job) -> Verd
 
 /// A packet that leaves with IPv6 extension headers.
 #[inline(always)]
-fn leaving_extended<P: Packet>(packet: &P, job: &mut Job) -> Verdict {
-    if headers::extensions(packet, &mut job.segment.ip).is_none() {
+fn leaving_extended<P: Packet>(packet: &P, context: &mut PacketContext) -> Verdict {
+    if headers::extensions(packet, &mut context.segment.ip).is_none() {
         return Verdict::PASS;
     }
-    match job.segment.ip.protocol {
+    match context.segment.ip.protocol {
         protocol::TCP | protocol::UDP => Verdict::next(Stage::LocalReply),
         number::ICMP | number::ICMPV6 => Verdict::next(Stage::LocalError),
         _ => Verdict::PASS,
@@ -290,19 +302,27 @@ fn leaving_extended<P: Packet>(packet: &P, job: &mut Job) -> Verdict {
 
 /// A TCP or UDP packet that leaves.
 #[inline(always)]
-fn local_reply<P: Packet, W: DataPath>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
-    match read_segment(packet, world, job) {
-        None => nat::local_reply(world, job),
+fn local_reply<P: Packet, W: DataPath>(
+    packet: &P,
+    world: &mut W,
+    context: &mut PacketContext,
+) -> Verdict {
+    match read_segment(packet, world, context) {
+        None => nat::local_reply(world, context),
         Some(_) => Verdict::PASS,
     }
 }
 
 /// A packet with IPv6 extension headers.
 #[inline(always)]
-fn extended<P: Packet, W: Services>(packet: &P, world: &mut W, job: &mut Job) -> Verdict {
-    let ip = &mut job.segment.ip;
+fn extended<P: Packet, W: Services>(
+    packet: &P,
+    world: &mut W,
+    context: &mut PacketContext,
+) -> Verdict {
+    let ip = &mut context.segment.ip;
     if headers::extensions(packet, ip).is_none() {
-        return malformed(world, &job.segment.ip.dst);
+        return malformed(world, &context.segment.ip.dst);
     }
     Verdict::next(Stage::Received)
 }
@@ -312,27 +332,27 @@ fn extended<P: Packet, W: Services>(packet: &P, world: &mut W, job: &mut Job) ->
 fn received<P: Packet, W: Services + Fragments>(
     packet: &P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
-    match job.segment.ip.protocol {
+    match context.segment.ip.protocol {
         protocol::TCP | protocol::UDP => {}
         number::ICMP | number::ICMPV6 => return Verdict::next(Stage::Icmp),
         _ => return Verdict::PASS,
     }
-    if let Some(verdict) = read_segment(packet, world, job) {
+    if let Some(verdict) = read_segment(packet, world, context) {
         return verdict;
     }
     // Flows are many and services few: what is not for `dsr` asks for its flow first, and what has
     // to do with no address that is known asks for nothing.
-    let marks = world.marks(&job.key.dst);
+    let marks = world.marks(&context.key.dst);
     if marks & AddressMarks::DSR != 0 {
-        job.vip = at_port(world, &job.key);
-        if job.vip.flags & vip::DSR != 0 {
+        context.vip = at_port(world, &context.key);
+        if context.vip.flags & vip::DSR != 0 {
             return Verdict::next(Stage::Dsr);
         }
     }
-    let ours =
-        marks & AddressMarks::KNOWN != 0 || world.marks(&job.key.src) & AddressMarks::BACKEND != 0;
+    let ours = marks & AddressMarks::KNOWN != 0
+        || world.marks(&context.key.src) & AddressMarks::BACKEND != 0;
     if ours {
         Verdict::next(Stage::Flow)
     } else {
@@ -362,9 +382,9 @@ fn at_port<W: Services>(world: &W, key: &FlowKey) -> Vip {
 fn read_segment<P: Packet, W: Services + Fragments>(
     packet: &P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Option<Verdict> {
-    let ip = &job.segment.ip;
+    let ip = &context.segment.ip;
     let transport = if ip.piece == Piece::Later {
         let Some(fragment) = world.fragment(&ip.fragment_key()) else {
             return Some(for_service(world, &ip.dst, PacketCounter::DropFragment));
@@ -379,8 +399,8 @@ fn read_segment<P: Packet, W: Services + Fragments>(
         };
         transport
     };
-    job.segment.transport = transport;
-    job.key = job.segment.ip.key(transport.ports);
+    context.segment.transport = transport;
+    context.key = context.segment.ip.key(transport.ports);
     None
 }
 
@@ -414,15 +434,15 @@ fn for_service<W: Services>(world: &W, dst: &Ip, reason: PacketCounter) -> Verdi
 
 /// Nobody can take a packet: the sender is told, as a closed port would.
 #[inline(always)]
-fn nobody(job: &mut Job) -> Verdict {
-    let rst = job.segment.transport.flags & headers::tcp::RST != 0;
-    if rst || job.segment.ip.piece == Piece::Later {
+fn nobody(context: &mut PacketContext) -> Verdict {
+    let rst = context.segment.transport.flags & headers::tcp::RST != 0;
+    if rst || context.segment.ip.piece == Piece::Later {
         return Verdict::drop(PacketCounter::DropNoBackend);
     }
-    if job.segment.ip.protocol == protocol::TCP {
+    if context.segment.ip.protocol == protocol::TCP {
         return Verdict::next(Stage::Reset);
     }
-    job.problem = answer::Problem::PORT_UNREACHABLE;
+    context.problem = answer::Problem::PORT_UNREACHABLE;
     Verdict::next(Stage::Error)
 }
 

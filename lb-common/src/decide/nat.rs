@@ -9,7 +9,7 @@ use super::data_path::{
 };
 use super::new_flow::{lead, note_new, takes_source};
 use super::send::{REFUSED, frame, is_fresh, rewrite, way};
-use super::{Job, Segment, Stage, Verdict, impossible_source, nobody, note_first};
+use super::{PacketContext, Segment, Stage, Verdict, impossible_source, nobody, note_first};
 use crate::abi::packet::{Hop, Ip, PacketCounter, state};
 use crate::abi::{BackendId, protocol};
 use crate::flows::{End, Flow, Refused};
@@ -21,26 +21,26 @@ pub(super) const HOP_FRESH_S: u32 = 30;
 
 /// A packet that may belong to a flow.
 #[inline(always)]
-pub(super) fn flow<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(flow) = world.flow(&job.key) else {
-        let verdict = begin(world, job);
+pub(super) fn flow<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let Some(flow) = world.flow(&context.key) else {
+        let verdict = begin(world, context);
         if verdict != Verdict::PASS {
-            note_first(world, &job.segment);
+            note_first(world, &context.segment);
         }
         return verdict;
     };
-    job.at = flow.at;
-    note_first(world, &job.segment);
-    if opens(&job.segment) && !flow.is_reply() {
+    context.at = flow.at;
+    note_first(world, &context.segment);
+    if opens(&context.segment) && !flow.is_reply() {
         return Verdict::next(Stage::Forget);
     }
     if flow.is(state::GIVEN_UP) || world.target(flow.backend).is_none() {
-        return Verdict::next(Stage::Orphaned);
+        return Verdict::next(Stage::BackendGone);
     }
     if !flow.is(state::ESTABLISHED) {
         return Verdict::next(Stage::Advance);
     }
-    note(world, &job.segment, flow);
+    note(world, &context.segment, flow);
     Verdict::next(Stage::Known)
 }
 
@@ -49,10 +49,10 @@ pub(super) fn flow<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
 pub(super) fn known<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
 ) -> Verdict {
-    match world.flow_at(&job.at) {
-        Some(flow) => forward(packet, world, job, flow),
+    match world.flow_at(&context.at) {
+        Some(flow) => forward(packet, world, context, flow),
         None => REFUSED,
     }
 }
@@ -66,8 +66,8 @@ fn opens(segment: &Segment) -> bool {
 
 /// A SYN on a flow that is known: when that has ended or aged, it is a new one.
 #[inline(always)]
-pub(super) fn forget<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(flow) = world.flow_at(&job.at) else {
+pub(super) fn forget<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let Some(flow) = world.flow_at(&context.at) else {
         return REFUSED;
     };
     // A SYN that comes again while its backend is out of service gets another one.
@@ -77,24 +77,24 @@ pub(super) fn forget<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
         return Verdict::next(Stage::Advance);
     }
     world.remove(flow);
-    begin(world, job)
+    begin(world, context)
 }
 
 /// A packet of no flow that is known: it may begin one if somebody listens. A packet of a connection that
 /// this host has itself, from a port that is also a service's, belongs to the stack.
 #[inline(always)]
-fn begin<W: Host + Services>(world: &mut W, job: &mut Job) -> Verdict {
-    job.vip = super::listening(world, &job.key);
-    job.avoid = BackendId::NONE;
-    let opens = opens(&job.segment);
-    if job.vip.is_none() || !opens && world.has_socket(&job.key) {
+fn begin<W: Host + Services>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    context.vip = super::listening(world, &context.key);
+    context.avoid = BackendId::NONE;
+    let opens = opens(&context.segment);
+    if context.vip.is_none() || !opens && world.has_socket(&context.key) {
         return Verdict::PASS;
     }
-    if !opens && job.segment.transport.flags & tcp::SYN != 0 {
+    if !opens && context.segment.transport.flags & tcp::SYN != 0 {
         // It answers a SYN that nobody here has sent (RFC 9293, section 3.10.7.1).
-        return nobody(job);
+        return nobody(context);
     }
-    Verdict::next(Stage::Fresh)
+    Verdict::next(Stage::NewFlow)
 }
 
 /// Whether a flow has ended or aged.
@@ -197,18 +197,18 @@ fn next_seq(segment: &Segment, old: u32) -> u32 {
 
 /// What a packet does for a flow that is not established.
 #[inline(always)]
-pub(super) fn advance<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(flow) = world.flow_at(&job.at) else {
+pub(super) fn advance<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let Some(flow) = world.flow_at(&context.at) else {
         return REFUSED;
     };
-    note(world, &job.segment, flow);
+    note(world, &context.segment, flow);
     if flow.is(state::ESTABLISHED) {
         return Verdict::next(Stage::Known);
     }
     if flow.is_reply() {
-        answered(world, &job.segment, flow.backend);
+        answered(world, &context.segment, flow.backend);
     } else {
-        confirmed(world, job, flow);
+        confirmed(world, context, flow);
     }
     Verdict::next(Stage::Known)
 }
@@ -223,10 +223,10 @@ fn answered<W: Backends>(world: &mut W, segment: &Segment, backend: BackendId) {
 
 /// The client speaks: once the backend has spoken too the flow is established.
 #[inline(always)]
-fn confirmed<W: DataPath>(world: &mut W, job: &Job, flow: W::Flow) {
+fn confirmed<W: DataPath>(world: &mut W, context: &PacketContext, flow: W::Flow) {
     let spoken = flow.is(End::Backend.bits(state::SEEN)) && !flow.is(End::Backend.bits(state::RST));
-    let refuses = job.segment.transport.flags & tcp::RST != 0;
-    if !spoken || refuses || opens(&job.segment) {
+    let refuses = context.segment.transport.flags & tcp::RST != 0;
+    if !spoken || refuses || opens(&context.segment) {
         return;
     }
     let Some(pinned) = world.establish(flow) else {
@@ -237,8 +237,8 @@ fn confirmed<W: DataPath>(world: &mut W, job: &Job, flow: W::Flow) {
         world.inc(PacketCounter::FlowQuota);
     }
     world.count_backend(flow.backend, BackendEvent::Answered);
-    let client = job.key.src.to_addr();
-    world.remember(job.key.protocol, flow.service, &client, flow.backend);
+    let client = context.key.src.to_addr();
+    world.remember(context.key.protocol, flow.service, &client, flow.backend);
 }
 
 /// Rewrites a packet and sends it on.
@@ -246,15 +246,15 @@ fn confirmed<W: DataPath>(world: &mut W, job: &Job, flow: W::Flow) {
 fn forward<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
     flow: W::Flow,
 ) -> Verdict {
-    let way = way_out(packet, world, job, flow);
+    let way = way_out(packet, world, context, flow);
     if way.instead != Verdict::PASS {
         return way.instead;
     }
-    if way.asks != 0 && job.segment.ip.at == ETHERNET {
-        if rewrite(packet, &job.segment, &flow.out, 1).is_none() {
+    if way.asks != 0 && context.segment.ip.at == ETHERNET {
+        if rewrite(packet, &context.segment, &flow.out, 1).is_none() {
             return REFUSED;
         }
         world.inc(sent(&flow));
@@ -262,18 +262,18 @@ fn forward<P: Packet, W: DataPath>(
     }
     if way.hop.ifindex == 0 {
         world.inc(PacketCounter::ToStack);
-        let done = rewrite(packet, &job.segment, &flow.out, 0);
+        let done = rewrite(packet, &context.segment, &flow.out, 0);
         return if done.is_some() {
             Verdict::STACK
         } else {
             REFUSED
         };
     }
-    if rewrite(packet, &job.segment, &flow.out, 1).is_none() {
+    if rewrite(packet, &context.segment, &flow.out, 1).is_none() {
         return REFUSED;
     }
     world.inc(sent(&flow));
-    frame(packet, world, &job.segment.ip, &way.hop)
+    frame(packet, world, &context.segment.ip, &way.hop)
 }
 
 /// What counts a packet of the flow that was sent on.
@@ -320,7 +320,7 @@ impl Way {
 pub(super) fn way_out<P: Packet, W: DataPath>(
     packet: &mut P,
     world: &mut W,
-    job: &mut Job,
+    context: &mut PacketContext,
     flow: W::Flow,
 ) -> Way {
     if flow.is(state::LOCAL) {
@@ -344,8 +344,8 @@ pub(super) fn way_out<P: Packet, W: DataPath>(
         world.set_hop(flow, &hop);
         hop
     };
-    if job.segment.ip.ttl <= 1 {
-        job.problem = Problem::TIME_EXCEEDED;
+    if context.segment.ip.ttl <= 1 {
+        context.problem = Problem::TIME_EXCEEDED;
         return Way::refused(Verdict::next(Stage::Error));
     }
     if hop.ifindex == 0 {
@@ -359,12 +359,12 @@ pub(super) fn way_out<P: Packet, W: DataPath>(
             ..Way::BY_STACK
         };
     }
-    if packet.segment_len(job.segment.ip.len) > hop.mtu {
-        if !job.segment.ip.whole_only {
+    if packet.segment_len(context.segment.ip.len) > hop.mtu {
+        if !context.segment.ip.whole_only {
             // The stack fragments it.
             return Way::BY_STACK;
         }
-        job.problem = Problem::too_big(hop.mtu);
+        context.problem = Problem::too_big(hop.mtu);
         return Way::refused(Verdict::next(Stage::Error));
     }
     Way {
@@ -376,55 +376,55 @@ pub(super) fn way_out<P: Packet, W: DataPath>(
 /// A packet of a flow whose backend has been removed: the sender is told, so that it connects
 /// again now and not when it has given up.
 #[inline(always)]
-pub(super) fn orphaned<W: Flows>(world: &mut W, job: &mut Job) -> Verdict {
-    if job.segment.ip.protocol == protocol::UDP {
-        let Some(flow) = world.flow_at(&job.at).filter(|flow| !flow.is_reply()) else {
+pub(super) fn backend_gone<W: Flows>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    if context.segment.ip.protocol == protocol::UDP {
+        let Some(flow) = world.flow_at(&context.at).filter(|flow| !flow.is_reply()) else {
             return Verdict::drop(PacketCounter::DropNoBackend);
         };
         // The client's next datagram begins anew.
         world.remove(flow);
     }
-    nobody(job)
+    nobody(context)
 }
 
 /// A packet for a service that belongs to no flow that is known.
 #[inline(always)]
-pub(super) fn fresh<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
-    let vip = job.vip;
-    if let Some(reason) = impossible_source(world, &job.key.src) {
+pub(super) fn new_flow<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let vip = context.vip;
+    if let Some(reason) = impossible_source(world, &context.key.src) {
         return Verdict::drop(reason);
     }
-    if world.bars(&job.key.src, &job.key.dst) {
+    if world.bars(&context.key.src, &context.key.dst) {
         return Verdict::drop(PacketCounter::DropNoRoute);
     }
-    let client = job.key.src.to_addr();
-    let chosen = world.choose(vip.service, job.key.protocol, &client, job.avoid);
+    let client = context.key.src.to_addr();
+    let chosen = world.choose(vip.service, context.key.protocol, &client, context.avoid);
     let backend = match chosen {
         Chosen::OtherPath => {
             world.inc(PacketCounter::OtherPath);
             return Verdict::PASS;
         }
         Chosen::Packet(backend) => backend,
-        Chosen::None if job.avoid != BackendId::NONE => {
+        Chosen::None if context.avoid != BackendId::NONE => {
             return Verdict::drop(PacketCounter::DropNoPort);
         }
-        Chosen::None => return nobody(job),
+        Chosen::None => return nobody(context),
     };
     let Some(target) = world.target(backend) else {
-        return nobody(job);
+        return nobody(context);
     };
-    if target.addr != Ip::default() && target.addr.is_v4() != job.key.dst.is_v4() {
+    if target.addr != Ip::default() && target.addr.is_v4() != context.key.dst.is_v4() {
         // Only the agent can join two address families.
         world.inc(PacketCounter::OtherPath);
         return Verdict::PASS;
     }
-    if job.segment.transport.flags & tcp::RST != 0 {
+    if context.segment.transport.flags & tcp::RST != 0 {
         // It ends what is not known.
         return Verdict::drop(PacketCounter::DropNoBackend);
     }
-    job.backend = backend;
-    job.takes_source = takes_source(world, &target);
-    job.ports_of = world.cpu();
+    context.backend = backend;
+    context.takes_source = takes_source(world, &target);
+    context.ports_of = world.cpu();
     Verdict::next(Stage::Enter)
 }
 
@@ -433,23 +433,29 @@ pub(super) const MOST_BORROWED: u32 = 3;
 
 /// Enters a new flow whose backend has been chosen.
 #[inline(always)]
-pub(super) fn entered<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
-    let backend = job.backend;
+pub(super) fn entered<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let backend = context.backend;
     let Some(target) = world.target(backend) else {
-        return nobody(job);
+        return nobody(context);
     };
     let Some(mut new) = world.room() else {
         return REFUSED;
     };
-    new.key = job.key;
-    new.service = job.vip.service;
-    new.next_seq = next_seq(&job.segment, 0);
-    if !lead(world, &mut new, &target, job.takes_source, job.ports_of) {
+    new.key = context.key;
+    new.service = context.vip.service;
+    new.next_seq = next_seq(&context.segment, 0);
+    if !lead(
+        world,
+        &mut new,
+        &target,
+        context.takes_source,
+        context.ports_of,
+    ) {
         return Verdict::next(Stage::Borrow);
     }
     let evicted = match world.enter(new) {
         Ok((flow, evicted)) => {
-            job.at = flow.at;
+            context.at = flow.at;
             evicted
         }
         Err(Refused::NoPort) => return Verdict::next(Stage::Borrow),
@@ -457,7 +463,7 @@ pub(super) fn entered<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
         // Another CPU was faster.
         Err(Refused::There) => return Verdict::next(Stage::Flow),
     };
-    if job.avoid != BackendId::NONE {
+    if context.avoid != BackendId::NONE {
         world.inc(PacketCounter::FlowElsewhere);
     }
     note_new(world, backend, evicted);
@@ -466,50 +472,54 @@ pub(super) fn entered<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
 
 /// A flow has found no source port among those of one CPU.
 #[inline(always)]
-pub(super) fn borrow<W: Host>(world: &W, job: &mut Job) -> Verdict {
-    if job.ports_of.wrapping_sub(world.cpu()) >= MOST_BORROWED || !job.takes_source {
-        return elsewhere(job);
+pub(super) fn borrow<W: Host>(world: &W, context: &mut PacketContext) -> Verdict {
+    if context.ports_of.wrapping_sub(world.cpu()) >= MOST_BORROWED || !context.takes_source {
+        return elsewhere(context);
     }
-    job.ports_of = job.ports_of.wrapping_add(1);
+    context.ports_of = context.ports_of.wrapping_add(1);
     Verdict::next(Stage::Enter)
 }
 
 /// No source port towards the backend of a flow is free: one that begins goes to the next, once. A client
 /// that keeps its port has no other.
 #[inline(always)]
-fn elsewhere(job: &mut Job) -> Verdict {
-    let begins = job.segment.ip.protocol == protocol::UDP || opens(&job.segment);
-    if !begins || !job.takes_source || job.avoid != BackendId::NONE {
+fn elsewhere(context: &mut PacketContext) -> Verdict {
+    let begins = context.segment.ip.protocol == protocol::UDP || opens(&context.segment);
+    if !begins || !context.takes_source || context.avoid != BackendId::NONE {
         return Verdict::drop(PacketCounter::DropNoPort);
     }
-    job.avoid = job.backend;
-    Verdict::next(Stage::Fresh)
+    context.avoid = context.backend;
+    Verdict::next(Stage::NewFlow)
 }
 
 /// A packet of the host's own stack that may be a reply of a backend on this host.
 #[inline(always)]
-pub(super) fn local_reply<W: DataPath>(world: &mut W, job: &mut Job) -> Verdict {
-    let Some(flow) = world.flow(&job.key) else {
+pub(super) fn local_reply<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
+    let Some(flow) = world.flow(&context.key) else {
         return Verdict::PASS;
     };
     if !flow.is_reply() || !flow.is(state::LOCAL) {
         return Verdict::PASS;
     }
-    note_first(world, &job.segment);
-    note(world, &job.segment, flow);
+    note_first(world, &context.segment);
+    note(world, &context.segment, flow);
     if !flow.is(state::ESTABLISHED) {
-        answered(world, &job.segment, flow.backend);
+        answered(world, &context.segment, flow.backend);
     }
     world.inc(PacketCounter::Replied);
-    job.at = flow.at;
+    context.at = flow.at;
     Verdict::next(Stage::LocalKnown)
 }
 
 /// Gives such a reply the address of the service.
 #[inline(always)]
-pub(super) fn local_known<P: Packet, W: Flows>(packet: &mut P, world: &W, job: &Job) -> Verdict {
-    let flow = world.flow_at(&job.at);
-    let done = flow.and_then(|flow| rewrite(packet, &job.segment, &flow.out, 0));
+pub(super) fn local_known<P: Packet, W: Flows>(
+    packet: &mut P,
+    world: &W,
+    context: &PacketContext,
+) -> Verdict {
+    let flow = world.flow_at(&context.at);
+    let done = flow.and_then(|flow| rewrite(packet, &context.segment, &flow.out, 0));
     if done.is_some() {
         Verdict::STACK
     } else {

@@ -14,7 +14,7 @@ use super::data_path::{
     self, BARRED, BackendEvent, Backends, Choices, Chosen, Clock, Counters, Dsr, FlowEntries,
     Fragments, Host, Routes, Services, Stages,
 };
-use super::{Job, Stage, Verdict, run};
+use super::{PacketContext, Stage, Verdict, run};
 use crate::abi::packet::{
     AddressMarks, DsrSlot, FlowEntry, FlowKey, Fragment, FragmentKey, Hop, Ip, PacketBackend,
     PacketCounter, PacketSettings, Target, Tracked, Vip, VipKey,
@@ -91,23 +91,23 @@ pub struct Simulation {
 impl Simulation {
     /// What becomes of a packet that comes by an interface.
     pub fn receive<P: Packet>(&mut self, packet: &mut P) -> Verdict {
-        let mut job = Job::NONE;
-        super::ingress(packet, self, || Some(&mut job))
+        let mut context = PacketContext::NONE;
+        super::ingress(packet, self, || Some(&mut context))
     }
 
     /// The same by the long way, whatever the packet is.
     pub fn receive_by_stages<P: Packet>(&mut self, packet: &mut P) -> Verdict {
-        let mut job = Job::NONE;
+        let mut context = PacketContext::NONE;
         if !self.is_ours(packet) {
             return Verdict::PASS;
         }
-        super::by_stages(packet, self, &mut job)
+        super::by_stages(packet, self, &mut context)
     }
 
     /// What becomes of a packet that the host's own stack sends.
     pub fn send<P: Packet>(&mut self, packet: &mut P) -> Verdict {
-        let mut job = Job::NONE;
-        super::egress(packet, self, &mut job)
+        let mut context = PacketContext::NONE;
+        super::egress(packet, self, &mut context)
     }
 
     /// What has been counted.
@@ -184,8 +184,13 @@ const fn copied<T>(value: T) -> Copied<T> {
 }
 
 impl Stages for Simulation {
-    fn call<P: Packet>(&mut self, stage: Stage, packet: &mut P, job: &mut Job) -> Verdict {
-        run(stage, packet, self, job)
+    fn call<P: Packet>(
+        &mut self,
+        stage: Stage,
+        packet: &mut P,
+        context: &mut PacketContext,
+    ) -> Verdict {
+        run(stage, packet, self, context)
     }
 
     fn open<P: Packet>(&mut self, packet: &mut P) -> Verdict {

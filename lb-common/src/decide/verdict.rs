@@ -55,23 +55,23 @@ impl Verdict {
             2 => Some(Stage::Forget),
             3 => Some(Stage::Known),
             4 => Some(Stage::Advance),
-            5 => Some(Stage::Fresh),
-            6 => Some(Stage::Orphaned),
+            5 => Some(Stage::NewFlow),
+            6 => Some(Stage::BackendGone),
             7 => Some(Stage::Dsr),
             8 => Some(Stage::Icmp),
             9 => Some(Stage::Reset),
             10 => Some(Stage::Error),
             11 => Some(Stage::Extensions),
             12 => Some(Stage::Received),
-            13 => Some(Stage::Unsettled),
+            13 => Some(Stage::Transitioning),
             14 => Some(Stage::Send),
             15 => Some(Stage::Leaving),
             16 => Some(Stage::LocalReply),
             17 => Some(Stage::LocalError),
             18 => Some(Stage::LocalExtensions),
-            19 => Some(Stage::About),
+            19 => Some(Stage::IcmpRelated),
             20 => Some(Stage::Mend),
-            21 => Some(Stage::LocalAbout),
+            21 => Some(Stage::LocalIcmpRelated),
             22 => Some(Stage::Enter),
             25 => Some(Stage::Borrow),
             23 => Some(Stage::WayOut),
@@ -143,7 +143,7 @@ impl Verdict {
 }
 
 /// Parts of the way; each names the next. In the kernel each is a function of its own, which the
-/// verifier checks once and whose stack is its own, and the job lies where all of them find it.
+/// verifier checks once and whose stack is its own, and the context lies where all of them find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Read the headers, and see what the packet is for.
@@ -157,9 +157,9 @@ pub enum Stage {
     /// What a packet does for a flow that is not established.
     Advance = 4,
     /// Enter a new flow.
-    Fresh = 5,
+    NewFlow = 5,
     /// Tell the sender that the backend is gone.
-    Orphaned = 6,
+    BackendGone = 6,
     /// Send to the owner of the slot.
     Dsr = 7,
     /// An ICMP message.
@@ -173,7 +173,7 @@ pub enum Stage {
     /// See what a packet whose IP header has been read is for.
     Received = 12,
     /// Find the backend in a slot that is not clean.
-    Unsettled = 13,
+    Transitioning = 13,
     /// Send to the backend that was found.
     Send = 14,
     /// See what a packet that leaves may be.
@@ -185,11 +185,11 @@ pub enum Stage {
     /// The same behind extension headers of IPv6.
     LocalExtensions = 18,
     /// Find the flow that an ICMP error is about.
-    About = 19,
+    IcmpRelated = 19,
     /// Mend the error, and send it on.
     Mend = 20,
     /// Find the flow that an error of the host's own stack is about.
-    LocalAbout = 21,
+    LocalIcmpRelated = 21,
     /// Enter a new flow whose backend has been chosen.
     Enter = 22,
     /// Find the way of an ICMP error about a flow.

@@ -1,7 +1,7 @@
 //! What becomes of a flow that was found.
 
 use super::find::port_place;
-use super::{At, HALF, MOST_PINNED, ONE_ABROAD, ONE_PINNED, Ports, Set, TRIES, is_same};
+use super::{At, HALF, MOST_PINNED, ONE_DISPLACED, ONE_PINNED, Ports, Set, TRIES, is_same};
 use crate::abi::packet::{PacketSettings, state};
 
 /// Gives back what a flow had besides its place: its source port, and its part of the counts.
@@ -20,8 +20,8 @@ pub(super) fn leave<const N: usize, S: Set<N>, P: Ports>(
     if at.state & state::PINNED != 0 {
         set.add_counts(way & HALF, ONE_PINNED.wrapping_neg());
     }
-    if at.state & state::ABROAD != 0 {
-        set.add_counts((way & HALF) ^ HALF, ONE_ABROAD.wrapping_neg());
+    if at.state & state::DISPLACED != 0 {
+        set.add_counts((way & HALF) ^ HALF, ONE_DISPLACED.wrapping_neg());
     }
 }
 
@@ -155,7 +155,7 @@ pub fn unstick<const N: usize, S: Set<N>, P: Ports>(
             there.count() as u32
         };
         let pinned = count(half, state::PINNED) * ONE_PINNED;
-        let right = pinned + count(half ^ HALF, state::ABROAD) * ONE_ABROAD;
+        let right = pinned + count(half ^ HALF, state::DISPLACED) * ONE_DISPLACED;
         // Else somebody has changed what was counted.
         if set.counts(half) == before {
             set.add_counts(half, right.wrapping_sub(before));

@@ -2,7 +2,9 @@
 
 use super::change::leave;
 use super::find::{Home, port_place};
-use super::{At, CROWDED, End, HALF, MOST_PINNED, NewFlow, ONE_ABROAD, PORT_TRIES, Ports, Set};
+use super::{
+    At, End, HALF, MOST_PINNED, NEAR_FULL, NewFlow, ONE_DISPLACED, PORT_TRIES, Ports, Set,
+};
 use crate::abi::packet::{PacketSettings, state};
 
 /// Why a flow was not entered.
@@ -84,8 +86,8 @@ pub fn enter_at<const N: usize, S: Set<N>, P: Ports>(
         state |= state::GIVEN_OUT;
     }
     if (way ^ home.way) & HALF != 0 {
-        state |= state::ABROAD;
-        set.add_counts(home.half(), ONE_ABROAD);
+        state |= state::DISPLACED;
+        set.add_counts(home.half(), ONE_DISPLACED);
     }
     set.write(way, new, wanted.now_s);
     let at = At { state, ..at };
@@ -210,14 +212,14 @@ pub fn best_place<const N: usize, S: Set<N>>(
     let here = best_in(set, home, wanted);
     let counts = set.counts(home & HALF);
     // A half that is full of new flows is so in the other half of the table, too.
-    let crowded = counts & 0xffff >= CROWDED;
-    if is_settled(here) || !crowded && counts < ONE_ABROAD {
+    let near_full = counts & 0xffff >= NEAR_FULL;
+    if is_settled(here) || !near_full && counts < ONE_DISPLACED {
         return here;
     }
     let full = counts & 0xffff >= MOST_PINNED;
     let fits = !full && is_to_be_had(set, settings, here, wanted);
     // What is known so far would have the verifier look at all that follows for each case apart.
-    let stays = set.forgotten((fits && counts < ONE_ABROAD) as u64);
+    let stays = set.forgotten((fits && counts < ONE_DISPLACED) as u64);
     let fits = set.forgotten(fits as u64);
     if stays != 0 {
         return here;

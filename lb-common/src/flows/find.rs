@@ -2,7 +2,7 @@
 
 use core::borrow::Borrow;
 
-use super::{At, End, HALF, NewFlow, ONE_ABROAD, Set, is_there};
+use super::{At, End, HALF, NewFlow, ONE_DISPLACED, Set, is_there};
 use crate::abi::packet::{AddressMarks, FlowSet, PacketSettings};
 use crate::packet::ports;
 
@@ -179,7 +179,7 @@ pub(super) fn find<const N: usize, S: Set<N>>(
     protocol: u8,
 ) -> Option<(usize, u32)> {
     let found = find_in(set, home.way, end, words, protocol);
-    if found.is_some() || set.counts(home.half()) < ONE_ABROAD {
+    if found.is_some() || set.counts(home.half()) < ONE_DISPLACED {
         return found;
     }
     find_in(set, home.way ^ HALF, end, words, protocol)

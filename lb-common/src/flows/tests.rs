@@ -167,7 +167,7 @@ impl<const N: usize> Table<N> {
                     ways.filter(|way| set.state(*way) & bit != 0).count() as u32
                 };
                 let pinned = of(half, state::PINNED);
-                let right = pinned * ONE_PINNED + of(half ^ HALF, state::ABROAD) * ONE_ABROAD;
+                let right = pinned * ONE_PINNED + of(half ^ HALF, state::DISPLACED) * ONE_DISPLACED;
                 assert_eq!(set.counts(half), right);
                 assert!(pinned <= MOST_PINNED);
             }
@@ -300,7 +300,7 @@ fn a_flow_that_is_there_is_not_entered_again() {
     let mut table = Table::<3>::new(1);
     let numbers: Vec<u32> = table.of_half(0).take(9).collect();
     table.fill(&numbers[..8], 3);
-    assert!(table.enter(numbers[8], START_S).unwrap().at.state & state::ABROAD != 0);
+    assert!(table.enter(numbers[8], START_S).unwrap().at.state & state::DISPLACED != 0);
     let before = table.sets.clone();
     for number in &numbers {
         assert_eq!(table.enter(*number, START_S), Err(Refused::There));
@@ -353,7 +353,7 @@ fn one_place_of_a_half_is_never_pinned_so_that_a_new_flow_always_finds_one() {
 }
 
 #[test]
-fn what_finds_no_place_in_a_crowded_half_goes_to_the_other_and_is_found_there() {
+fn what_finds_no_place_in_a_half_that_is_near_full_goes_to_the_other_and_is_found_there() {
     let mut table = Table::<3>::new(1);
     let numbers: Vec<u32> = table.of_half(0).take(10).collect();
     table.fill(&numbers[..8], 3);
@@ -361,7 +361,7 @@ fn what_finds_no_place_in_a_crowded_half_goes_to_the_other_and_is_found_there() 
     let entered = [8, 9].map(|i| table.enter(numbers[i], START_S + 9).unwrap());
     for (i, entered) in entered.iter().enumerate() {
         assert!(!entered.evicted);
-        assert!(entered.at.way() >= HALF && table.has(&entered.at, state::ABROAD));
+        assert!(entered.at.way() >= HALF && table.has(&entered.at, state::DISPLACED));
         assert!(table.is_there(numbers[8 + i]));
     }
     assert!(numbers.iter().all(|number| table.is_there(*number)));
@@ -377,7 +377,7 @@ fn what_finds_no_place_in_a_crowded_half_goes_to_the_other_and_is_found_there() 
 }
 
 #[test]
-fn a_flow_abroad_that_is_pushed_out_is_not_looked_for_any_more() {
+fn a_displaced_flow_that_is_pushed_out_is_not_looked_for_any_more() {
     let mut table = Table::<3>::new(1);
     let numbers: Vec<u32> = table.of_half(0).take(9).collect();
     table.fill(&numbers[..8], 3);

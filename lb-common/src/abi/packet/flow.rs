@@ -213,7 +213,7 @@ pub mod state {
     /// Given up: what still comes is answered as if its backend were gone.
     pub const GIVEN_UP: u32 = 1 << 10;
     /// It is in the other half of its set than it would like to be.
-    pub const ABROAD: u32 = 1 << 11;
+    pub const DISPLACED: u32 = 1 << 11;
     /// Somebody writes its way back; nobody may give its place to another flow meanwhile.
     pub const LOCKED: u32 = 1 << 12;
     /// There is a flow.

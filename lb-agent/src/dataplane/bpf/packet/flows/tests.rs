@@ -199,8 +199,8 @@ fn check(shared: &Shared) {
     for half in [0, 8] {
         assert_eq!(of(half, state::BUSY | state::LOCKED), 0);
         assert!(of(half, state::PINNED) < 8);
-        let abroad = of(half ^ 8, state::ABROAD);
-        assert_eq!(set.counts(half), of(half, state::PINNED) | abroad << 16);
+        let displaced = of(half ^ 8, state::DISPLACED);
+        assert_eq!(set.counts(half), of(half, state::PINNED) | displaced << 16);
     }
     let taken = shared.ports.iter().map(|port| port.load(Ordering::SeqCst));
     let taken = taken.filter(|number| *number != 0).count() as u32;
