@@ -1,4 +1,4 @@
-//! `cargo fuzz run forwarded`: see `lb_agent::fuzz::forwarded`.
+//! `cargo fuzz run forwarded`: see `lb_http::fuzz::forwarded`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lb_agent::fuzz::forwarded(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lb_http::fuzz::forwarded(bytes));

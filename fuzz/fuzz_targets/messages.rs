@@ -1,4 +1,4 @@
-//! `cargo fuzz run messages`: see `lb_agent::fuzz::messages`.
+//! `cargo fuzz run messages`: see `lb_http::fuzz::messages`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lb_agent::fuzz::messages(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lb_http::fuzz::messages(bytes));

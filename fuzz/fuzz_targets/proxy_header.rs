@@ -1,4 +1,4 @@
-//! `cargo fuzz run proxy_header`: see `lb_agent::fuzz::proxy_header`.
+//! `cargo fuzz run proxy_header`: see `lb_http::fuzz::proxy_header`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lb_agent::fuzz::proxy_header(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lb_http::fuzz::proxy_header(bytes));

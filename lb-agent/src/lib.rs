@@ -16,8 +16,7 @@
 //! | [`control`] | the control socket: messages, server, client |
 //! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
 //! | [`proxy`] | the userspace path |
-//! | [`l7`] | `mode = "http"`: requests, TLS, compression, access log |
-//! | [`fuzz`] | what must hold for any bytes from the network |
+//! | [`http`] | the engine of `lb-http`, over the tables of the agent |
 //! | [`doctor`] | what of the machine stands in the way |
 //! | [`report`] | what `status` and `lookup` tell |
 //! | [`reconcile`] | the one task that changes anything |
@@ -31,10 +30,9 @@ pub mod crowd;
 pub mod dataplane;
 pub mod doctor;
 pub mod errors;
-pub mod fuzz;
 pub mod health;
 pub mod host;
-pub mod l7;
+pub mod http;
 pub mod metrics;
 pub mod network;
 pub mod privilege;

@@ -18,12 +18,12 @@ use crate::control::status::{
 use crate::dataplane::{BackendCounts, Counts, Error, Listeners};
 use crate::health::{About as Known, Health, State};
 use crate::host::HostTables;
-use crate::l7::L7;
 use crate::proxy::front::Front;
 use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Target};
 use lb_config::{Config, Mode};
+use lb_http::Engine;
 use lb_net::Clients;
 use lb_net::clock::boot_ns;
 
@@ -62,7 +62,7 @@ pub struct Sources<'a> {
     /// What checks found.
     pub health: &'a Health,
     /// Who serves the L7 path.
-    pub l7: &'a L7,
+    pub l7: &'a Engine,
 }
 
 /// Everything `status` shows.
@@ -107,7 +107,7 @@ impl Sources<'_> {
             counts
                 .iter_mut()
                 .zip(self.front.service_counts(id))
-                .zip(self.l7.service_counts(id))
+                .zip(self.l7.choices(id))
                 .for_each(|((sum, proxied), requests)| *sum += proxied + requests);
         }
         let backends = service
@@ -155,7 +155,7 @@ impl Sources<'_> {
         if let Some(entry) = entry {
             let kernel = self.listeners.steers().then_some(entry);
             counts += beside(kernel, self.front.backend_counts(entry.id));
-            counts += self.l7.backend_counts(entry.id);
+            counts += self.l7.backend_counts(entry.id).into();
         }
         let ip = backend.address.ip().map(|address| address.ip());
         let on_this_host = ip.is_some_and(crate::dataplane::is_local);

@@ -21,7 +21,7 @@ use crate::dataplane::bpf::{self, Bpf, FlowSettings, KernelLog, OpenError, lefto
 use crate::dataplane::memory::Memory;
 use crate::dataplane::{Connections as _, DataPlane};
 use crate::errors::chain;
-use crate::l7::L7;
+use crate::http;
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
 use crate::privilege;
@@ -29,6 +29,7 @@ use crate::proxy::front::Front;
 use crate::reconcile::{LOOK_AGAIN, ReconcileError, Reconciler};
 use crate::state::store::Store;
 use lb_config::{Config, PacketConfig};
+use lb_http::Engine;
 use lb_net::admission::{Admission, Descriptors};
 use lb_net::bind::Listening;
 use lb_net::handover::{Kept, Newcomers};
@@ -231,7 +232,7 @@ struct Planes {
     notes: Vec<String>,
     log: Option<KernelLog>,
     front: Front,
-    l7: L7,
+    l7: Engine,
 }
 
 /// Opens the data plane that the configuration asks for, or the best that there is.
@@ -242,7 +243,7 @@ fn open_planes(config: &Config, kept: &Kept, admission: &Admission) -> anyhow::R
         let plane = Memory::new(max_clients);
         let front = Front::new(plane.clients(), false, kept.clone(), admission.clone());
         let workers = usize::from(agent.l7_workers);
-        let l7 = L7::new(
+        let l7 = http::engine(
             front.clients(),
             false,
             workers,
@@ -329,7 +330,7 @@ fn with_bpf(
         log,
     } = opened;
     let mut front = Front::new(plane.clients(), true, kept.clone(), admission.clone());
-    let mut l7 = L7::new(
+    let mut l7 = http::engine(
         front.clients(),
         true,
         l7_workers,

@@ -8,9 +8,8 @@ use clap::Args;
 use super::failure::Failure;
 use super::output;
 use crate::dataplane;
-use crate::l7::pages;
-use crate::l7::tls::check_config;
 use lb_config::{Config, loops};
+use lb_http::check_certificates;
 
 /// Check a configuration without using it
 ///
@@ -38,10 +37,10 @@ impl Check {
             .collect();
         // Whatever is wrong with the text, the files that it names are looked at too.
         let config = config.unwrap_or_default();
-        let mut certificates = check_config(&config, SystemTime::now());
+        let mut certificates = check_certificates(&config, SystemTime::now());
         problems.append(&mut certificates.unusable);
         problems.append(&mut certificates.refused);
-        problems.append(&mut pages::check_config(&config));
+        problems.append(&mut lb_http::check_pages(&config));
         if error.is_none() {
             problems.extend(loops_here(&config));
         }

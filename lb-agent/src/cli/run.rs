@@ -11,9 +11,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::failure::{self, Failure};
 use super::{Control, output};
-use crate::l7::tls::check_config;
 use crate::metrics::events::Keep;
 use crate::run::{End, WillNotHelp};
+use lb_http::check_certificates;
 
 /// What is logged without [`FILTER`].
 const USUAL_FILTER: &str = "info";
@@ -53,7 +53,7 @@ impl Run {
             config.agent.control = path;
         }
         start_log(self.log)?;
-        let certificates = check_config(&config, SystemTime::now());
+        let certificates = check_certificates(&config, SystemTime::now());
         if !certificates.unusable.is_empty() {
             return Err(Failure::of_lines(certificates.unusable));
         }

@@ -25,7 +25,7 @@ use snapshot::Here;
 use crate::dataplane::{self, DataPlane};
 use crate::errors::chain;
 use crate::health::{Health, Watched};
-use crate::l7::L7;
+use crate::http;
 use crate::metrics::Sources;
 use crate::proxy::front::Front;
 use crate::report::{self, figures::Evicted};
@@ -37,6 +37,7 @@ use crate::state::rename::{back, carry_over};
 use crate::state::route::MPTCP;
 use crate::state::store::{Store, StoreError};
 use lb_config::Config;
+use lb_http::Engine;
 use lb_net::bind::Listening;
 use lb_net::handover::Newcomers;
 
@@ -84,7 +85,7 @@ pub struct Reconciler {
     observed: Observed,
     front: Front,
     health: Health,
-    l7: L7,
+    l7: Engine,
     about: report::About,
     problems: Vec<String>,
     sources: Sources,
@@ -109,7 +110,7 @@ impl Reconciler {
         store: Store,
         plane: Box<dyn DataPlane>,
         front: Front,
-        mut l7: L7,
+        mut l7: Engine,
         notes: Vec<String>,
     ) -> Result<Self, ReconcileError> {
         let secret = config.agent.hash_seed.map_or_else(|| store.secret(), Ok)?;
@@ -121,7 +122,7 @@ impl Reconciler {
         });
         let health = Health::default();
         front.tell_failures_to(health.suspicions());
-        l7.tell_failures_to(health.suspicions());
+        l7.tell_failures_to(Arc::new(health.suspicions()));
         let surveyed = Surveyed::new(&config.agent.state_dir);
         Ok(Self {
             about: report::About::new(&config, plane.name(), notes),
@@ -400,7 +401,7 @@ impl Reconciler {
         // Also after a failure: what is in force must be known to the userspace path.
         self.observed.complete(desired);
         self.front.publish(&self.observed);
-        self.l7.publish(desired, &self.observed);
+        http::publish(&mut self.l7, desired, &self.observed);
         outcome?;
         self.adopt();
         self.follow(desired);

@@ -6,16 +6,16 @@ use super::Reconciler;
 use super::commands::{changed, count, not_changed, refuse};
 use super::snapshot::{bad, check_loops, next};
 use crate::control::message::{Part, Refusal, RefusalKind, Reply};
-use crate::l7::tls::check_config;
 use crate::state::overlay::Overlay;
 use crate::state::preview::Preview;
 use crate::state::rename::notes;
+use lb_http::check_certificates;
 
 impl Reconciler {
     /// Reads the configuration again. A bad one changes nothing.
     pub(super) fn reload(&mut self, max_moved: Option<Part>) -> Result<Reply, Refusal> {
         let config = lb_config::load(self.config_path.as_deref()).map_err(|error| bad(&error))?;
-        let certificates = check_config(&config, SystemTime::now());
+        let certificates = check_certificates(&config, SystemTime::now());
         if !certificates.unusable.is_empty() {
             return Err(refuse(
                 RefusalKind::BadRequest,

@@ -145,7 +145,7 @@ impl Bench {
             Kept::default(),
             Admission::default(),
         );
-        let l7 = L7::new(
+        let l7 = http::engine(
             front.clients(),
             true,
             1,

@@ -9,13 +9,13 @@ use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficSt
 use crate::control::status::Status;
 use crate::dataplane::packets::PacketFigures;
 use crate::dataplane::{BackendCounts, Counts, Error, ServiceCounts};
-use crate::l7::L7;
 use crate::metrics::{Sources, events, process};
 use crate::proxy::front::Front;
 use crate::state::desired::{Backend, Desired, Service};
 use crate::state::observed::Observed;
 use crate::state::overlay;
 use lb_config::Mode;
+use lb_http::Engine;
 use lb_net::admission::Refused;
 
 /// Where figures come from.
@@ -31,7 +31,7 @@ pub struct Figures<'a> {
     /// Those of the userspace path.
     pub front: &'a Front,
     /// Those of the L7 path.
-    pub l7: &'a L7,
+    pub l7: &'a Engine,
     /// Those of other parts.
     pub sources: &'a Sources,
     /// Memory of evictions.
@@ -91,7 +91,7 @@ impl Figures<'_> {
         let mut counts = ServiceCounts::default();
         if let Some(id) = self.observed.service(&service.name) {
             counts = self.counts.service_counts(id)?;
-            for more in [self.front.service_counts(id), self.l7.service_counts(id)] {
+            for more in [self.front.service_counts(id), self.l7.choices(id)] {
                 counts.iter_mut().zip(more).for_each(|(sum, n)| *sum += n);
             }
         }

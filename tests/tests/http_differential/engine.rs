@@ -1,11 +1,11 @@
-//! The agent's L7 path in this process.
+//! The agent's HTTP engine in this process.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use lb_agent::dataplane::Connections as _;
 use lb_agent::dataplane::memory::Memory;
-use lb_agent::l7::L7;
+use lb_agent::http;
 use lb_agent::state::desired::Desired;
 use lb_agent::state::observed::Observed;
 use lb_agent::state::overlay::Overlay;
@@ -53,10 +53,10 @@ impl Engine {
             observed.note(&action);
         }
         let clients = Memory::new(64).clients();
-        let mut l7 = L7::new(clients, false, 1, Kept::default(), Admission::default());
-        l7.publish(&desired, &observed);
-        assert_eq!(l7.problems().collect::<Vec<_>>(), Vec::<String>::new());
-        std::mem::forget(l7);
+        let mut engine = http::engine(clients, false, 1, Kept::default(), Admission::default());
+        http::publish(&mut engine, &desired, &observed);
+        assert_eq!(engine.problems().collect::<Vec<_>>(), Vec::<String>::new());
+        std::mem::forget(engine);
         Self { address }
     }
 

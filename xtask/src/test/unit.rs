@@ -11,11 +11,12 @@ use anyhow::Result;
 use std::fs;
 
 /// The crates with tests that need nothing.
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "lb-common",
     "lb-config",
     "lb-net",
     "lb-http1",
+    "lb-http",
     "lb-agent",
     "lb-load",
     "xtask",
@@ -23,7 +24,14 @@ const CRATES: [&str; 7] = [
 
 /// Those of them that are built for other processors, of which the parts without a process of their own are
 /// tested; `lb-common` is tested whole.
-const IN_PARTS: [&str; 4] = ["lb-config", "lb-net", "lb-agent", "lb-load"];
+const IN_PARTS: [&str; 6] = [
+    "lb-config",
+    "lb-net",
+    "lb-http1",
+    "lb-http",
+    "lb-agent",
+    "lb-load",
+];
 
 /// Arguments of cargo for the tests of the eBPF objects that need no kernel. They look for those of the
 /// processor that they are built for.

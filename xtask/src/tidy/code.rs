@@ -228,8 +228,8 @@ mod tests {
         let found =
             |path: &str, text: &str| clients_are_accepted_in_one_place(&one(path, text)).len();
         let text = "use tokio::net::{TcpListener, TcpStream};";
-        assert_eq!(found("lb-agent/src/l7/accept.rs", text), 1);
-        assert_eq!(found("lb-agent/src/l7/tests.rs", text), 0);
+        assert_eq!(found("lb-http/src/accept.rs", text), 1);
+        assert_eq!(found("lb-http/src/tests.rs", text), 0);
         assert_eq!(found(ACCEPTING_FILES[0], text), 0);
         assert_eq!(
             found("lb-agent/src/run.rs", "use std::net::TcpListener;"),

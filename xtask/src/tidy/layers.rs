@@ -1,31 +1,30 @@
-//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-config <- lb-net <- lb-agent <- tests` with `lb-http1 <- lb-agent`, and
-//! inside a crate the order of its modules, from the ground up.
+//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-config <- lb-net <- lb-http <- lb-agent <- tests` with
+//! `lb-http1 <- lb-http`, and inside a crate the order of its modules, from the ground up.
 
 use super::modules::{Use, children, uses};
 use super::{Complaint, Source};
 
 /// Every crate with the crates of ours that it may depend on.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("lb-common", &[]),
     ("lb-config", &["lb-common"]),
     ("lb-net", &["lb-common", "lb-config"]),
     ("lb-http1", &[]),
+    ("lb-http", &["lb-common", "lb-config", "lb-net", "lb-http1"]),
     ("lb-ebpf", &["lb-common"]),
-    (
-        "lb-agent",
-        &["lb-common", "lb-config", "lb-net", "lb-http1"],
-    ),
+    ("lb-agent", &["lb-common", "lb-config", "lb-net", "lb-http"]),
     ("tests", &["lb-common", "lb-config", "lb-net", "lb-agent"]),
     ("load", &[]),
     ("xtask", &[]),
 ];
 
 /// All names that a dependency of ours can have.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     "lb-common",
     "lb-config",
     "lb-net",
     "lb-http1",
+    "lb-http",
     "lb-ebpf",
     "lb-agent",
     "lb-load",
@@ -40,9 +39,10 @@ const THIS_FILE: &str = "xtask/src/tidy/layers.rs";
 type Order = (&'static str, &'static [&'static str]);
 
 /// Crates whose modules have an order.
-const ORDERS: [Order; 3] = [
+const ORDERS: [Order; 4] = [
     (CONFIG, &CONFIG_MODULES),
     (NET, &NET_MODULES),
+    (HTTP, &HTTP_MODULES),
     (AGENT, &AGENT_MODULES),
 ];
 
@@ -64,8 +64,63 @@ const NET_MODULES: [&str; 8] = [
     "admission",
 ];
 
+const HTTP: &str = "lb-http/src/lib.rs";
+const HTTP_MODULES: [&str; 51] = [
+    "clock",
+    "forwarded",
+    "ids",
+    "pages",
+    "peer",
+    "proxied",
+    "routes",
+    "sticky",
+    "stream",
+    "tables",
+    "access_log",
+    "affinity_cache",
+    "answers",
+    "breaker",
+    "client",
+    "counts",
+    "fuzz",
+    "h2c",
+    "handshake",
+    "prefixed",
+    "progress",
+    "rules",
+    "tls",
+    "carrier",
+    "compress",
+    "listener_config",
+    "tunnel",
+    "request",
+    "upstream",
+    "download",
+    "filters",
+    "compiled",
+    "settings",
+    "upload",
+    "failure",
+    "worker",
+    "connection",
+    "context",
+    "extended",
+    "selector",
+    "transfer",
+    "body",
+    "exchange",
+    "handle",
+    "h2",
+    "respond",
+    "http1",
+    "serve",
+    "accept",
+    "thread",
+    "engine",
+];
+
 const AGENT: &str = "lb-agent/src/lib.rs";
-const AGENT_MODULES: [&str; 20] = [
+const AGENT_MODULES: [&str; 19] = [
     "allocator",
     "errors",
     "sockdiag",
@@ -79,8 +134,7 @@ const AGENT_MODULES: [&str; 20] = [
     "control",
     "metrics",
     "proxy",
-    "l7",
-    "fuzz",
+    "http",
     "doctor",
     "report",
     "reconcile",
@@ -122,7 +176,7 @@ pub(super) fn crates_depend_downwards(sources: &[Source]) -> Vec<Complaint> {
             }
         }
     }
-    for safe in ["lb-common", "lb-config", "lb-http1"] {
+    for safe in ["lb-common", "lb-config", "lb-http1", "lb-http"] {
         if let Some(library) = find(sources, &format!("{safe}/src/lib.rs"))
             && !library.text.contains("#![forbid(unsafe_code)]")
         {

@@ -1,0 +1,268 @@
+//! What is made of a service's configuration for its requests: routes with their rules, limits and
+//! cookies, and the pages for errors. Made anew whenever something changes, and never changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use lb_common::abi::ServiceId;
+
+use super::filters::{Chain, Proxied, Terms};
+use super::forwarded::Via;
+use super::pages::Pages;
+use super::routes::{Guards, Router};
+use super::sticky::cookie::Cookies;
+use super::tables::ServiceTables;
+use lb_config::http::{
+    Action, AmbiguousPaths, HttpService, Protocol, Route, RouteLimits, RouteTimeouts, Stickiness,
+    Template, Timeouts,
+};
+
+/// One service, ready for requests.
+pub(super) struct CompiledService {
+    router: Arc<Router>,
+    /// One for each route, in their order; after them that of requests without one.
+    routes: Vec<RouteConfig>,
+    /// What is shown for errors.
+    pub(super) pages: Arc<Pages>,
+}
+
+/// What holds for the requests of one route.
+pub(super) struct RouteConfig {
+    /// What its requests and answers pass.
+    pub(super) filters: Chain,
+    /// Where they go.
+    pub(super) target: Target,
+    /// What its backends speak.
+    pub(super) protocol: Protocol,
+    /// Times.
+    pub(super) timeouts: Timeouts,
+    /// Bytes of a body; `None` for any number.
+    pub(super) body: Option<u64>,
+}
+
+/// Where requests go.
+pub(super) enum Target {
+    /// To the backends of a service; `None` before it has tables.
+    Backends(Option<ServiceId>),
+    /// Elsewhere, by themselves.
+    Redirect { to: Template, status: StatusCode },
+    /// Nowhere: they are answered.
+    Answer {
+        status: StatusCode,
+        body: Bytes,
+        content_type: String,
+    },
+}
+
+impl CompiledService {
+    /// Compiles `http`, by the `tables` in force.
+    fn new(http: &HttpService, tables: &dyn ServiceTables, pages: Arc<Pages>) -> Self {
+        let secret = tables
+            .service(&http.name)
+            .and_then(|id| tables.table(id))
+            .map_or([0, 0], |table| table.head.hash_key);
+        let router = Arc::new(Router::new(&http.routes));
+        let guards = guards(http, &router);
+        let routes = http.routes.iter().map(Some).chain([None]);
+        let routes = routes.enumerate().map(|(place, route)| {
+            let guards = guards.clone().map(|guards| (guards, place));
+            RouteConfig::new(http, route, tables, secret, guards)
+        });
+        Self {
+            routes: routes.collect(),
+            router,
+            pages,
+        }
+    }
+
+    /// The place of what holds for requests without a route.
+    pub(super) fn without_route(&self) -> usize {
+        self.routes.len() - 1
+    }
+
+    /// Whether all requests take one route.
+    pub(super) fn is_plain(&self) -> bool {
+        self.routes.len() == 1
+    }
+
+    /// The route that a request takes.
+    pub(super) fn find(&self, host: &str, path: &str) -> usize {
+        let found = self.router.find(host, path);
+        found.unwrap_or_else(|| self.without_route())
+    }
+
+    /// A route by its place, which [`CompiledService::find`] gave.
+    pub(super) fn route(&self, place: usize) -> &RouteConfig {
+        &self.routes[place]
+    }
+}
+
+impl RouteConfig {
+    fn new(
+        http: &HttpService,
+        route: Option<&Route>,
+        tables: &dyn ServiceTables,
+        secret: [u64; 2],
+        guards: Option<(Arc<Guards>, usize)>,
+    ) -> Self {
+        let mut timeouts = http.settings.timeouts.clone();
+        let mut body = http.settings.limits.body;
+        let mut protocol = http.settings.protocol;
+        if let Some(route) = route {
+            // Every setting is named here: a new one does not compile before it has its place.
+            let Route {
+                // Taken by `Router`, `Target` and `Chain`.
+                name: _,
+                hosts: _,
+                path: _,
+                action: _,
+                request_headers: _,
+                response_headers: _,
+                timeouts: of_route,
+                limits,
+                protocol: own,
+            } = route;
+            protocol = own.unwrap_or(protocol);
+            let RouteTimeouts {
+                body: pause,
+                first_byte,
+                tunnel,
+            } = of_route;
+            let RouteLimits { body: most } = limits;
+            timeouts.body = pause.unwrap_or(timeouts.body);
+            timeouts.first_byte = first_byte.unwrap_or(timeouts.first_byte);
+            timeouts.tunnel = tunnel.unwrap_or(timeouts.tunnel);
+            body = most.unwrap_or(body);
+        }
+        let target = Target::new(http, route, tables);
+        let proxied = proxied(http, route, &target, tables, secret);
+        let terms = Terms {
+            body,
+            guards,
+            proxied,
+        };
+        Self {
+            filters: Chain::new(http, route, terms),
+            target,
+            protocol,
+            timeouts,
+            body,
+        }
+    }
+}
+
+impl Target {
+    fn new(http: &HttpService, route: Option<&Route>, tables: &dyn ServiceTables) -> Self {
+        match route.map(|route| &route.action) {
+            None => Self::Backends(tables.service(&http.name)),
+            Some(Action::Forward(name)) => Self::Backends(tables.service(name)),
+            Some(Action::Redirect { to, status }) => Self::Redirect {
+                to: to.clone(),
+                status: *status,
+            },
+            Some(Action::Answer {
+                status,
+                body,
+                content_type,
+            }) => Self::Answer {
+                status: *status,
+                body: Bytes::from(body.clone()),
+                content_type: content_type.clone(),
+            },
+        }
+    }
+}
+
+/// What filters have to know of the backends of a route.
+fn proxied(
+    http: &HttpService,
+    route: Option<&Route>,
+    target: &Target,
+    tables: &dyn ServiceTables,
+    secret: [u64; 2],
+) -> Option<Proxied> {
+    let Target::Backends(service) = target else {
+        return None;
+    };
+    let (name, path) = match route.map(|route| (&route.action, route.path.as_str())) {
+        // Backends that are not the route's own have their cookies everywhere.
+        Some((Action::Forward(name), path)) if *name != http.name => (name, path),
+        _ => (&http.name, ""),
+    };
+    let cookies = match (&http.settings.stickiness, service) {
+        (Stickiness::Cookie(cookie), Some(id)) => Some(Cookies::new(
+            cookie,
+            path,
+            secret,
+            tables.hash_name(*id).unwrap_or(name),
+            tables.backends_of(*id),
+        )),
+        _ => None,
+    };
+    Some(Proxied {
+        service: *service,
+        cookies,
+        via: Via::new(secret, &http.name),
+    })
+}
+
+/// The routes that answer by themselves, if that is to be guarded against other readings of paths.
+fn guards(http: &HttpService, router: &Arc<Router>) -> Option<Arc<Guards>> {
+    let answers_itself = |route: &Route| !matches!(route.action, Action::Forward(_));
+    let guarded = http.routes.iter().map(answers_itself).chain([false]);
+    let guarded: Vec<bool> = guarded.collect();
+    let is_needed =
+        http.settings.ambiguous_paths == AmbiguousPaths::Refuse && guarded.contains(&true);
+    is_needed.then(|| Arc::new(Guards::new(Arc::clone(router), guarded)))
+}
+
+/// Makes parts, and reads the pages of a configuration once.
+#[derive(Default)]
+pub(super) struct Compiler {
+    pages: HashMap<String, (Arc<HttpService>, Arc<Pages>)>,
+    problems: HashMap<String, String>,
+}
+
+impl Compiler {
+    /// Compiles a service.
+    pub(super) fn compile(
+        &mut self,
+        http: &Arc<HttpService>,
+        tables: &dyn ServiceTables,
+    ) -> CompiledService {
+        let pages = self.pages(http);
+        CompiledService::new(http, tables, pages)
+    }
+
+    /// Forgets services that are gone.
+    pub(super) fn keep_only(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.pages.retain(|name, _| is_there(name));
+        self.problems.retain(|name, _| is_there(name));
+    }
+
+    /// Pages that cannot be shown, for `status`.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        self.problems.values().cloned()
+    }
+
+    fn pages(&mut self, http: &Arc<HttpService>) -> Arc<Pages> {
+        if let Some((known, pages)) = self.pages.get(&http.name)
+            && Arc::ptr_eq(known, http)
+        {
+            return Arc::clone(pages);
+        }
+        self.problems.remove(&http.name);
+        let pages = Pages::load(&http.settings.errors).unwrap_or_else(|error| {
+            let problem = format!("{}: {}", http.name, error);
+            tracing::error!("{problem}");
+            self.problems.insert(http.name.clone(), problem);
+            Pages::default()
+        });
+        let pages = Arc::new(pages);
+        let entry = (Arc::clone(http), Arc::clone(&pages));
+        self.pages.insert(http.name.clone(), entry);
+        pages
+    }
+}

@@ -1,0 +1,313 @@
+//! The workers: started with the first service, told of new settings, and ended.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use lb_common::abi::{Affinity, AffinityKey, BackendId, Counter, ServiceId, ServiceKey};
+use lb_config::http::HttpService;
+use socket2::Type;
+
+use crate::compiled::Compiler;
+use crate::counts::{Counts, RequestCounts};
+use crate::listener_config::ListenerConfigs;
+use crate::settings::{self, Snapshot};
+use crate::sticky::sessions::Sessions;
+use crate::tables::{Confine, PassiveHealth, ServiceTables};
+use crate::thread::{Handle, Message};
+use lb_net::Clients;
+use lb_net::admission::Admission;
+use lb_net::bind::{self, Listening, Problems, listen_address};
+use lb_net::handover::{self, Kept, Newcomers};
+
+/// How long the workers may take to put new settings in force.
+const PUBLISHED: Duration = Duration::from_secs(2);
+
+/// Socket.IO sessions that are remembered; the one unseen for longest goes first.
+const MOST_SESSIONS: usize = 1 << 18;
+
+/// The workers.
+pub struct Engine {
+    workers: Vec<Handle>,
+    wanted: usize,
+    /// Sockets to which the kernel hands connections, waiting for workers.
+    handed_over: Vec<TcpListener>,
+    steers: bool,
+    clients: Arc<dyn Clients>,
+    counts: Arc<Counts>,
+    listener_configs: ListenerConfigs,
+    sessions: Arc<Sessions>,
+    health: Option<Arc<dyn PassiveHealth>>,
+    compiler: Compiler,
+    generation: u64,
+    serving: HashSet<ServiceKey>,
+    problems: Problems,
+    kept: Kept,
+    admission: Admission,
+    confine: Confine,
+}
+
+impl Engine {
+    /// No thread yet: they start when there is a service for them. `workers` is how many, 0 for
+    /// one a core. `steers` says that the kernel hands connections over by itself. Sockets are taken
+    /// from `kept` where they are in there, and all are kept for the next agent. `admission` lets
+    /// clients in. Each thread of the engine is confined by `confine`.
+    pub fn new(
+        clients: Arc<dyn Clients>,
+        steers: bool,
+        workers: usize,
+        kept: Kept,
+        admission: Admission,
+        confine: Confine,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workers: Vec::new(),
+            wanted: if workers == 0 { cores } else { workers },
+            handed_over: Vec::new(),
+            steers,
+            clients,
+            counts: Arc::default(),
+            listener_configs: ListenerConfigs::new(confine),
+            sessions: Arc::new(Sessions::new(MOST_SESSIONS)),
+            health: None,
+            compiler: Compiler::default(),
+            generation: 0,
+            serving: HashSet::new(),
+            problems: Problems::default(),
+            kept,
+            admission,
+            confine,
+        }
+    }
+
+    /// Tells of backends that could not be used, from the next [`Engine::publish`] on.
+    pub fn tell_failures_to(&mut self, health: Arc<dyn PassiveHealth>) {
+        self.health = Some(health);
+    }
+
+    /// Opens sockets on `address`, one a worker, for what the kernel hands over. The first of them
+    /// is returned: it stands for the group, which systemd knows as `name`.
+    pub fn listen_handed_over(
+        &mut self,
+        address: SocketAddr,
+        name: &str,
+    ) -> io::Result<TcpListener> {
+        let group = self.group(address, name)?;
+        let first = group[0].try_clone()?;
+        self.handed_over.extend(group);
+        Ok(first)
+    }
+
+    /// Sockets on `address`, at least one a worker.
+    fn group(&self, address: SocketAddr, name: &str) -> io::Result<Vec<TcpListener>> {
+        let mut group = self.kept.called(name);
+        let old = group.len();
+        if old == 0 {
+            let open = || bind::tcp_group(address, self.wanted);
+            group = self.kept.make_way(address, Type::STREAM, open)?;
+        }
+        bind::tcp_members(address, self.wanted, &mut group)?;
+        handover::keep(name, &group[old..]);
+        Ok(group)
+    }
+
+    /// Puts services and tables in force: when this returns, every request sees them.
+    pub fn publish(&mut self, services: &[Arc<HttpService>], tables: Arc<dyn ServiceTables>) {
+        let services = settings::services(
+            services,
+            &*tables,
+            &mut self.listener_configs,
+            &mut self.compiler,
+        );
+        if services.is_empty() && self.workers.is_empty() {
+            return;
+        }
+        self.generation += 1;
+        let wanted: HashSet<ServiceKey> = services.keys().copied().collect();
+        let snapshot = Arc::new(Snapshot {
+            generation: self.generation,
+            services,
+            tables,
+            clients: Arc::clone(&self.clients),
+            counts: Arc::clone(&self.counts),
+            sessions: Arc::clone(&self.sessions),
+            health: self.health.clone(),
+            admission: self.admission.clone(),
+        });
+        self.start(&snapshot);
+        let (done, confirmed) = mpsc::channel();
+        for worker in &self.workers {
+            worker.tell(Message::Publish(Arc::clone(&snapshot), done.clone()));
+        }
+        drop(done);
+        for _ in &self.workers {
+            if confirmed.recv_timeout(PUBLISHED).is_err() {
+                tracing::warn!("a worker of the L7 path is late to take new settings");
+                break;
+            }
+        }
+        if !self.steers {
+            self.listen(wanted);
+        }
+    }
+
+    /// Starts the workers, once.
+    fn start(&mut self, snapshot: &Arc<Snapshot>) {
+        if !self.workers.is_empty() {
+            return;
+        }
+        for index in 0..self.wanted {
+            match Handle::start(index, Arc::clone(snapshot), self.confine) {
+                Ok(worker) => self.workers.push(worker),
+                Err(error) => tracing::error!(%error, "a worker of the L7 path cannot start"),
+            }
+        }
+        if self.workers.is_empty() {
+            return;
+        }
+        let turns = self.workers.iter().cycle();
+        for (listener, worker) in self.handed_over.drain(..).zip(turns) {
+            worker.tell(Message::Listen(None, listener));
+        }
+    }
+
+    /// Listens on the service addresses themselves.
+    fn listen(&mut self, wanted: HashSet<ServiceKey>) {
+        for key in self.serving.difference(&wanted) {
+            for worker in &self.workers {
+                worker.tell(Message::Unlisten(*key));
+            }
+            handover::forget(&handover::name_of("http", listen_address(key)));
+        }
+        self.serving.retain(|key| wanted.contains(key));
+        self.problems.keep_only(&wanted);
+        for key in wanted {
+            if self.serving.contains(&key) {
+                continue;
+            }
+            let address = listen_address(&key);
+            match self.group(address, &handover::name_of("http", address)) {
+                Ok(group) => {
+                    // More than workers if the agent before had more of those.
+                    let turns = self.workers.iter().cycle();
+                    for (listener, worker) in group.into_iter().zip(turns) {
+                        worker.tell(Message::Listen(Some(key), listener));
+                    }
+                    self.serving.insert(key);
+                    self.problems.over(&key);
+                }
+                Err(error) => self.problems.note(key, "HTTP", &error, None),
+            }
+        }
+    }
+
+    /// Listens where that could not be done so far.
+    pub fn try_again(&mut self) {
+        let failed = self.problems.keys();
+        if !failed.is_empty() {
+            let wanted = self.serving.iter().copied().chain(failed).collect();
+            self.listen(wanted);
+        }
+    }
+
+    /// How many listen addresses are open. What the kernel hands over counts as one.
+    pub fn listening(&self) -> Listening {
+        let handed_over = usize::from(self.steers && !self.workers.is_empty());
+        self.problems.beside(self.serving.len() + handed_over)
+    }
+
+    /// Has certificates read again by the next [`Engine::publish`]; they were found to be good.
+    pub fn read_certificates_again(&mut self) {
+        self.listener_configs.read_certificates_again();
+    }
+
+    /// Opens the files of the access logs anew, after they were moved away.
+    pub fn reopen_logs(&self) {
+        self.listener_configs.reopen_logs();
+    }
+
+    /// What stands in the way of listeners, for `status`.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        let files = self
+            .listener_configs
+            .problems()
+            .chain(self.compiler.problems());
+        self.problems.texts().chain(files)
+    }
+
+    /// What was counted for a backend.
+    pub fn backend_counts(&self, id: BackendId) -> RequestCounts {
+        self.counts.of(id)
+    }
+
+    /// Closes the tunnels to these backends. A request that is under way is answered.
+    pub fn end(&self, backends: &HashSet<BackendId>) {
+        if self.workers.is_empty() || !self.counts.end(backends) {
+            return;
+        }
+        for worker in &self.workers {
+            worker.tell(Message::Wake);
+        }
+    }
+
+    /// How backends of a service were chosen, by [`Counter`].
+    pub fn choices(&self, id: ServiceId) -> [u64; Counter::COUNT] {
+        self.counts.choices(id)
+    }
+
+    /// The memory of clients and the open connections, those of this path included.
+    pub fn clients(&self) -> Arc<dyn Clients> {
+        Arc::new(Counted {
+            clients: Arc::clone(&self.clients),
+            counts: Arc::clone(&self.counts),
+        })
+    }
+
+    /// Ends the workers. What is open may go on for `grace`; returns when it is over.
+    pub async fn wind_down(self, grace: Duration, newcomers: Newcomers) {
+        let deadline = Instant::now() + grace;
+        for worker in &self.workers {
+            worker.tell(Message::Stop(deadline, newcomers));
+        }
+        let threads: Vec<_> = self
+            .workers
+            .into_iter()
+            .filter_map(Handle::into_thread)
+            .collect();
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+            self.listener_configs.flush_logs();
+        });
+        let _ = joined.await;
+    }
+}
+
+/// The clients of a data plane with what this path has open.
+struct Counted {
+    clients: Arc<dyn Clients>,
+    counts: Arc<Counts>,
+}
+
+impl Clients for Counted {
+    fn affinity(&self, protocol: u8, key: &AffinityKey) -> Option<Affinity> {
+        self.clients.affinity(protocol, key)
+    }
+
+    fn remember(&self, protocol: u8, key: &AffinityKey, affinity: Affinity) {
+        self.clients.remember(protocol, key, affinity);
+    }
+
+    fn active(&self, backend: BackendId) -> u64 {
+        self.counts.active(backend) + self.clients.active(backend)
+    }
+
+    fn active_total(&self, service: ServiceId) -> u64 {
+        self.counts.active_total(service) + self.clients.active_total(service)
+    }
+}

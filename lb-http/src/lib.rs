@@ -1,0 +1,109 @@
+//! The HTTP engine: services with `mode = "http"`, in user space. It accepts clients, asks [`ServiceTables`] for
+//! backends, and knows nothing of BPF. Messages are those of `lb_http1`; hyper speaks HTTP/2 with clients.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `engine` | the workers, started, told of new settings and ended |
+//! | `tables` | what is asked of the process around: backends, threads, the health of backends |
+//! | `access_log` | a line for each request |
+//! | `thread`, `accept` | threads, each with a runtime and listeners of its own |
+//! | `worker` | what each thread has: settings, upstream connections, what it has learnt |
+//! | `settings` | what the workers know, swapped whole; the choice of a backend |
+//! | `serve` | a client's connection from its first byte: PROXY header, TLS, then HTTP |
+//! | `connection` | what is known of a client's connection |
+//! | `http1`, `client` | a client's connection of HTTP/1.1, request by request, and its bytes |
+//! | `respond` | the answer to a request of HTTP/1.1, written to its client |
+//! | `prefixed` | a connection of which some bytes were read already |
+//! | `h2`, `body` | a client's connection of HTTP/2, and the bodies on it |
+//! | `peer` | a client as one of its requests sees it, over either |
+//! | `exchange` | the handler that has backends answer: to the head of the answer |
+//! | `failure` | why a request has no answer |
+//! | `upload`, `download`, `transfer` | bodies on their way |
+//! | `handle` | a request on its way: filters, handler, filters |
+//! | `context` | one request with what is known of it |
+//! | `request` | a request as filters see it |
+//! | `filters` | what every request passes, and every answer |
+//! | `progress` | how far a request is, and its deadline |
+//! | `listener_config` | what holds for connections, made from the configuration |
+//! | `compiled` | what holds for requests, made from the configuration |
+//! | `handshake` | TLS on a client's connection |
+//! | `proxied` | the PROXY header of a client's connection |
+//! | `selector`, `breaker` | a connection to the right backend; what was learnt of backends |
+//! | `answers` | answers of the gateway's own |
+//! | `upstream` | connections to backends |
+//! | `h2c` | connections of HTTP/2 to backends, which requests share |
+//! | `carrier` | what carries a request, over either |
+//! | `affinity_cache` | affinities that a thread has just read or written |
+//! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
+//! | `stream` | the bytes |
+//! | `compress` | answers made smaller on their way |
+//! | `routes` | which route a request takes |
+//! | `forwarded` | who asks for what: the forwarding headers |
+//! | `rules` | header rules, and where redirects lead |
+//! | `sticky` | what keeps a client with its backend, beyond its address |
+//! | `pages` | what is shown when there is no answer of an application |
+//! | `tls` | TLS for clients: certificates, server names, session tickets |
+//! | `clock` | deadlines |
+//! | `counts` | what `status` shows |
+//! | `ids` | maps by ids |
+//! | [`fuzz`] | what must hold for any bytes from the network |
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod access_log;
+mod affinity_cache;
+mod answers;
+mod body;
+mod breaker;
+mod carrier;
+mod client;
+mod clock;
+mod compiled;
+mod compress;
+mod connection;
+mod context;
+mod counts;
+mod download;
+mod engine;
+mod exchange;
+mod extended;
+mod failure;
+mod filters;
+mod forwarded;
+pub mod fuzz;
+mod h2;
+mod h2c;
+mod handle;
+mod handshake;
+mod http1;
+mod ids;
+mod listener_config;
+mod pages;
+mod peer;
+mod prefixed;
+mod progress;
+mod proxied;
+mod request;
+mod respond;
+mod routes;
+mod rules;
+mod selector;
+mod serve;
+mod settings;
+mod sticky;
+mod stream;
+mod tables;
+mod thread;
+mod tls;
+mod transfer;
+mod tunnel;
+mod upload;
+mod upstream;
+mod worker;
+
+pub use counts::RequestCounts;
+pub use engine::Engine;
+pub use pages::check_config as check_pages;
+pub use tables::{Confine, PassiveHealth, Role, ServiceTables};
+pub use tls::{Findings, check_config as check_certificates};

@@ -1,0 +1,274 @@
+//! What a worker knows: the services, the tables in force, the memory of clients. Every worker
+//! has a copy of its own, which is swapped whole.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _};
+use lb_common::abi::{
+    Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, ServiceKey, ServiceTable,
+    protocol, state,
+};
+use lb_common::addr;
+use lb_common::select::{self, Choice, Reason, Tables};
+
+use super::affinity_cache;
+use super::compiled::{CompiledService, Compiler};
+use super::counts::Counts;
+use super::listener_config::{ListenerConfig, ListenerConfigs};
+use super::request::Backends;
+use super::sticky::Key;
+use super::sticky::sessions::Sessions;
+use super::sticky::spread::Spread;
+use super::tables::{PassiveHealth, ServiceTables};
+use lb_config::BackendAddress;
+use lb_config::http::HttpService;
+use lb_net::Clients;
+use lb_net::admission::Admission;
+use lb_net::clock::boot_ns;
+
+/// One state of everything, shared by the workers.
+pub(super) struct Snapshot {
+    /// Grows with every snapshot.
+    pub(super) generation: u64,
+    /// The services with `mode = "http"` by their listen addresses.
+    pub(super) services: HashMap<ServiceKey, Arc<Service>>,
+    /// The tables in force.
+    pub(super) tables: Arc<dyn ServiceTables>,
+    /// Where clients were sent last.
+    pub(super) clients: Arc<dyn Clients>,
+    /// What has happened.
+    pub(super) counts: Arc<Counts>,
+    /// Who has which Socket.IO session.
+    pub(super) sessions: Arc<Sessions>,
+    /// Who wants to know of backends that cannot be used.
+    pub(super) health: Option<Arc<dyn PassiveHealth>>,
+    /// Who lets clients in.
+    pub(super) admission: Admission,
+}
+
+/// One service.
+pub(super) struct Service {
+    /// What was configured.
+    pub(super) http: Arc<HttpService>,
+    /// What was made of it for its clients.
+    pub(super) listener: ListenerConfig,
+    /// What was made of it for its requests.
+    pub(super) compiled: CompiledService,
+}
+
+/// The services by their listen addresses.
+pub(super) fn services(
+    configured: &[Arc<HttpService>],
+    tables: &dyn ServiceTables,
+    listeners: &mut ListenerConfigs,
+    compiler: &mut Compiler,
+) -> HashMap<ServiceKey, Arc<Service>> {
+    listeners.begin();
+    let mut services = HashMap::new();
+    for http in configured {
+        let live = Arc::new(Service {
+            http: Arc::clone(http),
+            listener: listeners.of(http),
+            compiled: compiler.compile(http, tables),
+        });
+        for listen in http.all_listen() {
+            let key = ServiceKey::new(addr::from_ip(listen.ip()), listen.port(), protocol::TCP);
+            services.insert(key, Arc::clone(&live));
+        }
+    }
+    listeners.keep_only(configured.iter().map(|http| &**http));
+    compiler.keep_only(|name| configured.iter().any(|http| http.name == name));
+    services
+}
+
+impl Snapshot {
+    /// Tells that a backend could not be used.
+    pub(super) fn suspect(&self, id: BackendId, error: &str) {
+        self.counts.failed(id);
+        let Some(health) = &self.health else {
+            return;
+        };
+        let entry = self.tables.entry(id);
+        if let Some(entry) = entry.filter(|entry| entry.id == id)
+            && let Some(service) = self.tables.name(entry.service)
+        {
+            health.failed(service, &self.tables.address(entry), error);
+        }
+    }
+
+    /// The service at `local` in the tables, and how many clients it may have.
+    pub(super) fn limit(&self, local: SocketAddr) -> Option<(ServiceId, Option<u32>)> {
+        let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol::TCP);
+        self.tables.limit(&key)
+    }
+
+    /// The service that listens on `local`.
+    pub(super) fn service_at(&self, local: SocketAddr) -> Option<&Arc<Service>> {
+        let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol::TCP);
+        self.services
+            .get(&key)
+            .or_else(|| self.services.get(&key.wildcard()))
+    }
+
+    /// Whether `local` is one of the service's addresses for TLS.
+    pub(super) fn is_tls(service: &Service, local: SocketAddr) -> bool {
+        let matches = |listen: &SocketAddr| {
+            let wildcard = listen.ip().is_unspecified() && listen.is_ipv4() == local.is_ipv4();
+            listen.port() == local.port() && (wildcard || listen.ip() == local.ip())
+        };
+        let plain = |listen: &SocketAddr| *listen == local;
+        let tls = service.http.tls.as_ref();
+        tls.is_some_and(|tls| tls.listen.iter().any(matches))
+            && !service.http.listen.iter().any(plain)
+    }
+
+    /// Chooses a backend of `service` for a request that is known by `key`, other than those in
+    /// `passed`: by the function that the kernel uses, where the key is as good as an address.
+    pub(super) fn choose(
+        &self,
+        spread: &Spread,
+        service: ServiceId,
+        key: Key,
+        passed: &[BackendId],
+    ) -> Option<Choice> {
+        let table = self.tables.table(service)?;
+        let Some(client) = key.client(&table.head) else {
+            return self.choose_freely(spread, table, key, passed);
+        };
+        let mut choosing = Choosing {
+            snapshot: self,
+            table,
+            passed,
+        };
+        select::select(&mut choosing, &client)
+    }
+
+    /// The backend that the request names, if it still keeps who it has, else one by weight; nobody
+    /// else has its session.
+    fn choose_freely(
+        &self,
+        spread: &Spread,
+        table: &ServiceTable,
+        key: Key,
+        passed: &[BackendId],
+    ) -> Option<Choice> {
+        let service = table.head.id;
+        if let Key::Backend(id) | Key::Session(id) = key
+            && let Some(backend) = self.backend(id)
+            && backend.service == service
+            && matches!(backend.state, state::UP | state::DRAINING)
+            && !passed.contains(&id)
+        {
+            return Some(Choice {
+                backend: id,
+                reason: Reason::Affinity,
+            });
+        }
+        if matches!(key, Key::Session(_)) {
+            return None;
+        }
+        let members = &table.members[..table.head.members as usize];
+        let up = members
+            .iter()
+            .filter_map(|id| self.backend(*id))
+            .filter(|backend| backend.state == state::UP && !passed.contains(&backend.id))
+            .map(|backend| (backend.id, backend.weight));
+        let backend = spread.next(service, up)?;
+        let reason = if matches!(key, Key::New) {
+            Reason::Slot
+        } else {
+            Reason::Next
+        };
+        Some(Choice { backend, reason })
+    }
+
+    /// Remembers where a client was sent, if it is known by something that can be remembered.
+    pub(super) fn remember(&self, service: ServiceId, key: Key, backend: BackendId) {
+        let Some(table) = self.tables.table(service) else {
+            return;
+        };
+        let head = &table.head;
+        if head.affinity_ns != 0 {
+            let Some(client) = key.client(head) else {
+                return;
+            };
+            let affinity = Affinity {
+                seen_ns: boot_ns(),
+                backend,
+                pad: 0,
+            };
+            affinity_cache::remember(&client.key, self.generation, affinity, || {
+                self.clients.remember(protocol::TCP, &client.key, affinity);
+            });
+        }
+    }
+
+    /// The entry of a backend, if it still is one.
+    pub(super) fn backend(&self, id: BackendId) -> Option<&Backend> {
+        let entry = self.tables.entry(id)?;
+        (entry.id == id && entry.state != state::REMOVED).then_some(entry)
+    }
+}
+
+impl Backends for Snapshot {
+    fn address(&self, id: BackendId) -> Option<BackendAddress> {
+        self.backend(id).map(|backend| self.tables.address(backend))
+    }
+
+    fn table(&self, service: ServiceId) -> Option<&ServiceHead> {
+        Some(&self.tables.table(service)?.head)
+    }
+
+    fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+}
+
+/// The tables of one service as `lb_common::select` wants them.
+struct Choosing<'a> {
+    snapshot: &'a Snapshot,
+    table: &'a ServiceTable,
+    passed: &'a [BackendId],
+}
+
+impl Tables for Choosing<'_> {
+    fn head(&self) -> &ServiceHead {
+        &self.table.head
+    }
+
+    fn slot(&self, slot: u32) -> BackendId {
+        self.table.slots[slot as usize]
+    }
+
+    fn member(&self, member: u32) -> BackendId {
+        self.table.members[member as usize]
+    }
+
+    fn backend(&self, id: BackendId) -> Option<Backend> {
+        self.snapshot.tables.entry(id).copied()
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        affinity_cache::affinity(key, self.snapshot.generation, || {
+            self.snapshot.clients.affinity(protocol::TCP, key)
+        })
+    }
+
+    fn now_ns(&self) -> u64 {
+        boot_ns()
+    }
+
+    fn active(&self, id: BackendId) -> u64 {
+        self.snapshot.counts.active(id) + self.snapshot.clients.active(id)
+    }
+
+    fn active_total(&self) -> u64 {
+        let id = self.table.head.id;
+        self.snapshot.counts.active_total(id) + self.snapshot.clients.active_total(id)
+    }
+
+    fn hand_over(&mut self, backend: &Backend) -> bool {
+        !self.passed.contains(&backend.id)
+    }
+}

@@ -1,0 +1,54 @@
+//! What the engine asks of the process around it.
+
+use std::io;
+
+use lb_common::abi::{Backend, BackendId, ServiceId, ServiceKey, ServiceTable};
+use lb_config::BackendAddress;
+
+/// The services in force with their backends, as one state that does not change.
+pub trait ServiceTables: Send + Sync {
+    /// The service called `name`.
+    fn service(&self, name: &str) -> Option<ServiceId>;
+    /// The name of a service.
+    fn name(&self, service: ServiceId) -> Option<&str>;
+    /// The name that a service had first, where that is another one: its clients and cookies are hashed by it.
+    fn hash_name(&self, service: ServiceId) -> Option<&str>;
+    /// The service that listens on an address, as such or on the wildcard of its family, and how many clients it may
+    /// have that go through the agent.
+    fn limit(&self, key: &ServiceKey) -> Option<(ServiceId, Option<u32>)>;
+    /// The table that a service's clients are spread by.
+    fn table(&self, service: ServiceId) -> Option<&ServiceTable>;
+    /// The entry at the index of `id`, which may be that of a later or a removed backend.
+    fn entry(&self, id: BackendId) -> Option<&Backend>;
+    /// The backends of a service that have not been removed.
+    fn backends_of(&self, service: ServiceId) -> Vec<&Backend>;
+    /// Where the application of a backend is.
+    fn address(&self, backend: &Backend) -> BackendAddress;
+}
+
+/// Hears of backends that could not be used.
+pub trait PassiveHealth: Send + Sync {
+    /// The backend at `address` of `service` could not be used; `error` says how that showed.
+    fn failed(&self, service: &str, address: &BackendAddress, error: &str);
+}
+
+/// What a thread of the engine's is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Serves clients. It does not begin where it cannot be confined.
+    Worker,
+    /// Writes access logs.
+    AccessLog,
+    /// Reads certificates and their keys, which are for their owners alone.
+    Certificates,
+}
+
+/// Takes from the calling thread, which begins, the privileges that its role does not need.
+pub type Confine = fn(Role) -> io::Result<()>;
+
+/// Confines a thread that does its work in any case: a failure is logged.
+pub(super) fn confine_or_warn(confine: Confine, role: Role) {
+    if let Err(error) = confine(role) {
+        tracing::warn!(%error, ?role, "a thread keeps capabilities that it does not need");
+    }
+}

@@ -1,0 +1,40 @@
+//! TLS for clients, by rustls: certificates, server names, session tickets.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `load` | one certificate and its key: two files, whether they fit, until when |
+//! | `names` | which certificate a server name (SNI) leads to |
+//! | `store` | the certificates of a service, renewed when their files are |
+//! | `watch` | the thread that sees to that |
+//! | `server` | versions, protocols (ALPN), session tickets |
+//! | `check` | what `lb-agent check` says about certificates |
+//!
+//! Connections are accepted with what [`server_config`] gives. The cryptography is aws-lc: it takes half a minute longer to compile than ring, needs no more than a C compiler
+//! either, and signs with RSA and agrees on keys in less than half the time.
+
+mod check;
+mod load;
+mod names;
+mod server;
+mod store;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+pub use check::{Findings, check_config};
+pub(crate) use server::{TicketKeys, server_config};
+pub(crate) use store::Certificates;
+pub(crate) use watch::Watcher;
+
+/// The cryptography of all connections.
+fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    &PROVIDER
+}

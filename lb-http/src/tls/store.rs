@@ -1,0 +1,262 @@
+//! The certificates of one service, kept fresh: what is on disk is taken over when it is good, and
+//! what was in force stays in force when it is not.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::load::{LoadError, Loaded, Validity, load};
+use super::names::NameTable;
+use lb_config::http::CertificateFiles;
+
+/// The certificates of a service. Handshakes read them without a lock.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    table: ArcSwap<NameTable>,
+    slots: Mutex<Vec<Slot>>,
+}
+
+/// A pair of files, and what was last read of it.
+#[derive(Debug)]
+struct Slot {
+    pair: CertificateFiles,
+    loaded: Loaded,
+    /// Of what was last tried, good or not.
+    tried: Fingerprint,
+    /// Of what was last seen; it is tried when it is seen twice.
+    seen: Fingerprint,
+    problem: Option<String>,
+}
+
+/// What `status` tells of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CertificateStatus {
+    /// Its file.
+    pub certificate: String,
+    /// The names in it.
+    pub names: Vec<String>,
+    /// When the one in force ends.
+    pub not_after: SystemTime,
+    /// Why what is in the files now is not in force, or that it is out of its time.
+    pub problem: Option<String>,
+}
+
+/// What became of files that have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The new certificate in this file is in force.
+    Taken(String),
+    /// The old one stays, for this reason.
+    Refused(String),
+}
+
+impl Certificates {
+    /// Reads all pairs; every one that cannot be used is reported. At least one pair is needed.
+    pub(crate) fn load(pairs: &[CertificateFiles]) -> Result<Arc<Self>, Vec<LoadError>> {
+        let (mut slots, mut errors) = (Vec::new(), Vec::new());
+        for pair in pairs {
+            // Before reading: what changes meanwhile is seen as a change.
+            let fingerprint = Fingerprint::of(pair);
+            match load(pair) {
+                Ok(loaded) => slots.push(Slot::new(pair.clone(), loaded, fingerprint)),
+                Err(error) => errors.push(error),
+            }
+        }
+        let table = table(&slots).filter(|_| errors.is_empty()).ok_or(errors)?;
+        Ok(Arc::new(Self {
+            table: ArcSwap::from_pointee(table),
+            slots: Mutex::new(slots),
+        }))
+    }
+
+    /// Looks whether files have changed, and takes over what is good of them. A change is taken up
+    /// at the second look that finds it the same, so that no half-written pair is read.
+    pub(crate) fn refresh(&self) -> Vec<Change> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes: Vec<Change> = slots.iter_mut().filter_map(Slot::refresh).collect();
+        if changes
+            .iter()
+            .any(|change| matches!(change, Change::Taken(_)))
+            && let Some(table) = table(&slots)
+        {
+            self.table.store(Arc::new(table));
+        }
+        changes
+    }
+
+    /// What there is to tell of each, in the order of the configuration.
+    pub(crate) fn status(&self) -> Vec<CertificateStatus> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        slots.iter().map(|slot| slot.status(now)).collect()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let table = self.table.load();
+        Some(table.choose(hello.server_name(), hello.signature_schemes()))
+    }
+}
+
+fn table(slots: &[Slot]) -> Option<NameTable> {
+    NameTable::new(
+        slots
+            .iter()
+            .map(|slot| (&slot.loaded.key, slot.loaded.names.as_slice())),
+    )
+}
+
+impl Slot {
+    fn new(pair: CertificateFiles, loaded: Loaded, fingerprint: Fingerprint) -> Self {
+        Self {
+            pair,
+            loaded,
+            tried: fingerprint,
+            seen: fingerprint,
+            problem: None,
+        }
+    }
+
+    fn refresh(&mut self) -> Option<Change> {
+        let now = Fingerprint::of(&self.pair);
+        let settled = std::mem::replace(&mut self.seen, now) == now;
+        if now == self.tried || !settled {
+            return None;
+        }
+        self.tried = now;
+        match load(&self.pair) {
+            Ok(loaded) => {
+                self.loaded = loaded;
+                self.problem = None;
+                Some(Change::Taken(self.pair.certificate.display().to_string()))
+            }
+            Err(error) => {
+                let problem = format!("{error}; the certificate of before stays in force");
+                self.problem = Some(problem.clone());
+                Some(Change::Refused(problem))
+            }
+        }
+    }
+
+    fn status(&self, now: SystemTime) -> CertificateStatus {
+        let out_of_time = match self.loaded.validity(now) {
+            Validity::Valid => None,
+            Validity::ExpiresSoon(text) | Validity::Invalid(text) => Some(text),
+        };
+        CertificateStatus {
+            certificate: self.pair.certificate.display().to_string(),
+            names: self.loaded.names.iter().map(ToString::to_string).collect(),
+            not_after: self.loaded.not_after,
+            problem: self.problem.clone().or(out_of_time),
+        }
+    }
+}
+
+/// What tells the contents of two files from others without reading them: device, inode, size,
+/// time of change. Symbolic links are followed, since certbot and Kubernetes renew by changing
+/// where one leads, which a watch on the file itself would not notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fingerprint([Option<FileMark>; 2]);
+
+type FileMark = (u64, u64, u64, i64, i64);
+
+impl Fingerprint {
+    fn of(pair: &CertificateFiles) -> Self {
+        let mark = |path: &Path| {
+            let meta = std::fs::metadata(path).ok()?;
+            let changed = (meta.ctime(), meta.ctime_nsec());
+            Some((meta.dev(), meta.ino(), meta.size(), changed.0, changed.1))
+        };
+        Self([mark(&pair.certificate), mark(&pair.key)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::{Made, Written};
+
+    fn in_force(certificates: &Certificates, made: &Made) -> bool {
+        let chosen = certificates.table.load().choose(Some("a.test"), &[]);
+        chosen.cert[0].as_ref() == made.der()
+    }
+
+    #[test]
+    fn a_new_certificate_is_taken_at_the_second_look_and_only_once() {
+        let (old, new) = (Made::new(&["a.test"]), Made::new(&["a.test"]));
+        let files = Written::new(&old);
+        let certificates = Certificates::load(&[files.pair()]).unwrap();
+        assert_eq!(certificates.refresh(), []);
+        files.replace(&new);
+        assert_eq!(certificates.refresh(), []);
+        assert!(in_force(&certificates, &old));
+        let taken = Change::Taken(files.pair().certificate.display().to_string());
+        assert_eq!(certificates.refresh(), [taken]);
+        assert!(in_force(&certificates, &new));
+        assert_eq!(certificates.refresh(), []);
+    }
+
+    #[test]
+    fn a_broken_certificate_leaves_the_old_one_in_force_and_says_so_until_it_is_mended() {
+        let (old, new) = (Made::new(&["a.test"]), Made::new(&["a.test"]));
+        let files = Written::new(&old);
+        let certificates = Certificates::load(&[files.pair()]).unwrap();
+        std::fs::write(files.pair().certificate, new.certificate_pem()).unwrap();
+        certificates.refresh();
+        let changes = certificates.refresh();
+        assert!(
+            matches!(&changes[..], [Change::Refused(text)] if text.contains("does not fit the key")),
+            "{changes:?}"
+        );
+        assert!(in_force(&certificates, &old));
+        assert!(certificates.status()[0].problem.is_some());
+        assert_eq!(certificates.refresh(), [], "said once");
+        std::fs::write(files.pair().key, new.key_pem()).unwrap();
+        certificates.refresh();
+        certificates.refresh();
+        assert!(in_force(&certificates, &new));
+        assert_eq!(certificates.status()[0].problem, None);
+    }
+
+    #[test]
+    fn a_changed_symbolic_link_is_a_change() {
+        let (old, new) = (Made::new(&["a.test"]), Made::new(&["a.test"]));
+        let (old_files, new_files) = (Written::new(&old), Written::new(&new));
+        let dir = tempfile::tempdir().unwrap();
+        let pair = CertificateFiles {
+            certificate: dir.path().join("cert.pem"),
+            key: dir.path().join("key.pem"),
+            line: 1,
+        };
+        let lead_to = |to: CertificateFiles| {
+            for (link, file) in [(&pair.certificate, to.certificate), (&pair.key, to.key)] {
+                let _ = std::fs::remove_file(link);
+                std::os::unix::fs::symlink(file, link).unwrap();
+            }
+        };
+        lead_to(old_files.pair());
+        let certificates = Certificates::load(std::slice::from_ref(&pair)).unwrap();
+        lead_to(new_files.pair());
+        certificates.refresh();
+        certificates.refresh();
+        assert!(in_force(&certificates, &new));
+    }
+
+    #[test]
+    fn every_pair_that_cannot_be_used_is_reported() {
+        let good = Written::new(&Made::new(&["a.test"]));
+        let missing = CertificateFiles {
+            certificate: "/nowhere/a.pem".into(),
+            ..good.pair()
+        };
+        let errors = Certificates::load(&[missing.clone(), good.pair(), missing]).unwrap_err();
+        assert_eq!(errors.len(), 2);
+        assert!(Certificates::load(&[]).unwrap_err().is_empty());
+    }
+}
