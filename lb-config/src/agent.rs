@@ -1,70 +1,89 @@
-//! Which keys there are, their types and their defaults: `[agent]`.
+//! `[agent]`.
 
 use std::path::PathBuf;
 
-use super::error::Problems;
-use super::metrics;
-use super::packet;
-use super::reader::{Table, Value};
+use super::choice::choice;
+use super::metrics::{self, MetricsAddress};
+use super::packet::PacketConfig;
+use super::schema::fields::Flat;
+use super::schema::kinds::{Maybe, Text, Whole, one_of, path, text, whole};
+use super::schema::section;
 use super::value;
-use super::{AgentConfig, DataPlane};
 
 /// Most clients that can be remembered: more would take gigabytes of kernel memory.
 const MAX_CLIENTS: u32 = 1 << 24;
 /// Most connections that can be allowed: more would be no limit.
-pub(super) const MAX_CONNECTIONS: u32 = 1 << 24;
+const MAX_CONNECTIONS: u32 = 1 << 24;
 /// Longest path of a unix socket: `sun_path` less its final zero, unix(7).
 const MAX_SOCKET_PATH: usize = 107;
 
-pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> AgentConfig {
-    let usual = AgentConfig::default();
-    let mut take = |key, problems: &mut Problems| {
-        table
-            .take(key)
-            .and_then(|value| absolute_path(&value, problems))
-    };
-    let state_dir = take("state_dir", problems).unwrap_or(usual.state_dir);
-    let pin_dir = take("pin_dir", problems).unwrap_or(usual.pin_dir);
-    let cgroup = take("cgroup", problems);
-    let control = table
-        .take("control")
-        .and_then(|value| socket_path(&value, problems));
-    let data_plane = table
-        .take("data_plane")
-        .and_then(|value| data_plane(&value, problems));
-    let hash_seed = table
-        .take("hash_seed")
-        .and_then(|value| value.string("\"0123...\"", problems, value::hash_seed));
-    let max_clients = table
-        .take("max_clients")
-        .and_then(|value| value.integer_in(1..=MAX_CLIENTS, problems));
-    let max_connections = table
-        .take("max_connections")
-        .and_then(|value| value.integer_in(1..=MAX_CONNECTIONS, problems));
-    let l7_workers = table
-        .take("l7_workers")
-        .and_then(|value| value.integer_in(0..=1024, problems));
-    let metrics = table
-        .take("metrics")
-        .and_then(|value| value.string("\"127.0.0.1:9600\"", problems, metrics::address));
-    let control_mode = table
-        .take("control_mode")
-        .and_then(|value| value.string("\"0660\"", problems, control_mode));
-    let packet = packet::agent(&mut table, problems);
-    table.finish(problems);
-    AgentConfig {
-        state_dir,
-        control: control.unwrap_or(usual.control),
-        pin_dir,
-        data_plane: data_plane.unwrap_or(usual.data_plane),
-        hash_seed,
-        max_clients: max_clients.unwrap_or(usual.max_clients),
-        max_connections,
-        l7_workers: l7_workers.unwrap_or(usual.l7_workers),
-        cgroup,
-        control_mode,
-        packet,
-        metrics,
+/// The kind of `max_connections`.
+pub(super) const CONNECTIONS: Whole<u32> = whole(1..=MAX_CONNECTIONS, "connections");
+const DIRECTORY: Text<PathBuf, String> =
+    path("absolute path", "\"/var/lib/lb-agent\"", absolute_path);
+const CONTROL: Text<PathBuf, String> = path("path of a socket", DIRECTORY.example, socket_path);
+const METRICS: Text<MetricsAddress, String> = text(
+    "IP address and port, or unix socket",
+    "\"127.0.0.1:9600\"",
+    metrics::address,
+);
+const SEED: Text<[u8; 16], value::BadValue> = Text {
+    what: "32 hexadecimal digits",
+    example: "\"0123...\"",
+    parse: value::hash_seed,
+    print: |seed| format!("{:032x}", u128::from_be_bytes(*seed)),
+};
+const MODE: Text<u32, String> = Text {
+    what: "file mode, octal",
+    example: "\"0660\"",
+    parse: control_mode,
+    print: |mode| format!("{mode:04o}"),
+};
+
+section! {
+    Restart, "0.1";
+    /// Settings of the agent itself. All of them are read when the agent starts.
+    pub struct AgentConfig {
+        /// Directory of changes made at run time, and of the secret key of the hash.
+        pub state_dir: PathBuf = "/var/lib/lb-agent".into(), DIRECTORY;
+        /// Directory on a bpffs where programs, maps and links are pinned. Each agent on a host needs one of its own.
+        pub pin_dir: PathBuf = "/sys/fs/bpf/lb-agent".into(), DIRECTORY;
+        /// The cgroup whose sockets are watched. Without it the root of the cgroup v2 mount.
+        pub cgroup: Option<PathBuf> = None, Maybe(DIRECTORY);
+        /// The control socket, which the other commands talk to.
+        pub control: PathBuf = super::DEFAULT_CONTROL.into(), CONTROL;
+        /// The data plane.
+        pub data_plane: DataPlane = DataPlane::Auto, one_of();
+        /// Key of the client hash. Without it a random key is made once and kept in `state_dir`. Balancers with the
+        /// same key, services and backends send a client to the same backend, and know each other's cookies.
+        pub hash_seed: Option<[u8; 16]> = None, Maybe(SEED);
+        /// Clients that are remembered, over all services. The one unseen for longest makes room for a new one.
+        pub max_clients: u32 = super::clients_for(super::memory_bytes()), whole(1..=MAX_CLIENTS, "clients"),
+            shown "one for each 64 KiB of memory, 8192 to 65536";
+        /// Most client connections that go through the agent, over all services. Without it the limit on open files
+        /// bounds them.
+        pub max_connections: Option<u32> = None, Maybe(CONNECTIONS);
+        /// Worker threads for `mode = "http"`. 0 is one for each core.
+        pub l7_workers: u16 = 0, whole(0..=1024, "threads");
+        /// Address where metrics are served for Prometheus, beside the control socket.
+        pub metrics: Option<MetricsAddress> = None, Maybe(METRICS);
+        /// Mode of the control socket. A user that may open it may read; changes take more. `"0666"` lets all users
+        /// of the host read.
+        pub control_mode: Option<u32> = None, Maybe(MODE), shown "`\"0660\"`";
+        /// Settings of the packet paths.
+        pub packet: PacketConfig = PacketConfig::default(), Flat;
+    }
+}
+
+choice! {
+    /// Which data plane to use.
+    pub enum DataPlane {
+        /// The kernel, or user space where the kernel cannot.
+        Auto = "auto",
+        /// The kernel, or fail.
+        Bpf = "bpf",
+        /// User space.
+        Userspace = "userspace",
     }
 }
 
@@ -82,43 +101,30 @@ fn control_mode(text: &str) -> Result<u32, String> {
         })
 }
 
-fn data_plane(value: &Value<'_, '_>, problems: &mut Problems) -> Option<DataPlane> {
-    let choices = [
-        ("auto", DataPlane::Auto),
-        ("bpf", DataPlane::Bpf),
-        ("userspace", DataPlane::Userspace),
-    ];
-    value.choice(&choices, &[], problems)
-}
-
-fn absolute_path(value: &Value<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
-    value.string("\"/var/lib/lb-agent\"", problems, |text| {
-        let shown = value::quoted(text);
-        if text.contains(|c: char| c.is_control()) {
-            return Err(format!(
-                "{shown} has control characters (write a plain path)"
-            ));
-        }
-        let path = PathBuf::from(text);
-        // What the agent makes and removes is directly under these: never the root itself.
-        if !path.is_absolute() || path.parent().is_none() {
-            return Err(format!(
-                "{shown} is not an absolute path (start it with \"/\" and name a place of its own)"
-            ));
-        }
-        Ok(path)
-    })
-}
-
-fn socket_path(value: &Value<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
-    let path = absolute_path(value, problems)?;
-    let length = path.as_os_str().len();
-    if length > MAX_SOCKET_PATH {
-        let message = format!(
-            "{length} bytes are too long for the path of a socket (at most {MAX_SOCKET_PATH})"
-        );
-        problems.add(&value.place, message);
-        return None;
+fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let shown = value::quoted(text);
+    if text.contains(|c: char| c.is_control()) {
+        return Err(format!(
+            "{shown} has control characters (write a plain path)"
+        ));
     }
-    Some(path)
+    let path = PathBuf::from(text);
+    // What the agent makes and removes is directly under these: never the root itself.
+    if !path.is_absolute() || path.parent().is_none() {
+        return Err(format!(
+            "{shown} is not an absolute path (start it with \"/\" and name a place of its own)"
+        ));
+    }
+    Ok(path)
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let path = absolute_path(text)?;
+    let length = text.len();
+    if length > MAX_SOCKET_PATH {
+        return Err(format!(
+            "{length} bytes are too long for the path of a socket (at most {MAX_SOCKET_PATH})"
+        ));
+    }
+    Ok(path)
 }

@@ -102,7 +102,7 @@ impl ConfigError {
 }
 
 /// A place in the file: a key, and the byte where it or its value begins.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Place {
     /// The key path; empty for the whole file.
     pub(super) path: String,
@@ -119,7 +119,7 @@ impl Place {
 }
 
 /// A value and where it was written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) place: Place,

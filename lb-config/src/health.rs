@@ -1,40 +1,57 @@
-//! Which keys there are, their types and their defaults: `[service.health]`.
+//! `[service.health]`.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::choice::choice;
 use super::error::Problems;
 use super::http::Protocol;
 use super::reader::{Table, Value};
+use super::schema::fields::NoKey;
+use super::schema::kinds::{Maybe, Text, Thousandths, one_of, text, time, whole};
+use super::schema::{Field, Key, Kind, Section as _, Shape, Show, section};
 use super::{Mode, value};
 
 /// Longest text that a body is searched for, in bytes.
 const MAX_BODY_MATCH: usize = 1024;
 
-/// How the backends of a service are checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// What is asked of a backend.
-    pub probe: Probe,
-    /// The port that is asked, where it is not the backend's own.
-    pub port: Option<u16>,
-    /// From one probe to the next.
-    pub interval: Duration,
-    /// For a whole probe.
-    pub timeout: Duration,
-    /// Good probes in a row that put a backend back in service.
-    pub rise: u32,
-    /// Failures in a row that take it out.
-    pub fall: u32,
-    /// By how much an interval may be longer or shorter, in thousandths.
-    pub jitter_permille: u32,
-    /// For how long the weight of a backend grows that is back; zero for not at all.
-    pub slow_start: Duration,
-    /// What happens when all are down; by mode if not given.
-    pub all_down: Option<AllDown>,
-    /// Only a backend that has failed somebody is asked, until it answers.
-    pub passive: bool,
+const SHORTEST: Duration = Duration::from_millis(10);
+/// A time of at least [`SHORTEST`].
+const SPAN: Text<Duration, String> = time("\"2s\"", |text| at_least(text, SHORTEST));
+const JITTER: Thousandths = Thousandths {
+    example: "0.1",
+    range: 0.0..=0.5,
+    remedy: "use 0.0 to 0.5",
+    unit: "of the interval",
+};
+
+section! {
+    Reload, "0.1";
+    /// How the backends of a service are checked.
+    #[derive(Eq)]
+    pub struct Health {
+        /// The type of the check.
+        pub probe as "type": Probe = Probe::Tcp, CheckType;
+        /// The port that is asked. Without it the backend's own.
+        pub port: Option<u16> = None, Maybe(whole(1..=65_535, ""));
+        /// Time from one check of a backend to the next, at least `"10ms"`.
+        pub interval: Duration = Duration::from_secs(2), SPAN;
+        /// Time for a whole check, at least `"10ms"`. The next check waits for the answer to the last.
+        pub timeout: Duration = Duration::from_secs(1), SPAN;
+        /// Time in which the weight of a backend that is back grows to its full value. `"0s"` is at once.
+        pub slow_start: Duration = Duration::ZERO, time("\"2s\"", value::duration);
+        /// Successes in a row that put a backend back in service.
+        pub rise: u32 = 2, whole(1..=1000, "checks");
+        /// Failures in a row that take a backend out of service.
+        pub fall: u32 = 3, whole(1..=1000, "checks");
+        /// By how much an interval may be longer or shorter.
+        pub jitter_permille as "jitter": u32 = 100, JITTER;
+        /// What happens while all backends are down. Without it `"serve"`, for HTTP `"refuse"`.
+        pub all_down: Option<AllDown> = None, Maybe(one_of());
+        /// Whether only a backend that has failed is asked, until it answers.
+        pub passive: bool = false, NoKey;
+    }
 }
 
 /// What is asked of a backend.
@@ -48,52 +65,50 @@ pub enum Probe {
     Nothing,
 }
 
-/// A request, and what makes an answer a good one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpProbe {
-    /// What is spoken.
-    pub protocol: Protocol,
-    /// Path and query.
-    pub path: String,
-    /// Method.
-    pub method: String,
-    /// `Host` header; the address of the backend if not given.
-    pub host: Option<String>,
-    /// Good status codes.
-    pub status: StatusSet,
-    /// Text that the first 64 KiB of the body must contain.
-    pub body: Option<String>,
-    /// More headers.
-    pub headers: BTreeMap<String, String>,
+section! {
+    Reload, "0.1";
+    /// A request, and what makes an answer a good one.
+    #[derive(Eq)]
+    pub struct HttpProbe {
+        /// What is spoken.
+        pub protocol: Protocol = Protocol::Http1, NoKey;
+        /// Path and query of the request.
+        pub path: String = "/".to_owned(), text("path", "\"/healthz\"", path);
+        /// Method of the request.
+        pub method: String = "GET".to_owned(), text("`GET`, `HEAD`, `OPTIONS` or `POST`", "\"GET\"", method);
+        /// `Host` header of the request. Without it the address of the backend.
+        pub host: Option<String> = None, Maybe(text("host name", "\"example.com\"", header_value));
+        /// Text that the first 64 KiB of the body must contain.
+        pub body: Option<String> = None, Maybe(text("1 to 1024 bytes", "\"ok\"", body));
+        /// Good status codes.
+        pub status: StatusSet = StatusSet(vec![200..=399]),
+            text("status codes and ranges of them", "\"200-399\"", StatusSet::parse);
+        /// More headers of the request.
+        pub headers: BTreeMap<String, String> = BTreeMap::new(), Headers;
+    }
 }
 
 /// Status codes, as in "200-399" or "200,204,301-302".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusSet(Vec<RangeInclusive<u16>>);
 
-/// What happens when no backend of a service is healthy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AllDown {
-    /// Connections go to all of them, as if nothing were checked.
-    Serve,
-    /// Connections are refused.
-    Refuse,
+choice! {
+    /// What happens when no backend of a service is healthy.
+    pub enum AllDown {
+        /// Connections go to all of them, as if nothing were checked.
+        Serve = "serve",
+        /// Connections are refused.
+        Refuse = "refuse",
+    }
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        Self {
-            probe: Probe::Tcp,
-            port: None,
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-            rise: 2,
-            fall: 3,
-            jitter_permille: 100,
-            slow_start: Duration::ZERO,
-            all_down: None,
-            passive: false,
-        }
+choice! {
+    /// The type of a check.
+    enum CheckKind {
+        /// The application accepts a connection, so that a frozen process is found too.
+        Tcp = "tcp",
+        /// A request gets a good answer.
+        Http = "http",
     }
 }
 
@@ -149,6 +164,19 @@ impl StatusSet {
     }
 }
 
+impl std::fmt::Display for StatusSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, range) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            match (range.start(), range.end()) {
+                (only, last) if only == last => write!(f, "{comma}{only}")?,
+                (first, last) => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl std::fmt::Display for Probe {
     /// As `status` shows it: "tcp" or "http GET /healthz".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -160,106 +188,97 @@ impl std::fmt::Display for Probe {
     }
 }
 
-pub(super) fn read(mut table: Table<'_, '_>, problems: &mut Problems) -> Health {
-    let usual = Health::default();
-    let http = kind(&mut table, problems);
-    let port = table
-        .take("port")
-        .and_then(|value| value.integer_in(1..=65_535_u16, problems));
-    let mut span = |key, least: Duration, problems: &mut Problems| {
-        let value = table.take(key)?;
-        value.string("\"2s\"", problems, |text| at_least(text, least))
-    };
-    let shortest = Duration::from_millis(10);
-    let interval = span("interval", shortest, problems).unwrap_or(usual.interval);
-    // Probes of one backend do not overlap: the next waits for the answer to the last.
-    let timeout = span("timeout", shortest, problems).unwrap_or(usual.timeout);
-    let slow_start = span("slow_start", Duration::ZERO, problems).unwrap_or(usual.slow_start);
-    let mut count = |key, problems: &mut Problems| {
-        let value = table.take(key)?;
-        value.integer_in(1..=1000_u32, problems)
-    };
-    let rise = count("rise", problems).unwrap_or(usual.rise);
-    let fall = count("fall", problems).unwrap_or(usual.fall);
-    let jitter = table
-        .take("jitter")
-        .and_then(|value| jitter(&value, problems));
-    let all_down = table.take("all_down").and_then(|value| {
-        let choices = [("serve", AllDown::Serve), ("refuse", AllDown::Refuse)];
-        value.choice(&choices, &[], problems)
-    });
-    table.finish(problems);
-    Health {
-        probe: http.map_or(Probe::Tcp, Probe::Http),
-        port,
-        interval,
-        timeout,
-        rise,
-        fall,
-        jitter_permille: jitter.unwrap_or(usual.jitter_permille),
-        slow_start,
-        all_down,
-        passive: false,
-    }
-}
+/// The keys of [`Probe`]: `type`, and those of [`HttpProbe`].
+struct CheckType;
 
-/// The type of the check, with the request if there is one. A path alone says "http", too.
-fn kind(table: &mut Table<'_, '_>, problems: &mut Problems) -> Option<HttpProbe> {
-    let wanted = table
-        .take("type")
-        .and_then(|value| value.choice(&[("tcp", false), ("http", true)], &[], problems));
-    const KEYS: [&str; 6] = ["path", "method", "host", "status", "body", "headers"];
-    let given: Vec<&str> = KEYS.into_iter().filter(|key| table.has(key)).collect();
-    if wanted == Some(false)
-        && let [key, ..] = given[..]
-        && let Some(value) = table.take(key)
-    {
-        let message = format!("{key} is for type = \"http\" (change the type, or leave it out)");
-        problems.add(&value.place, message);
-    }
-    // Reading them makes them known, whichever type it is.
-    let http = request(table, problems);
-    (wanted.unwrap_or(!given.is_empty())).then_some(http)
-}
-
-fn request(table: &mut Table<'_, '_>, problems: &mut Problems) -> HttpProbe {
-    let mut text = |key, example: &str, check: fn(&str) -> Result<String, String>| {
-        let value = table.take(key)?;
-        value.string(example, problems, check)
-    };
-    let path = text("path", "\"/healthz\"", path);
-    let method = text("method", "\"GET\"", method);
-    let host = text("host", "\"example.com\"", header_value);
-    let body = text("body", "\"ok\"", body);
-    let status = table
-        .take("status")
-        .and_then(|value| value.string("\"200-399\"", problems, StatusSet::parse));
-    let headers = table
-        .take("headers")
-        .and_then(|value| value.table("{ \"X-Probe\" = \"lb-agent\" }", problems))
-        .map(|table| headers(table, problems));
-    HttpProbe {
-        protocol: Protocol::Http1,
-        path: path.unwrap_or_else(|| "/".to_owned()),
-        method: method.unwrap_or_else(|| "GET".to_owned()),
-        host,
-        status: status.unwrap_or_else(|| StatusSet(vec![200..=399])),
-        body,
-        headers: headers.unwrap_or_default(),
-    }
-}
-
-fn headers(table: Table<'_, '_>, problems: &mut Problems) -> BTreeMap<String, String> {
-    let mut headers = BTreeMap::new();
-    for (name, value) in table.entries() {
-        if ::http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-            let message = format!("{} is no name of a header", value::quoted(name));
+impl Field<Probe> for CheckType {
+    /// A key of the request alone says "http", too.
+    fn take(
+        &self,
+        key: &'static str,
+        table: &mut Table<'_, '_>,
+        problems: &mut Problems,
+    ) -> Option<Probe> {
+        let wanted: Option<CheckKind> = Field::take(&one_of(), key, table, problems);
+        let mut given = HttpProbe::keys().into_iter().map(|key| key.name);
+        let first = given.find(|name| table.has(name));
+        if wanted == Some(CheckKind::Tcp)
+            && let Some(key) = first
+            && let Some(value) = table.peek(key)
+        {
+            let message =
+                format!("{key} is for type = \"http\" (change the type, or leave it out)");
             problems.add(&value.place, message);
-        } else if let Some(text) = value.string("\"lb-agent\"", problems, header_value) {
-            headers.insert(name.to_owned(), text);
+        }
+        // Reading them makes them known, whichever type it is.
+        let http = HttpProbe::take(table, problems);
+        let is_http = wanted.map_or(first.is_some(), |wanted| wanted == CheckKind::Http);
+        is_http.then_some(Probe::Http(http))
+    }
+
+    fn put(
+        &self,
+        key: &'static str,
+        value: &Probe,
+        _: &Probe,
+        show: Show,
+        table: &mut toml::Table,
+    ) {
+        if let Probe::Http(http) = value {
+            table.insert(key.to_owned(), "http".into());
+            http.put(show, table);
+        } else if show == Show::Effective {
+            table.insert(key.to_owned(), "tcp".into());
         }
     }
-    headers
+
+    fn describe(&self, key: Key, _: &Probe, keys: &mut Vec<Key>) {
+        keys.push(Key {
+            shape: one_of::<CheckKind>().shape(),
+            default_in_words: Some("`\"http\"` with any key of the request, else `\"tcp\"`"),
+            ..key
+        });
+        keys.extend(HttpProbe::keys());
+    }
+}
+
+/// Headers with their values.
+struct Headers;
+
+impl Kind for Headers {
+    type Value = BTreeMap<String, String>;
+
+    fn read(
+        &self,
+        value: &Value<'_, '_>,
+        problems: &mut Problems,
+    ) -> Option<BTreeMap<String, String>> {
+        let table = value.table("{ \"X-Probe\" = \"lb-agent\" }", problems)?;
+        let mut headers = BTreeMap::new();
+        for (name, value) in table.entries() {
+            if ::http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+                let message = format!("{} is no name of a header", value::quoted(name));
+                problems.add(&value.place, message);
+            } else if let Some(text) = value.string("\"lb-agent\"", problems, header_value) {
+                headers.insert(name.to_owned(), text);
+            }
+        }
+        Some(headers)
+    }
+
+    fn write(&self, value: &BTreeMap<String, String>, _: Show) -> Option<toml::Value> {
+        let headers = value
+            .iter()
+            .map(|(name, text)| (name.clone(), text.clone().into()));
+        Some(toml::Value::Table(headers.collect()))
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Map {
+            keys: "names of headers",
+            values: Box::new(text("text", "\"lb-agent\"", header_value).shape()),
+        }
+    }
 }
 
 fn path(text: &str) -> Result<String, String> {
@@ -312,17 +331,6 @@ fn at_least(text: &str, least: Duration) -> Result<Duration, String> {
         )),
         span => span.map_err(|error| error.to_string()),
     }
-}
-
-/// A part of the interval, 0 to 0.5, in thousandths.
-fn jitter(value: &Value<'_, '_>, problems: &mut Problems) -> Option<u32> {
-    let number = value.number("0.1", problems)?;
-    if !(0.0..=0.5).contains(&number) {
-        let message = format!("{number} is out of range (use 0.0 to 0.5)");
-        problems.add(&value.place, message);
-        return None;
-    }
-    Some((number * 1000.0).round() as u32)
 }
 
 #[cfg(test)]

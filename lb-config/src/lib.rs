@@ -3,11 +3,14 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `error` | problems, each with its line and key path; all of them are reported at once |
+//! | `choice` | values among some that have names |
 //! | `reader` | walking the parsed TOML with typed fields and known keys |
+//! | `schema` | how sections are declared, and what follows from that: reading, writing, the reference, the JSON schema |
+//! | `show` | a configuration as it could be written |
 //! | `address` | where a backend is |
 //! | `value` | the rules for one value: an address, a weight, a duration, a name |
-//! | `raw`, `agent`, `lists` | which keys there are, and their defaults |
-//! | [`health`] | the keys of `[service.health]` |
+//! | `raw`, `agent`, `lists` | the sections `[agent]` and `[[service]]`, and backends |
+//! | [`health`] | the section `[service.health]` |
 //! | [`loops`] | backends whose connections come back to the agent |
 //! | [`http`] | everything for `mode = "http"` |
 //! | `metrics` | where metrics are served |
@@ -22,6 +25,7 @@
 
 mod address;
 mod agent;
+mod choice;
 mod error;
 pub mod health;
 pub mod http;
@@ -31,6 +35,8 @@ mod metrics;
 mod packet;
 mod raw;
 mod reader;
+mod schema;
+mod show;
 mod validate;
 pub mod value;
 mod warnings;
@@ -43,13 +49,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use address::BackendAddress;
+pub use agent::{AgentConfig, DataPlane};
 pub use error::{ConfigError, Problem};
 pub use metrics::MetricsAddress;
 pub use packet::{
     Attach, Encapsulation, FlowTimeouts, InterfaceConfig, PacketConfig, Prefix, ServicePaths,
 };
+pub use schema::{Reference, Show};
+pub use show::show;
 pub use validate::{check_backend, check_path};
 pub use warnings::warnings;
+
+use choice::choice;
+use schema::kinds::{time, whole};
+use schema::section;
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/lb-agent/config.toml";
@@ -70,81 +83,47 @@ pub struct Config {
     pub source: Option<PathBuf>,
 }
 
-/// Settings of the agent itself. They are read at its start; a reload does not change them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AgentConfig {
-    /// Where runtime changes and the secret are kept.
-    pub state_dir: PathBuf,
-    /// The control socket.
-    pub control: PathBuf,
-    /// Where programs, maps and links are pinned, on a bpffs.
-    pub pin_dir: PathBuf,
-    /// Which data plane to use.
-    pub data_plane: DataPlane,
-    /// Key of the client hash; a random secret in `state_dir` if not given.
-    pub hash_seed: Option<[u8; 16]>,
-    /// How many clients are remembered, over all services.
-    pub max_clients: u32,
-    /// Most connections of clients that go through the agent, over all services.
-    pub max_connections: Option<u32>,
-    /// Threads for `mode = "http"`; 0 for one a core.
-    pub l7_workers: u16,
-    /// The cgroup whose sockets are watched; the root of the cgroup v2 mount if not given.
-    pub cgroup: Option<PathBuf>,
-    /// Permissions of the control socket. Whoever may open it may read; changing things takes more.
-    pub control_mode: Option<u32>,
-    /// Where metrics are served, beside the control socket.
-    pub metrics: Option<MetricsAddress>,
-    /// The packet paths.
-    pub packet: PacketConfig,
+choice! {
+    /// What a service balances.
+    #[derive(Hash)]
+    pub enum Mode {
+        /// TCP connections.
+        Tcp = "tcp",
+        /// UDP flows.
+        Udp = "udp",
+        /// HTTP requests, over TCP.
+        Http = "http",
+    }
 }
 
-/// Which data plane to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DataPlane {
-    /// The kernel, or user space where the kernel cannot.
-    Auto,
-    /// The kernel, or fail.
-    Bpf,
-    /// User space.
-    Userspace,
+choice! {
+    /// How connections reach a backend.
+    pub enum Path {
+        /// The path that fits best.
+        Auto = "auto",
+        /// By the backend's listening socket on this host, to which the kernel hands them.
+        Socket = "socket",
+        /// By rewriting packets there and back.
+        Nat = "nat",
+        /// By sending packets on as they are. The backend answers its clients itself.
+        Dsr = "dsr",
+        /// Through the agent.
+        Proxy = "proxy",
+    }
 }
 
-/// What a service balances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// TCP connections.
-    Tcp,
-    /// UDP flows.
-    Udp,
-    /// HTTP requests, over TCP.
-    Http,
-}
-
-/// How connections reach a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
-    /// Whatever fits best.
-    Auto,
-    /// By handing them to its listening socket on this host.
-    Socket,
-    /// By rewriting packets there and back.
-    Nat,
-    /// By sending packets on as they are; it answers its clients itself.
-    Dsr,
-    /// Through the agent.
-    Proxy,
-}
-
-/// How clients are recognised and for how long they are remembered.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Affinity {
-    /// From a client's last new connection; zero switches the memory off.
-    pub timeout: Duration,
-    /// Bits of an IPv4 address that count.
-    pub ipv4_prefix: u8,
-    /// Bits of an IPv6 address that count.
-    pub ipv6_prefix: u8,
+section! {
+    Reload, "0.1";
+    /// How clients are recognised, and for how long they are remembered.
+    pub struct Affinity {
+        /// Time from a client's last new connection until it is forgotten, `"0s"` or at least `"1s"`. With `"0s"` no
+        /// client is remembered, and the hash of its address decides.
+        pub timeout: Duration = Duration::from_secs(3 * 3600), time("\"3h\"", raw::affinity_timeout);
+        /// Bits of an IPv4 address that make a client.
+        pub ipv4_prefix: u8 = 32, whole(0..=32, "bits");
+        /// Bits of an IPv6 address that make a client.
+        pub ipv6_prefix: u8 = 64, whole(0..=128, "bits");
+    }
 }
 
 /// One service.
@@ -195,25 +174,6 @@ impl Service {
     }
 }
 
-impl Default for AgentConfig {
-    fn default() -> Self {
-        Self {
-            state_dir: "/var/lib/lb-agent".into(),
-            control: DEFAULT_CONTROL.into(),
-            pin_dir: "/sys/fs/bpf/lb-agent".into(),
-            data_plane: DataPlane::Auto,
-            hash_seed: None,
-            max_clients: clients_for(memory_bytes()),
-            max_connections: None,
-            l7_workers: 0,
-            cgroup: None,
-            control_mode: None,
-            packet: PacketConfig::default(),
-            metrics: None,
-        }
-    }
-}
-
 /// Clients that are remembered unless it is configured, on a machine with so much memory: one for every
 /// 64 KiB. Each takes some 110 bytes, and the map of all of them is made when the agent starts.
 fn clients_for(memory_bytes: u64) -> u32 {
@@ -231,15 +191,9 @@ fn memory_bytes() -> u64 {
     kib.unwrap_or(0u64) * 1024
 }
 
-impl Default for Affinity {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(3 * 3600),
-            ipv4_prefix: 32,
-            ipv6_prefix: 64,
-        }
-    }
-}
+/// The text of [`Config::default`].
+pub(crate) const BUILT_IN: &str =
+    "[[service]]\nname = \"web\"\nlisten = [\"0.0.0.0:80\", \"[::]:80\"]\n";
 
 /// What is in force without a file: one service `web` on port 80, with no backend yet.
 impl Default for Config {
@@ -342,6 +296,16 @@ fn text(source: &FilePath) -> Result<Option<String>, ConfigError> {
     })
 }
 
+/// The JSON schema of configurations (draft 7), for editors.
+pub fn json_schema() -> String {
+    schema::json_schema::<raw::Raw>()
+}
+
+/// Every table of the configuration with its keys, once, each before those inside it.
+pub fn reference() -> Vec<Reference> {
+    schema::reference::<raw::Raw>()
+}
+
 /// Checks `text`, which came from `source`.
 pub fn parse(text: &str, source: &FilePath) -> Result<Config, ConfigError> {
     inspect_text(text, source).sound()
@@ -364,4 +328,4 @@ fn inspect_text(text: &str, source: &FilePath) -> Inspected {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,102 +1,112 @@
 //! Lists that services and routes have alike: listen addresses, former names, backends.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr as _;
 
-use super::error::{Located, Problems};
-use super::reader::Value;
-use super::{BackendAddress, Path, packet, value};
+use super::error::{Located, Place};
+use super::schema::fields::Required;
+use super::schema::kinds::{
+    Code, List, Made, Maybe, NonEmpty, OneOrMore, Placed, Short, Text, one_of, sub, text,
+};
+use super::schema::{Kind, section};
+use super::value::{self, BadValue};
+use super::{BackendAddress, Path};
 
-const BACKENDS: &str = "[\"127.0.0.1:5000\", { address = \"127.0.0.1:5001\", weight = 2 }]";
+/// A kind of texts.
+pub(super) type Texts<T> = Text<T, BadValue>;
 
-/// A backend as it was written.
-pub(super) struct RawBackend {
-    pub(super) address: Located<BackendAddress>,
-    pub(super) weight: u16,
-    pub(super) path: Path,
+/// A name of a service or a route.
+pub(super) const NAME: Texts<String> =
+    text("name of 1 to 63 characters", "\"web\"", value::service_name);
+const FORMER_NAME: Placed<Texts<String>> = Placed(Text {
+    example: "\"old-name\"",
+    ..NAME
+});
+const LISTEN_ADDRESS: Placed<Texts<SocketAddr>> = Placed(text(
+    "IP address and port",
+    "\"0.0.0.0:80\"",
+    value::listen_address,
+));
+const BACKEND_ADDRESS: Placed<Texts<BackendAddress>> = Placed(text(
+    "IP address and port, or unix socket",
+    "\"127.0.0.1:5000\"",
+    BackendAddress::from_str,
+));
+const WEIGHT: Code<u16, BadValue> = Code {
+    example: "1",
+    range: 1..=65_535,
+    parse: value::weight,
+    print: |weight| (*weight).into(),
+};
+
+section! {
+    Reload, "0.1";
+    /// A backend.
+    pub(super) struct RawBackend {
+        /// The address of the application: IP address and port, or for HTTP `unix:` and an absolute path.
+        pub(super) address: Located<BackendAddress> = nowhere(), Required("\"127.0.0.1:5000\"", BACKEND_ADDRESS);
+        /// Its share of new clients, in relation to the weights of the others.
+        pub(super) weight: u16 = 1, WEIGHT;
+        /// How connections get there. Without it the `path` of the service.
+        pub(super) path: Option<Path> = None, Maybe(one_of());
+    }
+}
+
+impl RawBackend {
+    /// The path to it, in a service with the path `usual`.
+    pub(super) fn path(&self, usual: Path) -> Path {
+        self.path.unwrap_or(usual)
+    }
+}
+
+/// What stands for an address that is missing or not good.
+fn nowhere() -> Located<BackendAddress> {
+    Located {
+        value: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into(),
+        place: Place::FILE,
+    }
 }
 
 /// Addresses to listen on, as in `example`.
-pub(super) fn listen(
-    value: &Value<'_, '_>,
-    example: &str,
-    problems: &mut Problems,
-) -> Vec<Located<SocketAddr>> {
-    let found = problems.count();
-    let items = value.list(example, problems);
-    if items.is_empty() && problems.count() == found {
-        problems.add(
-            &value.place,
-            format!("no address (write listen = {example})"),
-        );
+pub(super) fn listen(example: &'static str) -> impl Kind<Value = Vec<Located<SocketAddr>>> {
+    NonEmpty {
+        empty: format!("no address (write listen = {example})"),
+        list: List(example, LISTEN_ADDRESS),
     }
-    items
-        .iter()
-        .filter_map(|item| {
-            let address = item.string("\"0.0.0.0:80\"", problems, value::listen_address)?;
-            Some(item.locate(address))
-        })
-        .collect()
 }
 
 /// A former name, or several.
-pub(super) fn former_names(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<Located<String>> {
-    let one = |item: &Value<'_, '_>, problems: &mut Problems| {
-        let name = item.string("\"old-name\"", problems, value::service_name)?;
-        Some(item.locate(name))
+pub(super) fn former_names() -> impl Kind<Value = Vec<Located<String>>> {
+    OneOrMore(
+        List("[\"old-name\", \"older-name\"]", FORMER_NAME),
+        FORMER_NAME,
+    )
+}
+
+/// Backends: tables, or just their addresses.
+pub(super) fn backends() -> List<impl Kind<Value = RawBackend>> {
+    let item = Short {
+        text: Made {
+            of: BACKEND_ADDRESS,
+            make: |address, _, _| {
+                Some(RawBackend {
+                    address,
+                    ..RawBackend::default()
+                })
+            },
+            back: |backend: &RawBackend| backend.address.clone(),
+        },
+        // Without an address there is no backend.
+        table: Made {
+            of: sub("\"127.0.0.1:5000\""),
+            make: |backend: RawBackend, _, _| backend.address.place.offset.map(|_| backend),
+            back: RawBackend::clone,
+        },
+        brief: |backend: &RawBackend| (backend.weight, backend.path) == (1, None),
+        else_text: true,
     };
-    if value.is_string() {
-        return one(value, problems).into_iter().collect();
-    }
-    let items = value.list("[\"old-name\", \"older-name\"]", problems);
-    items
-        .iter()
-        .filter_map(|item| one(item, problems))
-        .collect()
-}
-
-/// Backends, on the path `usual` where they name none.
-pub(super) fn backends(
-    value: &Value<'_, '_>,
-    usual: Path,
-    problems: &mut Problems,
-) -> Vec<RawBackend> {
-    let items = value.list(BACKENDS, problems);
-    items
-        .iter()
-        .filter_map(|item| backend(item, usual, problems))
-        .collect()
-}
-
-/// A backend: a table, or just its address.
-fn backend(item: &Value<'_, '_>, usual: Path, problems: &mut Problems) -> Option<RawBackend> {
-    const EXAMPLE: &str = "\"127.0.0.1:5000\"";
-    if !item.is_table() {
-        let address = item.string(EXAMPLE, problems, BackendAddress::from_str)?;
-        return Some(RawBackend {
-            address: item.locate(address),
-            weight: 1,
-            path: usual,
-        });
-    }
-    let mut table = item.table(EXAMPLE, problems)?;
-    let address = table
-        .require("address", EXAMPLE, problems)
-        .and_then(|value| {
-            let address = value.string(EXAMPLE, problems, BackendAddress::from_str)?;
-            Some(value.locate(address))
-        });
-    let weight = table.take("weight").and_then(|value| {
-        let number = value.integer("1", problems)?;
-        problems.keep(&value.place, value::weight(number))
-    });
-    let path = table
-        .take("path")
-        .and_then(|value| packet::path(&value, problems));
-    table.finish(problems);
-    Some(RawBackend {
-        address: address?,
-        weight: weight.unwrap_or(1),
-        path: path.unwrap_or(usual),
-    })
+    List(
+        "[\"127.0.0.1:5000\", { address = \"127.0.0.1:5001\", weight = 2 }]",
+        item,
+    )
 }

@@ -1,11 +1,16 @@
 //! What the packet paths, `nat` and `dsr`, can be told: keys under `[agent]` and of a service, and
 //! which backends can be reached that way.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::choice::choice;
 use super::error::Problems;
-use super::reader::{Table, Value};
+use super::reader::Value;
+use super::schema::fields::Required;
+use super::schema::kinds::{List, Made, Short, Text, duration_text, one_of, sub, text, whole};
+use super::schema::{Kind, Shape, Show, section};
 use super::value::{self, BadValue};
 use super::{BackendAddress, Mode, Path};
 
@@ -19,53 +24,81 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Registry").
 const GUE_PORT: u16 = 6080;
 
-/// Settings of the packet paths, under `[agent]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PacketConfig {
-    /// Interfaces by which clients come; empty for all that have a route to the world.
-    pub interfaces: Vec<InterfaceConfig>,
-    /// Established flows that can be kept.
-    pub flow_table: u32,
-    /// How long flows are kept without a packet.
-    pub timeouts: FlowTimeouts,
-    /// Source addresses towards backends on other hosts; empty for that of the route.
-    pub nat_source: Vec<IpAddr>,
-    /// Where the outer sources of wrapped packets are taken from, one of each family at most.
-    pub outer_source: Vec<Prefix>,
+/// The kind of [`PacketConfig::nat_source`].
+const SOURCES: List<Text<IpAddr, String>> = List(
+    "[\"192.0.2.10\"]",
+    text("IP address", "[\"192.0.2.10\"]", source_address),
+);
+const RANGES: List<Text<Prefix, String>> = List(
+    "[\"172.16.0.0/16\"]",
+    text("range of IP addresses", "[\"172.16.0.0/16\"]", prefix),
+);
+const TIMEOUT: Text<u32, String> = Text {
+    what: "duration, 1s to 30d",
+    example: "\"30s\"",
+    parse: timeout,
+    print: |seconds| duration_text(Duration::from_secs((*seconds).into())),
+};
+const INTERFACE: Text<String, String> = text("name of an interface", "\"eth0\"", interface_name);
+
+section! {
+    Restart, "0.1";
+    /// Settings of the packet paths, under `[agent]`.
+    pub struct PacketConfig {
+        /// Interfaces by which clients come, each a name or a table. Without it all that have a route to the world.
+        pub interfaces: Vec<InterfaceConfig> = Vec::new(), Interfaces;
+        /// Established flows that can be kept, about 0.6 KiB each.
+        pub flow_table: u32 = 65_536, whole(1..=MAX_FLOWS, "flows");
+        /// How long flows are kept without a packet.
+        pub timeouts as "flow_timeouts": FlowTimeouts = FlowTimeouts::default(),
+            sub("{ established = \"24h\" }");
+        /// Source addresses towards backends on other hosts. Without it the source address of the route.
+        pub nat_source: Vec<IpAddr> = Vec::new(), SOURCES;
+        /// Ranges from which the outer source addresses of encapsulated packets are taken, one of each family at most.
+        /// A family that is not named keeps its default.
+        pub outer_source: Vec<Prefix> = outer_sources(),
+            Made { of: RANGES, make: |given, _, _| Some(with_other_families(given)), back: Vec::clone };
+    }
 }
 
-/// An interface by which clients come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InterfaceConfig {
-    /// Its name.
-    pub name: String,
-    /// Where the programs are to be.
-    pub attach: Attach,
+section! {
+    Restart, "0.1";
+    /// An interface by which clients come.
+    #[derive(Eq)]
+    pub struct InterfaceConfig {
+        /// Its name.
+        pub name: String = String::new(), Required(INTERFACE.example, INTERFACE);
+        /// Where on it the programs are attached.
+        pub attach: Attach = Attach::Auto, one_of();
+    }
 }
 
-/// Where on an interface the programs are to be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Attach {
-    /// At the driver where that works, else behind it.
-    #[default]
-    Auto,
-    /// At the driver (XDP) if it takes a program at all, also where senders leave out checksums.
-    Xdp,
-    /// Behind the driver (TC).
-    Tc,
+choice! {
+    /// Where on an interface the programs are attached.
+    pub enum Attach {
+        /// At the driver where that works, else behind it.
+        Auto = "auto",
+        /// At the driver (XDP) if it takes a program at all, also where senders leave out checksums.
+        Xdp = "xdp",
+        /// Behind the driver (TC).
+        Tc = "tc",
+    }
 }
 
-/// How long flows are kept without a packet, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowTimeouts {
-    /// TCP, before the handshake is complete.
-    pub syn_s: u32,
-    /// TCP, established.
-    pub established_s: u32,
-    /// TCP, after FIN or RST.
-    pub closing_s: u32,
-    /// UDP.
-    pub udp_s: u32,
+section! {
+    Restart, "0.1";
+    /// How long flows are kept without a packet, in seconds.
+    #[derive(Copy, Eq)]
+    pub struct FlowTimeouts {
+        /// Of a TCP connection before the handshake is complete.
+        pub syn_s as "syn": u32 = 30, TIMEOUT;
+        /// Of an established TCP connection. Idle WebSockets are why it is long.
+        pub established_s as "established": u32 = 24 * 3600, TIMEOUT;
+        /// Of a TCP connection after FIN or RST.
+        pub closing_s as "closing": u32 = 30, TIMEOUT;
+        /// Of a UDP flow.
+        pub udp_s as "udp": u32 = 60, TIMEOUT;
+    }
 }
 
 /// A range of addresses.
@@ -77,70 +110,62 @@ pub struct Prefix {
     pub bits: u8,
 }
 
-/// How the `dsr` path hands packets to a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Encapsulation {
-    /// [`Encapsulation::Ipip`] or [`Encapsulation::Ip6ip6`], as is the backend's address.
-    #[default]
-    Auto,
-    /// In an IPv4 header (RFC 2003, RFC 4213).
-    Ipip,
-    /// In an IPv6 header (RFC 2473).
-    Ip6ip6,
-    /// In UDP (draft-ietf-intarea-gue-09, variant 1).
-    Gue,
-    /// As they are, to the backend's MAC address.
-    L2,
-}
-
-/// What a service says of the packet paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServicePaths {
-    /// The path of backends that name none, also of those added at run time.
-    pub path: Path,
-    /// How the `dsr` path hands packets over.
-    pub encapsulation: Encapsulation,
-    /// The UDP port of [`Encapsulation::Gue`] on backends.
-    pub gue_port: u16,
-}
-
-impl Default for ServicePaths {
-    fn default() -> Self {
-        Self {
-            path: Path::Auto,
-            encapsulation: Encapsulation::Auto,
-            gue_port: GUE_PORT,
-        }
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
     }
 }
 
-impl Default for FlowTimeouts {
-    fn default() -> Self {
-        Self {
-            syn_s: 30,
-            // Idle WebSockets are what users of this have.
-            established_s: 24 * 3600,
-            closing_s: 30,
-            udp_s: 60,
-        }
+choice! {
+    /// How the `dsr` path hands packets to a backend.
+    #[derive(Hash)]
+    pub enum Encapsulation {
+        /// `ipip` or `ip6ip6`, by the family of the backend's address.
+        Auto = "auto",
+        /// In an IPv4 header (RFC 2003, RFC 4213).
+        Ipip = "ipip",
+        /// In an IPv6 header (RFC 2473).
+        Ip6ip6 = "ip6ip6",
+        /// In UDP (draft-ietf-intarea-gue-09, variant 1).
+        Gue = "gue",
+        /// As they are, to the backend's MAC address.
+        L2 = "l2",
     }
 }
 
-impl Default for PacketConfig {
-    fn default() -> Self {
-        let prefix = |address, bits| Prefix { address, bits };
-        Self {
-            interfaces: Vec::new(),
-            flow_table: 65_536,
-            timeouts: FlowTimeouts::default(),
-            nat_source: Vec::new(),
-            outer_source: vec![
-                prefix(Ipv4Addr::new(172, 16, 0, 0).into(), 16),
-                // For addresses that lead nowhere: RFC 6666.
-                prefix(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0).into(), 64),
-            ],
+section! {
+    Reload, "0.1";
+    /// What a service says of the packet paths.
+    #[derive(Copy, Eq)]
+    pub struct ServicePaths {
+        /// The path of backends that name none, also of those added at run time.
+        pub path: Path = Path::Auto, one_of();
+        /// How the `dsr` path hands packets over.
+        pub encapsulation: Encapsulation = Encapsulation::Auto, one_of();
+        /// UDP port of `encapsulation = "gue"` on backends.
+        pub gue_port: u16 = GUE_PORT, whole(1..=u16::MAX, "");
+    }
+}
+
+/// The usual ranges of outer sources.
+fn outer_sources() -> Vec<Prefix> {
+    let prefix = |address, bits| Prefix { address, bits };
+    vec![
+        prefix(Ipv4Addr::new(172, 16, 0, 0).into(), 16),
+        // For addresses that lead nowhere: RFC 6666.
+        prefix(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0).into(), 64),
+    ]
+}
+
+/// `given`, with the usual range of a family that is not named.
+fn with_other_families(mut given: Vec<Prefix>) -> Vec<Prefix> {
+    for range in outer_sources() {
+        let same = |prefix: &Prefix| prefix.address.is_ipv4() == range.address.is_ipv4();
+        if !given.iter().any(same) {
+            given.push(range);
         }
     }
+    given
 }
 
 impl PacketConfig {
@@ -236,138 +261,63 @@ impl Reach<'_> {
     }
 }
 
-/// The values of `path`.
-pub(super) fn path(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Path> {
-    let choices = [
-        ("auto", Path::Auto),
-        ("socket", Path::Socket),
-        ("nat", Path::Nat),
-        ("dsr", Path::Dsr),
-        ("proxy", Path::Proxy),
-    ];
-    value.choice(&choices, &[], problems)
-}
+/// Interfaces, each of them once.
+struct Interfaces;
 
-/// The keys of a service.
-pub(super) fn service(table: &mut Table<'_, '_>, problems: &mut Problems) -> ServicePaths {
-    let usual = ServicePaths::default();
-    let choices = [
-        ("auto", Encapsulation::Auto),
-        ("ipip", Encapsulation::Ipip),
-        ("ip6ip6", Encapsulation::Ip6ip6),
-        ("gue", Encapsulation::Gue),
-        ("l2", Encapsulation::L2),
-    ];
-    let path = table.take("path").and_then(|value| path(&value, problems));
-    let path = path.unwrap_or(usual.path);
-    let encapsulation = table
-        .take("encapsulation")
-        .and_then(|value| value.choice(&choices, &[], problems));
-    let gue_port = table
-        .take("gue_port")
-        .and_then(|value| value.integer_in(1..=u16::MAX, problems));
-    ServicePaths {
-        path,
-        encapsulation: encapsulation.unwrap_or(usual.encapsulation),
-        gue_port: gue_port.unwrap_or(usual.gue_port),
-    }
-}
-
-/// The keys under `[agent]`.
-pub(super) fn agent(table: &mut Table<'_, '_>, problems: &mut Problems) -> PacketConfig {
-    let usual = PacketConfig::default();
-    let interfaces = table
-        .take("interfaces")
-        .map(|value| interfaces(&value, problems));
-    let flow_table = table
-        .take("flow_table")
-        .and_then(|value| value.integer_in(1..=MAX_FLOWS, problems));
-    let timeouts = table
-        .take("flow_timeouts")
-        .and_then(|value| value.table("{ established = \"24h\" }", problems))
-        .map(|table| timeouts(table, problems));
-    let nat_source = table
-        .take("nat_source")
-        .map(|value| each(&value, "[\"192.0.2.10\"]", problems, source_address));
-    let outer_source = table
-        .take("outer_source")
-        .map(|value| each(&value, "[\"172.16.0.0/16\"]", problems, prefix));
-    PacketConfig {
-        interfaces: interfaces.unwrap_or_default(),
-        flow_table: flow_table.unwrap_or(usual.flow_table),
-        timeouts: timeouts.unwrap_or_default(),
-        nat_source: nat_source.unwrap_or_default(),
-        outer_source: outer_source.map_or(usual.outer_source.clone(), |mut given| {
-            // A family that is not named keeps its usual range.
-            for range in usual.outer_source {
-                if !given
-                    .iter()
-                    .any(|p| p.address.is_ipv4() == range.address.is_ipv4())
-                {
-                    given.push(range);
-                }
-            }
-            given
-        }),
-    }
-}
-
-fn each<T>(
-    value: &Value<'_, '_>,
-    example: &str,
-    problems: &mut Problems,
-    parse: fn(&str) -> Result<T, String>,
-) -> Vec<T> {
-    let items = value.list(example, problems);
-    items
-        .iter()
-        .filter_map(|item| item.string(example, problems, parse))
-        .collect()
-}
-
-fn interfaces(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<InterfaceConfig> {
-    const EXAMPLE: &str = "[\"eth0\"]";
-    let mut found: Vec<InterfaceConfig> = Vec::new();
-    for item in value.list(EXAMPLE, problems) {
-        let Some(interface) = interface(&item, problems) else {
-            continue;
+impl Interfaces {
+    /// A name, or a table.
+    fn items(&self) -> List<impl Kind<Value = InterfaceConfig>> {
+        let named = |name, _: &Value<'_, '_>, _: &mut Problems| {
+            let attach = Attach::Auto;
+            Some(InterfaceConfig { name, attach })
         };
-        if found.iter().any(|other| other.name == interface.name) {
-            let message = format!("{} is listed twice (leave one out)", interface.name);
-            problems.add(&item.place, message);
-        }
-        found.push(interface);
+        let item = Short {
+            text: Made {
+                of: INTERFACE,
+                make: named,
+                back: |interface: &InterfaceConfig| interface.name.clone(),
+            },
+            // Without a name there is no interface.
+            table: Made {
+                of: sub("\"eth0\""),
+                make: |interface: InterfaceConfig, _, _| {
+                    (!interface.name.is_empty()).then_some(interface)
+                },
+                back: InterfaceConfig::clone,
+            },
+            brief: |interface: &InterfaceConfig| interface.attach == Attach::Auto,
+            else_text: true,
+        };
+        List("[\"eth0\"]", item)
     }
-    found
 }
 
-/// An interface: a table, or just its name.
-fn interface(item: &Value<'_, '_>, problems: &mut Problems) -> Option<InterfaceConfig> {
-    const EXAMPLE: &str = "\"eth0\"";
-    if !item.is_table() {
-        let name = item.string(EXAMPLE, problems, interface_name)?;
-        return Some(InterfaceConfig {
-            name,
-            attach: Attach::Auto,
-        });
+impl Kind for Interfaces {
+    type Value = Vec<InterfaceConfig>;
+
+    fn read(&self, value: &Value<'_, '_>, problems: &mut Problems) -> Option<Vec<InterfaceConfig>> {
+        let List(example, item) = self.items();
+        let mut found: Vec<InterfaceConfig> = Vec::new();
+        for value in value.list(example, problems) {
+            let Some(interface) = item.read(&value, problems) else {
+                continue;
+            };
+            if found.iter().any(|other| other.name == interface.name) {
+                let message = format!("{} is listed twice (leave one out)", interface.name);
+                problems.add(&value.place, message);
+            }
+            found.push(interface);
+        }
+        Some(found)
     }
-    let choices = [
-        ("auto", Attach::Auto),
-        ("xdp", Attach::Xdp),
-        ("tc", Attach::Tc),
-    ];
-    let mut table = item.table(EXAMPLE, problems)?;
-    let name = table
-        .require("name", EXAMPLE, problems)
-        .and_then(|value| value.string(EXAMPLE, problems, interface_name));
-    let attach = table
-        .take("attach")
-        .and_then(|value| value.choice(&choices, &[], problems));
-    table.finish(problems);
-    Some(InterfaceConfig {
-        name: name?,
-        attach: attach.unwrap_or_default(),
-    })
+
+    fn write(&self, value: &Vec<InterfaceConfig>, show: Show) -> Option<toml::Value> {
+        self.items().write(value, show)
+    }
+
+    fn shape(&self) -> Shape {
+        self.items().shape()
+    }
 }
 
 /// What the kernel takes for a name, `dev_valid_name` in net/core/dev.c.
@@ -386,24 +336,6 @@ fn interface_name(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
-}
-
-fn timeouts(mut table: Table<'_, '_>, problems: &mut Problems) -> FlowTimeouts {
-    let usual = FlowTimeouts::default();
-    let mut take = |key| {
-        table
-            .take(key)
-            .and_then(|value| value.string("\"30s\"", problems, timeout))
-    };
-    let (syn_s, established_s) = (take("syn"), take("established"));
-    let (closing_s, udp_s) = (take("closing"), take("udp"));
-    table.finish(problems);
-    FlowTimeouts {
-        syn_s: syn_s.unwrap_or(usual.syn_s),
-        established_s: established_s.unwrap_or(usual.established_s),
-        closing_s: closing_s.unwrap_or(usual.closing_s),
-        udp_s: udp_s.unwrap_or(usual.udp_s),
-    }
 }
 
 fn timeout(text: &str) -> Result<u32, String> {

@@ -1,42 +1,209 @@
-//! Which keys there are, their types and their defaults: services and backends.
+//! The whole document, and `[[service]]`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::agent::MAX_CONNECTIONS;
+use super::agent::CONNECTIONS;
 use super::error::{Located, Place, Problems};
-use super::health::{self, Health};
-use super::lists::{RawBackend, backends, former_names, listen};
-use super::reader::{Table, Value};
-use super::{Affinity, AgentConfig, Mode, ServicePaths, agent, http, packet, value};
+use super::health::Health;
+use super::http::{self, PROXY_VERSION, RawRoute, RawTls, Settings};
+use super::lists::{NAME, RawBackend, backends, former_names, listen};
+use super::reader::Table;
+use super::schema::fields::{Flat, OnlyIf, PLACE, Required};
+use super::schema::kinds::{List, Maybe, Placed, Sub, Thousandths, one_of, sub};
+use super::schema::{Field, Key, Kind, Show, section};
+use super::{Affinity, AgentConfig, Mode, ServicePaths, value};
 
 const LISTEN: &str = "[\"0.0.0.0:80\", \"[::]:80\"]";
+const MAX_LOAD: Thousandths = Thousandths {
+    example: "1.25",
+    range: 1.0..=100.0,
+    remedy: "use 1.0 to 100, or leave it out",
+    unit: "times the fair share",
+};
+const AFFINITY: Sub<Affinity> = sub("{ timeout = \"3h\" }");
+const ROUTES: List<Sub<RawRoute>> = List("[[service.route]]", sub("[[service.route]]"));
 
-/// What was written, every value good by itself. Where one was not, a default stands in and the
-/// problem is noted.
-pub(super) struct Raw {
-    pub(super) agent: AgentConfig,
-    pub(super) services: Vec<RawService>,
+section! {
+    Reload, "0.1";
+    /// The whole file: `[agent]`, and a `[[service]]` for each service.
+    pub(super) struct Raw {
+        /// Settings of the agent itself.
+        pub(super) agent: AgentConfig = AgentConfig::default(), sub("[agent]");
+        /// The services, at least one.
+        pub(super) services as "service": Vec<RawService> = Vec::new(), Services;
+    }
 }
 
-/// A service as it was written.
-pub(super) struct RawService {
-    pub(super) place: Place,
-    pub(super) name: Option<Located<String>>,
-    pub(super) was: Vec<Located<String>>,
-    pub(super) listen: Vec<Located<SocketAddr>>,
-    pub(super) mode: Mode,
-    pub(super) affinity: Affinity,
-    pub(super) max_load_permille: Option<u32>,
-    pub(super) max_connections: Option<u32>,
-    pub(super) health: Option<Health>,
-    pub(super) paths: ServicePaths,
-    pub(super) backends: Vec<RawBackend>,
-    pub(super) send_proxy_protocol: Option<http::ProxyVersion>,
-    /// With `mode = "http"`.
-    pub(super) http: Option<http::RawHttp>,
+section! {
+    Reload, "0.1";
+    /// A service: addresses to listen on, and backends.
+    pub(super) struct RawService {
+        /// Where it is in the file.
+        pub(super) place: Place = Place::FILE, PLACE;
+        /// Its name, unique in the file. Commands and metrics take it.
+        pub(super) name: Option<Located<String>> = None, Required("\"web\"", Maybe(Placed(NAME)));
+        /// The name that it had before, or several, the latest first. A renamed service keeps its clients, counts,
+        /// cookies and what was changed at run time.
+        pub(super) was: Vec<Located<String>> = Vec::new(), former_names();
+        /// What is balanced.
+        pub(super) mode: Mode = Mode::Tcp, one_of();
+        /// HTTPS, for `mode = "http"`. Without the table there is none.
+        pub(super) tls: Option<RawTls> = None, for_http(Maybe(sub("[service.tls]")));
+        /// Addresses to listen on. `"[::]:80"` takes IPv6 clients alone. The key may be left out with `[service.tls]`.
+        pub(super) listen: Vec<Located<SocketAddr>> = Vec::new(), Listen;
+        /// How clients are recognised and remembered.
+        pub(super) affinity: Affinity = Affinity::default(), AFFINITY;
+        /// Load above which new clients pass by a backend, as a multiple of its fair share of open connections.
+        /// Without it load does not count.
+        pub(super) max_load_permille as "max_load": Option<u32> = None, Maybe(MAX_LOAD);
+        /// Most client connections of the service that go through the agent. For UDP most flows.
+        pub(super) max_connections: Option<u32> = None, Maybe(CONNECTIONS);
+        /// How backends are checked. Without the table only failures of clients' connections count.
+        pub(super) health: Option<Health> = None, Maybe(sub("{ type = \"tcp\" }"));
+        /// Paths to its backends.
+        pub(super) paths: ServicePaths = ServicePaths::default(), Flat;
+        /// The backends, each an address or a table. `lb-agent add-backend` adds more at run time.
+        pub(super) backends: Vec<RawBackend> = Vec::new(), backends();
+        /// Version of the PROXY header that connections to backends begin with, for `mode = "tcp"`. Its connections
+        /// then go through the agent.
+        pub(super) send_proxy_protocol: Option<http::ProxyVersion> = None, for_tcp(Maybe(PROXY_VERSION));
+        /// Settings for `mode = "http"`.
+        pub(super) http: Settings = Settings::default(), for_http(sub("[service.http]"));
+        /// Routes, for `mode = "http"`.
+        pub(super) routes as "route": Vec<RawRoute> = Vec::new(), for_http(ROUTES);
+    }
+}
+
+/// A key of services with `mode = "http"`.
+fn for_http<K>(key: K) -> OnlyIf<K> {
+    OnlyIf {
+        key,
+        why_not: |table| (!is_http(table)).then_some("is for HTTP (write mode = \"http\")"),
+        written: |table| mode_of(table) == Some("http"),
+    }
+}
+
+/// A key of services with `mode = "tcp"`: for HTTP it is under `[service.http]`.
+fn for_tcp<K>(key: K) -> OnlyIf<K> {
+    OnlyIf {
+        key,
+        why_not: |table| {
+            if is_http(table) {
+                Some("is under [service.http] here (write it there)")
+            } else {
+                let is_udp = table.says("mode", "udp");
+                is_udp.then_some("UDP has no connection to begin with it (leave it out)")
+            }
+        },
+        written: |table| mode_of(table).is_none_or(|mode| mode == "tcp"),
+    }
+}
+
+fn is_http(table: &Table<'_, '_>) -> bool {
+    table.says("mode", "http")
+}
+
+fn mode_of(table: &toml::Table) -> Option<&str> {
+    table.get("mode")?.as_str()
+}
+
+/// The addresses of a service: it may take HTTPS alone.
+struct Listen;
+
+impl Field<Vec<Located<SocketAddr>>> for Listen {
+    fn take(
+        &self,
+        key: &'static str,
+        table: &mut Table<'_, '_>,
+        problems: &mut Problems,
+    ) -> Option<Vec<Located<SocketAddr>>> {
+        if table.has("tls") {
+            Field::take(&listen(LISTEN), key, table, problems)
+        } else {
+            Required(LISTEN, listen(LISTEN)).take(key, table, problems)
+        }
+    }
+
+    fn put(
+        &self,
+        key: &'static str,
+        value: &Vec<Located<SocketAddr>>,
+        usual: &Vec<Located<SocketAddr>>,
+        show: Show,
+        table: &mut toml::Table,
+    ) {
+        Field::put(&listen(LISTEN), key, value, usual, show, table);
+    }
+
+    fn describe(&self, key: Key, _: &Vec<Located<SocketAddr>>, keys: &mut Vec<Key>) {
+        keys.push(Key {
+            shape: listen(LISTEN).shape(),
+            default_in_words: Some("required without `[service.tls]`"),
+            ..key
+        });
+    }
+}
+
+/// The services.
+struct Services;
+
+const SERVICE: Sub<RawService> = sub("[[service]]");
+
+impl Field<Vec<RawService>> for Services {
+    fn take(
+        &self,
+        key: &'static str,
+        table: &mut Table<'_, '_>,
+        problems: &mut Problems,
+    ) -> Option<Vec<RawService>> {
+        let Some(value) = table.take(key) else {
+            let message = "there is no service (add [[service]] with a name and listen addresses)";
+            problems.add(&Place::FILE, message);
+            return None;
+        };
+        if value.is_table() {
+            problems.add(
+                &value.place,
+                "expected a list (write [[service]], with two brackets on each side)",
+            );
+            return None;
+        }
+        let items = value.list("[[service]]", problems);
+        if items.is_empty() {
+            problems.add(&value.place, "there is no service (write [[service]])");
+        }
+        let services = items.iter().filter_map(|item| SERVICE.read(item, problems));
+        Some(services.collect())
+    }
+
+    fn put(
+        &self,
+        key: &'static str,
+        value: &Vec<RawService>,
+        usual: &Vec<RawService>,
+        show: Show,
+        table: &mut toml::Table,
+    ) {
+        Field::put(
+            &List("[[service]]", SERVICE),
+            key,
+            value,
+            usual,
+            show,
+            table,
+        );
+    }
+
+    fn describe(&self, key: Key, _: &Vec<RawService>, keys: &mut Vec<Key>) {
+        keys.push(Key {
+            shape: List("[[service]]", SERVICE).shape(),
+            required: true,
+            ..key
+        });
+    }
 }
 
 impl RawService {
@@ -50,19 +217,15 @@ impl RawService {
                 place: inner.place.clone(),
             }),
             place: inner.place,
-            listen: Vec::new(),
             mode: self.mode,
             affinity: self.affinity.clone(),
             max_load_permille: self.max_load_permille,
-            max_connections: None,
             health: self
                 .health
                 .clone()
                 .map(|health| health.over(inner.protocol)),
-            paths: ServicePaths::default(),
             backends: inner.backends,
-            send_proxy_protocol: None,
-            http: None,
+            ..Self::default()
         }
     }
 
@@ -89,180 +252,11 @@ impl RawService {
 }
 
 pub(super) fn read(document: &DeTable<'_>, problems: &mut Problems) -> Raw {
-    let mut root = Table::root(document);
-    let agent = root
-        .take("agent")
-        .and_then(|value| value.table("[agent]", problems))
-        .map(|table| agent::read(table, problems));
-    let services = services(root.take("service"), problems);
-    root.finish(problems);
-    Raw {
-        agent: agent.unwrap_or_default(),
-        services,
-    }
+    super::schema::read(Table::root(document), problems)
 }
 
-fn services(value: Option<Value<'_, '_>>, problems: &mut Problems) -> Vec<RawService> {
-    let Some(value) = value else {
-        let message = "there is no service (add [[service]] with a name and listen addresses)";
-        problems.add(&Place::FILE, message);
-        return Vec::new();
-    };
-    if value.is_table() {
-        problems.add(
-            &value.place,
-            "expected a list (write [[service]], with two brackets on each side)",
-        );
-        return Vec::new();
-    }
-    let items = value.list("[[service]]", problems);
-    if items.is_empty() {
-        problems.add(&value.place, "there is no service (write [[service]])");
-    }
-    items
-        .iter()
-        .filter_map(|item| item.table("[[service]]", problems))
-        .collect::<Vec<_>>()
-        .into_iter()
-        .map(|table| service(table, problems))
-        .collect()
-}
-
-fn service(mut table: Table<'_, '_>, problems: &mut Problems) -> RawService {
-    let name = table
-        .require("name", "\"web\"", problems)
-        .and_then(|value| {
-            let name = value.string("\"web\"", problems, value::service_name)?;
-            Some(value.locate(name))
-        });
-    let was = table.take("was");
-    let was = was.map(|value| former_names(&value, problems));
-    let mode = table.take("mode").and_then(|value| mode(&value, problems));
-    let tls = table.take("tls");
-    // A service may take HTTPS alone.
-    let plain = if tls.is_some() {
-        table.take("listen")
-    } else {
-        table.require("listen", LISTEN, problems)
-    };
-    let listen = plain.map(|value| listen(&value, LISTEN, problems));
-    let affinity = table
-        .take("affinity")
-        .and_then(|value| value.table("{ timeout = \"3h\" }", problems))
-        .map(|table| affinity(table, problems));
-    let max_load_permille = table
-        .take("max_load")
-        .and_then(|value| max_load(&value, problems));
-    let max_connections = table
-        .take("max_connections")
-        .and_then(|value| value.integer_in(1..=MAX_CONNECTIONS, problems));
-    let health = table
-        .take("health")
-        .and_then(|value| value.table("{ type = \"tcp\" }", problems))
-        .map(|table| health::read(table, problems));
-    let paths = packet::service(&mut table, problems);
-    let backends = table
-        .take("backends")
-        .map(|value| backends(&value, paths.path, problems));
-    let mode = mode.unwrap_or(Mode::Tcp);
-    let send_proxy_protocol = table
-        .take("send_proxy_protocol")
-        .and_then(|value| send_proxy_protocol(&value, mode, problems));
-    let settings = table.take("http");
-    let routes = table.take("route");
-    let http = http(mode, settings, tls, routes, problems);
-    let place = table.place.clone();
-    table.finish(problems);
-    RawService {
-        place,
-        name,
-        was: was.unwrap_or_default(),
-        listen: listen.unwrap_or_default(),
-        mode,
-        affinity: affinity.unwrap_or_default(),
-        max_load_permille,
-        max_connections,
-        health,
-        paths,
-        backends: backends.unwrap_or_default(),
-        send_proxy_protocol,
-        http,
-    }
-}
-
-/// The header for backends of a service with `mode = "tcp"`; for HTTP it is under `[service.http]`.
-fn send_proxy_protocol(
-    value: &Value<'_, '_>,
-    mode: Mode,
-    problems: &mut Problems,
-) -> Option<http::ProxyVersion> {
-    let elsewhere = match mode {
-        Mode::Tcp => None,
-        Mode::Udp => Some("UDP has no connection to begin with it (leave it out)"),
-        Mode::Http => Some("is under [service.http] here (write it there)"),
-    };
-    if let Some(message) = elsewhere {
-        problems.add(&value.place, message);
-        return None;
-    }
-    value.string("\"v2\"", problems, http::proxy_version)
-}
-
-/// What is for `mode = "http"` alone.
-fn http(
-    mode: Mode,
-    settings: Option<Value<'_, '_>>,
-    tls: Option<Value<'_, '_>>,
-    routes: Option<Value<'_, '_>>,
-    problems: &mut Problems,
-) -> Option<http::RawHttp> {
-    if mode != Mode::Http {
-        for value in [&settings, &tls, &routes].into_iter().flatten() {
-            problems.add(&value.place, "is for HTTP (write mode = \"http\")");
-        }
-        return None;
-    }
-    let settings = settings
-        .and_then(|value| value.table("[service.http]", problems))
-        .map(|table| http::http(table, problems));
-    let tls = tls
-        .and_then(|value| value.table("[service.tls]", problems))
-        .map(|table| http::tls(table, problems));
-    Some(http::RawHttp {
-        settings: settings.unwrap_or_default(),
-        tls,
-        routes: routes
-            .map(|value| http::routes(&value, problems))
-            .unwrap_or_default(),
-    })
-}
-
-fn mode(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Mode> {
-    let choices = [("tcp", Mode::Tcp), ("udp", Mode::Udp), ("http", Mode::Http)];
-    value.choice(&choices, &[], problems)
-}
-
-fn affinity(mut table: Table<'_, '_>, problems: &mut Problems) -> Affinity {
-    let usual = Affinity::default();
-    let timeout = table
-        .take("timeout")
-        .and_then(|value| value.string("\"3h\"", problems, affinity_timeout));
-    let mut prefix = |key, most: u8| {
-        table
-            .take(key)
-            .and_then(|value| value.integer_in(0..=most, problems))
-    };
-    let ipv4_prefix = prefix("ipv4_prefix", 32);
-    let ipv6_prefix = prefix("ipv6_prefix", 128);
-    table.finish(problems);
-    Affinity {
-        timeout: timeout.unwrap_or(usual.timeout),
-        ipv4_prefix: ipv4_prefix.unwrap_or(usual.ipv4_prefix),
-        ipv6_prefix: ipv6_prefix.unwrap_or(usual.ipv6_prefix),
-    }
-}
-
-fn affinity_timeout(text: &str) -> Result<Duration, String> {
+/// A time of a second or more, or none.
+pub(super) fn affinity_timeout(text: &str) -> Result<Duration, String> {
     let timeout = value::duration(text).map_err(|error| error.to_string())?;
     if !timeout.is_zero() && timeout < Duration::from_secs(1) {
         return Err(format!(
@@ -271,15 +265,4 @@ fn affinity_timeout(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(timeout)
-}
-
-/// The bound on load, in thousandths.
-fn max_load(value: &Value<'_, '_>, problems: &mut Problems) -> Option<u32> {
-    let number = value.number("1.25", problems)?;
-    if !(1.0..=100.0).contains(&number) {
-        let message = format!("{number} is out of range (use 1.0 to 100, or leave it out)");
-        problems.add(&value.place, message);
-        return None;
-    }
-    Some((number * 1000.0).round() as u32)
 }

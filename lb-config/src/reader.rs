@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::choice::Choice;
 use super::error::{Located, Place, Problems};
 use super::value::quoted;
 
@@ -52,18 +53,23 @@ impl<'a, 'i> Table<'a, 'i> {
 
     /// The value of `key`, if it is there. Every key asked for is a known one.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'a, 'i>> {
-        self.known.push(key);
-        let (_, value) = self
-            .entries
-            .iter()
-            .find(|(name, _)| name.get_ref() == key)?;
-        Some(Value {
-            place: Place {
-                path: self.path_of(key),
-                offset: Some(value.span().start),
-            },
-            value: value.get_ref(),
-        })
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+        self.peek(key)
+    }
+
+    /// The value of `key`, without making it known.
+    pub(super) fn peek(&self, key: &str) -> Option<Value<'a, 'i>> {
+        let mut entries = self.entries.iter();
+        let found = entries.find(|(name, _)| name.get_ref() == key);
+        found.map(|(_, value)| self.value_of(key, value))
+    }
+
+    /// Whether `key` is the text `expected`.
+    pub(super) fn says(&self, key: &str, expected: &str) -> bool {
+        let value = self.peek(key);
+        value.is_some_and(|value| value.value.as_str() == Some(expected))
     }
 
     /// Whether `key` is there.
@@ -91,13 +97,19 @@ impl<'a, 'i> Table<'a, 'i> {
     /// All keys with their values, for a table whose keys are values themselves.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Value<'a, 'i>)> {
         self.entries.iter().map(|(key, value)| {
-            let place = Place {
-                path: self.path_of(key.get_ref()),
-                offset: Some(value.span().start),
-            };
-            let value = value.get_ref();
-            (key.get_ref().as_ref(), Value { place, value })
+            let key = key.get_ref().as_ref();
+            (key, self.value_of(key, value))
         })
+    }
+
+    fn value_of(&self, key: &str, value: &'a Spanned<DeValue<'i>>) -> Value<'a, 'i> {
+        Value {
+            place: Place {
+                path: self.path_of(key),
+                offset: Some(value.span().start),
+            },
+            value: value.get_ref(),
+        }
     }
 
     /// Notes the keys that nobody asked for.
@@ -145,25 +157,15 @@ impl<'a, 'i> Value<'a, 'i> {
         problems.keep(&self.place, read(text))
     }
 
-    /// A string among `choices`.
-    pub(super) fn choice<T: Copy>(
-        &self,
-        choices: &[(&str, T)],
-        not_yet: &[&str],
-        problems: &mut Problems,
-    ) -> Option<T> {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    /// One of the names of a choice.
+    pub(super) fn choice<T: Choice>(&self, problems: &mut Problems) -> Option<T> {
+        let names: Vec<&str> = T::ALL.iter().map(|(name, ..)| *name).collect();
         let example = format!("\"{}\"", names[0]);
         self.string(&example, problems, |text| {
-            let found = choices.iter().find(|(name, _)| *name == text);
-            let use_one = format!("use {}", either(&names));
-            match found {
-                Some((_, choice)) => Ok(*choice),
-                None if not_yet.contains(&text) => {
-                    Err(format!("\"{text}\" is not in this version ({use_one})"))
-                }
-                None => Err(format!("{} is unknown ({use_one})", quoted(text))),
-            }
+            let found = T::ALL.iter().find(|(name, ..)| *name == text);
+            found
+                .map(|(_, choice, _)| *choice)
+                .ok_or_else(|| format!("{} is unknown (use {})", quoted(text), either(&names)))
         })
     }
 
@@ -253,8 +255,25 @@ impl<'a, 'i> Value<'a, 'i> {
         self.value.is_table()
     }
 
-    pub(super) fn is_list(&self) -> bool {
-        self.value.is_array()
+    pub(super) fn is_empty_list(&self) -> bool {
+        self.value.as_array().is_some_and(|items| items.is_empty())
+    }
+
+    /// The text, if it is one.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        self.value.as_str()
+    }
+
+    /// All keys with their values, if it is a table.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Self)> {
+        let entries = self.value.as_table();
+        let table = entries.map(|entries| Table {
+            place: self.place.clone(),
+            entries,
+            known: Vec::new(),
+        });
+        let entries: Vec<(&'a str, Self)> = table.iter().flat_map(Table::entries).collect();
+        entries.into_iter()
     }
 
     pub(super) fn is_string(&self) -> bool {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lb_common::abi::{MAX_BACKENDS, MAX_LISTEN, MAX_MEMBERS, MAX_SERVICES};
 
 use super::error::{Place, Problems};
-use super::http::{self, HttpService};
+use super::http::{self, HttpService, RawHttp};
 use super::lists::RawBackend;
 use super::loops::{self, Hop, Terms};
 use super::packet::Reach;
@@ -52,12 +52,17 @@ struct Written {
 /// The service, and after it those inside it.
 fn expand(mut raw: RawService, problems: &mut Problems) -> Vec<Written> {
     let plain: Vec<SocketAddr> = raw.listen.iter().map(|listen| listen.value).collect();
-    let Some(mut written) = raw.http.take() else {
+    if raw.mode != Mode::Http {
         return vec![Written {
             raw,
             http: None,
             reached_at: plain,
         }];
+    }
+    let mut written = RawHttp {
+        settings: std::mem::take(&mut raw.http),
+        tls: raw.tls.take(),
+        routes: std::mem::take(&mut raw.routes),
     };
     if let Some(tls) = &mut written.tls {
         raw.listen.extend(tls.listen.iter().cloned());
@@ -110,7 +115,8 @@ fn check_loops(services: &[Written], steers: bool, problems: &mut Problems) {
         };
         let carried = |backend: &RawBackend| {
             let address = backend.address.value.clone();
-            let carrier = terms.carrier(backend.path, &address, &is_local);
+            let path = backend.path(service.raw.paths.path);
+            let carrier = terms.carrier(path, &address, &is_local);
             (address, carrier)
         };
         service.raw.backends.iter().map(carried).collect()
@@ -139,10 +145,11 @@ fn service(Written { raw, http, .. }: Written) -> Service {
         path: common_path(&raw),
         ..raw.paths
     };
+    let usual = raw.paths.path;
     let backend = |raw: RawBackend| Backend {
+        path: raw.path(usual),
         address: raw.address.value,
         weight: raw.weight,
-        path: raw.path,
     };
     Service {
         name: raw.name.map(|name| name.value).unwrap_or_default(),
@@ -162,7 +169,7 @@ fn service(Written { raw, http, .. }: Written) -> Service {
 
 /// The path of backends to come: `dsr` is that of all or of none.
 fn common_path(raw: &RawService) -> Path {
-    let dsr = |backend: &RawBackend| backend.path == Path::Dsr;
+    let dsr = |backend: &RawBackend| backend.path(raw.paths.path) == Path::Dsr;
     if raw.backends.iter().any(dsr) {
         Path::Dsr
     } else {
@@ -293,13 +300,15 @@ fn check_backends(service: &Written, problems: &mut Problems) {
         encapsulation: service.raw.paths.encapsulation,
     };
     let dsr = common_path(&service.raw) == Path::Dsr;
-    for RawBackend { address, path, .. } in &service.raw.backends {
-        if service.raw.mode == Mode::Http && *path == Path::Socket {
+    for backend in &service.raw.backends {
+        let RawBackend { address, .. } = backend;
+        let path = backend.path(service.raw.paths.path);
+        if service.raw.mode == Mode::Http && path == Path::Socket {
             let message = "HTTP always goes through the agent (leave path out)";
             problems.add(&address.place, message);
         }
-        problems.keep(&address.place, reach.check(*path, &address.value));
-        if dsr && *path != Path::Dsr {
+        problems.keep(&address.place, reach.check(path, &address.value));
+        if dsr && path != Path::Dsr {
             let message = "dsr is the path of all backends of a service or of none (write path = \
                            \"dsr\" in the service)";
             problems.add(&address.place, message);

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::route::{Action, RawRoute, Route, Target};
+use super::settings::INTRODUCED_AND_SHARED;
 use super::value::HostPattern;
-use super::{HttpService, Protocol, RawTls, Settings, Tls, protocol};
+use super::{HttpService, Protocol, RawTls, Settings, Tls};
 use crate::error::{Located, Place, Problems};
 use crate::lists::RawBackend;
 use crate::value;
@@ -54,24 +55,16 @@ pub(crate) fn check(
 }
 
 fn tls(raw: RawTls, plain: &[std::net::SocketAddr], problems: &mut Problems) -> Tls {
-    let redirect_http = raw.redirect_http.as_ref().is_some_and(|on| on.value);
+    let redirect_http = raw.redirect_http.value;
     if redirect_http && plain.is_empty() {
-        let place = raw
-            .redirect_http
-            .as_ref()
-            .map_or(&raw.place, |on| &on.place);
         problems.add(
-            place,
+            &raw.redirect_http.place,
             "there is no plain request to redirect (add listen = [\"0.0.0.0:80\", \"[::]:80\"] to the service)",
         );
     }
     Tls {
         listen: raw.listen.into_iter().map(|listen| listen.value).collect(),
-        certificates: raw
-            .certificates
-            .into_iter()
-            .map(|certificate| certificate.value)
-            .collect(),
+        certificates: raw.certificates,
         min_version: raw.min_version,
         http2: raw.http2,
         redirect_http,
@@ -90,7 +83,7 @@ fn check_introductions(raw: &RawHttp, problems: &mut Problems) {
         .filter_map(|route| route.protocol.as_ref())
     {
         if protocol.value == Protocol::H2c {
-            problems.add(&protocol.place, protocol::INTRODUCED_AND_SHARED);
+            problems.add(&protocol.place, INTRODUCED_AND_SHARED);
         }
     }
 }
@@ -104,7 +97,7 @@ fn check_overlaps(routes: &[RawRoute], problems: &mut Problems) {
         let hosts = if named.is_empty() { &every[..] } else { &named };
         for host in hosts {
             let key = (host.map(|host| &host.value), route.path.value.as_str());
-            let place = host.map_or(&route.path.place, |host| &host.place);
+            let place = host.map_or(route.path_place(), |host| &host.place);
             if let Some(before) = seen.insert(key, &route.place) {
                 let line = before.offset.map_or(0, |offset| problems.line(offset));
                 let of = match key.0 {
@@ -126,14 +119,14 @@ fn check_overlaps(routes: &[RawRoute], problems: &mut Problems) {
 
 fn route(
     service: &str,
-    raw: RawRoute,
+    mut raw: RawRoute,
     usual: Protocol,
     inner: &mut Vec<Inner>,
     problems: &mut Problems,
 ) -> Route {
-    let protocol = raw.protocol.map(|protocol| protocol.value);
+    let protocol = raw.protocol.as_ref().map(|protocol| protocol.value);
     let name = raw.name.as_ref().map(|name| name.value.clone());
-    let action = match raw.target {
+    let action = match raw.take_target() {
         Target::Done(action) => action,
         Target::Backends(place, backends) => {
             let derived = name.clone().or_else(|| derived_name(&raw.path.value));

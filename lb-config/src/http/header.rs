@@ -6,6 +6,8 @@ use super::template::{Part, Template, Variable};
 use super::value;
 use crate::error::Problems;
 use crate::reader::{Table, Value};
+use crate::schema::kinds::{Given, List, Made, Text, sub, text};
+use crate::schema::{Field, Key, Kind, Show, section};
 use crate::value::quoted;
 
 const EXAMPLE: &str = "{ set = \"X-Client\", value = \"$client_ip\" }";
@@ -30,66 +32,117 @@ pub enum Operation {
     Remove,
 }
 
-pub(super) fn rules(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<HeaderRule> {
-    value
-        .list(&format!("[{EXAMPLE}]"), problems)
-        .iter()
-        .filter_map(|item| rule(item.table(EXAMPLE, problems)?, problems))
-        .collect()
+const NAME: Text<HeaderName, String> = text("name of a header", "\"X-Client\"", changeable);
+const VALUE: Text<Template, String> = text("text with variables", "\"$client_ip\"", header_value);
+
+section! {
+    Reload, "0.1";
+    /// A change to the headers of a message. One of `set`, `add` and `remove` is given.
+    struct Rule {
+        /// Name of the header that gets `value` in place of all values it has.
+        set: Option<Option<HeaderName>> = None, Given(NAME);
+        /// Name of the header that gets `value` beside the values it has.
+        add: Option<Option<HeaderName>> = None, Given(NAME);
+        /// Name of the header that is taken away.
+        remove: Option<Option<HeaderName>> = None, Given(NAME);
+        /// The value, with variables as in `$client_ip`. Required with `set` and `add`.
+        value: Option<Option<Template>> = None, OfRule;
+    }
+}
+
+/// The value of a rule, which depends on what the rule does.
+struct OfRule;
+
+impl Field<Option<Option<Template>>> for OfRule {
+    fn take(
+        &self,
+        key: &'static str,
+        table: &mut Table<'_, '_>,
+        problems: &mut Problems,
+    ) -> Option<Option<Option<Template>>> {
+        let given = ["set", "add", "remove"].map(|key| table.has(key));
+        match (table.take(key), given) {
+            (None, [true, false, false] | [false, true, false]) => {
+                let message = "value is missing (write value = \"$client_ip\")";
+                problems.add(&table.place, message);
+                None
+            }
+            (Some(value), [false, false, true]) => {
+                let message = "nothing has a value that is removed (leave it out)";
+                problems.add(&value.place, message);
+                None
+            }
+            (Some(value), [true, false, false] | [false, true, false]) => {
+                Given(VALUE).read(&value, problems)
+            }
+            _ => None,
+        }
+    }
+
+    fn put(
+        &self,
+        key: &'static str,
+        value: &Option<Option<Template>>,
+        usual: &Option<Option<Template>>,
+        show: Show,
+        table: &mut toml::Table,
+    ) {
+        Given(VALUE).put(key, value, usual, show, table);
+    }
+
+    fn describe(&self, key: Key, usual: &Option<Option<Template>>, keys: &mut Vec<Key>) {
+        Given(VALUE).describe(key, usual, keys);
+    }
+}
+
+/// Rules for responses.
+pub(super) fn response_rules() -> List<impl Kind<Value = HeaderRule>> {
+    let item = Made {
+        of: sub(EXAMPLE),
+        make: rule,
+        back: Rule::of,
+    };
+    List("[{ set = \"X-Client\", value = \"$client_ip\" }]", item)
 }
 
 /// Rules for requests: one that adds a header with the backend in it would add it again when the
 /// request is sent to another one.
-pub(super) fn request_rules(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<HeaderRule> {
-    let rules = rules(value, problems);
-    let adds_backend = |rule: &HeaderRule| match &rule.operation {
-        Operation::Add(value) => value.names(Variable::Backend),
-        Operation::Set(_) | Operation::Remove => false,
-    };
-    if rules.iter().any(adds_backend) {
-        problems.add(
-            &value.place,
-            "$backend cannot be added to a request, which may be sent twice (use set)",
-        );
-    }
-    rules
-}
-
-fn rule(mut table: Table<'_, '_>, problems: &mut Problems) -> Option<HeaderRule> {
-    let mut name = |key, problems: &mut Problems| {
-        let value = table.take(key)?;
-        Some(value.string("\"X-Client\"", problems, changeable))
-    };
-    let named = [
-        name("set", problems),
-        name("add", problems),
-        name("remove", problems),
-    ];
-    let value = table.take("value");
-    let place = table.place.clone();
-    table.finish(problems);
-    let text = |problems: &mut Problems| match &value {
-        Some(value) => value.string("\"$client_ip\"", problems, header_value),
-        None => {
-            problems.add(&place, "value is missing (write value = \"$client_ip\")");
-            None
+pub(super) fn request_rules() -> impl Kind<Value = Vec<HeaderRule>> {
+    fn adds_backend(rule: &HeaderRule) -> bool {
+        match &rule.operation {
+            Operation::Add(value) => value.names(Variable::Backend),
+            Operation::Set(_) | Operation::Remove => false,
         }
-    };
-    let (name, operation) = match named {
-        [Some(name), None, None] => (name, text(problems).map(Operation::Set)),
-        [None, Some(name), None] => (name, text(problems).map(Operation::Add)),
-        [None, None, Some(name)] => {
-            if let Some(value) = &value {
+    }
+    Made {
+        of: response_rules(),
+        make: |rules: Vec<HeaderRule>, value, problems| {
+            if rules.iter().any(adds_backend) {
                 problems.add(
                     &value.place,
-                    "nothing has a value that is removed (leave it out)",
+                    "$backend cannot be added to a request, which may be sent twice (use set)",
                 );
             }
-            (name, Some(Operation::Remove))
-        }
+            Some(rules)
+        },
+        back: Vec::clone,
+    }
+}
+
+fn rule(rule: Rule, value: &Value<'_, '_>, problems: &mut Problems) -> Option<HeaderRule> {
+    let Rule {
+        set,
+        add,
+        remove,
+        value: text,
+    } = rule;
+    let (name, operation) = match (set, add, remove) {
+        (Some(name), None, None) => (name, text.flatten().map(Operation::Set)),
+        (None, Some(name), None) => (name, text.flatten().map(Operation::Add)),
+        (None, None, Some(name)) => (name, Some(Operation::Remove)),
         _ => {
             let message = format!("not one of set, add and remove (write it like {EXAMPLE})");
-            problems.add(&place, message);
+            problems.add(&value.place, message);
             return None;
         }
     };
@@ -97,6 +150,29 @@ fn rule(mut table: Table<'_, '_>, problems: &mut Problems) -> Option<HeaderRule>
         name: name?,
         operation: operation?,
     })
+}
+
+impl Rule {
+    fn of(rule: &HeaderRule) -> Self {
+        let name = Some(Some(rule.name.clone()));
+        let usual = Self::default();
+        match rule.operation.clone() {
+            Operation::Set(value) => Self {
+                set: name,
+                value: Some(Some(value)),
+                ..usual
+            },
+            Operation::Add(value) => Self {
+                add: name,
+                value: Some(Some(value)),
+                ..usual
+            },
+            Operation::Remove => Self {
+                remove: name,
+                ..usual
+            },
+        }
+    }
 }
 
 /// The name of a header that is not the connection's own (RFC 9110, section 7.6.1): what frames a

@@ -2,16 +2,21 @@
 
 use ::http::StatusCode;
 
+use super::Protocol;
 use super::header::{self, HeaderRule};
-use super::sections::{self, RouteLimits, RouteTimeouts};
+use super::sections::{RouteLimits, RouteTimeouts};
 use super::template::Template;
 use super::value::{self, HostPattern};
-use super::{Protocol, protocol};
-use crate::Path;
 use crate::error::{Located, Place, Problems};
-use crate::lists::{self, RawBackend};
+use crate::lists::{self, RawBackend, Texts};
 use crate::reader::{Table, Value};
-use crate::value::quoted;
+use crate::schema::fields::{Found, PLACE, Required};
+use crate::schema::kinds::{
+    Code, Given, List, Made, Maybe, NonEmpty, OneOrMore, Placed, Short, Sound, Sub, Text, one_of,
+    sub, text,
+};
+use crate::schema::{Kind, section};
+use crate::value::{BadValue, quoted};
 
 /// What holds for some hosts and paths.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,21 +64,66 @@ pub enum Action {
     },
 }
 
-/// A route as it was written.
-pub(crate) struct RawRoute {
-    pub(super) place: Place,
-    pub(super) name: Option<Located<String>>,
-    pub(super) was: Vec<Located<String>>,
-    pub(super) hosts: Vec<Located<HostPattern>>,
-    pub(super) path: Located<String>,
-    pub(super) target: Target,
-    pub(super) protocol: Option<Located<Protocol>>,
-    /// Whether anything but hosts and path was written.
-    pub(super) does_something: bool,
-    pub(super) request_headers: Vec<HeaderRule>,
-    pub(super) response_headers: Vec<HeaderRule>,
-    pub(super) timeouts: RouteTimeouts,
-    pub(super) limits: RouteLimits,
+/// The kind of a route's name.
+const NAME: Placed<Texts<String>> = Placed(Text {
+    example: "\"api\"",
+    ..lists::NAME
+});
+const PATH: Placed<Texts<String>> = Placed(Text {
+    what: "beginning of a path",
+    example: "\"/api\"",
+    parse: value::path_prefix,
+    print: |path| {
+        if path.is_empty() {
+            "/".to_owned()
+        } else {
+            path.clone()
+        }
+    },
+});
+const HOST: Placed<Texts<HostPattern>> = Placed(text(
+    "server name, or `*.` and a domain",
+    "\"example.com\"",
+    value::host_pattern,
+));
+const HOSTS: &str = "[\"example.com\", \"*.example.com\"]";
+const TIMEOUTS: Sub<RouteTimeouts> = sub("{ first_byte = \"5m\" }");
+const ANSWER: Given<Sound<Sub<Answer>>> = Given(Sound(sub("{ status = 200, body = \"ok\" }")));
+
+section! {
+    Reload, "0.1"; check = check_target;
+    /// What holds for some hosts and paths. A route names at most one of `backends`, `redirect` and `answer`.
+    pub(crate) struct RawRoute {
+        /// Where it is in the file.
+        pub(super) place: Place = Place::FILE, PLACE;
+        /// Name of the route. Its backends are those of the service `SERVICE/NAME`. Without it a name made of the
+        /// path, as in `api-v1`.
+        pub(super) name: Option<Located<String>> = None, Maybe(NAME);
+        /// The name that it had before, or several, the latest first.
+        pub(super) was: Vec<Located<String>> = Vec::new(), lists::former_names();
+        /// Server names of the requests, one or a list. Without it all.
+        pub(super) hosts as "host": Vec<Located<HostPattern>> = Vec::new(), hosts();
+        /// Beginning of the paths of the requests, in whole segments.
+        pub(super) path: Located<String> = Located { value: String::new(), place: Place::FILE }, PATH;
+        /// Backends of the route, at least one. Without it those of the service.
+        pub(super) backends: Option<Located<Vec<RawBackend>>> = None, Maybe(Placed(backends()));
+        /// Where a client is sent: a URL or a path, perhaps with variables, or a table.
+        pub(super) redirect: Option<Option<Redirect>> = None, Given(redirect());
+        /// A response of the balancer's own.
+        pub(super) answer: Option<Option<Answer>> = None, ANSWER;
+        /// What the backends of the route speak. Without it what the service says.
+        pub(super) protocol: Option<Located<Protocol>> = None, Maybe(Placed(one_of()));
+        /// Changes to the headers of each request, after those of the service.
+        pub(super) request_headers: Vec<HeaderRule> = Vec::new(), header::request_rules();
+        /// Changes to the headers of each response, after those of the service.
+        pub(super) response_headers: Vec<HeaderRule> = Vec::new(), header::response_rules();
+        /// Times, where they differ from the service's.
+        pub(super) timeouts: RouteTimeouts = RouteTimeouts::default(), TIMEOUTS;
+        /// Sizes, where they differ from the service's.
+        pub(super) limits: RouteLimits = RouteLimits::default(), sub("{ body = \"1GiB\" }");
+        /// Whether anything but hosts and path was written.
+        pub(super) does_something: bool = false, Found(|table, _| does_something(table));
+    }
 }
 
 /// Where a route leads, as it was written.
@@ -88,31 +138,44 @@ pub(super) enum Target {
     Bad,
 }
 
-pub(crate) fn routes(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<RawRoute> {
-    value
-        .list("[[service.route]]", problems)
-        .iter()
-        .filter_map(|item| Some(route(item.table("[[service.route]]", problems)?, problems)))
-        .collect()
+impl RawRoute {
+    /// Where it leads; what is taken out is not left.
+    pub(super) fn take_target(&mut self) -> Target {
+        let backends = self.backends.take();
+        match (backends, self.redirect.take(), self.answer.take()) {
+            (None, None, None) => Target::Unsaid,
+            (Some(backends), None, None) => Target::Backends(backends.place, backends.value),
+            (None, Some(Some(Redirect { to, status })), None) => {
+                Target::Done(Action::Redirect { to, status })
+            }
+            (None, None, Some(Some(answer))) => {
+                let Answer {
+                    status,
+                    body,
+                    content_type,
+                } = answer;
+                Target::Done(Action::Answer {
+                    status,
+                    body,
+                    content_type,
+                })
+            }
+            _ => Target::Bad,
+        }
+    }
+
+    /// The place of its path, or its own.
+    pub(super) fn path_place(&self) -> &Place {
+        let is_there = self.path.place.offset.is_some();
+        if is_there {
+            &self.path.place
+        } else {
+            &self.place
+        }
+    }
 }
 
-fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
-    let place = table.place.clone();
-    let name = table.take("name").and_then(|value| {
-        let name = value.string("\"api\"", problems, crate::value::service_name)?;
-        Some(value.locate(name))
-    });
-    let was = table.take("was");
-    let was = was.map(|value| lists::former_names(&value, problems));
-    let hosts = table
-        .take("host")
-        .map(|value| hosts(&value, problems))
-        .unwrap_or_default();
-    let path = table.take("path").and_then(|value| {
-        let path = value.string("\"/api\"", problems, value::path_prefix)?;
-        Some(value.locate(path))
-    });
-    let target = target(&mut table, problems);
+fn does_something(table: &Table<'_, '_>) -> bool {
     let options = [
         "protocol",
         "request_headers",
@@ -120,131 +183,109 @@ fn route(mut table: Table<'_, '_>, problems: &mut Problems) -> RawRoute {
         "timeouts",
         "limits",
     ];
-    let does_something = options.iter().any(|key| table.has(key));
-    let protocol = table.take("protocol").and_then(|value| {
-        if matches!(target, Target::Done(_)) {
-            problems.add(
-                &value.place,
-                "there is no backend to speak it with (leave it out)",
-            );
-        }
-        protocol::read(&value, problems)
-    });
-    let request_headers = table
-        .take("request_headers")
-        .map(|value| header::request_rules(&value, problems))
-        .unwrap_or_default();
-    let response_headers = table
-        .take("response_headers")
-        .map(|value| header::rules(&value, problems))
-        .unwrap_or_default();
-    let timeouts = table
-        .take("timeouts")
-        .and_then(|value| value.table("{ first_byte = \"5m\" }", problems))
-        .map(|table| sections::route_timeouts(table, problems))
-        .unwrap_or_default();
-    let limits = table
-        .take("limits")
-        .and_then(|value| value.table("{ body = \"1GiB\" }", problems))
-        .map(|table| sections::route_limits(table, problems))
-        .unwrap_or_default();
-    table.finish(problems);
-    RawRoute {
-        path: path.unwrap_or_else(|| Located {
-            value: String::new(),
-            place: place.clone(),
-        }),
-        place,
-        name,
-        was: was.unwrap_or_default(),
-        hosts,
-        target,
-        protocol,
-        does_something,
-        request_headers,
-        response_headers,
-        timeouts,
-        limits,
+    options.iter().any(|key| table.has(key))
+}
+
+/// A route leads to one place, and only backends have a protocol.
+fn check_target(route: &RawRoute, table: &mut Table<'_, '_>, problems: &mut Problems) {
+    let targets = ["backends", "redirect", "answer"];
+    if targets.iter().filter(|key| table.has(key)).count() > 1 {
+        problems.add(
+            &table.place,
+            "leads to more than one place (write one of backends, redirect and answer)",
+        );
+        return;
+    }
+    let answers = matches!(route.redirect, Some(Some(_))) || matches!(route.answer, Some(Some(_)));
+    if answers && let Some(value) = table.peek("protocol") {
+        let message = "there is no backend to speak it with (leave it out)";
+        problems.add(&value.place, message);
     }
 }
 
 /// A name, or a list of names.
-fn hosts(value: &Value<'_, '_>, problems: &mut Problems) -> Vec<Located<HostPattern>> {
-    const EXAMPLE: &str = "[\"example.com\", \"*.example.com\"]";
-    let one = |item: &Value<'_, '_>, problems: &mut Problems| {
-        let host = item.string("\"example.com\"", problems, value::host_pattern)?;
-        Some(item.locate(host))
+fn hosts() -> impl Kind<Value = Vec<Located<HostPattern>>> {
+    let list = NonEmpty {
+        empty: format!("no host (leave it out for every host, or write host = {HOSTS})"),
+        list: List(HOSTS, HOST),
     };
-    if value.is_string() {
-        return one(value, problems).into_iter().collect();
-    }
-    let items = value.list(EXAMPLE, problems);
-    if items.is_empty() && value.is_list() {
-        problems.add(
-            &value.place,
-            format!("no host (leave it out for every host, or write host = {EXAMPLE})"),
-        );
-    }
-    items
-        .iter()
-        .filter_map(|item| one(item, problems))
-        .collect()
+    OneOrMore(list, HOST)
 }
 
-fn target(table: &mut Table<'_, '_>, problems: &mut Problems) -> Target {
-    let backends = table.take("backends");
-    let redirect = table.take("redirect");
-    let answer = table.take("answer");
-    let place = table.place.clone();
-    let said = [&backends, &redirect, &answer];
-    if said.into_iter().flatten().count() > 1 {
-        problems.add(
-            &place,
-            "leads to more than one place (write one of backends, redirect and answer)",
-        );
-        return Target::Bad;
+fn backends() -> impl Kind<Value = Vec<RawBackend>> {
+    NonEmpty {
+        empty: "leads nowhere (name a backend, as in [\"127.0.0.1:5000\"])".to_owned(),
+        list: lists::backends(),
     }
-    if let Some(value) = backends {
-        let found = problems.count();
-        let backends = lists::backends(&value, Path::Auto, problems);
-        if backends.is_empty() && problems.count() == found {
-            problems.add(
-                &value.place,
-                "leads nowhere (name a backend, as in [\"127.0.0.1:5000\"])",
-            );
-        }
-        return Target::Backends(value.place, backends);
-    }
-    let action = match (redirect, answer) {
-        (Some(value), _) => redirect_to(&value, problems),
-        (_, Some(value)) => fixed_answer(&value, problems),
-        (None, None) => return Target::Unsaid,
-    };
-    action.map_or(Target::Bad, Target::Done)
 }
 
-fn redirect_to(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Action> {
-    const EXAMPLE: &str = "\"https://example.com$uri\"";
-    if value.is_string() {
-        let to = value.string(EXAMPLE, problems, location)?;
-        return Some(Action::Redirect {
-            to,
-            status: StatusCode::PERMANENT_REDIRECT,
-        });
+const LOCATION: Text<Template, String> = text(
+    "URL or path with variables",
+    "\"https://example.com$uri\"",
+    location,
+);
+const REDIRECT_STATUS: Code<StatusCode, BadValue> = Code {
+    example: "308",
+    range: 301..=308,
+    parse: value::redirect_status,
+    print: |status| status.as_u16().into(),
+};
+const STATUS: Code<StatusCode, BadValue> = Code {
+    example: "200",
+    range: 200..=599,
+    parse: value::status,
+    print: |status| status.as_u16().into(),
+};
+const BODY: Text<String, String> = text("text", "\"ok\"", |text| Ok(text.to_owned()));
+const CONTENT_TYPE: Text<String, String> = text("media type", "\"ok\"", content_type);
+
+section! {
+    Reload, "0.1";
+    /// Where a client is sent.
+    pub(super) struct Redirect {
+        /// A URL or a path, perhaps with variables as in `$uri`.
+        to: Template = Template::default(), Required(LOCATION.example, LOCATION);
+        /// Status of the response: 308 or 301 for good, 307 or 302 for now, 303 for another page by GET.
+        status: StatusCode = StatusCode::PERMANENT_REDIRECT, REDIRECT_STATUS;
     }
-    let mut table = value.table(&format!("{{ to = {EXAMPLE} }}"), problems)?;
-    let to = table
-        .require("to", EXAMPLE, problems)
-        .and_then(|value| value.string(EXAMPLE, problems, location));
-    let status = table.take("status").map(|value| {
-        let number = value.integer("308", problems)?;
-        problems.keep(&value.place, value::redirect_status(number))
-    });
-    table.finish(problems);
-    Some(Action::Redirect {
-        to: to?,
-        status: status.unwrap_or(Some(StatusCode::PERMANENT_REDIRECT))?,
-    })
+}
+
+section! {
+    Reload, "0.1";
+    /// A response of the balancer's own.
+    pub(super) struct Answer {
+        /// Status of the response.
+        status: StatusCode = StatusCode::OK, STATUS;
+        /// Body of the response.
+        body: String = String::new(), BODY;
+        /// Type of the body.
+        content_type: String = "text/plain; charset=utf-8".to_owned(), CONTENT_TYPE;
+    }
+}
+
+/// A location, or a table.
+fn redirect() -> impl Kind<Value = Redirect> {
+    let plain = |to, _: &Value<'_, '_>, _: &mut Problems| {
+        let status = StatusCode::PERMANENT_REDIRECT;
+        Some(Redirect { to, status })
+    };
+    Short {
+        text: Made {
+            of: LOCATION,
+            make: plain,
+            back: |redirect: &Redirect| redirect.to.clone(),
+        },
+        table: Sound(sub("{ to = \"https://example.com$uri\" }")),
+        brief: |redirect: &Redirect| redirect.status == StatusCode::PERMANENT_REDIRECT,
+        else_text: false,
+    }
+}
+
+fn content_type(text: &str) -> Result<String, String> {
+    match ::http::HeaderValue::from_str(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("{} is not a media type", quoted(text))),
+    }
 }
 
 /// Where a redirect leads: a URL, or a path on the same host.
@@ -259,30 +300,4 @@ fn location(text: &str) -> Result<Template, String> {
         ));
     }
     Ok(template)
-}
-
-fn fixed_answer(value: &Value<'_, '_>, problems: &mut Problems) -> Option<Action> {
-    const EXAMPLE: &str = "{ status = 200, body = \"ok\" }";
-    let mut table = value.table(EXAMPLE, problems)?;
-    let status = table.take("status").map(|value| {
-        let number = value.integer("200", problems)?;
-        problems.keep(&value.place, value::status(number))
-    });
-    let mut text = |key, usual: &str, problems: &mut Problems| match table.take(key) {
-        Some(value) => value.string("\"ok\"", problems, |text| match key {
-            "content_type" if ::http::HeaderValue::from_str(text).is_err() => {
-                Err(format!("{} is not a media type", quoted(text)))
-            }
-            _ => Ok(text.to_owned()),
-        }),
-        None => Some(usual.to_owned()),
-    };
-    let body = text("body", "", problems);
-    let content_type = text("content_type", "text/plain; charset=utf-8", problems);
-    table.finish(problems);
-    Some(Action::Answer {
-        status: status.unwrap_or(Some(StatusCode::OK))?,
-        body: body?,
-        content_type: content_type?,
-    })
 }

@@ -304,11 +304,12 @@ fn documented() -> Vec<&'static str> {
 }
 
 #[test]
-fn the_documented_defaults_are_those_in_force() {
-    let config = of(documented()[0]);
-    let http = config.services[0].http.as_deref().unwrap();
-    assert_eq!(http.settings, Settings::default());
-    assert_eq!(config.agent.l7_workers, 0);
+fn documented_examples_are_accepted() {
+    let blocks = documented();
+    assert!(blocks.len() >= 4, "{blocks:?}");
+    for block in blocks {
+        of(block);
+    }
 }
 
 #[test]

@@ -202,6 +202,15 @@ pub enum HostPattern {
     Wildcard(String),
 }
 
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Wildcard(end) => write!(f, "*{end}"),
+        }
+    }
+}
+
 /// A server name: "example.com", or "*.example.com" for every name below it.
 pub(super) fn host_pattern(text: &str) -> Result<HostPattern, BadValue> {
     const EXAMPLE: &str = "write it like \"example.com\" or \"*.example.com\"";
@@ -302,7 +311,7 @@ pub(super) fn redirect_status(number: i128) -> Result<StatusCode, BadValue> {
 }
 
 /// A version of the PROXY protocol.
-pub(crate) fn proxy_version(text: &str) -> Result<ProxyVersion, BadValue> {
+pub(super) fn proxy_version(text: &str) -> Result<ProxyVersion, BadValue> {
     match text {
         "v1" => Ok(ProxyVersion::V1),
         "v2" => Ok(ProxyVersion::V2),

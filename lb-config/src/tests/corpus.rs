@@ -10,7 +10,7 @@ const HTTP: &str = "[[service]]\nname = \"app\"\nlisten = [\"0.0.0.0:80\"]\nmode
                     backends = [\"127.0.0.1:1\"]\n";
 
 /// The kind of a case, its text, and its outcome.
-fn cases() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+pub(crate) fn cases() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     CORPUS.split("=== ").skip(1).map(|case| {
         let (input, outcome) = case.split_once("\n---\n").unwrap();
         let (kind, text) = input.split_once('\n').unwrap();

@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-mod corpus;
+pub(crate) mod corpus;
 mod packet;
+mod reference;
 mod values;
 
 const FULL: &str = r#"
