@@ -1,4 +1,4 @@
-//! `lb-agent generate`: manual pages and shell completions, for packages.
+//! `lb-agent generate`: manual pages, shell completions and the schema of configurations, for packages.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use super::failure::Failure;
 use super::{Cli, output};
 
-/// Write manual pages and shell completions
+/// Write manual pages, shell completions and the schema of configurations
 #[derive(Debug, Args)]
 #[command(hide = true)]
 pub(super) struct Generate {
@@ -34,6 +34,8 @@ impl Generate {
             clap_complete::generate_to(shell, &mut command, "lb-agent", &completions)
                 .map_err(failed)?;
         }
+        let schema = self.directory.join("config.schema.json");
+        fs::write(schema, lb_config::json_schema()).map_err(failed)?;
         output::line(&format!("written to {}", self.directory.display()))
     }
 }

@@ -6,6 +6,7 @@
 
 mod add_backend;
 mod check;
+mod config;
 mod decap;
 mod doctor;
 mod drain_backend;
@@ -69,6 +70,7 @@ struct Control {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Config(config::Config),
     Plan(plan::Plan),
     Reload(reload::Reload),
     AddBackend(add_backend::AddBackend),
@@ -119,6 +121,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
     match command {
         Command::Run(run) => run.carry_out(control),
         Command::Check(check) => check.carry_out(),
+        Command::Config(config) => config.carry_out(),
         Command::Plan(plan) => plan.carry_out(&control),
         Command::Reload(reload) => reload.carry_out(&control),
         Command::AddBackend(add) => add.carry_out(&control),
