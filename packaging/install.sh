@@ -115,6 +115,7 @@ put_documents() {
     for page in "$here"/man/*.1; do
         put "man/${page##*/}" "$SHARE/man/man1/${page##*/}" 644
     done
+    put config.schema.json "$SHARE/lb-agent/config.schema.json" 644
     put completions/lb-agent.bash "$SHARE/bash-completion/completions/lb-agent" 644
     put completions/_lb-agent "$SHARE/zsh/site-functions/_lb-agent" 644
     put completions/lb-agent.fish "$SHARE/fish/vendor_completions.d/lb-agent.fish" 644
@@ -219,8 +220,9 @@ uninstall() {
     rm -f "$root$PROGRAM" "$root$UNIT" "$root$INIT" "$root/usr/lib/sysusers.d/lb-agent.conf" \
         "$root/etc/logrotate.d/lb-agent" "$root$SHARE"/man/man1/lb-agent.1 \
         "$root$SHARE"/man/man1/lb-agent-*.1 "$root$SHARE/bash-completion/completions/lb-agent" \
-        "$root$SHARE/zsh/site-functions/_lb-agent" \
+        "$root$SHARE/zsh/site-functions/_lb-agent" "$root$SHARE/lb-agent/config.schema.json" \
         "$root$SHARE/fish/vendor_completions.d/lb-agent.fish"
+    rmdir "$root$SHARE/lb-agent" 2>/dev/null || true
     if [ "$init" = systemd ] && live systemd; then systemctl daemon-reload; fi
     if [ "$action" = purge ]; then
         rm -rf "$root/etc/lb-agent" "$root/var/lib/lb-agent" "$root/var/log/lb-agent" \

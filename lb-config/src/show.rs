@@ -74,6 +74,9 @@ mod tests {
             .collect();
         assert!(good.len() > 2);
         good.into_iter().for_each(shown_and_read);
+        let page = include_str!("../../docs/configuration.md");
+        let examples = page.split("```toml\n").skip(1);
+        examples.for_each(|rest| shown_and_read(rest.split("```").next().unwrap()));
     }
 
     #[test]

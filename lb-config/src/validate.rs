@@ -140,29 +140,44 @@ fn check_loops(services: &[Written], steers: bool, problems: &mut Problems) {
     }
 }
 
+/// The checked service. All keys are named, so that none can be read and forgotten.
 fn service(Written { raw, http, .. }: Written) -> Service {
-    let paths = ServicePaths {
-        path: common_path(&raw),
-        ..raw.paths
-    };
-    let usual = raw.paths.path;
+    let path = common_path(&raw);
+    let RawService {
+        place: _,
+        name,
+        was,
+        mode,
+        // These three are taken by `expand`.
+        tls: _,
+        http: _,
+        routes: _,
+        listen,
+        affinity,
+        max_load_permille,
+        max_connections,
+        health,
+        paths,
+        backends,
+        send_proxy_protocol,
+    } = raw;
     let backend = |raw: RawBackend| Backend {
-        path: raw.path(usual),
+        path: raw.path(paths.path),
         address: raw.address.value,
         weight: raw.weight,
     };
     Service {
-        name: raw.name.map(|name| name.value).unwrap_or_default(),
-        was: raw.was.into_iter().map(|name| name.value).collect(),
-        listen: raw.listen.into_iter().map(|listen| listen.value).collect(),
-        mode: raw.mode,
-        affinity: raw.affinity,
-        max_load_permille: raw.max_load_permille,
-        max_connections: raw.max_connections,
-        health: raw.health,
-        backends: raw.backends.into_iter().map(backend).collect(),
-        send_proxy_protocol: raw.send_proxy_protocol,
-        paths,
+        name: name.map(|name| name.value).unwrap_or_default(),
+        was: was.into_iter().map(|name| name.value).collect(),
+        listen: listen.into_iter().map(|listen| listen.value).collect(),
+        mode,
+        affinity,
+        max_load_permille,
+        max_connections,
+        health,
+        backends: backends.into_iter().map(backend).collect(),
+        send_proxy_protocol,
+        paths: ServicePaths { path, ..paths },
         http,
     }
 }

@@ -71,6 +71,7 @@ fn the_rpm_is_installed_used_upgraded_and_removed() {
         "usr/lib/systemd/system/lb-agent.service",
         "usr/share/man/man1/lb-agent-add-backend.1",
         "usr/share/bash-completion/completions/lb-agent",
+        "usr/share/lb-agent/config.schema.json",
         "etc/logrotate.d/lb-agent",
     ] {
         assert!(root.has(path), "{path}");

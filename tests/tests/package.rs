@@ -63,6 +63,7 @@ fn the_package_is_installed_used_upgraded_removed_and_purged() {
         "usr/share/zsh/vendor-completions/_lb-agent",
         "usr/share/fish/vendor_completions.d/lb-agent.fish",
         "usr/share/doc/lb-agent/examples/grafana/lb-agent.json",
+        "usr/share/lb-agent/config.schema.json",
         "etc/lb-agent/config.toml",
     ] {
         assert!(debian.has(path), "{path}");

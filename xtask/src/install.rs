@@ -78,6 +78,7 @@ mod tests {
             this.write("archive/architecture", std::env::consts::ARCH);
             this.write("archive/lb-agent", "one");
             this.write("archive/man/lb-agent.1", "page");
+            this.write("archive/config.schema.json", "{}");
             for name in ["lb-agent.bash", "_lb-agent", "lb-agent.fish"] {
                 this.write(&format!("archive/completions/{name}"), "");
             }

@@ -55,20 +55,28 @@ pub(crate) fn check(
 }
 
 fn tls(raw: RawTls, plain: &[std::net::SocketAddr], problems: &mut Problems) -> Tls {
-    let redirect_http = raw.redirect_http.value;
-    if redirect_http && plain.is_empty() {
+    let RawTls {
+        place: _,
+        listen,
+        certificates,
+        min_version,
+        http2,
+        redirect_http,
+        hsts,
+    } = raw;
+    if redirect_http.value && plain.is_empty() {
         problems.add(
-            &raw.redirect_http.place,
+            &redirect_http.place,
             "there is no plain request to redirect (add listen = [\"0.0.0.0:80\", \"[::]:80\"] to the service)",
         );
     }
     Tls {
-        listen: raw.listen.into_iter().map(|listen| listen.value).collect(),
-        certificates: raw.certificates,
-        min_version: raw.min_version,
-        http2: raw.http2,
-        redirect_http,
-        hsts: raw.hsts,
+        listen: listen.into_iter().map(|listen| listen.value).collect(),
+        certificates,
+        min_version,
+        http2,
+        redirect_http: redirect_http.value,
+        hsts,
     }
 }
 
@@ -124,47 +132,62 @@ fn route(
     inner: &mut Vec<Inner>,
     problems: &mut Problems,
 ) -> Route {
-    let protocol = raw.protocol.as_ref().map(|protocol| protocol.value);
-    let name = raw.name.as_ref().map(|name| name.value.clone());
-    let action = match raw.take_target() {
+    let target = raw.take_target();
+    let RawRoute {
+        place: here,
+        name,
+        was,
+        hosts,
+        path,
+        // What these say is in `target`.
+        backends: _,
+        redirect: _,
+        answer: _,
+        protocol,
+        request_headers,
+        response_headers,
+        timeouts,
+        limits,
+        does_something,
+    } = raw;
+    let protocol = protocol.map(|protocol| protocol.value);
+    let action = match target {
         Target::Done(action) => action,
         Target::Backends(place, backends) => {
-            let derived = name.clone().or_else(|| derived_name(&raw.path.value));
-            let name = inner_name(service, derived, &raw.place, problems);
-            let place = raw.name.as_ref().map_or(place, |name| name.place.clone());
+            let own = name.as_ref().map(|name| name.value.clone());
+            let derived = own.or_else(|| derived_name(&path.value));
+            let whole = inner_name(service, derived, &here, problems);
+            let place = name.as_ref().map_or(place, |name| name.place.clone());
             // Without a name that is noted there is no service.
-            if name != service {
+            if whole != service {
                 inner.push(Inner {
                     place,
-                    name: name.clone(),
-                    was: raw.was,
+                    name: whole.clone(),
+                    was,
                     backends,
                     protocol: protocol.unwrap_or(usual),
                 });
             }
-            Action::Forward(name)
+            Action::Forward(whole)
         }
         Target::Unsaid => {
-            if !raw.does_something {
-                problems.add(
-                    &raw.place,
-                    "leads nowhere (write backends, redirect or answer)",
-                );
+            if !does_something {
+                problems.add(&here, "leads nowhere (write backends, redirect or answer)");
             }
             Action::Forward(service.to_owned())
         }
         Target::Bad => Action::Forward(service.to_owned()),
     };
     Route {
-        name,
-        hosts: raw.hosts.into_iter().map(|host| host.value).collect(),
-        path: raw.path.value,
+        name: name.map(|name| name.value),
+        hosts: hosts.into_iter().map(|host| host.value).collect(),
+        path: path.value,
         action,
         protocol,
-        request_headers: raw.request_headers,
-        response_headers: raw.response_headers,
-        timeouts: raw.timeouts,
-        limits: raw.limits,
+        request_headers,
+        response_headers,
+        timeouts,
+        limits,
     }
 }
 

@@ -52,7 +52,7 @@ fn every_mistake_gets_the_lines_that_it_always_got() {
         }
     }
     if std::env::var_os("REWRITE").is_some() {
-        let file = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("src/config/tests/corpus.txt");
+        let file = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/corpus.txt");
         std::fs::write(file, written).unwrap();
         return;
     }

@@ -1,5 +1,5 @@
 //! The files of all packages, in one directory: the stripped program, services, configuration,
-//! manual, completions.
+//! manual, completions, schema of configurations.
 
 use super::directory;
 use crate::build::{self, Profile};

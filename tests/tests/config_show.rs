@@ -1,0 +1,51 @@
+//! `lb-agent config`: a configuration as the agent understands it, and the schema of configurations.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use lb_tests::agent::program;
+
+fn config(arguments: &[&str]) -> Output {
+    let mut command = Command::new(program());
+    command.arg("config").args(arguments).output().unwrap()
+}
+
+#[test]
+fn effective_configuration_has_every_default_and_is_the_same_one() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/config.toml");
+    let output = config(&["show", "--effective", file.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("flow_table = 65536"), "{shown}");
+    let again = lb_config::parse(&shown, &file).unwrap();
+    assert_eq!(again, lb_config::load(Some(&file)).unwrap());
+}
+
+#[test]
+fn mistakes_are_told_as_by_check_and_nothing_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.toml");
+    std::fs::write(&file, "[agent]\nl7_workers = 'many'\n").unwrap();
+    let output = config(&["show", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.contains(":2: agent.l7_workers: expected a whole number"),
+        "{told}"
+    );
+}
+
+#[test]
+fn schema_is_json_with_the_keys_and_their_meanings() {
+    let output = config(&["schema"]);
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let agent = &schema["properties"]["agent"];
+    assert_eq!(agent["additionalProperties"], false);
+    let workers = &agent["properties"]["l7_workers"];
+    assert_eq!(
+        (&workers["type"], &workers["maximum"]),
+        (&"integer".into(), &1024.into())
+    );
+    assert!(workers["description"].as_str().unwrap().contains("threads"));
+}
