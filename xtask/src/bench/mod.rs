@@ -3,6 +3,7 @@
 //! `socket` compares ways to a backend in one run: `net` makes the hosts, `config` and
 //! `servers` the programs on them, `wrk` the load, `report` the medians. `http` does the same for
 //! proxies that read requests, `nat` for backends behind this host. `maglev` is criterion's affair, in lb-common.
+//! `plot` makes table and picture of the JSON of a run.
 
 mod cgroup;
 mod config;
@@ -10,6 +11,7 @@ mod http;
 mod idle;
 mod nat;
 mod net;
+mod plot;
 mod programs;
 mod report;
 mod scratch;
@@ -76,6 +78,10 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// Table and picture of a run, from the JSON that it printed, for docs/performance.md
+    ///
+    /// Example: cargo xtask bench socket --json > run.json, then cargo xtask bench plot socket run.json
+    Plot(plot::Args),
     /// Time to build a Maglev table (criterion)
     Maglev {
         /// Handed to criterion
@@ -91,6 +97,7 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
         Bench::Http(args) => http::bench(args),
         Bench::Nat(args) => nat::bench(args),
         Bench::Xdp { rounds, json } => xdp(*rounds, *json),
+        Bench::Plot(args) => plot::plot(args),
         Bench::Maglev { arguments } => maglev(arguments),
     }
 }
