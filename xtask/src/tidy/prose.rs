@@ -10,8 +10,8 @@ const MOST_PRONOUNS: usize = 3;
 const PRONOUNS: [&str; 8] = [
     "who", "whom", "whose", "what", "where", "whoever", "whatever", "wherever",
 ];
-/// Pages for operators. Those below docs/design tell of code, and the reference is generated from it.
-const PAGES: [&str; 2] = ["README.md", "docs/"];
+/// Pages to be read as a whole. Those below docs/design tell of code, and the reference is generated from it.
+const PAGES: [&str; 3] = ["README.md", "ARCHITECTURE.md", "docs/"];
 const OTHER_PAGES: [&str; 2] = ["docs/design/", "docs/configuration.md"];
 /// Names of former types and functions, with their successors.
 const RETIRED: [(&str, &str); 6] = [
