@@ -10,10 +10,10 @@ use lb_config::http::HttpService;
 use lb_http::{Engine, PassiveHealth, RequestCounts, Role, ServiceTables};
 use lb_net::Clients;
 use lb_net::admission::Admission;
-use lb_net::handover::Kept;
+use lb_net::handover::FdStore;
 
 use crate::dataplane::BackendCounts;
-use crate::health::Suspicions;
+use crate::health::FailureReports;
 use crate::privilege;
 use crate::state::desired::Desired;
 use crate::state::observed::Observed;
@@ -23,7 +23,7 @@ pub fn engine(
     clients: Arc<dyn Clients>,
     steers: bool,
     workers: usize,
-    kept: Kept,
+    kept: FdStore,
     admission: Admission,
 ) -> Engine {
     Engine::new(clients, steers, workers, kept, admission, confine)
@@ -78,7 +78,7 @@ impl ServiceTables for Observed {
     }
 }
 
-impl PassiveHealth for Suspicions {
+impl PassiveHealth for FailureReports {
     fn failed(&self, service: &str, address: &BackendAddress, error: &str) {
         self.failed(service, address, error);
     }

@@ -18,7 +18,7 @@ use crate::control::status::{
 use crate::dataplane::{BackendCounts, Counts, Error, Listeners};
 use crate::health::{About as Known, Health, State};
 use crate::host::HostTables;
-use crate::proxy::front::Front;
+use crate::proxy::listener_set::ListenerSet;
 use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Target};
@@ -58,7 +58,7 @@ pub struct Sources<'a> {
     /// Listening sockets of this host.
     pub listeners: &'a dyn Listeners,
     /// Who serves the proxy path.
-    pub front: &'a Front,
+    pub front: &'a ListenerSet,
     /// What checks found.
     pub health: &'a Health,
     /// Who serves the L7 path.

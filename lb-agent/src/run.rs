@@ -25,14 +25,14 @@ use crate::http;
 use crate::metrics;
 use crate::network::{Network, sysctl::Sysctls};
 use crate::privilege;
-use crate::proxy::front::Front;
+use crate::proxy::listener_set::ListenerSet;
 use crate::reconcile::{LOOK_AGAIN, ReconcileError, Reconciler};
 use crate::state::store::Store;
 use lb_config::{Config, PacketConfig};
 use lb_http::Engine;
 use lb_net::admission::{Admission, Descriptors};
 use lb_net::bind::Listening;
-use lb_net::handover::{Kept, Newcomers};
+use lb_net::handover::{AcceptPolicy, FdStore};
 
 /// How long connections on the userspace path may go on after the agent was told to stop.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 /// again; `None` for the usual place.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> {
     privilege::confine()?;
-    let kept = Kept::take();
+    let kept = FdStore::take();
     let descriptors = Descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -68,7 +68,7 @@ pub enum End {
 async fn serve(
     config: Config,
     config_path: Option<PathBuf>,
-    kept: Kept,
+    kept: FdStore,
     descriptors: Descriptors,
 ) -> anyhow::Result<End> {
     // The lock comes first: a second agent must not get as far as the maps.
@@ -134,11 +134,11 @@ async fn serve(
     }
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
-    let newcomers = match end {
-        End::Signal => Newcomers::of_the_next(),
-        End::Told => Newcomers::Refused,
+    let accept_policy = match end {
+        End::Signal => AcceptPolicy::of_the_next(),
+        End::Told => AcceptPolicy::Refused,
     };
-    reconciler.wind_down(LAST_CONNECTIONS, newcomers).await;
+    reconciler.wind_down(LAST_CONNECTIONS, accept_policy).await;
     Ok(end)
 }
 
@@ -231,17 +231,17 @@ struct Planes {
     plane: Box<dyn DataPlane>,
     notes: Vec<String>,
     log: Option<KernelLog>,
-    front: Front,
+    front: ListenerSet,
     l7: Engine,
 }
 
 /// Opens the data plane that the configuration asks for, or the best that there is.
-fn open_planes(config: &Config, kept: &Kept, admission: &Admission) -> anyhow::Result<Planes> {
+fn open_planes(config: &Config, kept: &FdStore, admission: &Admission) -> anyhow::Result<Planes> {
     let agent = &config.agent;
     let max_clients = agent.max_clients;
     let userspace = |notes: Vec<String>| {
         let plane = Memory::new(max_clients);
-        let front = Front::new(plane.clients(), false, kept.clone(), admission.clone());
+        let front = ListenerSet::new(plane.clients(), false, kept.clone(), admission.clone());
         let workers = usize::from(agent.l7_workers);
         let l7 = http::engine(
             front.clients(),
@@ -321,7 +321,7 @@ fn explain(error: &OpenError) -> String {
 fn with_bpf(
     opened: bpf::Opened,
     l7_workers: usize,
-    kept: &Kept,
+    kept: &FdStore,
     admission: &Admission,
 ) -> anyhow::Result<Planes> {
     let bpf::Opened {
@@ -329,7 +329,7 @@ fn with_bpf(
         notes,
         log,
     } = opened;
-    let mut front = Front::new(plane.clients(), true, kept.clone(), admission.clone());
+    let mut front = ListenerSet::new(plane.clients(), true, kept.clone(), admission.clone());
     let mut l7 = http::engine(
         front.clients(),
         true,

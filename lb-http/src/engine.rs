@@ -21,7 +21,7 @@ use crate::thread::{Handle, Message};
 use lb_net::Clients;
 use lb_net::admission::Admission;
 use lb_net::bind::{self, Listening, Problems, listen_address};
-use lb_net::handover::{self, Kept, Newcomers};
+use lb_net::handover::{self, AcceptPolicy, FdStore};
 
 /// How long the workers may take to put new settings in force.
 const PUBLISHED: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ pub struct Engine {
     generation: u64,
     serving: HashSet<ServiceKey>,
     problems: Problems,
-    kept: Kept,
+    kept: FdStore,
     admission: Admission,
     confine: Confine,
 }
@@ -59,7 +59,7 @@ impl Engine {
         clients: Arc<dyn Clients>,
         steers: bool,
         workers: usize,
-        kept: Kept,
+        kept: FdStore,
         admission: Admission,
         confine: Confine,
     ) -> Self {
@@ -268,10 +268,10 @@ impl Engine {
     }
 
     /// Ends the workers. What is open may go on for `grace`; returns when it is over.
-    pub async fn wind_down(self, grace: Duration, newcomers: Newcomers) {
+    pub async fn wind_down(self, grace: Duration, accept_policy: AcceptPolicy) {
         let deadline = Instant::now() + grace;
         for worker in &self.workers {
-            worker.tell(Message::Stop(deadline, newcomers));
+            worker.tell(Message::Stop(deadline, accept_policy));
         }
         let threads: Vec<_> = self
             .workers

@@ -15,7 +15,7 @@ use super::settings::Snapshot;
 use super::tables::{Confine, Role};
 use super::worker::Worker;
 use super::{accept, access_log, clock};
-use lb_net::handover::Newcomers;
+use lb_net::handover::AcceptPolicy;
 
 /// What a worker is told.
 pub(super) enum Message {
@@ -28,7 +28,7 @@ pub(super) enum Message {
     /// Tunnels have to see whether they are to end.
     Wake,
     /// End: requests finish, and what is still open then is closed.
-    Stop(Instant, Newcomers),
+    Stop(Instant, AcceptPolicy),
 }
 
 /// A running worker.
@@ -100,8 +100,8 @@ async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Mes
                 listeners.retain(|(known, _)| *known != Some(key));
             }
             Some(Message::Wake) => clock::wake_all(),
-            Some(Message::Stop(deadline, newcomers)) => break (deadline, newcomers),
-            None => break (Instant::now(), Newcomers::Refused),
+            Some(Message::Stop(deadline, accept_policy)) => break (deadline, accept_policy),
+            None => break (Instant::now(), AcceptPolicy::Refused),
         }
     };
     wind_down(&worker, listeners, end).await;
@@ -111,11 +111,11 @@ async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Mes
 async fn wind_down(
     worker: &Worker,
     listeners: Vec<(Option<ServiceKey>, watch::Sender<bool>)>,
-    (deadline, newcomers): (Instant, Newcomers),
+    (deadline, accept_policy): (Instant, AcceptPolicy),
 ) {
     worker.stop();
     clock::wake_all();
-    if newcomers != Newcomers::Refused {
+    if accept_policy != AcceptPolicy::Refused {
         until_quiet(worker, deadline).await;
     }
     drop(listeners);

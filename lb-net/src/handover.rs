@@ -12,7 +12,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 /// What becomes of those who come while an agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Newcomers {
+pub enum AcceptPolicy {
     /// They are served as long as others are; then they wait in the queues of the sockets, which
     /// the next agent is given.
     Wait,
@@ -22,7 +22,7 @@ pub enum Newcomers {
     Refused,
 }
 
-impl Newcomers {
+impl AcceptPolicy {
     /// Of an agent that may be followed by another.
     pub fn of_the_next() -> Self {
         match std::env::var_os("NOTIFY_SOCKET") {
@@ -34,9 +34,9 @@ impl Newcomers {
 
 /// Sockets that an agent before this one has left with systemd, and the way to leave them with it.
 #[derive(Clone, Default)]
-pub struct Kept(Arc<Mutex<Vec<(String, Socket)>>>);
+pub struct FdStore(Arc<Mutex<Vec<(String, Socket)>>>);
 
-impl Kept {
+impl FdStore {
     /// Takes what systemd has passed to this process. To be called once, before anything else is
     /// opened that could get the same numbers.
     pub fn take() -> Self {
@@ -174,9 +174,9 @@ mod tests {
         TcpListener::bind(address).unwrap()
     }
 
-    fn kept<const N: usize>(left: [(&str, Socket); N]) -> Kept {
+    fn kept<const N: usize>(left: [(&str, Socket); N]) -> FdStore {
         let left = left.map(|(name, socket)| (name.to_owned(), socket));
-        Kept(Arc::new(Mutex::new(left.into())))
+        FdStore(Arc::new(Mutex::new(left.into())))
     }
 
     #[test]

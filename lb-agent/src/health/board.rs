@@ -90,13 +90,13 @@ impl Board {
             stays
         });
         let known = |watched: &&Watched| self.entries.contains_key(&watched.target);
-        let newcomers = wanted.len() - wanted.iter().filter(known).count();
+        let accept_policy = wanted.len() - wanted.iter().filter(known).count();
         for watched in wanted {
-            self.watch_one(watched, newcomers, now);
+            self.watch_one(watched, accept_policy, now);
         }
     }
 
-    fn watch_one(&mut self, watched: Watched, newcomers: usize, now: Duration) {
+    fn watch_one(&mut self, watched: Watched, accept_policy: usize, now: Duration) {
         let Watched { target, check, up } = watched;
         if let Some(entry) = self.entries.get_mut(&target) {
             // Another question may have another answer, and other times hold from now on.
@@ -111,7 +111,7 @@ impl Board {
             return;
         }
         self.tickets += 1;
-        let wait = first_wait(newcomers, check.interval, self.random.next());
+        let wait = first_wait(accept_policy, check.interval, self.random.next());
         let entry = Entry {
             check,
             threshold: Threshold::new(up, now),

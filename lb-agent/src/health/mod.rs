@@ -83,9 +83,9 @@ impl Health {
         self.0.changed.notified().await;
     }
 
-    /// For those who meet failures while they serve: see [`Suspicions`].
-    pub fn suspicions(&self) -> Suspicions {
-        Suspicions(Arc::clone(&self.0))
+    /// For those who meet failures while they serve: see [`FailureReports`].
+    pub fn failure_reports(&self) -> FailureReports {
+        FailureReports(Arc::clone(&self.0))
     }
 
     /// Probes what is watched, for ever.
@@ -98,9 +98,9 @@ impl Health {
 /// once. A passive check has that probe alone. Of backends that are not watched nothing is kept. Cheap, and
 /// never blocks for long.
 #[derive(Clone)]
-pub struct Suspicions(Arc<Shared>);
+pub struct FailureReports(Arc<Shared>);
 
-impl Suspicions {
+impl FailureReports {
     /// The backend at `address` of `service` could not be used; `error` says how that showed.
     pub fn failed(&self, service: &str, address: &BackendAddress, error: &str) {
         let target = Target {

@@ -54,10 +54,10 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
     }
 }
 
-/// How long the first probe of one of `newcomers` waits: soon, but not all at once, and never
+/// How long the first probe of one of `accept_policy` waits: soon, but not all at once, and never
 /// longer than an interval. `random` is 0 to 1.
-pub(super) fn first_wait(newcomers: usize, interval: Duration, random: f64) -> Duration {
-    let window = Duration::from_millis((newcomers as u32 / FIRST_PER_MS).into());
+pub(super) fn first_wait(accept_policy: usize, interval: Duration, random: f64) -> Duration {
+    let window = Duration::from_millis((accept_policy as u32 / FIRST_PER_MS).into());
     window.min(interval).mul_f64(random)
 }
 

@@ -14,11 +14,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use lb_config::http::ProxyVersion;
-use lb_net::handover::Newcomers;
+use lb_net::handover::AcceptPolicy;
 
 mod datagram;
-pub mod front;
 mod hops;
+pub mod listener_set;
 pub mod tcp;
 pub mod udp;
 
@@ -95,7 +95,7 @@ pub struct Farewell {
     /// The time up to which what is open may go on.
     pub deadline: Instant,
     /// What becomes of those who come meanwhile.
-    pub newcomers: Newcomers,
+    pub accept_policy: AcceptPolicy,
 }
 
 impl Farewell {
@@ -103,7 +103,7 @@ impl Farewell {
     pub const fn to_newcomers(deadline: Instant) -> Self {
         Self {
             deadline,
-            newcomers: Newcomers::Refused,
+            accept_policy: AcceptPolicy::Refused,
         }
     }
 }

@@ -29,7 +29,7 @@ use super::{Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, as
 use lb_config::http::ProxyVersion;
 use lb_net::admission::listener::{Client, Listener};
 use lb_net::admission::{Admission, is_scarcity, lacks_port};
-use lb_net::handover::Newcomers;
+use lb_net::handover::AcceptPolicy;
 use lb_net::proxy_protocol;
 use lb_net::sockopt::save_syn;
 
@@ -77,7 +77,7 @@ impl TcpProxy {
         let mut connections = JoinSet::new();
         let Farewell {
             deadline,
-            newcomers,
+            accept_policy,
         } = loop {
             tokio::select! {
                 biased;
@@ -91,7 +91,7 @@ impl TcpProxy {
             }
         };
         let mut last = JoinSet::new();
-        if newcomers != Newcomers::Refused {
+        if accept_policy != AcceptPolicy::Refused {
             // Nobody is kept waiting for those who take long; without them it ends at once.
             let until = deadline.checked_sub(FOR_THE_LAST).unwrap_or(deadline);
             loop {

@@ -27,7 +27,7 @@ use crate::errors::chain;
 use crate::health::{Health, Watched};
 use crate::http;
 use crate::metrics::Sources;
-use crate::proxy::front::Front;
+use crate::proxy::listener_set::ListenerSet;
 use crate::report::{self, figures::Evicted};
 use crate::state::desired::{self, Desired};
 use crate::state::observed::{Observed, address_of};
@@ -39,7 +39,7 @@ use crate::state::store::{Store, StoreError};
 use lb_config::Config;
 use lb_http::Engine;
 use lb_net::bind::Listening;
-use lb_net::handover::Newcomers;
+use lb_net::handover::AcceptPolicy;
 
 /// Why a change could not be put in force. Nothing is lost: what was in force still is.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,7 @@ pub struct Reconciler {
     /// Whether that has been in force once.
     started: bool,
     observed: Observed,
-    front: Front,
+    front: ListenerSet,
     health: Health,
     l7: Engine,
     about: report::About,
@@ -109,7 +109,7 @@ impl Reconciler {
         config_path: Option<PathBuf>,
         store: Store,
         plane: Box<dyn DataPlane>,
-        front: Front,
+        front: ListenerSet,
         mut l7: Engine,
         notes: Vec<String>,
     ) -> Result<Self, ReconcileError> {
@@ -121,8 +121,8 @@ impl Reconciler {
             observed.service(name).is_some()
         });
         let health = Health::default();
-        front.tell_failures_to(health.suspicions());
-        l7.tell_failures_to(Arc::new(health.suspicions()));
+        front.tell_failures_to(health.failure_reports());
+        l7.tell_failures_to(Arc::new(health.failure_reports()));
         let surveyed = Surveyed::new(&config.agent.state_dir);
         Ok(Self {
             about: report::About::new(&config, plane.name(), notes),
@@ -308,7 +308,7 @@ impl Reconciler {
     /// Ends the userspace paths: what is open may go on for `grace`, on the L7 path for as long as
     /// its services say. A new agent can start meanwhile. Where one is to be expected, the others go
     /// on as before until the L7 path has ended.
-    pub async fn wind_down(self, grace: Duration, newcomers: Newcomers) {
+    pub async fn wind_down(self, grace: Duration, accept_policy: AcceptPolicy) {
         let http = self.desired.services.iter().filter_map(|s| s.http.as_ref());
         let drains = http.map(|http| http.settings.timeouts.drain);
         let longest = drains.max().unwrap_or_default();
@@ -321,10 +321,10 @@ impl Reconciler {
         } = self;
         // The lock on the state goes with the store.
         drop((store, plane));
-        let mut http = std::pin::pin!(l7.wind_down(longest, newcomers));
-        let before = match newcomers {
-            Newcomers::Refused => Duration::ZERO,
-            Newcomers::Wait | Newcomers::Served => longest,
+        let mut http = std::pin::pin!(l7.wind_down(longest, accept_policy));
+        let before = match accept_policy {
+            AcceptPolicy::Refused => Duration::ZERO,
+            AcceptPolicy::Wait | AcceptPolicy::Served => longest,
         };
         let over = tokio::time::timeout(before, &mut http).await.is_ok();
         let http = async {
@@ -332,7 +332,7 @@ impl Reconciler {
                 http.await;
             }
         };
-        tokio::join!(front.wind_down(grace, newcomers), http);
+        tokio::join!(front.wind_down(grace, accept_policy), http);
     }
 
     fn steers_udp(&self) -> bool {

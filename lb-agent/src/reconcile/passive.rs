@@ -41,7 +41,7 @@ impl Reconciler {
     /// Passes failures on that were counted since the last look; each counts like a failed probe.
     pub(super) fn pass_failures_on(&mut self) {
         let mut failures = std::mem::take(&mut self.failures);
-        let suspicions = self.health.suspicions();
+        let failure_reports = self.health.failure_reports();
         for backend in self.counted() {
             let total = match self.plane.backend_counts(backend) {
                 Ok(counts) => counts.failures,
@@ -56,7 +56,7 @@ impl Reconciler {
             let address = self.observed.address(backend);
             // No check asks for more failures than that.
             for _ in 0..failures.more(backend.id, total).min(1000) {
-                suspicions.failed(
+                failure_reports.failed(
                     service,
                     &address,
                     "it has refused a connection, or not answered",

@@ -16,7 +16,7 @@ use crate::state::action::Action;
 use crate::state::preview::Known;
 use lb_net::Clients;
 use lb_net::admission::Admission;
-use lb_net::handover::Kept;
+use lb_net::handover::FdStore;
 
 /// A [`Memory`] that the test can reach too.
 #[derive(Clone)]
@@ -139,17 +139,17 @@ impl Bench {
     fn agent(&self) -> Reconciler {
         let config = lb_config::load(Some(&self.config_path())).unwrap();
         let store = Store::open(&config.agent.state_dir).unwrap();
-        let front = Front::new(
+        let front = ListenerSet::new(
             self.plane.clients(),
             true,
-            Kept::default(),
+            FdStore::default(),
             Admission::default(),
         );
         let l7 = http::engine(
             front.clients(),
             true,
             1,
-            Kept::default(),
+            FdStore::default(),
             Admission::default(),
         );
         let path = Some(self.config_path());

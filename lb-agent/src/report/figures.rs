@@ -10,7 +10,7 @@ use crate::control::status::Status;
 use crate::dataplane::packets::PacketFigures;
 use crate::dataplane::{BackendCounts, Counts, Error, ServiceCounts};
 use crate::metrics::{Sources, events, process};
-use crate::proxy::front::Front;
+use crate::proxy::listener_set::ListenerSet;
 use crate::state::desired::{Backend, Desired, Service};
 use crate::state::observed::Observed;
 use crate::state::overlay;
@@ -29,7 +29,7 @@ pub struct Figures<'a> {
     /// Whether the data plane hands connections to sockets of applications.
     pub steers: bool,
     /// Those of the userspace path.
-    pub front: &'a Front,
+    pub front: &'a ListenerSet,
     /// Those of the L7 path.
     pub l7: &'a Engine,
     /// Those of other parts.

@@ -55,7 +55,7 @@ pub(super) fn judge(
 }
 
 /// Gives backends that are back a part of their weight. Weights are whole numbers, so those of the
-/// others grow instead; where they are too large for that, those of the newcomers shrink.
+/// others grow instead; where they are too large for that, those of the accept_policy shrink.
 fn ramp_up(backends: &mut [Backend], verdicts: &[Verdict]) {
     if verdicts.iter().all(|verdict| verdict.ramp == FULL_RAMP) {
         return;

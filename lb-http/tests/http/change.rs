@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lb_net::handover::Newcomers;
+use lb_net::handover::AcceptPolicy;
 
 use super::{Backend, OK, Proxy, field, status};
 
@@ -79,7 +79,7 @@ fn at_the_end_requests_are_answered_and_connections_closed() {
     peer.send("HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     assert_eq!(status(&tunnel.head()), 101);
 
-    let stopped = proxy.stop(Duration::from_secs(15), Newcomers::Refused);
+    let stopped = proxy.stop(Duration::from_secs(15), AcceptPolicy::Refused);
 
     assert_eq!(idle.rest(), "", "an idle connection ends at once");
     connection.send(OK);
@@ -99,7 +99,7 @@ fn at_the_end_whoever_has_connected_is_answered() {
     let backend = Backend::new();
     let mut proxy = Proxy::new(&[&backend], "");
     let mut clients: Vec<_> = (0..50).map(|_| proxy.ask(GET)).collect();
-    let stopped = proxy.stop(Duration::from_secs(15), Newcomers::Refused);
+    let stopped = proxy.stop(Duration::from_secs(15), AcceptPolicy::Refused);
     for _ in &clients {
         let (mut connection, _) = backend.request();
         connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
@@ -116,7 +116,7 @@ fn until_the_agent_is_started_again_newcomers_are_served() {
     let mut proxy = Proxy::new(&[&backend], "");
     let mut busy = proxy.ask(GET);
     let (mut connection, _) = backend.request();
-    let stopped = proxy.stop(Duration::from_secs(15), Newcomers::Served);
+    let stopped = proxy.stop(Duration::from_secs(15), AcceptPolicy::Served);
     // Until the workers have heard of the end, connections are kept.
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -130,7 +130,7 @@ fn until_the_agent_is_started_again_newcomers_are_served() {
         }
         assert!(
             Instant::now() < deadline,
-            "newcomers are not told of the end"
+            "accept_policy are not told of the end"
         );
     }
     connection.send(OK);
@@ -149,7 +149,7 @@ fn a_tunnel_lives_until_the_drain_is_over() {
     peer.send("HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     assert_eq!(status(&tunnel.head()), 101);
     proxy
-        .stop(Duration::from_millis(200), Newcomers::Served)
+        .stop(Duration::from_millis(200), AcceptPolicy::Served)
         .join()
         .unwrap();
     assert_eq!(tunnel.rest(), "");

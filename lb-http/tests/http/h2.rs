@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb_net::handover::Newcomers;
+use lb_net::handover::AcceptPolicy;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
@@ -419,7 +419,7 @@ fn h2_6_8_at_the_end_a_client_is_told_and_what_is_under_way_answered() {
     let (mut secure, mut connection, _backend, mut behind) = asked();
     let stopped = secure
         .proxy
-        .stop(Duration::from_secs(15), Newcomers::Refused);
+        .stop(Duration::from_secs(15), AcceptPolicy::Refused);
     assert_eq!(connection.next_of(&[GOAWAY, HEADERS]).unwrap().kind, GOAWAY);
     behind.send(OK);
     let answer = connection.next_of(&[HEADERS, RST_STREAM]).unwrap();

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use lb_http::Engine;
 use lb_net::admission::Admission;
-use lb_net::handover::{Kept, Newcomers};
+use lb_net::handover::{AcceptPolicy, FdStore};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ impl Proxy {
                 Arc::new(tables::Remembered::default()),
                 false,
                 1,
-                Kept::default(),
+                FdStore::default(),
                 Admission::default(),
                 |_| Ok(()),
             )),
@@ -102,14 +102,18 @@ impl Proxy {
     }
 
     /// Ends it in the background.
-    fn stop(&mut self, grace: Duration, newcomers: Newcomers) -> std::thread::JoinHandle<()> {
+    fn stop(
+        &mut self,
+        grace: Duration,
+        accept_policy: AcceptPolicy,
+    ) -> std::thread::JoinHandle<()> {
         let engine = self.engine.take().unwrap();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(engine.wind_down(grace, newcomers));
+            runtime.block_on(engine.wind_down(grace, accept_policy));
         })
     }
 }
@@ -117,7 +121,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if self.engine.is_some() {
-            self.stop(Duration::ZERO, Newcomers::Refused)
+            self.stop(Duration::ZERO, AcceptPolicy::Refused)
                 .join()
                 .unwrap();
         }

@@ -12,7 +12,7 @@ use lb_agent::state::overlay::Overlay;
 use lb_agent::state::plan::plan;
 use lb_agent::state::surroundings::Surroundings;
 use lb_net::admission::Admission;
-use lb_net::handover::Kept;
+use lb_net::handover::FdStore;
 
 /// A host of which nothing is known.
 struct Here;
@@ -53,7 +53,7 @@ impl Engine {
             observed.note(&action);
         }
         let clients = Memory::new(64).clients();
-        let mut engine = http::engine(clients, false, 1, Kept::default(), Admission::default());
+        let mut engine = http::engine(clients, false, 1, FdStore::default(), Admission::default());
         http::publish(&mut engine, &desired, &observed);
         assert_eq!(engine.problems().collect::<Vec<_>>(), Vec::<String>::new());
         std::mem::forget(engine);

@@ -6,18 +6,18 @@
 //! | `dsr` | tables of services on the `dsr` path, and what they remember when a slot changes hands |
 //! | `flows` | the flow tables in the kernel's memory |
 //! | `lazy` | when all of it is opened |
-//! | `sweep` | flows that are over, in small batches |
+//! | `collector` | flows that are over, in small batches |
 //! | `vips` | who listens where |
-//! | `fate` | what becomes of a flow; pure |
+//! | `expiry` | what becomes of a flow; pure |
 //! | `reset` | telling both ends of a flow that it is over |
 
 mod attach;
+mod collector;
 mod dsr;
-mod fate;
+mod expiry;
 mod flows;
 mod lazy;
 mod reset;
-mod sweep;
 mod vips;
 
 use std::collections::BTreeMap;
@@ -123,7 +123,7 @@ pub(super) struct Packets {
     stats: PerCpuArray<MapData, u64>,
     dsr: dsr::Tables,
     attachments: attach::Attachments,
-    sweeper: Option<Arc<sweep::Sweeper>>,
+    collector: Option<Arc<collector::Collector>>,
     /// The walk over the flows after which no backend has had a target.
     bereft_at: Option<u64>,
     /// Targets of backends whose flows have been closed.
@@ -171,7 +171,7 @@ impl Packets {
             stats: take("PACKET_STATS")?.try_into()?,
             dsr: dsr::Tables::new(pinned(pin_dir, "DSR_TABLES")?, maps::dir(pin_dir)),
             attachments: attach::Attachments::new(object, pin_dir),
-            sweeper: None,
+            collector: None,
             bereft_at: None,
             closed: std::collections::HashMap::new(),
             ages,
@@ -211,16 +211,16 @@ impl Packets {
     pub(super) fn drop_target(&mut self, id: BackendId) -> Result<(), MapError> {
         let none = pod::Target(Target::default());
         self.targets.set(id.index(), none, 0)?;
-        if let Some(sweeper) = &self.sweeper {
-            sweeper.hurry();
+        if let Some(collector) = &self.collector {
+            collector.run_now();
         }
         Ok(())
     }
 
     /// A backend is out of service: its flows of UDP are ended now.
     pub(super) fn out_of_service(&self) {
-        if let Some(sweeper) = &self.sweeper {
-            sweeper.hurry();
+        if let Some(collector) = &self.collector {
+            collector.run_now();
         }
     }
 
@@ -232,8 +232,8 @@ impl Packets {
             self.drop_target(id)?;
             self.closed.insert(id, target);
         }
-        let swept = self.sweeper.as_ref();
-        Ok(swept.map_or(0, |sweeper| sweeper.active(id)))
+        let swept = self.collector.as_ref();
+        Ok(swept.map_or(0, |collector| collector.active(id)))
     }
 
     /// A backend is in service: packets get to it, also if its flows were closed before.
@@ -289,19 +289,19 @@ impl Packets {
         let states = self.attachments.follow(wanted);
         self.bereft_at = None;
         if !wanted.is_empty() {
-            self.start_to_sweep();
+            self.start_collector();
         }
         states
     }
 
-    fn start_to_sweep(&mut self) -> Option<&sweep::Sweeper> {
-        if self.sweeper.is_none() {
-            match sweep::start(&self.pin_dir, self.ages) {
-                Ok(sweeper) => self.sweeper = Some(sweeper),
+    fn start_collector(&mut self) -> Option<&collector::Collector> {
+        if self.collector.is_none() {
+            match collector::start(&self.pin_dir, self.ages) {
+                Ok(collector) => self.collector = Some(collector),
                 Err(error) => tracing::error!(%error, "flows that are over are not taken out"),
             }
         }
-        self.sweeper.as_deref()
+        self.collector.as_deref()
     }
 
     /// Where programs are, those of an earlier agent included, as long as there are flows: nobody
@@ -311,7 +311,7 @@ impl Packets {
         if states.is_empty() {
             return states;
         }
-        let Some(swept) = self.start_to_sweep().map(sweep::Sweeper::swept) else {
+        let Some(swept) = self.start_collector().map(collector::Collector::swept) else {
             return Vec::new();
         };
         // The walk that is under way may have begun before.
@@ -379,11 +379,14 @@ impl Packets {
 
     /// Takes the slots of the `dsr` path on as flows of earlier owners end.
     pub(super) fn clean_slots(&mut self) -> Result<(), MapError> {
-        let Some(sweeper) = &self.sweeper else {
+        let Some(collector) = &self.collector else {
             return Ok(());
         };
-        self.dsr
-            .clean(sweeper.now_s(), self.ages.established_s, sweeper.tracked())
+        self.dsr.clean(
+            collector.now_s(),
+            self.ages.established_s,
+            collector.tracked(),
+        )
     }
 
     /// What is counted for a backend.
@@ -392,7 +395,7 @@ impl Packets {
         let sum = |of: fn(&lb_common::abi::packet::PacketBackend) -> u64| {
             totals.iter().map(|cpu| of(&cpu.0)).sum()
         };
-        let swept = self.sweeper.as_ref();
+        let swept = self.collector.as_ref();
         let (active, unanswered) =
             swept.map_or((0, 0), |swept| (swept.active(id), swept.unanswered(id)));
         Ok(BackendCounts {
@@ -411,7 +414,11 @@ impl Packets {
         for (index, count) in (0..).zip(&mut counts) {
             *count = self.stats.get(&index, 0)?.iter().sum();
         }
-        let swept = self.sweeper.as_ref().map(|s| s.swept()).unwrap_or_default();
+        let swept = self
+            .collector
+            .as_ref()
+            .map(|s| s.swept())
+            .unwrap_or_default();
         let of = |counter: PacketCounter| counts[counter as usize];
         Ok(PacketFigures {
             established: swept.established,
@@ -430,10 +437,10 @@ impl Packets {
 
     /// How full the tables are.
     pub(super) fn tables(&self) -> Vec<TableCounts> {
-        let Some(sweeper) = &self.sweeper else {
+        let Some(collector) = &self.collector else {
             return Vec::new();
         };
-        let swept = sweeper.swept();
+        let swept = collector.swept();
         let table = |table, entries, capacity| TableCounts {
             table,
             entries,
