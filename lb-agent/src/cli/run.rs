@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -19,6 +19,18 @@ use lb_http::check_certificates;
 const USUAL_FILTER: &str = "info";
 /// Names the environment variable with the filter.
 const FILTER: &str = "LB_AGENT_LOG";
+/// The other crates of the agent that log.
+const OURS: [&str; 3] = ["lb_config", "lb_http", "lb_net"];
+/// Libraries that log much at DEBUG.
+const LIBRARIES: [&str; 7] = [
+    "aya",
+    "aya_obj",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "mio",
+    "rustls",
+];
 
 /// Run the agent in the foreground
 ///
@@ -83,7 +95,7 @@ fn start_log(form: Log) -> Result<(), Failure> {
     } else {
         &wanted
     };
-    let filter = wanted.parse::<Targets>().map_err(|error| {
+    let filter = filter(wanted).map_err(|error| {
         Failure::usage(format!(
             "{FILTER}: {wanted:?}: {error} (write it like \"debug\" or \"info,lb_agent=debug\")"
         ))
@@ -101,4 +113,61 @@ fn start_log(form: Log) -> Result<(), Failure> {
         Log::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };
     started.map_err(|error| Failure::failed(format!("start the log: {error}")))
+}
+
+/// The filter that an operator asks for. `lb_agent` stands for all crates of the agent, and `debug` leaves out the
+/// libraries, of which aya alone has thousands of lines at each start. A target that is named has its own level.
+fn filter(wanted: &str) -> Result<Targets, ParseError> {
+    let filter: Targets = wanted.parse()?;
+    let named: Vec<(String, LevelFilter)> = filter
+        .iter()
+        .map(|(target, level)| (target.to_owned(), level))
+        .collect();
+    let level_of = |target: &str| {
+        named
+            .iter()
+            .find(|(name, _)| name == target)
+            .map(|(_, level)| *level)
+    };
+    let ours = level_of("lb_agent")
+        .into_iter()
+        .flat_map(|level| OURS.map(|target| (target, level)));
+    let most = filter
+        .default_level()
+        .unwrap_or(LevelFilter::OFF)
+        .min(LevelFilter::INFO);
+    let libraries = LIBRARIES.map(|target| (target, most));
+    let unnamed = ours
+        .chain(libraries)
+        .filter(|(target, _)| level_of(target).is_none());
+    let unnamed: Vec<_> = unnamed.collect();
+    Ok(filter.with_targets(unnamed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn debug_is_for_the_agent_and_not_for_its_libraries() {
+        let debug = filter("debug").unwrap();
+        for target in ["lb_agent::reconcile", "lb_http::serve", "lb_net"] {
+            assert!(debug.would_enable(target, &Level::DEBUG), "{target}");
+        }
+        for target in ["aya", "aya_obj::relocation", "h2::codec", "rustls"] {
+            assert!(!debug.would_enable(target, &Level::DEBUG), "{target}");
+            assert!(debug.would_enable(target, &Level::INFO), "{target}");
+        }
+    }
+
+    #[test]
+    fn lb_agent_stands_for_all_crates_of_the_agent() {
+        let named = filter("warn,lb_agent=debug,lb_net=error,aya=trace").unwrap();
+        assert!(named.would_enable("lb_http::serve", &Level::DEBUG));
+        assert!(!named.would_enable("lb_net::handover", &Level::WARN));
+        assert!(named.would_enable("aya", &Level::TRACE));
+        assert!(!named.would_enable("aya_obj::relocation", &Level::INFO));
+        assert!(filter("lb_agent=loud").is_err());
+    }
 }
