@@ -3,6 +3,7 @@
 //! Every command finds or installs what it needs, says so before it does it, and does nothing the
 //! second time. Nothing here depends on the agent's own crates, so that it compiles in seconds.
 
+mod areas;
 mod bench;
 mod build;
 mod deny;

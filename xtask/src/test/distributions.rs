@@ -1,7 +1,7 @@
 //! `cargo xtask test distributions`: fresh machines are set up by the README's commands, in clean
 //! Debian systems with the lists of packages of their first day. The kernel is this one.
 //!
-//! The tests of packages and services on other distributions, `tests/tests/distro_*.rs`, get their
+//! The tests of packages and services on other distributions, `tests/operations/distro_*.rs`, get their
 //! systems and packages from here, too.
 
 use super::binfmt;

@@ -1,14 +1,14 @@
 //! `cargo xtask test`: every suite with all that it needs, and one count at the end.
 //!
 //! - `unit`: the crates' own tests on the host, no root (see `unit`).
-//! - `bpf`: `tests/tests/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
+//! - `bpf`: `tests/kernel/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
 //! - `verifier`: two of these: the figures of each program, and what older kernels want of them.
 //! - `kernels`: some of all these on other kernels, under an emulator (see `kernels`).
 //! - `soak`: one of `e2e` alone, for ten minutes or as long as one likes.
-//! - `e2e`: every other file or directory of `tests/tests`, hosts in network namespaces and real applications;
+//! - `e2e`: every other test of the areas (`areas`), hosts in network namespaces and real applications;
 //!   `kernel_*.rs` is for other kernels alone.
 //!
-//! - `distributions`: fresh machines set up by the README's commands, and `tests/tests/distro_*.rs`, the
+//! - `distributions`: fresh machines set up by the README's commands, and `tests/operations/distro_*.rs`, the
 //!   packages and services on other distributions. By name only, as it takes long.
 //!
 //! A test that finds out by itself that it cannot run adds a line to the file that
@@ -26,7 +26,7 @@ mod unit;
 use crate::build::{self, Profile};
 use crate::sh::{self, is_root, say};
 use crate::target::{Arch, Target};
-use crate::{host, setup};
+use crate::{areas, host, setup};
 use anyhow::{Context, Result, bail, ensure};
 use count::Count;
 use std::io::{BufRead, BufReader};
@@ -150,12 +150,13 @@ impl Suite {
         }
         let mut count = Count::default();
         if !is_root() {
-            let needs_root = |file: &mut PathBuf| !NEED_NOTHING.contains(&test_name(file).as_str());
+            let needs_root =
+                |file: &mut PathBuf| !NEED_NOTHING.contains(&areas::name(file).as_str());
             let left_out: Vec<PathBuf> = files.extract_if(.., needs_root).collect();
             count += skip(self, &left_out, "root")?;
         }
         if self == Suite::E2e && !roots::can_be_made() {
-            let on_debian = |file: &mut PathBuf| NEED_DEBIAN.contains(&test_name(file).as_str());
+            let on_debian = |file: &mut PathBuf| NEED_DEBIAN.contains(&areas::name(file).as_str());
             let left_out: Vec<PathBuf> = files.extract_if(.., on_debian).collect();
             count += skip(self, &left_out, "Debian's apt")?;
         }
@@ -182,7 +183,7 @@ impl Suite {
             filter.push("--nocapture".to_owned());
         }
         let mut arguments = vec!["--package".to_owned(), "lb-tests".to_owned()];
-        for name in files.iter().map(|file| test_name(file)) {
+        for name in files.iter().map(|file| areas::name(file)) {
             arguments.extend(["--test".to_owned(), name]);
         }
         if self == Suite::Bpf {
@@ -195,25 +196,14 @@ impl Suite {
 
     /// The test files of the suite, by the convention for their names.
     fn files(self) -> Result<Vec<PathBuf>> {
-        let dir = sh::workspace().join("tests/tests");
-        let entries = fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))?;
-        let mut files: Vec<PathBuf> = entries
-            .flatten()
-            .map(|entry| entry.path())
-            .map(|path| match path.is_dir() {
-                true => path.join("main.rs"),
-                false => path,
-            })
-            .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
-            .filter(|file| match self {
-                Suite::Soak => test_name(file) == "soak",
-                Suite::Verifier => VERIFIER.contains(&test_name(file).as_str()),
-                Suite::Distributions => starts_with(file, "distro_"),
-                Suite::Bpf => starts_with(file, "bpf_"),
-                _ => !PREFIXES.iter().any(|prefix| starts_with(file, prefix)),
-            })
-            .collect();
-        files.sort();
+        let mut files = areas::files()?;
+        files.retain(|file| match self {
+            Suite::Soak => areas::name(file) == "soak",
+            Suite::Verifier => VERIFIER.contains(&areas::name(file).as_str()),
+            Suite::Distributions => starts_with(file, "distro_"),
+            Suite::Bpf => starts_with(file, "bpf_"),
+            _ => !PREFIXES.iter().any(|prefix| starts_with(file, prefix)),
+        });
         Ok(files)
     }
 
@@ -241,13 +231,6 @@ impl Suite {
         }
         Ok(environment)
     }
-}
-
-/// What Cargo calls a test: its file's name, or that of its directory if it has several files.
-fn test_name(file: &Path) -> String {
-    let stem = file.file_stem().filter(|stem| *stem != "main");
-    let name = stem.or_else(|| file.parent()?.file_name());
-    name.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn starts_with(file: &Path, prefix: &str) -> bool {
@@ -369,10 +352,8 @@ mod tests {
 
     #[test]
     fn the_name_of_a_file_says_which_suite_it_belongs_to() {
-        assert_eq!(test_name(Path::new("tests/tests/sticky.rs")), "sticky");
-        assert_eq!(test_name(Path::new("tests/tests/soak/main.rs")), "soak");
         let is_bpf = |path| starts_with(Path::new(path), "bpf_");
-        assert!(is_bpf("tests/tests/bpf_agreement.rs"));
-        assert!(!is_bpf("tests/tests/sticky.rs"));
+        assert!(is_bpf("tests/kernel/bpf_agreement.rs"));
+        assert!(!is_bpf("tests/kernel/sticky.rs"));
     }
 }

@@ -44,7 +44,7 @@ const UNSAFE_FILES: [&str; 38] = [
     "tests/src/kernel_map.rs",
     "tests/src/prog_run.rs",
     "tests/src/tunnel.rs",
-    "tests/tests/bpf_agreement.rs",
+    "tests/kernel/bpf_agreement.rs",
 ];
 
 /// Where that list is.

@@ -1,9 +1,10 @@
 //! Rules for pages: promises are tested, links lead somewhere, no path of one's own machine.
 //!
 //! CONTRIBUTING.md has a section `## Promises` with a table; the last cell of each row names the test
-//! files that keep the promise, as in `` `tests/tests/sticky.rs` ``. Every test file is named.
+//! files that keep the promise, as in `` `tests/kernel/sticky.rs` ``. Every test file is named.
 
 use super::{Complaint, Source};
+use crate::areas;
 use std::collections::HashSet;
 
 /// Homes and work directories. In parts, as this file is checked too.
@@ -89,12 +90,24 @@ fn files_of_row(row: &str) -> Vec<&str> {
 }
 
 fn test_files(sources: &[Source]) -> impl Iterator<Item = &Source> {
-    sources.iter().filter(|source| {
-        let name = source.path.strip_prefix("tests/tests/");
-        name.is_some_and(|name| {
-            name.ends_with(".rs") && (!name.contains('/') || name.ends_with("/main.rs"))
-        })
-    })
+    sources
+        .iter()
+        .filter(|source| areas::of(&source.path).is_some())
+}
+
+/// Cargo builds the tests that are listed, and no others.
+pub(super) fn tests_are_listed(sources: &[Source]) -> Vec<Complaint> {
+    let manifest = sources
+        .iter()
+        .find(|source| source.path == "tests/Cargo.toml");
+    let listed = |file: &Source| {
+        let line = format!("path = \"{}\"", file.path.trim_start_matches("tests/"));
+        manifest.is_some_and(|manifest| manifest.lines().any(|(_, text)| text == line))
+    };
+    test_files(sources)
+        .filter(|file| !listed(file))
+        .map(|file| file.complain(1, "tests/Cargo.toml does not list this test"))
+        .collect()
 }
 
 /// Links between pages lead to files and headings that exist.
@@ -223,7 +236,7 @@ mod tests {
     use super::*;
 
     const README: &str = "# A\n## Promises\n\n| promise | test |\n| --- | --- |\n\
-                          | sticks | `tests/tests/sticky.rs` |\n## Next\n| no | row |\n";
+                          | sticks | `tests/kernel/sticky.rs` |\n## Next\n| no | row |\n";
 
     fn complaints_about(readme: &str, test_files: &[&str]) -> Vec<String> {
         let mut sources = vec![Source::new("CONTRIBUTING.md", readme)];
@@ -236,23 +249,33 @@ mod tests {
 
     #[test]
     fn a_promise_with_its_test_file_is_fine() {
-        assert!(complaints_about(README, &["tests/tests/sticky.rs"]).is_empty());
+        assert!(complaints_about(README, &["tests/kernel/sticky.rs"]).is_empty());
     }
 
     #[test]
     fn a_promise_without_test_file_and_a_file_without_promise_are_found() {
-        let complaints = complaints_about(README, &["tests/tests/other.rs"]);
+        let complaints = complaints_about(README, &["tests/kernel/other.rs"]);
         assert_eq!(
             complaints[0],
-            "CONTRIBUTING.md:6: there is no tests/tests/sticky.rs"
+            "CONTRIBUTING.md:6: there is no tests/kernel/sticky.rs"
         );
         assert!(
-            complaints[1].starts_with("tests/tests/other.rs:1:"),
+            complaints[1].starts_with("tests/kernel/other.rs:1:"),
             "{complaints:?}"
         );
-        let untested = README.replace("`tests/tests/sticky.rs`", "trust us");
+        let untested = README.replace("`tests/kernel/sticky.rs`", "trust us");
         assert!(complaints_about(&untested, &[])[0].contains("names no test file"));
         assert!(complaints_about("# A\n", &[])[0].contains("no table"));
+    }
+
+    #[test]
+    fn test_that_cargo_is_not_told_of_is_found() {
+        let found = |listed: &str| {
+            let manifest = Source::new("tests/Cargo.toml", listed);
+            tests_are_listed(&[manifest, Source::new("tests/kernel/sticky.rs", "//! T.\n")]).len()
+        };
+        assert_eq!(found("path = \"kernel/sticky.rs\"\n"), 0);
+        assert_eq!(found("path = \"kernel/other.rs\"\n"), 1);
     }
 
     #[test]

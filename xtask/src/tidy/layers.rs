@@ -278,7 +278,7 @@ pub(super) fn aya_printing_and_configuration_stay_in_their_places(
 
 fn stray_aya(path: &str, line: &str) -> Option<String> {
     let allowed = AYA_PLACES.iter().any(|place| path.starts_with(place))
-        || path.starts_with("tests/tests/bpf_")
+        || path.starts_with("tests/kernel/bpf_")
         || path.starts_with("xtask/");
     let used = line.contains("aya::") || line.contains("aya_log::");
     (used && !allowed).then(|| "only lb-agent/src/dataplane/bpf uses aya".to_owned())

@@ -72,7 +72,7 @@ impl fmt::Display for Complaint {
 
 type Rule = fn(&[Source]) -> Vec<Complaint>;
 
-const RULES: [Rule; 17] = [
+const RULES: [Rule; 18] = [
     code::files_open_with_their_purpose,
     code::files_are_short,
     code::nothing_is_left_for_later,
@@ -83,6 +83,7 @@ const RULES: [Rule; 17] = [
     layers::modules_use_what_is_below_them,
     layers::aya_printing_and_configuration_stay_in_their_places,
     docs::promises_are_tested,
+    docs::tests_are_listed,
     docs::first_pages_are_short,
     docs::links_resolve,
     docs::pages_are_in_the_book,

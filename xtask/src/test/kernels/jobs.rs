@@ -1,4 +1,4 @@
-//! What each kernel is asked: tests of `tests/tests`, few enough for an emulated machine.
+//! What each kernel is asked: end-to-end tests, few enough for an emulated machine.
 
 use super::arch::LARGE_PAGES;
 
@@ -113,13 +113,14 @@ pub(super) fn script(jobs: &[Job], environment: &[(&str, &str)], options: &[&Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sh;
+    use crate::areas;
     use std::fs;
 
     #[test]
     fn every_test_that_a_kernel_is_asked_exists() {
         for (file, tests) in JOBS.iter().chain(&TOO_OLD) {
-            let path = sh::workspace().join(format!("tests/tests/{file}.rs"));
+            let is_it = |path: &std::path::PathBuf| areas::name(path) == *file;
+            let path = areas::files().unwrap().into_iter().find(is_it).unwrap();
             let source = fs::read_to_string(&path).unwrap_or_default();
             for test in *tests {
                 let head = format!("#[test]\nfn {test}()");
