@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
-use lb_tests::moody::Moody;
+use lb_tests::flaky_backend::FlakyBackend;
 use lb_tests::node::{self, Clients};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
@@ -142,7 +142,7 @@ fn agent_with_3750_backends_starts_within_seconds_and_each_service_has_its_table
     // One of the middle, and the ends of the tables that are swapped in together.
     for service in [0, 31, 32, 100, 249] {
         let port = 20_000 + 15 * service + 7;
-        let _app = Moody::new(&hosts.balancer, &format!("127.0.0.1:{port}"));
+        let _app = FlakyBackend::new(&hosts.balancer, &format!("127.0.0.1:{port}"));
         let to = SocketAddr::new(SERVICE_V4.ip(), 10_000 + service);
         let answer = hosts.clients.run(|| http::get(client_v4(1), to));
         assert_eq!(answer.unwrap().port, port);

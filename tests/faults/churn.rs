@@ -8,18 +8,18 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use lb_tests::agent::{Agent, program};
-use lb_tests::hosts::{Hosts, client_v4, client_v6, service_for};
 use lb_tests::http;
 use lb_tests::load::{Load, Visit};
 use lb_tests::random::Random;
-use lb_tests::standin::StandIn;
+use lb_tests::stub_server::StubServer;
+use lb_tests::topology::hosts::{Hosts, client_v4, client_v6, service_for};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
                         backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
 
 /// Dual stack, so that clients of both families come directly.
-fn stand_ins(hosts: &Hosts, ports: impl Iterator<Item = u16>) -> Vec<StandIn> {
-    let stand_in = |port: u16| StandIn::new(&hosts.balancer, &format!("[::]:{port}"), port);
+fn stand_ins(hosts: &Hosts, ports: impl Iterator<Item = u16>) -> Vec<StubServer> {
+    let stand_in = |port: u16| StubServer::new(&hosts.balancer, &format!("[::]:{port}"), port);
     ports.map(stand_in).collect()
 }
 

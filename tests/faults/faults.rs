@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
 use lb_tests::clock::Clock;
-use lb_tests::hosts::{self, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::junk_traffic::{junk, shout};
 use lb_tests::limited::Limited;
 use lb_tests::load::Load;
-use lb_tests::noise::{junk, shout};
-use lb_tests::outside::bulk_server;
 use lb_tests::random::Random;
 use lb_tests::tls::Authority;
+use lb_tests::topology::hosts::{self, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::topology::routed::bulk_server;
 use lb_tests::{http, node, wait};
 
 const SERVICES: &str = "metrics = '127.0.0.1:9600'\n\

@@ -7,10 +7,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::flaky_backend::{FlakyBackend, Mood};
 use lb_tests::load::{Load, Visit};
-use lb_tests::moody::{Mood, Moody};
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node, wait};
 
 /// A backend that is well is never down: three probes in a row would have to take two seconds each.
@@ -19,8 +19,8 @@ const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
                         [service.health]\npath = '/id'\ninterval = '100ms'\ntimeout = '2s'\n";
 const BAD: &str = "127.0.0.1:5001";
 
-fn two(hosts: &Hosts) -> [Moody; 2] {
-    [5000, 5001].map(|port| Moody::new(&hosts.balancer, &format!("127.0.0.1:{port}")))
+fn two(hosts: &Hosts) -> [FlakyBackend; 2] {
+    [5000, 5001].map(|port| FlakyBackend::new(&hosts.balancer, &format!("127.0.0.1:{port}")))
 }
 
 fn wait_for(agent: &Agent<'_>, state: &str) {

@@ -5,16 +5,16 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use lb_tests::agent::{Agent, Outcome};
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::flaky_backend::FlakyBackend;
 use lb_tests::load::Load;
-use lb_tests::moody::Moody;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
                         backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
 
-fn two(hosts: &Hosts) -> [Moody; 2] {
-    [5000, 5001].map(|port| Moody::new(&hosts.balancer, &format!("127.0.0.1:{port}")))
+fn two(hosts: &Hosts) -> [FlakyBackend; 2] {
+    [5000, 5001].map(|port| FlakyBackend::new(&hosts.balancer, &format!("127.0.0.1:{port}")))
 }
 
 #[test]

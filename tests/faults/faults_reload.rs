@@ -7,11 +7,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use lb_tests::agent::{Agent, program};
-use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6, service_for};
 use lb_tests::load::Load;
 use lb_tests::node::{self, Clients};
 use lb_tests::random::Random;
-use lb_tests::standin::StandIn;
+use lb_tests::stub_server::StubServer;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6, service_for};
 use lb_tests::{http, wait};
 
 /// With two backends or three.
@@ -38,8 +38,8 @@ fn backends(agent: &Agent<'_>) -> usize {
 fn an_agent_killed_at_any_moment_of_a_reload_leaves_a_whole_picture() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, &services(false));
-    let _apps: Vec<StandIn> = (5000..5003)
-        .map(|port| StandIn::new(&hosts.balancer, &format!("[::]:{port}"), port))
+    let _apps: Vec<StubServer> = (5000..5003)
+        .map(|port| StubServer::new(&hosts.balancer, &format!("[::]:{port}"), port))
         .collect();
     let known: Vec<IpAddr> = (1..=50).map(client_v4).collect();
     let home = |client: &IpAddr| (*client, http::get(*client, SERVICE_V4).unwrap().port);

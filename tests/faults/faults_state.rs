@@ -7,10 +7,10 @@ use std::net::IpAddr;
 
 use lb_tests::agent::{Agent, Outcome};
 use lb_tests::disk::Disk;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::flaky_backend::FlakyBackend;
 use lb_tests::http;
 use lb_tests::load::Load;
-use lb_tests::moody::Moody;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
                         backends = ['127.0.0.1:5000']\n";
@@ -28,7 +28,7 @@ fn whom_the_kernel_serves_does_not_notice_agents_that_find_half_a_state_file() {
     let hosts = Hosts::new();
     let _apps = [5000, 5001].map(|port| {
         let address = format!("127.0.0.1:{port}");
-        Moody::new(&hosts.balancer, &address)
+        FlakyBackend::new(&hosts.balancer, &address)
     });
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     let clients: Vec<IpAddr> = (1..=40).map(client_v4).collect();
@@ -82,7 +82,7 @@ fn changes_are_refused(spoil: impl Fn(&Disk), error: &str, mend: impl Fn(&Disk))
     let hosts = Hosts::new();
     let _apps = [5000, 5001].map(|port| {
         let address = format!("127.0.0.1:{port}");
-        Moody::new(&hosts.balancer, &address)
+        FlakyBackend::new(&hosts.balancer, &address)
     });
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     agent.kill();

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::Command;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::Load;
 use lb_tests::tls::{Authority, curl};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{node, wait};
 use serde_json::Value;
 

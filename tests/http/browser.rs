@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4};
 use lb_tests::node;
 use lb_tests::process::Process;
 use lb_tests::tls::Authority;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4};
 
 /// Debian's packages, either of them. What is in /usr/bin are scripts that start these: ending a script
 /// would leave the browser running.

@@ -4,11 +4,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::Load;
 use lb_tests::node::{self, Clients};
 use lb_tests::process::Process;
 use lb_tests::tls::Authority;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::wait;
 
 const SERVICES: &str = "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80', '[::]:80']\n\

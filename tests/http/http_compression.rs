@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4};
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4};
 use lb_tests::{node, tls};
 
 const SERVICES: &str = "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\

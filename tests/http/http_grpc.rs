@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Host, Hosts, SERVICE_V4};
 use lb_tests::process::Process;
 use lb_tests::tls::Authority;
+use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4};
 use lb_tests::{node, wait};
 use serde_json::Value;
 

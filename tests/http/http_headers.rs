@@ -3,8 +3,8 @@
 
 use lb_tests::agent::Agent;
 use lb_tests::exchange::{self, Reply};
-use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::node;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 
 fn service(settings: &str) -> String {
     format!(

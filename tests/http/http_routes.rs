@@ -3,7 +3,7 @@
 
 use lb_tests::agent::Agent;
 use lb_tests::exchange::{self, Reply};
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node};
 
 const ROUTES: &str = r#"

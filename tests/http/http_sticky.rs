@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use lb_tests::agent::Agent;
 use lb_tests::exchange::{self, Reply};
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::Load;
 use lb_tests::node::{self, Clients};
 use lb_tests::pm2::Pm2;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::wait;
 
 const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4};
 use lb_tests::tls::{Authority, Files, Kept, curl, is_same, s_client, shown};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4};
 use lb_tests::{node, tls, wait};
 
 const TLS: SocketAddr = SocketAddr::new(SERVICE_V4.ip(), 443);

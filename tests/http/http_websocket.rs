@@ -5,9 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::http;
 use lb_tests::node::{self, Clients};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 
 const SERVICES: &str = "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
                         mode = 'http'\nbackends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";

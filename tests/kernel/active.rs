@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{CLIENTS, Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::hosts::{CLIENTS, Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\

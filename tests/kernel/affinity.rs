@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Host, Hosts, SERVICE_V4, client_v4};
-use lb_tests::standin::StandIn;
+use lb_tests::stub_server::StubServer;
+use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, wait};
 use serde_json::Value;
 
@@ -17,8 +17,8 @@ fn service(affinity: &str) -> String {
     )
 }
 
-fn stand_ins(host: &Host, ports: &[u16]) -> Vec<StandIn> {
-    let stand_in = |port: &u16| StandIn::new(host, &format!("127.0.0.1:{port}"), *port);
+fn stand_ins(host: &Host, ports: &[u16]) -> Vec<StubServer> {
+    let stand_in = |port: &u16| StubServer::new(host, &format!("127.0.0.1:{port}"), *port);
     ports.iter().map(stand_in).collect()
 }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4, client_v6, service_for};
-use lb_tests::moody::{Mood, Moody};
-use lb_tests::outside::{ask_udp, udp_echo};
-use lb_tests::standin::StandIn;
+use lb_tests::flaky_backend::{FlakyBackend, Mood};
+use lb_tests::stub_server::StubServer;
 use lb_tests::tls::{Authority, curl};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4, client_v6, service_for};
+use lb_tests::topology::routed::{ask_udp, udp_echo};
 use lb_tests::{http, prog_run, wait};
 use serde_json::Value;
 
@@ -57,8 +57,9 @@ fn clients_are_served_while_the_agent_dies_and_comes_back_and_a_purge_leaves_not
     let balancer = &hosts.balancer;
     let mut agent = Agent::start(balancer, SERVICES);
     assert_eq!(agent.status()["agent"]["data_plane"], "bpf");
-    let _web = ["127.0.0.1", "[::1]"]
-        .map(|ip| [5000, 5001].map(|port| StandIn::new(balancer, &format!("{ip}:{port}"), port)));
+    let _web = ["127.0.0.1", "[::1]"].map(|ip| {
+        [5000, 5001].map(|port| StubServer::new(balancer, &format!("{ip}:{port}"), port))
+    });
     udp_echo(balancer, "0.0.0.0:5300".parse().unwrap());
     let clients: Vec<IpAddr> = (1..=CLIENTS)
         .flat_map(|n| [client_v4(n), client_v6(n)])
@@ -125,7 +126,7 @@ fn clients_are_served_while_the_agent_dies_and_comes_back_and_a_purge_leaves_not
 fn backend_that_is_drained_or_unhealthy_gets_nobody() {
     const BACKENDS: [&str; 2] = ["127.0.0.1:5000", "127.0.0.1:5001"];
     let hosts = Hosts::new();
-    let apps = BACKENDS.map(|address| Moody::new(&hosts.balancer, address));
+    let apps = BACKENDS.map(|address| FlakyBackend::new(&hosts.balancer, address));
     let services = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
                     backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n\
                     [service.health]\ninterval = '200ms'\ntimeout = '20s'\npath = '/'\n";
@@ -180,7 +181,7 @@ fn http_over_tls_is_answered() {
          backends = ['127.0.0.1:5000']\n[service.tls]\nlisten = ['0.0.0.0:443']\n\
          certificates = [{certificate}]\n"
     );
-    let _app = Moody::new(&hosts.balancer, "127.0.0.1:5000");
+    let _app = FlakyBackend::new(&hosts.balancer, "127.0.0.1:5000");
     let _agent = Agent::start(&hosts.balancer, &services);
     assert_eq!(visit(&hosts, client_v4(1)).0, 5000, "without TLS");
     let trust = authority.certificate();

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use lb_agent::dataplane::bpf::decap::{self, Decap, Mode, Settings};
 use lb_common::addr;
 use lb_common::decap::{Admission, Outcome, unwrap};
-use lb_tests::hosts::Host;
 use lb_tests::prog_run::PacketProgram;
 use lb_tests::random::Random;
+use lb_tests::topology::hosts::Host;
 use lb_tests::wire::{self, Ipv4, Ipv6, Tcp, number};
 
 const GUE_PORT: u16 = 6080;

@@ -2,14 +2,14 @@
 //! one (`cargo xtask test kernels 5.10`).
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, client_v4, client_v6, service_for};
+use lb_tests::flaky_backend::FlakyBackend;
 use lb_tests::http;
-use lb_tests::moody::Moody;
+use lb_tests::topology::hosts::{Hosts, client_v4, client_v6, service_for};
 
 #[test]
 fn the_agent_says_what_is_missing_and_serves_from_user_space() {
     let hosts = Hosts::new();
-    let _app = Moody::new(&hosts.balancer, "127.0.0.1:5000");
+    let _app = FlakyBackend::new(&hosts.balancer, "127.0.0.1:5000");
     let services = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
                     backends = ['127.0.0.1:5000']\n";
     let agent = Agent::start_on(&hosts.balancer, services, "auto");

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lb_tests::agent::{Agent, copy_program, program};
-use lb_tests::hosts::Host;
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::Host;
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:8080']\n\
                         backends = ['127.0.0.1:5000']\n";

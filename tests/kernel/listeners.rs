@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Host, Hosts, client_v4, client_v6, service_for};
+use lb_tests::topology::hosts::{Host, Hosts, client_v4, client_v6, service_for};
 use lb_tests::{http, wait};
 use socket2::{Domain, Protocol, Socket, Type};
 

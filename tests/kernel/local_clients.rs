@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::Host;
+use lb_tests::topology::hosts::Host;
 use lb_tests::{http, node};
 
 #[test]

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lb_common::abi::{path, state};
-use lb_tests::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::plane::Kernel;
-use lb_tests::standin::StandIn;
+use lb_tests::stub_server::StubServer;
+use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::{http, wait};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -76,8 +76,8 @@ fn backends() -> [SocketAddr; 6] {
     ]
 }
 
-fn web(host: &Host) -> [StandIn; 6] {
-    backends().map(|backend| StandIn::new(host, &backend.to_string(), backend.port()))
+fn web(host: &Host) -> [StubServer; 6] {
+    backends().map(|backend| StubServer::new(host, &backend.to_string(), backend.port()))
 }
 
 /// UDP servers that answer with their port and what they were sent; closed when dropped.
@@ -280,8 +280,8 @@ fn what_is_not_for_a_service_here_goes_where_it_was_going() {
     let kernel = Kernel::open(&hosts.balancer, SERVICES, path::NAT);
     // The services are on all addresses, of this host.
     let other: SocketAddr = "10.99.1.9:80".parse().unwrap();
-    let _other = StandIn::new(&hosts.clients, "10.99.1.9:80", 9);
-    let _in_other_namespace = StandIn::new(&hosts.clients, "127.0.0.1:80", 10);
+    let _other = StubServer::new(&hosts.clients, "10.99.1.9:80", 9);
+    let _in_other_namespace = StubServer::new(&hosts.clients, "127.0.0.1:80", 10);
     let direct = backends()[1];
     let (from_here, to_backend, elsewhere) = (
         hosts.balancer.run(|| http::get(own_v4(1), other).unwrap()),
@@ -330,7 +330,7 @@ fn addresses_that_come_are_served_and_those_that_go_are_let_be() {
     hosts
         .clients
         .ip(&["addr", "add", "10.99.9.9/16", "dev", "wire"]);
-    let _other = StandIn::new(&hosts.clients, "10.99.9.9:80", 9);
+    let _other = StubServer::new(&hosts.clients, "10.99.9.9:80", 9);
     wait::until("the address is another host's", || {
         get().is_ok_and(|answer| answer.port == 9).then_some(())
     });

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, TcpStream};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node};
 
 #[test]

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
-use lb_tests::standin::{StandIn, has_mptcp};
+use lb_tests::stub_server::{StubServer, has_mptcp};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::{http, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
@@ -37,7 +37,7 @@ fn an_application_that_listens_by_mptcp_is_on_the_proxy_path_and_status_says_why
         return;
     }
     // It listens before the agent starts.
-    let app = StandIn::mptcp(&hosts.balancer, "127.0.0.1:5000", 1);
+    let app = StubServer::mptcp(&hosts.balancer, "127.0.0.1:5000", 1);
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     let backend = agent.backend("127.0.0.1:5000");
     assert_eq!(backend["path"], "proxy", "{backend:#}");
@@ -48,14 +48,14 @@ fn an_application_that_listens_by_mptcp_is_on_the_proxy_path_and_status_says_why
     drop(app);
     agent.kill();
     agent.start_again();
-    let app = StandIn::mptcp(&hosts.balancer, "0.0.0.0:5000", 2);
+    let app = StubServer::mptcp(&hosts.balancer, "0.0.0.0:5000", 2);
     let backend = wait_for_path(&agent, "proxy");
     assert!(backend["why"].as_str().unwrap().contains("MPTCP"));
     assert_eq!(ask(&hosts, client_v4(2)).unwrap(), 2);
     let notes = agent.status()["agent"]["notes"].to_string();
     assert!(!notes.contains("MPTCP"), "{notes}");
     drop(app);
-    let _app = StandIn::new(&hosts.balancer, "127.0.0.1:5000", 3);
+    let _app = StubServer::new(&hosts.balancer, "127.0.0.1:5000", 3);
     wait_for_path(&agent, "socket");
     assert_eq!(ask(&hosts, client_v4(3)).unwrap(), 3);
 }
@@ -68,7 +68,7 @@ fn an_mptcp_listener_on_the_configured_socket_path_is_told_with_the_way_out() {
     }
     let services = format!("{SERVICES}path = 'socket'\n");
     let agent = Agent::start(&hosts.balancer, &services);
-    let app = StandIn::mptcp(&hosts.balancer, "127.0.0.1:5000", 1);
+    let app = StubServer::mptcp(&hosts.balancer, "127.0.0.1:5000", 1);
     wait::until("a note", || {
         let notes = agent.status()["agent"]["notes"].to_string();
         (notes.contains("127.0.0.1:5000 is MPTCP") && notes.contains("path = ")).then_some(())

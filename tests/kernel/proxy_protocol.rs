@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use lb_tests::agent::Agent;
 use lb_tests::exchange::{self, Reply};
-use lb_tests::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::{http, node};
 
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, all_clients, client_v4, client_v6, service_for};
+use lb_tests::topology::hosts::{Hosts, all_clients, client_v4, client_v6, service_for};
 use lb_tests::{http, node};
 
 const CONNECTIONS: usize = 20;

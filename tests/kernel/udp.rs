@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, client_v4, client_v6, service_for};
+use lb_tests::topology::hosts::{Hosts, client_v4, client_v6, service_for};
 use lb_tests::{node, wait};
 
 /// Asks the service from an address; which backend answers, and whether from the right address.

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{
-    Hosts, SERVICE_V4, SERVICE_V6, all_clients, client_v4, client_v6, service_for,
-};
 use lb_tests::node::{self, Clients};
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{
+    Hosts, SERVICE_V4, SERVICE_V6, all_clients, client_v4, client_v6, service_for,
+};
 use lb_tests::{http, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\

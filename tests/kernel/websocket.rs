@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::node::{self, Clients};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
                         backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use lb_tests::agent::{Agent, Outcome, program};
-use lb_tests::hosts::{Host, Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\

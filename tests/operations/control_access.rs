@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Command;
 
 use lb_tests::agent::{Agent, Outcome, copy_program};
-use lb_tests::hosts::Host;
+use lb_tests::topology::hosts::Host;
 
 const GROUP: u32 = 54_321;
 const SERVICES: &str =

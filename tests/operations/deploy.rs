@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use lb_tests::agent::{Agent, Outcome, program};
-use lb_tests::hosts::{Host, Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::{Load, Visit};
 use lb_tests::node::{Clients, apps_dir};
 use lb_tests::pm2::{Pm2, examples};
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, wait};
 
 const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];

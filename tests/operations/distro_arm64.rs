@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use lb_tests::hosts::Hosts;
 use lb_tests::root::Root;
+use lb_tests::topology::hosts::Hosts;
 
 /// Names a variable that `cargo xtask test` sets.
 fn given(name: &str) -> PathBuf {

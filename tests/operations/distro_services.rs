@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::process::Process;
 use lb_tests::root::Root;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node, wait};
 
 /// Names a variable that `cargo xtask test` sets.

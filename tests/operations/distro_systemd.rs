@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::node::apps_dir;
 use lb_tests::process::Process;
 use lb_tests::systemd::Systemd;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, wait};
 
 /// Names a variable that `cargo xtask test` sets.

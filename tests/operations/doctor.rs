@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use lb_tests::agent::{Agent, Outcome, program};
-use lb_tests::hosts::{CONTAINER, Host, Hosts, SERVICE_V4, client_v4};
-use lb_tests::outside::{Bulk, bulk_server};
+use lb_tests::topology::hosts::{CONTAINER, Host, Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::routed::{Bulk, bulk_server};
 use lb_tests::{node, wait};
 use serde_json::Value;
 

@@ -6,10 +6,10 @@ use std::net::{IpAddr, TcpStream};
 use std::process::{Command, Stdio};
 
 use lb_tests::agent::{Agent, Outcome, program};
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::node::{self, Clients};
-use lb_tests::outside::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client};
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::routed::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client};
 use lb_tests::{http, wait};
 use serde_json::Value;
 

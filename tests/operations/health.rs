@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
-use lb_tests::moody::{Mood, Moody};
-use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client, connecting};
+use lb_tests::flaky_backend::{FlakyBackend, Mood};
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::routed::{Bulk, CONTAINER, Net, VIP, bulk_server, client, connecting};
 use lb_tests::{http, node, wait};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -27,8 +27,8 @@ fn rarely(service: &str) -> String {
     service.replace("'100ms'", "'1h'").replace("'1s'", "'50s'")
 }
 
-fn two(hosts: &Hosts) -> [Moody; 2] {
-    BACKENDS.map(|address| Moody::new(&hosts.balancer, address))
+fn two(hosts: &Hosts) -> [FlakyBackend; 2] {
+    BACKENDS.map(|address| FlakyBackend::new(&hosts.balancer, address))
 }
 
 /// The ports that the clients with these numbers get to.
@@ -300,7 +300,7 @@ fn syns_that_nobody_answers_take_a_backend_out_before_the_next_probe() {
 #[test]
 fn a_thousand_backends_are_checked_without_a_rush() {
     let hosts = Hosts::new();
-    let app = Moody::new(&hosts.balancer, "0.0.0.0:5000");
+    let app = FlakyBackend::new(&hosts.balancer, "0.0.0.0:5000");
     let addresses: Vec<String> = (0..1000)
         .map(|n| format!("'127.1.{}.{}:5000'", n / 250, n % 250 + 1))
         .collect();

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
-use lb_tests::outside::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client, connecting};
+use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::topology::routed::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client, connecting};
 use lb_tests::{http, node, wait};
 use serde_json::Value;
 

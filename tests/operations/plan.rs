@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{CONTAINER, Hosts, SERVICE_V4, client_v4};
-use lb_tests::moody::Moody;
+use lb_tests::flaky_backend::FlakyBackend;
 use lb_tests::node::{self, Clients};
+use lb_tests::topology::hosts::{CONTAINER, Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, wait};
 use serde_json::Value;
 
@@ -40,7 +40,7 @@ fn a_plan_tells_who_would_move_and_a_reload_moves_just_them() {
     let hosts = Hosts::new();
     let _apps = [5000, 5001, 5002].map(|port| {
         let address = format!("127.0.0.1:{port}");
-        Moody::new(&hosts.balancer, &address)
+        FlakyBackend::new(&hosts.balancer, &address)
     });
     let agent = Agent::start(&hosts.balancer, &services(&[5000, 5001]));
     let before = ports(&hosts);

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use lb_tests::agent::{Agent, program};
-use lb_tests::hosts::Host;
 use lb_tests::node;
+use lb_tests::topology::hosts::Host;
 
 fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap()

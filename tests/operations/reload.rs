@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
-use lb_tests::moody::Moody;
+use lb_tests::flaky_backend::FlakyBackend;
 use lb_tests::node::{self, Clients};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, wait};
 
 fn services(backends: &str, port: u16) -> String {
@@ -112,7 +112,7 @@ fn renamed_service_keeps_clients_counts_and_backends_added_at_run_time() {
     for data_plane in ["bpf", "userspace"] {
         let hosts = Hosts::new();
         let _apps = [5000, 5001, 5002]
-            .map(|port| Moody::new(&hosts.balancer, &format!("127.0.0.1:{port}")));
+            .map(|port| FlakyBackend::new(&hosts.balancer, &format!("127.0.0.1:{port}")));
         let mut agent = Agent::start_on(&hosts.balancer, &named("app", ""), data_plane);
         agent.ok(&["add-backend", "127.0.0.1:5002"]);
         let ports = || -> Vec<u16> {

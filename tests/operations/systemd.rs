@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use lb_tests::hosts::{Host, Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::Load;
 use lb_tests::node::apps_dir;
-use lb_tests::outside::udp_echo;
 use lb_tests::process::Process;
-use lb_tests::standin::StandIn;
+use lb_tests::stub_server::StubServer;
 use lb_tests::systemd::Systemd;
+use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::routed::udp_echo;
 use lb_tests::{http, wait};
 use serde_json::Value;
 
@@ -133,7 +133,7 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     hosts.balancer.address("10.98.0.1/24", "cont0");
     container.address("10.98.0.2/24", "eth0");
     container.ip(&["route", "add", "default", "via", "10.98.0.1"]);
-    let _inside = StandIn::new(&container, "10.98.0.2:5009", 5009);
+    let _inside = StubServer::new(&container, "10.98.0.2:5009", 5009);
 
     // Installing starts it; who installs need not.
     system.ok(&["dpkg", "--force-confold", "-i", "/opt/lb-agent.deb"]);

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use lb_tests::agent::{Agent, program};
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node, wait};
 
 /// A terminal of its own, by tmux; gone when dropped.

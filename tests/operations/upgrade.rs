@@ -9,8 +9,8 @@ use lb_agent::dataplane::bpf::canary::{self, CanaryError};
 use lb_common::abi::{ABI_VERSION, META_MAGIC, ServiceKey, protocol};
 use lb_common::addr;
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::load::Load;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node, prog_run, random, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\

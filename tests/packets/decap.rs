@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use lb_tests::agent::{Outcome, program};
-use lb_tests::hosts::{Host, Hosts, client_v4, client_v6};
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{Host, Hosts, client_v4, client_v6};
 use lb_tests::wait;
 use lb_tests::wire::{self, Ipv4, Ipv6, number};
 use rustix::process::{Pid, Signal, kill_process};

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use lb_tests::agent::{Agent, program};
 use lb_tests::node::{self, Clients};
-use lb_tests::outside::{
+use lb_tests::process::Process;
+use lb_tests::topology::hosts::Host;
+use lb_tests::topology::routed::{
     BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, behind_the_driver, bulk_server, client,
     refused_udp, refusing, udp_echo,
 };
-use lb_tests::process::Process;
-use lb_tests::{hosts::Host, http, wait};
+use lb_tests::{http, wait};
 use socket2::{Domain, Socket, Type};
 
 /// One service of each family and protocol on the `dsr` path.

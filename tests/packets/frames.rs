@@ -5,8 +5,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::outside::{CONTAINER, Net, SERVER, VIP, client, udp_echo};
 use lb_tests::packets::ip_packet;
+use lb_tests::topology::routed::{CONTAINER, Net, SERVER, VIP, client, udp_echo};
 use lb_tests::{wait, wire};
 
 /// One tag, two of the same kind, and two as providers have them (IEEE 802.1ad).

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::outside::{Bulk, CONTAINER, Net, VIP, bulk_server, client, udp_echo};
+use lb_tests::topology::routed::{Bulk, CONTAINER, Net, VIP, bulk_server, client, udp_echo};
 use lb_tests::{prog_run, wait};
 use serde_json::Value;
 

@@ -6,8 +6,8 @@ use std::io::Read as _;
 use std::net::UdpSocket;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::{http, node, wait};
 
 fn service(backends: &str) -> String {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::Host;
 use lb_tests::node::{self, Clients};
-use lb_tests::outside::{
+use lb_tests::topology::hosts::Host;
+use lb_tests::topology::routed::{
     self, BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, udp_echo,
 };
 use lb_tests::wait;
@@ -68,7 +68,7 @@ fn start<'a>(net: &'a Net, hook: Hook, backends: [IpAddr; 2], more: &str) -> Age
         mode,
         match hook {
             Hook::Xdp => "xdp",
-            Hook::Tc => outside::behind_the_driver(),
+            Hook::Tc => routed::behind_the_driver(),
         },
         "{status:#}"
     );
@@ -342,19 +342,19 @@ fn adding_a_backend_moves_nobody_and_removing_one_only_its_clients() {
         net.clients
             .run(|| Bulk::connect(from, to)?.transfer(10, 10))
     };
-    for n in 1..=outside::CLIENTS {
+    for n in 1..=routed::CLIENTS {
         visit(n).unwrap();
     }
     let second = format!("{}:5002", CONTAINER[0]);
     agent.ok(&["add-backend", &second]);
-    for n in 1..=outside::CLIENTS {
+    for n in 1..=routed::CLIENTS {
         let found = agent.lookup(client(n)[0]);
         assert_eq!(found["reason"], "affinity", "{found}");
         visit(n).unwrap();
     }
     let first = format!("{}:5001", CONTAINER[0]);
     agent.ok(&["remove-backend", &first]);
-    for n in 1..=outside::CLIENTS {
+    for n in 1..=routed::CLIENTS {
         visit(n).unwrap();
         assert_eq!(agent.lookup(client(n)[0])["backend"], second);
     }

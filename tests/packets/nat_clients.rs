@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{self, Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
-use lb_tests::outside::{
+use lb_tests::topology::hosts::{self, Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
+use lb_tests::topology::routed::{
     self, BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, give, pair,
     route_by, udp_echo,
 };
@@ -115,7 +115,7 @@ fn clients_behind_a_tunnel_without_ethernet_reach_a_container() {
     let (far, agent) = behind_a_tunnel(&net, CONTAINER, true);
     assert_eq!(
         interface(&agent, "tun0")["mode"],
-        outside::behind_the_driver()
+        routed::behind_the_driver()
     );
     served(&far, pair(7, 2), pair(7, 2), &agent);
     served(&net.clients, client(1), client(1), &agent);
@@ -246,12 +246,12 @@ fn backend_elsewhere_that_refuses_is_passed_over_without_a_health_check() {
     let container = format!("{}:5000", CONTAINER[0]);
     // Some of them find the container first.
     wait::until("a refusal", || {
-        for n in 1..=outside::CLIENTS {
+        for n in 1..=routed::CLIENTS {
             let _ = seen_from(&net, n);
         }
         (agent.backend(&container)["state"] == "down").then_some(())
     });
-    for n in 1..=outside::CLIENTS {
+    for n in 1..=routed::CLIENTS {
         assert_eq!(
             seen_from(&net, n),
             Some(BALANCER[0]),
@@ -271,7 +271,7 @@ fn container_that_is_gone_without_a_word_loses_its_clients() {
     bulk_server(&net.server, SocketAddr::new(SERVER[0], 5000));
     bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
     let agent = Agent::start(&net.balancer, &container_and_server());
-    let clients = 1..=outside::CLIENTS;
+    let clients = 1..=routed::CLIENTS;
     let there = clients
         .into_iter()
         .find(|n| seen_from(&net, *n) == Some(client(*n)[0]));

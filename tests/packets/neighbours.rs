@@ -4,9 +4,9 @@
 use std::net::TcpStream;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::http;
-use lb_tests::standin::StandIn;
+use lb_tests::stub_server::StubServer;
+use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::wait;
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
@@ -20,12 +20,12 @@ fn two_balancers_with_the_same_addresses_serve_their_own_only() {
     let get = |hosts: &Hosts| hosts.clients.run(|| http::get(client_v4(1), SERVICE_V4));
     let listening = |agent: &Agent<'_>| agent.backend("127.0.0.1:5000")["listening"] == true;
 
-    let _app_left = StandIn::new(&left.balancer, "127.0.0.1:5000", 1);
+    let _app_left = StubServer::new(&left.balancer, "127.0.0.1:5000", 1);
     assert!(listening(&agent_left) && !listening(&agent_right));
     assert_eq!(get(&left).unwrap().port, 1);
     assert!(get(&right).is_err(), "the other's backend is not ours");
 
-    let app_right = StandIn::new(&right.balancer, "127.0.0.1:5000", 2);
+    let app_right = StubServer::new(&right.balancer, "127.0.0.1:5000", 2);
     assert_eq!(get(&right).unwrap().port, 2);
     assert_eq!(get(&left).unwrap().port, 1);
 
@@ -54,7 +54,7 @@ fn two_balancers_with_the_same_addresses_serve_their_own_only() {
     assert_eq!(get(&left).unwrap().port, 1);
     assert!(listening(&agent_left));
     agent_right.start_again();
-    let _app_right = StandIn::new(&right.balancer, "127.0.0.1:5000", 3);
+    let _app_right = StubServer::new(&right.balancer, "127.0.0.1:5000", 3);
     assert_eq!(get(&right).unwrap().port, 3);
     assert_eq!(get(&left).unwrap().port, 1);
 }

@@ -8,8 +8,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::hosts::{self, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6, service_for};
-use lb_tests::outside::{
+use lb_tests::topology::hosts::{
+    self, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6, service_for,
+};
+use lb_tests::topology::routed::{
     BALANCER, Bulk, CONTAINER, Net, SERVER, VIP, ask_udp, bulk_server, client, refused_udp,
     refusing, udp_echo,
 };

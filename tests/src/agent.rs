@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use crate::hosts::Host;
 use crate::process::Process;
+use crate::topology::hosts::Host;
 use crate::wait;
 
 /// The agent's program.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::hosts::Host;
 use crate::kernel_map::KernelMap;
 use crate::prog_run::PacketProgram;
+use crate::topology::hosts::Host;
 use crate::wire;
 use lb_agent::dataplane::bpf::FlowSettings;
 use lb_agent::dataplane::bpf::trial::Trial;

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
-use crate::hosts::Host;
 use crate::http;
+use crate::topology::hosts::Host;
 
 /// An answer.
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::hosts::{Host, service_for};
 use crate::http::{self, Answer};
+use crate::topology::hosts::{Host, service_for};
 use crate::wait;
 
 /// Connections under way at a time, at most.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::hosts::Host;
 use crate::process::Process;
+use crate::topology::hosts::Host;
 
 /// Where the applications are.
 pub fn apps_dir() -> PathBuf {

@@ -17,7 +17,7 @@ use lb_common::abi;
 use lb_common::select::Client;
 use lb_config::BackendAddress;
 
-use crate::hosts::Host;
+use crate::topology::hosts::Host;
 
 /// Programs and tables on a host; purged when dropped.
 pub struct Kernel<'a> {

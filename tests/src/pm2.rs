@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::agent::{Agent, Outcome, program};
-use crate::hosts::Host;
 use crate::node::apps_dir;
+use crate::topology::hosts::Host;
 
 /// The repository's examples.
 pub fn examples() -> PathBuf {

@@ -6,7 +6,7 @@ use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::hosts::Host;
+use crate::topology::hosts::Host;
 
 /// A copy of a system; removed with all that runs in it when dropped.
 pub struct Root<'a> {

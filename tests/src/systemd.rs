@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::agent::Outcome;
-use crate::hosts::Host;
 use crate::process::Process;
+use crate::topology::hosts::Host;
 use crate::wait;
 
 /// Makes the root directory `$0` a system's, and goes on as its first process. Its cgroup is made

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::agent::Outcome;
-use crate::hosts::Host;
 use crate::process::Process;
+use crate::topology::hosts::Host;
 
 /// Signs certificates; its own is in a file for clients.
 pub struct Authority {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 
-use crate::hosts::Host;
+use crate::topology::hosts::Host;
 
 /// Flags of TUNSETIFF (linux/if_tun.h): IP packets, and nothing before them.
 const TUN_WITHOUT_INFO: i16 = 0x1001;

@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(of("tests/faults/soak/main.rs"), Some(("faults", "soak")));
         for other in [
             "tests/faults/soak/mood.rs",
-            "tests/src/hosts.rs",
+            "tests/src/topology/hosts.rs",
             "xtask/src/main.rs",
         ] {
             assert_eq!(of(other), None);

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use lb_tests::hosts::{CONTAINER, Host};
 use lb_tests::node;
 use lb_tests::process::Process;
+use lb_tests::topology::hosts::{CONTAINER, Host};
 
 use crate::ways::Way;
 

@@ -1,6 +1,6 @@
 //! The hosts behind the balancer that applications run on.
 
-use lb_tests::hosts::{Host, Hosts};
+use lb_tests::topology::hosts::{Host, Hosts};
 
 use crate::apps::App;
 use crate::ways::DIRECT_IP;

@@ -19,8 +19,8 @@ mod world;
 use std::time::{Duration, Instant};
 
 use acts::ACTS;
-use lb_tests::hosts::Hosts;
 use lb_tests::random::Random;
+use lb_tests::topology::hosts::Hosts;
 use lb_tests::wait;
 use world::{Act, World};
 

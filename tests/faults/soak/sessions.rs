@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
-use lb_tests::hosts::Host;
 use lb_tests::node::Clients;
 use lb_tests::tls::{Authority, Kept};
+use lb_tests::topology::hosts::Host;
 use lb_tests::wait;
 
 use crate::judge::Disruption;

@@ -4,8 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use lb_tests::hosts::{SERVICE_V4, SERVICE_V6};
 use lb_tests::http::{self, Answer};
+use lb_tests::topology::hosts::{SERVICE_V4, SERVICE_V6};
 
 /// The address of the service on the `dsr` path, which is that of its backends, too.
 pub(crate) const DIRECT: SocketAddr = SocketAddr::new(DIRECT_IP, 8300);

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use lb_tests::agent::Agent;
 use lb_tests::clock::Clock;
 use lb_tests::disk::Disk;
-use lb_tests::hosts::{Hosts, client_v4, client_v6};
 use lb_tests::http;
 use lb_tests::load::Load;
 use lb_tests::random::Random;
 use lb_tests::tls::{Authority, Files};
+use lb_tests::topology::hosts::{Hosts, client_v4, client_v6};
 use lb_tests::wait;
 use serde_json::Value;
 

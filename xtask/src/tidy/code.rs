@@ -40,7 +40,7 @@ const UNSAFE_FILES: [&str; 38] = [
     "lb-ebpf/src/tc.rs",
     "lb-ebpf/src/world.rs",
     "lb-ebpf/src/xdp.rs",
-    "tests/src/hosts.rs",
+    "tests/src/topology/hosts.rs",
     "tests/src/kernel_map.rs",
     "tests/src/prog_run.rs",
     "tests/src/tunnel.rs",

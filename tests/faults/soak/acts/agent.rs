@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lb_tests::agent::program;
-use lb_tests::hosts::{SERVICE_V6, client_v4, client_v6};
 use lb_tests::limited::Limited;
+use lb_tests::topology::hosts::{SERVICE_V6, client_v4, client_v6};
 use lb_tests::{http, wait};
 
 use crate::judge::Cost;

@@ -4,9 +4,9 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use lb_tests::hosts::{SERVICE_V6, client_v4, client_v6};
 use lb_tests::http;
-use lb_tests::noise::{junk, shout};
+use lb_tests::junk_traffic::{junk, shout};
+use lb_tests::topology::hosts::{SERVICE_V6, client_v4, client_v6};
 
 use crate::judge::Cost;
 use crate::ways::Way;

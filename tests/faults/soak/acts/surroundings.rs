@@ -1,6 +1,6 @@
 //! The disk, the clock and the network.
 
-use lb_tests::hosts::{client_v4, client_v6};
+use lb_tests::topology::hosts::{client_v4, client_v6};
 use lb_tests::wait;
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::hosts::Host;
+use crate::topology::hosts::Host;
 use crate::wait;
 
 /// How it behaves.
@@ -25,7 +25,7 @@ pub enum Mood {
 }
 
 /// Listens, and answers every `GET` with its port; closed when dropped.
-pub struct Moody {
+pub struct FlakyBackend {
     listener: TcpListener,
     shared: Arc<Shared>,
 }
@@ -36,7 +36,7 @@ struct Shared {
     connections: AtomicUsize,
 }
 
-impl Moody {
+impl FlakyBackend {
     /// One that feels well. It listens when this returns.
     pub fn new(host: &Host, address: &str) -> Self {
         let address: SocketAddr = address.parse().unwrap();
@@ -76,7 +76,7 @@ impl Moody {
     }
 }
 
-impl Drop for Moody {
+impl Drop for FlakyBackend {
     fn drop(&mut self) {
         // Ends the listening although a thread waits on the socket.
         let _ = SockRef::from(&self.listener).shutdown(std::net::Shutdown::Both);

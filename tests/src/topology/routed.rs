@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::hosts::Host;
+use crate::topology::hosts::Host;
 use crate::wait;
 
 /// Clients of each family.

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::hosts::Host;
+use crate::topology::hosts::Host;
 use crate::wait;
 
 /// Whether sockets of `host` can be MPTCP ones. Where the kernel has none, the caller is skipped aloud.
@@ -21,9 +21,9 @@ pub fn has_mptcp(host: &Host) -> bool {
 }
 
 /// Listens and answers every `GET` with a number of its own; closed when dropped.
-pub struct StandIn(TcpListener);
+pub struct StubServer(TcpListener);
 
-impl StandIn {
+impl StubServer {
     /// One that calls itself `number`. It listens when this returns.
     pub fn new(host: &Host, address: &str, number: u16) -> Self {
         Self::open(host, address, number, Protocol::TCP, false)
@@ -57,7 +57,7 @@ impl StandIn {
     }
 }
 
-impl Drop for StandIn {
+impl Drop for StubServer {
     fn drop(&mut self) {
         // Ends the listening although a thread waits on the socket.
         let listener = socket2::SockRef::from(&self.0);
