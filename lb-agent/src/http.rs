@@ -30,10 +30,10 @@ pub fn engine(
 }
 
 /// Puts services and tables in force.
-pub fn publish(engine: &mut Engine, desired: &Desired, observed: &Observed) {
+pub fn publish(engine: &mut Engine, desired: &Desired, observed: &Arc<Observed>) {
     let services = desired.services.iter();
     let services: Vec<Arc<HttpService>> = services.filter_map(|it| it.http.clone()).collect();
-    engine.publish(&services, Arc::new(observed.clone()));
+    engine.publish(&services, Arc::<Observed>::clone(observed));
 }
 
 fn confine(role: Role) -> io::Result<()> {

@@ -115,9 +115,9 @@ impl ListenerSet {
 
     /// Lets the listeners know of the tables in force, and opens and closes those that depend on
     /// them.
-    pub fn publish(&mut self, observed: &Observed) {
+    pub fn publish(&mut self, observed: &Arc<Observed>) {
         let steers = self.tables.steers;
-        self.tables.observed.store(Arc::new(observed.clone()));
+        self.tables.observed.store(Arc::clone(observed));
         for listener in std::mem::take(&mut self.handed_over) {
             match self.serve_tcp(listener) {
                 Ok(stop) => self.own.push(stop),

@@ -79,10 +79,11 @@ pub struct Reconciler {
     overlay: Overlay,
     hash_key: [u64; 2],
     plane: Box<dyn DataPlane>,
-    desired: Desired,
+    desired: Arc<Desired>,
     /// Whether that has been in force once.
     started: bool,
-    observed: Observed,
+    /// The tables in force. Listeners, HTTP workers, `status`, plans and metrics hold the same one.
+    observed: Arc<Observed>,
     front: ListenerSet,
     health: Health,
     l7: Engine,
@@ -115,7 +116,7 @@ impl Reconciler {
     ) -> Result<Self, ReconcileError> {
         let secret = config.agent.hash_seed.map_or_else(|| store.secret(), Ok)?;
         let words = u128::from_be_bytes(secret);
-        let observed = plane.observe()?;
+        let observed = Arc::new(plane.observe()?);
         let mut overlay = store.overlay()?;
         carry_over(&mut overlay, &config, &|name| {
             observed.service(name).is_some()
@@ -132,7 +133,7 @@ impl Reconciler {
             overlay,
             hash_key: [(words >> 64) as u64, words as u64],
             plane,
-            desired: Desired::default(),
+            desired: Arc::default(),
             started: false,
             observed,
             front,
@@ -244,7 +245,7 @@ impl Reconciler {
         self.ramp = self.health.next_step();
         let desired = self.compose(&self.config, &self.overlay);
         self.retry = None;
-        if desired != self.desired
+        if desired != *self.desired
             && let Err(error) = self.put_in_force(desired)
         {
             tracing::error!(error = %chain(&error), "a change of state could not be put in force");
@@ -366,7 +367,7 @@ impl Reconciler {
                 for line in desired.new_loops(&self.desired) {
                     tracing::warn!("{line}; it gets nobody");
                 }
-                self.desired = desired;
+                self.desired = Arc::new(desired);
                 self.started = true;
                 Ok(())
             }
@@ -394,12 +395,13 @@ impl Reconciler {
 
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
         let actions = plan(desired, &self.observed, &self.busy())?;
-        let observed = &mut self.observed;
+        // A copy where others hold it: they go on with theirs until they are given this one.
+        let observed = Arc::make_mut(&mut self.observed);
         let outcome = self
             .plane
             .apply_all(&actions, &mut |action| observed.note(action));
         // Also after a failure: what is in force must be known to the userspace path.
-        self.observed.complete(desired);
+        observed.complete(desired);
         self.front.publish(&self.observed);
         http::publish(&mut self.l7, desired, &self.observed);
         outcome?;

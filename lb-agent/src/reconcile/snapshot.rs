@@ -42,8 +42,8 @@ pub struct Snapshot {
     config_path: Option<PathBuf>,
     overlay: Overlay,
     hash_key: [u64; 2],
-    desired: Desired,
-    observed: Observed,
+    desired: Arc<Desired>,
+    observed: Arc<Observed>,
     /// Open connections by backend, but for the flows of the packet paths.
     clients: Arc<dyn Clients>,
     reader: Arc<dyn Reader>,
@@ -106,8 +106,8 @@ impl Reconciler {
             config_path: self.config_path.clone(),
             overlay: self.overlay.clone(),
             hash_key: self.hash_key,
-            desired: self.desired.clone(),
-            observed: self.observed.clone(),
+            desired: Arc::clone(&self.desired),
+            observed: Arc::clone(&self.observed),
             clients: self.l7.clients(),
             reader: self.plane.reader(),
             steers: self.plane.steers(),
@@ -156,7 +156,7 @@ impl Snapshot {
         check_loops(&self.compose(&config, &Overlay::default()))?;
         let (config, overlay, restart) = next(config, &self.config, &self.overlay);
         let desired = self.compose(&config, &overlay);
-        let mut after = self.observed.clone();
+        let mut after = Observed::clone(&self.observed);
         after.unix_sockets = desired.unix_sockets();
         let busy = |index: u32| self.open(self.observed.backends[index as usize].id) > 0;
         let actions = plan(&desired, &after, &busy).map_err(|error| failed("plan", &error))?;
