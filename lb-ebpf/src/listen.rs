@@ -13,6 +13,7 @@ use lb_common::abi::{
     Affinity, AffinityKey, BackendId, ListenKey, MAX_GROUP, OwnerKey, ServiceHead, ServiceId,
     ServiceKey, SocketOwner, arrival, protocol,
 };
+use lb_common::addr::Addr;
 use lb_common::select::Client;
 
 use crate::connect;
@@ -83,6 +84,12 @@ fn listening(ctx: &SockOpsContext) {
             );
         }
     }
+    enter(ctx, addr, port);
+}
+
+/// Enters a listening socket as the first member of its address that is free.
+#[inline(always)]
+fn enter(ctx: &SockOpsContext, addr: Addr, port: u16) {
     let mut member = 0;
     while member < MAX_GROUP {
         let mut key = ListenKey {
@@ -182,6 +189,12 @@ fn opened(
     if head.affinity_ns == 0 {
         return None;
     }
+    remember(head, client, backend)
+}
+
+/// Remembers the backend of a client, and counts how the client came to it.
+#[inline(always)]
+fn remember(head: &ServiceHead, client: &AffinityKey, backend: BackendId) -> Option<()> {
     // SAFETY: boot time can be read anywhere.
     let seen_ns = unsafe { bpf_ktime_get_boot_ns() };
     let affinity = Affinity {

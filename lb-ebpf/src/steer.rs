@@ -55,19 +55,22 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     if is_trial(ctx) {
         return SK_PASS;
     }
-    count(
-        service,
-        match choice.reason {
-            Reason::Affinity => Counter::Affinity,
-            Reason::Slot => Counter::Slot,
-            Reason::Next => Counter::Next,
-        },
-    );
+    count(service, counter_of(choice.reason));
     if lookup.service.protocol == protocol::UDP {
         let [high, low] = local::halves(&client.key.prefix);
         lb_sent(service.0, choice.backend.0, high, low);
     }
     SK_PASS
+}
+
+/// The counter of a reason.
+#[inline(always)]
+const fn counter_of(reason: Reason) -> Counter {
+    match reason {
+        Reason::Affinity => Counter::Affinity,
+        Reason::Slot => Counter::Slot,
+        Reason::Next => Counter::Next,
+    }
 }
 
 /// The L7 path chooses a backend for each request; connections all go there.

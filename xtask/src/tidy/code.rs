@@ -4,6 +4,8 @@ use super::{Complaint, Source};
 
 /// Longest file that still reads well.
 const MOST_LINES: usize = 600;
+/// Longest function of an eBPF program.
+const MOST_HOOK_LINES: usize = 40;
 
 /// The files that may hold `unsafe`. Each block in them states the fact that makes it sound.
 const UNSAFE_FILES: [&str; 38] = [
@@ -66,6 +68,44 @@ pub(super) fn files_open_with_their_purpose(sources: &[Source]) -> Vec<Complaint
         .filter(|source| source.is_rust() && !source.text.starts_with("//!"))
         .map(|source| source.complain(1, "opens without `//!`: say what it owns"))
         .collect()
+}
+
+/// Functions of the eBPF programs fit on a screen: what the verifier refuses is found by reading.
+pub(super) fn hooks_are_short(sources: &[Source]) -> Vec<Complaint> {
+    let hooks = sources
+        .iter()
+        .filter(|source| source.path.starts_with("lb-ebpf/src/"));
+    hooks.flat_map(long_functions).collect()
+}
+
+fn long_functions(source: &Source) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    let mut begun: Option<(usize, usize)> = None;
+    for (number, line) in source.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let is_whole = line.ends_with(['}', ';']);
+        let is_head = !is_whole
+            && line
+                .split('(')
+                .next()
+                .is_some_and(|head| head.split(' ').any(|word| word == "fn"));
+        match begun {
+            None if is_head && !line.trim_start().starts_with("//") => {
+                begun = Some((number, indent))
+            }
+            Some((first, outer)) if line.trim() == "}" && indent == outer => {
+                begun = None;
+                let lines = number - first + 1;
+                if lines > MOST_HOOK_LINES {
+                    let message =
+                        format!("a function of {lines} lines, over {MOST_HOOK_LINES}: split it");
+                    complaints.push(source.complain(first, message));
+                }
+            }
+            _ => {}
+        }
+    }
+    complaints
 }
 
 /// A file that takes long to read is two files.
@@ -186,6 +226,18 @@ mod tests {
 
     fn one(path: &str, text: &str) -> Vec<Source> {
         vec![Source::new(path, text)]
+    }
+
+    #[test]
+    fn function_of_a_program_that_does_not_fit_on_a_screen_is_found() {
+        let found = |lines: usize| {
+            let text = format!(
+                "impl A {{\n    pub fn a(\n    ) {{\n{}    }}\n}}\n",
+                "        b();\n".repeat(lines)
+            );
+            hooks_are_short(&[Source::new("lb-ebpf/src/a.rs", &text)]).len()
+        };
+        assert_eq!((found(37), found(38)), (0, 1));
     }
 
     #[test]

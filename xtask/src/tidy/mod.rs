@@ -72,9 +72,10 @@ impl fmt::Display for Complaint {
 
 type Rule = fn(&[Source]) -> Vec<Complaint>;
 
-const RULES: [Rule; 18] = [
+const RULES: [Rule; 19] = [
     code::files_open_with_their_purpose,
     code::files_are_short,
+    code::hooks_are_short,
     code::nothing_is_left_for_later,
     code::unsafe_stays_where_it_is_listed,
     code::clients_are_accepted_in_one_place,
