@@ -1,12 +1,14 @@
 //! `cargo xtask bench`: what it costs, measured here and now.
 //!
 //! `socket` compares ways to a backend in one run: `net` makes the hosts, `config` and
-//! `servers` the programs on them, `wrk` the load, `report` the medians. `http` does the same for
-//! proxies that read requests, `nat` for backends behind this host. `maglev` is criterion's affair, in lb-common.
-//! `plot` makes table and picture of the JSON of a run.
+//! `servers` the programs on them, `wrk` the load, `report` the table. `http` does the same for
+//! proxies that read requests, `nat` for backends behind this host. These three share options and start in
+//! `setup`, rounds, medians and ratios in `figures`, and `socket` and `nat` their JSON in `requests`.
+//! `maglev` is criterion's affair, in lb-common. `plot` makes table and picture of the JSON of a run.
 
 mod cgroup;
 mod config;
+mod figures;
 mod http;
 mod idle;
 mod nat;
@@ -14,8 +16,10 @@ mod net;
 mod plot;
 mod programs;
 mod report;
+mod requests;
 mod scratch;
 mod servers;
+mod setup;
 mod socket;
 mod ways;
 mod wrk;

@@ -1,6 +1,7 @@
 //! The ways from the client to a backend, and their ports.
 
 use super::cgroup::Cgroup;
+use super::requests::Path;
 
 /// Ports of the two backends, on the loopback and on the server's own address.
 pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
@@ -32,17 +33,6 @@ impl Way {
         Self::Haproxy,
     ];
 
-    /// Its name in tables and JSON.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Beside => "beside",
-            Self::Steered => "steered",
-            Self::Nginx => "nginx stream",
-            Self::Haproxy => "HAProxy tcp",
-        }
-    }
-
     /// The port on the server's address that leads this way.
     pub(super) fn port(self) -> u16 {
         match self {
@@ -65,5 +55,17 @@ impl Way {
     /// Whether it takes an agent.
     pub(super) fn has_agent(self) -> bool {
         self.cgroup() == Cgroup::Watched
+    }
+}
+
+impl Path for Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Beside => "beside",
+            Self::Steered => "steered",
+            Self::Nginx => "nginx stream",
+            Self::Haproxy => "HAProxy tcp",
+        }
     }
 }

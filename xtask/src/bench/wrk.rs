@@ -1,8 +1,5 @@
 //! Load: wrk, and what it says.
 
-use super::cgroup::Cgroups;
-use super::net::{Host, Net, SERVER};
-use super::ways::Way;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -43,26 +40,18 @@ pub(super) struct Reading {
     pub(super) errors: u64,
 }
 
-/// Lets the client ask for some seconds.
-pub(super) fn measure(
-    net: &Net,
-    cgroups: &Cgroups,
-    way: Way,
-    kind: Kind,
-    seconds: u32,
-) -> Result<Reading> {
-    let mut wrk = net.command(Host::Client, "wrk");
+/// Runs `wrk`, a command without arguments, for some seconds.
+pub(super) fn measure(mut wrk: Command, kind: Kind, seconds: u32, url: &str) -> Result<Reading> {
     wrk.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s")]);
     if kind == Kind::PerRequest {
         wrk.args(["-H", "Connection: close"]);
     }
-    wrk.arg(format!("http://{SERVER}:{}/", way.port()));
-    let text = run(cgroups.inside(way.cgroup(), &wrk))?;
-    parse(&text).with_context(|| format!("wrk to {} said:\n{text}", way.name()))
+    let text = run(wrk.arg(url))?;
+    parse(&text).with_context(|| format!("wrk to {url} said:\n{text}"))
 }
 
 /// Runs a program that makes load, and returns what it says.
-pub(super) fn run(mut load: Command) -> Result<String> {
+pub(super) fn run(load: &mut Command) -> Result<String> {
     let mut child = load
         .stdout(Stdio::piped())
         .spawn()

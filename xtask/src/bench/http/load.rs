@@ -55,7 +55,7 @@ impl Target<'_> {
             wrk.args(["-H", "Connection: close"]);
         }
         wrk.arg("-s").arg(script).arg(self.url(port));
-        let (text, cpu) = self.with_cpu(wrk)?;
+        let (text, cpu) = self.with_cpu(&mut wrk)?;
         of_wrk(&text, cpu).with_context(|| format!("wrk said:\n{text}"))
     }
 
@@ -70,7 +70,7 @@ impl Target<'_> {
             .args(["-D", &self.seconds.to_string()])
             .arg(format!("--log-file={}", log.display()))
             .arg(self.url(Port::Tls));
-        let (text, cpu) = self.with_cpu(h2load)?;
+        let (text, cpu) = self.with_cpu(&mut h2load)?;
         let log = fs::read_to_string(&log).context("read the times of h2load")?;
         of_h2load(&text, &log, cpu).with_context(|| format!("h2load said:\n{text}"))
     }
@@ -81,12 +81,12 @@ impl Target<'_> {
         load.args([what, &self.address(port)])
             .args(["--seconds", &self.seconds.to_string()])
             .args(more);
-        let (text, cpu) = self.with_cpu(load)?;
+        let (text, cpu) = self.with_cpu(&mut load)?;
         of_own(&text, cpu)
     }
 
     /// What it says, and the microseconds that the proxy spent on it.
-    fn with_cpu(&self, load: Command) -> Result<(String, f64)> {
+    fn with_cpu(&self, load: &mut Command) -> Result<(String, f64)> {
         let before = cpu_us(self.pid)?;
         let text = wrk::run(load)?;
         Ok((text, cpu_us(self.pid)? - before))

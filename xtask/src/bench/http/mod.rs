@@ -7,7 +7,7 @@
 //! | `measure`, `figure`, `shape` | what is measured, and by which requests |
 //! | `check`, `answer` | whether each proxy does it |
 //! | `load`, `script`, `process` | load, and what it costs the proxy |
-//! | `report` | medians and ratios |
+//! | `report` | table and JSON |
 
 mod answer;
 mod check;
@@ -25,13 +25,12 @@ mod report;
 mod script;
 mod shape;
 
+use super::figures::turns;
 use super::net::Net;
-use super::scratch::{Scratch, sweep};
-use super::wrk::INTERRUPTED;
+use super::setup::{self, Options};
 use crate::build::{self, Profile};
-use crate::sh::{find_program, is_root, say};
-use crate::{host, packages};
-use anyhow::{Context, Result, ensure};
+use crate::sh::say;
+use anyhow::{Context, Result};
 use check::Check;
 use figure::Reading;
 use load::Target;
@@ -41,20 +40,12 @@ use ports::Proxy;
 use proxies::Proxies;
 use report::Results;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 /// Arguments of `cargo xtask bench http`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Print JSON, with every round
-    #[arg(long)]
-    json: bool,
-    /// Rounds that count; one more comes first and does not
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// Seconds for each proxy in each round
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    seconds: u32,
+    #[command(flatten)]
+    options: Options,
     /// Only see that it works: one round of a second, a thousand idle connections
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
@@ -71,16 +62,10 @@ pub(super) struct Args {
 
 /// Measures and prints.
 pub(super) fn bench(args: &Args) -> Result<()> {
-    ensure!(
-        is_root(),
-        "making network namespaces takes root: run this as root"
-    );
+    setup::ensure_root()?;
     let peers = Peers::new(args.peers.as_deref())?;
     prepare(&peers)?;
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("listen to Ctrl-C")?;
-    sweep();
-    let scratch = Scratch::new()?;
+    let scratch = setup::begin()?;
     let net = Net::new(scratch.name.clone())?;
     let versions = args.proxies.iter().map(|proxy| {
         let version = peers.version(*proxy)?;
@@ -103,11 +88,10 @@ pub(super) fn bench(args: &Args) -> Result<()> {
         }
     }
     let results = run.results;
-    if args.json {
-        println!("{:#}", results.json(amount.seconds));
-    } else {
-        println!("{}", results.table(rounds, amount.seconds));
-    }
+    args.options.print(
+        || results.json(amount.seconds),
+        || results.table(rounds, amount.seconds),
+    );
     Ok(())
 }
 
@@ -122,11 +106,11 @@ impl Args {
             return (1, amount);
         }
         let amount = Amount {
-            seconds: self.seconds,
+            seconds: self.options.seconds,
             // Each takes two files, and others are open too.
             idle_sockets: (place::open_files() / 2 - 100).min(10_000),
         };
-        (self.rounds, amount)
+        (self.options.rounds, amount)
     }
 }
 
@@ -143,8 +127,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// All rounds of one measurement. Each starts with another proxy, so that none is always the first
-    /// after a pause.
+    /// All rounds of one measurement.
     fn measure(&mut self, measure: Measure) -> Result<()> {
         let mut prepared = Vec::new();
         for &proxy in self.order {
@@ -156,28 +139,22 @@ impl Run<'_> {
         } else {
             self.rounds
         };
-        for round in 0..rounds as usize {
-            for turn in 0..self.order.len() {
-                let turn = (round + turn) % self.order.len();
-                let proxy = self.order[turn];
-                let reading = self.take(&prepared[turn], proxy, self.amount.seconds);
-                let reading =
-                    reading.with_context(|| format!("{}, {}", proxy.name(), measure.name()))?;
-                let figures: Vec<String> = reading
-                    .figures
-                    .iter()
-                    .map(|(unit, value)| format!("{value:.2} {}", unit.name()))
-                    .collect();
-                say(format!(
-                    "{}, round {} of {rounds}, {}: {}",
-                    measure.name(),
-                    round + 1,
-                    proxy.name(),
-                    figures.join("; ")
-                ));
-                self.results
-                    .add(measure, proxy, reading.figures, reading.errors);
-            }
+        for (round, turn) in turns(rounds, self.order.len()) {
+            let proxy = self.order[turn];
+            let reading = self.take(&prepared[turn], proxy, self.amount.seconds);
+            let reading =
+                reading.with_context(|| format!("{}, {}", proxy.name(), measure.name()))?;
+            let figures = reading.figures.iter();
+            let figures: Vec<String> = figures
+                .map(|(unit, value)| format!("{value:.2} {}", unit.name()))
+                .collect();
+            say(format!(
+                "{}, round {round} of {rounds}, {}: {}",
+                measure.name(),
+                proxy.name(),
+                figures.join("; ")
+            ));
+            self.results.add(measure, proxy, reading);
         }
         Ok(())
     }
@@ -212,28 +189,20 @@ impl Run<'_> {
 
 /// Builds and installs what is needed.
 fn prepare(peers: &Peers) -> Result<()> {
-    build::build(Profile::Dist)?;
+    setup::build_agent()?;
     build::package(Profile::Dist, "lb-load")?;
-    host::mount_bpffs()?;
-    let needed = [
+    let mut needed = vec![
         ("ip", "iproute2"),
         ("wrk", "wrk"),
         ("h2load", "nghttp2-client"),
         ("gzip", "gzip"),
+        // The backends are nginx in any case.
         ("nginx", "nginx"),
-        ("haproxy", "haproxy"),
         ("openssl", "openssl"),
         ("taskset", "util-linux"),
     ];
-    let packages: Vec<&str> = needed
-        .into_iter()
-        // The backends are nginx in any case.
-        .filter(|(program, _)| *program != "haproxy" || peers.are_installed())
-        .filter(|(program, _)| find_program(program).is_none())
-        .map(|(_, package)| package)
-        .collect();
-    if packages.is_empty() {
-        return Ok(());
+    if peers.are_installed() {
+        needed.push(("haproxy", "haproxy"));
     }
-    packages::ensure_without_services(&packages, "the benchmark", &["nginx", "haproxy"])
+    setup::install(&setup::missing(&needed), &["nginx", "haproxy"])
 }

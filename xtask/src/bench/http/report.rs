@@ -1,27 +1,17 @@
-//! From rounds to medians, and to ratios of lb-agent to the better of the others.
+//! Table and JSON, with ratios of lb-agent to the better of the others.
 
-use super::super::report::median;
-use super::figure::Unit;
+use super::super::figures::Figures;
+use super::figure::{Reading, Unit};
 use super::measure::Measure;
 use super::ports::Proxy;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
-/// All rounds of one figure of one proxy.
-pub(super) struct Series {
-    pub(super) measure: Measure,
-    pub(super) unit: Unit,
-    pub(super) proxy: Proxy,
-    /// One for each round, in order.
-    pub(super) rounds: Vec<f64>,
-}
-
 /// All that was measured.
-#[derive(Default)]
 pub(super) struct Results {
     /// Of the proxies, in the order of the table.
     versions: Vec<(Proxy, String)>,
-    series: Vec<Series>,
+    figures: Figures<(Measure, Unit), Proxy>,
     errors: Vec<(Measure, Proxy, u64)>,
 }
 
@@ -30,75 +20,40 @@ impl Results {
     pub(super) fn new(versions: Vec<(Proxy, String)>) -> Self {
         Self {
             versions,
-            ..Self::default()
+            figures: Figures::new(),
+            errors: Vec::new(),
         }
     }
 
     /// One more round of a measurement.
-    pub(super) fn add(
-        &mut self,
-        measure: Measure,
-        proxy: Proxy,
-        figures: Vec<(Unit, f64)>,
-        errors: u64,
-    ) {
-        if errors > 0 {
-            self.errors.push((measure, proxy, errors));
+    pub(super) fn add(&mut self, measure: Measure, proxy: Proxy, reading: Reading) {
+        if reading.errors > 0 {
+            self.errors.push((measure, proxy, reading.errors));
         }
-        for (unit, value) in figures {
-            let known = self.series.iter_mut().find(|series| {
-                (series.measure, series.unit, series.proxy) == (measure, unit, proxy)
-            });
-            match known {
-                Some(series) => series.rounds.push(value),
-                None => self.series.push(Series {
-                    measure,
-                    unit,
-                    proxy,
-                    rounds: vec![value],
-                }),
-            }
+        for (unit, value) in reading.figures {
+            self.figures.add((measure, unit), proxy, value);
         }
-    }
-
-    fn find(&self, measure: Measure, unit: Unit, proxy: Proxy) -> Option<&Series> {
-        self.series
-            .iter()
-            .find(|series| (series.measure, series.unit, series.proxy) == (measure, unit, proxy))
     }
 
     /// The median of each round's ratio of lb-agent to the better of the others in that round.
-    fn ratio(&self, measure: Measure, unit: Unit) -> Option<f64> {
-        let ours = self.find(measure, unit, Proxy::Agent)?;
-        let others: Vec<&Series> = [Proxy::Nginx, Proxy::Haproxy]
-            .into_iter()
-            .filter_map(|proxy| self.find(measure, unit, proxy))
-            .collect();
-        let better = |round: usize| {
-            let values = others.iter().filter_map(|series| series.rounds.get(round));
-            values
-                .copied()
-                .reduce(if unit.is_gain() { f64::max } else { f64::min })
+    fn ratio(&self, figure: (Measure, Unit)) -> Option<f64> {
+        let better = if figure.1.is_gain() {
+            f64::max
+        } else {
+            f64::min
         };
-        let ratios = ours.rounds.iter().enumerate();
-        median(
-            ratios
-                .filter_map(|(round, value)| Some(value / better(round)?))
-                .collect(),
-        )
+        let others = [Proxy::Nginx, Proxy::Haproxy];
+        self.figures.ratio(figure, Proxy::Agent, &others, better)
     }
 
     /// The figures in the order of the table.
     fn rows(&self) -> Vec<(Measure, Unit)> {
         let mut rows = Vec::new();
         for measure in Measure::ALL {
-            for series in self
-                .series
-                .iter()
-                .filter(|series| series.measure == measure)
-            {
-                if !rows.contains(&(measure, series.unit)) {
-                    rows.push((measure, series.unit));
+            let figures = self.figures.measured().map(|(figure, _)| figure);
+            for figure in figures.filter(|figure| figure.0 == measure) {
+                if !rows.contains(&figure) {
+                    rows.push(figure);
                 }
             }
         }
@@ -125,11 +80,10 @@ impl Results {
             let name = format!("{}: {}", measure.name(), unit.name());
             let _ = write!(text, "\n{name:60}");
             for proxy in Proxy::ALL {
-                let series = self.find(measure, unit, proxy);
-                let value = series.and_then(|series| median(series.rounds.clone()));
+                let value = self.figures.median((measure, unit), proxy);
                 let _ = write!(text, "{:>12}", value.map_or_else(String::new, shown));
             }
-            if let Some(ratio) = self.ratio(measure, unit) {
+            if let Some(ratio) = self.ratio((measure, unit)) {
                 let _ = write!(text, "{ratio:>9.3}");
             }
         }
@@ -146,33 +100,28 @@ impl Results {
 
     /// The same, with every round.
     pub(super) fn json(&self, seconds: u32) -> Value {
-        let figure = |(measure, unit): (Measure, Unit)| {
-            let of = |proxy: Proxy| {
-                let series = self.find(measure, unit, proxy)?;
-                let median = median(series.rounds.clone());
-                Some((
-                    proxy.name(),
-                    json!({ "median": median, "rounds": series.rounds }),
-                ))
-            };
-            let proxies: serde_json::Map<String, Value> = Proxy::ALL
-                .into_iter()
-                .filter_map(of)
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect();
+        let row = |(measure, unit): (Measure, Unit)| {
+            let mut proxies = Map::new();
+            for proxy in Proxy::ALL {
+                if let Some(median) = self.figures.median((measure, unit), proxy) {
+                    let rounds = self.figures.rounds((measure, unit), proxy);
+                    let figures = json!({ "median": median, "rounds": rounds });
+                    proxies.insert(proxy.name().to_owned(), figures);
+                }
+            }
             json!({
                 "measure": measure.name(),
                 "unit": unit.name(),
                 "more_is_better": unit.is_gain(),
-                "ratio": self.ratio(measure, unit),
+                "ratio": self.ratio((measure, unit)),
                 "proxies": proxies,
             })
         };
-        let results: Vec<Value> = self.rows().into_iter().map(figure).collect();
+        let results: Vec<Value> = self.rows().into_iter().map(row).collect();
         let error = |(measure, proxy, count): &(Measure, Proxy, u64)| json!({ "measure": measure.name(), "proxy": proxy.name(), "count": count });
         let errors: Vec<Value> = self.errors.iter().map(error).collect();
         let versions = self.versions.iter();
-        let versions: serde_json::Map<String, Value> = versions
+        let versions: Map<String, Value> = versions
             .map(|(proxy, version)| (proxy.name().to_owned(), version.as_str().into()))
             .collect();
         json!({ "seconds": seconds, "versions": versions, "results": results, "errors": errors })
@@ -203,11 +152,12 @@ mod tests {
         ] {
             for value in rounds {
                 let figures = vec![(Unit::PerSecond, value), (Unit::CpuUs, 1000.0 / value)];
-                results.add(measure, proxy, figures, 0);
+                let errors = 0;
+                results.add(measure, proxy, Reading { figures, errors });
             }
         }
-        assert_eq!(results.ratio(measure, Unit::PerSecond), Some(1.1));
-        let cpu = results.ratio(measure, Unit::CpuUs).unwrap();
+        assert_eq!(results.ratio((measure, Unit::PerSecond)), Some(1.1));
+        let cpu = results.ratio((measure, Unit::CpuUs)).unwrap();
         assert!((cpu - 1.0 / 1.1).abs() < 1e-9, "{cpu}");
         assert!(results.table(3, 1).contains("1.100"));
         assert!(results.table(3, 1).starts_with("nginx 1.22.1\n"));
@@ -218,14 +168,13 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_left_out() {
-        let mut results = Results::default();
-        results.add(
-            Measure::Idle,
-            Proxy::Agent,
-            vec![(Unit::KibPerSocket, 1.5)],
-            2,
-        );
-        assert_eq!(results.ratio(Measure::Idle, Unit::KibPerSocket), None);
+        let mut results = Results::new(Vec::new());
+        let reading = Reading {
+            figures: vec![(Unit::KibPerSocket, 1.5)],
+            errors: 2,
+        };
+        results.add(Measure::Idle, Proxy::Agent, reading);
+        assert_eq!(results.ratio((Measure::Idle, Unit::KibPerSocket)), None);
         let table = results.table(1, 1);
         assert!(
             table.contains("1.50") && table.contains("2 errors"),

@@ -8,6 +8,7 @@
 
 use super::Way;
 use crate::bench::config;
+use crate::bench::requests::Path as _;
 use crate::bench::scratch::Scratch;
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
