@@ -10,19 +10,14 @@ use std::path::Path;
 /// Where Debian has the stream module. Elsewhere it is part of nginx.
 pub(super) const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-/// A backend: one process, and the shortest of answers, so that what is in between weighs most.
-pub(super) fn backend(port: u16) -> String {
+/// A backend on these addresses: one process, and the shortest of answers, so that the path to it
+/// weighs most.
+pub(super) fn backend(port: u16, addresses: &[&str]) -> String {
+    let listen = |address: &&str| format!("listen {address}:{port} backlog=8192; ");
+    let listen: String = addresses.iter().map(listen).collect();
     format!(
-        "{}\
-         http {{\n  \
-           access_log off;\n  \
-           keepalive_requests 1000000000;\n  \
-           server {{\n    \
-             listen 127.0.0.1:{port} backlog=8192;\n    \
-             listen {SERVER}:{port} backlog=8192;\n    \
-             location / {{ return 200 ok; }}\n  \
-           }}\n\
-         }}\n",
+        "{}http {{ access_log off; keepalive_requests 1000000000; server {{ \
+         {listen}location / {{ return 200 ok; }} }} }}\n",
         nginx(&format!("backend-{port}"))
     )
 }
@@ -71,16 +66,14 @@ pub(super) fn haproxy() -> String {
     )
 }
 
-/// lb-agent, with everything it keeps in places of this benchmark.
+/// lb-agent, attached to a cgroup.
 pub(super) fn agent(dir: &Path, pin_dir: &Path, cgroup: &Path, listen: &str) -> String {
     let [first, second] = BACKENDS;
     format!(
-        "[agent]\nstate_dir = {state:?}\ncontrol = {control:?}\npin_dir = {pin_dir:?}\n\
-         cgroup = {cgroup:?}\ndata_plane = \"bpf\"\n\
+        "{settings}cgroup = {cgroup:?}\n\
          [[service]]\nname = \"web\"\nlisten = [\"{listen}:{port}\"]\n\
          backends = [\"127.0.0.1:{first}\", \"127.0.0.1:{second}\"]\n",
-        state = dir.join("state"),
-        control = dir.join("control.sock"),
+        settings = super::agent::settings(dir, pin_dir),
         port = Way::Steered.port()
     )
 }

@@ -1,11 +1,18 @@
 //! `cargo xtask bench`: what it costs, measured here and now.
 //!
-//! `socket` compares ways to a backend in one run: `net` makes the hosts, `config` and
-//! `servers` the programs on them, `wrk` the load, `report` the table. `http` does the same for
-//! proxies that read requests, `nat` for backends behind this host. These three share options and start in
-//! `setup`, rounds, medians and ratios in `figures`, and `socket` and `nat` their JSON in `requests`.
-//! `maglev` is criterion's affair, in lb-common. `plot` makes table and picture of the JSON of a run.
+//! | module | owns |
+//! | --- | --- |
+//! | `socket`, `ways`, `servers`, `idle`, `cgroup`, `report` | `bench socket` |
+//! | `nat`, `http` | `bench nat`, `bench http` |
+//! | `setup`, `scratch` | options, root, packages, directory, output of these three |
+//! | `net`, `programs`, `agent`, `config` | hosts, and programs on them |
+//! | `wrk` | load |
+//! | `figures`, `requests` | order of rounds, medians, ratios; JSON of `socket` and `nat` |
+//! | `plot` | table and picture of the JSON of a run |
+//!
+//! `maglev` is criterion's affair, in lb-common, and `xdp` that of a program in lb-tests.
 
+mod agent;
 mod cgroup;
 mod config;
 mod figures;

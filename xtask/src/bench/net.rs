@@ -1,70 +1,84 @@
-//! Two hosts for a benchmark: network namespaces, joined by a veth pair, gone when dropped.
+//! Hosts for a benchmark: network namespaces, joined by veth pairs, gone when dropped.
 
 use crate::sh::CommandExt;
 use anyhow::Result;
+use std::ffi::OsStr;
 use std::process::Command;
 
+/// The hosts of [`Net::pair`].
+pub(super) const SERVER_HOST: &str = "server";
+pub(super) const CLIENT_HOST: &str = "client";
 /// The server's address on the link.
 pub(super) const SERVER: &str = "10.213.0.1";
 const CLIENT: &str = "10.213.0.2";
-
-/// One of the hosts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Host {
-    Server,
-    Client,
-}
+/// A connection per request takes many ports and long queues.
+const BUSY: &str = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range; \
+                    echo 8192 > /proc/sys/net/core/somaxconn; \
+                    echo 8192 > /proc/sys/net/ipv4/tcp_max_syn_backlog";
 
 /// The hosts of this process.
 pub(super) struct Net {
     name: String,
+    namespaces: Vec<String>,
 }
 
 impl Net {
-    /// Makes both hosts. What was made so far goes away if it fails.
-    pub(super) fn new(name: String) -> Result<Self> {
-        let net = Self { name };
-        for host in [Host::Server, Host::Client] {
-            ip(&["netns", "add", &net.namespace(host)])?;
+    /// Without hosts. The names of their namespaces begin with `name`.
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespaces: Vec::new(),
         }
-        let (server, client) = (net.namespace(Host::Server), net.namespace(Host::Client));
-        ip(&[
-            "link", "add", "uplink", "netns", &server, "type", "veth", "peer", "name", "uplink",
-            "netns", &client,
-        ])?;
-        net.configure(Host::Server, SERVER)?;
-        net.configure(Host::Client, CLIENT)?;
+    }
+
+    /// A server and a client on one link.
+    pub(super) fn pair(name: &str) -> Result<Self> {
+        let mut net = Self::new(name);
+        net.add_busy_host(SERVER_HOST)?;
+        net.add_busy_host(CLIENT_HOST)?;
+        net.join((SERVER_HOST, "uplink"), (CLIENT_HOST, "uplink"))?;
+        net.set_address(SERVER_HOST, "uplink", SERVER)?;
+        net.set_address(CLIENT_HOST, "uplink", CLIENT)?;
         Ok(net)
     }
 
-    fn configure(&self, host: Host, address: &str) -> Result<()> {
+    /// Makes a host with a loopback device.
+    pub(super) fn add_host(&mut self, host: &str) -> Result<()> {
         let namespace = self.namespace(host);
-        ip(&[
-            "-n",
-            &namespace,
-            "address",
-            "add",
-            &format!("{address}/24"),
-            "dev",
-            "uplink",
-        ])?;
-        ip(&["-n", &namespace, "link", "set", "uplink", "up"])?;
-        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
-        // A connection per request takes many ports and long queues.
-        let settings = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range; \
-                        echo 8192 > /proc/sys/net/core/somaxconn; \
-                        echo 8192 > /proc/sys/net/ipv4/tcp_max_syn_backlog";
-        self.command(host, "sh")
-            .args(["-c", settings])
-            .read()
-            .map(drop)
+        ip(&["netns", "add", &namespace])?;
+        self.namespaces.push(namespace);
+        self.ip(host, &["link", "set", "lo", "up"])
     }
 
-    fn namespace(&self, host: Host) -> String {
-        let host = match host {
-            Host::Server => "server",
-            Host::Client => "client",
-        };
+    /// Makes a host for the ends of many connections.
+    pub(super) fn add_busy_host(&mut self, host: &str) -> Result<()> {
+        self.add_host(host)?;
+        self.shell(host, BUSY)
+    }
+
+    /// Joins two hosts, each with the name of its device.
+    pub(super) fn join(&self, one: (&str, &str), other: (&str, &str)) -> Result<()> {
+        let (first, second) = (self.namespace(one.0), self.namespace(other.0));
+        ip(&[
+            "link", "add", one.1, "netns", &first, "type", "veth", "peer", "name", other.1,
+            "netns", &second,
+        ])
+    }
+
+    /// Gives a device its address in a network of 24 bits.
+    pub(super) fn set_address(&self, host: &str, device: &str, address: &str) -> Result<()> {
+        let address = format!("{address}/24");
+        self.ip(host, &["address", "add", &address, "dev", device])?;
+        self.ip(host, &["link", "set", "dev", device, "up"])
+    }
+
+    /// Runs `ip` on a host.
+    pub(super) fn ip(&self, host: &str, arguments: &[&str]) -> Result<()> {
+        ip(&[&["-n", &self.namespace(host)], arguments].concat())
+    }
+
+    /// The name of a host's namespace, unique on this machine.
+    pub(super) fn namespace(&self, host: &str) -> String {
         format!("{}-{host}", self.name)
     }
 
@@ -72,7 +86,7 @@ impl Net {
     /// terminal's Ctrl-C, which is for us to answer.
     ///
     /// Not `ip netns exec`: that mounts another /sys, without the cgroups.
-    pub(super) fn command(&self, host: Host, program: &str) -> Command {
+    pub(super) fn command(&self, host: &str, program: impl AsRef<OsStr>) -> Command {
         use std::os::unix::process::CommandExt as _;
         let mut command = Command::new("setpriv");
         command
@@ -82,13 +96,17 @@ impl Net {
             .process_group(0);
         command
     }
+
+    /// Runs a line of shell on a host.
+    pub(super) fn shell(&self, host: &str, text: &str) -> Result<()> {
+        self.command(host, "sh").args(["-c", text]).read().map(drop)
+    }
 }
 
 impl Drop for Net {
     fn drop(&mut self) {
-        for host in [Host::Server, Host::Client] {
-            // A namespace that could not be made cannot be removed.
-            let _ = ip(&["netns", "delete", &self.namespace(host)]);
+        for namespace in &self.namespaces {
+            let _ = ip(&["netns", "delete", namespace]);
         }
     }
 }

@@ -1,16 +1,12 @@
 //! The programs on the server host: two backends, and the balancers before them.
 
 use super::cgroup::{Cgroup, Cgroups};
-use super::config;
-use super::net::{Host, Net, SERVER};
+use super::net::{Net, SERVER, SERVER_HOST};
 use super::programs::Programs;
 use super::ways::{BACKENDS, DIRECT, Way};
-use crate::build::{self, Profile};
-use crate::sh::CommandExt;
-use anyhow::{Context, Result, ensure};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use super::{agent, config};
+use anyhow::Result;
+use std::path::Path;
 
 /// All programs on the server host; dropping them ends them, and takes the agent out of the kernel.
 pub(super) struct Servers<'a> {
@@ -18,7 +14,6 @@ pub(super) struct Servers<'a> {
     cgroups: &'a Cgroups,
     /// For configurations, logs and state.
     dir: &'a Path,
-    pin_dir: PathBuf,
     programs: Programs<'a>,
 }
 
@@ -30,13 +25,10 @@ impl<'a> Servers<'a> {
         dir: &'a Path,
         ways: &[Way],
     ) -> Result<Self> {
-        let name = dir.file_name().context("a directory without a name")?;
-        let pin_dir = Path::new("/sys/fs/bpf").join(name);
         let mut servers = Self {
             net,
             cgroups,
             dir,
-            pin_dir,
             programs: Programs::new(net, dir),
         };
         for port in BACKENDS {
@@ -60,25 +52,20 @@ impl<'a> Servers<'a> {
 
     fn start_backend(&mut self, port: u16, cgroup: Cgroup) -> Result<()> {
         let name = format!("backend-{port}");
-        self.start_nginx(&name, &config::backend(port), port, cgroup)
+        let config = config::backend(port, &["127.0.0.1", SERVER]);
+        self.start_nginx(&name, &config, port, cgroup)
     }
 
     fn start_nginx(&mut self, name: &str, config: &str, port: u16, cgroup: Cgroup) -> Result<()> {
-        let file = self.programs.write(&format!("{name}.conf"), config)?;
-        let mut nginx = self.net.command(Host::Server, "nginx");
-        nginx
-            .arg("-p")
-            .arg(self.dir)
-            .arg("-c")
-            .arg(file)
-            .args(["-e", "stderr"]);
+        let nginx = self.net.command(SERVER_HOST, "nginx");
+        let nginx = self.programs.nginx(nginx, name, config)?;
         let nginx = self.cgroups.inside(cgroup, &nginx);
         self.programs.spawn(name, nginx, port).map(drop)
     }
 
     fn start_haproxy(&mut self) -> Result<()> {
         let file = self.programs.write("haproxy.cfg", &config::haproxy())?;
-        let mut haproxy = self.net.command(Host::Server, "haproxy");
+        let mut haproxy = self.net.command(SERVER_HOST, "haproxy");
         haproxy.arg("-db").arg("-f").arg(file);
         let haproxy = self.cgroups.inside(Way::Haproxy.cgroup(), &haproxy);
         let port = Way::Haproxy.port();
@@ -87,42 +74,12 @@ impl<'a> Servers<'a> {
 
     fn start_agent(&mut self) -> Result<()> {
         let cgroup = self.cgroups.dir(Cgroup::Watched);
-        let text = config::agent(self.dir, &self.pin_dir, cgroup, SERVER);
+        let pin_dir = self.programs.pin_dir(SERVER_HOST);
+        let text = config::agent(self.dir, &pin_dir, cgroup, SERVER);
         let file = self.programs.write("agent.toml", &text)?;
-        let mut agent = self
-            .net
-            .command(Host::Server, &build::agent(Profile::Dist).to_string_lossy());
-        agent.arg("run").arg("--config").arg(file);
+        let agent = agent::command(self.net, SERVER_HOST, &file);
         self.programs
             .spawn("lb-agent", agent, Way::Steered.port())?;
-        self.check_paths()
-    }
-
-    /// Requests that went through the agent would be another measurement.
-    fn check_paths(&self) -> Result<()> {
-        let status = Command::new(build::agent(Profile::Dist))
-            .arg("--control")
-            .arg(self.dir.join("control.sock"))
-            .args(["status", "--json"])
-            .read()?;
-        let status: serde_json::Value =
-            serde_json::from_str(&status).context("read the status of lb-agent")?;
-        let backends = status["services"][0]["backends"]
-            .as_array()
-            .context("no backends")?;
-        let steered = backends.iter().all(|backend| backend["path"] == "socket");
-        ensure!(
-            steered,
-            "lb-agent does not steer by the socket path: {backends:?}"
-        );
-        Ok(())
-    }
-}
-
-impl Drop for Servers<'_> {
-    fn drop(&mut self) {
-        self.programs.end();
-        // Programs without pins leave the kernel. There are none where no agent was started.
-        let _ = fs::remove_dir_all(&self.pin_dir);
+        agent::ensure_backends(&agent::status(self.dir)?, "path", "socket")
     }
 }

@@ -2,8 +2,8 @@
 
 use super::cgroup::{Cgroup, Cgroups};
 use super::config::STREAM_MODULE;
-use super::idle::IdleAgents;
-use super::net::{Host, Net, SERVER};
+use super::idle;
+use super::net::{CLIENT_HOST, Net, SERVER};
 use super::report;
 use super::requests::Requests;
 use super::servers::Servers;
@@ -35,16 +35,17 @@ pub(super) fn bench(args: &Args) -> Result<()> {
     setup::ensure_root()?;
     prepare(&args.ways)?;
     let scratch = setup::begin()?;
-    let net = Net::new(scratch.name.clone())?;
+    let mut net = Net::pair(&scratch.name)?;
+    idle::add_hosts(&mut net, args.agents)?;
     let cgroups = Cgroups::new(&scratch.name)?;
     let watched = cgroups.dir(Cgroup::Watched);
-    let idle = IdleAgents::start(&scratch.name, &scratch.dir, watched, args.agents)?;
+    let idle = idle::start(&net, &scratch.dir, watched, args.agents)?;
     let servers = Servers::start(&net, &cgroups, &scratch.dir, &args.ways)?;
     let mut all = Requests::new();
     for kind in Kind::ALL {
         if kind == Kind::PerRequest || !args.per_request {
             all.measure(kind, &args.ways, &args.options, |way, seconds| {
-                let wrk = net.command(Host::Client, "wrk");
+                let wrk = net.command(CLIENT_HOST, "wrk");
                 let url = format!("http://{SERVER}:{}/", way.port());
                 wrk::measure(cgroups.inside(way.cgroup(), &wrk), kind, seconds, &url)
             })?;

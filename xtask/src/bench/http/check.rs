@@ -1,7 +1,7 @@
 //! Each proxy is asked once for everything that is measured: one that did less would be measured
 //! doing less.
 
-use super::super::net::{Host, Net, SERVER};
+use super::super::net::{CLIENT_HOST, Net, SERVER};
 use super::answer::Answer;
 use super::place::{Place, command, load_program};
 use super::ports::{Port, Proxy};
@@ -38,7 +38,7 @@ impl Check<'_> {
     }
 
     fn client(&self, program: &Path) -> Command {
-        command(self.net, Host::Client, Place::Others, program)
+        command(self.net, CLIENT_HOST, Place::Others, program)
     }
 
     fn raw(&self, to: &str, request: &[u8]) -> Result<Vec<u8>> {

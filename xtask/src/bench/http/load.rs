@@ -1,6 +1,6 @@
 //! Programs that make load, and what they say.
 
-use super::super::net::{Host, Net, SERVER};
+use super::super::net::{CLIENT_HOST, Net, SERVER};
 use super::super::wrk;
 use super::figure::{Reading, Unit};
 use super::place::{Place, command, load_program};
@@ -24,7 +24,7 @@ pub(super) struct Target<'a> {
 
 impl Target<'_> {
     fn client(&self, program: &Path) -> Command {
-        command(self.net, Host::Client, Place::Others, program)
+        command(self.net, CLIENT_HOST, Place::Others, program)
     }
 
     /// Where one of the proxy's ports is.

@@ -66,7 +66,7 @@ pub(super) fn bench(args: &Args) -> Result<()> {
     let peers = Peers::new(args.peers.as_deref())?;
     prepare(&peers)?;
     let scratch = setup::begin()?;
-    let net = Net::new(scratch.name.clone())?;
+    let net = Net::pair(&scratch.name)?;
     let versions = args.proxies.iter().map(|proxy| {
         let version = peers.version(*proxy)?;
         Ok((*proxy, version))

@@ -1,6 +1,6 @@
 //! What a program may use: a processor, and open files.
 
-use super::super::net::{Host, Net};
+use super::super::net::Net;
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
 use std::fs;
@@ -40,7 +40,7 @@ pub(super) enum Place {
 }
 
 /// A program on one of the hosts, in its place.
-pub(super) fn command(net: &Net, host: Host, place: Place, program: &Path) -> Command {
+pub(super) fn command(net: &Net, host: &str, place: Place, program: &Path) -> Command {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let processor = match place {
         Place::Others if processors > 1 => "1",

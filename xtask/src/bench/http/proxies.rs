@@ -1,6 +1,6 @@
 //! The programs of `bench http`: backends and proxies.
 
-use super::super::net::{Host, Net};
+use super::super::net::{Net, SERVER_HOST};
 use super::super::programs::Programs;
 use super::peers::{self, Peers};
 use super::place::{Place, command, load_program};
@@ -34,13 +34,13 @@ impl<'a> Proxies<'a> {
         peers: &'a Peers,
         proxies: &[Proxy],
     ) -> Result<Self> {
-        let name = dir.file_name().context("a directory without a name")?;
+        let mut programs = Programs::new(net, dir);
         let mut all = Self {
             net,
             dir,
-            pin_dir: Path::new("/sys/fs/bpf").join(name),
+            pin_dir: programs.pin_dir(SERVER_HOST),
             peers,
-            programs: Programs::new(net, dir),
+            programs,
             pids: Vec::new(),
         };
         pages::write(&dir.join("pages"))?;
@@ -61,7 +61,7 @@ impl<'a> Proxies<'a> {
 
     /// Ends a proxy and starts it anew, for measurements of memory.
     pub(super) fn restart(&mut self, proxy: Proxy) -> Result<()> {
-        self.programs.end_one(self.pid(proxy)?);
+        self.programs.end(self.pid(proxy)?);
         self.pids.retain(|(known, _)| *known != proxy);
         let pid = self.start_proxy(proxy)?;
         self.pids.push((proxy, pid));
@@ -91,7 +91,7 @@ impl<'a> Proxies<'a> {
             let nginx = self.nginx(&["nginx".into()], &name, &config, Place::Others)?;
             self.programs.spawn_unseen(&name, nginx, port)?;
         }
-        let mut echo = command(self.net, Host::Server, Place::Others, &load_program());
+        let mut echo = command(self.net, SERVER_HOST, Place::Others, &load_program());
         echo.args(["echo", &format!("127.0.0.1:{ECHO}")]);
         self.programs.spawn_unseen("echo", echo, ECHO).map(drop)
     }
@@ -126,28 +126,13 @@ impl<'a> Proxies<'a> {
     }
 
     fn nginx(&self, words: &[OsString], name: &str, config: &str, place: Place) -> Result<Command> {
-        let file = self.programs.write(&format!("{name}.conf"), config)?;
-        let mut nginx = self.program(words, place);
-        nginx
-            .arg("-p")
-            .arg(self.dir)
-            .arg("-c")
-            .arg(file)
-            .args(["-e", "stderr"]);
-        Ok(nginx)
+        let nginx = self.program(words, place);
+        self.programs.nginx(nginx, name, config)
     }
 
     fn program(&self, words: &[OsString], place: Place) -> Command {
-        let mut command = command(self.net, Host::Server, place, Path::new(&words[0]));
+        let mut command = command(self.net, SERVER_HOST, place, Path::new(&words[0]));
         command.args(&words[1..]);
         command
-    }
-}
-
-impl Drop for Proxies<'_> {
-    fn drop(&mut self) {
-        self.programs.end();
-        // Programs without pins leave the kernel.
-        let _ = fs::remove_dir_all(&self.pin_dir);
     }
 }

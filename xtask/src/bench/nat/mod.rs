@@ -3,12 +3,14 @@
 
 mod net;
 mod report;
+mod servers;
 
+use super::net::CLIENT_HOST;
 use super::requests::{Path, Requests};
 use super::setup::{self, Options};
 use super::wrk::{self, Kind};
 use anyhow::Result;
-use net::Net;
+use servers::{Servers, target};
 
 /// Arguments of `cargo xtask bench nat`.
 #[derive(clap::Args)]
@@ -84,15 +86,17 @@ pub(super) fn bench(args: &Args) -> Result<()> {
     setup::ensure_root()?;
     prepare(&args.ways)?;
     let scratch = setup::begin()?;
-    let net = Net::start(&scratch, &args.ways)?;
+    let net = net::hosts(&scratch.name, &args.ways)?;
+    let servers = Servers::start(&net, &scratch.dir, &args.ways)?;
     let mut all = Requests::new();
     for kind in Kind::ALL {
         all.measure(kind, &args.ways, &args.options, |way, seconds| {
-            let url = format!("http://{}/", net::target(way));
-            wrk::measure(net.client("wrk"), kind, seconds, &url)
+            let (address, port) = target(way);
+            let url = format!("http://{address}:{port}/");
+            wrk::measure(net.command(CLIENT_HOST, "wrk"), kind, seconds, &url)
         })?;
     }
-    drop(net);
+    drop(servers);
     let seconds = args.options.seconds;
     args.options.print(
         || all.json(seconds, "way", &RATIOS),

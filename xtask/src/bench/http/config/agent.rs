@@ -1,5 +1,6 @@
-//! lb-agent, with everything it keeps in places of this benchmark.
+//! lb-agent as a reverse proxy.
 
+use super::super::super::agent::settings;
 use super::super::super::net::SERVER;
 use super::super::ports::{BACKENDS, ECHO, Port, Proxy};
 use super::CLIENTS;
@@ -20,12 +21,7 @@ pub(in super::super) fn agent(dir: &Path, pin_dir: &Path) -> String {
     );
     let rules = "request_headers = [{ set = \"X-Bench\", value = \"in\" }]\n\
                  response_headers = [{ set = \"X-Bench-Out\", value = \"out\" }]\n";
-    let mut text = format!(
-        "[agent]\nstate_dir = {:?}\ncontrol = {:?}\npin_dir = {pin_dir:?}\n\
-         data_plane = \"bpf\"\nl7_workers = 1\n",
-        dir.join("state"),
-        dir.join("control.sock"),
-    );
+    let mut text = settings(dir, pin_dir) + "l7_workers = 1\n";
     for (name, port, backends, http, more) in [
         ("web", Port::Plain, &two, "", tls.as_str()),
         ("rules", Port::Rules, &two, rules, ""),
