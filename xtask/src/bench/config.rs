@@ -3,8 +3,8 @@
 //! The balancers are set up alike: one process, one thread, the same two backends, chosen by the
 //! client's address.
 
-use super::net::SERVER;
-use super::ways::{BACKENDS, Way};
+use super::net::{BACKENDS, SERVER};
+use super::ways::Way;
 use std::path::Path;
 
 /// Where Debian has the stream module. Elsewhere it is part of nginx.

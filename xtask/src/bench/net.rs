@@ -11,6 +11,8 @@ pub(super) const CLIENT_HOST: &str = "client";
 /// The server's address on the link.
 pub(super) const SERVER: &str = "10.213.0.1";
 const CLIENT: &str = "10.213.0.2";
+/// Ports of the two backends of every benchmark.
+pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
 /// A connection per request takes many ports and long queues.
 const BUSY: &str = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range; \
                     echo 8192 > /proc/sys/net/core/somaxconn; \

@@ -3,6 +3,7 @@
 use super::requests::{Path, Requests};
 use super::ways::Way;
 use super::wrk::{CONNECTIONS, Kind};
+use clap::ValueEnum;
 use std::fmt::Write;
 
 /// A row for each way, two columns for each kind.
@@ -16,7 +17,7 @@ pub(super) fn table(all: &Requests<Way>, seconds: u32) -> String {
     for kind in Kind::ALL {
         let _ = write!(text, "{:>26}", kind.name());
     }
-    for way in Way::ALL {
+    for &way in Way::value_variants() {
         let cells = Kind::ALL.map(|kind| cell(all, kind, way));
         if cells.iter().any(Option::is_some) {
             let [keep_alive, per_request] = cells.map(Option::unwrap_or_default);

@@ -1,9 +1,9 @@
 //! The programs on the server host: two backends, and the balancers before them.
 
 use super::cgroup::{Cgroup, Cgroups};
-use super::net::{Net, SERVER, SERVER_HOST};
+use super::net::{BACKENDS, Net, SERVER, SERVER_HOST};
 use super::programs::Programs;
-use super::ways::{BACKENDS, DIRECT, Way};
+use super::ways::{DIRECT, Way};
 use super::{agent, config};
 use anyhow::Result;
 use std::path::Path;

@@ -1,14 +1,13 @@
 //! The ways from the client to a backend, and their ports.
 
 use super::cgroup::Cgroup;
+use super::net::BACKENDS;
 use super::requests::Path;
 
-/// Ports of the two backends, on the loopback and on the server's own address.
-pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
 /// Port of a third, whose sockets no program sees.
 pub(super) const DIRECT: u16 = 5002;
 
-/// A way from the client to a backend.
+/// A way from the client to a backend, in the order of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(super) enum Way {
     /// To a backend itself, on a machine without an agent
@@ -24,15 +23,6 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// All of them, in the order of the table.
-    pub(super) const ALL: [Self; 5] = [
-        Self::Direct,
-        Self::Beside,
-        Self::Steered,
-        Self::Nginx,
-        Self::Haproxy,
-    ];
-
     /// The port on the server's address that leads this way.
     pub(super) fn port(self) -> u16 {
         match self {

@@ -1,9 +1,9 @@
 //! Each proxy is asked once for everything that is measured: one that did less would be measured
 //! doing less.
 
-use super::super::net::{CLIENT_HOST, Net, SERVER};
+use super::super::net::{Net, SERVER};
 use super::answer::Answer;
-use super::place::{Place, command, load_program};
+use super::place::{client, load_program};
 use super::ports::{Port, Proxy};
 use super::shape::Shape;
 use anyhow::{Context, Result, ensure};
@@ -37,12 +37,8 @@ impl Check<'_> {
         Ok(answer)
     }
 
-    fn client(&self, program: &Path) -> Command {
-        command(self.net, CLIENT_HOST, Place::Others, program)
-    }
-
     fn raw(&self, to: &str, request: &[u8]) -> Result<Vec<u8>> {
-        let mut load = self.client(&load_program());
+        let mut load = client(self.net, load_program());
         load.args(["ask", to]);
         let said: Value = serde_json::from_slice(&talk(load, request)?)?;
         let bytes = said["answer"].as_array().context("no answer")?;
@@ -55,7 +51,7 @@ impl Check<'_> {
     }
 
     fn over_tls(&self, to: &str, request: &[u8]) -> Result<Vec<u8>> {
-        let mut openssl = self.client(Path::new("openssl"));
+        let mut openssl = client(self.net, "openssl");
         openssl.args(["s_client", "-quiet", "-connect", to]);
         openssl.stderr(Stdio::null());
         talk(openssl, request)

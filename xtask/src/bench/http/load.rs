@@ -1,9 +1,9 @@
 //! Programs that make load, and what they say.
 
-use super::super::net::{CLIENT_HOST, Net, SERVER};
+use super::super::net::{Net, SERVER};
 use super::super::wrk;
 use super::figure::{Reading, Unit};
-use super::place::{Place, command, load_program};
+use super::place::{client, load_program};
 use super::ports::{Port, Proxy};
 use super::process::{cpu_us, resident_kib};
 use anyhow::{Context, Result};
@@ -23,10 +23,6 @@ pub(super) struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn client(&self, program: &Path) -> Command {
-        command(self.net, CLIENT_HOST, Place::Others, program)
-    }
-
     /// Where one of the proxy's ports is.
     pub(super) fn address(&self, port: Port) -> String {
         format!("{SERVER}:{}", self.proxy.port(port))
@@ -48,7 +44,7 @@ impl Target<'_> {
         connections: u32,
         close: bool,
     ) -> Result<Reading> {
-        let mut wrk = self.client(Path::new("wrk"));
+        let mut wrk = client(self.net, "wrk");
         wrk.args(["-t1", "--latency", "--timeout", "10s"])
             .args([format!("-c{connections}"), format!("-d{}s", self.seconds)]);
         if close {
@@ -64,7 +60,7 @@ impl Target<'_> {
         let log = dir.join("h2load.log");
         // It appends.
         let _ = fs::remove_file(&log);
-        let mut h2load = self.client(Path::new("h2load"));
+        let mut h2load = client(self.net, "h2load");
         h2load
             .args([format!("-c{connections}"), format!("-m{streams}")])
             .args(["-D", &self.seconds.to_string()])
@@ -77,7 +73,7 @@ impl Target<'_> {
 
     /// One of the loads of our own.
     pub(super) fn own(&self, what: &str, port: Port, more: &[&str]) -> Result<Reading> {
-        let mut load = self.client(&load_program());
+        let mut load = client(self.net, load_program());
         load.args([what, &self.address(port)])
             .args(["--seconds", &self.seconds.to_string()])
             .args(more);
@@ -95,8 +91,7 @@ impl Target<'_> {
     /// Memory of the proxy with so many idle connections, less that without.
     pub(super) fn idle(&self, port: Port, kind: &str, sockets: u32) -> Result<Reading> {
         let before = resident_kib(self.pid)?;
-        let mut child = self
-            .client(&load_program())
+        let mut child = client(self.net, load_program())
             .args(["idle", &self.address(port), "--kind", kind])
             .args(["--sockets", &sockets.to_string()])
             .stdin(Stdio::piped())

@@ -71,6 +71,8 @@ pub(super) struct Amount {
 /// A measurement that can be taken of a proxy: it has been seen to answer as it should.
 pub(super) struct Prepared {
     measure: Measure,
+    /// The port that wrk asks.
+    port: Port,
     /// For wrk.
     script: PathBuf,
     dir: PathBuf,
@@ -158,6 +160,7 @@ impl Measure {
         }
         Ok(Prepared {
             measure: self,
+            port: shapes.first().map_or(Port::Plain, |shape| shape.port),
             script: file,
             dir: check.dir.to_owned(),
             fixed,
@@ -188,18 +191,6 @@ impl Measure {
         }]
     }
 
-    /// The port that wrk asks.
-    fn port(self) -> Port {
-        match self {
-            Self::Rules => Port::Rules,
-            Self::Trusted => Port::Trusted,
-            Self::Cookie => Port::Cookie,
-            Self::Sid => Port::SocketIo,
-            Self::Tls64 => Port::Tls,
-            _ => Port::Plain,
-        }
-    }
-
     fn connections(self) -> u32 {
         match self {
             Self::KeepAlive512 => 512,
@@ -222,7 +213,7 @@ impl Prepared {
             Measure::H2One => target.h2load(64, 1, &self.dir),
             Measure::H2Hundred => target.h2load(8, 100, &self.dir),
             _ => target.wrk(
-                measure.port(),
+                self.port,
                 &self.script,
                 measure.connections(),
                 measure == Measure::PerRequest,

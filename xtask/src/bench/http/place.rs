@@ -1,10 +1,11 @@
 //! What a program may use: a processor, and open files.
 
-use super::super::net::Net;
+use super::super::net::{CLIENT_HOST, Net};
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -39,8 +40,13 @@ pub(super) enum Place {
     Others,
 }
 
+/// A program on the client host.
+pub(super) fn client(net: &Net, program: impl AsRef<OsStr>) -> Command {
+    command(net, CLIENT_HOST, Place::Others, program)
+}
+
 /// A program on one of the hosts, in its place.
-pub(super) fn command(net: &Net, host: &str, place: Place, program: &Path) -> Command {
+pub(super) fn command(net: &Net, host: &str, place: Place, program: impl AsRef<OsStr>) -> Command {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let processor = match place {
         Place::Others if processors > 1 => "1",

@@ -1,7 +1,5 @@
 //! The proxies and backends, and the ports that each of them listens on.
 
-/// Ports of the backends that answer requests.
-pub(super) const BACKENDS: [u16; 2] = [5000, 5001];
 /// The port of the backend that sends WebSocket messages back.
 pub(super) const ECHO: u16 = 6000;
 

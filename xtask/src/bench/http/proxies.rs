@@ -1,10 +1,10 @@
 //! The programs of `bench http`: backends and proxies.
 
-use super::super::net::{Net, SERVER_HOST};
+use super::super::net::{BACKENDS, Net, SERVER_HOST};
 use super::super::programs::Programs;
 use super::peers::{self, Peers};
 use super::place::{Place, command, load_program};
-use super::ports::{BACKENDS, ECHO, Port, Proxy};
+use super::ports::{ECHO, Port, Proxy};
 use super::{config, pages};
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
@@ -91,7 +91,7 @@ impl<'a> Proxies<'a> {
             let nginx = self.nginx(&["nginx".into()], &name, &config, Place::Others)?;
             self.programs.spawn_unseen(&name, nginx, port)?;
         }
-        let mut echo = command(self.net, SERVER_HOST, Place::Others, &load_program());
+        let mut echo = command(self.net, SERVER_HOST, Place::Others, load_program());
         echo.args(["echo", &format!("127.0.0.1:{ECHO}")]);
         self.programs.spawn_unseen("echo", echo, ECHO).map(drop)
     }
@@ -131,7 +131,7 @@ impl<'a> Proxies<'a> {
     }
 
     fn program(&self, words: &[OsString], place: Place) -> Command {
-        let mut command = command(self.net, SERVER_HOST, place, Path::new(&words[0]));
+        let mut command = command(self.net, SERVER_HOST, place, &words[0]);
         command.args(&words[1..]);
         command
     }

@@ -26,7 +26,7 @@ pub(super) struct Args {
     ways: Vec<Way>,
 }
 
-/// A way from the client to a backend.
+/// A way from the client to a backend, in the order of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum Way {
     /// To the backend's own address, by a host that only routes
@@ -42,15 +42,6 @@ enum Way {
 }
 
 impl Way {
-    /// All of them, in the order of the table.
-    const ALL: [Self; 5] = [
-        Self::Direct,
-        Self::Nftables,
-        Self::Tc,
-        Self::Xdp,
-        Self::Wire,
-    ];
-
     /// The number of its networks.
     fn number(self) -> u8 {
         self as u8 + 1

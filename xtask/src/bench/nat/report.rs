@@ -3,6 +3,7 @@
 use super::Way;
 use crate::bench::requests::{Path, Requests};
 use crate::bench::wrk::{CONNECTIONS, Kind};
+use clap::ValueEnum;
 use std::fmt::Write;
 
 /// A row for each way and kind.
@@ -18,7 +19,7 @@ pub(super) fn table(all: &Requests<Way>, seconds: u32) -> String {
         "to nftables"
     );
     for kind in Kind::ALL {
-        for way in Way::ALL {
+        for &way in Way::value_variants() {
             let Some(requests) = all.median(kind, way) else {
                 continue;
             };

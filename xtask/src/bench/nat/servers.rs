@@ -2,7 +2,7 @@
 
 use super::Way;
 use super::net::BACKEND_HOST;
-use crate::bench::net::{CLIENT_HOST, Net};
+use crate::bench::net::{BACKENDS, CLIENT_HOST, Net};
 use crate::bench::programs::Programs;
 use crate::bench::requests::Path as _;
 use crate::bench::{agent, config};
@@ -10,9 +10,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-
-/// Ports of the two backends.
-const BACKENDS: [u16; 2] = [5000, 5001];
 
 /// Address and port at which the client finds a backend by this way.
 pub(super) fn target(way: Way) -> (String, u16) {

@@ -1,8 +1,8 @@
 //! HAProxy as a reverse proxy. What it logs goes to its standard output, which is a file.
 
-use super::super::super::net::SERVER;
+use super::super::super::net::{BACKENDS, SERVER};
 use super::super::place::open_files;
-use super::super::ports::{BACKENDS, ECHO, Port, Proxy};
+use super::super::ports::{ECHO, Port, Proxy};
 use super::CLIENTS;
 use std::fmt::Write as _;
 use std::path::Path;

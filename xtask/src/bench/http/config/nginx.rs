@@ -1,8 +1,8 @@
 //! nginx as a reverse proxy.
 
 use super::super::super::config::nginx;
-use super::super::super::net::SERVER;
-use super::super::ports::{BACKENDS, ECHO, Port, Proxy};
+use super::super::super::net::{BACKENDS, SERVER};
+use super::super::ports::{ECHO, Port, Proxy};
 use super::CLIENTS;
 use std::fmt::Write as _;
 use std::path::Path;
