@@ -12,9 +12,13 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
 
-/// A measurement.
+/// A measurement, in the order in which they are made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(super) enum Measure {
+    /// WebSockets that do nothing
+    Idle,
+    /// Connections that do nothing after a request
+    IdleKeepAlive,
     /// Small answers on 64 connections that stay
     KeepAlive64,
     /// Small answers on 512 connections that stay
@@ -55,10 +59,6 @@ pub(super) enum Measure {
     Resumptions,
     /// Small WebSocket messages there and back, on 200 sockets
     Messages,
-    /// WebSockets that do nothing
-    Idle,
-    /// Connections that do nothing after a request
-    IdleKeepAlive,
 }
 
 /// How much of it.
@@ -81,32 +81,6 @@ pub(super) struct Prepared {
 }
 
 impl Measure {
-    /// All of them, in their order.
-    pub(super) const ALL: [Self; 22] = [
-        Self::Idle,
-        Self::IdleKeepAlive,
-        Self::KeepAlive64,
-        Self::KeepAlive512,
-        Self::PerRequest,
-        Self::Post300,
-        Self::Post64k,
-        Self::Chunked,
-        Self::Gzip,
-        Self::Rules,
-        Self::Trusted,
-        Self::Cookie,
-        Self::Sid,
-        Self::Mixed,
-        Self::Kib64,
-        Self::Mib10,
-        Self::Tls64,
-        Self::H2One,
-        Self::H2Hundred,
-        Self::FullHandshakes,
-        Self::Resumptions,
-        Self::Messages,
-    ];
-
     /// Its name in tables and JSON.
     pub(super) fn name(self) -> &'static str {
         match self {

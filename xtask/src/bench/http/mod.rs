@@ -32,6 +32,7 @@ use crate::build::{self, Profile};
 use crate::sh::say;
 use anyhow::{Context, Result};
 use check::Check;
+use clap::ValueEnum;
 use figure::Reading;
 use load::Target;
 use measure::{Amount, Measure, Prepared};
@@ -82,7 +83,7 @@ pub(super) fn bench(args: &Args) -> Result<()> {
         amount,
         results: Results::new(versions),
     };
-    for measure in Measure::ALL {
+    for &measure in Measure::value_variants() {
         if args.only.is_empty() || args.only.contains(&measure) {
             run.measure(measure)?;
         }

@@ -46,15 +46,12 @@ impl Results {
         self.figures.ratio(figure, Proxy::Agent, &others, better)
     }
 
-    /// The figures in the order of the table.
+    /// The figures in the order in which they were measured.
     fn rows(&self) -> Vec<(Measure, Unit)> {
         let mut rows = Vec::new();
-        for measure in Measure::ALL {
-            let figures = self.figures.measured().map(|(figure, _)| figure);
-            for figure in figures.filter(|figure| figure.0 == measure) {
-                if !rows.contains(&figure) {
-                    rows.push(figure);
-                }
+        for (figure, _) in self.figures.measured() {
+            if !rows.contains(&figure) {
+                rows.push(figure);
             }
         }
         rows
