@@ -95,7 +95,12 @@ impl<T> Deref for Shared<T> {
 impl<H: Hook> Stages for Maps<H> {
     /// The packet is the context's, and the context lies in the scratch map.
     #[inline(always)]
-    fn call<P: Packet>(&mut self, stage: Stage, _packet: &mut P, _context: &mut PacketContext) -> Verdict {
+    fn call<P: Packet>(
+        &mut self,
+        stage: Stage,
+        _packet: &mut P,
+        _context: &mut PacketContext,
+    ) -> Verdict {
         Verdict::from_code(self.hook.call(stage))
     }
 
