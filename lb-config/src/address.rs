@@ -1,4 +1,4 @@
-//! Where a backend is: an IP address and a port, or a unix socket.
+//! The address of a backend: an IP address and a port, or a unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -17,7 +17,7 @@ const DISCARD_ONLY: u64 = 0x0100 << 48;
 /// Keys of the digests of a path; any two that differ will do.
 const DIGEST_KEYS: [[u64; 2]; 2] = [[0, 0], [1, 0]];
 
-/// Where a backend is.
+/// The address of a backend.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum BackendAddress {
@@ -28,8 +28,8 @@ pub enum BackendAddress {
 }
 
 impl BackendAddress {
-    /// What stands for it in the tables, which hold IP addresses only: for a unix socket an
-    /// address and a port made from its path.
+    /// The address that stands for this one in the tables, which hold IP addresses only. For a unix
+    /// socket it is an IPv6 address and a port made from the path.
     pub fn key(&self) -> SocketAddr {
         match self {
             Self::Ip(address) => *address,

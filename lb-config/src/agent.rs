@@ -17,7 +17,7 @@ const MAX_CONNECTIONS: u32 = 1 << 24;
 /// Longest path of a unix socket: `sun_path` less its final zero, unix(7).
 const MAX_SOCKET_PATH: usize = 107;
 
-/// The kind of `max_connections`.
+/// `max_connections`: a whole number from 1 to [`MAX_CONNECTIONS`].
 pub(super) const CONNECTIONS: Whole<u32> = whole(1..=MAX_CONNECTIONS, "connections");
 const DIRECTORY: Text<PathBuf, String> =
     path("absolute path", "\"/var/lib/lb-agent\"", absolute_path);
@@ -109,7 +109,7 @@ fn absolute_path(text: &str) -> Result<PathBuf, String> {
         ));
     }
     let path = PathBuf::from(text);
-    // What the agent makes and removes is directly under these: never the root itself.
+    // The agent makes and removes files directly under these, so the root itself is refused.
     if !path.is_absolute() || path.parent().is_none() {
         return Err(format!(
             "{shown} is not an absolute path (start it with \"/\" and name a place of its own)"

@@ -6,7 +6,8 @@ pub(super) trait Choice: Copy + PartialEq + 'static {
     const ALL: &'static [(&'static str, Self, &'static str)];
 }
 
-/// Declares an enum whose variants have names in the configuration. The first one is the default.
+/// Declares an enum with a name in the configuration for each variant. The first one is the
+/// default.
 macro_rules! choice {
     (
         $(#[doc = $about:literal])+ $(#[derive($($derive:ident),+)])?

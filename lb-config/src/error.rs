@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: all of it, each problem with its line and key path.
+//! Problems of a configuration. All of them are reported, each with its line and key path.
 
 use std::fmt;
 use std::io;
@@ -19,11 +19,11 @@ pub struct ConfigError {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where in the file, from 1; `None` if it is about the whole of it.
+    /// The line in the file, from 1; `None` if the problem is about the whole of it.
     pub line: Option<usize>,
     /// The key, as in `service[0].backends[1].weight`; may be empty.
     pub path: String,
-    /// What is wrong, and what to do.
+    /// The problem and its remedy.
     pub message: String,
 }
 
@@ -101,7 +101,7 @@ impl ConfigError {
     }
 }
 
-/// A place in the file: a key, and the byte where it or its value begins.
+/// A place in the file: a key, and the byte offset of it or its value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Place {
     /// The key path; empty for the whole file.
@@ -111,21 +111,21 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The whole file.
+    /// The whole file, without key or offset.
     pub(super) const FILE: Self = Self {
         path: String::new(),
         offset: None,
     };
 }
 
-/// A value and where it was written.
+/// A value with its place in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) place: Place,
 }
 
-/// Collects problems.
+/// Collects the problems of one file while it is read.
 pub(super) struct Problems {
     newlines: Vec<usize>,
     found: Vec<Problem>,
@@ -148,7 +148,7 @@ impl Problems {
         self.found.len()
     }
 
-    /// Notes a problem with what is at `place`.
+    /// Notes a problem of the value at `place`.
     pub(super) fn add(&mut self, place: &Place, message: impl fmt::Display) {
         self.found.push(Problem {
             line: place.offset.map(|offset| self.line(offset)),
@@ -172,7 +172,7 @@ impl Problems {
     }
 
     pub(super) fn into_error(mut self, source: &Path) -> ConfigError {
-        // What is wrong with the whole file comes first: it often explains the rest.
+        // Problems of the whole file come first: they often explain the rest.
         self.found.sort_by_key(|problem| problem.line);
         ConfigError {
             source: source.to_owned(),

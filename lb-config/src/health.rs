@@ -54,14 +54,14 @@ section! {
     }
 }
 
-/// What is asked of a backend.
+/// The question that a health check asks of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// It takes a connection.
+    /// A TCP connection, which the backend has to accept.
     Tcp,
-    /// It answers a request.
+    /// An HTTP request, which the backend has to answer well.
     Http(HttpProbe),
-    /// Nothing, as there is nothing to ask: after an interval it is tried again by those who want it.
+    /// No question, as there is none to ask. After an interval, clients try the backend again.
     Nothing,
 }
 
@@ -113,8 +113,8 @@ choice! {
 }
 
 impl Health {
-    /// How backends elsewhere are checked where no check is configured: failures that are met while they
-    /// serve take them out. `None` for services of HTTP, whose requests find another backend by themselves.
+    /// The passive health check of services without a configured one: failed connections take a
+    /// backend out. `None` for HTTP, as its requests find another backend by themselves.
     pub fn passive(mode: Mode) -> Option<Self> {
         let (probe, interval) = match mode {
             Mode::Tcp => (Probe::Tcp, Duration::from_secs(1)),
@@ -131,7 +131,7 @@ impl Health {
         })
     }
 
-    /// For backends that speak `protocol`. What is asked at a port of its own speaks HTTP/1.1.
+    /// For backends that speak `protocol`. A check on a port of its own speaks HTTP/1.1.
     pub(super) fn over(mut self, protocol: Protocol) -> Self {
         if let (Probe::Http(http), None) = (&mut self.probe, self.port) {
             http.protocol = protocol;
@@ -242,7 +242,7 @@ impl Field<Probe> for CheckType {
     }
 }
 
-/// Headers with their values.
+/// A table of header names with their values.
 struct Headers;
 
 impl Kind for Headers {

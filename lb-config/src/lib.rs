@@ -5,21 +5,21 @@
 //! | `error` | problems, each with its line and key path; all of them are reported at once |
 //! | `choice` | values among some that have names |
 //! | `reader` | walking the parsed TOML with typed fields and known keys |
-//! | `schema` | how sections are declared, and what follows from that: reading, writing, the reference, the JSON schema |
+//! | `schema` | how sections are declared; reading, writing, the reference and the JSON schema follow from that |
 //! | `show` | a configuration as it could be written |
-//! | `address` | where a backend is |
+//! | `address` | the address of a backend |
 //! | `value` | the rules for one value: an address, a weight, a duration, a name |
 //! | `raw`, `agent`, `lists` | the sections `[agent]` and `[[service]]`, and backends |
 //! | [`health`] | the section `[service.health]` |
-//! | [`loops`] | backends whose connections come back to the agent |
+//! | [`loops`] | backends with connections that come back to the agent |
 //! | [`http`] | everything for `mode = "http"` |
-//! | `metrics` | where metrics are served |
+//! | `metrics` | the address that serves metrics |
 //! | `packet` | everything for the paths `nat` and `dsr` |
 //! | `validate` | rules between values: duplicates, clashes, limits |
-//! | `warnings` | what is allowed and still likely to surprise |
+//! | `warnings` | settings that are allowed and still likely to surprise |
 //!
 //! Nothing here looks at the machine beyond reading the one file: the same text gives the same
-//! result everywhere.
+//! result on every machine.
 
 #![forbid(unsafe_code)]
 
@@ -68,11 +68,11 @@ use schema::section;
 pub const DEFAULT_FILE: &str = "/etc/lb-agent/config.toml";
 /// The control socket when none is named.
 pub const DEFAULT_CONTROL: &str = "/run/lb-agent/control.sock";
-/// Longest configuration that is read, in bytes: several times what the limits on services and
-/// backends allow.
+/// Longest configuration that is read, in bytes: several times the size that the limits on services
+/// and backends allow.
 pub const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// A whole, checked configuration.
+/// A whole, checked configuration. Its values agree with each other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Settings of the agent itself.
@@ -126,18 +126,18 @@ section! {
     }
 }
 
-/// One service.
+/// A service, or the backends of a route inside one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
-    /// Its name, unique.
+    /// The name, which is unique.
     pub name: String,
     /// Names that it had before, the latest first.
     pub was: Vec<String>,
-    /// Where it listens, HTTPS included; none of them IPv4-mapped.
+    /// Addresses that it listens on, HTTPS included; none of them IPv4-mapped.
     pub listen: Vec<SocketAddr>,
-    /// What it balances.
+    /// The protocol that it balances.
     pub mode: Mode,
-    /// Stickiness.
+    /// The stickiness of its clients.
     pub affinity: Affinity,
     /// Greatest load of a backend in thousandths of its fair share, at least 1000.
     pub max_load_permille: Option<u32>,
@@ -145,25 +145,25 @@ pub struct Service {
     pub max_connections: Option<u32>,
     /// How its backends are checked, if they are.
     pub health: Option<health::Health>,
-    /// Paths to its backends.
+    /// The paths that its backends may be reached by.
     pub paths: ServicePaths,
     /// Its backends; there may be none yet.
     pub backends: Vec<Backend>,
     /// The PROXY header that connections to its backends begin with, for TCP.
     pub send_proxy_protocol: Option<http::ProxyVersion>,
-    /// What there is to HTTP, for [`Mode::Http`]; `None` also for the services inside one, which
-    /// hold the backends of its routes and listen nowhere themselves.
+    /// The settings of HTTP, for [`Mode::Http`]. `None` also for the services inside one: these
+    /// hold the backends of its routes and have no listen addresses themselves.
     pub http: Option<Arc<http::HttpService>>,
 }
 
-/// One backend.
+/// A backend of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
-    /// Where the application is.
+    /// The address of the application.
     pub address: BackendAddress,
-    /// Its weight, at least 1.
+    /// The weight, at least 1.
     pub weight: u16,
-    /// How connections get there.
+    /// The path of its connections.
     pub path: Path,
 }
 
@@ -191,11 +191,11 @@ fn memory_bytes() -> u64 {
     kib.unwrap_or(0u64) * 1024
 }
 
-/// The text of [`Config::default`].
+/// The text that reads as [`Config::default`].
 pub(crate) const BUILT_IN: &str =
     "[[service]]\nname = \"web\"\nlisten = [\"0.0.0.0:80\", \"[::]:80\"]\n";
 
-/// What is in force without a file: one service `web` on port 80, with no backend yet.
+/// The configuration in force without a file: one service `web` on port 80, with no backend yet.
 impl Default for Config {
     fn default() -> Self {
         let web = Service {
@@ -223,12 +223,12 @@ impl Default for Config {
     }
 }
 
-/// What came of reading a configuration.
+/// The result of reading a configuration for inspection.
 pub struct Inspected {
     /// All of it that could be made out. With an error it is good for finding more that is wrong,
     /// and for nothing else.
     pub config: Option<Config>,
-    /// What is wrong with the text.
+    /// The problems of the text.
     pub error: Option<ConfigError>,
 }
 
@@ -254,7 +254,7 @@ pub fn load(path: Option<&FilePath>) -> Result<Config, ConfigError> {
     inspect(path).sound()
 }
 
-/// The same for whoever wants to know all that is wrong, in the files that it names too.
+/// The same with every problem, also of the files that the configuration names.
 pub fn inspect(path: Option<&FilePath>) -> Inspected {
     inspect_or_default(path, FilePath::new(DEFAULT_FILE))
 }
@@ -275,7 +275,7 @@ fn inspect_or_default(path: Option<&FilePath>, usual: &FilePath) -> Inspected {
     }
 }
 
-/// What is in the file `source`; `None` if there is no such file.
+/// The content of the file `source`; `None` if there is no such file.
 fn text(source: &FilePath) -> Result<Option<String>, ConfigError> {
     let unreadable = |error| ConfigError::unreadable(source, &error);
     let file = match File::open(source) {

@@ -12,7 +12,7 @@ use super::schema::{Kind, section};
 use super::value::{self, BadValue};
 use super::{BackendAddress, Path};
 
-/// A kind of texts.
+/// Texts that are checked by `value`.
 pub(super) type Texts<T> = Text<T, BadValue>;
 
 /// A name of a service or a route.
@@ -59,7 +59,7 @@ impl RawBackend {
     }
 }
 
-/// What stands for an address that is missing or not good.
+/// The stand-in for an address that is missing or not good.
 fn nowhere() -> Located<BackendAddress> {
     Located {
         value: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into(),

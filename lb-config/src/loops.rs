@@ -1,10 +1,10 @@
-//! Loops: backends whose connections come back to the service that they are for.
+//! Loops: backends with connections that come back to the service of the backend.
 //!
 //! The agent connects to a backend itself on the `proxy` path, for HTTP, for clients of the other
-//! address family, and everywhere without BPF. Where one of its own services listens at the
-//! backend's address, that connection is one more client of that service. On the `socket` path the
-//! kernel hands a connection to the application's socket, so a backend may have the service's own
-//! port there.
+//! address family, and everywhere without BPF. If one of its own services listens at the backend's
+//! address, that connection is one more client of that service. On the `socket` path the kernel
+//! hands a connection to the application's socket, so a backend may have the service's own port
+//! there.
 //!
 //! Nothing here knows of the host: the caller says which addresses are its own.
 
@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::value::BadValue;
 use super::{BackendAddress, Config, DataPlane, Mode, Path, Service};
 
-/// What takes a connection to a backend.
+/// The part that carries a connection to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
     /// The agent, which connects to it.
@@ -25,12 +25,12 @@ pub enum Carrier {
     Packets,
 }
 
-/// What decides about the carrier of a service's connections.
+/// The facts that decide about the carrier of a service's connections.
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
-    /// What it balances.
+    /// The protocol that the service balances.
     pub mode: Mode,
-    /// Where it listens.
+    /// The addresses that the service listens on.
     pub listen: &'a [SocketAddr],
     /// Whether its backends are sent a PROXY header.
     pub introduces: bool,
@@ -99,8 +99,8 @@ pub fn hops<'a>(
     config.services.iter().map(hop).collect()
 }
 
-/// Where connections to `service` come to: its own listen addresses, or those of the service that
-/// it is inside of.
+/// The addresses that connections to `service` come to. These are its own listen addresses, or
+/// those of the service that it is inside of.
 fn reached_at<'a>(config: &'a Config, service: &'a Service) -> &'a [SocketAddr] {
     let outer = service.name.split_once('/').map(|(outer, _)| outer);
     let mut services = config.services.iter();
@@ -108,7 +108,7 @@ fn reached_at<'a>(config: &'a Config, service: &'a Service) -> &'a [SocketAddr] 
     &outer.unwrap_or(service).listen
 }
 
-/// What belongs to this host for certain: loopback addresses, and those that are listened on.
+/// The addresses that belong to this host for certain: loopback addresses and listen addresses.
 pub fn evidently_local(config: &Config) -> impl Fn(IpAddr) -> bool {
     let listen = config.services.iter().flat_map(|service| &service.listen);
     let listen: BTreeSet<IpAddr> = listen.map(SocketAddr::ip).collect();
@@ -132,25 +132,24 @@ pub fn may_steer(data_plane: DataPlane) -> bool {
 /// A service as the search sees it.
 #[derive(Clone, Debug)]
 pub struct Hop<'a> {
-    /// Its name.
+    /// The name of the service.
     pub name: &'a str,
-    /// Whether it balances UDP.
+    /// Whether the service balances UDP.
     pub udp: bool,
-    /// Where it listens; for the backends of a route, where the service listens that it is inside
-    /// of.
+    /// Its listen addresses. For the backends of a route, those of the service around it.
     pub listen: &'a [SocketAddr],
     /// Its backends in their order. A unix socket leads nowhere, but has a place.
     pub backends: Vec<(BackendAddress, Carrier)>,
 }
 
-/// A backend whose connections come back.
+/// A backend in a loop: its connections come back to the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loop {
     /// The place of its service among the hops.
     pub hop: usize,
     /// Its place among the backends of that.
     pub backend: usize,
-    /// What is wrong with it.
+    /// The problem and its remedy.
     pub value: BadValue,
 }
 
@@ -160,17 +159,17 @@ type Node = (usize, bool);
 struct Edge<'a> {
     from: Node,
     to: Node,
-    /// The agent carries them.
+    /// Whether the agent carries the connections.
     agent: bool,
     hop: usize,
     backend: usize,
     address: SocketAddr,
-    /// Where `to` listens.
+    /// The listen address of `to`.
     at: &'a SocketAddr,
 }
 
-/// The backends of `hops` whose connections come back to their service. `is_local` says whether an
-/// address belongs to this host.
+/// The backends of `hops` with connections that come back to their service. `is_local` says whether
+/// an address belongs to this host.
 pub fn find(hops: &[Hop<'_>], is_local: &dyn Fn(IpAddr) -> bool) -> Vec<Loop> {
     let edges = edges(hops, is_local);
     let mut next: BTreeMap<Node, Vec<Node>> = BTreeMap::new();
@@ -178,7 +177,7 @@ pub fn find(hops: &[Hop<'_>], is_local: &dyn Fn(IpAddr) -> bool) -> Vec<Loop> {
         next.entry(edge.from).or_default().push(edge.to);
     }
     let mut found: Vec<Loop> = Vec::new();
-    // What the kernel does alone has an end: each packet is looked at once.
+    // A loop in the kernel alone ends, as each packet is looked at once.
     for edge in edges.iter().filter(|edge| edge.agent) {
         let known = |found: &Loop| (found.hop, found.backend) == (edge.hop, edge.backend);
         if found.iter().any(known) {
@@ -368,7 +367,7 @@ mod tests {
         assert_eq!(alone(&["0.0.0.0:80"], &[("192.0.2.1:80", Agent)]), none);
         assert_eq!(alone(&["0.0.0.0:80"], &[("127.0.0.1:81", Agent)]), none);
         assert_eq!(alone(&["[::]:80"], &[("127.0.0.1:80", Agent)]), none);
-        // What the kernel hands to a socket, or sends on, is not connected to.
+        // The agent does not connect to backends on the `socket` path or the packet paths.
         assert_eq!(alone(&["0.0.0.0:80"], &[("127.0.0.1:80", Socket)]), none);
         assert_eq!(alone(&["0.0.0.0:80"], &[("127.0.0.1:80", Packets)]), none);
     }

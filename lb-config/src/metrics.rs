@@ -1,4 +1,4 @@
-//! Where metrics are served: `[agent] metrics`.
+//! The address that serves metrics: `[agent] metrics`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,9 +12,9 @@ const MAX_SOCKET_PATH: usize = 107;
 /// A socket that serves metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetricsAddress {
-    /// A TCP address.
+    /// A TCP address to listen on.
     Tcp(SocketAddr),
-    /// A unix socket.
+    /// A unix socket, by its absolute path.
     Unix(PathBuf),
 }
 

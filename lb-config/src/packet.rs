@@ -1,5 +1,5 @@
-//! What the packet paths, `nat` and `dsr`, can be told: keys under `[agent]` and of a service, and
-//! which backends can be reached that way.
+//! Settings of the packet paths `nat` and `dsr`: keys under `[agent]` and of a service. It also
+//! tells which backends can be reached that way.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Registry").
 const GUE_PORT: u16 = 6080;
 
-/// The kind of [`PacketConfig::nat_source`].
+/// [`PacketConfig::nat_source`], a list of addresses.
 const SOURCES: List<Text<IpAddr, String>> = List(
     "[\"192.0.2.10\"]",
     text("IP address", "[\"192.0.2.10\"]", source_address),
@@ -101,10 +101,10 @@ section! {
     }
 }
 
-/// A range of addresses.
+/// A range of IP addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
-    /// An address in it.
+    /// An address in the range.
     pub address: IpAddr,
     /// Bits that all of them share.
     pub bits: u8,
@@ -320,7 +320,7 @@ impl Kind for Interfaces {
     }
 }
 
-/// What the kernel takes for a name, `dev_valid_name` in net/core/dev.c.
+/// The rules of the kernel for the name of an interface, `dev_valid_name` in net/core/dev.c.
 fn interface_name(text: &str) -> Result<String, String> {
     let shown = value::quoted(text);
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();

@@ -147,7 +147,7 @@ impl Field<Vec<Located<SocketAddr>>> for Listen {
     }
 }
 
-/// The services.
+/// The array of tables `[[service]]`.
 struct Services;
 
 const SERVICE: Sub<RawService> = sub("[[service]]");

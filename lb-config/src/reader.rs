@@ -9,8 +9,8 @@ use super::choice::Choice;
 use super::error::{Located, Place, Problems};
 use super::value::quoted;
 
-/// Parses `text`. When the syntax is wrong, that is noted and there is no document: what could
-/// still be read of it would only bring up problems that are not there.
+/// Parses `text`. A syntax error is noted, and there is no document. Reading the rest would only
+/// bring up problems that are not there.
 pub(super) fn document<'i>(text: &'i str, problems: &mut Problems) -> Option<DeTable<'i>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     // One mistake often leads the parser into several errors on the same line.
@@ -28,7 +28,7 @@ pub(super) fn document<'i>(text: &'i str, problems: &mut Problems) -> Option<DeT
     errors.is_empty().then(|| table.into_inner())
 }
 
-/// A table whose keys are taken one after the other.
+/// A table with keys that are taken one after the other.
 pub(super) struct Table<'a, 'i> {
     pub(super) place: Place,
     entries: &'a DeTable<'i>,
@@ -42,7 +42,7 @@ pub(super) struct Value<'a, 'i> {
 }
 
 impl<'a, 'i> Table<'a, 'i> {
-    /// The whole document.
+    /// The table of the whole document.
     pub(super) fn root(entries: &'a DeTable<'i>) -> Self {
         Self {
             place: Place::FILE,
@@ -72,7 +72,7 @@ impl<'a, 'i> Table<'a, 'i> {
         value.is_some_and(|value| value.value.as_str() == Some(expected))
     }
 
-    /// Whether `key` is there.
+    /// Whether the table has `key`.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.keys().any(|name| name.get_ref() == key)
     }
@@ -94,7 +94,7 @@ impl<'a, 'i> Table<'a, 'i> {
         value
     }
 
-    /// All keys with their values, for a table whose keys are values themselves.
+    /// All keys with their values, for a table with free keys, which are values themselves.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Value<'a, 'i>)> {
         self.entries.iter().map(|(key, value)| {
             let key = key.get_ref().as_ref();
@@ -112,7 +112,7 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
-    /// Notes the keys that nobody asked for.
+    /// Notes the keys that were not taken.
     pub(super) fn finish(self, problems: &mut Problems) {
         for name in self.entries.keys() {
             let key = name.get_ref().as_ref();
@@ -169,7 +169,7 @@ impl<'a, 'i> Value<'a, 'i> {
         })
     }
 
-    /// A whole number.
+    /// A whole number; another type is noted.
     pub(super) fn integer(&self, example: &str, problems: &mut Problems) -> Option<i128> {
         let DeValue::Integer(digits) = self.value else {
             return self.mismatch("a whole number", example, problems);
@@ -243,7 +243,7 @@ impl<'a, 'i> Value<'a, 'i> {
         })
     }
 
-    /// `true` or `false`.
+    /// A boolean; another type is noted.
     pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
         match self.value {
             DeValue::Boolean(value) => Some(*value),
@@ -305,7 +305,7 @@ impl<'a, 'i> Value<'a, 'i> {
     }
 }
 
-/// What somebody may have meant who wrote `key`.
+/// A remedy for the unknown `key`: the known key that is nearest to it.
 fn instead_of(key: &str, known: &[&str]) -> String {
     let distance = |name: &&&str| strsim::damerau_levenshtein(key, name);
     // Comparing costs time in the product of the lengths: nothing that long is meant to be a key.

@@ -1,4 +1,4 @@
-//! Rules between values: what clashes, what is there twice, and how much there may be.
+//! Rules between values: clashes, duplicates and upper limits.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +20,7 @@ use super::{Backend, BackendAddress, Config, Mode, Path, Service, ServicePaths};
 /// Backends that all services can have together: index 0 of the kernel's table is never given out.
 const TOTAL_BACKENDS: usize = MAX_BACKENDS - 1;
 
-/// Checks what was written as a whole. The result is good only if no problem was noted.
+/// Checks the written values as a whole. The result is good only if no problem was noted.
 pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
     let mut services = Vec::new();
     for service in raw.services {
@@ -45,7 +45,7 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
 struct Written {
     raw: RawService,
     http: Option<Arc<HttpService>>,
-    /// Where it listens, or where the service listens that it is inside of.
+    /// Its listen addresses, or those of the service that it is inside of.
     reached_at: Vec<SocketAddr>,
 }
 
@@ -99,8 +99,8 @@ pub fn check_backend(mode: Mode, address: &BackendAddress) -> Result<(), BadValu
     })
 }
 
-/// Connections that come back to their own service would do so for ever. Of other addresses than
-/// the loopback ones and those that are listened on, nobody can tell here whose they are.
+/// Finds connections that would come back to their own service for ever. Only loopback and listen
+/// addresses are known to be local here.
 fn check_loops(services: &[Written], steers: bool, problems: &mut Problems) {
     let is_local = |ip: IpAddr| {
         let mut listening = services.iter().flat_map(|service| &service.reached_at);
@@ -357,7 +357,7 @@ fn owner(place: &Place, problems: &Problems) -> String {
     format!("{service} (line {line})")
 }
 
-/// Where each thing was seen first.
+/// The place of the first use of each key.
 struct Seen<'a, K>(HashMap<K, &'a Place>);
 
 impl<K> Default for Seen<'_, K> {
@@ -367,7 +367,7 @@ impl<K> Default for Seen<'_, K> {
 }
 
 impl<'a, K: Eq + Hash> Seen<'a, K> {
-    /// Where `key` was seen before `place`, if it was.
+    /// The place of an earlier use of `key` before `place`, if there is one.
     fn before(&mut self, key: K, place: &'a Place) -> Option<&'a Place> {
         match self.0.entry(key) {
             Entry::Occupied(first) => Some(first.get()),

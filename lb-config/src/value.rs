@@ -13,9 +13,9 @@ pub const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 86_400);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem} ({remedy})")]
 pub struct BadValue {
-    /// What is wrong with it.
+    /// The problem of the value.
     pub problem: String,
-    /// What to write instead.
+    /// The advice for a value that works.
     pub remedy: String,
 }
 
@@ -109,7 +109,7 @@ pub fn client_address(text: &str) -> Result<IpAddr, BadValue> {
     }
 }
 
-/// A weight.
+/// A weight from 1 to 65,535.
 pub fn weight(number: i128) -> Result<u16, BadValue> {
     match u16::try_from(number) {
         Ok(weight) if weight > 0 => Ok(weight),
@@ -117,7 +117,7 @@ pub fn weight(number: i128) -> Result<u16, BadValue> {
     }
 }
 
-/// A duration.
+/// A duration, as humantime reads it.
 pub fn duration(text: &str) -> Result<Duration, BadValue> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration > MAX_DURATION => {
@@ -193,7 +193,7 @@ pub fn any_service_name(text: &str) -> Result<String, BadValue> {
     Ok(text.to_owned())
 }
 
-/// Sixteen bytes in hexadecimal.
+/// A seed of 16 bytes, as 32 hexadecimal digits.
 pub fn hash_seed(text: &str) -> Result<[u8; 16], BadValue> {
     let seed = (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .then(|| u128::from_str_radix(text, 16).ok())
@@ -208,7 +208,7 @@ pub fn hash_seed(text: &str) -> Result<[u8; 16], BadValue> {
     }
 }
 
-/// What an address is wanted for; decides which example is shown.
+/// The use of an address, which decides about the example in messages.
 #[derive(Clone, Copy)]
 enum Use {
     Backend,
@@ -230,7 +230,7 @@ impl Use {
         }
     }
 
-    /// What somebody means who writes only a port.
+    /// The remedy for a text that is only a port.
     fn everywhere(self, port: u16) -> String {
         match self {
             Self::Backend => format!("write \"127.0.0.1:{port}\""),
@@ -296,7 +296,7 @@ fn why_not_an_address(text: &str, wanted: Use) -> BadValue {
     BadValue { problem, remedy }
 }
 
-/// What "::1:5000" is likely to mean, although it is an address by itself.
+/// The address and port that "::1:5000" is likely to mean, although it is an address by itself.
 fn port_without_brackets(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port >= 80)?;

@@ -1,11 +1,11 @@
-//! What is allowed and still likely to surprise.
+//! Settings that are allowed and still likely to surprise.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::{Config, DataPlane, Mode, Path, Service, loops};
 
-/// What somebody should know who is about to use `config`, a sentence each.
+/// Warnings about `config` before it is used, a sentence each.
 pub fn warnings(config: &Config) -> Vec<String> {
     let mut found: Vec<String> = config.services.iter().flat_map(of_service).collect();
     found.extend(chains(config));

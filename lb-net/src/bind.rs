@@ -17,16 +17,17 @@ pub struct Problems(HashMap<ServiceKey, Problem>);
 
 struct Problem {
     text: String,
-    /// Waiting for somebody else to give it up does not help.
+    /// The agent lacks the permission. Waiting for another process to release the address does not
+    /// help.
     is_forbidden: bool,
 }
 
 /// How many listen addresses are served, and how many are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listening {
-    /// They are.
+    /// Addresses that are open.
     pub open: usize,
-    /// They are not, and are tried again.
+    /// Addresses that are not open, and are tried again.
     pub failed: usize,
     /// Of these, the ones that the agent may not open at all.
     pub forbidden: usize,
@@ -80,12 +81,12 @@ impl Problems {
         self.0.retain(|key, _| wanted.contains(key));
     }
 
-    /// The addresses.
+    /// The addresses that cannot be opened.
     pub fn keys(&self) -> Vec<ServiceKey> {
         self.0.keys().copied().collect()
     }
 
-    /// The reasons.
+    /// The reasons, one for each address.
     pub fn texts(&self) -> impl Iterator<Item = String> {
         self.0.values().map(|problem| problem.text.clone())
     }

@@ -1,13 +1,14 @@
-//! What the user-space paths share with the data plane: the memory of clients, and open connections.
+//! State that the user-space paths share with the data plane: the memory of clients, and open
+//! connections.
 
 use lb_common::abi::{Affinity, AffinityKey, BackendId, ServiceId};
 
 /// The clients that are remembered and the connections that are open: read for every choice made
 /// on the host, written by the userspace path.
 pub trait Clients: Send + Sync {
-    /// Where a client was sent last.
+    /// The backend that a client was sent to last.
     fn affinity(&self, protocol: u8, key: &AffinityKey) -> Option<Affinity>;
-    /// Remembers where a client was sent.
+    /// Remembers the backend that a client was sent to.
     fn remember(&self, protocol: u8, key: &AffinityKey, affinity: Affinity);
     /// Open connections of a backend.
     fn active(&self, backend: BackendId) -> u64;

@@ -1,5 +1,5 @@
-//! Sockets that systemd keeps while one agent ends and the next begins (its file descriptor store):
-//! who connects in between, or sends a datagram, waits in their queues, and is served instead of
+//! Listening sockets that systemd keeps in its file descriptor store while one agent ends and the
+//! next begins. New connections and datagrams wait in their queues, and are served instead of
 //! refused.
 
 use std::io;
@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sd_notify::NotifyState;
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// What becomes of those who come while an agent ends.
+/// What happens to new clients while an agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptPolicy {
     /// They are served as long as others are; then they wait in the queues of the sockets, which
     /// the next agent is given.
     Wait,
-    /// They are served as long as others are: somebody may start another agent.
+    /// New clients are served as long as others are, as another agent may be started.
     Served,
-    /// They are refused.
+    /// New clients are refused.
     Refused,
 }
 
@@ -37,14 +37,14 @@ impl AcceptPolicy {
 pub struct FdStore(Arc<Mutex<Vec<(String, Socket)>>>);
 
 impl FdStore {
-    /// Takes what systemd has passed to this process. To be called once, before anything else is
-    /// opened that could get the same numbers.
+    /// Takes the descriptors that systemd has passed to this process. To be called once, before
+    /// anything else is opened that could get the same numbers.
     pub fn take() -> Self {
         let Ok(passed) = sd_notify::listen_fds_with_names() else {
             return Self::default();
         };
         let kept = passed.filter_map(|(fd, name)| {
-            // SAFETY: systemd has opened it for this process, and nobody else has taken it.
+            // SAFETY: systemd has opened it for this process, and no other code has taken it.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             Some((name, usable(fd.into())?))
         });
@@ -65,8 +65,8 @@ impl FdStore {
         Some(found.pop()?.1.into())
     }
 
-    /// Opens a socket on `address` by `open`. What an earlier agent has left there under another
-    /// name gives way to it.
+    /// Opens a socket on `address` by `open`. A socket that an earlier agent has left there under
+    /// another name is closed first.
     pub fn make_way<S>(
         &self,
         address: SocketAddr,
@@ -90,7 +90,7 @@ impl FdStore {
         }
     }
 
-    /// What nobody has asked for is not kept any longer.
+    /// Removes the sockets that no listener has asked for from the store.
     pub fn forget_others(&self) {
         for (name, _) in self.remove(|_, _| true) {
             forget(&name);
@@ -111,7 +111,7 @@ impl FdStore {
     }
 }
 
-/// What the sockets of a listen address are called. A name has no colon in it (sd_notify(3)).
+/// The name of the sockets of a listen address. A name has no colon in it (sd_notify(3)).
 pub fn name_of(kind: &str, address: SocketAddr) -> String {
     let ip = address.ip().to_string().replace(':', "_");
     format!("{kind}-{ip}-{}", address.port())
@@ -150,7 +150,7 @@ fn is(socket: &Socket, kind: Type) -> bool {
     socket.r#type().is_ok_and(|known| known == kind)
 }
 
-/// Whether a socket is bound to what others want to bind to.
+/// Whether a socket is bound to an address that overlaps with `wanted`.
 fn overlaps(socket: &Socket, wanted: SocketAddr) -> bool {
     address(socket).is_some_and(|bound| {
         bound.port() == wanted.port()

@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2 (HAProxy, "The PROXY protocol", 2020): the addresses of a
-//! connection, told by whoever passes it on before its first byte.
+//! The PROXY protocol, versions 1 and 2 (HAProxy, "The PROXY protocol", 2020). A proxy sends the
+//! addresses of a connection ahead of its first byte.
 //!
 //! Section numbers in comments are those of that specification.
 
@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use lb_config::http::ProxyVersion;
 
-/// Longest header (section 2.2): the addresses take at most 232 bytes, and what follows them, of no use
-/// here, is skipped.
+/// Longest header (section 2.2). The addresses take at most 232 bytes. The bytes after them are of
+/// no use here, and are skipped.
 pub const LONGEST: usize = FIXED + u16::MAX as usize;
 
 const V1: &[u8] = b"PROXY ";
@@ -23,7 +23,7 @@ const UNIX_PAIR: usize = 216;
 
 type Pair = (SocketAddr, SocketAddr);
 
-/// What the bytes at the beginning of a connection are.
+/// The result of looking for a header at the beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
     /// A whole header of `length` bytes.
@@ -31,17 +31,17 @@ pub enum Parsed {
         /// Client and the address that it came to; `None` if the header says that the connection
         /// is the proxy's own, or of no IP at all: then the socket's own addresses hold.
         addresses: Option<Pair>,
-        /// Where the connection proper begins.
+        /// Offset of the first byte after the header.
         length: usize,
     },
-    /// The beginning of one.
+    /// The beginning of a header.
     Partial,
-    /// Something else.
+    /// Bytes that begin no valid header.
     Wrong,
 }
 
-/// Reads the header that `bytes` begin with. What is a header is [`Parsed::Partial`] as long as its
-/// end is missing.
+/// Reads the header that `bytes` begin with. A valid beginning is [`Parsed::Partial`] as long as
+/// the header's end is missing.
 pub fn parse(bytes: &[u8]) -> Parsed {
     let begins = |greeting: &[u8]| {
         let common = greeting.len().min(bytes.len());
@@ -72,7 +72,7 @@ fn parse_v1(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// What a line of version 1 tells; `None` for one that is not well-formed.
+/// The addresses in a line of version 1; `None` for one that is not well-formed.
 fn told_v1(line: &[u8]) -> Option<Option<Pair>> {
     let line = line.strip_prefix(V1)?.strip_suffix(b"\r\n")?;
     let line = std::str::from_utf8(line).ok()?;
@@ -125,8 +125,8 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// What the bytes after the fixed part of version 2 tell; `None` for a family that does not exist, or
-/// too few bytes. What follows the addresses is skipped.
+/// The addresses after the fixed part of version 2. `None` for a family that does not exist, or too
+/// few bytes. Bytes after the addresses are skipped.
 fn told_v2(family: u8, bytes: &[u8]) -> Option<Option<Pair>> {
     match family {
         0x00 => Some(None),

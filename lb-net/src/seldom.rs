@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// How often a line comes at most.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// One such line.
+/// One line of the log, limited in its rate.
 #[derive(Debug, Default)]
 pub struct Seldom(Mutex<State>);
 

@@ -30,8 +30,8 @@ pub fn save_syn(listener: &impl AsFd) -> io::Result<()> {
     }
 }
 
-/// The headers of the SYN that a connection began with, if its listener was told to [`save_syn`]
-/// and the kernel has not answered with a SYN cookie. They are given once.
+/// The headers of the SYN that a connection began with. The kernel gives them once, if the listener
+/// was told to [`save_syn`] and the SYN was not answered with a SYN cookie.
 pub fn saved_syn(stream: &impl AsFd) -> Option<Vec<u8>> {
     let mut header = [MaybeUninit::<u8>::uninit(); LONGEST_HEADER];
     let length = get(stream.as_fd(), libc::TCP_SAVED_SYN, &mut header)?;

@@ -12,7 +12,7 @@ use crate::websocket;
 /// Connections that are being opened at once.
 const OPENING: usize = 64;
 
-/// What a connection is.
+/// The kind of connection to hold open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Kind {
     /// A WebSocket
@@ -49,7 +49,7 @@ async fn open(to: SocketAddr, kind: Kind) -> anyhow::Result<TcpStream> {
     }
 }
 
-/// A connection whose first request was answered by "ok".
+/// A connection after its first request, which was answered with "ok".
 async fn ask_once(to: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(to).await?;
     stream

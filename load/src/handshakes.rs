@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-/// What came of some handshakes.
+/// Counts of handshakes, and their times.
 #[derive(Default)]
 struct Tally {
     full: u64,
@@ -88,7 +88,7 @@ async fn once(connector: &TlsConnector, to: SocketAddr) -> anyhow::Result<Handsh
 
 fn client(resume: bool) -> Result<ClientConfig, Error> {
     let mut provider = aws_lc_rs::default_provider();
-    // What all of those that are compared can do: a key exchange that one of them lacks would be
+    // A key exchange that all compared servers can do. One that a server lacks would make it
     // another measurement.
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
     let provider = Arc::new(provider);
@@ -105,7 +105,7 @@ fn client(resume: bool) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// Who the server is, is known; checking it would be work of the client.
+/// Accepts every certificate. The server is known, and checking it would be work of the client.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

@@ -1,5 +1,6 @@
 //! Load and backends for benchmarks that no packaged program gives: TLS handshakes that count, and
-//! WebSockets. One thread, so that it takes the same share of the machine whoever is measured.
+//! WebSockets. One thread, so that it takes the same share of the machine for every measured
+//! program.
 //!
 //! Every command prints one JSON object, the figures of its run or the bytes of an answer.
 
@@ -31,7 +32,7 @@ struct Cli {
 enum Command {
     /// Be a backend that sends WebSocket messages back
     Echo {
-        /// Where to listen
+        /// Addresses to listen on
         #[arg(required = true)]
         listen: Vec<SocketAddr>,
     },

@@ -6,11 +6,12 @@ use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// The example of RFC 6455, section 1.3, with its answer: nobody here is to be protected.
+/// The example key of RFC 6455, section 1.3, with its answer. No browser needs protection here, so
+/// the key need not be random.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A WebSocket.
+/// Opens a WebSocket, with a completed handshake.
 pub(crate) async fn open(to: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;

@@ -10,7 +10,7 @@ use crate::error::{Located, Place, Problems};
 use crate::lists::RawBackend;
 use crate::value;
 
-/// What was written of a service for HTTP.
+/// The settings of a service for HTTP, as written in the file.
 pub(crate) struct RawHttp {
     pub(crate) settings: Settings,
     pub(crate) tls: Option<RawTls>,
@@ -24,11 +24,11 @@ pub(crate) struct Inner {
     /// Former names of the route.
     pub(crate) was: Vec<Located<String>>,
     pub(crate) backends: Vec<RawBackend>,
-    /// What they speak.
+    /// The HTTP version that the backends speak.
     pub(crate) protocol: Protocol,
 }
 
-/// Checks what was written of the service `name`, and takes out the services inside it.
+/// Checks the HTTP settings of the service `name`, and takes out the services inside it.
 pub(crate) fn check(
     name: &str,
     listen: Vec<std::net::SocketAddr>,
@@ -139,7 +139,7 @@ fn route(
         was,
         hosts,
         path,
-        // What these say is in `target`.
+        // The action made of these is in `target`.
         backends: _,
         redirect: _,
         answer: _,

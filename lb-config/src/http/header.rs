@@ -15,20 +15,20 @@ const EXAMPLE: &str = "{ set = \"X-Client\", value = \"$client_ip\" }";
 /// One change to the headers of a request or an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderRule {
-    /// Of which header.
+    /// The header that is changed.
     pub name: HeaderName,
-    /// What is done to it.
+    /// The change that is made to it.
     pub operation: Operation,
 }
 
-/// What a rule does to a header.
+/// The change that a rule makes to a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// It has this value and no other.
     Set(Template),
     /// It has this value beside those that it has.
     Add(Template),
-    /// It is not there.
+    /// All lines of the header are removed.
     Remove,
 }
 
@@ -50,7 +50,7 @@ section! {
     }
 }
 
-/// The value of a rule, which depends on what the rule does.
+/// The value of a rule, which depends on the rule's operation.
 struct OfRule;
 
 impl Field<Option<Option<Template>>> for OfRule {
@@ -95,7 +95,7 @@ impl Field<Option<Option<Template>>> for OfRule {
     }
 }
 
-/// Rules for responses.
+/// Rules for headers of responses.
 pub(super) fn response_rules() -> List<impl Kind<Value = HeaderRule>> {
     let item = Made {
         of: sub(EXAMPLE),
@@ -175,8 +175,8 @@ impl Rule {
     }
 }
 
-/// The name of a header that is not the connection's own (RFC 9110, section 7.6.1): what frames a
-/// message is not anybody's to change.
+/// The name of a header that may be changed. Headers of the connection itself are refused (RFC
+/// 9110, section 7.6.1), and so are those that frame a message.
 fn changeable(text: &str) -> Result<HeaderName, String> {
     const FRAMING: [&str; 8] = [
         "connection",

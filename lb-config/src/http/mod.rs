@@ -1,4 +1,4 @@
-//! `mode = "http"`: what can be set, as checked values, and every default.
+//! `mode = "http"`: its settings as checked values, and every default.
 //!
 //! | file | owns |
 //! | --- | --- |
@@ -46,11 +46,11 @@ pub use value::{Cidr, HostPattern};
 pub struct HttpService {
     /// Its name; its own backends are those of the service of this name.
     pub name: String,
-    /// Where it takes plain HTTP.
+    /// Addresses that take plain HTTP.
     pub listen: Vec<SocketAddr>,
     /// HTTPS, if it is served.
     pub tls: Option<Tls>,
-    /// What holds for every request.
+    /// The settings that hold for every request.
     pub settings: Settings,
     /// In the order of the file. A request that none of them matches goes to the service's own
     /// backends.
@@ -68,8 +68,8 @@ impl HttpService {
 /// Versions of the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyVersion {
-    /// One line of text.
+    /// Version 1: one line of text.
     V1,
-    /// Binary.
+    /// Version 2: a binary header.
     V2,
 }

@@ -33,9 +33,9 @@ pub fn normal(path: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
-/// What backends may take `path` for beside its plain form, if that can be anything else: with
-/// `%2F`, `%5C` and backslashes as slashes, without what is behind a NUL, and the same without the
-/// parameters of its segments.
+/// Other readings of `path` that a backend may have beside its plain form, if there can be any. The
+/// first takes `%2F`, `%5C` and backslashes as slashes, and ends at a NUL. The second also lacks
+/// the parameters of its segments.
 pub fn readings(path: &str) -> Option<[String; 2]> {
     let is_disguised = |at: usize| {
         let two = path.as_bytes().get(at + 1..at + 3).unwrap_or_default();
@@ -67,7 +67,8 @@ fn is_normal(path: &[u8]) -> bool {
     })
 }
 
-/// Decodes what need not be encoded (RFC 3986, section 2.3); other triplets get upper case digits.
+/// Decodes triplets of unreserved characters (RFC 3986, section 2.3). Other triplets get upper case
+/// digits.
 fn decode_unreserved(path: &str) -> String {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;

@@ -18,7 +18,7 @@ use crate::schema::kinds::{
 use crate::schema::{Kind, section};
 use crate::value::{BadValue, quoted};
 
-/// What holds for some hosts and paths.
+/// A route: the hosts and paths that it matches, and the settings for their requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Its name, if it has one.
@@ -27,39 +27,39 @@ pub struct Route {
     pub hosts: Vec<HostPattern>,
     /// The beginning of the paths, in whole segments: `/api`, or empty for every path.
     pub path: String,
-    /// What happens to a request.
+    /// The action for a request that matches.
     pub action: Action,
-    /// What its backends speak, where that differs from the service's.
+    /// The HTTP version that its backends speak, if it differs from the service's.
     pub protocol: Option<Protocol>,
     /// Changes to the request, after those of the service.
     pub request_headers: Vec<HeaderRule>,
     /// Changes to the answer, after those of the service.
     pub response_headers: Vec<HeaderRule>,
-    /// Times, where they differ from the service's.
+    /// Times that differ from the service's.
     pub timeouts: RouteTimeouts,
-    /// Sizes, where they differ from the service's.
+    /// Sizes that differ from the service's.
     pub limits: RouteLimits,
 }
 
-/// What happens to a request.
+/// The action for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// It goes to the backends of the service of this name, `app` or `app/api`.
     Forward(String),
-    /// It is told to ask elsewhere.
+    /// The agent answers with a redirect.
     Redirect {
-        /// Where.
+        /// The target, for the `Location` header.
         to: Template,
         /// 301, 302, 303, 307 or 308.
         status: StatusCode,
     },
-    /// It is answered.
+    /// The agent answers by itself.
     Answer {
-        /// The status.
+        /// The status of the answer.
         status: StatusCode,
-        /// The body.
+        /// The body of the answer.
         body: String,
-        /// The type of the body.
+        /// The `Content-Type` of the answer.
         content_type: String,
     },
 }
@@ -126,20 +126,20 @@ section! {
     }
 }
 
-/// Where a route leads, as it was written.
+/// The target of a route, as it was written.
 pub(super) enum Target {
-    /// Nothing was written.
+    /// The file names no target.
     Unsaid,
-    /// To these.
+    /// The backends of the route itself, and their place.
     Backends(Place, Vec<RawBackend>),
-    /// Nowhere further.
+    /// A redirect or an answer, without a backend.
     Done(Action),
-    /// Something that was not good, and is noted.
+    /// A target that is not valid; the problem is noted.
     Bad,
 }
 
 impl RawRoute {
-    /// Where it leads; what is taken out is not left.
+    /// Takes the target out of the route.
     pub(super) fn take_target(&mut self) -> Target {
         let backends = self.backends.take();
         match (backends, self.redirect.take(), self.answer.take()) {
@@ -288,7 +288,7 @@ fn content_type(text: &str) -> Result<String, String> {
     }
 }
 
-/// Where a redirect leads: a URL, or a path on the same host.
+/// The target of a redirect: a URL, or a path on the same host.
 fn location(text: &str) -> Result<Template, String> {
     let template = Template::parse(text).map_err(|error| error.to_string())?;
     let visible = text.bytes().all(|byte| (0x21..0x7f).contains(&byte));

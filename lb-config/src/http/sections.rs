@@ -131,7 +131,7 @@ fn check_route_limits(_: &RouteLimits, table: &mut Table<'_, '_>, problems: &mut
 /// A size within a range: a number of bytes, or a text with a unit.
 struct Size<T>(RangeInclusive<u64>, PhantomData<T>);
 
-/// A size in `range`.
+/// A size of at least and at most so many bytes.
 const fn size<T>(range: RangeInclusive<u64>) -> Size<T> {
     Size(range, PhantomData)
 }
@@ -234,12 +234,12 @@ choice! {
     }
 }
 
-/// Where an access log goes.
+/// The target of an access log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LogTarget {
-    /// The agent's standard output.
+    /// Standard output of the agent.
     Stdout,
-    /// A file.
+    /// A file, by its path.
     File(PathBuf),
 }
 
@@ -333,7 +333,7 @@ fn lines(table: &Table<'_, '_>, problems: &Problems) -> BTreeMap<PathBuf, usize>
         .collect()
 }
 
-/// Files by status.
+/// A table of files by status.
 struct Pages;
 
 impl Kind for Pages {

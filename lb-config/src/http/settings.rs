@@ -19,10 +19,10 @@ use crate::schema::kinds::{
 use crate::schema::{Kind, section};
 use crate::value::quoted;
 
-/// What is wrong with PROXY headers to backends of HTTP/2, with a remedy.
+/// The message about PROXY headers to backends of HTTP/2, with a remedy.
 pub(super) const INTRODUCED_AND_SHARED: &str = "a connection of HTTP/2 carries the requests of many clients, and a PROXY header names one \
      (leave send_proxy_protocol out: X-Forwarded-For and Forwarded tell who asks)";
-/// The kind of `send_proxy_protocol`.
+/// `send_proxy_protocol`, a text.
 pub(crate) const PROXY_VERSION: Texts<ProxyVersion> = Text {
     what: "`\"v1\"` or `\"v2\"`",
     example: "\"v2\"",
@@ -112,13 +112,13 @@ choice! {
     }
 }
 
-/// What keeps a client with its backend.
+/// The property of a request that keeps a client with its backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stickiness {
-    /// Its address.
+    /// The address of the client.
     Address,
-    /// The Socket.IO session; requests without one go by weight, or by address where they are no
-    /// part of Socket.IO.
+    /// The Socket.IO session. A request without one goes by weight. A request that is no part of
+    /// Socket.IO goes by address.
     SocketIo,
     /// A cookie that names the backend, signed.
     Cookie(StickyCookie),
@@ -131,7 +131,7 @@ pub enum Stickiness {
 /// The cookie of [`Stickiness::Cookie`] (RFC 6265).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StickyCookie {
-    /// Its name.
+    /// The name of the cookie.
     pub name: String,
     /// How long browsers keep it; until they are closed if not given.
     pub max_age: Option<Duration>,
@@ -139,9 +139,9 @@ pub struct StickyCookie {
     pub same_site: SameSite,
     /// Whether it is for HTTPS alone; whether the request came by it if not given.
     pub secure: Option<bool>,
-    /// The domain whose hosts get it; the host alone if not given.
+    /// The domain for which hosts get it; the host alone if not given.
     pub domain: Option<String>,
-    /// Where it is sent; the route's path if not given.
+    /// The path that browsers send it to; the route's path if not given.
     pub path: Option<String>,
 }
 
@@ -188,7 +188,7 @@ section! {
     }
 }
 
-/// A key beside `cookie`.
+/// A key that is allowed beside `cookie` only.
 fn of_cookie<K>(key: K) -> OnlyIf<K> {
     OnlyIf {
         key,

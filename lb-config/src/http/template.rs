@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::value::{BadValue, quoted};
 
-/// A text with variables.
+/// A text with variables, which are replaced for each request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
     /// In their order; no two literals follow each other.
@@ -14,22 +14,22 @@ pub struct Template {
 /// A part of a [`Template`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Text as it is.
+    /// A literal piece of text.
     Literal(String),
-    /// What is put in for each request.
+    /// A variable, which is replaced for each request.
     Variable(Variable),
 }
 
 macro_rules! variables {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// What a template can name.
+        /// A variable that a template can name.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Variable {
             $($(#[$doc])* $variant,)*
         }
 
         impl Variable {
-            /// All of them.
+            /// All variables, in their order.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
             /// The name, without the dollar sign.
@@ -43,34 +43,34 @@ macro_rules! variables {
 variables! {
     /// The client's address, the real one behind trusted proxies.
     ClientIp = "client_ip",
-    /// The port of whoever made the connection.
+    /// The port of the peer of the connection.
     RemotePort = "remote_port",
-    /// The host that was asked for, as the request has it.
+    /// The host that the request names, as it is written there.
     Host = "host",
     /// The same without a port.
     Hostname = "hostname",
-    /// `http` or `https`.
+    /// The scheme: `http` or `https`.
     Scheme = "scheme",
     /// The port that the request came to.
     ServerPort = "server_port",
-    /// The method.
+    /// The method of the request.
     Method = "method",
     /// Path and query, as the request has them.
     Uri = "uri",
-    /// The path alone.
+    /// The path without the query.
     Path = "path",
     /// The query without its question mark; empty if there is none.
     Query = "query",
     /// The id of the request.
     RequestId = "request_id",
-    /// The address of the backend; empty where there is none.
+    /// The address of the backend; empty if there is none.
     Backend = "backend",
     /// The name of the service.
     Service = "service",
 }
 
 impl Template {
-    /// Takes `text` apart. `$$` is a dollar sign; `${name}` keeps a name apart from what follows.
+    /// Parses `text`. `$$` is a dollar sign; `${name}` keeps a name apart from the text behind it.
     pub fn parse(text: &str) -> Result<Self, BadValue> {
         let mut template = Self::default();
         let mut rest = text;
@@ -90,7 +90,7 @@ impl Template {
         Ok(template)
     }
 
-    /// Whether it names `variable`.
+    /// Whether the template has `variable` in it.
     pub fn names(&self, variable: Variable) -> bool {
         self.parts.contains(&Part::Variable(variable))
     }
@@ -126,7 +126,7 @@ impl fmt::Display for Template {
     }
 }
 
-/// The name that `text`, which follows a dollar sign, begins with, and what is after it.
+/// Splits `text`, which follows a dollar sign, into a name and the rest.
 fn name(text: &str) -> Option<(&str, &str)> {
     if let Some(braced) = text.strip_prefix('{') {
         return braced.split_once('}');

@@ -65,7 +65,7 @@ fn errors(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The lines for a service that is good but for what is in `rest`.
+/// The error lines of a service that is good but for `rest`.
 fn errors_with(rest: &str) -> Vec<String> {
     errors(&format!(
         "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n{rest}"
@@ -296,7 +296,7 @@ fn two_routes_cannot_have_one_name() {
     );
 }
 
-/// The blocks of docs/configuration.md.
+/// The blocks of docs/configuration.md, each a text.
 fn documented() -> Vec<&'static str> {
     let page = include_str!("../../../docs/configuration.md");
     let blocks = page.split("```toml\n").skip(1);

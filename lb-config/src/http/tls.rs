@@ -29,16 +29,16 @@ const KEY: Text<PathBuf, String> =
     path("path of a file", "\"/etc/lb-agent/privkey.pem\"", file_path);
 const MAX_AGE: Texts<Duration> = time("\"180d\"", value::duration);
 
-/// `[service.tls]`, checked.
+/// The checked values of `[service.tls]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
-    /// Where it takes HTTPS; at least one address.
+    /// Addresses that take HTTPS; at least one.
     pub listen: Vec<SocketAddr>,
     /// At least one; the first is for clients that name no server, or none that is known.
     pub certificates: Vec<CertificateFiles>,
     /// The oldest version that is spoken.
     pub min_version: TlsVersion,
-    /// Whether HTTP/2 is offered.
+    /// Whether HTTP/2 is offered to clients.
     pub http2: bool,
     /// Whether plain requests are answered with 308 to https.
     pub redirect_http: bool,

@@ -17,7 +17,7 @@ pub(super) fn bad<T>(problem: impl Into<String>, remedy: impl Into<String>) -> R
     })
 }
 
-/// A block of addresses.
+/// A block of IP addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
     /// Its first address, IPv4 as `::ffff:a.b.c.d`.

@@ -40,7 +40,7 @@ impl<K: Kind> Field<K::Value> for Required<K> {
     }
 }
 
-/// A section whose keys are in the table of the one that it is a field of.
+/// A section with its keys in the table of the section that it is a field of.
 pub(crate) struct Flat;
 
 impl<S: Section> Field<S> for Flat {
@@ -100,7 +100,7 @@ pub(crate) const PLACE: Found<Place> = Found(|table, _| table.place.clone());
 
 /// A key that only some tables may have: `why_not` says why this one may not.
 pub(crate) struct OnlyIf<F> {
-    /// The key.
+    /// The key itself.
     pub(crate) key: F,
     /// Looks at the table that is read; the message, if the key is out of place.
     pub(crate) why_not: fn(&Table<'_, '_>) -> Option<&'static str>,

@@ -13,9 +13,9 @@ use crate::reader::Value;
 
 /// A text with a meaning.
 pub(crate) struct Text<T, E> {
-    /// What it is, for the reference.
+    /// The meaning of the text, for the reference.
     pub(crate) what: &'static str,
-    /// An example, in quotes.
+    /// An example, as TOML with its quotes.
     pub(crate) example: &'static str,
     /// Makes a value of it.
     pub(crate) parse: fn(&str) -> Result<T, E>,
@@ -42,7 +42,7 @@ impl<T, E: Display> Kind for Text<T, E> {
     }
 }
 
-/// A text whose values are printed by [`Display`].
+/// A text with values that are printed by [`Display`].
 pub(crate) const fn text<T: Display, E>(
     what: &'static str,
     example: &'static str,
@@ -140,7 +140,7 @@ where
 
 /// A whole number with a meaning of its own.
 pub(crate) struct Code<T, E> {
-    /// An example.
+    /// An example of the number, for messages.
     pub(crate) example: &'static str,
     /// The least and the greatest number.
     pub(crate) range: RangeInclusive<i64>,
@@ -173,13 +173,13 @@ impl<T, E: Display> Kind for Code<T, E> {
 
 /// A number with up to three digits after the point, kept in thousandths.
 pub(crate) struct Thousandths {
-    /// An example.
+    /// An example of the number, for messages.
     pub(crate) example: &'static str,
     /// The least and the greatest number.
     pub(crate) range: RangeInclusive<f64>,
     /// The remedy for one out of range.
     pub(crate) remedy: &'static str,
-    /// What it is a part or a multiple of.
+    /// The unit that it is a part or a multiple of.
     pub(crate) unit: &'static str,
 }
 
@@ -209,7 +209,7 @@ impl Kind for Thousandths {
     }
 }
 
-/// `true` or `false`.
+/// A boolean: `true` or `false`.
 pub(crate) struct Flag;
 
 impl Kind for Flag {
@@ -336,7 +336,7 @@ impl<K: Kind> Kind for Given<K> {
 
 /// A list. Items that are not good are left out.
 pub(crate) struct List<K>(
-    /// An example.
+    /// An example of the list, for messages.
     pub(crate) &'static str,
     pub(crate) K,
 );
@@ -362,9 +362,9 @@ impl<K: Kind> Kind for List<K> {
 
 /// A list that may not be empty.
 pub(crate) struct NonEmpty<K> {
-    /// The list.
+    /// The list that may not be empty.
     pub(crate) list: List<K>,
-    /// What is said of an empty one.
+    /// The message about an empty list.
     pub(crate) empty: String,
 }
 
@@ -391,9 +391,9 @@ impl<K: Kind> Kind for NonEmpty<K> {
 
 /// A list, or one item without the brackets.
 pub(crate) struct OneOrMore<L, K>(
-    /// The list.
+    /// The kind of the whole list.
     pub(crate) L,
-    /// The item.
+    /// The kind of a single item.
     pub(crate) K,
 );
 
@@ -448,13 +448,13 @@ impl<S: Section> Kind for Sub<S> {
     }
 }
 
-/// A value that is made of another one: `make` notes what is wrong, `back` is for writing.
+/// A value that is made of another one. `make` notes problems; `back` is for writing.
 pub(crate) struct Made<K: Kind, U> {
-    /// The kind of what it is made of.
+    /// The kind of the other value.
     pub(crate) of: K,
-    /// Makes it.
+    /// Makes the value; `None` if a problem was noted.
     pub(crate) make: fn(K::Value, &Value<'_, '_>, &mut Problems) -> Option<U>,
-    /// Takes it back.
+    /// The reverse of `make`, for writing.
     pub(crate) back: fn(&U) -> K::Value,
 }
 
@@ -498,13 +498,13 @@ impl<K: Kind> Kind for Sound<K> {
 
 /// A text or a table. It is written as a text if `brief` finds one for it.
 pub(crate) struct Short<K: Kind, L> {
-    /// The text.
+    /// The kind that reads a text.
     pub(crate) text: K,
-    /// The table.
+    /// The kind that reads a table.
     pub(crate) table: L,
     /// Which values are texts: those that a table would not say more of.
     pub(crate) brief: fn(&K::Value) -> bool,
-    /// What the wrong type is told to be: that of the text or of the table.
+    /// Whether a value of another type is said to be no text. Otherwise it is said to be no table.
     pub(crate) else_text: bool,
 }
 

@@ -1,13 +1,14 @@
 //! The schema: each section of the configuration is declared once, by [`section!`].
 //!
-//! A declaration makes the struct with its defaults, reads it from TOML, writes it as TOML, and describes its keys
-//! for the reference page and the JSON schema. A key without a doc comment, a default or a kind does not compile.
+//! A declaration makes the struct with its defaults, reads it from TOML, and writes it as TOML. It
+//! also describes its keys for the reference page and the JSON schema. A key without a doc comment,
+//! a default or a kind does not compile.
 //!
 //! | file | owns |
 //! | --- | --- |
 //! | `kinds` | how values are read, written and described: numbers, texts, lists, tables |
 //! | `fields` | how keys are taken from their table: required, flattened, for one mode alone |
-//! | `shape` | what values may look like, and the JSON schema made of that |
+//! | `shape` | the allowed values of a key, and the JSON schema made of that |
 //! | `reference` | the tables of keys in docs/configuration.md |
 
 pub(super) mod fields;
@@ -22,7 +23,7 @@ pub(super) use reference::reference;
 pub(super) use shape::Shape;
 pub(super) use shape::json_schema;
 
-/// Which keys are written.
+/// The keys that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Show {
     /// Those with another value than their default.
@@ -34,7 +35,7 @@ pub enum Show {
 /// How a new value takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// By `lb-agent reload`.
+    /// The command `lb-agent reload` is enough.
     Reload,
     /// By a restart of the agent.
     Restart,
@@ -43,12 +44,12 @@ pub(super) enum Change {
 /// A key, as it is documented.
 pub(super) struct Key {
     pub(super) name: &'static str,
-    /// The doc comment.
+    /// The doc comment, for the reference.
     pub(super) about: &'static str,
     pub(super) shape: Shape,
     /// The default; `None` without one.
     pub(super) default: Option<toml::Value>,
-    /// The default in words, where it depends on the machine.
+    /// The default in words, if it depends on the machine.
     pub(super) default_in_words: Option<&'static str>,
     pub(super) required: bool,
     pub(super) change: Change,
@@ -60,7 +61,7 @@ pub(super) struct Key {
 pub(super) trait Section: Default {
     /// Its name in Rust, which is unique.
     const NAME: &'static str;
-    /// The doc comment.
+    /// The doc comment of the section.
     const ABOUT: &'static str;
     /// Reads the keys of `table`.
     fn take(table: &mut Table<'_, '_>, problems: &mut Problems) -> Self;
@@ -68,19 +69,19 @@ pub(super) trait Section: Default {
     fn put(&self, show: Show, table: &mut toml::Table);
     /// Its keys in their order.
     fn keys() -> Vec<Key>;
-    /// Rules between its keys.
+    /// Checks the rules between the keys of the section.
     fn check(&self, _table: &mut Table<'_, '_>, _problems: &mut Problems) {}
 }
 
 /// How values are read, written and described.
 pub(super) trait Kind {
-    /// What a value is in Rust.
+    /// The type of a value in Rust.
     type Value;
-    /// Reads `value`. What is wrong with it is noted.
+    /// Reads `value` and notes its problems. `None` if it cannot be used.
     fn read(&self, value: &Value<'_, '_>, problems: &mut Problems) -> Option<Self::Value>;
     /// `value` in TOML; `None` if it stands for a key that is left out.
     fn write(&self, value: &Self::Value, show: Show) -> Option<toml::Value>;
-    /// What a value may look like.
+    /// The values that are allowed.
     fn shape(&self) -> Shape;
 }
 
@@ -134,7 +135,7 @@ impl<K: Kind> Field<K::Value> for K {
     }
 }
 
-/// Reads a whole table.
+/// Reads a whole table, and notes unknown keys.
 pub(super) fn read<S: Section>(mut table: Table<'_, '_>, problems: &mut Problems) -> S {
     let section = S::take(&mut table, problems);
     section.check(&mut table, problems);

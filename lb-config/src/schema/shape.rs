@@ -1,58 +1,58 @@
-//! What values may look like, and the JSON schema made of that.
+//! The allowed values of a key, and the JSON schema made of that.
 
 use serde_json::{Map, Value, json};
 
 use super::{Key, Section};
 
-/// What a value may look like.
+/// The allowed values of a key.
 pub(crate) enum Shape {
-    /// `true` or `false`.
+    /// A boolean: `true` or `false`.
     Flag,
-    /// A text.
+    /// A text with a meaning.
     Text {
-        /// What it is.
+        /// The meaning of the text, in words.
         what: &'static str,
-        /// An example, in quotes.
+        /// An example, as TOML with its quotes.
         example: &'static str,
     },
     /// One of these texts, with their meanings.
     Choice(Vec<(&'static str, &'static str)>),
-    /// A whole number.
+    /// A whole number within bounds.
     Whole {
-        /// The least.
+        /// The least number, inclusive.
         least: i64,
-        /// The greatest.
+        /// The greatest number, inclusive.
         most: i64,
-        /// Of what; may be empty.
+        /// The unit of the number; may be empty.
         unit: &'static str,
     },
-    /// A number.
+    /// A number within bounds, whole or not.
     Number {
-        /// The least.
+        /// The least number, inclusive.
         least: f64,
-        /// The greatest.
+        /// The greatest number, inclusive.
         most: f64,
-        /// Of what; may be empty.
+        /// The unit of the number; may be empty.
         unit: &'static str,
     },
-    /// A list of these.
+    /// A list with items of one shape.
     List(Box<Shape>),
-    /// Any of these.
+    /// A value of any one of these shapes.
     Either(Vec<Shape>),
-    /// A table whose keys are values themselves.
+    /// A table with free keys, which are values themselves.
     Map {
-        /// What its keys are.
+        /// The meaning of its keys.
         keys: &'static str,
-        /// What its values are.
+        /// The shape of its values.
         values: Box<Shape>,
     },
-    /// A section.
+    /// A section with keys of its own.
     Table {
-        /// Its name in Rust.
+        /// The name in Rust, which is unique.
         name: &'static str,
-        /// Its doc comment.
+        /// The doc comment of the section.
         about: &'static str,
-        /// Its keys.
+        /// The keys in their order.
         keys: fn() -> Vec<Key>,
     },
 }

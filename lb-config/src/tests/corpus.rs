@@ -1,4 +1,5 @@
-//! Golden outcomes: each configuration of `corpus.txt` with the lines that it gets, or with what a good one is read as.
+//! Golden outcomes: each configuration of `corpus.txt` with its error lines, or with the values
+//! that a good one is read as.
 //!
 //! `REWRITE=1 cargo test` writes the outcomes anew; the difference is then to be looked at.
 
@@ -18,7 +19,7 @@ pub(crate) fn cases() -> impl Iterator<Item = (&'static str, &'static str, &'sta
     })
 }
 
-/// The configuration of a case: some leave out what is alike in many.
+/// The configuration of a case. Some cases leave out lines that are alike in many.
 fn whole(kind: &str, text: &str) -> String {
     match kind {
         "file" | "ok" => text.to_owned(),

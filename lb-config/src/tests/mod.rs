@@ -1,4 +1,4 @@
-//! Golden errors: text in, lines out. The lines are what a reader sees, to the letter.
+//! Golden errors: text in, lines out. The lines are compared to the letter.
 
 use std::path::Path as FilePath;
 use std::time::Duration;

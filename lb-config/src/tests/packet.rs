@@ -1,4 +1,4 @@
-//! The keys of the packet paths, and what cannot be reached by them.
+//! The keys of the packet paths, and the backends that these cannot reach.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What is said about one value, to the letter.
+//! Messages about single values, to the letter.
 
 use super::{errors, errors_with};
 

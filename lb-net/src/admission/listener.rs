@@ -1,4 +1,4 @@
-//! Where clients are accepted, for the TCP proxy and the L7 path alike.
+//! Accepts clients, for the TCP proxy and the L7 path alike.
 
 use std::io;
 use std::net::SocketAddr;
@@ -57,14 +57,14 @@ impl Listener {
         })
     }
 
-    /// Waits for a client; `None` when one was refused, or could not be accepted. Nobody is lost
-    /// when the future is dropped.
+    /// Waits for a client. `None` when a client was refused, or could not be accepted. Dropping the
+    /// future loses no connection.
     pub async fn accept(&mut self) -> Option<Accepted> {
         match self.socket.accept().await {
             Ok((stream, peer)) => self.let_in(stream, peer),
             Err(error) => {
                 if let Some(pause) = self.backoff.failed(&error) {
-                    // Room is made for whoever waits.
+                    // An idle client is cut off to make room for the one that waits.
                     self.admission.make_room();
                     sleep(pause).await;
                 }
@@ -111,7 +111,7 @@ impl AsFd for Listener {
 }
 
 impl Admission {
-    /// A place for a client, if there is one or somebody idle makes room.
+    /// A seat for a client, if one is free or an idle client can be cut off.
     fn enter(&self, stream: &TcpStream) -> Option<usize> {
         let most = self.0.most;
         let mut seats = self.seats();
@@ -154,7 +154,7 @@ impl Client {
         true
     }
 
-    /// Who has let it in.
+    /// The admission that let this client in.
     pub fn admission(&self) -> &Admission {
         &self.seat.admission
     }
@@ -164,12 +164,12 @@ impl Client {
         reset(&self.stream);
     }
 
-    /// The stream, for whoever asks the kernel about it.
+    /// The stream, to read socket options and addresses.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// The stream, for whoever reads ahead.
+    /// The stream, to read ahead of the protocol.
     pub fn stream_mut(&mut self) -> &mut TcpStream {
         &mut self.stream
     }

@@ -1,16 +1,18 @@
-//! Room for clients whose connections go through the agent, TCP and HTTP alike: how many there may
-//! be, and who makes room when there is none left.
+//! Admission of clients with connections through the agent, TCP and HTTP alike. It limits their
+//! number, and cuts off idle clients when no room is left.
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | [`listener`] | the only place where clients are accepted; a connection with its seat |
-//! | `seats` | who is there, for which service, and who has been idle for longest |
+//! | [`listener`] | the only place that accepts clients; a connection with its seat |
+//! | `seats` | open connections by service, and in the order of their last use |
 //!
-//! A descriptor is the lowest number that is free. So one whose number is past a mark means that as
-//! many are open, whatever they are: beyond it lies a reserve for the control socket, health checks
-//! and the state. Then, and where there are as many clients as `max_connections` says, the client
-//! that has been idle for longest is cut off; where nobody is idle, the new one is refused. The
-//! kernel knows how long a connection has been idle, so nothing is noted per packet.
+//! The kernel gives a new descriptor the lowest free number. So a number past a mark means that as
+//! many descriptors of any kind are open. Beyond the mark lies a reserve for the control socket,
+//! health checks and the state.
+//!
+//! At the mark, or at `max_connections` clients, the client that has been idle for longest is cut
+//! off. If no client is idle, the new one is refused. The kernel knows how long a connection has
+//! been idle, so nothing is noted per packet.
 
 pub mod listener;
 mod seats;
@@ -42,7 +44,7 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// Raises the limit to what it may be raised to.
+    /// Raises the soft limit on open files to the hard limit.
     pub fn raise() -> Self {
         let mut limits = getrlimit(Resource::Nofile);
         if limits.current != limits.maximum {
@@ -62,7 +64,7 @@ impl Descriptors {
         Self { limit }
     }
 
-    /// What is kept from clients.
+    /// Descriptors that are kept from clients.
     pub fn reserve(self) -> usize {
         (self.limit / 8).clamp(32, 2048).min(self.limit / 2)
     }
@@ -83,7 +85,7 @@ impl Descriptors {
     }
 }
 
-/// Who is let in. Copies are the same.
+/// Decides on each new client. Clones share one state.
 #[derive(Clone)]
 pub struct Admission(Arc<Inner>);
 
@@ -101,7 +103,7 @@ struct Inner {
 }
 
 impl Default for Admission {
-    /// Without any limit.
+    /// No limit on descriptors or clients.
     fn default() -> Self {
         Self::new(Descriptors::new(usize::MAX), None)
     }
@@ -123,10 +125,10 @@ impl Admission {
     }
 
     /// Whether a descriptor that was just opened, for a client or towards a backend, leaves the
-    /// reserve alone: else somebody idle has to make room.
+    /// reserve alone. Otherwise an idle client has to make room.
     ///
     /// # Errors
-    /// EMFILE: there is nobody idle, and it is to be closed again.
+    /// EMFILE: no client is idle, and the caller has to close the descriptor again.
     pub fn keeps(&self, descriptor: &impl AsFd) -> io::Result<()> {
         if !self.is_past(descriptor) {
             return Ok(());
@@ -144,7 +146,7 @@ impl Admission {
         descriptor.as_fd().as_raw_fd() >= self.0.descriptors.mark()
     }
 
-    /// Connects to `address`, within what is left for clients.
+    /// Connects to `address`, within the descriptors that are left for clients.
     pub async fn connect(
         &self,
         address: SocketAddr,
@@ -171,7 +173,8 @@ impl Admission {
         self.seats().made_room(service);
     }
 
-    /// Descriptors are scarce: cuts off whoever has been idle for longest. False if nobody is idle.
+    /// Descriptors are scarce: cuts off the client that has been idle for longest. False if no
+    /// client is idle.
     pub fn make_room(&self) -> bool {
         *lock(&self.0.scarce) = Some(Instant::now());
         let shed = self.seats().shed(None);
@@ -202,13 +205,13 @@ impl Admission {
         (self.0.most != usize::MAX).then_some(self.0.most)
     }
 
-    /// How many clients of a service were refused or cut off; those of no service where it was not
-    /// known yet.
+    /// Clients of a service that were refused or cut off. `None`: those refused before their
+    /// service was known.
     pub fn refused(&self, service: Option<ServiceId>) -> Refused {
         self.seats().refused(service)
     }
 
-    /// What an operator should know, for `status`.
+    /// Limits that are near or were reached lately, a sentence each for `status`.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let (open, most) = (self.open_in_all(), self.0.most);
@@ -259,13 +262,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a connection failed because all ports of this host towards its address are in use: no fault of
-/// whoever is there (EADDRNOTAVAIL, ip(7) of `ip_local_port_range`).
+/// Whether a connection failed because all ports of this host towards its address are in use
+/// (EADDRNOTAVAIL, ip(7) of `ip_local_port_range`). That is no fault of the backend.
 pub fn lacks_port(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-/// Whether what is missing are descriptors or memory, which is no backend's fault.
+/// Whether descriptors or memory are missing, which is no backend's fault.
 pub fn is_scarcity(error: &io::Error) -> bool {
     let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     error

@@ -1,4 +1,4 @@
-//! Who is there: the open connections of clients in the order of their use.
+//! The open connections of clients, in the order of their last use.
 
 use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -10,14 +10,14 @@ use slab::Slab;
 
 use crate::sockopt;
 
-/// Who has moved a byte within this time is not cut off.
+/// A client that has moved a byte within this time is not cut off.
 const LEAST_IDLE: Duration = Duration::from_secs(1);
 /// Connections that are looked at for one that is idle.
 const ATTEMPTS: usize = 64;
 /// How far the kernel's idea of a time may be off.
 const TICKS_MS: u64 = 20;
 
-/// What there is not enough of.
+/// The resource that has run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scarce {
     Descriptors,
@@ -113,7 +113,8 @@ impl Seats {
         self.by_use.len()
     }
 
-    /// Cuts off whoever has been idle for longest, of `service` or of all. False if nobody is idle.
+    /// Cuts off the client that has been idle for longest, of `service` or of all. False if no
+    /// client is idle.
     pub(super) fn shed(&mut self, service: Option<ServiceId>) -> bool {
         let Some(id) = self.longest_idle(service) else {
             return false;
@@ -121,7 +122,7 @@ impl Seats {
         if let Some(entry) = self.entries.get(id) {
             // SAFETY: it is open, as its entry is there.
             let descriptor = unsafe { BorrowedFd::borrow_raw(entry.descriptor) };
-            // Both ends see a reset, and whoever serves the connection drops it then.
+            // Both ends see a reset. The task that serves the connection then drops it.
             if let Err(error) = rustix::net::connect_unspec(descriptor) {
                 tracing::debug!(%error, "a client is not cut off");
             }
@@ -164,7 +165,7 @@ impl Seats {
         None
     }
 
-    /// It was used then.
+    /// Records that a connection was last used at `used_ms`, and moves it in the orders.
     fn notice(&mut self, id: usize, used_ms: u64) {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
@@ -180,13 +181,13 @@ impl Seats {
         }
     }
 
-    /// Counts somebody who was cut off.
+    /// Counts a client that was cut off.
     pub(super) fn made_room(&mut self, service: Option<ServiceId>) {
         let of = service.map(|service| service.0);
         self.refused.entry(of).or_default().shed += 1;
     }
 
-    /// Counts somebody who was not let in.
+    /// Counts a client that was refused.
     pub(super) fn refuse(&mut self, service: Option<ServiceId>, scarce: Scarce) {
         let refused = self
             .refused
