@@ -1,4 +1,4 @@
-//! Where the end-to-end tests are: a directory of `tests` for each area.
+//! The areas of end-to-end tests: each is a directory of `tests`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::sh;
 
-/// The areas.
+/// Directories of `tests`, one for each area.
 const AREAS: [&str; 5] = ["faults", "http", "kernel", "operations", "packets"];
 
 /// All test files in order: `AREA/NAME.rs`, or `AREA/NAME/main.rs` of a test with several files.
@@ -35,7 +35,7 @@ pub(crate) fn of(path: &str) -> Option<(&str, &str)> {
     (AREAS.contains(&area) && !name.contains('/')).then_some((area, name))
 }
 
-/// What Cargo calls a test: its file's name, or that of its directory if it has several files.
+/// Cargo's name of a test: its file's name, or that of its directory if it has several files.
 pub(crate) fn name(file: &Path) -> String {
     let stem = file.file_stem().filter(|stem| *stem != "main");
     let name = stem.or_else(|| file.parent()?.file_name());

@@ -24,12 +24,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A profile of Cargo.toml; Cargo puts what it makes into a directory of the same name.
+/// A profile of Cargo.toml; Cargo builds into a directory of the same name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     /// Quick to build: for a first look and for tests.
     Release,
-    /// Optimised over all crates: what is installed, packaged and measured.
+    /// Optimised over all crates: for installed, packaged and measured programs.
     Dist,
 }
 
@@ -42,7 +42,7 @@ impl Profile {
     }
 }
 
-/// Where a program of the workspace is when `profile` was built for this machine.
+/// The path of a program of the workspace after `profile` was built for this machine.
 pub(crate) fn program(profile: Profile, name: &str) -> PathBuf {
     sh::target_dir().join(profile.name()).join(name)
 }

@@ -1,4 +1,4 @@
-//! What the running kernel has to offer before the agent can start.
+//! Prepares the running kernel for the agent: bpffs has to be mounted before it starts.
 
 use crate::sh::{CommandExt, say};
 use anyhow::{Context, Result};
@@ -8,7 +8,7 @@ use std::process::Command;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Mounts bpffs where every tool looks for it, unless it is there.
+/// Mounts bpffs at its usual place, unless it is mounted there.
 pub(crate) fn mount_bpffs() -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
     if has_mount(&mounts, BPFFS, "bpf") {

@@ -1,4 +1,4 @@
-//! `cargo xtask install`: what the archive's installer does, with what was built here.
+//! `cargo xtask install`: the steps of the archive's installer, with the programs built here.
 
 use crate::build::{self, Profile};
 use crate::dist;
@@ -17,12 +17,12 @@ pub(crate) struct Args {
     /// Do not enable and start the service
     #[arg(long)]
     no_start: bool,
-    /// Install what was built before
+    /// Install the programs that are already built
     #[arg(long)]
     no_build: bool,
 }
 
-/// Builds as whoever calls, then installs, which usually takes root.
+/// Builds as the calling user, then installs, which usually takes root.
 pub(crate) fn install(args: &Args) -> Result<()> {
     if !args.no_build {
         build::build(Profile::Dist)?;
@@ -56,7 +56,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::process::Output;
 
-    /// An unpacked archive whose program is a stand-in, and a directory to install below.
+    /// An unpacked archive with a stand-in as its program, and a directory to install below.
     struct Archive {
         dir: tempfile::TempDir,
     }

@@ -23,8 +23,8 @@ pub(crate) fn clippy() -> Result<()> {
     workspace.and(ebpf)
 }
 
-/// The eBPF crate is read as what it is, a BPF program, where the clippy of its compiler is there;
-/// else as the host program that it compiles to as well.
+/// Lints the eBPF crate as a BPF program, if its compiler has a clippy. Otherwise it is linted as
+/// the host program that it compiles to as well.
 fn clippy_ebpf(crate_dir: &Path) -> Result<()> {
     let toolchain = setup::ensure_toolchain()?;
     let debians = toolchain.compiler.rustc.starts_with("/usr/bin");
@@ -39,7 +39,7 @@ fn clippy_ebpf(crate_dir: &Path) -> Result<()> {
     }
 }
 
-/// What `cargo clippy` does by itself: `cargo check` with clippy in the place of the compiler.
+/// The command that `cargo clippy` runs: `cargo check` with clippy in the place of the compiler.
 fn clippy_for_bpf(toolchain: &Toolchain, driver: &Path, crate_dir: &Path) -> Result<()> {
     toolchain
         .cargo("check", crate_dir, std::env::consts::ARCH)

@@ -1,7 +1,7 @@
 //! The machine that a command runs on: its programs, directories and rights.
 //!
-//! Everything that setting up asks of a machine is asked here, so that tests can hand in one whose
-//! programs are stand-ins.
+//! Setup asks every question about a machine here. So tests can hand in a machine with stand-ins as
+//! programs.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,18 +9,18 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A machine.
+/// A machine, real or made by a test.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     /// Directories of programs, in the order in which they are searched.
     pub(crate) search: Vec<PathBuf>,
     /// The cargo that runs us.
     pub(crate) cargo: PathBuf,
-    /// Where `cargo install` puts programs, below `bin`.
+    /// The directory of `cargo install`; its programs are below `bin`.
     pub(crate) cargo_home: PathBuf,
-    /// Where rustup keeps toolchains.
+    /// The directory of rustup's toolchains.
     pub(crate) rustup_home: PathBuf,
-    /// `/etc`.
+    /// The directory `/etc`, or a test's.
     pub(crate) etc: PathBuf,
     /// Whether we run as root.
     pub(crate) root: bool,

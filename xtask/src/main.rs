@@ -1,7 +1,7 @@
 //! `cargo xtask`: set up, build, run, test, bench, check and install lb-agent.
 //!
-//! Every command finds or installs what it needs, says so before it does it, and does nothing the
-//! second time. Nothing here depends on the agent's own crates, so that it compiles in seconds.
+//! Every command finds or installs the tools that it needs, and says so first. The second run finds
+//! them in place. Nothing here depends on the agent's own crates, so that it compiles in seconds.
 
 mod areas;
 mod bench;
@@ -39,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Find or install what the build needs
+    /// Find or install the tools and packages that the build needs
     Setup(setup::Args),
     /// Compile the eBPF programs and the agent
     Build(build::Args),

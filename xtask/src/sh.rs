@@ -1,4 +1,4 @@
-//! Running other programs: what is run is shown first, and an error names the command.
+//! Runs other programs. Each command is shown first, and an error names it.
 
 use crate::machine::Machine;
 use anyhow::{Context, Result, bail};
@@ -6,7 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Tells what is about to be done, on standard error: standard output is for results.
+/// Prints a message about the next step on standard error: standard output is for results.
 pub(crate) fn say(message: impl AsRef<str>) {
     eprintln!("xtask: {}", message.as_ref());
 }
@@ -18,7 +18,7 @@ pub(crate) fn workspace() -> &'static Path {
         .expect("xtask lies in the workspace")
 }
 
-/// Where cargo puts what it builds for the host.
+/// The directory that cargo builds into for the host.
 pub(crate) fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(
         || workspace().join("target"),
@@ -86,7 +86,7 @@ fn show(command: &Command) -> String {
     vars.chain(words).collect::<Vec<_>>().join(" ")
 }
 
-/// The program and what it was to do, for who has just seen the whole command.
+/// The program and its task, short as the whole command was just shown.
 fn brief(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let name = program

@@ -17,18 +17,18 @@ pub(crate) enum Arch {
     Arm64,
 }
 
-/// What programs are built for.
+/// The target that programs are built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// Rust's name of the processor, as in `aarch64`.
     pub(crate) processor: &'static str,
     /// Debian's name, as in `arm64`.
     pub(crate) debian: &'static str,
-    /// `None` where programs are built for the processor of this machine.
+    /// The cross tools; `None` if programs are built for the processor of this machine.
     pub(crate) cross: Option<&'static Cross>,
 }
 
-/// What builds for another processor, and runs its programs here.
+/// The tools that build for another processor, and run its programs here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cross {
     /// Rust's name of the target.
@@ -59,7 +59,7 @@ const CROSS_ARM64: Cross = Cross {
 };
 
 impl Target {
-    /// This machine.
+    /// The processor of this machine.
     pub(crate) fn own() -> Self {
         Self::seen_from(consts::ARCH, None)
     }
@@ -69,7 +69,7 @@ impl Target {
         Self::seen_from(consts::ARCH, arch)
     }
 
-    /// The same on a machine whose processor is `own`.
+    /// The same on a machine with the processor `own`.
     fn seen_from(own: &'static str, arch: Option<Arch>) -> Self {
         let (processor, debian, cross) = match (arch, own) {
             (Some(Arch::Amd64), _) | (None, "x86_64") => ("x86_64", "amd64", Some(&CROSS_AMD64)),
@@ -83,13 +83,13 @@ impl Target {
         }
     }
 
-    /// The eBPF object, where `lb-agent/build.rs` looks for it.
+    /// The path of the eBPF object, which `lb-agent/build.rs` reads.
     pub(crate) fn bpf_object(self) -> PathBuf {
         let dir = sh::workspace().join("target/bpf");
         dir.join(self.processor).join("lb-ebpf.o")
     }
 
-    /// Where cargo puts what it builds for it.
+    /// The directory that cargo builds into for the target.
     pub(crate) fn directory(self) -> PathBuf {
         let dir = sh::target_dir();
         match self.cross {
@@ -114,7 +114,7 @@ impl Target {
         }
     }
 
-    /// Has cargo build for it, and run under an emulator what it tests.
+    /// Has cargo build for the target, and run its tests under an emulator.
     pub(crate) fn apply(self, cargo: &mut Command) {
         let Some(cross) = self.cross else { return };
         let variable = |what: &str| {
@@ -138,7 +138,7 @@ impl Target {
 }
 
 impl Cross {
-    /// Where the cross compiler has its C library.
+    /// The directory of the cross compiler's C library.
     fn libraries(&self) -> String {
         format!("/usr/{}", self.gnu)
     }

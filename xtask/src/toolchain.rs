@@ -1,5 +1,5 @@
-//! Finding what can compile the eBPF programs: a rustc with the sources of `core` beside it, and a
-//! bpf-linker whose LLVM reads what that rustc writes.
+//! Finds the tools that compile the eBPF programs: a rustc with the sources of `core` beside it,
+//! and a bpf-linker that reads the output of its LLVM.
 //!
 //! A rustup toolchain with `rust-src` comes first, then any other rustc of the system: Debian's
 //! `rustc-web`, Ubuntu's `rustc-1.93`. `setup` installs the missing ones.
@@ -79,7 +79,8 @@ impl Toolchain {
                 "--target",
                 target,
             ]);
-        // What somebody set for the agent's build would make other programs than the tested ones.
+        // Profile variables set for the agent's build would make other programs than the tested
+        // ones.
         let profile = |name: &OsString| name.to_string_lossy().starts_with("CARGO_PROFILE_");
         for (name, _) in env::vars_os().filter(|(name, _)| profile(name)) {
             cargo.env_remove(name);
@@ -169,7 +170,7 @@ fn rustup_compilers(machine: &Machine) -> Vec<PathBuf> {
     names.sort_by_key(|path| std::cmp::Reverse(rank(path)));
     names
         .into_iter()
-        // Asking a compiler costs a process; the sources lie where rustup puts them.
+        // Asking a compiler costs a process, while rustup has the sources in a fixed place.
         .filter(|dir| dir.join("lib/rustlib/src/rust/library/core").is_dir())
         .map(|dir| dir.join("bin/rustc"))
         .collect()

@@ -1,7 +1,7 @@
 //! `cargo xtask deny`: licences, sources and versions of all dependencies, against `deny.toml`.
 //!
-//! The file is in the format of cargo-deny, which is run too where it is installed. It takes minutes to
-//! compile, so that nothing here installs it: `cargo metadata` knows all but the advisories.
+//! The file is in the format of cargo-deny, which is run too if it is installed. Nothing here
+//! installs it, as it takes minutes to compile. `cargo metadata` knows all but the advisories.
 //!
 //! | file | owns |
 //! | --- | --- |
@@ -56,7 +56,7 @@ pub(crate) fn deny() -> Result<()> {
     cargo_deny()
 }
 
-/// What cargo-deny finds, advisories too if their database can be had.
+/// Runs cargo-deny, with advisories if their database can be had.
 fn cargo_deny() -> Result<()> {
     let Some(program) = sh::find_program("cargo-deny") else {
         say(
@@ -84,7 +84,7 @@ fn cargo_deny() -> Result<()> {
     each(|manifest| command(manifest).args(CHECK).run_shown())
 }
 
-/// What one workspace alone needs is needless in the others.
+/// Allows entries of `deny.toml` that only another workspace needs.
 const CHECK: [&str; 7] = [
     "check",
     "--allow",
@@ -101,7 +101,8 @@ fn each(mut run: impl FnMut(&str) -> Result<()>) -> Result<()> {
     outcomes.into_iter().collect()
 }
 
-/// What is wrong with the packages of one workspace. Versions that are let pass are added to `skipped`.
+/// Complaints about the packages of one workspace. Versions that are let pass are added to
+/// `skipped`.
 fn check(packages: &[Package], rules: &Rules, skipped: &mut BTreeSet<String>) -> Vec<String> {
     let mut complaints = Vec::new();
     for package in packages {

@@ -4,7 +4,7 @@
 use anyhow::{Result, bail};
 use std::collections::HashMap;
 
-/// What dependencies may be.
+/// The rules of `deny.toml` for dependencies.
 pub(super) struct Rules {
     /// Targets that are compiled for; all if there are none.
     pub(super) targets: Vec<String>,
@@ -52,7 +52,7 @@ impl Rules {
         }
     }
 
-    /// What lets this version be there beside another one.
+    /// The entry of `skip` that allows this version beside another one.
     pub(super) fn skips(&self, name: &str, version: &str) -> Option<&str> {
         let fits = |skip: &&String| {
             skip.split_once("@^").is_some_and(|(of, from)| {

@@ -1,4 +1,4 @@
-//! A Debian package, by cargo-deb. What is in it is listed in `lb-agent/Cargo.toml`.
+//! A Debian package, by cargo-deb. Its contents are listed in `lb-agent/Cargo.toml`.
 
 use super::{directory, ensure_cargo_command};
 use crate::build::Profile;

@@ -32,7 +32,7 @@ pub(super) fn debug_information(target: Target) -> PathBuf {
     directory().join(target.processor).join("lb-agent.debug")
 }
 
-/// Puts together the files of what was built, in a directory that is returned.
+/// Puts the built files together in a directory, which is returned.
 pub(crate) fn files(profile: Profile, target: Target) -> Result<PathBuf> {
     let dir = directory().join("files");
     // Files of an older version.

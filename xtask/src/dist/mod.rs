@@ -1,5 +1,5 @@
-//! `cargo xtask dist`: everything that a user who compiles nothing needs, as a Debian package, an
-//! RPM, and an archive with an installer.
+//! `cargo xtask dist`: packages for users without a compiler, as a Debian package, an RPM, and an
+//! archive with an installer.
 //!
 //! All three are made of the same files, which `files` puts together.
 
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Version of the packages; that of the program if left out
     #[arg(long, value_name = "VERSION")]
     package_version: Option<String>,
-    /// Package what was built before
+    /// Package the programs that are already built
     #[arg(long)]
     no_build: bool,
     /// The processor that they are for, this machine's if left out
@@ -59,7 +59,7 @@ pub(crate) fn dist(args: &Args) -> Result<()> {
 /// The version of the program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Where packages and what is in them go.
+/// The directory for packages and their contents.
 pub(crate) fn directory() -> PathBuf {
     sh::workspace().join("target/packages")
 }

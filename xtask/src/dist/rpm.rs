@@ -1,4 +1,4 @@
-//! An RPM, by cargo-generate-rpm. What is in it is listed in `lb-agent/Cargo.toml`.
+//! An RPM, by cargo-generate-rpm. Its contents are listed in `lb-agent/Cargo.toml`.
 
 use super::{directory, ensure_cargo_command};
 use crate::sh::{self, CommandExt};
@@ -14,7 +14,7 @@ pub(crate) fn rpm(version: &str, target: Target) -> Result<PathBuf> {
     let package = directory().join(format!("lb-agent-{version}-1.{processor}.rpm"));
     Command::new(sh::cargo())
         .current_dir(sh::workspace())
-        // What it needs is listed: found out, it would be what this machine has.
+        // The dependencies are listed by hand. Detected ones would follow this machine's libraries.
         .args([
             "generate-rpm",
             "--package",

@@ -2,22 +2,22 @@
 
 use crate::machine::Machine;
 
-/// A package manager.
+/// A package manager and its commands.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Manager {
     pub(crate) kind: Kind,
-    /// Whose program says that this manager is the one of the machine.
+    /// The program that shows that a machine has this manager.
     pub(super) program: &'static str,
-    /// Arguments that install packages, whose names follow.
+    /// Arguments that install packages; the names follow.
     pub(super) install: &'static [&'static str],
-    /// Arguments that fetch the lists of packages anew. None where lists without an upgrade of the
+    /// Arguments that fetch the lists of packages anew. None if lists without an upgrade of the
     /// whole system would break it.
     pub(super) refresh: Option<&'static [&'static str]>,
-    /// What tells the version that would be installed of the package whose name follows, and the
-    /// field that it is in.
+    /// The command that tells the version to be installed of a package, and the field that holds
+    /// it. The package's name follows.
     pub(super) ask: &'static [&'static str],
     pub(super) version: &'static str,
-    /// What succeeds if the package whose name follows is installed.
+    /// A command that succeeds if a package is installed; its name follows.
     pub(super) installed: &'static [&'static str],
 }
 
@@ -28,9 +28,9 @@ pub(crate) enum Kind {
     Apt,
     /// Fedora, RHEL and their kin.
     Dnf,
-    /// openSUSE.
+    /// openSUSE and its kin.
     Zypper,
-    /// Arch.
+    /// Arch and its kin.
     Pacman,
 }
 
@@ -120,7 +120,7 @@ const NAMES: [(&str, [&str; 3]); 10] = [
 ];
 
 impl Manager {
-    /// That of a machine.
+    /// The package manager of a machine.
     pub(super) fn of(machine: &Machine) -> Option<&'static Manager> {
         // Debian has packages of the others' programs.
         let debian = machine.etc.join("debian_version").exists();
@@ -130,7 +130,7 @@ impl Manager {
             .find(|manager| machine.find(manager.program).is_some())
     }
 
-    /// What it calls the package that Debian calls `name`.
+    /// The manager's name for the package that Debian calls `name`.
     pub(super) fn name<'a>(&self, name: &'a str) -> Option<&'a str> {
         let column = match self.kind {
             Kind::Apt => return Some(name),

@@ -47,7 +47,7 @@ pub(crate) struct Packages<'a> {
 }
 
 impl<'a> Packages<'a> {
-    /// None where no package manager is known.
+    /// None if no package manager is known.
     pub(crate) fn of(machine: &'a Machine) -> Option<Self> {
         Some(Self {
             machine,
@@ -63,7 +63,7 @@ impl<'a> Packages<'a> {
     /// Installs those of the packages that are missing.
     ///
     /// # Errors
-    /// Fails with the command to run where it cannot: no root, no such package.
+    /// Fails if it cannot install: no root, no such package. The error has the command to run.
     pub(crate) fn ensure(&self, names: &[&str], what_for: &str) -> Result<()> {
         let mut missing = Vec::new();
         for name in names {
@@ -122,8 +122,8 @@ impl<'a> Packages<'a> {
         self.manage(arguments).run_shown()
     }
 
-    /// Has a source of packages added where Debian's own archive of newer ones is left out; the
-    /// lists are fetched again then. Returns whether there is anything new.
+    /// Adds Debian's security archive if the machine's sources leave it out, and fetches the lists
+    /// again. Returns whether there is anything new.
     pub(crate) fn add_security_archive(&self) -> Result<bool> {
         if self.kind() != Kind::Apt || !self.machine.root {
             return Ok(false);
@@ -153,7 +153,7 @@ impl<'a> Packages<'a> {
         state.is_some_and(|state| self.kind() != Kind::Apt || state.starts_with("installed"))
     }
 
-    /// What the package manager says of a package; None if it fails.
+    /// The package manager's answer about a package; None if it fails.
     fn ask(&self, question: &[&str], name: &str) -> Option<String> {
         let program = self.machine.find(question[0])?;
         let mut command = self.machine.command(program);
@@ -176,7 +176,7 @@ impl<'a> Packages<'a> {
         command
     }
 
-    /// The command that installs packages, for somebody to paste.
+    /// The command that installs packages, to be pasted by the user.
     fn by_hand(&self, names: &[&str]) -> String {
         let names = names.join(" ");
         match self.kind() {

@@ -1,4 +1,4 @@
-//! Packages whose programs are wanted and whose services are not.
+//! Installs packages for their programs, without starting their services.
 
 use super::{Kind, Packages, ensure};
 use crate::machine::Machine;

@@ -1,5 +1,5 @@
-//! Debian's security archive, where a machine's sources leave it out. It has the compilers that
-//! browsers are built by; the archive of the release itself keeps those of its day.
+//! Debian's security archive, for machines with sources that leave it out. It has the compilers
+//! that browsers are built by. The archive of the release keeps those of the day of the release.
 
 use crate::machine::Machine;
 use crate::sh::say;

@@ -8,17 +8,17 @@ use crate::toolchain::{self, OLDEST_RUSTC, parse_release};
 use anyhow::{Result, bail, ensure};
 use std::path::Path;
 
-/// What packages are for, as messages say it.
+/// The purpose of the packages, for messages.
 pub(super) const PURPOSE: &str = "compiling eBPF programs";
 
 /// A way to a compiler.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// What is installed.
+    /// A compiler that is already installed.
     Present,
     /// A toolchain of rustup's. Needs no root.
     Rustup,
-    /// The distribution's.
+    /// A package of the distribution.
     Packages,
 }
 
@@ -99,8 +99,8 @@ struct Pair {
     sources: String,
 }
 
-/// The distribution's compiler. If its lists know none that is new enough they are fetched once,
-/// and then Debian's security archive is added where the machine leaves that out.
+/// The distribution's compiler. If no known one is new enough, the lists of packages are fetched
+/// once. Then Debian's security archive is added, if the machine leaves that out.
 fn by_packages(machine: &Machine, packages: &Packages) -> Result<()> {
     let mut known = new_enough(machine, packages);
     if known.is_empty() {

@@ -1,5 +1,5 @@
-//! What builds programs for another processor than this machine's: a C compiler with a C library, and
-//! Rust's standard library; and the emulator that runs them.
+//! Tools to build for another processor than this machine's. They are a C compiler with a C
+//! library, and Rust's standard library. An emulator runs the programs.
 
 use crate::machine::Machine;
 use crate::packages::{Kind, Packages};
@@ -8,10 +8,10 @@ use crate::target::{Cross, EMULATORS, Target};
 use anyhow::{Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
-/// Installs what is missing to build for `target`.
+/// Installs the missing tools to build for `target`.
 ///
 /// # Errors
-/// Fails where the C compiler or the standard library cannot be had, and says why.
+/// Fails if the C compiler or the standard library cannot be had, and says why.
 pub(super) fn ensure(machine: &Machine, target: Target) -> Result<()> {
     let Some(cross) = target.cross else {
         return Ok(());
@@ -41,7 +41,7 @@ pub(super) fn ensure(machine: &Machine, target: Target) -> Result<()> {
 /// Installs the emulator for `target`, if it is missing.
 ///
 /// # Errors
-/// Fails where there is no such package, or no right to install it.
+/// Fails if there is no such package, or no right to install it.
 pub(super) fn ensure_emulator(machine: &Machine, target: Target) -> Result<()> {
     match target.cross {
         Some(cross) if machine.find(cross.emulator).is_none() => {
@@ -51,7 +51,7 @@ pub(super) fn ensure_emulator(machine: &Machine, target: Target) -> Result<()> {
     }
 }
 
-/// What packages are for, as messages say it.
+/// The purpose of the packages, for messages.
 fn purpose(target: Target) -> String {
     format!("programs for {}", target.debian)
 }

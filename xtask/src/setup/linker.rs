@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 const LINKER_LLVMS: RangeInclusive<u32> = 21..=23;
 
 impl Setup<'_> {
-    /// Gets a linker that reads what LLVM `llvm` writes; what fails is noted.
+    /// Gets a linker that reads the output of LLVM `llvm`; failures are noted.
     pub(super) fn get_linker(&mut self, llvm: u32) {
         if self.built_linker(llvm) {
             return;
@@ -74,7 +74,7 @@ fn build(machine: &Machine, packages: &Packages, llvm: u32) -> Result<()> {
     install(machine, version, &prefix)
 }
 
-/// The packages with what is needed to link with LLVM `version`, as far as they are known.
+/// The packages that are needed to link with LLVM `version`, as far as they are known.
 fn llvm_packages(packages: &Packages, version: u32) -> Option<Vec<String>> {
     let choices = match packages.kind() {
         Kind::Apt => vec![vec![
@@ -98,7 +98,7 @@ fn llvm_packages(packages: &Packages, version: u32) -> Option<Vec<String>> {
         .find(|names| names.iter().all(is_of_version))
 }
 
-/// Where LLVM `version` is installed, asked of its `llvm-config`.
+/// The directory that LLVM `version` is installed in, by its `llvm-config`.
 fn prefix(machine: &Machine, version: u32) -> Option<PathBuf> {
     let usual = [
         format!("/usr/lib/llvm-{version}/bin"),
@@ -132,7 +132,7 @@ fn install(machine: &Machine, llvm: u32, prefix: &Path) -> Result<()> {
         .current_dir("/")
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR")
-        // Its own profile takes three times as long. What it spends its time in is LLVM.
+        // Its own profile takes three times as long. The linker spends its time in LLVM.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .env(format!("LLVM_SYS_{llvm}1_PREFIX"), prefix)

@@ -1,10 +1,10 @@
-//! Installing what the eBPF programs need: a compiler with the sources of `core` (`compiler`), and
-//! a bpf-linker for its LLVM (`linker`, `release`).
+//! Installs the tools that the eBPF programs need. They are a compiler with the sources of `core`
+//! (`compiler`), and a bpf-linker for its LLVM (`linker`, `release`).
 //!
-//! `cross` installs what programs for another processor need.
+//! `cross` installs the tools for programs of another processor.
 //!
-//! Each has several ways, which are tried in turn. A way that fails says why in a line, and the
-//! next one is tried; if none is left, all that was said is told again with what to do by hand.
+//! Each tool has several sources, which are tried in turn. A source that fails says why in a line.
+//! If none is left, all these lines are repeated, with the steps to do by hand.
 
 mod compiler;
 mod cross;
@@ -27,7 +27,7 @@ use compiler::Way;
 /// Arguments of `cargo xtask setup`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also what builds for this processor, and runs its programs
+    /// Also install the tools that build for this processor, and run its programs
     #[arg(long, value_name = "ARCH")]
     arch: Option<Arch>,
 }
@@ -49,17 +49,17 @@ pub(crate) fn setup(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The toolchain for eBPF, installed first where it is missing and can be.
+/// The toolchain for eBPF; it is installed first if it is missing.
 pub(crate) fn ensure_toolchain() -> Result<Toolchain> {
     Setup::new(&Machine::this()).ensure_toolchain()
 }
 
-/// What builds programs for `target`, installed first where it is missing and can be.
+/// Installs the tools that build programs for `target`, if they are missing.
 pub(crate) fn ensure_cross(target: Target) -> Result<()> {
     cross::ensure(&Machine::this(), target)
 }
 
-/// What runs programs for `target` on this machine.
+/// Installs the emulator that runs programs for `target` on this machine.
 pub(crate) fn ensure_emulator(target: Target) -> Result<()> {
     cross::ensure_emulator(&Machine::this(), target)
 }
@@ -68,7 +68,7 @@ pub(crate) fn ensure_emulator(target: Target) -> Result<()> {
 struct Setup<'a> {
     machine: &'a Machine,
     packages: Option<Packages<'a>>,
-    /// Why ways led nowhere.
+    /// The reason of each attempt that failed.
     failures: Vec<String>,
     /// LLVM versions that no linker could be had for.
     unlinkable: Vec<u32>,
@@ -122,7 +122,7 @@ impl<'a> Setup<'a> {
         self.failures.push(failure);
     }
 
-    /// What was tried, and what to do by hand.
+    /// The failed attempts, and the steps to do by hand.
     fn instructions(&self) -> String {
         let tried: String = self
             .failures

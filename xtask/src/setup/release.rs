@@ -9,8 +9,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The release that is fetched: the newest one whose SHA-256 sums are known to us, as the release's
-/// page states them and as others have found them after a download.
+/// The release that is fetched: the newest one with known SHA-256 sums. The sums are on the
+/// release's page, and others have found the same after a download.
 const VERSION: &str = "0.11.1";
 
 /// The LLVM that it holds.
@@ -43,10 +43,10 @@ pub(super) fn by_hand(arch: &str) -> String {
     )
 }
 
-/// Installs it where cargo installs programs, if it reads what LLVM `llvm` writes.
+/// Installs it in cargo's directory of programs, if it reads the output of LLVM `llvm`.
 ///
 /// # Errors
-/// Fails if it does not fit, cannot be fetched, or is not what it was.
+/// Fails if it does not fit, cannot be fetched, or has another sum than the known one.
 pub(super) fn install(machine: &Machine, packages: Option<&Packages>, llvm: u32) -> Result<()> {
     let arch = std::env::consts::ARCH;
     install_verified(machine, packages, llvm, sum_for(arch)?)
@@ -82,7 +82,7 @@ fn sum_for(arch: &str) -> Result<&'static str> {
     Ok(sum)
 }
 
-/// The program, out of an archive whose sum is right.
+/// Unpacks the program from an archive with the right sum.
 fn fetch_to(
     machine: &Machine,
     packages: Option<&Packages>,

@@ -1,4 +1,4 @@
-//! A machine for tests whose programs are stand-ins: shell scripts that write down how they were
+//! A machine for tests, with stand-ins as programs: shell scripts that write down how they were
 //! called.
 
 use crate::machine::Machine;
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A machine with nothing but what a test gives it.
+/// A machine that has only the things that a test gives it.
 pub(super) struct StandIn {
     _directory: tempfile::TempDir,
     root: PathBuf,
@@ -107,8 +107,8 @@ impl StandIn {
     }
 }
 
-/// Writes a program by another process: a file that this one has open for writing could be held
-/// open by a child of another test at the moment when it is to be run.
+/// Writes a program by another process. A file that is open for writing cannot be run, and a child
+/// of another test could hold this process's descriptor open.
 fn install(file: &Path, text: &str) {
     let mut shell = Command::new("sh")
         .args(["-c", "cat > \"$0\" && chmod +x \"$0\""])

@@ -1,5 +1,5 @@
-//! Setting up machines whose programs are stand-ins: what is run, in which order, and what is said
-//! where it cannot go on.
+//! Tests of setup on machines with stand-ins as programs. They check the programs run, their order,
+//! and the messages when setup cannot go on.
 
 mod apt;
 mod cross;
@@ -118,7 +118,7 @@ fn a_machine_without_a_package_manager_is_told_what_to_do() {
     }
 }
 
-/// A Debian with everything for bpf-linker, whose rustup a test adds.
+/// A Debian with everything for bpf-linker; the test adds a rustup.
 fn with_rustup() -> StandIn {
     let machine = StandIn::new("ID=debian\n");
     machine.write("etc/debian_version", "13.1\n");
@@ -130,7 +130,7 @@ fn with_rustup() -> StandIn {
     machine
 }
 
-/// Runs a stand-in that makes things, as if somebody had installed them before.
+/// Runs a stand-in that makes things, as if a user had installed them before.
 fn run(machine: &StandIn, name: &str) {
     let program = machine.machine.find(name).unwrap();
     let status = machine.machine.command(program).status().unwrap();

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What Socket.IO's packages ask for.
+/// The oldest version of Node.js that Socket.IO's packages accept.
 const OLDEST_NODE: u32 = 18;
 
 /// Makes the applications ready and returns their directory.

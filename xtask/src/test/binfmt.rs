@@ -9,10 +9,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Where the kernel lists interpreters.
+/// The kernel's directory of interpreters.
 const KERNEL: &str = "/proc/sys/fs/binfmt_misc";
 
-/// Has the kernel start programs for `target`. systemd does that where it runs, as soon as the package of
+/// Has the kernel start programs for `target`. With systemd that happens as soon as the package of
 /// the emulators is installed.
 pub(super) fn ensure(target: Target) -> Result<()> {
     let entry = format!("qemu-{}", target.processor);

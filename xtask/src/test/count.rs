@@ -1,4 +1,4 @@
-//! Counting tests out of what `cargo test` prints.
+//! Counts tests in the output of `cargo test`.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -12,7 +12,7 @@ pub(crate) struct Count {
 }
 
 impl Count {
-    /// For what fails before there is anything to count.
+    /// One failure, for a step that fails before there is anything to count.
     pub(crate) fn one_failed() -> Self {
         Self {
             failed: 1,

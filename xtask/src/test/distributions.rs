@@ -57,7 +57,7 @@ echo "answer: $answer"
 target/release/lb-agent status | grep -w socket
 "#;
 
-/// What `distro_*.rs` need, as variables.
+/// The variables that `distro_*.rs` need.
 pub(super) fn environment() -> Result<Vec<(&'static str, PathBuf)>> {
     let mut variables = vec![
         ("LB_TEST_ROOT_BOOKWORM", fresh("bookworm")?),
@@ -127,7 +127,7 @@ fn fresh(release: &str) -> Result<PathBuf> {
     with(release, release, "ca-certificates", proof)
 }
 
-/// One whose first process may be systemd.
+/// A root with systemd, which may be its first process.
 fn with_systemd(name: &str, release: &str, more: &str) -> Result<PathBuf> {
     let include = format!("{more},systemd");
     with(name, release, &include, "usr/lib/systemd/systemd")
@@ -144,7 +144,7 @@ fn with(name: &str, release: &str, include: &str, proof: &str) -> Result<PathBuf
     root.ensure()
 }
 
-/// Sets machines up; those whose name, `fresh_RELEASE`, has a word of `filter` in it.
+/// Sets up the machines with a word of `filter` in their names, which are like `fresh_RELEASE`.
 pub(super) fn set_up_machines(filter: &[String]) -> Result<Count> {
     let mut count = Count::default();
     for (release, cargo) in MACHINES {
@@ -261,7 +261,7 @@ impl System {
         fs::write(&file, text).with_context(|| format!("write {}", file.display()))
     }
 
-    /// Runs a command of a user, in the checkout, and says how long it took. What it says is shown.
+    /// Runs a command of a user in the checkout, shows its output, and says how long it took.
     fn step(&self, what: &str, script: &str) -> Result<()> {
         say(format!("{}: {what}", self.name));
         let start = Instant::now();

@@ -1,12 +1,12 @@
-//! What tests that were killed have left behind: hosts, with all that runs there, and pins. Each is
-//! called `lbt-…` with the process id of its test; one whose process is gone is nobody's.
+//! Removes the hosts and pins of killed tests, with the processes on the hosts. Each is called
+//! `lbt-…` with the process id of its test. If that process is gone, the host or pin is left over.
 
 use crate::sh::{CommandExt, say};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Removes it. What cannot be removed disturbs nobody but a test that gets the same process id.
+/// Removes the leftovers. One that cannot be removed disturbs only a test with the same process id.
 pub(super) fn remove() {
     for host in names("/run/netns").filter(|name| is_nobodys(name)) {
         say(format!("removing {host}, which a test has left behind"));
@@ -31,7 +31,7 @@ fn is_nobodys(name: &str) -> bool {
     owner(name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
-/// The process that has made what is called `name`.
+/// The id of the process that has made `name`.
 fn owner(name: &str) -> Option<u32> {
     let words = name.strip_prefix("lbt-")?.split('-');
     words.filter_map(|word| word.parse().ok()).next()

@@ -64,7 +64,7 @@ pub(crate) struct Args {
     /// For how long `soak` goes on
     #[arg(long, value_name = "N", default_value_t = 10)]
     minutes: u64,
-    /// What `soak` does at random follows from it; it is printed in any case
+    /// Seed of `soak`'s random choices; it is printed in any case
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Handed to the test programs, for example `-- websocket --nocapture`
@@ -166,7 +166,7 @@ impl Suite {
         if self == Suite::Distributions {
             count += distributions::set_up_machines(filter)?;
             if !filter.is_empty() && count != Count::default() {
-                // They were asked for by name, and need none of what follows.
+                // These machines were asked for by name, and need no suite.
                 return Ok(count);
             }
         }
@@ -187,7 +187,7 @@ impl Suite {
             arguments.extend(["--test".to_owned(), name]);
         }
         if self == Suite::Bpf {
-            // Those of what the tests share.
+            // The unit tests of the tests' library.
             arguments.push("--lib".to_owned());
         }
         count += cargo_test(&arguments, &filter, &environment, Target::own())?;
@@ -207,7 +207,8 @@ impl Suite {
         Ok(files)
     }
 
-    /// Makes ready what the suite needs, and tells its tests where that is.
+    /// Prepares the things that the suite needs, and returns their paths as variables for its
+    /// tests.
     fn prepare(self) -> Result<Vec<(&'static str, PathBuf)>> {
         setup::ensure_toolchain()?;
         build::build(Profile::Release)?;
@@ -238,7 +239,7 @@ fn starts_with(file: &Path, prefix: &str) -> bool {
         .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
-/// Counts the tests that nobody runs, and says why.
+/// Counts the tests that are left out, and says why.
 fn skip(suite: Suite, files: &[PathBuf], needs: &str) -> Result<Count> {
     if files.is_empty() {
         return Ok(Count::default());

@@ -17,9 +17,9 @@ const SOURCES: [&str; 2] = [
     "/etc/apt/sources.list.d/debian.sources",
 ];
 
-/// A system to make.
+/// A root file system to make.
 pub(super) struct Root<'a> {
-    /// Of its directory.
+    /// The name of its directory.
     pub(super) name: &'a str,
     pub(super) release: &'a str,
     /// The processor; programs of another one than this machine's have to run here.
@@ -30,8 +30,8 @@ pub(super) struct Root<'a> {
     pub(super) proof: &'a str,
 }
 
-/// What the tests of the Debian package need, as variables: a system of this machine's release with
-/// systemd, and two versions of the package.
+/// The variables that the tests of the Debian package need. They name a system of this machine's
+/// release with systemd, and two versions of the package.
 pub(super) fn for_package() -> Result<Vec<(&'static str, PathBuf)>> {
     let release = Machine::this().os_release("VERSION_CODENAME");
     let release = release.context("this Debian has no VERSION_CODENAME in /etc/os-release")?;

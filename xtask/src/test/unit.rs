@@ -37,7 +37,7 @@ const IN_PARTS: [&str; 6] = [
 /// processor that they are built for.
 const OBJECTS: [&str; 4] = ["--package", "lb-tests", "--test", "bpf_old_kernels"];
 
-/// Tests inside the agent that the emulator does not take, and what it lacks.
+/// Tests inside the agent that fail under the emulator, by the feature that it lacks.
 const NOT_EMULATED: [(&str, &[&str]); 5] = [
     (
         "netlink about sockets (sock_diag)",
@@ -113,14 +113,14 @@ fn of(crates: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// A filter that leaves out what the emulator does not take.
+/// A filter that leaves out the tests that fail under the emulator.
 fn with_skips(filter: &[String]) -> Vec<String> {
     let skips = NOT_EMULATED.iter().flat_map(|(_, tests)| *tests);
     let skips = skips.flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]);
     filter.iter().cloned().chain(skips).collect()
 }
 
-/// Says what is left out, and why; how many tests that are.
+/// Prints the tests that are left out, with reasons, and returns their number.
 fn skipped() -> u64 {
     let mut all = 0;
     for (lacking, tests) in NOT_EMULATED {

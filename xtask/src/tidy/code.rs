@@ -49,7 +49,7 @@ const UNSAFE_FILES: [&str; 38] = [
     "tests/kernel/bpf_agreement.rs",
 ];
 
-/// Where that list is.
+/// The file with that list.
 const THIS_FILE: &str = "xtask/src/tidy/code.rs";
 
 /// Put together here so that this file does not complain about itself.
@@ -61,7 +61,7 @@ const LEFT_FOR_LATER: [&str; 5] = [
     concat!("unimplemented", "!("),
 ];
 
-/// Each file opens with what it owns and what it leaves to others.
+/// Each file opens with a comment about its task and the tasks that it leaves to others.
 pub(super) fn files_open_with_their_purpose(sources: &[Source]) -> Vec<Complaint> {
     sources
         .iter()
@@ -121,7 +121,7 @@ pub(super) fn files_are_short(sources: &[Source]) -> Vec<Complaint> {
         .collect()
 }
 
-/// No notes to oneself.
+/// No file has notes to oneself.
 pub(super) fn nothing_is_left_for_later(sources: &[Source]) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     for source in sources.iter().filter(|source| is_ours(&source.path)) {
@@ -134,7 +134,7 @@ pub(super) fn nothing_is_left_for_later(sources: &[Source]) -> Vec<Complaint> {
     complaints
 }
 
-/// Lock files quote what others wrote.
+/// Whether a file is written here. Lock files quote other projects.
 fn is_ours(path: &str) -> bool {
     !path.ends_with("package-lock.json") && !path.ends_with("Cargo.lock")
 }
@@ -162,8 +162,8 @@ pub(super) fn unsafe_stays_where_it_is_listed(sources: &[Source]) -> Vec<Complai
     complaints
 }
 
-/// Where a TCP listener may be one of tokio's: the place that lets clients in, and the socket for
-/// metrics, which has a limit of its own.
+/// Files that may have a TCP listener of tokio's. One lets clients in, and the other has the socket
+/// for metrics, which has a limit of its own.
 const ACCEPTING_FILES: [&str; 2] = [
     "lb-net/src/admission/listener.rs",
     "lb-agent/src/metrics/server.rs",

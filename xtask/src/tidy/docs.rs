@@ -20,7 +20,7 @@ const SUMMARY: &str = "docs/SUMMARY.md";
 /// Pages that are to be read as a whole, and the lines that they may have.
 const SHORT_PAGES: [(&str, usize); 2] = [("README.md", 150), ("ARCHITECTURE.md", 250)];
 
-/// What is to be read as a whole stays short.
+/// Pages that are to be read as a whole stay short.
 pub(super) fn first_pages_are_short(sources: &[Source]) -> Vec<Complaint> {
     let longest = |source: &Source| {
         let page = SHORT_PAGES.iter().find(|(path, _)| source.path == *path)?;
@@ -141,7 +141,7 @@ pub(super) fn pages_are_in_the_book(sources: &[Source]) -> Vec<Complaint> {
         .collect()
 }
 
-/// The targets of `[text](target)`.
+/// The targets of links, `[text](target)`.
 fn links(line: &str) -> impl Iterator<Item = &str> {
     line.split("](")
         .skip(1)

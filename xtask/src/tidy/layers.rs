@@ -1,5 +1,6 @@
-//! Who may depend on whom: `lb-ebpf -> lb-common <- lb-config <- lb-net <- lb-http <- lb-agent <- tests` with
-//! `lb-http1 <- lb-http`, and inside a crate the order of its modules, from the ground up.
+//! The order of dependencies: `lb-ebpf -> lb-common <- lb-config <- lb-net <- lb-http <- lb-agent
+//! <- tests` with `lb-http1 <- lb-http`. Inside a crate it is the order of its modules, from the
+//! ground up.
 
 use super::modules::{Use, children, uses};
 use super::{Complaint, Source};
@@ -32,13 +33,13 @@ const OURS: [&str; 10] = [
     "xtask",
 ];
 
-/// Where the orders of modules are.
+/// The file with the orders of modules.
 const THIS_FILE: &str = "xtask/src/tidy/layers.rs";
 
 /// A crate's first file, and all modules that it declares, from the ground up: each may use those before it.
 type Order = (&'static str, &'static [&'static str]);
 
-/// Crates whose modules have an order.
+/// Crates with an order of their modules.
 const ORDERS: [Order; 4] = [
     (CONFIG, &CONFIG_MODULES),
     (NET, &NET_MODULES),
@@ -149,17 +150,17 @@ const APART: [(&str, &str); 2] = [
     ("proxy", "control"),
 ];
 
-/// Where the names of aya may appear: nobody else knows how the kernel is reached.
+/// Files that may name aya: the rest of the code does not know how the kernel is reached.
 const AYA_PLACES: [&str; 3] = [
     "lb-agent/src/dataplane/bpf/",
     "lb-ebpf/",
     "tests/src/prog_run.rs",
 ];
 
-/// Knows `state`, which says what is wanted, not the configuration.
+/// Knows `state`, the wanted state of services, not the configuration.
 const WITHOUT_CONFIG: &str = "lb-agent/src/dataplane/";
 
-/// Where text may go to the terminal.
+/// Files that may print to the terminal.
 const PRINTING_PLACES: [&str; 2] = ["lb-agent/src/cli/", "lb-agent/src/main.rs"];
 
 /// Dependencies between our crates point downwards, and lb-common stays safe.
@@ -205,7 +206,7 @@ fn own_dependencies(manifest: &Source) -> Vec<(usize, &str)> {
     found
 }
 
-/// Inside a crate: every module has its place in the order, and uses what is before it.
+/// Inside a crate, every module has its place in the order, and uses only modules before it.
 pub(super) fn modules_use_what_is_below_them(sources: &[Source]) -> Vec<Complaint> {
     let order = |one: &Use<'_>| ORDERS.into_iter().find(|(root, _)| *root == one.root);
     let mut complaints: Vec<Complaint> = uses(sources)

@@ -56,7 +56,7 @@ impl Source {
     }
 }
 
-/// What is wrong, and where.
+/// A violation of a rule, with its place.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Complaint {
     path: String,

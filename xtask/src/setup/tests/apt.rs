@@ -7,8 +7,8 @@ use crate::setup::standin::StandIn;
 
 const BOOKWORM: &str = "ID=debian\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\n";
 
-/// A Debian whose lists are `known` at first, and `refreshed` after they were fetched: lines of
-/// a package and its version. Its `rustc-web` has LLVM 22.
+/// A Debian with the lists `known` at first, and `refreshed` after a fetch. A line is a package and
+/// its version. Its `rustc-web` has LLVM 22.
 fn debian(known: &str, refreshed: &str) -> StandIn {
     let machine = StandIn::new(BOOKWORM);
     machine.write("etc/debian_version", "12.1\n");
@@ -34,7 +34,7 @@ fn debian(known: &str, refreshed: &str) -> StandIn {
     machine
 }
 
-/// An apt-get that does what one does, and `before` it.
+/// A stand-in for apt-get that runs `before`, and then updates and installs as usual.
 fn set_apt_get(machine: &StandIn, before: &str) {
     let make = machine.make_rustc("usr", "1.96.0", 22);
     machine.program(
@@ -51,7 +51,7 @@ fn set_apt_get(machine: &StandIn, before: &str) {
 const WHOLE: &str = "rustc-web 1.96.0+dfsg1\nrust-web-src 1.96.0+dfsg1\n\
     llvm-22-dev 1:22.1.8-1\nlibpolly-22-dev 1:22.1.8-1\ng++ 4:12.2.0\n";
 
-/// The lists of a release, whose compiler is too old for us.
+/// The lists of a release with a compiler that is too old.
 const RELEASE: &str = "rustc-web 1.85.0+dfsg3\nrust-web-src 1.85.0+dfsg3\n\
     llvm-19-dev 1:19.1.7\nlibpolly-19-dev 1:19.1.7\ng++ 4:12.2.0\n";
 
@@ -134,11 +134,11 @@ fn without_root_old_lists_are_named_as_what_is_in_the_way() {
     assert_eq!(machine.changes(), [""; 0]);
 }
 
-/// What apt-get does where the security archive answers.
+/// The step of apt-get when the security archive answers.
 const ARCHIVE_ANSWERS: &str = "cp \"$AT/whole\" \"$AT/newer\"";
 
-/// A Debian whose only source is the release, with the file of the security archive. Once that is there,
-/// apt-get does `then`.
+/// A Debian with the release as its only source, and the file of the security archive. Once that
+/// file is there, apt-get does `then`.
 fn with_release_alone(then: &str) -> (StandIn, PathBuf) {
     let machine = debian(RELEASE, RELEASE);
     machine.write(

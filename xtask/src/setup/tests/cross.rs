@@ -13,7 +13,7 @@ fn other() -> Target {
     others.next().unwrap()
 }
 
-/// A Debian whose rustc has a standard library for another processor once `$AT/std` has one.
+/// A Debian. Its rustc has a standard library for another processor once `$AT/std` has one.
 fn debian() -> StandIn {
     let machine = StandIn::new("ID=debian\n");
     machine.write("etc/debian_version", "12.1\n");

@@ -3,8 +3,8 @@
 use super::{add_cargo, count, ensure, refused};
 use crate::setup::standin::StandIn;
 
-/// A machine whose package manager `program` knows `rust` and an LLVM of `version`; the question of
-/// a package's version has the package as its last word.
+/// A machine with the package manager `program`, which knows `rust` and an LLVM of `version`. The
+/// question of a package's version has the package as its last word.
 fn machine(os_release: &str, program: &str, known: &str) -> StandIn {
     let machine = StandIn::new(os_release);
     let make = machine.make_rustc("usr", "1.96.1", 22);

@@ -1,4 +1,4 @@
-//! The processors whose kernels are booted.
+//! The processors of the kernels that are booted.
 
 use crate::target::{self, Target};
 use anyhow::{Context, Result, bail};
@@ -10,12 +10,12 @@ use std::env::consts;
 pub(super) struct Arch {
     /// As it is called on the command line.
     name: target::Arch,
-    /// Debian's name.
+    /// Debian's name, as in `arm64`.
     pub(super) debian: &'static str,
     /// The emulator, and the package that has it.
     pub(super) qemu: &'static str,
     pub(super) qemu_package: &'static str,
-    /// What the emulator is told beside memory and files.
+    /// Arguments of the emulator beside memory and files.
     pub(super) machine: &'static [&'static str],
     /// The kernel's name of the serial line.
     pub(super) console: &'static str,
@@ -25,7 +25,7 @@ pub(super) struct Arch {
     pub(super) flavours: &'static [(&'static str, &'static str)],
 }
 
-/// The end of the name of a kernel whose pages have 16 KiB.
+/// The suffix in the name of a kernel with pages of 16 KiB.
 pub(super) const LARGE_PAGES: &str = "-16k";
 
 pub(super) const AMD64: Arch = Arch {
@@ -53,13 +53,13 @@ pub(super) const ARM64: Arch = Arch {
 };
 
 impl Arch {
-    /// What a guest's programs are built for.
+    /// The target that a guest's programs are built for.
     pub(super) fn target(self) -> Target {
         Target::of(Some(self.name))
     }
 }
 
-/// That of this machine.
+/// The processor of this machine.
 pub(super) fn own() -> Option<Arch> {
     [AMD64, ARM64]
         .into_iter()

@@ -12,7 +12,7 @@ const DEVICE: u32 = 0o020_000;
 const FILE: u32 = 0o100_000;
 const LINK: u32 = 0o120_000;
 
-/// An archive. Directories come with what is put into them. All of it belongs to root.
+/// An archive. Directories are added with the files in them. All entries belong to root.
 pub(super) struct Archive<W: Write> {
     out: W,
     entries: u32,
@@ -42,13 +42,13 @@ impl<W: Write> Archive<W> {
         self.entry(path, FILE | mode, content, [0, 0])
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub(super) fn link(&mut self, path: &str, target: &str) -> Result<()> {
         self.parent(path)?;
         self.entry(path, LINK | 0o777, target.as_bytes(), [0, 0])
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub(super) fn device(&mut self, path: &str, number: [u32; 2]) -> Result<()> {
         self.parent(path)?;
         self.entry(path, DEVICE | 0o600, &[], number)

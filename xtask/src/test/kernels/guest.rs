@@ -36,7 +36,7 @@ const LONGEST: usize = 2000;
 /// Whether virtualization has been tried, and failed.
 static IS_BROKEN: AtomicBool = AtomicBool::new(false);
 
-/// Who runs the guest's instructions.
+/// The means to run a guest's instructions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Kvm,
@@ -117,7 +117,7 @@ fn start(arch: Arch, kernel: &Kernel, initrd: &Path, by: By) -> Result<Child> {
         .arg("-initrd")
         .arg(initrd)
         .arg("-append")
-        // Nothing between the lines of the tests but what ends the machine.
+        // The console has only the lines of the tests, and those that end the machine.
         .arg(format!(
             "console={} rdinit=/init quiet loglevel=1 panic=-1 oops=panic mitigations=off audit=0 {}",
             arch.console, arch.parameters
@@ -171,7 +171,7 @@ fn watch(child: &mut Child, by: By, mut each: impl FnMut(&str)) -> Option<String
     }
 }
 
-/// What the emulator says where virtualization is not there, or not all of it.
+/// A line by which the emulator says that virtualization is missing, in whole or in part.
 fn is_refusal(line: &str) -> bool {
     line.contains("KVM internal error") || line.contains("failed to initialize kvm")
 }

@@ -1,17 +1,18 @@
-//! What each kernel is asked: end-to-end tests, few enough for an emulated machine.
+//! The jobs of each kernel: end-to-end tests, few enough for an emulated machine.
 
 use super::arch::LARGE_PAGES;
 
-/// Tests of one file.
+/// Some tests of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Job {
-    /// The file's name.
+    /// The name of the file.
     pub(super) file: &'static str,
     /// Names of its tests; all others are left out.
     pub(super) tests: Vec<&'static str>,
 }
 
-/// The verifier first: where it refuses a program, its words are worth more than all that follows.
+/// The verifier comes first. If it refuses a program, its message is worth more than all later
+/// failures.
 const JOBS: [(&str, &[&str]); 6] = [
     (
         "bpf_verifier",
@@ -55,7 +56,7 @@ const TOO_OLD: [(&str, &[&str]); 1] = [(
 /// The oldest kernel that the programs are for, as the agent has it too.
 const OLDEST: (u32, u32) = (6, 1);
 
-/// What a kernel is asked; with words, those tests alone that have one of them in their names.
+/// The jobs of a kernel. With words, only tests with one of them in their names are left.
 pub(super) fn of(series: &str, words: &[&String]) -> Vec<Job> {
     let all: &[(&str, &[&str])] = if is_too_old(series) { &TOO_OLD } else { &JOBS };
     let wanted = |file: &str, test: &str| {
@@ -82,8 +83,8 @@ fn is_too_old(series: &str) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST
 }
 
-/// The script that does all jobs, one after the other, and says where each begins and ends. Where one
-/// fails, the kernel's last words follow.
+/// The script that does all jobs, one after the other, and says when each begins and ends. After a
+/// failed job, the kernel's last messages follow.
 pub(super) fn script(jobs: &[Job], environment: &[(&str, &str)], options: &[&String]) -> String {
     let options: String = options.iter().map(|option| format!("{option} ")).collect();
     let mut script = String::from("export LB_TEST_SKIPPED=/tmp/skipped\n");

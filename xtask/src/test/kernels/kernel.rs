@@ -11,8 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Modules for the tests' networks and for what the agent asks of the kernel. What each of them
-/// needs comes with it; what a kernel has built in, or not at all, is left out.
+/// Modules for the tests' networks and for the agent. The dependencies of each module come with it.
+/// Modules that a kernel has built in, or lacks, are left out.
 const MODULES: [&str; 19] = [
     "8021q",
     "act_bpf",
@@ -108,7 +108,7 @@ impl Kernel {
     }
 }
 
-/// Where a kernel's package keeps its modules: below `lib`, or `usr/lib`.
+/// The directory of modules in a kernel's package: below `lib`, or `usr/lib`.
 fn module_tree(unpacked: &Path) -> Result<PathBuf> {
     let place = unpacked.join("lib/modules");
     if !place.exists() {
@@ -121,7 +121,7 @@ fn module_tree(unpacked: &Path) -> Result<PathBuf> {
     Ok(first.context("read a directory")?.path())
 }
 
-/// Copies the modules that are wanted, and what they need, to `picked/lib/modules`.
+/// Copies the wanted modules, and their dependencies, to `picked/lib/modules`.
 fn pick_modules(unpacked: &Path, tree: &Path, picked: &Path, release: &str) -> Result<()> {
     depmod(unpacked, release)?;
     let dependencies = fs::read_to_string(tree.join("modules.dep")).context("read modules.dep")?;
@@ -146,7 +146,7 @@ fn pick_modules(unpacked: &Path, tree: &Path, picked: &Path, release: &str) -> R
     depmod(picked, release)
 }
 
-/// Writes what modules need, and by which names the kernel asks for them.
+/// Writes the dependencies of modules, and the names by which the kernel asks for them.
 fn depmod(base: &Path, release: &str) -> Result<()> {
     Command::new(super::find("depmod")?)
         .arg("-b")
@@ -175,7 +175,7 @@ fn name(file: &str) -> String {
     stem.unwrap_or_default().replace('-', "_")
 }
 
-/// A module as the kernel takes it, whatever it is compressed by.
+/// A module as the kernel takes it, after decompression.
 fn module(file: &Path) -> Result<Vec<u8>> {
     let program = match file.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => "xz",

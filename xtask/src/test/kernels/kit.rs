@@ -1,4 +1,4 @@
-//! What guests are made of: the agent, the test programs, and the programs that these run.
+//! The contents of guests: the agent, the test programs, and the programs that these run.
 
 use super::arch::Arch;
 use super::jobs::{self, Job};
@@ -13,10 +13,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// By how much a guest is slower than what the tests' deadlines are for.
+/// Factor by which a guest is slower than the machine that the tests' deadlines are for.
 const SLOW: &str = "4";
 
-/// The programs that guests get, without what only debuggers need: a root is in a guest's memory.
+/// The programs that guests get, stripped of debug information: a root is in a guest's memory.
 pub(super) struct Kit {
     system: System,
     agent: PathBuf,
@@ -70,7 +70,7 @@ impl Kit {
     }
 }
 
-/// Compiles the tests; where each program is.
+/// Compiles the tests, and returns the path of each program.
 fn compile_tests(
     files: &BTreeSet<&'static str>,
     target: Target,

@@ -18,14 +18,14 @@ const RELEASES: [(&str, &str); 3] = [
     ("6.12", "trixie"),
 ];
 
-/// The kernel of the release whose programs guests for another processor get. Its C library has to be
-/// as new as that of the cross compiler.
+/// The kernel series of the release that guests for another processor get their programs from. Its
+/// C library has to be as new as that of the cross compiler.
 const PROGRAMS: &str = "6.12";
 
-/// Where kernels of all other series are.
+/// Suites with kernels of all other series.
 const NEWER: [&str; 3] = ["bookworm-backports", "trixie-backports", "sid"];
 
-/// An archive of packages.
+/// An archive of packages of one processor.
 pub(super) struct Mirror {
     arch: Arch,
     config: PathBuf,
@@ -133,7 +133,7 @@ fn list(places: &Places, names: &[&str]) -> String {
     let is_newer = |name: &&str| !RELEASES.iter().any(|(series, _)| series == name);
     let newer = series.iter().any(is_newer);
     for (name, release) in RELEASES {
-        // Where a series is not known, the error names all that there are.
+        // If a series is not known, the error names all known ones.
         if newer || series.contains(&name) {
             add(&places.main, release);
             add(&places.security, &format!("{release}-security"));
@@ -210,7 +210,7 @@ fn kernels(names: &str, arch: Arch) -> Vec<Package> {
     names.lines().filter_map(parse).collect()
 }
 
-/// What to say of a series that is not there.
+/// The message about a series that is not there.
 fn unknown(series: &str, all: &[Package]) -> String {
     let mut known: Vec<(&[u32], &str)> = all
         .iter()
@@ -228,7 +228,7 @@ fn unknown(series: &str, all: &[Package]) -> String {
     )
 }
 
-/// Names in what apt would install: `Inst curl (8.14.1 Debian:13/stable [arm64])`.
+/// Names in the list that apt would install: `Inst curl (8.14.1 Debian:13/stable [arm64])`.
 fn to_install(simulation: &str) -> Vec<String> {
     let lines = simulation
         .lines()

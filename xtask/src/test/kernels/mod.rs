@@ -1,9 +1,11 @@
-//! `cargo xtask test kernels`: Debian's kernels under an emulator, each asked what the agent needs.
+//! `cargo xtask test kernels`: boots Debian's kernels under an emulator, and tests on each the
+//! features that the agent needs.
 //!
-//! A guest (`guest`) has the agent and test programs (`kit`) on a root (`root`) of this machine's own
-//! programs, or of Debian's for another processor (`system`). It does its jobs (`jobs`), and what it prints is counted (`transcript`). Kernels come by
-//! apt with a configuration of its own (`mirror`, `sources`) and stay in `target/kernels` (`kernel`):
-//! remove that directory to get newer ones.
+//! A guest (`guest`) has the agent and test programs (`kit`) on a root (`root`). The root has this
+//! machine's own programs, or Debian's for another processor (`system`). The guest does its jobs
+//! (`jobs`), and its output is counted (`transcript`). Kernels come by apt with a configuration of
+//! its own (`mirror`, `sources`) and stay in `target/kernels` (`kernel`). Remove that directory to
+//! get newer ones.
 
 mod arch;
 mod cpio;
@@ -35,7 +37,7 @@ use transcript::Outcome;
 /// Those that most users have, and that most of all differ from the newest.
 const USUAL: [&str; 2] = ["6.1", "6.12"];
 
-/// What the machine must have beside the guest's own programs.
+/// Tools that the machine must have beside the guest's own programs, with their packages.
 const TOOLS: [(&str, &str); 4] = [
     ("depmod", "kmod"),
     ("strip", "binutils"),
@@ -43,11 +45,12 @@ const TOOLS: [(&str, &str); 4] = [
     ("zstd", "zstd"),
 ];
 
-/// A kernel, and what it is asked.
+/// A kernel, and the jobs for it.
 type Plan = (Kernel, Vec<Job>);
 
-/// Runs the tests on each kernel, several at a time where the machine is large enough. The first name
-/// may be that of a processor. Unless they are `asked_for`, a machine that cannot do it skips them.
+/// Runs the tests on each kernel, several at a time if the machine is large enough. The first name
+/// may be that of a processor. A machine that cannot boot them skips the tests, unless they are
+/// `asked_for`.
 pub(super) fn run(names: &[String], filter: &[String], asked_for: bool) -> Result<Count> {
     let (arch, names) = arch::chosen(names)?;
     let mut series: Vec<&str> = names
@@ -100,7 +103,7 @@ fn skip(series: &[&str], why: &anyhow::Error) -> Result<Count> {
     })
 }
 
-/// A name like `6.12`, or `6.12-16k` where the processor has kernels with such pages.
+/// A name like `6.12`, or `6.12-16k` if the processor has kernels with such pages.
 fn checked(name: &str, arch: Arch) -> Result<&str> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_series = |series: &str| {
@@ -123,7 +126,7 @@ fn find(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("there is no {name}"))
 }
 
-/// Installs what is missing of emulator and tools.
+/// Installs the emulator and the tools, if they are missing.
 fn ensure_tools(arch: Arch) -> Result<()> {
     for program in ["apt-get", "dpkg-deb"] {
         ensure!(
@@ -154,7 +157,7 @@ fn ensure_tools(arch: Arch) -> Result<()> {
     packages::ensure(&missing, "booting other kernels")
 }
 
-/// Boots all kernels; what came of each.
+/// Boots all kernels, and returns the outcome of each.
 fn boot_all(arch: Arch, plans: &[Plan], kit: &Kit, options: &[&String]) -> Vec<(String, Outcome)> {
     let waiting = Mutex::new(plans.iter());
     let done = Mutex::new(Vec::new());

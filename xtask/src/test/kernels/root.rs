@@ -7,20 +7,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// What busybox is called by; programs of one's own come first.
+/// Names that call busybox, unless the machine's own program of that name is there.
 const APPLETS: [&str; 22] = [
     "cat", "chmod", "cp", "cut", "dmesg", "echo", "env", "grep", "kill", "ln", "ls", "mkdir", "mv",
     "nproc", "rm", "sed", "sh", "sleep", "tail", "timeout", "true", "uname",
 ];
 
-/// The first process.
+/// The script of the first process.
 const INIT: &str = include_str!("init.sh");
 
-/// A root that grows.
+/// The root file system of a guest, while it is put together.
 pub(super) struct Root<'a> {
     system: &'a System,
     archive: Archive<Vec<u8>>,
-    /// What is in it, by its path.
+    /// The paths that are in it.
     files: BTreeSet<String>,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Root<'a> {
         self.archive.file(path, mode, text.as_bytes())
     }
 
-    /// Puts a program at `path`, and its libraries where its loader looks for them.
+    /// Puts a program at `path`, and its libraries into the directories that its loader searches.
     pub(super) fn program(&mut self, from: &Path, path: &str) -> Result<()> {
         self.copy(from, path)?;
         for library in self.system.libraries(from) {
@@ -88,7 +88,7 @@ impl<'a> Root<'a> {
         self.archive.file(path, 0o755, &content)
     }
 
-    /// The archive.
+    /// The finished archive, as bytes.
     pub(super) fn finish(self) -> Result<Vec<u8>> {
         self.archive.finish()
     }

@@ -1,4 +1,4 @@
-//! Where this machine gets Debian's packages from: `/etc/apt`, in either of its two formats.
+//! The sources of this machine's Debian packages: `/etc/apt`, in either of its two formats.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Where a guest's programs and libraries come from: this machine, or Debian's packages for another
+//! The source of a guest's programs and libraries: this machine, or Debian's packages for another
 //! processor, which are unpacked and not installed.
 
 use super::arch::Arch;
@@ -24,10 +24,10 @@ pub(super) const PROGRAMS: [(&str, &str); 9] = [
     ("tc", "iproute2"),
 ];
 
-/// Where the loader and the libraries are; the same places in every root with a merged `/usr`.
+/// Directories of the loader and the libraries, the same in every root with a merged `/usr`.
 pub(super) const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
-/// Directories of programs.
+/// Directories that are searched for programs.
 const SEARCH: [&str; 2] = ["usr/bin", "usr/sbin"];
 
 /// The tree that programs and libraries are copied from.
@@ -63,7 +63,7 @@ impl System {
         let mut command = match self.target.cross {
             Some(cross) => {
                 let mut traced = cross.command(&self.root, program.to_owned());
-                // The loader prints what it would load, as it does for `ldd`.
+                // The loader prints the libraries that it would load, as for `ldd`.
                 traced.env("QEMU_SET_ENV", "LD_TRACE_LOADED_OBJECTS=1");
                 traced
             }
@@ -109,7 +109,7 @@ fn unpacked(dir: &Path, arch: Arch) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// Paths in what `ldd` prints: `libc.so.6 => /lib/… (0x…)` and `/lib64/ld-linux… (0x…)`.
+/// Paths in the output of `ldd`: `libc.so.6 => /lib/… (0x…)` and `/lib64/ld-linux… (0x…)`.
 fn paths(ldd: &str) -> Vec<PathBuf> {
     let words = ldd.lines().flat_map(str::split_whitespace);
     words

@@ -1,4 +1,4 @@
-//! What a guest prints, line by line, and what it says about the tests.
+//! Reads the output of a guest, line by line, for the results of the tests.
 
 use super::jobs::Job;
 use crate::test::count::Count;
@@ -6,11 +6,11 @@ use crate::test::count::Count;
 /// How many lines of a guest are shown again when it fails.
 const LAST_LINES: usize = 30;
 
-/// What a guest has said so far.
+/// The output of a guest so far.
 pub(super) struct Transcript {
     jobs: Vec<Job>,
     current: Option<Job>,
-    /// What the current job has counted.
+    /// The count that the current job has printed.
     counted: Option<Count>,
     /// Names that the current job has called failures.
     named: Vec<String>,
@@ -20,11 +20,11 @@ pub(super) struct Transcript {
     outcome: Outcome,
 }
 
-/// What came of it.
+/// The outcome of a guest's jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) count: Count,
-    /// Each test that failed, and what else went wrong.
+    /// Each test that failed, and other errors.
     pub(super) failures: Vec<String>,
     /// Tests that could not run, with their reasons.
     pub(super) skips: Vec<String>,
@@ -45,7 +45,7 @@ impl Transcript {
         }
     }
 
-    /// Takes in a line.
+    /// Takes in a line of the output.
     pub(super) fn line(&mut self, line: &str) {
         self.lines.push(line.to_owned());
         if let Some(event) = line.strip_prefix("=== ") {
@@ -86,7 +86,7 @@ impl Transcript {
         }
     }
 
-    /// Counts the current job. Tests of it that nobody has counted have failed.
+    /// Counts the current job. Its tests without a count have failed.
     fn end_job(&mut self, why: &str) {
         let Some(job) = self.current.take() else {
             return;
@@ -105,7 +105,7 @@ impl Transcript {
         }
     }
 
-    /// Counts what has not been run, for a guest that is gone.
+    /// Counts the jobs that have not been run, for a guest that is gone.
     pub(super) fn finish(mut self, why: &str) -> Outcome {
         if !self.has_ended {
             self.end_job(why);
@@ -116,7 +116,7 @@ impl Transcript {
             let lines = self.lines[last..].join("\n  ");
             let text = format!("{why} before it had done everything; its last lines:\n  {lines}");
             self.outcome.failures.push(text);
-            // That alone is a failure, whatever there was to count.
+            // A guest that ends early is a failure, with or without tests to count.
             self.outcome.count.failed = self.outcome.count.failed.max(1);
         }
         self.outcome

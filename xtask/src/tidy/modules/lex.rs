@@ -8,7 +8,7 @@ use std::str::CharIndices;
 pub(super) struct Token<'a> {
     /// A name or keyword, `::`, or one other character.
     pub(super) text: &'a str,
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub(super) line: usize,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Lexer<'a> {
         next
     }
 
-    /// The word whose first character was read.
+    /// The word that begins at `start`; its first character was read.
     fn word(&mut self, start: usize) -> &'a str {
         let rest = &self.text[start..];
         let length = rest
@@ -99,7 +99,7 @@ impl<'a> Lexer<'a> {
         &rest[..length]
     }
 
-    /// Block comments nest.
+    /// Skips a block comment. Block comments nest.
     fn block_comment(&mut self) {
         let mut depth = 0;
         let mut before = '/';

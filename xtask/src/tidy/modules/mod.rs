@@ -1,8 +1,9 @@
-//! The modules of every crate, and which of them uses which.
+//! The modules of every crate, and the uses between them.
 //!
-//! `lex` splits a file into tokens, `parse` reads what a module declares, imports and names, `tree` puts the modules of
-//! a crate together, `resolve` follows a path to the modules that it goes through. It is no compiler: macros are
-//! read as they are written, and a method that is called by a dot is no use.
+//! `lex` splits a file into tokens, and `parse` reads the modules, imports and names in it. `tree`
+//! puts the modules of a crate together, and `resolve` follows a path to the modules that it goes
+//! through. It is no compiler: macros are read as they are written, and a method that is called by
+//! a dot is no use.
 
 mod lex;
 mod parse;
@@ -13,9 +14,9 @@ use super::Source;
 
 /// A module uses a sibling, or something below it.
 pub(super) struct Use<'a> {
-    /// Where the path stands.
+    /// The file that has the path in it.
     pub(super) source: &'a Source,
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub(super) line: usize,
     /// The path as it is written.
     pub(super) path: String,
@@ -49,8 +50,8 @@ pub(super) fn children(source: &Source) -> Vec<(usize, &str)> {
     parse::parse(&lex::tokens(&source.text)).files
 }
 
-/// The use as one of siblings: the ancestors of both below the module that they share. A module, its ancestors and what
-/// is below it are no siblings.
+/// The use between two siblings: the ancestors of both modules below the module that they share. A
+/// module, its ancestors and the modules below it are no siblings.
 fn between_siblings<'a>(
     tree: &tree::Tree<'a>,
     user: usize,

@@ -1,4 +1,4 @@
-//! What a module declares, imports and names. Code of tests is left out.
+//! The modules, imports and names of a file. Code of tests is left out.
 
 use super::lex::Token;
 use std::collections::{HashMap, HashSet};
@@ -13,9 +13,9 @@ pub(super) struct Parsed<'a> {
     pub(super) files: Vec<(usize, &'a str)>,
     /// Modules written out: `mod name { … }`.
     pub(super) inline: Vec<(&'a str, Parsed<'a>)>,
-    /// Names that `use` brings, with what they stand for.
+    /// Names that `use` brings, with the paths that they stand for.
     pub(super) imports: HashMap<&'a str, Path<'a>>,
-    /// Paths of `use path::*`.
+    /// Paths of glob imports, `use path::*`.
     pub(super) globs: Vec<Path<'a>>,
     /// Names that are defined here.
     pub(super) items: HashSet<&'a str>,
@@ -87,7 +87,7 @@ impl<'a> Parsed<'a> {
         end
     }
 
-    /// Reads what follows `use`. Returns the place behind the `;`.
+    /// Reads the paths after `use`. Returns the index behind the `;`.
     fn read_use(&mut self, tokens: &[Token<'a>], at: usize) -> usize {
         let end = (at..tokens.len())
             .find(|at| tokens[*at].text == ";")
@@ -149,7 +149,7 @@ impl<'a> Parsed<'a> {
     }
 }
 
-/// The parts between the commas of a group whose `{` was read.
+/// The parts between the commas of a group, after its `{`.
 fn branches<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {
     let mut found = Vec::new();
     let (mut start, mut depth) = (0, 0);

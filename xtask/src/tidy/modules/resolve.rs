@@ -13,7 +13,7 @@ pub(super) fn modules_of(tree: &Tree<'_>, user: usize, path: &[&str]) -> Vec<usi
         passed: Vec::new(),
         imports: 0,
     };
-    // A name alone was counted where it was imported, unless `*` brought it.
+    // A name alone was counted at its import, unless `*` brought it.
     if path.len() == 1 && !is_from_glob(tree, user, path[0]) {
         return Vec::new();
     }
@@ -28,7 +28,7 @@ fn is_from_glob(tree: &Tree<'_>, user: usize, name: &str) -> bool {
         && !module.code.imports.contains_key(name)
 }
 
-/// What a name in a module is.
+/// The meaning of a name in a module.
 enum Named {
     Module(usize),
     /// A type, function or the like, or a name of another crate.
@@ -61,8 +61,8 @@ impl Walk<'_, '_> {
         Some(Named::Module(here))
     }
 
-    /// What a name stands for in a module. `None` if nothing there has it, as with names of other crates and those that
-    /// macros make.
+    /// The meaning of a name in a module. `None` if nothing there has it, as with names of other
+    /// crates and those that macros make.
     fn look_up(&mut self, here: usize, name: &str) -> Option<Named> {
         let module = &self.tree.modules[here];
         if let Some(child) = module.children.get(name) {
@@ -86,7 +86,8 @@ impl Walk<'_, '_> {
             .find_map(|path| self.look_up_in(here, path, name))
     }
 
-    /// What a name stands for in the module that `path` leads to. Only a module that has the name counts as passed.
+    /// The meaning of a name in the module that `path` leads to. Only a module that has the name
+    /// counts as passed.
     fn look_up_in(&mut self, here: usize, path: &[&str], name: &str) -> Option<Named> {
         let before = self.passed.len();
         let found = match self.follow(here, path) {

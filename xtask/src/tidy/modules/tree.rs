@@ -5,15 +5,15 @@ use super::lex::{Token, tokens};
 use super::parse::{Parsed, parse};
 use std::collections::{HashMap, HashSet};
 
-/// A crate.
+/// The modules of a crate.
 pub(super) struct Tree<'a> {
     /// The path of the file that it begins with.
     pub(super) root: &'a str,
-    /// The root first.
+    /// All modules; the root comes first.
     pub(super) modules: Vec<Module<'a>>,
 }
 
-/// A module and what its own code says.
+/// A module and the result of parsing its own code.
 pub(super) struct Module<'a> {
     pub(super) source: &'a Source,
     /// Names from the root of the crate.
