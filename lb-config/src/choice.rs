@@ -1,6 +1,6 @@
-//! Values among some that have names.
+//! Enums with a name in the configuration for each variant.
 
-/// A value among some that have names.
+/// An enum with a name in the configuration for each variant.
 pub(super) trait Choice: Copy + PartialEq + 'static {
     /// Names, values, and their doc comments.
     const ALL: &'static [(&'static str, Self, &'static str)];

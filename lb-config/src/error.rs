@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::MAX_FILE_BYTES;
 
-/// Problems that are shown of one file; a file with more of them is not a configuration at all.
+/// Problems that are shown of one file at most. A file with more of them is not a configuration.
 const SHOWN: usize = 50;
 
 /// A configuration that cannot be used. [`fmt::Display`] gives one line for each problem.
@@ -16,7 +16,7 @@ pub struct ConfigError {
     problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The line in the file, from 1; `None` if the problem is about the whole of it.
@@ -58,7 +58,7 @@ impl fmt::Display for Problem {
 }
 
 impl ConfigError {
-    /// Everything that is wrong, in the order of the file.
+    /// All problems, in the order of the file.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -81,7 +81,7 @@ impl ConfigError {
         Self::whole(source, None, message)
     }
 
-    /// `before` is the text before the first byte that is not UTF-8.
+    /// The error for a file that is not UTF-8. `before` is the text before the first bad byte.
     pub(super) fn not_utf8(source: &Path, before: &[u8]) -> Self {
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         let message = "not UTF-8 text (TOML is always UTF-8)".to_owned();
@@ -106,7 +106,7 @@ impl ConfigError {
 pub(super) struct Place {
     /// The key path; empty for the whole file.
     pub(super) path: String,
-    /// Byte offset; `None` if it is not there at all.
+    /// Byte offset; `None` if the key is missing.
     pub(super) offset: Option<usize>,
 }
 
@@ -143,7 +143,7 @@ impl Problems {
         self.found.is_empty()
     }
 
-    /// How many there are so far.
+    /// Problems so far.
     pub(super) fn count(&self) -> usize {
         self.found.len()
     }

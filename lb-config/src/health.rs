@@ -141,7 +141,7 @@ impl Health {
 }
 
 impl StatusSet {
-    /// Whether `code` is a good one.
+    /// Whether `code` counts as healthy.
     pub fn contains(&self, code: u16) -> bool {
         self.0.iter().any(|range| range.contains(&code))
     }
@@ -210,7 +210,7 @@ impl Field<Probe> for CheckType {
                 format!("{key} is for type = \"http\" (change the type, or leave it out)");
             problems.add(&value.place, message);
         }
-        // Reading them makes them known, whichever type it is.
+        // Both types read these keys, so that they are known.
         let http = HttpProbe::take(table, problems);
         let is_http = wanted.map_or(first.is_some(), |wanted| wanted == CheckKind::Http);
         is_http.then_some(Probe::Http(http))

@@ -64,9 +64,9 @@ use choice::choice;
 use schema::kinds::{time, whole};
 use schema::section;
 
-/// The file that is read when none is named.
+/// The file that is read if none is named.
 pub const DEFAULT_FILE: &str = "/etc/lb-agent/config.toml";
-/// The control socket when none is named.
+/// The control socket if none is named.
 pub const DEFAULT_CONTROL: &str = "/run/lb-agent/control.sock";
 /// Longest configuration that is read, in bytes: several times the size that the limits on services
 /// and backends allow.
@@ -77,7 +77,7 @@ pub const MAX_FILE_BYTES: u64 = 4 << 20;
 pub struct Config {
     /// Settings of the agent itself.
     pub agent: AgentConfig,
-    /// In the order of the file; at least one.
+    /// The services in the order of the file; at least one.
     pub services: Vec<Service>,
     /// The file it was read from; `None` for the built-in default.
     pub source: Option<PathBuf>,
@@ -131,7 +131,7 @@ section! {
 pub struct Service {
     /// The name, which is unique.
     pub name: String,
-    /// Names that it had before, the latest first.
+    /// Former names, the latest first.
     pub was: Vec<String>,
     /// Addresses that it listens on, HTTPS included; none of them IPv4-mapped.
     pub listen: Vec<SocketAddr>,
@@ -143,11 +143,11 @@ pub struct Service {
     pub max_load_permille: Option<u32>,
     /// Most connections of clients that go through the agent; for UDP most flows.
     pub max_connections: Option<u32>,
-    /// How its backends are checked, if they are.
+    /// The health check of its backends, if there is one.
     pub health: Option<health::Health>,
     /// The paths that its backends may be reached by.
     pub paths: ServicePaths,
-    /// Its backends; there may be none yet.
+    /// The backends; there may be none yet.
     pub backends: Vec<Backend>,
     /// The PROXY header that connections to its backends begin with, for TCP.
     pub send_proxy_protocol: Option<http::ProxyVersion>,
@@ -174,8 +174,8 @@ impl Service {
     }
 }
 
-/// Clients that are remembered unless it is configured, on a machine with so much memory: one for every
-/// 64 KiB. Each takes some 110 bytes, and the map of all of them is made when the agent starts.
+/// The usual number of remembered clients on a machine with so much memory: one for every 64 KiB.
+/// Each takes some 110 bytes, and the map of all of them is made when the agent starts.
 fn clients_for(memory_bytes: u64) -> u32 {
     const FEWEST: u64 = 8_192;
     const MOST: u64 = 65_536;
@@ -183,7 +183,7 @@ fn clients_for(memory_bytes: u64) -> u32 {
     (memory_bytes / 65_536).clamp(FEWEST, MOST) as u32
 }
 
-/// The memory of this machine (`MemTotal`), as far as it tells.
+/// The memory of this machine in bytes (`MemTotal`), as far as it tells.
 fn memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -225,8 +225,8 @@ impl Default for Config {
 
 /// The result of reading a configuration for inspection.
 pub struct Inspected {
-    /// All of it that could be made out. With an error it is good for finding more that is wrong,
-    /// and for nothing else.
+    /// The part of the configuration that could be read. If there is an error, it serves only to
+    /// find more problems.
     pub config: Option<Config>,
     /// The problems of the text.
     pub error: Option<ConfigError>,

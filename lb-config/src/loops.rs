@@ -115,8 +115,7 @@ pub fn evidently_local(config: &Config) -> impl Fn(IpAddr) -> bool {
     move |ip| ip.is_loopback() || listen.contains(&ip)
 }
 
-/// The loops of `config`, a line each, on a host to which the addresses belong that `is_local`
-/// names.
+/// The loops of `config`, a line each. `is_local` says whether an address belongs to the host.
 pub fn lines(config: &Config, steers: bool, is_local: &dyn Fn(IpAddr) -> bool) -> Vec<String> {
     let found = find(&hops(config, steers, is_local), is_local);
     let line = |found: Loop| format!("{}: {}", config.services[found.hop].name, found.value);
@@ -145,9 +144,9 @@ pub struct Hop<'a> {
 /// A backend in a loop: its connections come back to the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loop {
-    /// The place of its service among the hops.
+    /// The index of its service among the hops.
     pub hop: usize,
-    /// Its place among the backends of that.
+    /// The index among the backends of that service.
     pub backend: usize,
     /// The problem and its remedy.
     pub value: BadValue,
@@ -194,8 +193,9 @@ pub fn find(hops: &[Hop<'_>], is_local: &dyn Fn(IpAddr) -> bool) -> Vec<Loop> {
     found
 }
 
-/// A backend on the port of its UDP service that the kernel is to hand datagrams to, beside one that
-/// goes through the agent: then the agent has to have that port itself. Its place, and the problem.
+/// Finds a UDP backend on its service's port that the kernel is to hand datagrams to, beside a
+/// backend that goes through the agent. The agent then needs that port itself. Returns the
+/// backend's index, and the problem.
 pub fn port_taken_twice(hop: &Hop<'_>) -> Option<(usize, BadValue)> {
     let through_agent = |(_, carrier): &&(BackendAddress, Carrier)| *carrier == Carrier::Agent;
     let (other, _) = hop.backends.iter().find(through_agent)?;
@@ -251,8 +251,8 @@ fn outer(hops: &[Hop<'_>], hop: usize) -> usize {
     found.unwrap_or(hop)
 }
 
-/// The service that takes a connection to `address` on this host, and the listen address by which
-/// it does: its very address, else the wildcard.
+/// The service that takes a connection to `address` on this host, and its listen address for it.
+/// The exact address comes before the wildcard.
 fn listener<'a>(
     hops: &'a [Hop<'a>],
     udp: bool,
@@ -278,8 +278,8 @@ pub(super) fn is_wildcard_of(listen: &SocketAddr, address: SocketAddr) -> bool {
         && listen.port() == address.port()
 }
 
-/// The services that a connection passes from the end of `edge` until it is back at its beginning,
-/// in the shortest way.
+/// The services on the shortest way that a connection takes from the end of `edge` back to its
+/// beginning.
 fn way_back(next: &BTreeMap<Node, Vec<Node>>, edge: &Edge<'_>) -> Option<Vec<usize>> {
     let mut came_from: BTreeMap<Node, Node> = BTreeMap::new();
     let mut queue = VecDeque::from([edge.to]);

@@ -106,7 +106,7 @@ section! {
 pub struct Prefix {
     /// An address in the range.
     pub address: IpAddr,
-    /// Bits that all of them share.
+    /// Leading bits that all of its addresses share.
     pub bits: u8,
 }
 
@@ -152,7 +152,7 @@ fn outer_sources() -> Vec<Prefix> {
     let prefix = |address, bits| Prefix { address, bits };
     vec![
         prefix(Ipv4Addr::new(172, 16, 0, 0).into(), 16),
-        // For addresses that lead nowhere: RFC 6666.
+        // The discard-only block, for addresses without a route: RFC 6666.
         prefix(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0).into(), 64),
     ]
 }
@@ -176,7 +176,7 @@ impl PacketConfig {
     }
 }
 
-/// Whether a path can lead to a backend.
+/// The facts that decide whether a path can lead to a backend.
 pub(super) struct Reach<'a> {
     pub(super) mode: Mode,
     pub(super) listen: &'a [SocketAddr],

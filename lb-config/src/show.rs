@@ -41,7 +41,7 @@ mod tests {
     use super::*;
     use crate::{Config, parse};
 
-    /// Without places: lines are others.
+    /// The values without their places in the file, as lines differ.
     fn meaning(config: &Config) -> String {
         let text = format!("{config:#?}");
         let names_a_line = |line: &&str| {

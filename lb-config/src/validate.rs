@@ -17,7 +17,7 @@ use super::raw::{Raw, RawService};
 use super::value::BadValue;
 use super::{Backend, BackendAddress, Config, Mode, Path, Service, ServicePaths};
 
-/// Backends that all services can have together: index 0 of the kernel's table is never given out.
+/// Backends of all services together at most: index 0 of the kernel's table is never given out.
 const TOTAL_BACKENDS: usize = MAX_BACKENDS - 1;
 
 /// Checks the written values as a whole. The result is good only if no problem was noted.
@@ -182,7 +182,7 @@ fn service(Written { raw, http, .. }: Written) -> Service {
     }
 }
 
-/// The path of backends to come: `dsr` is that of all or of none.
+/// The path of backends added later. A service has `dsr` for all backends or for none.
 fn common_path(raw: &RawService) -> Path {
     let dsr = |backend: &RawBackend| backend.path(raw.paths.path) == Path::Dsr;
     if raw.backends.iter().any(dsr) {
@@ -251,7 +251,7 @@ fn check_names(services: &[Written], problems: &mut Problems) {
     }
 }
 
-/// A former name is that of one service, and of none that there is.
+/// A former name belongs to one service, and is the name of no other.
 fn check_former_names(services: &[Written], problems: &mut Problems) {
     let named = |name: &str| {
         let mut names = services

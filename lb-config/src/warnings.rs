@@ -13,8 +13,8 @@ pub fn warnings(config: &Config) -> Vec<String> {
     found
 }
 
-/// Backends on the port of their own service: which of both a connection meets is a matter of the
-/// data plane.
+/// Backends on the port of their own service. The data plane decides which of both gets a
+/// connection.
 fn own_ports(config: &Config) -> Vec<String> {
     let data_plane = config.agent.data_plane;
     let mut found = Vec::new();

@@ -22,14 +22,14 @@ struct Problem {
     is_forbidden: bool,
 }
 
-/// How many listen addresses are served, and how many are not.
+/// Numbers of listen addresses that are served and not served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listening {
     /// Addresses that are open.
     pub open: usize,
     /// Addresses that are not open, and are tried again.
     pub failed: usize,
-    /// Of these, the ones that the agent may not open at all.
+    /// Those of the failed ones that the agent has no permission to open.
     pub forbidden: usize,
 }
 
@@ -46,14 +46,15 @@ impl std::ops::Add for Listening {
 }
 
 impl Listening {
-    /// Whether no address at all is served, and none will be.
+    /// Whether no address is served, and none will be without more permissions.
     pub fn is_in_vain(self) -> bool {
         self.open == 0 && self.failed > 0 && self.forbidden == self.failed
     }
 }
 
 impl Problems {
-    /// Opening a listen address, of `kind`, has failed. `remedy` is for an address that is taken.
+    /// Notes that a listen address of `kind` could not be opened. `remedy` is for an address in
+    /// use.
     pub fn note(&mut self, key: ServiceKey, kind: &str, error: &io::Error, remedy: Option<String>) {
         let address = listen_address(&key);
         let is_forbidden = error.kind() == io::ErrorKind::PermissionDenied;
@@ -71,12 +72,12 @@ impl Problems {
         self.0.insert(key, Problem { text, is_forbidden });
     }
 
-    /// The address is open; whether it was not before.
+    /// Notes that the address is open. True if it was not open before.
     pub fn over(&mut self, key: &ServiceKey) -> bool {
         self.0.remove(key).is_some()
     }
 
-    /// Forgets all others than these.
+    /// Forgets the problems of all addresses but these.
     pub fn keep_only(&mut self, wanted: &HashSet<ServiceKey>) {
         self.0.retain(|key, _| wanted.contains(key));
     }
@@ -91,7 +92,7 @@ impl Problems {
         self.0.values().map(|problem| problem.text.clone())
     }
 
-    /// Beside so many addresses that are open.
+    /// The counts, given the number of open addresses.
     pub fn beside(&self, open: usize) -> Listening {
         let forbidden = self.0.values().filter(|problem| problem.is_forbidden);
         Listening {
@@ -130,7 +131,7 @@ pub fn tcp_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListene
     Ok(group)
 }
 
-/// Makes a group at least `count` sockets large; of one that is empty, `address` is the address.
+/// Adds sockets until the group has at least `count`. `address` is for an empty group.
 pub fn tcp_members(
     address: SocketAddr,
     count: usize,

@@ -3,8 +3,8 @@
 
 use lb_common::abi::{Affinity, AffinityKey, BackendId, ServiceId};
 
-/// The clients that are remembered and the connections that are open: read for every choice made
-/// on the host, written by the userspace path.
+/// The remembered clients and the open connections. Every choice made on the host reads them, and
+/// the userspace path writes them.
 pub trait Clients: Send + Sync {
     /// The backend that a client was sent to last.
     fn affinity(&self, protocol: u8, key: &AffinityKey) -> Option<Affinity>;

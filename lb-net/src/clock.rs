@@ -1,4 +1,4 @@
-//! The kernel's clocks that times in its maps are of.
+//! The kernel's clocks for the times in its maps.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -8,8 +8,8 @@ pub fn boot_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// CLOCK_MONOTONIC in seconds, the clock of the packet paths: their programs read it as it was at
-/// the last tick, since the exact time would cost them as much as half of all else.
+/// CLOCK_MONOTONIC in seconds, the clock of the packet paths. Their programs read it as of the last
+/// tick, since the exact time would cost as much as half of all their other work.
 pub fn monotonic_s() -> u32 {
     clock_gettime(ClockId::Monotonic).tv_sec as u32
 }

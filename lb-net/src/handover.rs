@@ -13,8 +13,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 /// What happens to new clients while an agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptPolicy {
-    /// They are served as long as others are; then they wait in the queues of the sockets, which
-    /// the next agent is given.
+    /// New clients are served as long as others are. Then they wait in the queues of the sockets,
+    /// which are handed to the next agent.
     Wait,
     /// New clients are served as long as others are, as another agent may be started.
     Served,
@@ -23,7 +23,7 @@ pub enum AcceptPolicy {
 }
 
 impl AcceptPolicy {
-    /// Of an agent that may be followed by another.
+    /// The policy of an agent that may be followed by another.
     pub fn of_the_next() -> Self {
         match std::env::var_os("NOTIFY_SOCKET") {
             Some(_) => Self::Wait,
@@ -32,7 +32,7 @@ impl AcceptPolicy {
     }
 }
 
-/// Sockets that an agent before this one has left with systemd, and the way to leave them with it.
+/// Sockets that an earlier agent has left with systemd. New ones are left in the same store.
 #[derive(Clone, Default)]
 pub struct FdStore(Arc<Mutex<Vec<(String, Socket)>>>);
 
@@ -117,7 +117,7 @@ pub fn name_of(kind: &str, address: SocketAddr) -> String {
     format!("{kind}-{ip}-{}", address.port())
 }
 
-/// Has systemd, if that is there, keep these for the next agent.
+/// Has systemd, if it runs the agent, keep these sockets for the next agent.
 pub fn keep<S: AsFd>(name: &str, sockets: impl IntoIterator<Item = S>) {
     for socket in sockets {
         let states = [NotifyState::FdStore, NotifyState::FdName(name)];
@@ -128,13 +128,12 @@ pub fn keep<S: AsFd>(name: &str, sockets: impl IntoIterator<Item = S>) {
     }
 }
 
-/// Has it keep those called `name` no longer.
+/// Has systemd close the sockets called `name` in its store.
 pub fn forget(name: &str) {
     let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
-/// A TCP socket that listens, or a UDP socket that is bound, ready to be polled; nothing else is of
-/// use.
+/// The socket, ready to be polled, if it is a listening TCP socket or a bound UDP socket.
 fn usable(socket: Socket) -> Option<Socket> {
     let is_ip = [Domain::IPV4, Domain::IPV6].contains(&socket.domain().ok()?);
     let listens = is(&socket, Type::STREAM) && socket.is_listener().ok()?;

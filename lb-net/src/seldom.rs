@@ -1,9 +1,10 @@
-//! Lines of the log that may have a cause many times a second, and come every now and then.
+//! Lines of the log with a cause that may occur many times a second. Each is written at a limited
+//! rate, with a count of its causes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a line comes at most.
+/// Least time between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// One line of the log, limited in its rate.
@@ -13,12 +14,12 @@ pub struct Seldom(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     last: Option<Instant>,
-    /// How often there was a cause since.
+    /// Causes since the last line.
     since: u64,
 }
 
 impl Seldom {
-    /// One that has not come yet.
+    /// A line that was not written yet.
     pub const fn new() -> Self {
         Self(Mutex::new(State {
             last: None,
@@ -26,7 +27,8 @@ impl Seldom {
         }))
     }
 
-    /// There is a cause for it. If it may come, how many causes it stands for.
+    /// Counts a cause. If the line may be written now, returns the number of causes since the last
+    /// one.
     pub fn cause(&self) -> Option<u64> {
         self.cause_at(Instant::now())
     }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use nix::libc::{self, c_int, socklen_t};
 
-/// Longest network header and TCP header together that are asked for.
+/// Bytes of the network and TCP headers that are asked for at most.
 const LONGEST_HEADER: usize = 512;
 
 /// Has a listener keep the headers of the SYN of each connection (since Linux 4.2).
 pub fn save_syn(listener: &impl AsFd) -> io::Result<()> {
     let on: c_int = 1;
-    // SAFETY: the option is an integer, of which pointer and size are given.
+    // SAFETY: the option is an integer, passed by its pointer and size.
     let done = unsafe {
         libc::setsockopt(
             listener.as_fd().as_raw_fd(),
@@ -35,16 +35,16 @@ pub fn save_syn(listener: &impl AsFd) -> io::Result<()> {
 pub fn saved_syn(stream: &impl AsFd) -> Option<Vec<u8>> {
     let mut header = [MaybeUninit::<u8>::uninit(); LONGEST_HEADER];
     let length = get(stream.as_fd(), libc::TCP_SAVED_SYN, &mut header)?;
-    // SAFETY: the kernel has written so many bytes.
+    // SAFETY: the kernel has written `length` bytes.
     let written = unsafe { header[..length].assume_init_ref() };
     (!written.is_empty()).then(|| written.to_vec())
 }
 
-/// For how long a connection has neither sent nor received data.
+/// Time since a connection has sent or received data.
 pub fn idle(stream: BorrowedFd<'_>) -> Option<Duration> {
     let mut place = [MaybeUninit::<u8>::uninit(); size_of::<libc::tcp_info>()];
     let length = get(stream, libc::TCP_INFO, &mut place)?;
-    // SAFETY: the kernel has written so many bytes.
+    // SAFETY: the kernel has written `length` bytes.
     let written = unsafe { place[..length].assume_init_ref() };
     let field = |offset: usize| {
         let bytes = written.get(offset..)?.first_chunk()?;
@@ -55,7 +55,7 @@ pub fn idle(stream: BorrowedFd<'_>) -> Option<Duration> {
     Some(Duration::from_millis(sent.min(received)))
 }
 
-/// Has the kernel write an option into `place`; how many bytes it took.
+/// Has the kernel write an option into `place`, and returns the number of bytes written.
 fn get(stream: BorrowedFd<'_>, option: c_int, place: &mut [MaybeUninit<u8>]) -> Option<usize> {
     let mut length = place.len() as socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, which is the room there is.

@@ -24,7 +24,7 @@ struct Tally {
     errors: u64,
 }
 
-/// Shakes hands for some time.
+/// Makes handshakes for `time`.
 pub(crate) async fn run(
     to: SocketAddr,
     time: Duration,
@@ -33,7 +33,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Value> {
     let mut connectors = Vec::new();
     for _ in 0..connections {
-        // Each has a session of its own: tickets are used once.
+        // Each connector has a session of its own, as tickets are used once.
         let connector = TlsConnector::from(Arc::new(client(resume)?));
         // The first connection brings the first ticket.
         once(&connector, to).await?;

@@ -44,7 +44,7 @@ enum Command {
         /// Connections at once
         #[arg(long, default_value_t = 16)]
         connections: usize,
-        /// Resume the session of before
+        /// Resume the session of the connection before
         #[arg(long)]
         resume: bool,
     },

@@ -25,7 +25,7 @@ pub(crate) async fn open(to: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads to the end of a head. Nothing is sent after it before something was asked.
+/// Reads to the end of a head. The server sends nothing after it until the next request.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> anyhow::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -11,7 +11,7 @@ use std::process::Command;
 /// Arguments of `cargo xtask build`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The processor that it is for, this machine's if left out
+    /// The processor to build for, this machine's if left out
     #[arg(long, value_name = "ARCH")]
     arch: Option<Arch>,
 }
@@ -47,25 +47,25 @@ pub(crate) fn program(profile: Profile, name: &str) -> PathBuf {
     sh::target_dir().join(profile.name()).join(name)
 }
 
-/// The objects that the agent embeds, by the programs of `lb-ebpf` that they are.
+/// The objects that the agent embeds, by the names of their programs in `lb-ebpf`.
 const OBJECTS: [&str; 3] = ["lb-decap", "lb-packets", "lb-ebpf"];
 
-/// The agent, as `build` makes it.
+/// The path of the agent that `build` makes.
 pub(crate) fn agent(profile: Profile) -> PathBuf {
     program(profile, "lb-agent")
 }
 
-/// The agent, as `build_for` makes it.
+/// The path of the agent that `build_for` makes.
 pub(crate) fn agent_for(profile: Profile, target: Target) -> PathBuf {
     target.directory().join(profile.name()).join("lb-agent")
 }
 
-/// The eBPF object, then the agent that holds it.
+/// Builds the eBPF object, then the agent that embeds it.
 pub(crate) fn build(profile: Profile) -> Result<()> {
     build_for(profile, Target::own())
 }
 
-/// The same for a processor.
+/// Builds both for a processor.
 pub(crate) fn build_for(profile: Profile, target: Target) -> Result<()> {
     setup::ensure_cross(target)?;
     build_object_for(target)?;
@@ -95,7 +95,7 @@ pub(crate) fn build_object() -> Result<()> {
     build_object_for(Target::own())
 }
 
-/// The same for a processor.
+/// Compiles the eBPF programs for a processor.
 pub(crate) fn build_object_for(target: Target) -> Result<()> {
     let toolchain = setup::ensure_toolchain()?;
     let crate_dir = sh::workspace().join("lb-ebpf");
@@ -115,7 +115,7 @@ pub(crate) fn build_object_for(target: Target) -> Result<()> {
     Ok(())
 }
 
-/// Runs cargo with its diagnostics on the terminal and its messages for us.
+/// Runs cargo with its diagnostics on the terminal, and returns its messages.
 pub(crate) fn capture_stdout(cargo: &mut Command, what: &str) -> Result<String> {
     let output = cargo
         .stderr(std::process::Stdio::inherit())

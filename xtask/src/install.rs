@@ -49,7 +49,7 @@ pub(crate) fn install(args: &Args) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    //! The installer itself, below a directory: no root is needed for that.
+    //! Runs the installer itself, below a directory: no root is needed for that.
 
     use super::*;
     use std::fs;

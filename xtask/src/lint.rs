@@ -15,7 +15,7 @@ pub(crate) fn clippy() -> Result<()> {
         .args(["clippy", "--workspace", "--all-targets", "--keep-going"])
         .args(["--", "-D", "warnings"])
         .run_shown();
-    // All that there is to mend, in one run.
+    // Both run before an error is returned, so that one run shows all warnings.
     let ebpf = clippy_ebpf(&sh::workspace().join("lb-ebpf"));
     if let (Err(first), Err(second)) = (&workspace, &ebpf) {
         bail!("{first}, and {second}");
@@ -29,7 +29,7 @@ fn clippy_ebpf(crate_dir: &Path) -> Result<()> {
     let toolchain = setup::ensure_toolchain()?;
     let debians = toolchain.compiler.rustc.starts_with("/usr/bin");
     if toolchain.compiler.clippy_driver().is_none() && debians && is_root() {
-        // That of `rustc-web`; another compiler there has no clippy of its release.
+        // The clippy of `rustc-web`; another compiler there has no clippy of its release.
         let installed = packages::ensure(&["rust-web-clippy"], "clippy over lb-ebpf");
         installed.unwrap_or_else(|error| say(format!("{error:#}")));
     }
@@ -44,7 +44,7 @@ fn clippy_for_bpf(toolchain: &Toolchain, driver: &Path, crate_dir: &Path) -> Res
     toolchain
         .cargo("check", crate_dir, std::env::consts::ARCH)
         .env("RUSTC_WORKSPACE_WRAPPER", driver)
-        // How arguments get to clippy-driver past cargo.
+        // The variable that takes arguments to clippy-driver past cargo.
         .env(
             "CLIPPY_ARGS",
             "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",

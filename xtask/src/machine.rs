@@ -14,7 +14,7 @@ use std::process::Command;
 pub(crate) struct Machine {
     /// Directories of programs, in the order in which they are searched.
     pub(crate) search: Vec<PathBuf>,
-    /// The cargo that runs us.
+    /// The cargo that runs this program.
     pub(crate) cargo: PathBuf,
     /// The directory of `cargo install`; its programs are below `bin`.
     pub(crate) cargo_home: PathBuf,
@@ -22,14 +22,14 @@ pub(crate) struct Machine {
     pub(crate) rustup_home: PathBuf,
     /// The directory `/etc`, or a test's.
     pub(crate) etc: PathBuf,
-    /// Whether we run as root.
+    /// Whether this program runs as root.
     pub(crate) root: bool,
     /// Variables for the programs that are run, beside those of this process.
     pub(crate) vars: Vec<(&'static str, OsString)>,
 }
 
 impl Machine {
-    /// The one that we run on.
+    /// The machine that this program runs on.
     pub(crate) fn this() -> Self {
         let home = env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let home_of = |name: &str, usual: &str| {

@@ -26,12 +26,12 @@ pub(crate) fn target_dir() -> PathBuf {
     )
 }
 
-/// The cargo that runs us.
+/// The cargo that runs this program.
 pub(crate) fn cargo() -> PathBuf {
     Machine::this().cargo
 }
 
-/// Whether we run as root.
+/// Whether this program runs as root.
 pub(crate) fn is_root() -> bool {
     Machine::this().root
 }
@@ -41,7 +41,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     Machine::this().find(name)
 }
 
-/// How commands are run here.
+/// Ways to run a command.
 pub(crate) trait CommandExt {
     /// Shows the command, runs it, and fails unless it succeeds.
     fn run_shown(&mut self) -> Result<()>;
@@ -74,7 +74,7 @@ impl CommandExt for Command {
     }
 }
 
-/// The command as one would type it, with the environment that was set for it.
+/// The command as a user would type it, with the environment that was set for it.
 fn show(command: &Command) -> String {
     let vars = command.get_envs().filter_map(|(name, value)| {
         let value = value?.to_string_lossy();

@@ -33,11 +33,11 @@ pub(crate) struct Target {
 pub(crate) struct Cross {
     /// Rust's name of the target.
     pub(crate) triple: &'static str,
-    /// How the names of the GNU tools begin.
+    /// The prefix of the GNU tools' names.
     pub(crate) gnu: &'static str,
     /// The C compiler, and a C library with its headers.
     pub(crate) packages: [&'static str; 2],
-    /// Runs programs of the other processor.
+    /// The emulator that runs programs of the other processor.
     pub(crate) emulator: &'static str,
 }
 
@@ -64,7 +64,7 @@ impl Target {
         Self::seen_from(consts::ARCH, None)
     }
 
-    /// That processor; this machine's if none is named.
+    /// The target of `arch`; this machine's if it is `None`.
     pub(crate) fn of(arch: Option<Arch>) -> Self {
         Self::seen_from(consts::ARCH, arch)
     }
@@ -98,7 +98,7 @@ impl Target {
         }
     }
 
-    /// The name of a GNU tool, such as `objcopy`, that handles its programs.
+    /// The name of a GNU tool, such as `objcopy`, that handles the target's programs.
     pub(crate) fn tool(self, name: &str) -> String {
         match self.cross {
             Some(cross) => format!("{}-{name}", cross.gnu),
@@ -127,7 +127,7 @@ impl Target {
             .args(["--target", cross.triple]);
     }
 
-    /// A command that runs one of its programs on this machine.
+    /// A command that runs one of the target's programs on this machine.
     pub(crate) fn run(self, program: impl Into<PathBuf>) -> Command {
         let program = program.into();
         match self.cross {
@@ -148,7 +148,7 @@ impl Cross {
         format!("{} -L {root}", self.emulator)
     }
 
-    /// The same, as a command.
+    /// The emulator with a program, as a command.
     pub(crate) fn command(&self, root: impl Into<PathBuf>, program: PathBuf) -> Command {
         let mut command = Command::new(self.emulator);
         command.arg("-L").arg(root.into()).arg(program);

@@ -24,9 +24,9 @@ pub struct HeaderRule {
 /// The change that a rule makes to a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// It has this value and no other.
+    /// The header gets this value and loses all others.
     Set(Template),
-    /// It has this value beside those that it has.
+    /// The header gets this value beside the others.
     Add(Template),
     /// All lines of the header are removed.
     Remove,
@@ -105,8 +105,8 @@ pub(super) fn response_rules() -> List<impl Kind<Value = HeaderRule>> {
     List("[{ set = \"X-Client\", value = \"$client_ip\" }]", item)
 }
 
-/// Rules for requests: one that adds a header with the backend in it would add it again when the
-/// request is sent to another one.
+/// Rules for requests. A rule that adds a header with the backend in it is refused. It would add
+/// the header again when the request is sent to another backend.
 pub(super) fn request_rules() -> impl Kind<Value = Vec<HeaderRule>> {
     fn adds_backend(rule: &HeaderRule) -> bool {
         match &rule.operation {

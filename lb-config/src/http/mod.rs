@@ -41,18 +41,18 @@ pub(super) use tls::RawTls;
 pub use tls::{CertificateFiles, Hsts, Tls, TlsVersion};
 pub use value::{Cidr, HostPattern};
 
-/// One service with `mode = "http"`, as the engine gets it.
+/// A service with `mode = "http"`, as the engine gets it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpService {
-    /// Its name; its own backends are those of the service of this name.
+    /// The name, which is also that of the service with its own backends.
     pub name: String,
     /// Addresses that take plain HTTP.
     pub listen: Vec<SocketAddr>,
-    /// HTTPS, if it is served.
+    /// The settings of HTTPS, if it is served.
     pub tls: Option<Tls>,
     /// The settings that hold for every request.
     pub settings: Settings,
-    /// In the order of the file. A request that none of them matches goes to the service's own
+    /// The routes in the order of the file. A request that matches none goes to the service's own
     /// backends.
     pub routes: Vec<Route>,
 }

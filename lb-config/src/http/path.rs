@@ -1,5 +1,5 @@
 //! The plain form of a path, in which routes are compared (RFC 3986, section 6.2.2). The request
-//! goes on as it came: only the comparison sees this.
+//! itself is passed on unchanged.
 
 use std::borrow::Cow;
 

@@ -21,7 +21,7 @@ use crate::value::{BadValue, quoted};
 /// A route: the hosts and paths that it matches, and the settings for their requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Its name, if it has one.
+    /// The name, if it has one.
     pub name: Option<String>,
     /// The hosts; every host if there is none.
     pub hosts: Vec<HostPattern>,
@@ -44,7 +44,7 @@ pub struct Route {
 /// The action for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It goes to the backends of the service of this name, `app` or `app/api`.
+    /// The request goes to the backends of the service of this name, `app` or `app/api`.
     Forward(String),
     /// The agent answers with a redirect.
     Redirect {
@@ -164,7 +164,7 @@ impl RawRoute {
         }
     }
 
-    /// The place of its path, or its own.
+    /// The place of its `path`, or that of the route.
     pub(super) fn path_place(&self) -> &Place {
         let is_there = self.path.place.offset.is_some();
         if is_there {

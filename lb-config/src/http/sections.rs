@@ -22,7 +22,7 @@ use crate::value::quoted;
 
 const ANY_TIME: Texts<Duration> = time("\"60s\"", value::duration);
 const SOME_TIME: Texts<Duration> = time("\"60s\"", value::some_time);
-/// A duration of which "0" is for ever.
+/// A duration; "0" means for ever.
 const FOR_EVER: UnlessZero<Texts<Duration>> = UnlessZero(ANY_TIME);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -164,7 +164,7 @@ impl<T: TryFrom<u64> + Copy + TryInto<u64>> Kind for Size<T> {
 
     fn write(&self, value: &T, _: Show) -> Option<toml::Value> {
         let size: u64 = (*value).try_into().ok()?;
-        // More than TOML's numbers can hold is written with a unit.
+        // A size beyond TOML's numbers is written with a unit.
         Some(match i64::try_from(size) {
             Ok(size) => size.into(),
             Err(_) => format!("{size}B").into(),

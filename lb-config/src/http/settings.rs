@@ -120,7 +120,7 @@ pub enum Stickiness {
     /// The Socket.IO session. A request without one goes by weight. A request that is no part of
     /// Socket.IO goes by address.
     SocketIo,
-    /// A cookie that names the backend, signed.
+    /// A signed cookie that names the backend.
     Cookie(StickyCookie),
     /// The value of a request header; the address if there is none.
     Header(HeaderName),
@@ -133,11 +133,11 @@ pub enum Stickiness {
 pub struct StickyCookie {
     /// The name of the cookie.
     pub name: String,
-    /// How long browsers keep it; until they are closed if not given.
+    /// Time for which browsers keep it; until they are closed if not given.
     pub max_age: Option<Duration>,
     /// Whether other sites send it.
     pub same_site: SameSite,
-    /// Whether it is for HTTPS alone; whether the request came by it if not given.
+    /// Whether it is for HTTPS alone. If not given, it is if the request came by HTTPS.
     pub secure: Option<bool>,
     /// The domain for which hosts get it; the host alone if not given.
     pub domain: Option<String>,

@@ -7,7 +7,7 @@ use crate::value::{BadValue, quoted};
 /// A text with variables, which are replaced for each request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
-    /// In their order; no two literals follow each other.
+    /// The parts in their order; no two literals follow each other.
     pub parts: Vec<Part>,
 }
 
@@ -113,7 +113,7 @@ impl Template {
     }
 }
 
-/// As it could be written.
+/// The template as it could be written.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in &self.parts {

@@ -34,9 +34,10 @@ const MAX_AGE: Texts<Duration> = time("\"180d\"", value::duration);
 pub struct Tls {
     /// Addresses that take HTTPS; at least one.
     pub listen: Vec<SocketAddr>,
-    /// At least one; the first is for clients that name no server, or none that is known.
+    /// The certificates, at least one. The first is for clients that name no server, or an unknown
+    /// one.
     pub certificates: Vec<CertificateFiles>,
-    /// The oldest version that is spoken.
+    /// The oldest accepted version of TLS.
     pub min_version: TlsVersion,
     /// Whether HTTP/2 is offered to clients.
     pub http2: bool,

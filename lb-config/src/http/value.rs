@@ -20,9 +20,9 @@ pub(super) fn bad<T>(problem: impl Into<String>, remedy: impl Into<String>) -> R
 /// A block of IP addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
-    /// Its first address, IPv4 as `::ffff:a.b.c.d`.
+    /// The first address, IPv4 as `::ffff:a.b.c.d`.
     first: u128,
-    /// The bits that count, of 128.
+    /// A mask of the 128 bits that count.
     mask: u128,
 }
 
@@ -33,7 +33,7 @@ impl Cidr {
         u128::from_be_bytes(addr::from_ip(ip)) & self.mask == self.first
     }
 
-    /// Its first address, and how many of its 128 bits count.
+    /// The first address, and the number of its 128 bits that count.
     pub fn prefix(&self) -> (addr::Addr, u32) {
         (self.first.to_be_bytes(), self.mask.count_ones())
     }
@@ -196,9 +196,9 @@ pub(super) fn upgrade_token(text: &str) -> Result<String, BadValue> {
 /// A server name, or many.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
-    /// This one, in lower case and without a port.
+    /// One name, in lower case and without a port.
     Exact(String),
-    /// Every name that ends like this; it begins with a dot.
+    /// Every name with this suffix, which begins with a dot.
     Wildcard(String),
 }
 

@@ -144,9 +144,9 @@ pub(crate) struct Code<T, E> {
     pub(crate) example: &'static str,
     /// The least and the greatest number.
     pub(crate) range: RangeInclusive<i64>,
-    /// Makes a value of it.
+    /// Makes a value of the number.
     pub(crate) parse: fn(i128) -> Result<T, E>,
-    /// Makes it of a value.
+    /// Makes the number of a value.
     pub(crate) print: fn(&T) -> i64,
 }
 
@@ -177,7 +177,7 @@ pub(crate) struct Thousandths {
     pub(crate) example: &'static str,
     /// The least and the greatest number.
     pub(crate) range: RangeInclusive<f64>,
-    /// The remedy for one out of range.
+    /// The remedy for a number out of range.
     pub(crate) remedy: &'static str,
     /// The unit that it is a part or a multiple of.
     pub(crate) unit: &'static str,
@@ -273,7 +273,7 @@ impl<K: Kind> Kind for Maybe<K> {
     }
 }
 
-/// A value of which zero means that there is none.
+/// A value; zero stands for none.
 pub(crate) struct UnlessZero<K>(pub(crate) K);
 
 impl<K: Kind<Value: Default + PartialEq>> Kind for UnlessZero<K> {
@@ -315,7 +315,7 @@ impl<K: Kind> Kind for Placed<K> {
     }
 }
 
-/// Whether a key is there: inside, `None` is for a value that is not good.
+/// A key that may be missing. Inside, `None` stands for a value that is not good.
 pub(crate) struct Given<K>(pub(crate) K);
 
 impl<K: Kind> Kind for Given<K> {
@@ -379,7 +379,7 @@ impl<K: Kind> Kind for NonEmpty<K> {
     }
 
     fn write(&self, value: &Self::Value, show: Show) -> Option<toml::Value> {
-        // An empty one cannot be read.
+        // An empty list cannot be read, so it is not written.
         let written = (!value.is_empty()).then(|| self.list.write(value, show));
         written.flatten()
     }
@@ -475,7 +475,7 @@ impl<K: Kind, U> Kind for Made<K, U> {
     }
 }
 
-/// A value that is good only if nothing in it is wrong.
+/// A value that is taken only if no problem was noted in it.
 pub(crate) struct Sound<K>(pub(crate) K);
 
 impl<K: Kind> Kind for Sound<K> {
@@ -502,7 +502,7 @@ pub(crate) struct Short<K: Kind, L> {
     pub(crate) text: K,
     /// The kind that reads a table.
     pub(crate) table: L,
-    /// Which values are texts: those that a table would not say more of.
+    /// Whether a value is written as text, as a table would say no more.
     pub(crate) brief: fn(&K::Value) -> bool,
     /// Whether a value of another type is said to be no text. Otherwise it is said to be no table.
     pub(crate) else_text: bool,

@@ -26,9 +26,9 @@ pub(super) use shape::json_schema;
 /// The keys that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Show {
-    /// Those with another value than their default.
+    /// The keys with another value than their default.
     Changed,
-    /// All that have a value.
+    /// All keys that have a value.
     Effective,
 }
 
@@ -37,7 +37,7 @@ pub enum Show {
 pub(super) enum Change {
     /// The command `lb-agent reload` is enough.
     Reload,
-    /// By a restart of the agent.
+    /// It takes a restart of the agent.
     Restart,
 }
 
@@ -94,9 +94,9 @@ pub(super) trait Field<T> {
         table: &mut Table<'_, '_>,
         problems: &mut Problems,
     ) -> Option<T>;
-    /// Writes it, unless it is the default and not shown.
+    /// Writes the field, unless it is the default and `show` leaves defaults out.
     fn put(&self, key: &'static str, value: &T, usual: &T, show: Show, table: &mut toml::Table);
-    /// Adds its keys, of which `key` is described but for shape and default.
+    /// Adds the keys of the field. `key` is complete but for shape and default.
     fn describe(&self, key: Key, usual: &T, keys: &mut Vec<Key>);
 }
 

@@ -11,7 +11,7 @@ pub struct Reference {
     pub table: String,
     /// The same in TOML, as in `[service.http.timeouts]` or `[[service.route]]`.
     pub heading: String,
-    /// Its keys, a table in Markdown.
+    /// The keys, as a table in Markdown.
     pub keys: String,
 }
 

@@ -50,7 +50,7 @@ fn errors(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The lines for a service that is good but for `line`.
+/// The error lines of a service that is good but for `line`.
 fn errors_with(line: &str) -> Vec<String> {
     let mut text = String::from("[[service]]\n");
     for (key, usual) in [("name", "'web'"), ("listen", "['0.0.0.0:80']")] {

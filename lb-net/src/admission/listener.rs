@@ -25,7 +25,7 @@ pub struct Listener {
     backoff: Backoff,
 }
 
-/// A place among the clients, until it is dropped: before the descriptor that it stands for.
+/// The seat of a client. Dropped before the descriptor that it stands for.
 struct Seat {
     admission: Admission,
     id: usize,
@@ -39,7 +39,7 @@ impl Drop for Seat {
 
 /// The connection of a client that was let in.
 pub struct Client {
-    // Dropped in this order.
+    // Dropped in this order: the seat before the descriptor that it stands for.
     seat: Seat,
     stream: TcpStream,
 }
@@ -48,7 +48,7 @@ pub struct Client {
 pub type Accepted = (Client, SocketAddr);
 
 impl Listener {
-    /// Serves `socket`. To be called within a runtime.
+    /// Serves clients of `socket`. To be called within a tokio runtime.
     pub fn new(socket: std::net::TcpListener, admission: Admission) -> io::Result<Self> {
         Ok(Self {
             socket: TcpListener::from_std(socket)?,
@@ -76,7 +76,7 @@ impl Listener {
     /// A client that waits to be accepted; `None` when there is none, `Some(None)` for one that was
     /// refused.
     pub fn waiting(&mut self) -> Option<Option<Accepted>> {
-        // Not by tokio, which may not have heard of it yet.
+        // Accepted without tokio, which may not have seen the event yet.
         let (socket, peer) = SockRef::from(&self.socket).accept().ok()?;
         let stream = socket
             .set_nonblocking(true)
@@ -130,8 +130,8 @@ impl Admission {
 }
 
 impl Client {
-    /// The service that it has come to is known, and how many clients that may have. False if it
-    /// has as many and none of them is idle: it is to be reset.
+    /// Assigns the client to its service, with that service's limit of clients. False if the
+    /// service is full and none of its clients is idle: the connection is then to be reset.
     #[must_use]
     pub fn joins(&self, service: ServiceId, most: Option<u32>) -> bool {
         let admission = &self.seat.admission;
@@ -159,7 +159,7 @@ impl Client {
         &self.seat.admission
     }
 
-    /// Makes closing it reset the connection.
+    /// Lets the kernel send a reset when the connection is closed.
     pub fn reset(&self) {
         reset(&self.stream);
     }
@@ -175,7 +175,7 @@ impl Client {
     }
 }
 
-/// A socket that is broken already says so when it is used.
+/// Errors are ignored: a socket that is broken already says so when it is used.
 fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
@@ -253,8 +253,8 @@ impl Backoff {
         }
     }
 
-    /// How long to wait after `error`; `None` for errors of one connection, which is gone with it
-    /// (accept(2), "Error handling").
+    /// The pause after `error`. `None` for errors that end only the one connection (accept(2),
+    /// "Error handling").
     fn failed(&mut self, error: &io::Error) -> Option<Duration> {
         let of_one_connection = [
             libc::ECONNABORTED,

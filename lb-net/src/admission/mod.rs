@@ -32,12 +32,12 @@ use crate::seldom::Seldom;
 pub use seats::Refused;
 use seats::{Scarce, Seats};
 
-/// Part of a limit, in percent, from which on it is told of.
+/// Part of a limit, in percent, from which on a warning is logged.
 const NEAR: usize = 80;
-/// For how long it is told that descriptors were scarce.
+/// Time for which `status` shows that descriptors were scarce.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// How many descriptors the agent may have.
+/// The limit on the agent's open descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptors {
     limit: usize,
@@ -69,17 +69,17 @@ impl Descriptors {
         (self.limit / 8).clamp(32, 2048).min(self.limit / 2)
     }
 
-    /// Connections that the control socket may have of that.
+    /// Connections of the control socket within the reserve.
     pub fn for_control(self) -> usize {
         (self.reserve() / 2).clamp(8, 1024)
     }
 
-    /// Connections that the metrics socket may have of that.
+    /// Connections of the metrics socket within the reserve.
     pub fn for_metrics(self) -> usize {
         (self.reserve() / 4).clamp(4, 256)
     }
 
-    /// The number of the first descriptor that is past those for clients.
+    /// The lowest descriptor number that clients may not have.
     fn mark(self) -> RawFd {
         RawFd::try_from(self.limit - self.reserve()).unwrap_or(RawFd::MAX)
     }
@@ -93,10 +93,10 @@ struct Inner {
     descriptors: Descriptors,
     most: usize,
     seats: Mutex<Seats>,
-    /// When descriptors were scarce last.
+    /// The last time that descriptors were scarce.
     scarce: Mutex<Option<Instant>>,
     scarcity: Seldom,
-    /// When there was no port left towards a backend.
+    /// The last time that no port was left towards a backend, and the backend's address.
     portless: Mutex<Option<(Instant, SocketAddr)>>,
     portlessness: Seldom,
     nearness: Seldom,
@@ -110,7 +110,7 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// For a process with so many descriptors, and at most so many clients.
+    /// An admission for a process with these descriptors, and at most `most` clients.
     pub fn new(descriptors: Descriptors, most: Option<u32>) -> Self {
         Self(Arc::new(Inner {
             descriptors,
@@ -141,7 +141,7 @@ impl Admission {
         }
     }
 
-    /// Whether a descriptor that was just opened is past those for clients.
+    /// Whether a descriptor that was just opened has a number beyond those for clients.
     pub fn is_past(&self, descriptor: &impl AsFd) -> bool {
         descriptor.as_fd().as_raw_fd() >= self.0.descriptors.mark()
     }
@@ -168,7 +168,7 @@ impl Admission {
         connected
     }
 
-    /// A UDP flow of a service was closed before its time, for another one.
+    /// Counts a UDP flow of a service that was closed early to make room for another one.
     pub fn flow_made_room(&self, service: Option<ServiceId>) {
         self.seats().made_room(service);
     }
@@ -195,12 +195,12 @@ impl Admission {
         self.seats().open(service)
     }
 
-    /// All open connections of clients.
+    /// Open connections of clients of all services.
     pub fn open_in_all(&self) -> usize {
         self.seats().open_in_all()
     }
 
-    /// How many there may be, if that is limited.
+    /// The limit on open connections of clients, if there is one.
     pub fn most(&self) -> Option<usize> {
         (self.0.most != usize::MAX).then_some(self.0.most)
     }
@@ -253,7 +253,7 @@ impl Admission {
     }
 }
 
-/// Whether a limit is nearly reached, or is.
+/// Whether a limit is reached, or nearly so.
 pub fn is_near(open: usize, most: usize) -> bool {
     most != usize::MAX && open * 100 >= most * NEAR
 }

@@ -12,9 +12,9 @@ use crate::sockopt;
 
 /// A client that has moved a byte within this time is not cut off.
 const LEAST_IDLE: Duration = Duration::from_secs(1);
-/// Connections that are looked at for one that is idle.
+/// Connections that are examined at most to find an idle one.
 const ATTEMPTS: usize = 64;
-/// How far the kernel's idea of a time may be off.
+/// Tolerance in milliseconds for the kernel's times, which are as coarse as its ticks.
 const TICKS_MS: u64 = 20;
 
 /// The resource that has run out.
@@ -24,24 +24,24 @@ pub(super) enum Scarce {
     Connections,
 }
 
-/// How many clients were refused or cut off, and why.
+/// Counts of clients that were refused or cut off, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
-    /// Refused, for want of descriptors.
+    /// Clients refused for want of descriptors.
     pub no_descriptors: u64,
-    /// Refused, as there were `max_connections`.
+    /// Clients refused because of `max_connections`.
     pub max_connections: u64,
-    /// Cut off for another client, being idle.
+    /// Idle clients that were cut off to make room for another.
     pub shed: u64,
 }
 
-/// The connections. Times are milliseconds since the first one.
+/// The open connections. Times are milliseconds since the first one.
 #[derive(Default)]
 pub(super) struct Seats {
     start: Option<Instant>,
     entries: Slab<Entry>,
-    /// When each was used last, as far as has been noticed: then or later. The first is put back
-    /// until it is true.
+    /// Connections by the noticed time of their last use; the real one is then or later. The first
+    /// entry is moved back until its time is true.
     by_use: BTreeSet<(u64, usize)>,
     by_service: BTreeSet<(u32, u64, usize)>,
     open: HashMap<u32, usize>,
@@ -49,15 +49,15 @@ pub(super) struct Seats {
 }
 
 struct Entry {
-    /// Open for as long as the entry is there.
+    /// The descriptor, open as long as the entry exists.
     descriptor: RawFd,
     service: Option<ServiceId>,
-    /// Its place in the orders; `None` once it is cut off.
+    /// The time under which it is filed in the orders; `None` once it is cut off.
     noticed_ms: Option<u64>,
 }
 
 impl Seats {
-    /// A connection more, which must leave by [`Seats::leave`] before its descriptor is closed.
+    /// Adds a connection. It must leave by [`Seats::leave`] before its descriptor is closed.
     pub(super) fn enter(&mut self, descriptor: RawFd) -> usize {
         let noticed_ms = self.now_ms();
         let id = self.entries.insert(Entry {
@@ -69,7 +69,7 @@ impl Seats {
         id
     }
 
-    /// The service of a connection is known.
+    /// Assigns a connection to its service.
     pub(super) fn join(&mut self, id: usize, service: ServiceId) {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
@@ -88,7 +88,7 @@ impl Seats {
         self.entries.try_remove(id);
     }
 
-    /// Does not count it any more.
+    /// Removes a connection from the counts and orders.
     fn take_out(&mut self, id: usize) {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
@@ -120,7 +120,7 @@ impl Seats {
             return false;
         };
         if let Some(entry) = self.entries.get(id) {
-            // SAFETY: it is open, as its entry is there.
+            // SAFETY: the descriptor is open as long as its entry exists.
             let descriptor = unsafe { BorrowedFd::borrow_raw(entry.descriptor) };
             // Both ends see a reset. The task that serves the connection then drops it.
             if let Err(error) = rustix::net::connect_unspec(descriptor) {
@@ -151,9 +151,9 @@ impl Seats {
                 return None;
             }
             let entry = self.entries.get(id)?;
-            // SAFETY: it is open, as its entry is there.
+            // SAFETY: the descriptor is open as long as its entry exists.
             let descriptor = unsafe { BorrowedFd::borrow_raw(entry.descriptor) };
-            // One that cannot be asked is over.
+            // A connection that gives no answer is closed already, so it counts as idle.
             let idle = sockopt::idle(descriptor).unwrap_or(Duration::MAX);
             let used_ms = now_ms.saturating_sub(idle.as_millis() as u64);
             // The kernel's time is as coarse as its ticks.

@@ -13,11 +13,11 @@ pub(super) struct Package {
     pub(super) version: String,
     /// The licence expression of its manifest.
     pub(super) license: Option<String>,
-    /// As in `registry+https://…`; `None` for a directory of this repository.
+    /// The source as in `registry+https://…`; `None` for a directory of this repository.
     pub(super) source: Option<String>,
 }
 
-/// Those of the workspace of `manifest` that are compiled for `targets`.
+/// The packages of the workspace of `manifest` that are compiled for `targets`.
 pub(super) fn packages(manifest: &Path, targets: &[String]) -> Result<Vec<Package>> {
     let mut command = Command::new(sh::cargo());
     command

@@ -95,7 +95,7 @@ const CHECK: [&str; 7] = [
     "license-not-encountered",
 ];
 
-/// All of them, even if one fails.
+/// Runs it for all workspaces, even if one fails.
 fn each(mut run: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let outcomes: Vec<Result<()>> = MANIFESTS.iter().map(|manifest| run(manifest)).collect();
     outcomes.into_iter().collect()

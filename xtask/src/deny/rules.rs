@@ -10,7 +10,7 @@ pub(super) struct Rules {
     pub(super) targets: Vec<String>,
     /// Licences by their SPDX names.
     pub(super) licenses: Vec<String>,
-    /// Versions that may be there beside another one, as in `syn@^2`.
+    /// Versions that are allowed beside another one, as in `syn@^2`.
     pub(super) skip: Vec<String>,
     registries: Vec<String>,
     git: Vec<String>,
@@ -20,7 +20,8 @@ impl Rules {
     /// Reads the file's text.
     ///
     /// # Errors
-    /// When a list without which nothing would be checked is missing, or a version is not understood.
+    /// Fails if a list is missing without which nothing would be checked, or a version is not
+    /// understood.
     pub(super) fn read(text: &str) -> Result<Self> {
         let mut lists = lists(text);
         let mut take = |name: &str| lists.remove(name).unwrap_or_default();
@@ -64,7 +65,7 @@ impl Rules {
     }
 }
 
-/// The strings of every list, by `section.key`. Of a table in a list, that of `crate` alone.
+/// The strings of every list, by `section.key`. From a table in a list, only `crate` is taken.
 fn lists(text: &str) -> HashMap<String, Vec<String>> {
     let mut lists: HashMap<String, Vec<String>> = HashMap::new();
     let (mut section, mut key) = (String::new(), String::new());

@@ -3,7 +3,7 @@
 /// Whether a licence of `allowed` is enough for `expression`.
 ///
 /// # Errors
-/// When it is no licence expression.
+/// Fails if it is no licence expression.
 pub(super) fn is_allowed(expression: &str, allowed: &[String]) -> Result<bool, String> {
     let spaced = expression
         .replace('(', " ( ")

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Makes it of the files that are there.
+/// Makes the archive of the files in [`directory`].
 pub(crate) fn archive(version: &str, target: Target) -> Result<PathBuf> {
     let name = format!("lb-agent-{version}-{}-linux", target.processor);
     let dir = directory();

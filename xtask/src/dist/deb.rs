@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Makes it of the files that are there; small for [`Profile::Dist`], else quickly.
+/// Makes the package of the built files; small for [`Profile::Dist`], else quickly.
 pub(crate) fn deb(version: &str, profile: Profile, target: Target) -> Result<PathBuf> {
     ensure_cargo_command("cargo-deb", "^3")?;
     scripts()?;
@@ -22,7 +22,7 @@ pub(crate) fn deb(version: &str, profile: Profile, target: Target) -> Result<Pat
         .args(["--deb-version", version, "--output"])
         .arg(&package);
     if let Some(cross) = target.cross {
-        // It tells the package's architecture by that.
+        // cargo-deb takes the package's architecture from the target.
         command.args(["--target", cross.triple]);
     }
     if profile != Profile::Dist {

@@ -26,8 +26,8 @@ const COPIED: [(&str, &str); 11] = [
     ("LICENSE-MIT", "LICENSE-MIT"),
 ];
 
-/// Debug information of the program that was stripped last for a processor. The program names this
-/// file without its directory.
+/// The debug information of the program last stripped for a processor. The program names this file
+/// without its directory.
 pub(super) fn debug_information(target: Target) -> PathBuf {
     directory().join(target.processor).join("lb-agent.debug")
 }
@@ -35,7 +35,7 @@ pub(super) fn debug_information(target: Target) -> PathBuf {
 /// Puts the built files together in a directory, which is returned.
 pub(crate) fn files(profile: Profile, target: Target) -> Result<PathBuf> {
     let dir = directory().join("files");
-    // Files of an older version.
+    // Files of an older version may be there.
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     let program = dir.join("lb-agent");

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Package the programs that are already built
     #[arg(long)]
     no_build: bool,
-    /// The processor that they are for, this machine's if left out
+    /// The processor of the packages, this machine's if left out
     #[arg(long, value_name = "ARCH")]
     arch: Option<Arch>,
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Makes it of the files that are there.
+/// Makes the package of the built files.
 pub(crate) fn rpm(version: &str, target: Target) -> Result<PathBuf> {
     ensure_cargo_command("cargo-generate-rpm", "^0.21")?;
     let processor = target.processor;

@@ -1,7 +1,7 @@
-//! `cargo xtask docs`: the pages as a book in HTML, every link of which leads somewhere.
+//! `cargo xtask docs`: the pages as a book in HTML, with every link checked.
 //!
-//! The rules for pages themselves are those of `cargo xtask tidy`, which runs first; tests of the agent give every
-//! configuration and command of the pages to the program.
+//! The rules for pages themselves are those of `cargo xtask tidy`, which runs first. Tests of the
+//! agent give every configuration and command of the pages to the program.
 
 mod html;
 mod stage;
@@ -17,7 +17,7 @@ use std::process::Command;
 /// The version of mdBook that the book is built with.
 const MDBOOK: &str = "0.4.52";
 
-/// Configuration of the book. Without a page for print, every link of its pages is one of ours.
+/// Configuration of the book. It has no print page, so every link of its pages is one of ours.
 const BOOK: &str = "\
 [book]
 title = \"lb-agent\"
@@ -63,7 +63,8 @@ pub(crate) fn docs() -> Result<()> {
     Ok(())
 }
 
-/// The program, built from crates.io into the target directory if it is not there. That takes a minute or two, once.
+/// The path of mdBook. It is built once from crates.io into the target directory, which takes a
+/// minute or two.
 fn mdbook() -> Result<PathBuf> {
     let root = sh::target_dir().join("tools");
     let program = root.join("bin/mdbook");
@@ -74,7 +75,7 @@ fn mdbook() -> Result<PathBuf> {
         let machine = Machine::this();
         machine
             .command(&machine.cargo)
-            // Not the profile and flags of this workspace.
+            // The profile and flags of this workspace are not for mdBook.
             .current_dir("/")
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_TARGET_DIR")

@@ -1,4 +1,4 @@
-//! The package managers that we know: their commands, and their names for packages.
+//! The supported package managers: their commands, and their names for packages.
 
 use crate::machine::Machine;
 
@@ -21,7 +21,7 @@ pub(crate) struct Manager {
     pub(super) installed: &'static [&'static str],
 }
 
-/// Which one it is; the order is that of the columns of [`NAMES`].
+/// The kind of a manager; the order is that of the columns of [`NAMES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Debian, Ubuntu and their kin.
@@ -39,7 +39,7 @@ const MANAGERS: [Manager; 4] = [
         kind: Kind::Apt,
         program: "apt-get",
         // A machine that has just started may be looking for updates, hence the lock's timeout.
-        // Debian's rustc-web and rustup exclude each other: nothing is removed for us.
+        // Debian's rustc-web and rustup exclude each other, so no package is removed.
         install: &[
             "-q",
             "-o",
@@ -95,7 +95,7 @@ const MANAGERS: [Manager; 4] = [
 ];
 
 /// Debian's name of a package, and those of the other managers in the order of [`Kind`]. Packages
-/// that have one name everywhere are left out. Nothing means that a distribution has no such package.
+/// with one name everywhere are left out. An empty name: the distribution has no such package.
 const NAMES: [(&str, [&str; 3]); 10] = [
     ("g++", ["gcc-c++", "gcc-c++", "gcc"]),
     ("iproute2", ["iproute", "iproute2", "iproute2"]),

@@ -1,4 +1,4 @@
-//! Packages of the distribution: whether they are there, whether they could be, installing them.
+//! Packages of the distribution: lists the installed and available ones, and installs them.
 //!
 //! Packages are named as Debian names them; `manager` translates.
 
@@ -30,7 +30,7 @@ pub(crate) fn ensure(names: &[&str], what_for: &str) -> Result<()> {
     packages.ensure(names, what_for)
 }
 
-/// Makes sure that a program is there: else the package that Debian has it in is installed.
+/// Makes sure that a program is installed, by Debian's `package` of it.
 pub(crate) fn ensure_program(program: &str, package: &str, what_for: &str) -> Result<()> {
     if Machine::this().find(program).is_some() {
         return Ok(());
@@ -38,11 +38,11 @@ pub(crate) fn ensure_program(program: &str, package: &str, what_for: &str) -> Re
     ensure(&[package], what_for)
 }
 
-/// The packages that a machine has and could have.
+/// The installed and available packages of a machine.
 pub(crate) struct Packages<'a> {
     machine: &'a Machine,
     manager: &'static Manager,
-    /// Whether the lists were fetched by us: once is enough.
+    /// Whether this program has fetched the lists: once is enough.
     refreshed: Cell<bool>,
 }
 
@@ -107,7 +107,7 @@ impl<'a> Packages<'a> {
         version(&text, self.manager.version)
     }
 
-    /// Fetches the lists of packages, unless that was done or cannot be.
+    /// Fetches the lists of packages, unless they were fetched or cannot be.
     ///
     /// # Errors
     /// Fails if the package manager does.
@@ -137,7 +137,7 @@ impl<'a> Packages<'a> {
         Ok(true)
     }
 
-    /// Names of packages that begin with `prefix`, as far as apt has heard of them.
+    /// Names of packages that begin with `prefix`, in the lists of apt.
     pub(crate) fn beginning_with(&self, prefix: &str) -> Vec<String> {
         if self.kind() != Kind::Apt {
             return Vec::new();

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Answers every Debian package that asks whether it may start its services: no.
+/// The script that denies every Debian package the start of its services.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Installs packages for their programs alone: their services are neither started now nor at the
@@ -27,7 +27,7 @@ pub(crate) fn ensure_without_services(
         return ensure(names, what_for);
     };
     if packages.kind() != Kind::Apt {
-        // Others start nothing by themselves.
+        // Packages of other managers start nothing by themselves.
         return packages.ensure(names, what_for);
     }
     if names.iter().all(|name| packages.is_installed(name)) {

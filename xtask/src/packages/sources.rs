@@ -15,7 +15,7 @@ pub(super) struct Source {
     line: String,
 }
 
-/// Debian's security archive, unless it is a source, or this is not a Debian release.
+/// Debian's security archive, if this is a Debian release without it among its sources.
 pub(super) fn missing_archive(machine: &Machine) -> Option<Source> {
     // Unstable and testing get everything in one archive, and have no such field or no such suite.
     let release = machine.os_release("VERSION_CODENAME")?;

@@ -1,4 +1,4 @@
-//! Ways to a compiler with the sources of `core`: one that is there, rustup, packages.
+//! Sources of a compiler with the sources of `core`: an installed one, rustup, packages.
 
 use super::Setup;
 use crate::machine::Machine;
@@ -11,7 +11,7 @@ use std::path::Path;
 /// The purpose of the packages, for messages.
 pub(super) const PURPOSE: &str = "compiling eBPF programs";
 
-/// A way to a compiler.
+/// A source of a compiler.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// A compiler that is already installed.
@@ -23,7 +23,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// In the order in which they are tried.
+    /// All sources, in the order in which they are tried.
     pub(super) const ALL: [Self; 3] = [Way::Present, Way::Rustup, Way::Packages];
 
     pub(super) fn name(self) -> &'static str {
@@ -36,7 +36,7 @@ impl Way {
 }
 
 impl Setup<'_> {
-    /// Goes one way; there is a compiler at its end unless it fails.
+    /// Tries one source. Unless it fails, a compiler is there afterwards.
     pub(super) fn get_compiler(&self, way: Way) -> Result<()> {
         match way {
             Way::Present => {
@@ -55,7 +55,7 @@ impl Setup<'_> {
     }
 }
 
-/// The sources for the toolchain in use, which are small; else the newest nightly with its own.
+/// Adds the sources to the toolchain in use, which are small; else the newest nightly with its own.
 fn by_rustup(machine: &Machine) -> Result<()> {
     let Some(rustup) = machine.find("rustup") else {
         bail!("it is not installed");
@@ -73,7 +73,7 @@ fn by_rustup(machine: &Machine) -> Result<()> {
     }
     run(
         "getting a nightly compiler with the sources of core",
-        // The user's rustup stays the one that it is.
+        // The user's rustup does not update itself.
         &[
             "toolchain",
             "install",
@@ -132,7 +132,7 @@ fn by_packages(machine: &Machine, packages: &Packages) -> Result<()> {
     }
 }
 
-/// Compilers that take our crates, the best one first.
+/// Compilers that are new enough for the crates, the best one first.
 fn new_enough(machine: &Machine, packages: &Packages) -> Vec<Pair> {
     let fits = |name: &String| {
         let release = packages.candidate(name).and_then(|it| parse_release(&it));
@@ -161,7 +161,7 @@ fn pairs(machine: &Machine, packages: &Packages) -> Vec<Pair> {
     pairs
 }
 
-/// Whether a rustc is of Debian's package of that name. `rustc-web` has it as a link.
+/// Whether a rustc belongs to Debian's package of that name. `rustc-web` has it as a link.
 fn is_debians(rustc: &Path) -> bool {
     rustc == Path::new("/usr/bin/rustc") && Path::new("/usr/share/doc/rustc/copyright").exists()
 }

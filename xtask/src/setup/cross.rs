@@ -58,7 +58,7 @@ fn purpose(target: Target) -> String {
 
 fn install(machine: &Machine, names: &[&str], purpose: &str) -> Result<()> {
     match Packages::of(machine) {
-        // Others have no cross compiler with a C library in their packages.
+        // Other managers have no packaged cross compiler with a C library.
         Some(packages) if packages.kind() == Kind::Apt => packages.ensure(names, purpose),
         _ => bail!(
             "{purpose} need what Debian has in: {}; please install it and run this again",
@@ -67,7 +67,7 @@ fn install(machine: &Machine, names: &[&str], purpose: &str) -> Result<()> {
     }
 }
 
-/// The compiler that cargo runs: the one beside it.
+/// The compiler that cargo runs: the one in its directory.
 fn rustc(machine: &Machine) -> PathBuf {
     let beside = machine.cargo.with_file_name("rustc");
     if beside.exists() {

@@ -1,5 +1,5 @@
-//! Ways to a bpf-linker for an LLVM: built from crates.io against the distribution's LLVM, or the
-//! released binary.
+//! Sources of a bpf-linker for an LLVM: built from crates.io against the distribution's LLVM, or
+//! the released binary.
 
 use super::compiler::PURPOSE;
 use super::{Setup, release};
@@ -46,8 +46,8 @@ impl Setup<'_> {
     }
 }
 
-/// Builds it against the LLVM of the distribution: the same one, or a newer one, which reads older
-/// bitcode.
+/// Builds bpf-linker against an LLVM of the distribution: the same one, or a newer one, which reads
+/// older bitcode.
 fn build(machine: &Machine, packages: &Packages, llvm: u32) -> Result<()> {
     let versions = || llvm.max(*LINKER_LLVMS.start())..=*LINKER_LLVMS.end();
     let find = || {
@@ -128,7 +128,7 @@ fn install(machine: &Machine, llvm: u32, prefix: &Path) -> Result<()> {
     ));
     machine
         .command(&machine.cargo)
-        // Not the profile and flags of this workspace.
+        // The profile and flags of this workspace are not for bpf-linker.
         .current_dir("/")
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR")

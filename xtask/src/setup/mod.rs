@@ -70,7 +70,7 @@ struct Setup<'a> {
     packages: Option<Packages<'a>>,
     /// The reason of each attempt that failed.
     failures: Vec<String>,
-    /// LLVM versions that no linker could be had for.
+    /// LLVM versions without an available linker.
     unlinkable: Vec<u32>,
 }
 
@@ -100,7 +100,7 @@ impl<'a> Setup<'a> {
         Err(anyhow!("{}", self.instructions()))
     }
 
-    /// Gets a linker for any of the compilers that are there.
+    /// Gets a linker for any of the installed compilers.
     fn link(&mut self) -> Option<Toolchain> {
         for compiler in toolchain::compilers(self.machine).collect::<Vec<_>>() {
             let llvm = compiler.llvm;

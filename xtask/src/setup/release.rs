@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// release's page, and others have found the same after a download.
 const VERSION: &str = "0.11.1";
 
-/// The LLVM that it holds.
+/// The LLVM version inside the released program.
 const LLVM: u32 = 23;
 
 /// Architectures, and the SHA-256 sums of their archives.
@@ -35,7 +35,7 @@ fn url(arch: &str) -> String {
     )
 }
 
-/// The command that does the same.
+/// The shell command with the same effect as [`install`].
 pub(super) fn by_hand(arch: &str) -> String {
     format!(
         "curl -L {} | tar --zstd -xC ~/.cargo/bin bpf-linker",
@@ -52,7 +52,7 @@ pub(super) fn install(machine: &Machine, packages: Option<&Packages>, llvm: u32)
     install_verified(machine, packages, llvm, sum_for(arch)?)
 }
 
-/// The same, of an archive with this sum.
+/// Installs it from an archive with this SHA-256 sum.
 pub(super) fn install_verified(
     machine: &Machine,
     packages: Option<&Packages>,

@@ -83,13 +83,13 @@ impl StandIn {
         )
     }
 
-    /// How the stand-ins were called, in order.
+    /// The calls of the stand-ins, in order.
     pub(super) fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.root.join("calls")).unwrap_or_default();
         calls.lines().map(str::to_owned).collect()
     }
 
-    /// The calls that change something: not the questions.
+    /// The calls that change something, without the questions.
     pub(super) fn changes(&self) -> Vec<String> {
         const QUESTIONS: [&str; 7] = [
             "apt-cache ",

@@ -19,18 +19,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// How a user of a machine gets a cargo that is new enough.
+/// The source of a cargo that is new enough.
 #[derive(Clone, Copy)]
 enum Cargo {
-    /// By rustup, which is copied from this machine.
+    /// rustup, which is copied from this machine.
     Rustup,
-    /// By a package of that name.
+    /// A package of that name.
     Package(&'static str),
 }
 
-/// Machines to set up: the release is also the name.
+/// Machines to set up, by their releases.
 const MACHINES: [(&str, Cargo); 3] = [
-    // Its own cargo is too old, and so is the first one of its `cargo-web`.
+    // The release's own cargo is too old, and so is the first one of its `cargo-web`.
     ("bookworm", Cargo::Rustup),
     ("trixie", Cargo::Package("cargo-web")),
     ("sid", Cargo::Package("cargo")),
@@ -196,7 +196,7 @@ struct System {
     dir: PathBuf,
 }
 
-/// Its user's home, and the checkout.
+/// The home of its user, and the checkout.
 const HOME: &str = "srv/user";
 const CHECKOUT: &str = "srv/user/lb-agent";
 
@@ -249,7 +249,7 @@ impl System {
         for name in ["rustup", "cargo", "rustc"] {
             copy(&machine.cargo_home.join("bin").join(name), &bin.join(name))?;
         }
-        // The least that a machine with rustup has beside it: a linker.
+        // The least software beside rustup: a linker.
         self.step(
             "gcc",
             "apt-get -q install -y --no-install-recommends gcc libc6-dev",
@@ -274,7 +274,8 @@ impl System {
         Ok(())
     }
 
-    /// A shell in it as root, with this kernel's file systems, perhaps in a network of its own.
+    /// A root shell in the system, with this kernel's file systems, and with a network of its own
+    /// if asked for.
     fn command(&self, script: &str, own_network: bool) -> Command {
         const ENTER: &str = "for dir in proc sys dev; do mount --rbind /$dir \"$0/$dir\"; done; \
                              root=\"$0\"; exec chroot \"$root\" sh -ec \"$1\"";

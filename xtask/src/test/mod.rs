@@ -2,17 +2,18 @@
 //!
 //! - `unit`: the crates' own tests on the host, no root (see `unit`).
 //! - `bpf`: `tests/kernel/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
-//! - `verifier`: two of these: the figures of each program, and what older kernels want of them.
+//! - `verifier`: two of these: the figures of each program, and the demands of older kernels.
 //! - `kernels`: some of all these on other kernels, under an emulator (see `kernels`).
-//! - `soak`: one of `e2e` alone, for ten minutes or as long as one likes.
-//! - `e2e`: every other test of the areas (`areas`), hosts in network namespaces and real applications;
-//!   `kernel_*.rs` is for other kernels alone.
+//! - `soak`: one of `e2e` alone, for ten minutes or a time of choice.
+//! - `e2e`: every other test of the areas (`areas`), hosts in network namespaces and real
+//!   applications; `kernel_*.rs` is for other kernels alone.
 //!
-//! - `distributions`: fresh machines set up by the README's commands, and `tests/operations/distro_*.rs`, the
-//!   packages and services on other distributions. By name only, as it takes long.
+//! - `distributions`: fresh machines set up by the README's commands. Also
+//!   `tests/operations/distro_*.rs`, the packages and services on other distributions. By name
+//!   only, as it takes long.
 //!
-//! A test that finds out by itself that it cannot run adds a line to the file that
-//! `LB_TEST_SKIPPED` names; it is then counted as skipped. Where `CI` is set, a skip is a failure.
+//! A test that cannot run adds a line to the file that `LB_TEST_SKIPPED` names. It is then counted
+//! as skipped. If `CI` is set, a skip is a failure.
 
 mod apps;
 mod binfmt;
@@ -40,7 +41,7 @@ const VERIFIER: [&str; 2] = ["bpf_old_kernels", "bpf_verifier"];
 /// Test files that need no root.
 const NEED_NOTHING: [&str; 1] = ["bpf_old_kernels"];
 
-/// How the names of files begin that are not of `e2e`.
+/// Prefixes of test files that do not belong to `e2e`.
 const PREFIXES: [&str; 3] = ["bpf_", "distro_", "kernel_"];
 
 /// Tests in network namespaces wait more than they compute, but each starts several programs.
@@ -61,7 +62,7 @@ pub(crate) struct Args {
     /// For `unit`: the processor, under an emulator if it is not this machine's
     #[arg(long, value_name = "ARCH")]
     arch: Option<Arch>,
-    /// For how long `soak` goes on
+    /// Duration of `soak`
     #[arg(long, value_name = "N", default_value_t = 10)]
     minutes: u64,
     /// Seed of `soak`'s random choices; it is printed in any case
@@ -78,8 +79,8 @@ enum Suite {
     Unit,
     /// The eBPF programs in the kernel; root
     Bpf,
-    /// Some of `bpf`: what the verifier makes of each program, with figures (root), and what those
-    /// of older kernels refuse
+    /// Some of `bpf`: the verifier's figures of each program (root), and the refusals of older
+    /// verifiers
     Verifier,
     /// Hosts in network namespaces with Node.js applications; root
     E2e,
@@ -300,7 +301,7 @@ fn count_output(command: &mut Command) -> Result<Count> {
     }
     let status = child.wait().context("wait for cargo test")?;
     if !status.success() && count.failed == 0 {
-        // It did not compile, or died before it could count.
+        // The tests did not compile, or died before they could count.
         count.failed = 1;
     }
     Ok(count)

@@ -6,7 +6,7 @@ use crate::setup::cross::{ensure, ensure_emulator};
 use crate::setup::standin::StandIn;
 use crate::target::{Arch, Target};
 
-/// The processor that this machine has not.
+/// A processor other than this machine's.
 fn other() -> Target {
     let all = [Arch::Amd64, Arch::Arm64].map(|arch| Target::of(Some(arch)));
     let mut others = all.into_iter().filter(|target| target.cross.is_some());

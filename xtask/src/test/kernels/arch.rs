@@ -5,10 +5,10 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use std::env::consts;
 
-/// How a machine of one kind is called and emulated.
+/// The names and the emulator of one kind of machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Arch {
-    /// As it is called on the command line.
+    /// The name on the command line.
     name: target::Arch,
     /// Debian's name, as in `arm64`.
     pub(super) debian: &'static str,
@@ -21,7 +21,7 @@ pub(super) struct Arch {
     pub(super) console: &'static str,
     /// More parameters of the kernel.
     pub(super) parameters: &'static str,
-    /// Debian's kernels for it: how the names of their packages end, and those on the command line.
+    /// Debian's kernels for it: suffixes of the packages' names, and those on the command line.
     pub(super) flavours: &'static [(&'static str, &'static str)],
 }
 

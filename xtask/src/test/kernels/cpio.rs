@@ -28,7 +28,7 @@ impl<W: Write> Archive<W> {
         }
     }
 
-    /// Paths have no slash in front.
+    /// Adds a directory and its parents. Paths have no slash in front.
     pub(super) fn directory(&mut self, path: &str) -> Result<()> {
         if path.is_empty() || !self.directories.insert(path.to_owned()) {
             return Ok(());

@@ -20,17 +20,17 @@ pub(super) const MEMORY: u64 = 2048;
 /// CPUs of a guest: the programs' per-CPU maps should have more than one part.
 const CPUS: &str = "2";
 
-/// A guest that prints nothing for so long hangs. A test prints nothing while it runs: it may wait more
-/// than once, four minutes at most, before it gives up by itself.
+/// A guest that prints nothing for so long hangs. A test prints nothing while it runs. It may wait
+/// more than once, four minutes at most, before it gives up by itself.
 const SILENCE: Duration = Duration::from_secs(600);
 
-/// The most that a guest may take in all.
+/// Longest run of a guest.
 const LIMIT: Duration = Duration::from_secs(1800);
 
-/// With virtualization, a guest that prints nothing for so long after its start is not going to.
+/// With virtualization, a guest that prints nothing for so long after its start hangs.
 const START: Duration = Duration::from_secs(60);
 
-/// Characters of a line that are shown.
+/// Characters of a line that are shown at most.
 const LONGEST: usize = 2000;
 
 /// Whether virtualization has been tried, and failed.
@@ -62,7 +62,7 @@ pub(super) fn run(arch: Arch, kernel: &Kernel, root: &[u8], jobs: &[Job]) -> Res
     outcome.context("the emulator does not start")
 }
 
-/// Boots the kernel once; nothing if virtualization turns out not to work.
+/// Boots the kernel once; `None` if virtualization turns out not to work.
 fn boot(
     arch: Arch,
     kernel: &Kernel,
@@ -128,7 +128,7 @@ fn start(arch: Arch, kernel: &Kernel, initrd: &Path, by: By) -> Result<Child> {
     command.spawn().context("start the emulator")
 }
 
-/// Whether this machine's own processor may be able to do it, which is ten times faster.
+/// Whether this machine's own processor can run the guest, which is ten times faster.
 fn can_virtualize(arch: Arch) -> bool {
     !IS_BROKEN.load(Ordering::Relaxed)
         && arch::own() == Some(arch)
@@ -139,8 +139,8 @@ fn can_virtualize(arch: Arch) -> bool {
             .is_ok()
 }
 
-/// Hands on every line that a guest prints, until it ends or hangs. Returns which; nothing if
-/// virtualization does not work.
+/// Hands on every line that a guest prints, until it ends or hangs. Returns the reason of the end;
+/// `None` if virtualization does not work.
 fn watch(child: &mut Child, by: By, mut each: impl FnMut(&str)) -> Option<String> {
     let (send, lines) = mpsc::channel();
     if let Some(output) = child.stdout.take() {
@@ -176,7 +176,7 @@ fn is_refusal(line: &str) -> bool {
     line.contains("KVM internal error") || line.contains("failed to initialize kvm")
 }
 
-/// A line as it is shown: no longer than a person reads.
+/// A line as it is shown, cut to [`LONGEST`].
 fn shown(line: &str) -> String {
     let line = line.trim_end();
     match line.char_indices().nth(LONGEST) {

@@ -47,13 +47,13 @@ const JOBS: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// All that there is to ask of a kernel that BPF cannot serve on.
+/// The only jobs of a kernel that BPF cannot serve on.
 const TOO_OLD: [(&str, &[&str]); 1] = [(
     "kernel_too_old",
     &["the_agent_says_what_is_missing_and_serves_from_user_space"],
 )];
 
-/// The oldest kernel that the programs are for, as the agent has it too.
+/// The oldest kernel that the programs support, the same as in the agent.
 const OLDEST: (u32, u32) = (6, 1);
 
 /// The jobs of a kernel. With words, only tests with one of them in their names are left.
@@ -99,7 +99,7 @@ pub(super) fn script(jobs: &[Job], environment: &[(&str, &str)], options: &[&Str
                \x20   echo \"=== ended $1 $code\"\n\
                }\n";
     for Job { file, tests } in jobs {
-        // Figures are for people to see.
+        // The figures are shown to the user.
         let show = if *file == "bpf_verifier" {
             "--nocapture "
         } else {

@@ -37,13 +37,13 @@ const MODULES: [&str; 19] = [
 
 /// A kernel that can be booted.
 pub(super) struct Kernel {
-    /// As in `6.12` and `6.12-16k`.
+    /// The series as in `6.12` and `6.12-16k`.
     pub(super) series: String,
     pub(super) image: PathBuf,
     pub(super) modules: PathBuf,
 }
 
-/// Makes kernels ready. Those that are kept are not fetched again, and if all are, apt is not asked.
+/// Makes kernels ready. Kept ones are not fetched again. If all are kept, apt is not asked.
 pub(super) fn ensure_all(dir: &Path, arch: Arch, series: &[&str]) -> Result<Vec<Kernel>> {
     let kernels: Vec<Kernel> = series
         .iter()
@@ -72,7 +72,7 @@ impl Kernel {
         }
     }
 
-    /// The image is written last.
+    /// Whether all files are there; the image is written last.
     fn is_ready(&self) -> bool {
         self.image.exists() && self.modules.exists()
     }
@@ -164,7 +164,7 @@ fn wanted(dependencies: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// A module's name, of which its file may have dashes.
+/// A module's name; the name of its file may have dashes instead.
 fn name(file: &str) -> String {
     let stem = file
         .rsplit('/')

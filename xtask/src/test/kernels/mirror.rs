@@ -1,4 +1,5 @@
-//! Debian's kernels by apt, with lists and a cache of its own: nothing of this machine's changes.
+//! Debian's kernels by apt, with lists and a cache of its own. The machine's own lists do not
+//! change.
 
 use super::arch::{Arch, LARGE_PAGES};
 use super::sources::Places;
@@ -11,7 +12,7 @@ use std::process::Command;
 /// The keys of all releases, from the package `debian-archive-keyring`.
 pub(super) const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Releases that have had a kernel of their own, with its series.
+/// Releases with a kernel of their own, and its series.
 const RELEASES: [(&str, &str); 3] = [
     ("5.10", "bullseye"),
     ("6.1", "bookworm"),
@@ -66,7 +67,7 @@ impl Mirror {
 
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        // Read after the machine's own, which may know a proxy.
+        // This file is read after the machine's own, which may know a proxy.
         command.env("LC_ALL", "C").arg("-c").arg(&self.config);
         command
     }
@@ -145,7 +146,7 @@ fn list(places: &Places, names: &[&str]) -> String {
     lines
 }
 
-/// Directories of its own, and no habits of the machine's that are about its own packages.
+/// A configuration with its own directories, without the machine's settings for its own packages.
 fn configuration(dir: &Path, arch: Arch) -> String {
     let dir = dir.display();
     let arch = arch.debian;
@@ -179,9 +180,9 @@ fn configuration(dir: &Path, arch: Arch) -> String {
 #[derive(Debug)]
 struct Package {
     package: String,
-    /// As in `6.12` and `6.12-16k`.
+    /// The series as in `6.12` and `6.12-16k`.
     series: String,
-    /// Those of its version, to compare by.
+    /// The numbers of its version, to compare by.
     numbers: Vec<u32>,
 }
 
@@ -197,7 +198,7 @@ fn kernels(names: &str, arch: Arch) -> Vec<Package> {
             .split(|c: char| !c.is_ascii_digit())
             .filter_map(|number| number.parse().ok())
             .collect();
-        // Others are names of the newest one of a series.
+        // Other names stand for the newest kernel of a series.
         let [major, minor, _, ..] = numbers[..] else {
             return None;
         };
@@ -239,8 +240,8 @@ fn to_install(simulation: &str) -> Vec<String> {
         .collect()
 }
 
-/// The packages that a kernel is in: later ones consist of several. apt prints those that are in no list in
-/// angle brackets, as backports lose their modules before the rest.
+/// The packages that hold a kernel: later kernels consist of several. apt prints those that are in
+/// no list in angle brackets, as backports lose their modules before the rest.
 fn parts(package: &str, depends: &str) -> Result<Vec<String>> {
     let mut packages = vec![package.to_owned()];
     for name in depends

@@ -34,7 +34,7 @@ use std::sync::Mutex;
 use std::{env, fs, thread};
 use transcript::Outcome;
 
-/// Those that most users have, and that most of all differ from the newest.
+/// The series that most users have, and that differ most from the newest.
 const USUAL: [&str; 2] = ["6.1", "6.12"];
 
 /// Tools that the machine must have beside the guest's own programs, with their packages.
@@ -136,7 +136,7 @@ fn ensure_tools(arch: Arch) -> Result<()> {
     }
     let target = arch.target();
     setup::ensure_emulator(target)?;
-    // Those for another processor are fetched without being installed.
+    // Programs for another processor are fetched without being installed.
     let own = system::PROGRAMS
         .into_iter()
         .filter(|_| target.cross.is_none());
@@ -187,7 +187,7 @@ fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
     waiting.lock().expect("no thread has panicked").next()
 }
 
-/// How many guests run at a time: one for each core, if there is memory for it.
+/// Guests that run at a time: one for each core, if there is memory for it.
 fn at_once(guests: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();

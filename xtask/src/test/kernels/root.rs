@@ -25,7 +25,7 @@ pub(super) struct Root<'a> {
 }
 
 impl<'a> Root<'a> {
-    /// One with the usual directories and programs.
+    /// A root with the usual directories and programs.
     pub(super) fn new(system: &'a System) -> Result<Self> {
         let mut root = Self {
             system,
@@ -62,7 +62,7 @@ impl<'a> Root<'a> {
         for name in APPLETS {
             root.archive.link(&format!("usr/bin/{name}"), "busybox")?;
         }
-        // How the kernel asks for modules.
+        // The path by which the kernel asks for modules.
         root.archive.link("usr/sbin/modprobe", "../bin/kmod")?;
         Ok(root)
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Releases by which Debian's own archive is known; others have suites of other names.
+/// Names of Debian's own releases; other distributions have suites of other names.
 const RELEASES: [&str; 11] = [
     "buster",
     "bullseye",
@@ -26,7 +26,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Those that this machine uses, else Debian's own.
+    /// The places that this machine uses, else Debian's own.
     pub(super) fn find() -> Self {
         Self::of(&configured(Path::new("/etc/apt")))
     }

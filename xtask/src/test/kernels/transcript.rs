@@ -3,7 +3,7 @@
 use super::jobs::Job;
 use crate::test::count::Count;
 
-/// How many lines of a guest are shown again when it fails.
+/// Last lines of a guest that are shown again when it fails.
 const LAST_LINES: usize = 30;
 
 /// The output of a guest so far.
@@ -12,7 +12,7 @@ pub(super) struct Transcript {
     current: Option<Job>,
     /// The count that the current job has printed.
     counted: Option<Count>,
-    /// Names that the current job has called failures.
+    /// Names of tests that the current job has reported as failures.
     named: Vec<String>,
     in_failures: bool,
     has_ended: bool,
@@ -31,7 +31,7 @@ pub(super) struct Outcome {
 }
 
 impl Transcript {
-    /// Of a guest that is to do these jobs.
+    /// The transcript of a guest that is to do these jobs.
     pub(super) fn new(jobs: &[Job]) -> Self {
         Self {
             jobs: jobs.to_vec(),
@@ -54,7 +54,7 @@ impl Transcript {
         if let Some(count) = Count::of_result_line(line) {
             self.counted = Some(count);
         }
-        // The last list of that name has nothing but names.
+        // The last list under that heading has nothing but names.
         match line.strip_prefix("    ") {
             _ if line == "failures:" => {
                 self.named.clear();
