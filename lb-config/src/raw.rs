@@ -110,7 +110,7 @@ fn mode_of(table: &toml::Table) -> Option<&str> {
     table.get("mode")?.as_str()
 }
 
-/// The addresses of a service: it may take HTTPS alone.
+/// The listen addresses of a service, which may be empty if it takes HTTPS.
 struct Listen;
 
 impl Field<Vec<Located<SocketAddr>>> for Listen {
@@ -207,8 +207,8 @@ impl Field<Vec<RawService>> for Services {
 }
 
 impl RawService {
-    /// The backends of a route as a service: listening nowhere, and for the rest like this one, which it is
-    /// inside of.
+    /// The backends of a route as a service: without listen addresses, and otherwise like the
+    /// service that it is inside of.
     pub(super) fn inside(&self, inner: http::Inner) -> Self {
         Self {
             was: self.former_names_of(&inner),
@@ -229,7 +229,7 @@ impl RawService {
         }
     }
 
-    /// Former names: those of this service or of the route were other ones, or both.
+    /// Former names of an inner service. The service, the route or both may have had another name.
     fn former_names_of(&self, inner: &http::Inner) -> Vec<Located<String>> {
         let (_, name) = inner.name.split_once('/').unwrap_or_default();
         let now = self.name.as_ref().map(|name| name.value.as_str());
@@ -255,7 +255,7 @@ pub(super) fn read(document: &DeTable<'_>, problems: &mut Problems) -> Raw {
     super::schema::read(Table::root(document), problems)
 }
 
-/// A time of a second or more, or none.
+/// A time of at least a second, or none.
 pub(super) fn affinity_timeout(text: &str) -> Result<Duration, String> {
     let timeout = value::duration(text).map_err(|error| error.to_string())?;
     if !timeout.is_zero() && timeout < Duration::from_secs(1) {

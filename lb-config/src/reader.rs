@@ -35,7 +35,7 @@ pub(super) struct Table<'a, 'i> {
     known: Vec<&'static str>,
 }
 
-/// A value somewhere in the document.
+/// A value of the document, with its place.
 pub(super) struct Value<'a, 'i> {
     pub(super) place: Place,
     value: &'a DeValue<'i>,
@@ -51,7 +51,7 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
-    /// The value of `key`, if it is there. Every key asked for is a known one.
+    /// The value of `key`, if there is one. This makes `key` a known one.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Value<'a, 'i>> {
         if !self.known.contains(&key) {
             self.known.push(key);
@@ -66,7 +66,7 @@ impl<'a, 'i> Table<'a, 'i> {
         found.map(|(_, value)| self.value_of(key, value))
     }
 
-    /// Whether `key` is the text `expected`.
+    /// Whether the value of `key` is the text `expected`.
     pub(super) fn says(&self, key: &str, expected: &str) -> bool {
         let value = self.peek(key);
         value.is_some_and(|value| value.value.as_str() == Some(expected))
@@ -77,7 +77,7 @@ impl<'a, 'i> Table<'a, 'i> {
         self.entries.keys().any(|name| name.get_ref() == key)
     }
 
-    /// The value of `key`, which must be there.
+    /// The value of `key`; a missing one is noted.
     pub(super) fn require(
         &mut self,
         key: &'static str,
@@ -259,12 +259,12 @@ impl<'a, 'i> Value<'a, 'i> {
         self.value.as_array().is_some_and(|items| items.is_empty())
     }
 
-    /// The text, if it is one.
+    /// The text, if the value is one.
     pub(super) fn text(&self) -> Option<&'a str> {
         self.value.as_str()
     }
 
-    /// All keys with their values, if it is a table.
+    /// All keys with their values, if the value is a table.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Self)> {
         let entries = self.value.as_table();
         let table = entries.map(|entries| Table {
@@ -288,7 +288,7 @@ impl<'a, 'i> Value<'a, 'i> {
         }
     }
 
-    /// Notes that something else was expected.
+    /// Notes that another type was expected.
     fn mismatch<T>(&self, expected: &str, example: &str, problems: &mut Problems) -> Option<T> {
         let found = match self.value {
             DeValue::String(_) => "a string",

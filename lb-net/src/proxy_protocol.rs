@@ -26,10 +26,10 @@ type Pair = (SocketAddr, SocketAddr);
 /// The result of looking for a header at the beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// A whole header of `length` bytes.
+    /// A whole header, which takes `length` bytes.
     Header {
-        /// Client and the address that it came to; `None` if the header says that the connection
-        /// is the proxy's own, or of no IP at all: then the socket's own addresses hold.
+        /// The client, and the address that it connected to. `None` if the header says that the
+        /// connection is the proxy's own, or not of IP. The socket's own addresses hold then.
         addresses: Option<Pair>,
         /// Offset of the first byte after the header.
         length: usize,
@@ -113,7 +113,7 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
     let Some(told) = bytes.get(FIXED..length) else {
         return Parsed::Partial;
     };
-    // The family of the proxy's own connection means nothing.
+    // For a connection of the proxy's own, the family has no meaning.
     let addresses = if is_local {
         Some(None)
     } else {

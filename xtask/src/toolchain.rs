@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The oldest compiler that takes our crates (`rust-version` in Cargo.toml).
+/// The oldest compiler that the crates build with (`rust-version` in Cargo.toml).
 pub(crate) const OLDEST_RUSTC: (u32, u32) = (1, 90);
 
 /// A compiler that has the sources of `core`.
@@ -25,7 +25,7 @@ pub(crate) struct Compiler {
     pub(crate) llvm: u32,
 }
 
-/// All that it takes to compile eBPF.
+/// The tools that compile eBPF programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Toolchain {
     pub(crate) compiler: Compiler,
@@ -66,8 +66,8 @@ impl Toolchain {
             .env_remove("CARGO_TARGET_DIR")
             .env_remove("RUSTUP_TOOLCHAIN")
             .env("RUSTC", &self.compiler.rustc)
-            // `-Z build-std` and inline BPF assembly are nightly features; this is how a stable
-            // compiler takes them.
+            // `-Z build-std` and inline BPF assembly are nightly features. This variable lets a
+            // stable compiler take them.
             .env("RUSTC_BOOTSTRAP", "1")
             .env(linker_var, &self.linker)
             .env("RUSTFLAGS", flags)
@@ -99,7 +99,7 @@ fn bpf_target() -> &'static str {
 }
 
 impl Compiler {
-    /// The cargo that came with the compiler, else the one that runs us.
+    /// The cargo that came with the compiler, else the one that runs this program.
     fn cargo(&self) -> PathBuf {
         let own = self.rustc.with_file_name("cargo");
         let in_rustup = own.starts_with(rustup_toolchains(&Machine::this()));
@@ -176,7 +176,7 @@ fn rustup_compilers(machine: &Machine) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Sorts toolchain directories by how likely they are to take nightly features.
+/// Sort key of a toolchain directory: the likelier it takes nightly features, the greater.
 fn rank(toolchain: &Path) -> (u8, String) {
     let name = toolchain
         .file_name()

@@ -4,7 +4,7 @@ use super::{Field, Key, Kind, Section, Show};
 use crate::error::{Place, Problems};
 use crate::reader::Table;
 
-/// A key that has to be there, with an example.
+/// A required key, with an example for messages.
 pub(crate) struct Required<K>(pub(crate) &'static str, pub(crate) K);
 
 impl<K: Kind> Field<K::Value> for Required<K> {
@@ -77,7 +77,7 @@ impl<T> Field<T> for NoKey {
     fn describe(&self, _: Key, _: &T, _: &mut Vec<Key>) {}
 }
 
-/// A field without a key, which is found out from the table.
+/// A field without a key, computed from the table.
 pub(crate) struct Found<T>(pub(crate) fn(&Table<'_, '_>, &Problems) -> T);
 
 impl<T> Field<T> for Found<T> {
@@ -102,9 +102,9 @@ pub(crate) const PLACE: Found<Place> = Found(|table, _| table.place.clone());
 pub(crate) struct OnlyIf<F> {
     /// The key itself.
     pub(crate) key: F,
-    /// Looks at the table that is read; the message, if the key is out of place.
+    /// Checks the table that is read. Returns a message if the key is out of place.
     pub(crate) why_not: fn(&Table<'_, '_>) -> Option<&'static str>,
-    /// Looks at the table that is written.
+    /// Whether the key belongs into the table that is written.
     pub(crate) written: fn(&toml::Table) -> bool,
 }
 

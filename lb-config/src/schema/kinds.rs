@@ -17,9 +17,9 @@ pub(crate) struct Text<T, E> {
     pub(crate) what: &'static str,
     /// An example, as TOML with its quotes.
     pub(crate) example: &'static str,
-    /// Makes a value of it.
+    /// Makes a value of the text.
     pub(crate) parse: fn(&str) -> Result<T, E>,
-    /// Makes it of a value.
+    /// Makes the text of a value.
     pub(crate) print: fn(&T) -> String,
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn duration_text(duration: Duration) -> String {
     }
 }
 
-/// A whole number within a range.
+/// A whole number within a range, with a unit.
 pub(crate) struct Whole<T> {
     range: RangeInclusive<T>,
     unit: &'static str,

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Sources of this machine, the first one that exists.
+/// Files with this machine's sources of packages; the first one that exists counts.
 const SOURCES: [&str; 2] = [
     "/etc/apt/sources.list",
     "/etc/apt/sources.list.d/debian.sources",
@@ -22,11 +22,11 @@ pub(super) struct Root<'a> {
     /// The name of its directory.
     pub(super) name: &'a str,
     pub(super) release: &'a str,
-    /// The processor; programs of another one than this machine's have to run here.
+    /// The processor. Programs of another processor than this machine's must be able to run here.
     pub(super) target: Target,
-    /// Packages beside the least that a system has.
+    /// Packages beside those of a minimal system.
     pub(super) include: &'a str,
-    /// A file that is there when all of them are.
+    /// A file that exists once all packages are installed.
     pub(super) proof: &'a str,
 }
 
@@ -51,13 +51,13 @@ pub(super) fn for_package() -> Result<Vec<(&'static str, PathBuf)>> {
     ])
 }
 
-/// Whether this machine has the package manager that makes them.
+/// Whether this machine has the package manager that makes such systems.
 pub(super) fn can_be_made() -> bool {
     Packages::of(&Machine::this()).is_some_and(|packages| packages.kind() == Kind::Apt)
 }
 
 impl Root<'_> {
-    /// Makes it, unless it is there.
+    /// Makes the system, unless it exists already.
     pub(super) fn ensure(&self) -> Result<PathBuf> {
         let roots = dist::directory().join("roots");
         let root = roots.join(self.name);
@@ -73,7 +73,7 @@ impl Root<'_> {
             self.name
         ));
         let temporary = root.with_extension("new");
-        // One of another kind, and one that was cut short.
+        // Removes a system of another kind, and one that was cut short.
         let _ = fs::remove_dir_all(&root);
         let _ = fs::remove_dir_all(&temporary);
         fs::create_dir_all(&roots).with_context(|| format!("make {}", roots.display()))?;
@@ -82,7 +82,8 @@ impl Root<'_> {
         Ok(root)
     }
 
-    /// From the mirror that is configured here; with the lists of packages that it was made from.
+    /// Makes the system from the mirror that is configured here. It keeps the lists of packages
+    /// that it was made from.
     fn bootstrap(&self, to: &Path) -> Result<()> {
         let mut command = Command::new("mmdebstrap");
         command
@@ -90,7 +91,7 @@ impl Root<'_> {
             .arg(format!("--include={}", self.include));
         if self.target.cross.is_some() {
             command.arg(format!("--architectures={}", self.target.debian));
-            // It looks for the emulator with a program of its own.
+            // mmdebstrap looks for the emulator with a program of its own.
             packages::ensure_program("arch-test", "arch-test", "testing packages")?;
         }
         if takes_old_lists() {
@@ -99,7 +100,7 @@ impl Root<'_> {
         command.arg(self.release).arg(to).arg(mirror());
         command.run_shown()?;
         for file in ["etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"] {
-            // The mirror and crates.io are reached as from here.
+            // The system reaches the mirror and crates.io by this machine's settings.
             let (from, to) = (Path::new("/").join(file), to.join(file));
             if from.exists() && to.parent().is_some_and(Path::exists) {
                 fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;

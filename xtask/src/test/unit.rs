@@ -1,5 +1,6 @@
-//! The suite `unit`: the crates' own tests, for this machine or for another processor under an emulator;
-//! for that also those of its eBPF objects that need no kernel. `xtask` is not built for another one.
+//! The suite `unit`: the crates' own tests, for this machine or for another processor under an
+//! emulator. The latter includes those tests of its eBPF objects that need no kernel. `xtask` is
+//! not built for another processor.
 
 use super::cargo_test;
 use super::count::{self, Count};
@@ -10,7 +11,7 @@ use crate::target::Target;
 use anyhow::Result;
 use std::fs;
 
-/// The crates with tests that need nothing.
+/// The crates with tests that need no root and no setup.
 const CRATES: [&str; 8] = [
     "lb-common",
     "lb-config",
@@ -22,8 +23,8 @@ const CRATES: [&str; 8] = [
     "xtask",
 ];
 
-/// Those of them that are built for other processors, of which the parts without a process of their own are
-/// tested; `lb-common` is tested whole.
+/// Crates that are built for other processors, and tested there but for the tests with processes of
+/// their own. `lb-common` is tested whole.
 const IN_PARTS: [&str; 6] = [
     "lb-config",
     "lb-net",
@@ -33,8 +34,8 @@ const IN_PARTS: [&str; 6] = [
     "lb-load",
 ];
 
-/// Arguments of cargo for the tests of the eBPF objects that need no kernel. They look for those of the
-/// processor that they are built for.
+/// Arguments of cargo for the tests of the eBPF objects that need no kernel. They test the objects
+/// of the processor that they are built for.
 const OBJECTS: [&str; 4] = ["--package", "lb-tests", "--test", "bpf_old_kernels"];
 
 /// Tests inside the agent that fail under the emulator, by the feature that it lacks.
@@ -83,10 +84,11 @@ const NOT_EMULATED: [(&str, &[&str]); 5] = [
     ),
 ];
 
-/// Files of tests that start the agent, which this machine cannot without its emulator.
+/// Files of tests that start the agent. This machine can start another processor's agent only by
+/// the emulator.
 const START_THE_AGENT: [&str; 1] = ["lb-agent/tests/command_line.rs"];
 
-/// Runs them, those of them that `filter` names.
+/// Runs the tests that `filter` names, or all.
 pub(super) fn run(target: Target, filter: &[String]) -> Result<Count> {
     if target.cross.is_none() {
         return cargo_test(&of(&CRATES), filter, &[], target);

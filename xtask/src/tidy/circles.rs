@@ -1,4 +1,5 @@
-//! No circle of imports: the children of a module, each with all that is below it, use each other in one direction.
+//! No circle of imports: children of a module, each with the modules below it, use each other in
+//! one direction.
 
 use super::modules::{Use, uses};
 use super::{Complaint, Source};

@@ -1,13 +1,14 @@
-//! Rules for pages: promises are tested, links lead somewhere, no path of one's own machine.
+//! Rules for pages: promises are tested, links resolve, no page has a path of its author's machine.
 //!
-//! CONTRIBUTING.md has a section `## Promises` with a table; the last cell of each row names the test
-//! files that keep the promise, as in `` `tests/kernel/sticky.rs` ``. Every test file is named.
+//! CONTRIBUTING.md has a section `## Promises` with a table; the last cell of each row names the
+//! test files that keep the promise, as in `` `tests/kernel/sticky.rs` ``. Every test file is
+//! named.
 
 use super::{Complaint, Source};
 use crate::areas;
 use std::collections::HashSet;
 
-/// Homes and work directories. In parts, as this file is checked too.
+/// Home and work directories. The names are in parts, as this file is checked too.
 const MACHINE_PATHS: [&str; 3] = [
     concat!("/wo", "rk/"),
     concat!("/ro", "ot/"),
@@ -17,7 +18,7 @@ const MACHINE_PATHS: [&str; 3] = [
 /// The table of contents of the book.
 const SUMMARY: &str = "docs/SUMMARY.md";
 
-/// Pages that are to be read as a whole, and the lines that they may have.
+/// Pages that are to be read as a whole, and the most lines of each.
 const SHORT_PAGES: [(&str, usize); 2] = [("README.md", 150), ("ARCHITECTURE.md", 250)];
 
 /// Pages that are to be read as a whole stay short.
@@ -148,7 +149,7 @@ fn links(line: &str) -> impl Iterator<Item = &str> {
         .filter_map(|rest| rest.split(')').next())
 }
 
-/// Why a link leads nowhere.
+/// The reason for a dead link.
 fn dead(link: &str, page: &Source, sources: &[Source]) -> Option<String> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;
@@ -207,7 +208,7 @@ fn slug(heading: &str) -> String {
         .collect()
 }
 
-/// Nothing names a directory of the machine it was written on.
+/// No file names a directory of its author's machine.
 pub(super) fn paths_are_of_no_machine(sources: &[Source]) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     for source in sources {

@@ -5,7 +5,7 @@
 use super::modules::{Use, children, uses};
 use super::{Complaint, Source};
 
-/// Every crate with the crates of ours that it may depend on.
+/// Every crate, with the crates of this repository that it may depend on.
 const CRATES: [(&str, &[&str]); 10] = [
     ("lb-common", &[]),
     ("lb-config", &["lb-common"]),
@@ -19,7 +19,7 @@ const CRATES: [(&str, &[&str]); 10] = [
     ("xtask", &[]),
 ];
 
-/// All names that a dependency of ours can have.
+/// All names of dependencies within this repository.
 const OURS: [&str; 10] = [
     "lb-common",
     "lb-config",
@@ -143,7 +143,7 @@ const AGENT_MODULES: [&str; 19] = [
     "cli",
 ];
 
-/// Modules of the agent that leave one below them alone.
+/// Modules of the agent that must not use a module below them.
 const APART: [(&str, &str); 2] = [
     // A command goes to `reconcile` by a queue.
     ("control", "dataplane"),
@@ -191,7 +191,7 @@ fn find<'a>(sources: &'a [Source], path: &str) -> Option<&'a Source> {
     sources.iter().find(|source| source.path == path)
 }
 
-/// Our crates among the dependencies of a manifest, with their lines.
+/// Crates of this repository among the dependencies of a manifest, with their lines.
 fn own_dependencies(manifest: &Source) -> Vec<(usize, &str)> {
     let mut in_dependencies = false;
     let mut found = Vec::new();
@@ -227,7 +227,7 @@ pub(super) fn modules_use_what_is_below_them(sources: &[Source]) -> Vec<Complain
     complaints
 }
 
-/// A use of a module above, or of one that is to be left alone.
+/// A complaint about a use of a module above, or of a forbidden one.
 fn upward(one: &Use<'_>, (root, modules): Order) -> Option<Complaint> {
     let place = |name: &str| modules.iter().position(|known| *known == name);
     let why = if place(one.to)? > place(one.from)? {

@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: the rules of this repository that no compiler checks.
 //!
-//! `code` reads Rust, `modules` which module uses which, `circles` and `layers` in which direction, `docs` the promises
-//! and links of the pages, `prose` their sentences.
+//! `code` reads Rust, and `modules` finds the uses between modules. `circles` and `layers` check
+//! their direction. `docs` checks the promises and links of the pages, and `prose` their sentences.
 //! Each rule is a function from files to complaints; this file finds the files and prints.
 
 mod circles;
@@ -20,7 +20,7 @@ use std::process::Command;
 
 /// A text file of the repository.
 pub(crate) struct Source {
-    /// From the root of the repository, with `/`.
+    /// The path from the root of the repository, with `/`.
     pub(crate) path: String,
     pub(crate) text: String,
 }
@@ -112,12 +112,12 @@ pub(crate) fn tidy() -> Result<()> {
     Ok(())
 }
 
-/// The text files that are, or would be, in the repository.
+/// The text files of the repository, those not yet committed included.
 pub(crate) fn sources() -> Result<Vec<Source>> {
     let root = sh::workspace();
     let mut paths = match tracked(root) {
         Ok(paths) => paths,
-        // Not a clone but an unpacked archive, or one of another user.
+        // The directory is an unpacked archive instead of a clone, or a clone of another user.
         Err(_) => walk(root, "")?,
     };
     paths.sort();

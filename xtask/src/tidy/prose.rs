@@ -1,10 +1,10 @@
-//! Rules for the prose of pages: short sentences with a noun as their subject, and no name that was given up.
+//! Rules for the prose of pages: short sentences with a noun as their subject, and no retired name.
 
 use super::{Complaint, Source};
 
-/// Most words of a sentence.
+/// Words of a sentence at most.
 const MOST_WORDS: usize = 25;
-/// Most of [`PRONOUNS`] in a thousand words of all pages together.
+/// Occurrences of [`PRONOUNS`] in a thousand words of all pages together at most.
 const MOST_PRONOUNS: usize = 3;
 /// Words that stand in the place of a noun.
 const PRONOUNS: [&str; 8] = [
@@ -71,7 +71,7 @@ pub(super) fn subjects_have_names(sources: &[Source]) -> Vec<Complaint> {
     Vec::new()
 }
 
-/// No name comes back that was given up for a better one.
+/// No retired name comes back.
 pub(super) fn retired_names_stay_away(sources: &[Source]) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     for source in sources

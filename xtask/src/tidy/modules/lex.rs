@@ -119,7 +119,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Up to the quote that is not escaped.
+    /// Skips up to the first quote that is not escaped.
     fn text_literal(&mut self) {
         while let Some((_, c)) = self.next() {
             match c {
@@ -132,7 +132,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Up to a quote with as many `#` as there were before the first one.
+    /// Skips up to a quote with as many `#` as before the first one.
     fn raw_text_literal(&mut self, hashes: usize) {
         let end = format!("\"{}", "#".repeat(hashes));
         let mut opened = false;
@@ -147,7 +147,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A character, or a lifetime, which has no second quote.
+    /// Skips a character, or a lifetime, which has no second quote.
     fn quote(&mut self) {
         let Some((_, first)) = self.next() else {
             return;

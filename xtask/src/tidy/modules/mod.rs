@@ -12,7 +12,7 @@ mod tree;
 
 use super::Source;
 
-/// A module uses a sibling, or something below it.
+/// A use of a sibling, or of a module below the sibling.
 pub(super) struct Use<'a> {
     /// The file that has the path in it.
     pub(super) source: &'a Source,
@@ -22,7 +22,7 @@ pub(super) struct Use<'a> {
     pub(super) path: String,
     /// The file that the crate begins with.
     pub(super) root: &'a str,
-    /// The module that both are children of, from the root of the crate.
+    /// The parent of both modules, from the root of the crate.
     pub(super) parent: Vec<&'a str>,
     /// The child of `parent` that holds the path.
     pub(super) from: &'a str,

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 /// A path as it is written: `["super", "abi", "Ip"]`.
 pub(super) type Path<'a> = Vec<&'a str>;
 
-/// One module as its own code shows it.
+/// One module, as found in its own code.
 #[derive(Default)]
 pub(super) struct Parsed<'a> {
     /// Modules in other files, `mod name;`, with their lines.

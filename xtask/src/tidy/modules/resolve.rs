@@ -2,7 +2,8 @@
 
 use super::tree::Tree;
 
-/// Imports that lead to imports, at most. Some lead to themselves: `use a::b` in `a` of another `a`.
+/// Imports of imports that are followed at most. Some lead to themselves: `use a::b` in `a` of
+/// another `a`.
 const MOST_IMPORTS: usize = 16;
 
 /// The modules that a path in the code of `user` names or goes through, imports and re-exports followed. None for a path
@@ -31,7 +32,7 @@ fn is_from_glob(tree: &Tree<'_>, user: usize, name: &str) -> bool {
 /// The meaning of a name in a module.
 enum Named {
     Module(usize),
-    /// A type, function or the like, or a name of another crate.
+    /// An item such as a type or function, or a name of another crate.
     Item,
 }
 
@@ -42,7 +43,7 @@ struct Walk<'t, 'a> {
 }
 
 impl Walk<'_, '_> {
-    /// Goes along a path that stands in a module.
+    /// Follows a path that is in a module's code.
     fn follow(&mut self, from: usize, path: &[&str]) -> Option<Named> {
         let modules = &self.tree.modules;
         let mut here = from;

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 /// The modules of a crate.
 pub(super) struct Tree<'a> {
-    /// The path of the file that it begins with.
+    /// The path of the crate's first file.
     pub(super) root: &'a str,
     /// All modules; the root comes first.
     pub(super) modules: Vec<Module<'a>>,
@@ -16,9 +16,9 @@ pub(super) struct Tree<'a> {
 /// A module and the result of parsing its own code.
 pub(super) struct Module<'a> {
     pub(super) source: &'a Source,
-    /// Names from the root of the crate.
+    /// The names of the module's path from the root of the crate.
     pub(super) path: Vec<&'a str>,
-    /// The root is its own parent.
+    /// Index of the parent; the root is its own parent.
     pub(super) parent: usize,
     pub(super) children: HashMap<&'a str, usize>,
     pub(super) code: Parsed<'a>,
@@ -118,7 +118,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// The modules inside of its file that a module stands in.
+    /// The names of the inline modules around a module, within its file.
     fn inline_names(&self, at: usize) -> Vec<&'a str> {
         let module = &self.modules[at];
         let parent = &self.modules[module.parent];
