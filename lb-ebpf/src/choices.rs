@@ -85,7 +85,7 @@ impl<H: Hook> Choices for Maps<H> {
     }
 }
 
-/// Remembers where a client went.
+/// Stores the backend of a client.
 #[inline(always)]
 fn remember(protocol: u32, service: ServiceId, client: &Addr, backend: BackendId) {
     let Some(table) = TABLES.get_value(service.0, &0) else {

@@ -1,8 +1,8 @@
-//! Clients on this host, at their system calls: a connection to a service whose backend's packets
-//! would have to be rewritten goes to the backend itself from the start, and costs nothing per
+//! Clients on this host, at their system calls. Some backends need their packets rewritten. A connection
+//! to a service with such a backend goes to the backend itself from the start. It costs nothing per
 //! packet. The client sees the service's address all the same.
 //!
-//! Backends on the other paths, and whatever is not certain, are left as they are: such a
+//! Backends on the other paths, and all uncertain cases, are left as they are. Such a
 //! connection comes to `lb_steer` like any other.
 //!
 //! The functions that are not inlined are functions of their own to the verifier: it checks each
@@ -116,7 +116,7 @@ pub fn peer_name<const V6: bool>(ctx: &SockAddrContext) {
     }
 }
 
-/// What is noted of the socket, if it is connected to the backend at `addr` and `port`.
+/// The peer stored for the socket, if it is connected to the backend at `addr` and `port`.
 #[inline(always)]
 fn connected_to<const V6: bool>(
     call: &Call<V6>,
@@ -134,8 +134,8 @@ pub fn is_to(peer: &LocalPeer, addr: Halves, port: u16) -> bool {
     peer.backend != BackendId::NONE && peer.addr == addr && peer.port == port
 }
 
-/// Chooses the backend for what the client asks for, if that is a service and the backend is to be
-/// had this way. `bound` is the source address, or the wildcard when the client leaves it open.
+/// Chooses the backend for the address and port that the client asks for. They must be those of a service,
+/// and the backend must be reachable directly. `bound` is the source address, or the wildcard when the client leaves it open.
 #[inline(always)]
 fn choose<const V6: bool>(
     call: &Call<V6>,
@@ -151,8 +151,8 @@ fn choose<const V6: bool>(
     Some((id, BACKENDS.get(id.index())?))
 }
 
-/// Chooses, counts and remembers: the id of a backend, or 0. The first two halves are what the
-/// client asks for, the others what it has bound.
+/// Chooses, counts and remembers: the id of a backend, or 0. The first two halves are the
+/// address that the client asks for, the others its bound address.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_choose(port_and_protocol: u32, a: u64, b: u64, c: u64, d: u64) -> u32 {
@@ -210,7 +210,7 @@ pub extern "C" fn lb_select(service: u32, protocol: u32, high: u64, low: u64) ->
 struct Caller;
 
 impl Taker for Caller {
-    /// Whether anybody listens shows only when the connection is made.
+    /// A missing listener shows only when the connection is made.
     #[inline(always)]
     fn takes(&mut self, _backend: &Backend) -> bool {
         true
@@ -222,8 +222,8 @@ impl Taker for Caller {
     }
 }
 
-/// The address of the client: what it has bound, else what a connection to the service would have.
-/// `None` when what it asks for is not on this host: a service on all addresses is on those of this
+/// The address of the client: its bound address, else the source address of a connection to the service.
+/// `None` when the destination is not on this host. A service on all addresses has the addresses of this
 /// host, not of others.
 #[inline(always)]
 pub fn source(asked: &Addr, bound: &Addr) -> Option<Addr> {
@@ -240,7 +240,7 @@ pub fn source(asked: &Addr, bound: &Addr) -> Option<Addr> {
 fn is_reached(backend: &Backend, addr: &Addr, bound: &Addr) -> bool {
     let rewritten = backend.path == path::NAT || backend.path == path::DSR;
     let same_family = addr::is_v4(&backend.addr) == addr::is_v4(addr);
-    // From 127.0.0.1 or ::1 nobody gets off this host.
+    // Packets from 127.0.0.1 or ::1 cannot leave this host.
     let can_leave = !addr::is_loopback(bound) || source_towards(&backend.addr).is_some();
     rewritten && same_family && can_leave
 }
@@ -258,7 +258,7 @@ fn source_towards(addr: &Addr) -> Option<Addr> {
     mapped.then_some(addr::LOOPBACK_V4)
 }
 
-/// What a client means by an address: the wildcards stand for the loopback address of their family
+/// Resolves the address that a client names: the wildcards stand for the loopback address of their family
 /// (as in connect(2) on Linux), all others for themselves.
 #[inline(always)]
 pub fn meant_by(addr: Halves) -> Halves {

@@ -1,5 +1,5 @@
-//! What keeps the compiler and the verifier from knowing too much or too little of each other's. Each
-//! object uses a part of it.
+//! Optimisation barriers: they keep the compiler from removing code that the verifier needs. Each object
+//! uses a part of them.
 #![allow(dead_code)]
 
 /// Keeps the compiler from leaving out an argument that a function does not use: the verifier
@@ -17,7 +17,7 @@ pub fn kept<T>(ctx: *mut T) -> *mut T {
     ctx
 }
 
-/// Hides from the compiler what it knows of a number: it would leave out bounds checks that it
+/// Hides the known range of a number from the compiler. The compiler would leave out bounds checks that it
 /// can prove needless, and the verifier cannot follow its proof.
 #[inline(always)]
 pub fn opaque(number: usize) -> usize {
@@ -32,7 +32,7 @@ pub fn opaque(number: usize) -> usize {
     number
 }
 
-/// Hides from the verifier what it knows of a number, by turning its bytes round and back.
+/// Hides the known range of a number from the verifier, by turning its bytes round and back.
 #[inline(always)]
 pub fn forgotten(number: u64) -> u64 {
     #[cfg(target_arch = "bpf")]

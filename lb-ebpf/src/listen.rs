@@ -122,7 +122,7 @@ fn enter(ctx: &SockOpsContext, addr: Addr, port: u16) {
     }
 }
 
-/// Counts a connection whose handshake is complete, and remembers where its client went.
+/// Counts a connection whose handshake is complete, and stores the backend of its client.
 #[inline(always)]
 fn established(ctx: &SockOpsContext) -> Option<()> {
     let socket = Socket::new(ctx);

@@ -18,17 +18,17 @@ pub static TABLES: ArrayOfMaps<Array<ServiceTable, 1>, MAX_SERVICES> = ArrayOfMa
 #[btf_map]
 pub static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 
-/// Where TCP clients were sent last, written when a handshake is complete: made-up source
-/// addresses cannot push out real clients. The agent sets the size.
+/// The last backend of each TCP client. An entry is written only when a handshake is complete, so spoofed
+/// source addresses cannot push out real clients. The agent sets the size.
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 1> = LruHashMap::new();
 
-/// The same for UDP, apart because there anybody can write: one inner map, which the agent makes (and
-/// pins as `AFFINITY_UDP`) when there is a UDP service.
+/// The same for UDP, in a map of its own because spoofed UDP packets can write to it. The agent makes its one
+/// inner map (and pins it as `AFFINITY_UDP`) when there is a UDP service.
 #[btf_map]
 static UDP_CLIENTS: ArrayOfMaps<LruHashMap<AffinityKey, Affinity, 1>, 1> = ArrayOfMaps::new();
 
-/// Where a UDP client was sent last.
+/// Reads the last backend of a UDP client.
 #[inline(always)]
 pub fn udp_affinity(key: &AffinityKey) -> Option<Affinity> {
     let affinity = UDP_CLIENTS.get_value_ptr_mut(0, key)?;
@@ -37,7 +37,7 @@ pub fn udp_affinity(key: &AffinityKey) -> Option<Affinity> {
     Some(unsafe { *affinity })
 }
 
-/// Remembers where a UDP client was sent. A full map pushes out the client unseen for longest; nothing
+/// Stores the backend of a UDP client. A full map pushes out the client unseen for longest; nothing
 /// else can fail.
 #[inline(always)]
 pub fn remember_udp(key: &AffinityKey, affinity: &Affinity) {

@@ -1,4 +1,4 @@
-//! What every object has: a licence, and what becomes of a panic.
+//! The licence and the panic handler that every object needs.
 
 /// GPL-compatible, as some helpers ask; the sources are MIT OR Apache-2.0.
 #[unsafe(link_section = "license")]

@@ -15,18 +15,18 @@ use crate::hints::opaque;
 /// Offsets beyond this are not looked at: the verifier wants a bound, and no walk gets so far.
 const FARTHEST: usize = 0x3fff;
 
-/// What XDP and TC do differently to a packet.
+/// Operations on a packet that differ between XDP and TC.
 pub trait Context {
     /// Bytes of the Ethernet header that the packet lacks: its data begins behind them.
     const LACKS: u32 = 0;
-    /// What would be in the Ethernet header of such a packet: the EtherType, in memory order.
+    /// The Ethernet header that such a packet lacks would have this type: the EtherType, in memory order.
     #[inline(always)]
     fn kind(&self) -> u16 {
         0
     }
-    /// Where the data begins.
+    /// Address of the first byte of data.
     fn start(&self) -> usize;
-    /// Where it ends.
+    /// Address behind the last byte of data.
     fn end(&self) -> usize;
     /// See [`Packet::len`].
     fn len(&self) -> u32;
@@ -62,7 +62,7 @@ impl<C: Context> Raw<C> {
     fn load<T: Copy>(&self, at: u32) -> Option<T> {
         let place = self.inside(at, size_of::<T>())?;
         // SAFETY: the bytes are inside the packet, and integers have no invalid values. To this
-        // target every place is aligned: the verifier refuses the program on machines where it
+        // target every place is aligned: the verifier refuses the program on machines on which it
         // matters. Told otherwise, the compiler would read byte by byte.
         Some(unsafe { ptr::read(place.cast::<T>()) })
     }
@@ -277,8 +277,8 @@ impl Context for Xdp {
 #[derive(Clone, Copy)]
 pub struct Skb(pub *mut __sk_buff);
 
-/// The context of a TC program on an interface whose packets have no Ethernet header. What the host sends is
-/// read there as if it had one, and keeps its length.
+/// The context of a TC program on an interface whose packets have no Ethernet header. A packet that the host
+/// sends is read there as if it had one, and keeps its length.
 #[derive(Clone, Copy)]
 pub struct Bare(pub *mut __sk_buff);
 

@@ -1,9 +1,9 @@
-//! The programs for packets, entry points only: `nat` and `dsr`. An object of its own, since its maps
-//! take memory that nobody owes who has no such backends.
+//! The programs for packets, entry points only: `nat` and `dsr`. It is an object of its own
+//! because its maps take memory. A host without such backends does not load it.
 //!
-//! `xdp`, `tc` and `bare` hold what each program does, `packet_maps` their maps, `sets` and `flows` the flow tables
-//! in them, `packet` every read of a kernel context, `clock` the time, `tables`, `pick`, `choices` and `world` what
-//! decisions are made from. They are not made here but in `lb_common`: `select`, `flows` and `decide`.
+//! `xdp`, `tc` and `bare` hold the bodies of the programs, `packet_maps` their maps, `sets` and `flows` the flow tables
+//! in them, `packet` every read of a kernel context, `clock` the time, `tables`, `pick`, `choices` and `world` the
+//! inputs of decisions. The decisions are made in `lb_common`: `select`, `flows` and `decide`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // For the instructions in `atomic` and `hints`.
@@ -60,7 +60,7 @@ pub fn lb_xdp(ctx: XdpContext) -> u32 {
     xdp::forward(ctx.ctx)
 }
 
-/// The same at TC ingress, where a driver has no XDP.
+/// The same at TC ingress, for a driver without XDP.
 #[classifier]
 pub fn lb_tc_ingress(ctx: TcContext) -> i32 {
     tc::forward(ctx.skb.skb)

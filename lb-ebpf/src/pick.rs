@@ -10,7 +10,7 @@ use crate::maps::{BACKENDS, TABLES};
 use crate::packet_maps::{TARGETS, scratch};
 use crate::tables::{ServiceTables, Taker, search};
 
-/// What a choice came to; see `lb_common::decide::data_path::Chosen`.
+/// The result of a choice; see `lb_common::decide::data_path::Chosen`.
 pub enum Picked {
     Packet(Choice),
     OtherPath,
@@ -34,7 +34,7 @@ pub fn pick(service: ServiceId, protocol: u32, client: &Addr, avoid: BackendId) 
     picked(lb_pick(service.0, protocol))
 }
 
-/// Puts a client where [`lb_pick`] and [`lb_pick_first`] look for it, and the backend that it does not get.
+/// Stores a client in the scratch map for [`lb_pick`] and [`lb_pick_first`], with the backend to avoid.
 #[inline(always)]
 fn set_client(client: &Addr, avoid: BackendId) {
     if let Some(scratch) = scratch() {
@@ -45,7 +45,7 @@ fn set_client(client: &Addr, avoid: BackendId) {
     }
 }
 
-/// What a number of [`lb_pick`] stands for.
+/// Decodes a number that [`lb_pick`] returned.
 #[inline(always)]
 const fn picked(number: u64) -> Picked {
     let reason = match number >> 32 {

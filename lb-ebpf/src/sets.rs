@@ -25,7 +25,7 @@ impl<const N: usize> Clone for Place<N> {
 impl<const N: usize> Copy for Place<N> {}
 
 impl<const N: usize> Place<N> {
-    /// An entry of it.
+    /// Pointer to one entry of the set.
     #[inline(always)]
     pub fn entry(self, way: usize) -> *mut FlowEntry<N> {
         self.0
@@ -39,7 +39,7 @@ impl<const N: usize> Place<N> {
         self.entry(way).wrapping_byte_add(at).cast()
     }
 
-    /// Has an entry brought near, whatever is in it.
+    /// Prefetches an entry into the cache; its state does not matter.
     #[inline(always)]
     pub fn fetch(self, way: usize) {
         // SAFETY: inside the set.
@@ -52,7 +52,7 @@ impl<const N: usize> Place<N> {
         self.entry(way).wrapping_byte_add(at).cast()
     }
 
-    /// The way back of a flow in it.
+    /// The return hop of a flow in the set.
     #[inline(always)]
     pub fn hop(self, way: usize) -> *mut Hop {
         // SAFETY: the kernel returned a valid, aligned set.
@@ -110,7 +110,7 @@ impl<const N: usize> Set<N> for Place<N> {
 
     #[inline(always)]
     fn difference(&self, way: usize, end: End, words: &[u32; N], protocol: u8) -> u32 {
-        // SAFETY: inside the set; whoever reads looks at the state afterwards.
+        // SAFETY: inside the set; the reader checks the state afterwards.
         let entry = unsafe { &*self.entry(way) };
         let ours = match end {
             End::Client => &entry.ends[0],

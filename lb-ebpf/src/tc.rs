@@ -14,11 +14,11 @@ use crate::packet::{Raw, Skb, add_header, field};
 use crate::packet_maps::{self, Route};
 use crate::world::{Hook, Maps, context};
 
-/// Bytes that are made linear: Ethernet, two IP headers with their options or extensions, and what
-/// is quoted behind them.
+/// Bytes that are made linear: Ethernet, two IP headers with their options or extensions, and the
+/// packet quoted behind them.
 const HEADERS: u32 = 256;
 
-/// Returns what becomes of a packet that came by an interface.
+/// Returns the TC action for a packet that came by an interface.
 #[inline(always)]
 pub fn forward(skb: *mut __sk_buff) -> i32 {
     pull(skb);
@@ -36,7 +36,7 @@ pub fn forward(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// Returns what becomes of a packet of the host itself that goes out by an interface.
+/// Returns the TC action for a packet of the host itself that goes out by an interface.
 #[inline(always)]
 pub fn mend_reply(skb: *mut __sk_buff) -> i32 {
     pull(skb);
@@ -78,7 +78,7 @@ fn frame(skb: *mut __sk_buff, maps: &Maps<Skb>) -> bool {
     marks != 0 && add_header(skb, kind).is_some()
 }
 
-/// Makes the headers linear. Where that fails, what is not linear reads as cut off.
+/// Makes the headers linear. If that fails, the bytes that are not linear read as cut off.
 #[inline(always)]
 pub fn pull(skb: *mut __sk_buff) {
     let len = field!(skb, __sk_buff, len) as u32;

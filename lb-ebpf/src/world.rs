@@ -32,16 +32,16 @@ use crate::packet_maps::{
 };
 use crate::tables::element;
 
-/// What a look-up says of a route whose neighbour is not known yet.
+/// Result of a look-up: there is a route, but its neighbour is not known yet.
 const NO_NEIGHBOUR: i64 = BPF_FIB_LKUP_RET_NO_NEIGH as i64;
-/// What it says where routes or rules refuse a packet.
+/// Result of a look-up: routes or rules refuse the packet.
 const BLACKHOLE: i64 = BPF_FIB_LKUP_RET_BLACKHOLE as i64;
 const UNREACHABLE: i64 = BPF_FIB_LKUP_RET_UNREACHABLE as i64;
 const PROHIBIT: i64 = BPF_FIB_LKUP_RET_PROHIBIT as i64;
-/// What it says where there is no route, or an IPv6 rule that refuses.
+/// Result of a look-up: no route, or an IPv6 rule that refuses.
 const NOT_FORWARDED: i64 = BPF_FIB_LKUP_RET_NOT_FWDED as i64;
 
-/// What XDP and TC do differently.
+/// Kernel operations that differ between XDP and TC.
 pub trait Hook {
     /// Asks the routes; 0 when `route` has been filled in.
     fn fib_lookup(&self, route: &mut Route) -> i64;
@@ -58,9 +58,9 @@ pub trait Hook {
     fn ingress(&self) -> u32;
     /// Runs a part of the way as a function of its own; see [`Verdict::code`].
     fn call(&self, stage: Stage) -> u64;
-    /// Runs `decide::open` as one.
+    /// Runs `decide::open` as a function of its own.
     fn open(&self) -> u64;
-    /// Runs `decide::six` as one.
+    /// Runs `decide::six` as a function of its own.
     fn six(&self) -> u64;
 }
 
@@ -494,7 +494,7 @@ impl<H: Hook> Dsr for Maps<H> {
 pub fn context() -> Option<&'static mut PacketContext> {
     let scratch = scratch()?;
     // SAFETY: this CPU's own element. Packet programs do not interrupt each other on a CPU, and
-    // whoever takes the context gives it to one function at a time. Zeros are a context.
+    // the caller gives the context to one function at a time. Zeros are a context.
     Some(unsafe { &mut (*scratch).context })
 }
 

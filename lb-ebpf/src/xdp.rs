@@ -15,7 +15,7 @@ use crate::packet::{Raw, Xdp, field};
 use crate::packet_maps::{Route, interface, packet_settings};
 use crate::world::{Hook, Maps, context, takes_xdp};
 
-/// Returns what becomes of the packet.
+/// Returns the XDP action for the packet.
 #[inline(always)]
 pub fn forward(ctx: *mut xdp_md) -> u32 {
     let mut maps = maps(ctx);
