@@ -2,17 +2,17 @@
 //! directions.
 //!
 //! A set is found by the client's address and port, which a packet from the client has as its source
-//! and one from the backend as its destination; where the client's was replaced by a source port that
-//! was given out, `NAT_PORTS` has the place of the entry. In a set a flow has a *home*. It is looked
+//! and one from the backend as its destination; if a source port that was given out
+//! replaced the client's, `NAT_PORTS` has the place of the entry. In a set a flow has a *home*. It is looked
 //! for there and then in the rest of that half, and in the other half only if some of this one are
 //! *displaced*. An entry of an established flow is *pinned*: nothing pushes it out. One entry of a half
 //! is never pinned, so that a new flow always finds a place, be it that of the oldest. Flows of one
 //! client's port, to however many services, are all in one set.
 //!
-//! Several CPUs and the agent use a set at once, without a lock. Each entry has a word that says
-//! what it is ([`state`]), replaced by compare-and-exchange alone; who gives a place to another flow
-//! changes its version first. Whoever has read an entry looks at the version once more before
-//! acting on it, and changes the state only where the version is still the same. Times and sequence
+//! Several CPUs and the agent use a set at once, without a lock. Each entry has a state
+//! word ([`state`]), replaced by compare-and-exchange alone. Its version changes before a place is given
+//! to another flow. A reader of an entry compares the version once more before
+//! acting on it, and changes the state only if the version is still the same. Times and sequence
 //! numbers are written without that: if the flow has gone in this moment, another one's are a
 //! packet off.
 
@@ -33,13 +33,13 @@ pub use find::{By, Home, locate, port_place};
 const HALF: usize = FlowSet::<3>::WAYS / 2;
 /// Entries of a half that may be pinned.
 const MOST_PINNED: u32 = HALF as u32 - 1;
-/// So many pinned entries, and what finds no place in a half looks for one in the other.
+/// Pinned entries from which a new flow without a place in a half looks in the other half.
 const NEAR_FULL: u32 = 3;
 /// One more that is pinned, in the counts of a half: the lower sixteen bits.
 const ONE_PINNED: u32 = 1;
 /// One more that is displaced: the upper ones.
 const ONE_DISPLACED: u32 = 1 << 16;
-/// How often something is tried again when somebody else was faster.
+/// Attempts at a compare-and-exchange before another CPU's success counts as failure.
 const TRIES: u32 = 4;
 /// Source ports tried for one flow.
 const PORT_TRIES: u32 = 8;
@@ -73,7 +73,7 @@ impl End {
     }
 }
 
-/// Where the entry of a flow was found, and by what.
+/// The place of a flow's entry, and the direction by which it was found.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct At {
@@ -126,7 +126,7 @@ impl At {
         self.way as usize % FlowSet::<3>::WAYS
     }
 
-    /// What `NAT_PORTS` has of it, which is never 0.
+    /// The value that `NAT_PORTS` holds for it, which is never 0.
     #[inline(always)]
     const fn number(&self) -> u32 {
         self.set * FlowSet::<3>::WAYS as u32 + self.way as u32 + 1
@@ -149,9 +149,9 @@ impl At {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Where its entry is.
+    /// Place of the flow's entry.
     pub at: At,
-    /// What the packet leaves as.
+    /// The key with which the packet leaves.
     pub out: FlowKey,
     /// The backend.
     pub backend: BackendId,
@@ -213,7 +213,7 @@ impl Flow {
 pub struct NewFlow {
     /// Packets from the client as they come in.
     pub key: FlowKey,
-    /// What packets from the client leave as. Where a source port is to be given out, that is
+    /// The key with which packets from the client leave. A source port that is to be given out is
     /// filled in.
     pub out: FlowKey,
     /// Its backend.
@@ -252,7 +252,7 @@ impl NewFlow {
 pub struct PortRange {
     /// The first of all.
     pub base: u32,
-    /// How many; 0 where the source port stays what it is.
+    /// How many; 0 if the source port stays unchanged.
     pub span: u32,
     /// Which one is tried first, below `span`.
     pub start: u32,
@@ -294,19 +294,19 @@ pub const fn latest([client_s, backend_s]: [u32; 2]) -> u32 {
     }
 }
 
-/// A set, wherever it is. Ways are below [`FlowSet::WAYS`].
+/// A set, in a kernel map or in memory. Ways are below [`FlowSet::WAYS`].
 pub trait Set<const N: usize> {
-    /// The state of an entry. What is read afterwards is as it is then, or later.
+    /// The state of an entry. Later reads see values of that moment or newer ones.
     fn state(&self, way: usize) -> u32;
-    /// Replaces a state, if it still is `old`. What was written before is seen before.
+    /// Replaces a state, if it still is `old`. Earlier writes become visible first.
     fn replace_state(&mut self, way: usize, old: u32, new: u32) -> bool;
     /// The counts in an entry.
     fn counts(&self, way: usize) -> u32;
-    /// Adds to them; what they were.
+    /// Adds to the counts; returns their former value.
     fn add_counts(&mut self, way: usize, amount: u32) -> u32;
-    /// How packets that come from `end` come in, compared with `words`: 0 where they are the same.
+    /// How packets that come from `end` come in, compared with `words`: 0 if they are the same.
     fn difference(&self, way: usize, end: End, words: &[u32; N], protocol: u8) -> u32;
-    /// What comes in from the backend, and by which protocol.
+    /// Words of packets that come in from the backend, and their protocol.
     fn backend_end(&self, way: usize) -> ([u32; N], u8);
     /// When the client's last packet came.
     fn seen_s(&self, way: usize) -> u32;
@@ -326,9 +326,9 @@ pub trait Set<const N: usize> {
     fn write(&mut self, way: usize, new: &NewFlow, now_s: u32);
 }
 
-/// `NAT_PORTS`, wherever that is.
+/// `NAT_PORTS`, in a kernel map or in memory.
 pub trait Ports {
-    /// Replaces what is at a place, if it still is `old`.
+    /// Replaces the value at a place, if it still is `old`.
     fn replace(&mut self, place: u32, old: u32, new: u32) -> bool;
 }
 

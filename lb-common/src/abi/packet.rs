@@ -122,7 +122,7 @@ pub struct Vip {
 const _: () = assert!(size_of::<Vip>() == 8);
 
 impl Vip {
-    /// Nobody listens.
+    /// No service listens on the address.
     pub const NONE: Self = Self {
         service: ServiceId(u32::MAX),
         flags: 0,
@@ -147,10 +147,10 @@ pub mod vip {
     pub const OWN: u32 = 8;
 }
 
-/// The one value of the `ADDRESS_MARKS` map: what there may be at an address, without asking the
+/// The one value of the `ADDRESS_MARKS` map: the possible uses of an address, without asking the
 /// larger maps (a Bloom filter with one hash; Bloom, "Space/time trade-offs in hash coding with
 /// allowable errors", 1970). Marks of other addresses may show; none is missing as long as they are
-/// set before what they tell of is entered.
+/// set before their entries are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressMarks(pub [u8; AddressMarks::SIZE]);
@@ -177,14 +177,14 @@ impl AddressMarks {
         ((a ^ b ^ c ^ d).wrapping_mul(0x9e37_79b1) >> 19) as usize
     }
 
-    /// Marks what an entry of `VIPS` tells of its address. False if it was marked before.
+    /// Marks an address by its entry in `VIPS`. False if it was marked before.
     pub const fn note_vip(&mut self, key: &VipKey, entry: &Vip) -> bool {
         let dsr = key.port_be != 0 && entry.flags & vip::DSR != 0;
         let marks = Self::KNOWN | if dsr { Self::DSR } else { 0 };
         self.add(&key.addr, marks)
     }
 
-    /// Marks the address of a backend, and where its replies go. False if they were marked before.
+    /// Marks the address of a backend, and the destination of its replies. False if they were marked before.
     pub const fn note_target(&mut self, target: &Target) -> bool {
         let given_out = target.ports != 0 && self.add(&target.source, Self::SOURCE);
         self.add(&target.addr, Self::BACKEND) || given_out
@@ -203,7 +203,7 @@ impl AddressMarks {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearVip {
-    /// The key; zeros where there is none.
+    /// The key; zeros if there is none.
     pub key: VipKey,
     /// The value.
     pub vip: Vip,
@@ -261,12 +261,12 @@ pub mod kind {
 pub struct Target {
     /// The backend's address.
     pub addr: Ip,
-    /// [`kind::REMOTE`]: source of what is sent to the backend. [`kind::CONTAINER`]: the same for clients
+    /// [`kind::REMOTE`]: source of packets to the backend. [`kind::CONTAINER`]: the same for clients
     /// on the backend's own network, if [`Target::ifindex`] is not 0. [`kind::IP`], [`kind::GUE`]:
     /// source of the outer header; the programs mix a hash of the flow into its last
     /// [`Target::source_bits`] bits.
     pub source: Ip,
-    /// Whose this entry is: an id of another generation finds nothing.
+    /// The backend of this entry: an id of another generation finds nothing.
     pub id: BackendId,
     /// The backend's port in network byte order. [`kind::GUE`]: of the outer header.
     pub port_be: u16,
@@ -283,7 +283,7 @@ pub struct Target {
     pub mtu: u16,
     /// Padding, zero.
     pub pad: u16,
-    /// [`kind::CONTAINER`]: interface of the backend's network; 0 where this host has no address there.
+    /// [`kind::CONTAINER`]: interface of the backend's network; 0 if this host has no address there.
     pub ifindex: u32,
 }
 const _: () = assert!(size_of::<Target>() == 52);
@@ -303,7 +303,7 @@ pub struct FragmentKey {
 }
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 
-/// Value of the `FRAGMENTS` map: what only the first fragment tells.
+/// Value of the `FRAGMENTS` map: the ports, which only the first fragment has.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
@@ -324,7 +324,7 @@ pub struct PacketBackend {
     pub bytes: u64,
     /// New flows on the `nat` path.
     pub flows: u64,
-    /// Flows whose handshake the backend completed.
+    /// Flows with a handshake that the backend completed.
     pub answered: u64,
     /// Flows that the backend refused (RST to a SYN).
     pub refused: u64,
@@ -350,9 +350,9 @@ pub struct PacketSettings {
     /// Seed of the hash that source ports are looked for by.
     pub seed: u32,
     /// Not 0: frames that go back by the interface that they came by are redirected to it. A veth
-    /// whose other end runs no XDP program is not told of frames that are sent by XDP_TX.
+    /// with a peer that runs no XDP program is not told of frames that are sent by XDP_TX.
     pub redirects_back: u32,
-    /// What was found of routes before this second (CLOCK_MONOTONIC) is not trusted: they have
+    /// Results of route look-ups before this second (CLOCK_MONOTONIC) is not trusted: they have
     /// changed since.
     pub routes_s: u32,
     /// Elements of `FLOWS4`, and of `FLOWS6`.
@@ -434,7 +434,7 @@ pub enum PacketCounter {
     Echoed = 5,
     /// ICMP errors passed on, mended.
     IcmpPassed = 6,
-    /// Resets sent for flows whose backend is gone or that are unknown.
+    /// Resets sent for unknown flows and for flows of a removed backend.
     ResetSent = 7,
     /// ICMP errors sent: unreachable, too big, time exceeded.
     IcmpSent = 8,

@@ -10,7 +10,7 @@ use crate::checksum::Sum;
 use crate::headers::{ETHERNET, IpHeader, Piece, exchanged, number, tcp};
 use crate::packet::{Outer, Packet, ports_word};
 
-/// TTL of what we send (IANA "IP Time To Live Parameter").
+/// TTL of packets that the programs make (IANA "IP Time To Live Parameter").
 pub(super) const TTL: u32 = 64;
 /// Words of an IPv4 header with all options and a TCP header.
 const MOST_QUOTED: u32 = 20;
@@ -24,7 +24,7 @@ pub(super) struct Problem {
     v6: u16,
     /// The second word of the ICMP header.
     rest: u32,
-    /// What to count when no answer is possible.
+    /// The counter for a packet that cannot be answered.
     drop: PacketCounter,
 }
 
@@ -66,7 +66,7 @@ impl Problem {
 }
 
 /// Sends an ICMP error about a packet, from the address that it went to. It quotes the IP header
-/// and eight bytes behind it; the TCP header where its checksum is not ended yet.
+/// and eight bytes behind it; the TCP header if its checksum is not ended yet.
 #[inline(always)]
 pub(super) fn error<P: Packet, W: Counters>(
     packet: &mut P,
@@ -94,18 +94,18 @@ pub(super) fn error<P: Packet, W: Counters>(
     Verdict::TRANSMIT
 }
 
-/// What an ICMP error quotes.
+/// The part of a packet that an ICMP error quotes.
 struct Quote {
     /// Words, from the IP header on.
     words: u32,
     /// Words that are summed up one by one.
     summed: u32,
-    /// What the others add to the sum.
+    /// The share of the other words in the sum.
     rest: Sum,
 }
 
 impl Quote {
-    /// Cuts a packet off behind what is quoted of it.
+    /// Truncates a packet behind its quoted bytes.
     ///
     /// A checksum that is only begun is ended later, in the quote: with it the words from there on
     /// add up to nothing but the complement of its beginning.
@@ -142,7 +142,7 @@ impl Quote {
         Some(quote)
     }
 
-    /// `sum` and the sum of what is quoted.
+    /// `sum` plus the sum of the quoted bytes.
     #[inline(always)]
     fn sum<P: Packet>(&self, packet: &P, at: u32, sum: Sum) -> Option<Sum> {
         with_quote(packet, at, self.summed, sum.and(self.rest))
@@ -328,7 +328,7 @@ pub(super) fn ipv4_header(len: u32, protocol: u32, src: &Ip, dst: &Ip, tos: u8) 
     [first.to_be(), 0, (third | checksum).to_be(), src, dst]
 }
 
-/// What a length field of 16 bits tells of a packet of `len` bytes: 0 of one that has no room in it, which
+/// The value of a 16-bit length field for a packet of `len` bytes: 0 of one that has no room in it, which
 /// Linux cuts up before it leaves (BIG TCP).
 #[inline(always)]
 pub(super) const fn told(len: u32) -> u32 {

@@ -1,5 +1,5 @@
-//! What the packet paths need to know and may change beside the packet: in the kernel maps and
-//! helpers, on the host whatever holds the same values.
+//! The state beside the packet that the packet paths read and change. In the kernel it is maps and
+//! helpers, on the host a model with the same values.
 //!
 //! Each trait is one part of it. Functions are bound by the traits that they use, up to three;
 //! those that need more take their sum, [`DataPath`].
@@ -17,7 +17,7 @@ use crate::flows::{At, By, End, Flow, Home, NewFlow, Refused};
 use crate::packet::Packet;
 use crate::select::{Choice, Reason};
 
-/// What the choice of a backend came to.
+/// The result of choosing a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chosen {
     /// This backend, on a packet path.
@@ -31,7 +31,7 @@ pub enum Chosen {
 /// In the place of an interface: a blackhole, an unreachable or prohibited destination, or source.
 pub const BARRED: u32 = u32::MAX;
 
-/// What is counted for a backend.
+/// The counters of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendEvent {
     /// A new flow.
@@ -71,7 +71,7 @@ pub trait Host {
     fn ingress(&self) -> u32;
     /// This CPU, from 0.
     fn cpu(&self) -> u32;
-    /// Whether a socket of this host is connected to where packets that come in as `key` come from.
+    /// Whether a socket of this host is connected to the source of packets that come in as `key`.
     fn has_socket(&mut self, key: &FlowKey) -> bool;
     /// Whether a frame is addressed to this host: to the MAC address of the interface that it came by.
     fn is_ours<P: Packet>(&self, packet: &P) -> bool;
@@ -90,11 +90,11 @@ pub trait Counters {
 
 /// Addresses, and the services that listen on them.
 pub trait Services {
-    /// What listens on an address, or what an address is.
+    /// The entry of an address, or of a port on it.
     fn vip(&self, key: &VipKey) -> Option<Vip>;
-    /// What listens on a port of an address, if that is found at first sight.
+    /// The entry of a port on an address, if the first look-up finds it.
     fn near_vip(&self, key: &VipKey) -> Option<Vip>;
-    /// What may be found at an address: bits of
+    /// The possible uses of an address: bits of
     /// [`crate::abi::packet::AddressMarks`], perhaps more than are true.
     fn marks(&self, address: &Ip) -> u8;
 }
@@ -103,7 +103,7 @@ pub trait Services {
 pub trait Backends {
     /// An entry of the targets.
     type Target: Copy + Deref<Target = Target>;
-    /// What was sent to a backend.
+    /// Handle to a backend and its totals of sent packets.
     type Sent: Copy + Deref<Target = PacketBackend>;
 
     /// Counts for a backend.
@@ -112,7 +112,7 @@ pub trait Backends {
     fn target(&self, backend: BackendId) -> Option<Self::Target>;
     /// Whether a backend is in service: up, or draining.
     fn serves(&self, backend: BackendId) -> bool;
-    /// What was sent to a backend from this CPU, and the way there as it was last found on it.
+    /// This CPU's totals of a backend, and the next hop that it found last.
     fn sent(&self, backend: BackendId) -> Option<Self::Sent>;
     /// Counts a packet of `len` bytes more.
     fn count_sent(&mut self, sent: Self::Sent, len: u32);
@@ -127,7 +127,7 @@ pub trait Choices {
     /// is fetched.
     fn pick(&self, service: ServiceId, protocol: u32, client: &Addr, home: &Home)
     -> Option<Choice>;
-    /// Counts what was picked.
+    /// Counts the choice of a backend, by its reason.
     fn count_choice(&mut self, service: ServiceId, reason: Reason);
     /// Chooses a backend for a new flow of `client`, another than `avoid`, and counts that.
     fn choose(
@@ -137,9 +137,9 @@ pub trait Choices {
         client: &Addr,
         avoid: BackendId,
     ) -> Chosen;
-    /// Remembers where a client went, if the service wants that.
+    /// Stores the backend of a client, if the service has affinity.
     fn remember(&mut self, protocol: u32, service: ServiceId, client: &Addr, backend: BackendId);
-    /// Where a client was sent last, while that is remembered and the backend may keep it.
+    /// The last backend of a client, while it is stored and the backend may keep it.
     fn remembered(&self, protocol: u32, head: &ServiceHead, key: &AffinityKey)
     -> Option<BackendId>;
 }
@@ -155,7 +155,7 @@ pub trait Flows {
     fn home(&self, words: &[u32; 3], protocol: u8) -> Home;
     /// The flow of packets that come in as `key`.
     fn flow(&mut self, key: &FlowKey) -> Option<Self::Flow>;
-    /// The same flow once more, where [`Flows::flow`] or [`Flows::enter`] has told it to be; it has
+    /// The same flow once more, at the place that [`Flows::flow`] or [`Flows::enter`] returned; it has
     /// found or entered no other for this packet.
     fn flow_at(&self, at: &At) -> Option<Self::Flow>;
     /// Sets the bits `add` of [`crate::abi::packet::state`], and clears `remove`.
@@ -181,7 +181,7 @@ pub trait Flows {
 
 /// Entries of the flow table, found by one look and read in place.
 pub trait FlowEntries {
-    /// The entry of a flow. In the kernel it is the entry itself, on the host what it held when it
+    /// The entry of a flow. In the kernel it is the entry itself, on the host a copy of its value when it
     /// was looked up.
     type Entry<const N: usize>: Copy + Deref<Target = FlowEntry<N>>;
     /// Its way back.
@@ -218,7 +218,7 @@ pub trait Fragments {
 
 /// Routes and neighbours.
 pub trait Routes: Host {
-    /// The way from `src` to `dst`; [`Hop::NONE`] where frames cannot be sent on directly: no
+    /// The way from `src` to `dst`; [`Hop::NONE`] if frames cannot be sent on directly: no
     /// neighbour yet, no route, or an interface that takes none.
     fn route(&mut self, src: &Ip, dst: &Ip) -> Hop;
     /// The interface of the route that was just asked for, if it lacks nothing but the neighbour's
@@ -228,7 +228,7 @@ pub trait Routes: Host {
     /// Whether routes or rules refuse a packet from `src` to `dst`, or there is no route. (Over IPv6 the kernel
     /// does not tell a rule that refuses from that: BPF_FIB_LKUP_RET_NOT_FWDED.)
     fn refuses(&mut self, src: &Ip, dst: &Ip) -> bool;
-    /// Whether rules refuse what comes from `client`, by its address alone. They are asked for a packet back to it,
+    /// Whether rules refuse packets from `client`, by its address alone. They are asked for a packet back to it,
     /// as the address of the service may be this host's own, which is found before most rules are looked at. What
     /// is refused from there, too, is so by a route.
     #[inline(always)]
@@ -248,7 +248,7 @@ pub trait Dsr {
     fn dsr(&self, service: ServiceId) -> Option<Self::Dsr>;
     /// Its settings.
     fn dsr_head(&self, table: Self::Dsr) -> Self::Head;
-    /// The owner of one of its slots; `None` if the slot is not clean, or nobody's.
+    /// The owner of one of its slots; `None` if the slot is not clean, or has no owner.
     fn dsr_owner(&self, table: Self::Dsr, slot: u32) -> Option<BackendId>;
     /// One of its slots.
     fn dsr_slot(&self, table: Self::Dsr, slot: u32) -> DsrSlot;

@@ -1,8 +1,8 @@
 //! The `dsr` path: a slot names a backend, and the packet is sent there; the backend answers the
 //! client itself.
 //!
-//! Nothing is stored while a slot has had one owner. When it changes hands, what was there keeps
-//! going to the old one, its *base*, and only what is new is tracked, until the agent finds the
+//! Nothing is stored while a slot has had one owner. When it changes hands, existing flows keep
+//! going to the old owner, its *base*. Only new flows are tracked, until the agent finds the
 //! old ones over (after "JET: Just Enough Tracking", Mendelson et al., CoNEXT 2021). Flows are
 //! tracked by all of their key: a new connection never drags along a client's open ones.
 
@@ -174,7 +174,7 @@ fn send<P: Packet, W: DataPath>(
     let overhead = overhead(target);
     let room = room(target, &hop);
     if packet.segment_len(ip.len) > room {
-        // Also of a fragment that might be cut further: here nobody does that, and its sender learns
+        // Also of a fragment that might be cut further: no hop here does that, and its sender learns
         // what fits.
         context.problem = Problem::too_big(room);
         return Verdict::next(Stage::Error);

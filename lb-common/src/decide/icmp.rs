@@ -1,5 +1,5 @@
-//! ICMP: echo to service addresses, and errors about flows, whose quoted headers are mended so
-//! that whoever gets them knows what they are about (RFC 5508, section 4).
+//! ICMP: echo to service addresses, and errors about flows, whose quoted headers are rewritten so
+//! that the receiver recognises its own packet (RFC 5508, section 4).
 
 use super::data_path::{BackendEvent, Backends, Counters, DataPath, Flows, Host, Services};
 use super::send::{REFUSED, addresses, frame};
@@ -60,7 +60,7 @@ pub(super) fn received<P: Packet, W: Counters + Services>(
     let Some(quote) = quote(packet, ip) else {
         return malformed(world, &ip.dst);
     };
-    // It concerns who sent the quoted packet, and comes to them.
+    // It concerns the sender of the quoted packet, and comes to it.
     if ip.dst != quote.key.dst {
         return Verdict::PASS;
     }
@@ -159,7 +159,7 @@ fn echo_reply<P: Packet>(packet: &mut P, ip: &IpHeader, first: u32) -> Option<()
     packet.fix_checksum(ip.payload + 2, &delta)
 }
 
-/// Reads what an ICMP error quotes; `None` if it is not a TCP or UDP packet with its ports.
+/// Reads the packet that an ICMP error quotes; `None` if it is not a TCP or UDP packet with its ports.
 #[inline(always)]
 fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
     let inner = headers::quoted(packet, ip.payload + 8, ip.v6)?;
@@ -167,7 +167,7 @@ fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
     if !is_flow || inner.piece == Piece::Later {
         return None;
     }
-    // What follows the message in the frame is padding.
+    // Bytes behind the message in the frame are padding.
     if inner.payload + 4 > ip.at + ip.len {
         return None;
     }
@@ -181,7 +181,7 @@ fn quote<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Quote> {
     })
 }
 
-/// An error about a packet of a service: it goes where packets in its direction go.
+/// An error about a packet of a service: it takes the route of packets in its direction.
 #[inline(always)]
 pub(super) fn related<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
     let key = &context.quote.key;
@@ -193,7 +193,7 @@ pub(super) fn related<W: DataPath>(world: &mut W, context: &mut PacketContext) -
     if let Some(vip) = vip
         && vip.flags & vip::DSR != 0
     {
-        // What is sent on is the error as it is, to where the client's packets go.
+        // The error is sent on unchanged, along the route of the client's packets.
         world.inc(PacketCounter::IcmpPassed);
         context.key = *key;
         context.vip = vip;
@@ -214,15 +214,15 @@ pub(super) fn related<W: DataPath>(world: &mut W, context: &mut PacketContext) -
     Verdict::next(Stage::WayOut)
 }
 
-/// Whether an error says that nobody takes the datagrams of a client.
+/// Whether an error says that no socket takes the datagrams of a client.
 #[inline(always)]
 const fn refuses(quote: &Quote) -> bool {
     let port_unreachable = if quote.ip.v6 { 0x0104 } else { 0x0303 };
     quote.ip.protocol == protocol::UDP && quote.what == port_unreachable
 }
 
-/// Whether a packet came by the interface that leads to a backend: what others say of it counts for
-/// nothing.
+/// Whether a packet came by the interface that leads to a backend: errors from other interfaces do not
+/// count.
 #[inline(always)]
 fn comes_from<W: Host + Backends>(world: &W, backend: BackendId) -> bool {
     let ingress = world.ingress();
@@ -271,7 +271,7 @@ pub(super) fn mended<P: Packet, W: Host + Counters + Flows>(
     frame(packet, world, ip, &context.hop)
 }
 
-/// Rewrites an ICMP error about a flow: the quoted packet to what its sender sent, the error to go
+/// Rewrites an ICMP error about a flow: the quoted packet to the one that its sender sent, the error to go
 /// to that sender, as `out` says afterwards.
 #[inline(always)]
 fn mend<P: Packet>(
@@ -304,7 +304,7 @@ fn mend<P: Packet>(
     packet.fix_checksum(ip.payload + 2, &delta)
 }
 
-/// The quoted IP header; what changes in it is noted in `delta`.
+/// The quoted IP header; its changes are added to `delta`.
 #[inline(always)]
 fn inner_addresses<P: Packet>(
     packet: &mut P,
@@ -345,7 +345,7 @@ fn note(delta: &mut Delta, old: &Ip, new: &Ip) {
     }
 }
 
-/// The quoted ports, and the quoted checksum where the quote reaches that far.
+/// The quoted ports, and the quoted checksum if the quote reaches that far.
 #[inline(always)]
 fn inner_ports<P: Packet>(
     packet: &mut P,

@@ -2,7 +2,7 @@
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | [`data_path`] | what is needed beside the packet |
+//! | [`data_path`] | the state beside the packet |
 //! | `simulation` | all of that in memory |
 //! | `plain` | the short way of packets without anything special |
 //! | `nat` | flows: rewriting there and back |
@@ -10,11 +10,11 @@
 //! | `dsr` | slots: sending on, wrapped or as it is |
 //! | `icmp` | echo, and errors about flows |
 //! | `answer` | packets of our own: resets, ICMP errors |
-//! | `verdict` | what becomes of a packet, and the parts of the way |
+//! | `verdict` | the verdict on a packet, and the stages |
 //! | `send` | the last step: hop limit, addresses, frame header |
 //!
-//! The destination is looked up first: what is not for a service and belongs to no flow passes
-//! untouched, whatever it is.
+//! The destination is looked up first: a packet that is not for a service and belongs to no flow passes
+//! untouched.
 
 mod answer;
 pub mod data_path;
@@ -45,15 +45,15 @@ struct Segment {
     transport: Transport,
 }
 
-/// What is known of the packet while it is looked at.
+/// The state of a packet between its stages.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketContext {
     segment: Segment,
     /// Key of its flow.
     key: FlowKey,
-    /// What listens on its destination.
+    /// The service entry of its destination.
     vip: Vip,
-    /// The backend that was chosen; `dsr`: where the slot alone does not say.
+    /// The backend that was chosen; `dsr`: set if the slot alone does not determine it.
     backend: BackendId,
     /// `nat`: packets to that backend get another source.
     takes_source: bool,
@@ -65,9 +65,9 @@ pub struct PacketContext {
     hash: u32,
     /// The answer that it gets.
     problem: answer::Problem,
-    /// `nat`: where its flow is.
+    /// `nat`: the place of its flow.
     at: At,
-    /// What an ICMP error is about.
+    /// The packet that an ICMP error quotes.
     quote: icmp::Quote,
     /// The way that this error takes.
     hop: Hop,
@@ -99,7 +99,7 @@ impl PacketContext {
 /// once more, known, error), for each CPU whose source ports are tried: borrow, enter, and all of these
 /// once more for another backend, behind: borrow, fresh, enter.
 const MOST_STAGES: u32 = 16 + 4 * nat::MOST_BORROWED;
-/// The longest way of what leaves: an ICMP error (leaving, extensions, error, about, mend).
+/// The most stages of a packet that leaves: an ICMP error (leaving, extensions, error, about, mend).
 const MOST_LEAVING_STAGES: u32 = 5;
 
 /// The whole way of a packet without anything special; `None`, and nothing done, for others.
@@ -212,7 +212,7 @@ pub fn run<P: Packet, W: DataPath>(
     counted(world, verdict)
 }
 
-/// Counts why a packet is dropped, where that is decided.
+/// Counts the reason of a drop at the point of decision.
 #[inline(always)]
 fn counted<W: Counters>(world: &mut W, verdict: Verdict) -> Verdict {
     match verdict.uncounted() {
@@ -342,7 +342,7 @@ fn received<P: Packet, W: Services + Fragments>(
     if let Some(verdict) = read_segment(packet, world, context) {
         return verdict;
     }
-    // Flows are many and services few: what is not for `dsr` asks for its flow first, and what has
+    // Flows are many and services few: a packet not for `dsr` asks for its flow first, and one that has
     // to do with no address that is known asks for nothing.
     let marks = world.marks(&context.key.dst);
     if marks & AddressMarks::DSR != 0 {
@@ -360,7 +360,7 @@ fn received<P: Packet, W: Services + Fragments>(
     }
 }
 
-/// What listens on the destination of a packet.
+/// The service entry of a packet's destination.
 #[inline(always)]
 fn listening<W: Services>(world: &W, key: &FlowKey) -> Vip {
     if world.marks(&key.dst) & AddressMarks::KNOWN == 0 {
@@ -376,8 +376,8 @@ fn at_port<W: Services>(world: &W, key: &FlowKey) -> Vip {
     world.vip(&key).unwrap_or(Vip::NONE)
 }
 
-/// Reads the transport header, or takes what the first fragment told of it; else says what becomes
-/// of the packet.
+/// Reads the transport header, or takes the ports stored from the first fragment. Otherwise it returns the
+/// verdict on the packet.
 #[inline(always)]
 fn read_segment<P: Packet, W: Services + Fragments>(
     packet: &P,
@@ -423,7 +423,7 @@ fn malformed<W: Services>(world: &mut W, dst: &Ip) -> Verdict {
     for_service(world, dst, PacketCounter::DropMalformed)
 }
 
-/// Drops what is for an address of a service; passes everything else.
+/// Drops packets for an address of a service; passes all others.
 #[inline(always)]
 fn for_service<W: Services>(world: &W, dst: &Ip, reason: PacketCounter) -> Verdict {
     match world.vip(&VipKey::address(*dst)) {
@@ -432,7 +432,7 @@ fn for_service<W: Services>(world: &W, dst: &Ip, reason: PacketCounter) -> Verdi
     }
 }
 
-/// Nobody can take a packet: the sender is told, as a closed port would.
+/// No backend can take a packet: the sender gets the answer of a closed port.
 #[inline(always)]
 fn nobody(context: &mut PacketContext) -> Verdict {
     let rst = context.segment.transport.flags & headers::tcp::RST != 0;

@@ -80,7 +80,7 @@ pub(super) fn forget<W: DataPath>(world: &mut W, context: &mut PacketContext) ->
     begin(world, context)
 }
 
-/// A packet of no flow that is known: it may begin one if somebody listens. A packet of a connection that
+/// A packet of no flow that is known: it may begin one if a service listens. A packet of a connection that
 /// this host has itself, from a port that is also a service's, belongs to the stack.
 #[inline(always)]
 fn begin<W: Host + Services>(world: &mut W, context: &mut PacketContext) -> Verdict {
@@ -91,7 +91,7 @@ fn begin<W: Host + Services>(world: &mut W, context: &mut PacketContext) -> Verd
         return Verdict::PASS;
     }
     if !opens && context.segment.transport.flags & tcp::SYN != 0 {
-        // It answers a SYN that nobody here has sent (RFC 9293, section 3.10.7.1).
+        // It answers a SYN that this host has not sent (RFC 9293, section 3.10.7.1).
         return nobody(context);
     }
     Verdict::next(Stage::NewFlow)
@@ -148,9 +148,9 @@ fn note<W: Clock + Flows>(world: &mut W, segment: &Segment, flow: W::Flow) {
 /// Bytes that a sender may get ahead of the sequence number that its flow has, until that is renewed.
 const MOVED: i32 = 1 << 15;
 /// How far the sequence number of a FIN or RST may be from the one that its flow has, bytes: [`MOVED`] and
-/// more ahead of it, and behind it by what is on its way to the receiver, or lost.
+/// more ahead of it, and behind it by the bytes in flight to the receiver, or lost.
 const PLAUSIBLE: u32 = 1 << 18;
-/// Who accepted an RST is silent after this time, but for what had been sent before.
+/// An end that accepted an RST is silent after this time, except for packets already in flight. Seconds.
 const ACCEPTED_S: u32 = 2;
 
 /// Whether the sequence number that a flow has of a sender is to be renewed. `seq` follows its packet.
@@ -182,7 +182,7 @@ fn refuted(flow: &Flow, now_s: u32) -> u32 {
     }
 }
 
-/// The sequence number behind a TCP segment; `old` where the packet does not tell.
+/// The sequence number behind a TCP segment; `old` if the packet does not tell.
 #[inline(always)]
 fn next_seq(segment: &Segment, old: u32) -> u32 {
     let (ip, transport) = (&segment.ip, &segment.transport);
@@ -195,7 +195,7 @@ fn next_seq(segment: &Segment, old: u32) -> u32 {
     transport.seq.wrapping_add(data).wrapping_add(control)
 }
 
-/// What a packet does for a flow that is not established.
+/// Advances the state of a flow that is not established.
 #[inline(always)]
 pub(super) fn advance<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
     let Some(flow) = world.flow_at(&context.at) else {
@@ -276,7 +276,7 @@ fn forward<P: Packet, W: DataPath>(
     frame(packet, world, &context.segment.ip, &way.hop)
 }
 
-/// What counts a packet of the flow that was sent on.
+/// The counter for a packet of the flow that was sent on.
 #[inline(always)]
 fn sent(flow: &Flow) -> PacketCounter {
     if flow.is_reply() {
@@ -286,15 +286,15 @@ fn sent(flow: &Flow) -> PacketCounter {
     }
 }
 
-/// Where a packet of a flow goes.
+/// The next hop of a packet of a flow.
 pub(super) struct Way {
     /// The way out; [`Hop::NONE`] when the stack has to deliver the packet.
     pub(super) hop: Hop,
     /// Interface of a neighbour whose MAC address is not known yet. The stack would ask for it too, but
     /// takes no packet from elsewhere whose source is an address of this host, and forwards IPv6 only
-    /// where all interfaces do (before Linux 6.17).
+    /// if all interfaces do (before Linux 6.17).
     asks: u32,
-    /// What becomes of it instead; [`Verdict::PASS`] for nothing.
+    /// The verdict instead of sending; [`Verdict::PASS`] for none.
     pub(super) instead: Verdict,
 }
 
@@ -349,7 +349,7 @@ pub(super) fn way_out<P: Packet, W: DataPath>(
         return Way::refused(Verdict::next(Stage::Error));
     }
     if hop.ifindex == 0 {
-        // Whatever has no interface was asked for just now.
+        // A hop without an interface was looked up just now.
         let asks = world.neighbour();
         if asks == BARRED {
             return Way::refused(Verdict::drop(PacketCounter::DropNoRoute));
@@ -419,7 +419,7 @@ pub(super) fn new_flow<W: DataPath>(world: &mut W, context: &mut PacketContext) 
         return Verdict::PASS;
     }
     if context.segment.transport.flags & tcp::RST != 0 {
-        // It ends what is not known.
+        // It ends an unknown flow.
         return Verdict::drop(PacketCounter::DropNoBackend);
     }
     context.backend = backend;

@@ -1,13 +1,13 @@
-//! What becomes of a packet, as one number, and the parts of the way, each of which names the next.
+//! The verdict on a packet, as one number, and the stages of its processing, each of which names the next.
 
 use crate::abi::packet::PacketCounter;
 
-/// What becomes of a packet, or the next [`Stage`]: an [`Outcome`] as one number, which in the kernel goes from function
+/// The verdict on a packet, or the next [`Stage`]: an [`Outcome`] as one number, which in the kernel goes from function
 /// to function without a part that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict(u64);
 
-/// What becomes of a packet.
+/// The decoded verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is not ours, or the stack serves it as it is: untouched.
@@ -128,7 +128,7 @@ impl Verdict {
         Self(code)
     }
 
-    /// What it says.
+    /// Decodes the number.
     #[inline(always)]
     pub const fn outcome(self) -> Outcome {
         match self.0 >> 32 {
@@ -143,10 +143,10 @@ impl Verdict {
 }
 
 /// Parts of the way; each names the next. In the kernel each is a function of its own, which the
-/// verifier checks once and whose stack is its own, and the context lies where all of them find it.
+/// verifier checks once and whose stack is its own, and the context lies in memory that all of them share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Read the headers, and see what the packet is for.
+    /// Read the headers, and look up the destination.
     Ingress = 0,
     /// Find the flow.
     Flow = 1,
@@ -154,7 +154,7 @@ pub enum Stage {
     Forget = 2,
     /// Go the way of a flow that is known.
     Known = 3,
-    /// What a packet does for a flow that is not established.
+    /// Advance the state of a flow that is not established.
     Advance = 4,
     /// Enter a new flow.
     NewFlow = 5,
@@ -170,13 +170,13 @@ pub enum Stage {
     Error = 10,
     /// Read the extension headers of IPv6.
     Extensions = 11,
-    /// See what a packet whose IP header has been read is for.
+    /// Look up the destination of a packet with a parsed IP header.
     Received = 12,
     /// Find the backend in a slot that is not clean.
     Transitioning = 13,
     /// Send to the backend that was found.
     Send = 14,
-    /// See what a packet that leaves may be.
+    /// Classify a packet that leaves.
     Leaving = 15,
     /// Mend a reply of a backend on this host.
     LocalReply = 16,
@@ -190,7 +190,7 @@ pub enum Stage {
     Mend = 20,
     /// Find the flow that an error of the host's own stack is about.
     LocalIcmpRelated = 21,
-    /// Enter a new flow whose backend has been chosen.
+    /// Enter a new flow with a chosen backend.
     Enter = 22,
     /// Find the way of an ICMP error about a flow.
     WayOut = 23,

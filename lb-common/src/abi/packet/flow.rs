@@ -1,4 +1,4 @@
-//! Layout of the flow tables, `FLOWS4`, `FLOWS6` and `NAT_PORTS`. What is done with them is in
+//! Layout of the flow tables, `FLOWS4`, `FLOWS6` and `NAT_PORTS`. Their operations are in
 //! [`crate::flows`].
 
 use super::Ip;
@@ -32,7 +32,7 @@ impl FlowKey {
         protocol: 0,
     };
 
-    /// The key of what comes back.
+    /// The key of the return direction.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
         Self {
@@ -60,7 +60,7 @@ impl FlowKey {
         words
     }
 
-    /// Writes what the words of a flow stand for, field by field: in the kernel there is no room
+    /// Writes the key that the words of a flow encode, field by field: in the kernel there is no room
     /// for it elsewhere.
     #[inline(always)]
     pub const fn set_words<const N: usize>(&mut self, words: &[u32; N], protocol: u8) {
@@ -81,7 +81,7 @@ impl FlowKey {
     }
 }
 
-/// Where frames go, as the last look at the routes found it.
+/// The next hop of frames, from the last route look-up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hop {
@@ -120,10 +120,10 @@ pub struct FlowEntry<const N: usize> {
     /// Bits of [`state`], and a version that is another one for the next flow that has this place.
     /// It is replaced by compare-and-exchange alone.
     pub state: u32,
-    /// In the first entry of each half of a set: what is in that half, see [`crate::flows`].
+    /// In the first entry of each half of a set: the counts of that half, see [`crate::flows`].
     pub counts: u32,
     /// Packets from the client as they come in, and packets from the backend as they come in: see
-    /// [`FlowKey::words`]. What leaves is the other one, reversed.
+    /// [`FlowKey::words`]. A packet leaves with the other one, reversed.
     pub ends: [[u32; N]; 2],
     /// One of [`crate::abi::protocol`].
     pub protocol: u8,
@@ -136,7 +136,7 @@ pub struct FlowEntry<const N: usize> {
     /// Last packet from the client, and from the backend, CLOCK_MONOTONIC in seconds, renewed once
     /// a second.
     pub seen_s: [u32; 2],
-    /// TCP: the sequence numbers that follow these packets, host byte order: what an RST to the
+    /// TCP: the sequence numbers that follow these packets, host byte order; an RST to the
     /// other end needs.
     pub next_seq: [u32; 2],
 }
@@ -180,12 +180,12 @@ impl<const N: usize> FlowSet<N> {
     };
 }
 
-/// Element of `NAT_PORTS`: whose a source port is. (Elements of an array of the kernel's are eight bytes
+/// Element of `NAT_PORTS`: the owner of a source port. (Elements of an array of the kernel's are eight bytes
 /// apart at least, also where it is mapped.)
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NatPort {
-    /// See [`crate::flows::At`]; 0 where it is free. It is replaced by compare-and-exchange alone.
+    /// See [`crate::flows::At`]; 0 if it is free. It is replaced by compare-and-exchange alone.
     pub owner: u32,
     /// Padding, zero.
     pub pad: u32,
@@ -210,15 +210,15 @@ pub mod state {
     pub const LOCAL: u32 = 1 << 8;
     /// `NAT_PORTS` has its source port.
     pub const GIVEN_OUT: u32 = 1 << 9;
-    /// Given up: what still comes is answered as if its backend were gone.
+    /// Given up: later packets are answered as if its backend were gone.
     pub const GIVEN_UP: u32 = 1 << 10;
     /// It is in the other half of its set than it would like to be.
     pub const DISPLACED: u32 = 1 << 11;
-    /// Somebody writes its way back; nobody may give its place to another flow meanwhile.
+    /// A CPU writes its return hop; no other may give its place to another flow meanwhile.
     pub const LOCKED: u32 = 1 << 12;
     /// There is a flow.
     pub const IN_USE: u32 = 1 << 13;
-    /// Somebody gives the place to another flow; there is none to be found.
+    /// A CPU gives the place to another flow; there is none to be found.
     pub const BUSY: u32 = 1 << 14;
     /// The way back has been noted.
     pub const WAY_BACK: u32 = 1 << 15;

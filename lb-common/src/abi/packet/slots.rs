@@ -1,19 +1,19 @@
-//! The slots of the `dsr` path: who has them, and who had them before.
+//! The slots of the `dsr` path: their owners, and their previous owners.
 
 use crate::abi::{BackendId, MAX_MEMBERS, ServiceHead, TABLE_SLOTS};
 
 /// A slot of a service on the `dsr` path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DsrSlot {
-    /// Gets what is new.
+    /// Backend of new flows.
     pub owner: BackendId,
-    /// Gets what is not tracked. The same as `owner` in a clean slot, for which nothing is
+    /// Backend of untracked flows. The same as `owner` in a clean slot, for which nothing is
     /// stored; else bits of [`dsr`] may be set beside the id.
     pub base: BackendId,
 }
 
 impl DsrSlot {
-    /// Whether it has had one owner, as far as anybody needs to know.
+    /// Whether the slot has had one owner, as far as live flows need to know.
     #[inline(always)]
     pub const fn is_clean(&self) -> bool {
         self.owner.0 == self.base.0
@@ -43,7 +43,7 @@ pub struct DsrTable {
     pub head: ServiceHead,
     /// Members of the service.
     pub members: [BackendId; MAX_MEMBERS],
-    /// Owners of clean slots: numbers of members, from 1; 0 where a slot is not clean, or nobody's.
+    /// Owners of clean slots: numbers of members, from 1; 0 if a slot is not clean, or has no owner.
     /// They follow from what is below. A packet looks at one of them at random, so they are as small
     /// as can be.
     pub settled: [u16; TABLE_SLOTS],
@@ -60,7 +60,7 @@ pub struct DsrTable {
 const _: () = assert!(size_of::<DsrTable>() == 112 + 4 * MAX_MEMBERS + 14 * TABLE_SLOTS + 2);
 
 impl DsrTable {
-    /// One in which all slots are nobody's.
+    /// A table in which no slot has an owner.
     pub const fn new(head: ServiceHead, members: [BackendId; MAX_MEMBERS]) -> Self {
         Self {
             head,
@@ -87,7 +87,7 @@ impl DsrTable {
         self.bases[place] = slot.base;
     }
 
-    /// Works out what follows from members and slots.
+    /// Derives the other fields from members and slots.
     #[cfg(feature = "alloc")]
     pub fn settle(&mut self) {
         let members = self.members.iter().zip(1..);
@@ -141,7 +141,7 @@ mod tests {
         let mut members = [BackendId::NONE; MAX_MEMBERS];
         members[..2].copy_from_slice(&[A, B]);
         let mut table = alloc::boxed::Box::new(DsrTable::new(head, members));
-        // What was there before goes.
+        // The former content is replaced.
         table.settled = [9; TABLE_SLOTS];
         let marked = BackendId(B.0 | dsr::TRACKED);
         let slots = [(A, A), (B, B), (A, B), (B, marked), (GONE, GONE)];
