@@ -1,7 +1,7 @@
 //! The layouts that cross between the agent and the eBPF programs, and their limits.
 //!
 //! Every struct is `#[repr(C)]` with its padding spelled out and its size asserted beside it.
-//! Whoever changes one raises [`ABI_VERSION`]: the agent refuses pins of another version.
+//! A change of one raises [`ABI_VERSION`]: the agent refuses pins of another version.
 //! Integers are in host byte order; addresses are [`Addr`] in network byte order.
 
 use crate::addr::{self, Addr};
@@ -136,7 +136,7 @@ impl ServiceKey {
     }
 }
 
-/// Key of the `LISTENERS` map: what a socket is bound to.
+/// Key of the `LISTENERS` map: the address and port of a bound socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenKey {
@@ -217,7 +217,7 @@ pub fn arrival(known: Option<&Affinity>, now: &Affinity, affinity_ns: u64) -> Op
     }
 }
 
-/// Value of the `AFFINITY` maps: where a client was sent last.
+/// Value of the `AFFINITY` maps: the last backend of a client.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Affinity {
@@ -230,14 +230,14 @@ pub struct Affinity {
 }
 const _: () = assert!(size_of::<Affinity>() == 16);
 
-/// What [`crate::select::select`] needs to know of a service, beside its slots.
+/// The input of [`crate::select::select`] about a service, beside its slots.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceHead {
-    /// What spreads its clients over slots: under the agent's secret, and salted with a digest of
+    /// The hash that spreads its clients over slots: under the agent's secret, and salted with a digest of
     /// the service's name, so that two services spread the same clients differently.
     pub clients: ClientHash,
-    /// The agent's secret, for what it hashes itself.
+    /// The agent's secret, for its own hashes.
     pub hash_key: [u64; 2],
     /// How long a client is remembered after its last new connection, nanoseconds; 0 for not at
     /// all.
@@ -262,7 +262,7 @@ pub struct ServiceHead {
 const _: () = assert!(size_of::<ServiceHead>() == 112);
 
 impl ServiceHead {
-    /// Flag of a service whose connections all go to the agent's L7 path, which chooses a backend
+    /// Flag of a service: its connections all go to the agent's L7 path, which chooses a backend
     /// for each request; also while the service has no member.
     pub const HTTP: u16 = 1;
 }
@@ -303,7 +303,7 @@ const _: () = assert!(size_of::<ServiceName>() == 64);
 pub struct Meta {
     /// [`META_MAGIC`].
     pub magic: u32,
-    /// [`ABI_VERSION`] of whoever made the pins.
+    /// [`ABI_VERSION`] of the agent that made the pins.
     pub abi_version: u32,
     /// Cookie of the network namespace that is served (SO_NETNS_COOKIE). `lb_listen` notes no
     /// socket of any other.
@@ -311,8 +311,8 @@ pub struct Meta {
 }
 const _: () = assert!(size_of::<Meta>() == 16);
 
-/// Value of the `SOCKET_OWNER` socket storage: on a listening socket what it is bound to, and, as
-/// the kernel clones it, on each connection accepted from it also the backend it is counted for.
+/// Value of the `SOCKET_OWNER` socket storage: on a listening socket its bound address. The kernel
+/// clones it to each accepted connection, which also holds the backend it is counted for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOwner {

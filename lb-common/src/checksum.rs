@@ -58,7 +58,7 @@ impl Sum {
     }
 }
 
-/// What was changed under a checksum, as a difference of sums.
+/// A change of the data under a checksum, as a difference of sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
     /// Changes of the pseudo header: addresses.

@@ -24,7 +24,7 @@ pub trait Frame {
     fn shrink(&mut self, by: u32) -> Option<()>;
 }
 
-/// What became of a packet; also the index of its counter.
+/// The result for a packet; also the index of its counter.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -34,7 +34,7 @@ pub enum Outcome {
     NotWrapped = 1,
     /// It is wrapped, for another host: untouched.
     OtherHost = 2,
-    /// It is wrapped by somebody who may not: dropped.
+    /// Its outer source may not wrap packets: dropped.
     Refused = 3,
     /// It is wrapped, and lengths or checksums do not fit: untouched, the kernel will drop it.
     Malformed = 4,
@@ -61,13 +61,13 @@ pub struct Wrapped {
     pub outer: u32,
     /// The inner packet is IPv6.
     pub inner_v6: bool,
-    /// Who has wrapped it.
+    /// Outer source address, of the balancer.
     pub source: Addr,
-    /// For whom.
+    /// Outer destination address.
     pub destination: Addr,
 }
 
-/// What the host thinks of who has wrapped a packet, and for whom.
+/// The host's judgement of the outer source and destination of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// It is for this host, and the source may.
@@ -160,7 +160,7 @@ fn read<F: Frame>(frame: &F, gue_port_be: u16) -> Result<Wrapped, Outcome> {
     })
 }
 
-/// Length of the Ethernet header with up to two tags, and what follows it.
+/// Length of the Ethernet header with up to two tags, and the EtherType behind it.
 #[inline(always)]
 fn link_header<F: Frame>(frame: &F) -> Option<(u32, u16)> {
     let mut at = ETHERNET - 2;
@@ -178,9 +178,9 @@ fn link_header<F: Frame>(frame: &F) -> Option<(u32, u16)> {
 /// The outer IP header.
 struct Outer {
     protocol: u8,
-    /// Where its payload begins.
+    /// Offset of its payload, bytes.
     payload: u32,
-    /// Where it ends.
+    /// Offset of its end, bytes.
     end: u32,
     source: Addr,
     destination: Addr,
@@ -281,7 +281,7 @@ fn joined(words: [u32; 4]) -> Addr {
     ]
 }
 
-/// Where the inner packet of a GUE datagram begins, and whether it is IPv6.
+/// Offset of the inner packet of a GUE datagram, and whether it is IPv6.
 #[inline(always)]
 fn gue<F: Frame>(frame: &F, outer: &Outer, gue_port_be: u16) -> Result<(u32, bool), Outcome> {
     let at = outer.payload;

@@ -2,7 +2,7 @@
 //! backend in a fixed order.
 //!
 //! The function is pure; tables, time and the hand-over itself come through [`Tables`], in the
-//! kernel from maps and on the host from whatever holds the same values.
+//! kernel from maps and on the host from a model with the same values.
 
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendId, MAX_MEMBERS, ServiceHead, ServiceId, TABLE_SLOTS,
@@ -17,7 +17,7 @@ pub const PROBES: u32 = 8;
 /// Members tried one after the other when the probes found nothing usable.
 pub const WALK: u32 = 256;
 
-/// What a choice is made from.
+/// The inputs of a choice.
 pub trait Tables {
     /// Settings of the service.
     fn head(&self) -> &ServiceHead;
@@ -27,7 +27,7 @@ pub trait Tables {
     fn member(&self, member: u32) -> BackendId;
     /// The entry at the index of `id`, whosever it is.
     fn backend(&self, id: BackendId) -> Option<Backend>;
-    /// Where the client was sent last.
+    /// The last backend of the client.
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     /// CLOCK_BOOTTIME in nanoseconds.
     fn now_ns(&self) -> u64;
@@ -83,7 +83,7 @@ impl Client {
         Self::with_prefix(head, prefix)
     }
 
-    /// The client that `prefix` stands for, whole: its prefix, or what takes the place of one
+    /// The client that `prefix` stands for, whole: its prefix, or its substitute
     /// where clients are told apart by something else than their addresses.
     #[inline(always)]
     pub fn with_prefix(head: &ServiceHead, prefix: Addr) -> Self {
@@ -165,7 +165,7 @@ pub(crate) const fn slot_of(hash: u64) -> u32 {
 /// Chooses a backend for `client` and hands the connection over to it; `None` when no backend can
 /// take it.
 ///
-/// A client that is known goes where it was, as long as that backend is up or draining. Under a
+/// A known client goes to its last backend, as long as that backend is up or draining. Under a
 /// bound on load (`max_load_permille`) a new client passes by backends that have their share; when
 /// all have, the bound is waived.
 #[inline(always)]
@@ -181,7 +181,7 @@ pub fn select<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
     tables.search(client, false)
 }
 
-/// What [`select`] chooses, if that is where the client was or the owner of its slot.
+/// The choice of [`select`], if that is the client's last backend or the owner of its slot.
 #[inline(always)]
 pub fn first<T: Tables>(tables: &mut T, client: &Client) -> Option<Choice> {
     // Both are a long way off, and the processor fetches them at the same time.

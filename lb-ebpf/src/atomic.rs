@@ -20,7 +20,7 @@ pub unsafe fn atomic_add(counter: *mut u64, amount: i64) {
     }
 }
 
-/// The same on the host, where only the linters see it.
+/// The same on the host, for the linters alone.
 #[cfg(not(target_arch = "bpf"))]
 pub unsafe fn atomic_add(counter: *mut u64, amount: i64) {
     // SAFETY: the caller vouches for the pointer.
@@ -28,7 +28,7 @@ pub unsafe fn atomic_add(counter: *mut u64, amount: i64) {
     counter.fetch_add(amount as u64, core::sync::atomic::Ordering::Relaxed);
 }
 
-/// Replaces the word at `place`, if that is `old`; what was there. Nothing is moved across it.
+/// Replaces the word at `place`, if that is `old`; returns the former word. Nothing is moved across it.
 ///
 /// # Safety
 ///
@@ -49,7 +49,7 @@ pub unsafe fn replace(place: *mut u32, old: u32, new: u32) -> u32 {
     found as u32
 }
 
-/// The same on the host, where only the linters see it.
+/// The same on the host, for the linters alone.
 ///
 /// # Safety
 ///
@@ -63,7 +63,7 @@ pub unsafe fn replace(place: *mut u32, old: u32, new: u32) -> u32 {
     done.unwrap_or_else(|found| found)
 }
 
-/// Adds to the word at `place`; what was there. Nothing is moved across it.
+/// Adds to the word at `place`; returns the former word. Nothing is moved across it.
 ///
 /// # Safety
 ///
@@ -83,7 +83,7 @@ pub unsafe fn add_fetched(place: *mut u32, amount: u32) -> u32 {
     found as u32
 }
 
-/// The same on the host, where only the linters see it.
+/// The same on the host, for the linters alone.
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! `lb_tc_egress_bare`: what `lb_tc_egress` does, on interfaces whose packets have no Ethernet header.
+//! `lb_tc_egress_bare`: the work of `lb_tc_egress` on interfaces with packets that have no Ethernet header.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use lb_common::decide::{Outcome, Stage, egress, run};
@@ -9,7 +9,7 @@ use crate::packet_maps::Route;
 use crate::tc::pull;
 use crate::world::{Hook, Maps, context};
 
-/// Returns what becomes of a packet of the host itself that goes out by such an interface.
+/// Returns the TC action for a packet of the host itself that goes out by such an interface.
 #[inline(always)]
 pub fn mend_reply(skb: *mut __sk_buff) -> i32 {
     pull(skb);
@@ -78,7 +78,7 @@ impl Hook for Bare {
         call(self.0, stage)
     }
 
-    /// What leaves opens nothing.
+    /// A packet that leaves opens no flow.
     #[inline(always)]
     fn open(&self) -> u64 {
         0

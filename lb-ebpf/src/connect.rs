@@ -135,7 +135,8 @@ pub fn is_to(peer: &LocalPeer, addr: Halves, port: u16) -> bool {
 }
 
 /// Chooses the backend for the address and port that the client asks for. They must be those of a
-/// service, and the backend must be reachable directly. `bound` is the source address, or the wildcard when the client leaves it open.
+/// service, and the backend must be reachable directly.
+/// `bound` is the source address, or the wildcard when the client leaves it open.
 #[inline(always)]
 fn choose<const V6: bool>(
     call: &Call<V6>,
@@ -178,7 +179,7 @@ fn chosen(asked: &ServiceKey, bound: &Addr) -> Option<BackendId> {
     Some(id)
 }
 
-/// Chooses a backend of `service` for the client whose address has these halves: its id, and above
+/// Chooses a backend of `service` for the client with these halves of an address: its id, and above
 /// it the counter of the reason; 0 for none.
 #[unsafe(no_mangle)]
 #[inline(never)]

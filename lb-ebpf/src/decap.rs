@@ -1,5 +1,5 @@
-//! `lb_decap`: takes the wrapping off what a balancer sends on the `dsr` path. An object of its own,
-//! for backends that run nothing else of lb-agent. What is taken off, and when, is decided in
+//! `lb_decap`: unwraps the packets that a balancer sends on the `dsr` path. An object of its own,
+//! for backends that run nothing else of lb-agent. The decision about each packet is in
 //! `lb_common::decap`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
@@ -23,7 +23,7 @@ use lb_common::decap::{Admission, Frame, Outcome, Wrapped, unwrap};
 
 use crate::hints::opaque;
 
-/// What the command was told.
+/// The settings from the command.
 #[btf_map]
 static DECAP_SETTINGS: Array<DecapSettings, 1> = Array::new();
 
@@ -101,7 +101,7 @@ impl Raw {
     fn load<T: Copy>(&self, at: u32) -> Option<T> {
         let place = self.inside(at, size_of::<T>())?;
         // SAFETY: the bytes are inside the packet, and integers have no invalid values. To this
-        // target every place is aligned: the verifier refuses the program on machines where it
+        // target every place is aligned: the verifier refuses the program on machines on which it
         // matters.
         Some(unsafe { ptr::read(place.cast::<T>()) })
     }

@@ -42,7 +42,7 @@ impl<const N: usize> Deref for Entry<N> {
 
     #[inline(always)]
     fn deref(&self) -> &FlowEntry<N> {
-        // SAFETY: inside the set; whoever reads asks `is_there` afterwards.
+        // SAFETY: inside the set; the reader asks `is_there` afterwards.
         unsafe { &*self.as_ptr() }
     }
 }
@@ -118,7 +118,7 @@ fn find_by<const N: usize>(by: By) -> Option<()> {
 fn read<const N: usize>(set: Place<N>, at: At) -> Option<()> {
     let scratch = scratch()?;
     let way = usize::from(at.way);
-    // SAFETY: inside the set; what is torn is not used.
+    // SAFETY: inside the set; torn values are not used.
     let entry = unsafe { &*set.entry(way) };
     // SAFETY: as above.
     let hop = unsafe { &*set.hop(way) };
@@ -140,7 +140,7 @@ pub fn found() -> Option<*mut Flow> {
     Some(unsafe { &raw mut (*scratch).flow })
 }
 
-/// Where that is.
+/// The place of the entry.
 #[inline(always)]
 fn found_at() -> Option<At> {
     // SAFETY: this CPU's own element.
@@ -211,7 +211,7 @@ pub fn enter(new: New) -> Result<bool, Refused> {
     entered(lb_enter_flow6(home as u32, lb_place_flow6(home as u32)))
 }
 
-/// The same over IPv4, where the home is known.
+/// The same over IPv4, with a known home.
 #[inline(always)]
 pub fn enter_v4(_new: New, home: &Home) -> Result<bool, Refused> {
     let home = home.number();

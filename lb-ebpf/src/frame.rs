@@ -74,7 +74,7 @@ fn joined([high, low]: Halves) -> Addr {
 
 /// A connection, or a datagram, that looks for its socket.
 pub struct Lookup {
-    /// Where it goes.
+    /// The destination.
     pub service: ServiceKey,
     /// Whence it comes.
     pub client: Addr,
@@ -162,7 +162,7 @@ impl<const V6: bool> Call<V6> {
         Self(ctx.sock_addr)
     }
 
-    /// The address that is named: where it goes, or whence it comes.
+    /// The address that is named: the destination or the source.
     #[inline(always)]
     pub fn addr(&self) -> Halves {
         if V6 {

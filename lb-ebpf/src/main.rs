@@ -1,6 +1,6 @@
 //! The programs for sockets, entry points only: the socket path, and clients on this host.
 //!
-//! `steer`, `listen` and `connect` hold what each program does, `socket_maps` their maps, `frame` every
+//! `steer`, `listen` and `connect` hold the bodies of the programs, `socket_maps` their maps, `frame` every
 //! read of a kernel context. `maps` and `tables`, from which backends are chosen, are those of the packet
 //! programs, too (`packets`). The choice is not made here but in `lb_common::select`.
 #![cfg_attr(target_arch = "bpf", no_std)]

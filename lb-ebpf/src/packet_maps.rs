@@ -22,7 +22,7 @@ pub static VIPS: HashMap<VipKey, Vip, MAX_VIPS> = HashMap::new();
 #[btf_map]
 pub static NEAR_VIPS: Array<NearVip, { NearVip::PLACES }> = Array::new();
 
-/// What there may be at an address of a packet.
+/// The possible uses of an address of a packet.
 #[btf_map]
 static ADDRESS_MARKS: Array<AddressMarks, 1> = Array::new();
 
@@ -90,7 +90,7 @@ pub fn interface(ifindex: u32) -> Option<&'static Interface> {
     (found.ifindex == ifindex).then_some(found)
 }
 
-/// What interfaces can do.
+/// Capabilities of interfaces.
 #[btf_map]
 pub static DEVICES: HashMap<u32, Device, 1024> = HashMap::new();
 
@@ -98,7 +98,7 @@ pub static DEVICES: HashMap<u32, Device, 1024> = HashMap::new();
 #[btf_map]
 pub static PACKET_STATS: PerCpuArray<u64, { PacketCounter::COUNT }> = PerCpuArray::new();
 
-/// Room for what is too large for a program's stack.
+/// Room for values too large for a program's stack.
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 

@@ -14,7 +14,7 @@ use lb_common::addr::Addr;
 
 use crate::atomic::atomic_add;
 
-/// Who made the pins, and for which network namespace.
+/// The agent that made the pins, and its network namespace.
 #[btf_map]
 pub static META: Array<Meta, 1> = Array::new();
 
@@ -42,7 +42,7 @@ pub static OWNERS: HashMap<OwnerKey, BackendId, { MAX_BACKENDS * 4 }, AS_NEEDED>
 #[btf_map]
 pub static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray::new();
 
-/// What a socket is bound to and which backend it is counted for; cloned to accepted sockets.
+/// The bound address of a socket and the backend it is counted for; cloned to accepted sockets.
 #[btf_map]
 pub static SOCKET_OWNER: SocketStorage<SocketOwner, CLONED> = SocketStorage::new();
 
@@ -51,7 +51,7 @@ pub static SOCKET_OWNER: SocketStorage<SocketOwner, CLONED> = SocketStorage::new
 #[btf_map]
 pub static LOCAL_ADDRESSES: HashMap<Addr, Addr, MAX_LOCAL_ADDRESSES, AS_NEEDED> = HashMap::new();
 
-/// What a client on this host asked for, when its socket was connected to a backend instead.
+/// The address that a client on this host asked for, when its socket was connected to a backend instead.
 #[btf_map]
 pub static LOCAL_PEER: SocketStorage<LocalPeer, OWN> = SocketStorage::new();
 
@@ -60,7 +60,7 @@ pub static LOCAL_PEER: SocketStorage<LocalPeer, OWN> = SocketStorage::new();
 #[btf_map]
 static UDP_LOCAL: ArrayOfMaps<LruHashMap<LocalDatagram, Asked, 1>, 1> = ArrayOfMaps::new();
 
-/// What a socket asked for when it was sent to a backend.
+/// The address that a socket asked for when it was sent to a backend.
 #[inline(always)]
 pub fn asked_by(key: &LocalDatagram) -> Option<Asked> {
     let asked = UDP_LOCAL.get_value_ptr_mut(0, key)?;

@@ -23,7 +23,7 @@ const AF_INET6: u32 = 10;
 /// How old a UDP client's affinity may grow before a datagram renews it.
 const UDP_RENEW_NS: u64 = 1_000_000_000;
 
-/// Returns SK_PASS with a socket assigned, SK_PASS without one where no service is concerned, or
+/// Returns SK_PASS with a socket assigned, SK_PASS without one if no service is concerned, or
 /// SK_DROP, which refuses the connection.
 #[inline(always)]
 pub fn steer(ctx: &SkLookupContext) -> u32 {
@@ -156,7 +156,7 @@ pub extern "C" fn lb_search(ctx: *mut bpf_sk_lookup, service: u32, hash: u64, bo
 /// Hands the connection to the backend at `index`; 0 when it cannot take it.
 ///
 /// A function of its own to the verifier, which checks it once instead of at every step of the
-/// selection: that is what keeps `lb_steer` small enough for it.
+/// selection: this keeps `lb_steer` small enough for it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_hand_over(ctx: *mut bpf_sk_lookup, index: u32) -> u32 {
@@ -194,7 +194,7 @@ fn to_socket(ctx: &SkLookupContext, backend: &Backend) -> bool {
             match LISTENERS.redirect_sk_lookup(ctx, key, 0) {
                 Ok(()) => return true,
                 // Two families only meet in user space. (A socket for IPv6 alone at the port of an
-                // IPv4 backend is somebody else's, as far as its IPv4 clients are concerned.)
+                // IPv4 backend belongs to another program, as far as its IPv4 clients are concerned.)
                 Err(error) if error == -EAFNOSUPPORT && meet => return to_agent(ctx, backend),
                 Err(_) => {}
             }

@@ -112,7 +112,7 @@ fn unpack(found: u64) -> Option<Choice> {
     })
 }
 
-/// What is remembered of a client.
+/// The stored affinity of a client.
 #[inline(always)]
 pub fn affinity(protocol: u8, key: &AffinityKey) -> Option<Affinity> {
     if protocol == protocol::UDP {

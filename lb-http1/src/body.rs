@@ -18,7 +18,7 @@ pub enum BodyError {
     /// The size of a chunk is no number, or too large.
     #[error("the size of a chunk is malformed")]
     Size,
-    /// A chunk does not end where it says.
+    /// A chunk does not end at its declared length.
     #[error("a chunk does not end where it says")]
     Chunk,
     /// The extensions of a chunk are too long.
@@ -32,7 +32,7 @@ pub enum BodyError {
     CutShort,
 }
 
-/// What the next bytes are.
+/// The kind of the next bytes.
 #[derive(Debug)]
 pub enum Piece<'a> {
     /// Bytes of the body; never none.
@@ -95,7 +95,7 @@ impl Decoder {
         matches!(self.0, State::Over)
     }
 
-    /// How many bytes are still to come, where that was said.
+    /// Bytes still to come, if the length was declared.
     pub const fn left(&self) -> Option<u64> {
         match self.0 {
             State::Length(left) => Some(left),
@@ -302,7 +302,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What a body of `input` comes to, read in pieces of `size` bytes: its bytes, its trailers, and
+    /// The result of decoding a body of `input`, read in pieces of `size` bytes: its bytes, its trailers, and
     /// how many bytes of `input` were left.
     fn read(
         framing: Framing,
@@ -400,7 +400,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is written in chunks is read as it was.
+        /// A body written in chunks is read back unchanged.
         #[test]
         fn what_is_encoded_is_decoded(
             pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..6),

@@ -365,7 +365,7 @@ pub fn line_to(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Where the first line that is not empty begins.
+/// Offset of the first line that is not empty.
 pub(crate) fn start(bytes: &[u8]) -> usize {
     let mut at = 0;
     loop {

@@ -9,7 +9,7 @@ use crate::name::Name;
 /// Why it cannot be said how long a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FramingError {
-    /// What the message says of it is not well-formed.
+    /// The framing fields of the message are not well-formed.
     Malformed(&'static str),
     /// It has a transfer coding beside `chunked`.
     Coding,
@@ -104,7 +104,7 @@ pub fn may_have_body(method: &Method, status: StatusCode) -> bool {
     !(method == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304))
 }
 
-/// What all lines of Content-Length say: one number, perhaps again and again (RFC 9110, section 8.6).
+/// The common value of all Content-Length lines: one number, perhaps again and again (RFC 9110, section 8.6).
 fn length<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, ()> {
     let mut length = None;
     for line in lines {

@@ -1,10 +1,10 @@
-//! What is for one hop only (RFC 9110, section 7.6.1): read, heeded, and not passed on.
+//! Hop-by-hop fields (RFC 9110, section 7.6.1): read, heeded, and not passed on.
 
 use crate::fields::Fields;
 use crate::list;
 use crate::name::Name;
 
-/// What the fields for one hop said, before they went.
+/// The values of the hop-by-hop fields, before their removal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hop {
     /// `Connection` named `upgrade`, and there was an `Upgrade`, which is left.
@@ -13,11 +13,11 @@ pub struct Hop {
     pub expects: bool,
     /// `TE: trailers`.
     pub trailers: bool,
-    /// What `Connection` named beside the usual, in lower case: it goes from the trailers too.
+    /// Names in `Connection` beside the usual, in lower case: they go from the trailers too.
     pub named: Vec<Vec<u8>>,
 }
 
-/// Names that nobody can have removed by `Connection`: who asks for what, and what frames the message.
+/// Names that `Connection` cannot remove: those of the client and its target, and of the framing.
 const KEPT: [Name; 7] = [
     Name::Host,
     Name::Upgrade,
@@ -29,7 +29,7 @@ const KEPT: [Name; 7] = [
 ];
 
 /// Removes the fields that are for one hop: those that `Connection` names, and the well-known ones.
-/// `Transfer-Encoding` and `Content-Length` go too: whoever sends the message frames it.
+/// `Transfer-Encoding` and `Content-Length` go too: the sender of the message frames it.
 pub fn strip(fields: &mut Fields) -> Hop {
     let mut hop = Hop {
         expects: fields.has(Name::Expect),
@@ -95,8 +95,8 @@ pub fn ask_for_trailers(fields: &mut Fields) {
     fields.set(Name::Connection, options);
 }
 
-/// Trailers without what must not come there: what frames or routes the message, who asks,
-/// and what is for one hop (RFC 9110, section 6.5.1), by what its head has `named` too.
+/// Trailers without forbidden fields: those for framing, routing, the client's identity,
+/// and hop-by-hop ones (RFC 9110, section 6.5.1), by what its head has `named` too.
 pub fn cleaned_trailers(mut trailers: Fields, named: &[Vec<u8>]) -> Fields {
     strip(&mut trailers);
     let is_claim = |name: &[u8]| {

@@ -1,6 +1,6 @@
 //! HTTP/1.1 messages as bytes with an index: parsed once, edited in place, written once.
 //!
-//! Nothing in here does I/O, knows the time, or knows who speaks to whom. Bytes go in, messages and
+//! Nothing in here does I/O, knows the time, or knows the peers. Bytes go in, messages and
 //! bytes come out (RFC 9110 for the semantics, RFC 9112 for the syntax).
 //!
 //! | module | owns |
@@ -10,7 +10,7 @@
 //! | [`request`], [`response`] | heads: parse and write |
 //! | [`framing`] | how long a body is: the one place that decides it |
 //! | [`body`] | the bytes of a body: decoders and encoders |
-//! | [`hop`] | what is for one hop only |
+//! | [`hop`] | hop-by-hop fields |
 //! | [`host`], [`list`] | values that are parsed in more than one place |
 //! | [`buffer_pool`] | buffers that a thread uses again |
 

@@ -117,7 +117,7 @@ const SEED: usize = {
     }
 };
 
-/// What is compared with a text: the name as words, and which bits of each may differ, as the cases of a
+/// A pattern compared with a text: the name as words, and which bits of each may differ, as the cases of a
 /// letter do.
 #[derive(Clone, Copy)]
 struct Pattern {

@@ -33,7 +33,7 @@ pub struct Limits {
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is no HTTP, or may be taken for another request by somebody else.
+    /// It is no HTTP, or may be taken for another request by another parser.
     #[error("the request is malformed: {0}")]
     Malformed(&'static str),
     /// Another version than HTTP/1.0 and HTTP/1.1.
@@ -70,7 +70,7 @@ impl Refusal {
         }
     }
 
-    /// Whether nobody can say where the request ends: what follows it must not be read.
+    /// Whether the end of the request is unknown: bytes behind it must not be read.
     pub const fn is_unsound(self) -> bool {
         !matches!(self, Self::Method | Self::Expectation)
     }
@@ -172,13 +172,13 @@ impl RequestHead {
         }
     }
 
-    /// Checks what another reader of the same bytes might take for something else, puts the target
+    /// Refuses bytes that another parser might read differently, puts the target
     /// into origin form (RFC 9112, section 3.2.1) and its authority into `Host`, and says how long the
     /// body is.
     pub fn check(&mut self) -> Result<Framing, Refusal> {
         if self.method == Method::CONNECT || self.method == Method::TRACE {
-            // CONNECT would make a tunnel to anywhere (RFC 9110, section 9.3.6); TRACE would show
-            // what the gateway adds (section 9.3.8).
+            // CONNECT would make a tunnel to any host (RFC 9110, section 9.3.6); TRACE would show
+            // the fields that the gateway adds (section 9.3.8).
             return Err(Refusal::Method);
         }
         self.check_target()?;
@@ -222,7 +222,7 @@ impl RequestHead {
             Some(_) => path.to_vec(),
         };
         let authority = authority.to_vec();
-        // What it says of itself has to be one good host all the same.
+        // Its own `Host` has to be one good host all the same.
         self.check_host()?;
         self.fields.set(Name::Host, &authority);
         self.set_target(&path);
@@ -240,7 +240,7 @@ impl RequestHead {
         }
     }
 
-    /// Writes the request line and the header lines; whoever frames the body ends the section.
+    /// Writes the request line and the header lines; the framing of the body ends the section.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.method.as_str().as_bytes());
         out.push(b' ');
@@ -250,7 +250,7 @@ impl RequestHead {
     }
 }
 
-/// What the beginning of a request line says before its end is there.
+/// Judges the beginning of a request line before its end has come.
 fn partial(
     text: &[u8],
     all: usize,
@@ -297,7 +297,7 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Refusal> {
         return Err(malformed);
     }
     let method = Method::from_bytes(method).map_err(|_| malformed)?;
-    // Whatever does not split the line goes on as it came (browsers send `"` and bytes above 0x7F).
+    // Bytes that do not split the line go on unchanged (browsers send `"` and bytes above 0x7F).
     let is_bad = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
     if target.is_empty() || target.iter().any(is_bad) {
         return Err(malformed);

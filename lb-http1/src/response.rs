@@ -19,7 +19,7 @@ pub struct ResponseHead {
     reason: Span,
 }
 
-/// What came is no answer of HTTP/1, or one that may be taken for another by somebody else.
+/// The bytes are no HTTP/1 response, or one that another parser may read differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
@@ -127,7 +127,7 @@ impl ResponseHead {
         self.reason = self.fields.add_text(reason.as_bytes());
     }
 
-    /// Writes the status line and the header lines; whoever frames the body ends the section.
+    /// Writes the status line and the header lines; the framing of the body ends the section.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(self.status.as_str().as_bytes());

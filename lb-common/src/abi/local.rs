@@ -1,4 +1,4 @@
-//! Layouts of the connect hooks: what clients on this host asked for, and what they got.
+//! Layouts of the connect hooks: the addresses that clients on this host asked for, and their backends.
 
 use super::{BackendId, ServiceId};
 use crate::addr::Addr;
@@ -72,7 +72,7 @@ pub struct LocalDatagram {
 }
 const _: () = assert!(size_of::<LocalDatagram>() == 32);
 
-/// Value of the `LOCAL_DATAGRAMS` map: what the client asked for.
+/// Value of the `LOCAL_DATAGRAMS` map: the address that the client asked for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {

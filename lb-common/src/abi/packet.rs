@@ -278,8 +278,8 @@ pub struct Target {
     pub kind: u8,
     /// Bits of the outer source that vary, 0 to 16.
     pub source_bits: u8,
-    /// Greatest packet on the way to the backend, outer headers included, bytes; 0 for what the
-    /// route says.
+    /// Greatest packet on the way to the backend, outer headers included, bytes; 0 for the
+    /// MTU of the route.
     pub mtu: u16,
     /// Padding, zero.
     pub pad: u16,
@@ -457,7 +457,7 @@ pub enum PacketCounter {
     DropSpoofed = 16,
     /// Dropped: hop limit used up, and no answer possible.
     DropTtl = 17,
-    /// Dropped: a fragment whose first has not come.
+    /// Dropped: a fragment without its first one.
     DropFragment = 18,
     /// Dropped: no source port is free.
     DropNoPort = 19,
@@ -465,7 +465,7 @@ pub enum PacketCounter {
     DropTooBig = 20,
     /// Dropped: an ICMP error about nothing that is known.
     DropIcmp = 21,
-    /// Dropped: the kernel refused to change or store what had to be.
+    /// Dropped: the kernel refused to change the packet or to store its flow.
     DropKernel = 22,
     /// Dropped: no route to the next hop.
     DropNoRoute = 23,

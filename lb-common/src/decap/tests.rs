@@ -69,7 +69,7 @@ const TAGS: [&[[u8; 4]]; 3] = [
     &[[0x88, 0xa8, 0, 5], [0x81, 0, 0x60, 6]],
 ];
 
-/// Each wrapping of each inner packet behind each kind of Ethernet header, and what is in it.
+/// Each wrapping of each inner packet behind each kind of Ethernet header, and its inner packet.
 fn wrapped() -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut all = Vec::new();
     for tags in TAGS {

@@ -180,7 +180,7 @@ fn error_v4<P: Packet>(
 fn with_quote<P: Packet>(packet: &P, at: u32, quoted: u32, mut sum: Sum) -> Option<Sum> {
     let mut i = 0;
     // Of two bounds the compiler would make one, their minimum. Linux 6.1 understands bounds of
-    // a loop only where they are constants.
+    // a loop only if they are constants.
     while i < MOST_QUOTED && i < core::hint::black_box(quoted) {
         let [word] = packet.words::<1>(at + i * 4)?;
         sum = sum.word(word);
@@ -235,7 +235,7 @@ fn write_reset<P: Packet>(packet: &mut P, segment: &Segment) -> Option<()> {
     let header = if ip.v6 { 40 } else { 20 };
     let begun = packet.is_begun(ip.payload + 16);
     if begun && ip.payload != ip.at + header {
-        // The network card would end the checksum where it used to be.
+        // The network card would end the checksum at its former place.
         return None;
     }
     packet.truncate(ip.at + header + 20)?;
@@ -284,7 +284,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Reads the header of a frame whose IP header is at `at`.
+    /// Reads the header of a frame with its IP header at `at`.
     #[inline(always)]
     pub(super) fn read<P: Packet>(packet: &P, at: u32) -> Option<Self> {
         let macs = packet.words::<3>(0)?;

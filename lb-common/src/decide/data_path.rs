@@ -151,7 +151,7 @@ pub trait Flows {
     /// Room for a flow to be entered.
     type New: DerefMut<Target = NewFlow>;
 
-    /// The home of a flow over IPv4 whose packets come from the client as `words`.
+    /// The home of a flow over IPv4; packets from its client come in as `words`.
     fn home(&self, words: &[u32; 3], protocol: u8) -> Home;
     /// The flow of packets that come in as `key`.
     fn flow(&mut self, key: &FlowKey) -> Option<Self::Flow>;
@@ -187,7 +187,7 @@ pub trait FlowEntries {
     /// Its way back.
     type Hop: Copy + Deref<Target = Hop>;
 
-    /// The entry of a flow whose packets come in as `words`, if that is found at first sight.
+    /// The entry of a flow by the `words` of its packets, if the first look-up finds it.
     fn entry<const N: usize>(
         &self,
         by: By,
@@ -210,7 +210,7 @@ pub trait FlowEntries {
 
 /// Ports of fragmented datagrams.
 pub trait Fragments {
-    /// Ports of a datagram whose first fragment has come.
+    /// Ports of a datagram, from its first fragment.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Notes the ports of a first fragment.
     fn note_fragment(&mut self, key: &FragmentKey, fragment: &Fragment);

@@ -97,8 +97,8 @@ struct Dirty<H> {
 }
 
 impl<H: Deref<Target = ServiceHead>> Dirty<H> {
-    /// Where a packet goes: tracked flows where they began, a client that is remembered where it
-    /// was, what is new to the owner, and all the rest to the base.
+    /// Where a packet goes: tracked flows go to their first backend, a client with
+    /// affinity to its last one, new flows to the owner, and all others to the base.
     #[inline(always)]
     fn backend<W: DataPath>(
         &self,
@@ -175,7 +175,7 @@ fn send<P: Packet, W: DataPath>(
     let room = room(target, &hop);
     if packet.segment_len(ip.len) > room {
         // Also of a fragment that might be cut further: no hop here does that, and its sender learns
-        // what fits.
+        // the size that fits.
         context.problem = Problem::too_big(room);
         return Verdict::next(Stage::Error);
     }
@@ -208,7 +208,7 @@ pub(super) const fn outer_hash(client: u32, ports: u32) -> u32 {
     (client ^ ports).wrapping_mul(0x9e37_79b1) >> 16
 }
 
-/// Greatest packet that there is room for on the way to a backend, bytes: what wrapping adds fits too.
+/// Greatest packet that there is room for on the way to a backend, bytes; room for wrapping is left.
 #[inline(always)]
 pub(super) const fn room(target: &Target, hop: &Hop) -> u32 {
     let mtu = if target.mtu == 0 {
@@ -230,7 +230,7 @@ pub(super) const fn overhead(target: &Target) -> u32 {
     }
 }
 
-/// Lowers the maximum segment size that a SYN announces to what fits in `room` (RFC 9293, section
+/// Lowers the maximum segment size that a SYN announces to the size that fits in `room` (RFC 9293, section
 /// 3.7.1).
 #[inline(always)]
 fn clamp<P: Packet>(packet: &mut P, segment: &Segment, room: u32) -> Option<()> {
@@ -326,7 +326,7 @@ pub(super) const fn gue_header(target: &Target, hash: u32, len: u32) -> [u32; 2]
     [ports.to_be(), (answer::told(8 + len) << 16).to_be()]
 }
 
-/// The outer source, varied by flow so that the receiving network card spreads what comes.
+/// The outer source, varied by flow so that the receiving network card spreads packets.
 #[inline(always)]
 pub(super) const fn varied(target: &Target, hash: u32) -> Ip {
     let bits = if target.source_bits > 16 {

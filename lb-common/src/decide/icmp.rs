@@ -1,4 +1,4 @@
-//! ICMP: echo to service addresses, and errors about flows, whose quoted headers are rewritten so
+//! ICMP: echo to service addresses, and errors about flows. Quoted headers are rewritten so
 //! that the receiver recognises its own packet (RFC 5508, section 4).
 
 use super::data_path::{BackendEvent, Backends, Counters, DataPath, Flows, Host, Services};
@@ -321,7 +321,7 @@ fn inner_addresses<P: Packet>(
             [s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]],
         );
     }
-    // A header whose checksum is right adds nothing to the sum around it, before or after. But a
+    // A header with a right checksum adds nothing to the sum around it, before or after. But a
     // router may have quoted it with its TTL lowered and the checksum not; so go by differences.
     let [third] = packet.words::<1>(inner.at + 8)?;
     let old = (u32::from_be(third) as u16).to_be();

@@ -59,7 +59,7 @@ pub struct PacketContext {
     takes_source: bool,
     /// `nat`: the one that was chosen before, towards which no source port is free.
     avoid: BackendId,
-    /// `nat`: the CPU whose source ports are tried.
+    /// `nat`: the CPU from which source ports are tried.
     ports_of: u32,
     /// `dsr`: a hash of its client.
     hash: u32,
@@ -96,7 +96,7 @@ impl PacketContext {
 
 /// The longest way: a SYN with extension headers on a flow that is over (arrived, extensions,
 /// received, flow, forget, fresh, enter, and, when another CPU has entered it first, the same four
-/// once more, known, error), for each CPU whose source ports are tried: borrow, enter, and all of these
+/// once more, known, error), for each CPU from which source ports are tried: borrow, enter, and all of these
 /// once more for another backend, behind: borrow, fresh, enter.
 const MOST_STAGES: u32 = 16 + 4 * nat::MOST_BORROWED;
 /// The most stages of a packet that leaves: an ICMP error (leaving, extensions, error, about, mend).
@@ -269,7 +269,7 @@ pub fn egress<P: Packet, W: Stages>(
     from_stage(Stage::Leaving, MOST_LEAVING_STAGES, packet, world, context)
 }
 
-/// A packet that leaves, up to what it may be.
+/// A packet that leaves, up to its classification.
 #[inline(always)]
 fn leaving<P: Packet, W: Services>(packet: &P, world: &W, context: &mut PacketContext) -> Verdict {
     let Ok(ip) = headers::ip(packet) else {
@@ -327,7 +327,7 @@ fn extended<P: Packet, W: Services>(
     Verdict::next(Stage::Received)
 }
 
-/// A packet whose IP header has been read.
+/// A packet with a parsed IP header.
 #[inline(always)]
 fn received<P: Packet, W: Services + Fragments>(
     packet: &P,

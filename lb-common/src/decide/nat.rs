@@ -44,7 +44,7 @@ pub(super) fn flow<W: DataPath>(world: &mut W, context: &mut PacketContext) -> V
     Verdict::next(Stage::Known)
 }
 
-/// The rest of the way of a packet whose flow has been seen to.
+/// The remaining steps of a packet after its flow is updated.
 #[inline(always)]
 pub(super) fn known<P: Packet, W: DataPath>(
     packet: &mut P,
@@ -290,7 +290,7 @@ fn sent(flow: &Flow) -> PacketCounter {
 pub(super) struct Way {
     /// The way out; [`Hop::NONE`] when the stack has to deliver the packet.
     pub(super) hop: Hop,
-    /// Interface of a neighbour whose MAC address is not known yet. The stack would ask for it too, but
+    /// Interface of a neighbour without a known MAC address. The stack would ask for it too, but
     /// takes no packet from elsewhere whose source is an address of this host, and forwards IPv6 only
     /// if all interfaces do (before Linux 6.17).
     asks: u32,
@@ -373,7 +373,7 @@ pub(super) fn way_out<P: Packet, W: DataPath>(
     }
 }
 
-/// A packet of a flow whose backend has been removed: the sender is told, so that it connects
+/// A packet of a flow with a removed backend: the sender is told, so that it connects
 /// again now and not when it has given up.
 #[inline(always)]
 pub(super) fn backend_gone<W: Flows>(world: &mut W, context: &mut PacketContext) -> Verdict {
@@ -428,10 +428,10 @@ pub(super) fn new_flow<W: DataPath>(world: &mut W, context: &mut PacketContext) 
     Verdict::next(Stage::Enter)
 }
 
-/// CPUs whose source ports are tried when this one's are used up.
+/// CPUs from which source ports are tried when this one's are used up.
 pub(super) const MOST_BORROWED: u32 = 3;
 
-/// Enters a new flow whose backend has been chosen.
+/// Enters a new flow with a chosen backend.
 #[inline(always)]
 pub(super) fn entered<W: DataPath>(world: &mut W, context: &mut PacketContext) -> Verdict {
     let backend = context.backend;

@@ -27,7 +27,7 @@ pub(super) fn takes_source<W: Host>(world: &W, target: &Target) -> bool {
     }
 }
 
-/// Leads a new flow, whose key is known, to a backend; `takes_source` as [`takes_source`] has it, and
+/// Leads a new flow with a known key to a backend; `takes_source` as [`takes_source`] has it, and
 /// with source ports of the CPU `ports_of`. False if it needs one, and no CPU has any.
 #[inline(always)]
 pub(super) fn lead<W: Host>(
@@ -76,7 +76,7 @@ fn source_ports<W: Host>(world: &W, key: &FlowKey, target: &Target, cpu: u32) ->
     }
 }
 
-/// A hash of a flow that needs no key of its own: what it decides harms nobody but its sender.
+/// A hash of a flow that needs no key of its own: its result can harm only the sender.
 #[inline(always)]
 fn flow_hash(key: &FlowKey, seed: u32) -> u32 {
     let [a, b, c, d] = key.src.0;

@@ -21,7 +21,7 @@ use headers::{Headers, Plain, next_seq, rewrite};
 mod dsr;
 mod headers;
 
-/// What becomes of a plain packet; `None` for those that are not, with nothing done.
+/// The verdict on a plain packet; `None` for those that are not, with nothing done.
 #[inline(always)]
 pub(super) fn forward<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Option<Verdict> {
     let Some(plain) = Plain::<3>::read(packet) else {
@@ -47,7 +47,7 @@ pub(super) fn six<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Opti
     by_marks(packet, world, &plain, marks)
 }
 
-/// The same of what opens no flow of `nat`. `marks` are those of the destination.
+/// The same for a packet that opens no flow of `nat`. `marks` are those of the destination.
 #[inline(always)]
 fn by_marks<const N: usize, P: Packet, W: DataPath>(
     packet: &mut P,
@@ -72,13 +72,13 @@ where
     nat(packet, world, plain, marks)
 }
 
-/// What a function of its own has come to.
+/// Decodes the result of a function of its own.
 #[inline(always)]
 fn long_way(verdict: Verdict) -> Option<Verdict> {
     (verdict != Verdict::LONG_WAY).then_some(verdict)
 }
 
-/// Where a packet goes, unless the kernel refused to change it.
+/// The verdict of sending a packet, unless the kernel refused to change it.
 #[inline(always)]
 fn sent_by<W: Host + Counters>(world: &mut W, hop: &Hop, done: Option<()>) -> Verdict {
     match done {

@@ -8,13 +8,13 @@ use crate::decide::data_path::{Backends, Clock, Host, Routes};
 use crate::headers::{ETHERNET, IpHeader, Piece, ether};
 use crate::packet::{Packet, ports_word};
 
-/// What the kernel says when a packet cannot be changed: cut off, or out of memory.
+/// The verdict when the kernel cannot change a packet: cut off, or out of memory.
 pub(super) const REFUSED: Verdict = Verdict::drop(PacketCounter::DropKernel);
 
 /// How long a way to a backend is trusted before the routes are asked again, seconds.
 pub(super) const WAY_FRESH_S: u32 = 2;
 
-/// Counts a packet of `len` bytes to a backend, and tells the way there: what this CPU found
+/// Counts a packet of `len` bytes to a backend, and returns the next hop: the one that this CPU found
 /// lately, one for all clients.
 #[inline(always)]
 pub(super) fn way<W: Clock + Backends + Routes>(
@@ -42,7 +42,7 @@ pub(super) fn is_fresh<W: Clock + Host>(world: &W, hop: &Hop, fresh_s: u32) -> b
     hop.is_fresh(world.now_s(), fresh_s, world.settings().routes_s)
 }
 
-/// Changes addresses and ports from what came in to `out`; the TTL goes down by `hops`.
+/// Changes addresses and ports from those of the received packet to `out`; the TTL goes down by `hops`.
 #[inline(always)]
 pub(super) fn rewrite<P: Packet>(
     packet: &mut P,
@@ -82,7 +82,7 @@ pub(super) fn fix_transport<P: Packet>(
     Some(())
 }
 
-/// Changes the addresses of the IP header, noting in `delta` what that does to the pseudo header.
+/// Changes the addresses of the IP header, adding the change of the pseudo header to `delta`.
 #[inline(always)]
 pub(super) fn addresses<P: Packet>(
     packet: &mut P,

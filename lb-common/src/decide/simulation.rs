@@ -1,5 +1,5 @@
-//! A world in memory: the packet paths without a kernel, for tests and for asking where a packet
-//! would go.
+//! A world in memory: the packet paths without a kernel, for tests and for predicting the path of a
+//! packet.
 
 pub mod example;
 mod flows;
@@ -54,11 +54,11 @@ pub struct Simulation {
     pub ingress: u32,
     /// MAC address of that interface, two bytes each in memory order; zeros for one without.
     pub mac: [u16; 3],
-    /// Connected sockets of this host, by what they receive.
+    /// Connected sockets of this host, by the key of packets that they receive.
     pub sockets: HashSet<FlowKey>,
     /// Routes: the way to an address.
     pub routes: HashMap<Ip, Hop>,
-    /// Interface of routes that lack the neighbour, where the kernel can be left to ask; 0 for none.
+    /// Interface of routes that lack the neighbour, if the kernel can be left to ask; 0 for none.
     pub asks: u32,
     /// Sources that rules refuse.
     pub barred: HashSet<Ip>,
@@ -66,7 +66,7 @@ pub struct Simulation {
     pub unreachable: HashSet<Ip>,
     /// Whether that was so of the route that was asked for last.
     pub was_barred: bool,
-    /// What has been counted, by the number of the counter.
+    /// Counts, by the number of the counter.
     pub counters: HashMap<u32, u64>,
     /// The same for backends, by index.
     pub totals: HashMap<u32, PacketBackend>,
@@ -89,13 +89,13 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// What becomes of a packet that comes by an interface.
+    /// The verdict on a packet that comes by an interface.
     pub fn receive<P: Packet>(&mut self, packet: &mut P) -> Verdict {
         let mut context = PacketContext::NONE;
         super::ingress(packet, self, || Some(&mut context))
     }
 
-    /// The same by the long way, whatever the packet is.
+    /// The same by the stages alone, without the fast path.
     pub fn receive_by_stages<P: Packet>(&mut self, packet: &mut P) -> Verdict {
         let mut context = PacketContext::NONE;
         if !self.is_ours(packet) {
@@ -104,18 +104,18 @@ impl Simulation {
         super::by_stages(packet, self, &mut context)
     }
 
-    /// What becomes of a packet that the host's own stack sends.
+    /// The verdict on a packet that the host's own stack sends.
     pub fn send<P: Packet>(&mut self, packet: &mut P) -> Verdict {
         let mut context = PacketContext::NONE;
         super::egress(packet, self, &mut context)
     }
 
-    /// What has been counted.
+    /// The value of a counter.
     pub fn counter(&self, counter: PacketCounter) -> u64 {
         self.counters.get(&(counter as u32)).copied().unwrap_or(0)
     }
 
-    /// A service whose backends are chosen here.
+    /// A service with backends that are chosen here.
     fn chooses(&self, service: ServiceId) -> Option<&Service> {
         let service = self.services.get(&service.0)?;
         let head = &service.head;
@@ -144,7 +144,7 @@ impl Simulation {
         backend.is_some_and(|backend| backend.path == path::NAT)
     }
 
-    /// Marks of an address. Anybody may have been a backend, whose mark stays.
+    /// Marks of an address. Any address may have been that of a backend; its mark stays.
     fn marks_of(&self, address: &Ip) -> u8 {
         let mut marks = AddressMarks::NONE;
         for (key, vip) in self.vips.iter().filter(|(key, _)| key.addr == *address) {
@@ -157,7 +157,7 @@ impl Simulation {
     }
 }
 
-/// An entry as it was when it was looked up, and where it is.
+/// An entry as it was when it was looked up, and its place.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<K, T> {
     place: K,
@@ -174,9 +174,9 @@ impl<K, T> Deref for Found<K, T> {
 
 /// The entry of a flow.
 type FoundEntry<const N: usize> = Found<At, FlowEntry<N>>;
-/// What was sent to a backend, by its index.
+/// Totals of a backend, by its index.
 type FoundTotals = Found<u32, PacketBackend>;
-/// What is only read.
+/// A value that is only read.
 type Copied<T> = Found<(), T>;
 
 const fn copied<T>(value: T) -> Copied<T> {

@@ -310,7 +310,7 @@ fn the_only_usable_one_of_64_members_is_found_by_every_client() {
 }
 
 /// Beyond [`WALK`] members a client may be refused though one is usable: the price of a bound
-/// on what the kernel has to run and verify.
+/// on the code that the kernel has to run and verify.
 #[test]
 fn among_more_members_at_most_the_probes_and_the_walk_are_asked() {
     let mut web = Memory::new(&[1; 1000]);
@@ -386,7 +386,7 @@ fn two_services_spread_the_same_clients_differently() {
     assert_independent(&web, &api);
 }
 
-/// Whoever does not have the key cannot tell from one agent where another sends a client.
+/// Without the key, one agent's choices do not reveal the backend that another chooses for a client.
 #[test]
 fn two_keys_give_choices_that_have_nothing_to_do_with_each_other() {
     let web = Memory::new(&[1; 10]);
@@ -397,7 +397,7 @@ fn two_keys_give_choices_that_have_nothing_to_do_with_each_other() {
     }
 }
 
-/// Checks by chi-squared that where a client goes in `a` says nothing about `b`.
+/// Checks by chi-squared that a client's backend in `a` says nothing about `b`.
 fn assert_independent(a: &Memory, b: &Memory) {
     let (mut cells, clients) = ([[0u32; 10]; 10], 100_000);
     for nth in 0..clients {

@@ -57,7 +57,7 @@ where
     Some(sent_by(world, &sent.hop, done))
 }
 
-/// Lowers the maximum segment size of a SYN to what fits in `room`, where it is the first option
+/// Lowers the maximum segment size of a SYN to the size that fits in `room`, if it is the first option
 /// (RFC 9293, section 3.2: kind 2, length 4), as systems have it.
 #[inline(always)]
 fn lower_first_mss<const N: usize, P: Packet>(packet: &mut P, room: u32) -> Option<()>
@@ -74,7 +74,7 @@ where
     Some(())
 }
 
-/// What goes around packets of one family.
+/// The outer headers of packets of one family.
 pub(super) trait Wrap {
     /// Puts the outer headers around a packet, and takes a hop off the inner one.
     fn wrap<P: Packet>(&self, packet: &mut P, target: &Target, hop: &Hop, hash: u32) -> Option<()>;

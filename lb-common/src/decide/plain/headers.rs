@@ -8,7 +8,7 @@ use crate::checksum::Delta;
 use crate::headers::{ether, tcp};
 use crate::packet::{Packet, Window, ports};
 
-/// What a plain packet tells; `N` words as in [`crate::abi::packet::FlowKey::words`].
+/// The fields of a plain packet; `N` words as in [`crate::abi::packet::FlowKey::words`].
 pub(super) struct Plain<const N: usize> {
     /// Addresses and ports, as flows are looked for by them.
     pub(super) words: [u32; N],
@@ -99,7 +99,7 @@ impl<const N: usize> Plain<N> {
 
 /// The headers of one family.
 pub(super) trait Headers<const N: usize>: Sized {
-    /// Where the transport header begins.
+    /// Offset of the transport header, bytes.
     const TRANSPORT: u32;
 
     /// Reads them; `None` if the packet is not plain.
@@ -108,7 +108,7 @@ pub(super) trait Headers<const N: usize>: Sized {
     /// Writes a header of the frame, and takes a hop off.
     fn lower<P: Packet>(&self, packet: &mut P, hop: &Hop) -> Option<()>;
 
-    /// The same with other addresses and ports; `back` is what would come back.
+    /// The same with other addresses and ports; `back` is the key of the return direction.
     fn write<P: Packet>(
         &self,
         packet: &mut P,
@@ -264,7 +264,7 @@ impl Headers<9> for Plain<9> {
     }
 }
 
-/// The sequence number behind a packet without SYN and FIN; `old` where it does not tell.
+/// The sequence number behind a packet without SYN and FIN; `old` if it does not tell.
 #[inline(always)]
 pub(super) fn next_seq<const N: usize, P: Packet>(packet: &P, plain: &Plain<N>, old: u32) -> u32
 where
@@ -280,7 +280,7 @@ where
     }
 }
 
-/// Changes addresses, ports and the header of the frame. `back` is what would come back.
+/// Changes addresses, ports and the header of the frame. `back` is the key of the return direction.
 #[inline(always)]
 pub(super) fn rewrite<const N: usize, P: Packet, W: Host>(
     packet: &mut P,
@@ -310,7 +310,7 @@ where
     plain.write(packet, hop, back, &delta)
 }
 
-/// Takes off a tag beside the frame, unless that goes back by where it came from.
+/// Takes off a tag beside the frame, unless that goes back by its ingress interface.
 #[inline(always)]
 pub(super) fn untag<P: Packet, W: Host>(packet: &mut P, world: &W, hop: &Hop) -> Option<()> {
     if hop.ifindex == world.ingress() {

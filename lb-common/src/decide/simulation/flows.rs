@@ -28,7 +28,7 @@ pub struct Flows {
     pub v4: Vec<FlowSet<3>>,
     /// Flows over IPv6.
     pub v6: Vec<FlowSet<9>>,
-    /// Who has a source port.
+    /// Owners of the source ports.
     pub ports: Vec<u32>,
 }
 
@@ -53,7 +53,7 @@ impl Flows {
         }
     }
 
-    /// `settings` with what tells of these tables.
+    /// `settings` with the sizes of these tables.
     pub fn describe(&self, settings: &mut PacketSettings) {
         settings.sets = self.v4.len() as u32;
         settings.ports = self.ports.len() as u32;
@@ -108,7 +108,7 @@ impl Flows {
         Some(self.at(&at))
     }
 
-    /// Where the flow of packets that come in as `words` is; `far` says that it may be in the other
+    /// The place of the flow of packets that come in as `words`; `far` says that it may be in the other
     /// half of its set.
     pub(super) fn locate<const N: usize>(
         &self,
@@ -149,7 +149,7 @@ impl Flows {
         });
     }
 
-    /// What is at a place.
+    /// The flow at a place.
     pub(super) fn at(&self, at: &At) -> Flow {
         if at.v6 == 0 {
             read_at(&self.v4, at)
