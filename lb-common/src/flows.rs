@@ -2,7 +2,7 @@
 //! directions.
 //!
 //! A set is found by the client's address and port, which a packet from the client has as its source
-//! and one from the backend as its destination; if a source port that was given out
+//! and one from the backend as its destination. If a source port that was given out
 //! replaced the client's, `NAT_PORTS` has the place of the entry. In a set a flow has a *home*. It is looked
 //! for there and then in the rest of that half, and in the other half only if some of this one are
 //! *displaced*. An entry of an established flow is *pinned*: nothing pushes it out. One entry of a half
@@ -317,7 +317,7 @@ pub trait Set<const N: usize> {
         i + 1
     }
     /// The same number. (In the kernel neither the compiler nor the verifier knows anything of it: the
-    /// one would make a branch of what has none, the other look at every way to come by it.)
+    /// one would make a branch of code that has none, the other look at every way to come by it.)
     #[inline(always)]
     fn forgotten(&self, number: u64) -> u64 {
         number

@@ -1,4 +1,4 @@
-//! What must hold for any bytes: the targets of `cargo fuzz`, and of a seeded run as a plain test.
+//! Properties that hold for any bytes: the targets of `cargo fuzz`, and of a seeded run as a plain test.
 
 use alloc::vec::Vec;
 
@@ -7,8 +7,8 @@ use crate::decide::Outcome;
 use crate::decide::simulation::{Simulation, example};
 use crate::packet::Frame;
 
-/// A frame through the packet paths, twice, so that the second meets what the first has left. What
-/// is passed is untouched, and what is sent on keeps its Ethernet header.
+/// A frame through the packet paths, twice, so that the second meets the state that the first has left. A packet
+/// that is passed is untouched, and one that is sent on keeps its Ethernet header.
 pub fn decide(bytes: &[u8]) {
     let mut world = world();
     for _ in 0..2 {

@@ -1,8 +1,8 @@
 //! The keyed hash that spreads clients over slots, and the fixed one that places backends.
 //!
 //! SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", INDOCRYPT 2012, with
-//! one compression and three finalization rounds) over whole 64-bit words: without the key nobody
-//! can pick addresses that all land on one backend.
+//! one compression and three finalization rounds) over whole 64-bit words: without the key an attacker
+//! cannot pick addresses that all land on one backend.
 
 use crate::addr::{self, Addr};
 
@@ -61,7 +61,7 @@ impl State {
 }
 
 /// The hash of a service's clients: SipHash-1-3 under its key of the 24 bytes that are its salt
-/// (little endian) and a client's prefix. What is the same for all clients has been hashed before.
+/// (little endian) and a client's prefix. The part common to all clients has been hashed before.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientHash {
@@ -102,7 +102,7 @@ impl ClientHash {
     }
 }
 
-/// SipHash-1-3 of `bytes` under `key`, for what is not hashed per packet: names and identities.
+/// SipHash-1-3 of `bytes` under `key`, for values not hashed per packet: names and identities.
 pub fn bytes(key: [u64; 2], bytes: &[u8]) -> u64 {
     let mut state = State::new(key);
     let (words, tail) = bytes.as_chunks::<8>();

@@ -53,7 +53,7 @@ const IPV6: u32 = 40;
 /// IPv6 extension headers that are walked.
 const EXTENSIONS: u32 = 6;
 
-/// Where in its datagram a packet is.
+/// The position of a packet in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// It is the whole datagram.
@@ -67,9 +67,9 @@ pub enum Piece {
 /// The IP header of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpHeader {
-    /// Where it begins.
+    /// Offset of the header, bytes.
     pub at: u32,
-    /// Where its payload begins, behind options and extension headers.
+    /// Offset of its payload, bytes, behind options and extension headers.
     pub payload: u32,
     /// IPv6, else IPv4.
     pub v6: bool,
@@ -100,13 +100,13 @@ pub enum Bad {
     NotIp,
     /// The frame ends within the fixed IP header, or the header contradicts itself.
     Ip,
-    /// The address could be read, but what follows it not: cut off, contradictory, or more
+    /// The address could be read, but not the data behind it: cut off, contradictory, or more
     /// extension headers than are walked.
     Beyond(Ip),
 }
 
 /// Reads the Ethernet header and its tags, and the IP header. Of an IPv6 packet only the fixed
-/// header: where [`IpHeader::has_extensions`], [`extensions`] reads on.
+/// header: if [`IpHeader::has_extensions`], [`extensions`] reads on.
 #[inline(always)]
 pub fn ip<P: Packet>(packet: &P) -> Result<IpHeader, Bad> {
     let mut at = ETHERNET;
@@ -137,7 +137,7 @@ fn ipv4<P: Packet>(packet: &P, at: u32) -> Result<IpHeader, Bad> {
     Ok(header)
 }
 
-/// Length of an IP packet whose header tells none, as the frame has it; 0 for one whose length would fit
+/// Length of an IP packet from its frame, if the header tells none; 0 for one whose length would fit
 /// into the field. Linux joins TCP segments to packets of more than 64 KiB, whose length field is 0 (BIG
 /// TCP: IPv6 since Linux 5.19, until 7.0 with a hop-by-hop header; IPv4 since 6.3).
 #[inline(always)]
@@ -354,7 +354,7 @@ impl IpHeader {
     }
 }
 
-/// What a transport header tells.
+/// The fields of a transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {
     /// Source and destination port, network byte order.
@@ -420,7 +420,7 @@ fn tcp_header<P: Packet>(packet: &P, ip: &IpHeader) -> Option<Transport> {
 }
 
 /// Reads the IP header that an ICMP error quotes at `at`. The packet that it belongs to is longer
-/// than what is quoted (RFC 792: the header and eight bytes).
+/// than the quote (RFC 792: the header and eight bytes).
 #[inline(always)]
 pub fn quoted<P: Packet>(packet: &P, at: u32, v6: bool) -> Option<IpHeader> {
     if v6 {

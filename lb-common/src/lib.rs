@@ -1,4 +1,4 @@
-//! What the eBPF programs and the agent share: layouts, addresses, hashing, Maglev tables and the
+//! The code that the eBPF programs and the agent share: layouts, addresses, hashing, Maglev tables and the
 //! one function that chooses a backend.
 //!
 //! Nothing here reads a packet, a map or a clock by itself: both sides bring those through

@@ -3,17 +3,17 @@
 //!
 //! As in Maglev each member has a permutation of the slots of its own and claims them in that
 //! order. Unlike Maglev a member whose next slot is taken does not look on for a free one: a slot
-//! goes to the member that comes to it first, each at a pace of its own weight, whoever else there
-//! is. This is weighted rendezvous hashing (Thaler and Ravishankar, 1998; Schindelhauer and
+//! goes to the member that comes to it first, each at a pace of its own weight, independent of the
+//! others. This is weighted rendezvous hashing (Thaler and Ravishankar, 1998; Schindelhauer and
 //! Schomaker, 2005), run from the members' side: `slots * ln(slots)` steps for any number of
-//! members, where asking every member for every slot would take `slots * members`.
+//! members, while asking every member for every slot would take `slots * members`.
 //!
 //! # What holds
 //! - **Same set, same table**, in any order of the members and on any machine: integers only, fixed
 //!   keys, members sorted by identity. Always.
 //! - **Shares** are within [`SLACK_PERCENT`] of the weights, rounded to whole slots, and every
 //!   member has one slot at least. Always (but for tables so small that there are not slots enough
-//!   to round). Where rendezvous leaves a member outside, members with too few slots take from
+//!   to round). If rendezvous leaves a member outside, members with too few slots take from
 //!   those with too many ("levelling").
 //! - **Removing a member moves only its own slots; adding one moves only those it gets**: exactly,
 //!   as long as nothing has to be levelled, which is the rule up to some ten members in 65,537
@@ -136,7 +136,7 @@ const WEIGHT_BITS: u32 = 26;
 /// Binary places by which the product of both is cut, so that it fits [`arrival`]'s 48 bits.
 const CUT_BITS: u32 = 10;
 
-/// What depends on the number of slots alone.
+/// Values that depend on the number of slots alone.
 struct Ring {
     count: u32,
     /// Powers of a primitive root modulo `count`: each of 1 to `count - 1` once. Sequences along
@@ -245,14 +245,14 @@ fn wrap(value: u32, limit: u32) -> u32 {
 fn race(ring: &Ring, runners: &[Runner], owners: &mut [u32]) {
     let total_weight: u64 = runners.iter().map(|runner| u64::from(runner.weight)).sum();
     // Time by which a slot has been claimed once on average. Runners take turns of this length so
-    // that nobody runs on when all slots have their owner.
+    // that no runner goes on when all slots have their owner.
     let turn = ((1u64 << (TIME_BITS + WEIGHT_BITS - CUT_BITS)) / total_weight).max(1);
     let mut runners = runners.to_vec();
     let mut done = vec![false; runners.len()];
     // Arrival in the upper 48 bits, runner in the lower 16.
     let mut first = vec![u64::MAX; owners.len()];
     let mut end = 0;
-    // A slot claimed before `end` is decided: whatever is still to come is later.
+    // A slot claimed before `end` is decided: all arrivals still to come are later.
     while !first.iter().all(|arrival| arrival >> 16 < end) {
         end += turn;
         for (index, runner) in runners.iter_mut().enumerate() {
@@ -347,7 +347,7 @@ impl<'a> Level<'a> {
         // Those outside among each other first: that moves least.
         self.pass(|taker| taker.least, |giver| giver.most);
         // One of these is over by now. The floors of all shares add up to the slots at most, the
-        // ceilings at least: there is always somebody to take from and to give to.
+        // ceilings at least: there is always a member to take from and one to give to.
         self.pass(|taker| taker.least, |giver| giver.floor);
         self.pass(|taker| taker.ceil, |giver| giver.most);
         // A share of less than one slot, in a table that is too small for its weights.
@@ -355,7 +355,7 @@ impl<'a> Level<'a> {
     }
 
     /// Those with fewer slots than `want` take, one in turn, the next of their permutations that
-    /// belongs to somebody with more than `keep`.
+    /// belongs to a member with more than `keep`.
     fn pass(&mut self, want: impl Fn(Bounds) -> u32, keep: impl Fn(Bounds) -> u32) {
         let surplus = |(owned, bounds): (&u32, &Bounds)| owned.saturating_sub(keep(*bounds));
         let mut left: u32 = self.owned.iter().zip(&self.bounds).map(surplus).sum();
@@ -403,7 +403,7 @@ fn is_prime(number: usize) -> bool {
             .all(|factor| !number.is_multiple_of(factor))
 }
 
-/// The least number whose powers modulo `prime` are all of 1 to `prime - 1`.
+/// The least primitive root: its powers modulo `prime` are all of 1 to `prime - 1`.
 fn primitive_root(prime: u32) -> u64 {
     let order = prime - 1;
     let (mut factors, mut rest, mut factor) = (Vec::new(), order, 2);

@@ -28,15 +28,15 @@ pub trait Packet {
     /// The first `N` bytes; `None` if the frame is shorter.
     fn window<const N: usize>(&mut self) -> Option<impl Window<N>>;
 
-    /// Corrects the TCP, UDP or ICMPv6 checksum at `at` for what was changed.
+    /// Corrects the TCP, UDP or ICMPv6 checksum at `at` for a change.
     fn fix_checksum(&mut self, at: u32, delta: &Delta) -> Option<()>;
 
-    /// Makes room for `by` bytes between the Ethernet header (of 14 bytes) and what follows.
-    /// What is in the Ethernet header and in the room is undefined afterwards.
+    /// Makes room for `by` bytes between the Ethernet header (of 14 bytes) and the data behind it.
+    /// The content of the Ethernet header and of the room is undefined afterwards.
     fn grow(&mut self, by: u32, outer: Outer) -> Option<()>;
 
     /// Takes all VLAN tags off, of which `by` bytes are in the frame behind the first 12; others may
-    /// be beside it (Linux: in the socket buffer). If `by` is not 0, what is in the Ethernet header
+    /// be beside it (Linux: in the socket buffer). If `by` is not 0, the content of the Ethernet header
     /// is undefined afterwards.
     fn untag(&mut self, by: u32) -> Option<()>;
 
@@ -88,7 +88,7 @@ pub const fn ports_word(ports: [u16; 2]) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
-/// What [`Packet::grow`] makes room for.
+/// The headers that [`Packet::grow`] makes room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outer {
     /// An IPv4 header.

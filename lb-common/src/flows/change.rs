@@ -1,4 +1,4 @@
-//! What becomes of a flow that was found.
+//! Changes to a flow that was found.
 
 use super::find::port_place;
 use super::{At, HALF, MOST_PINNED, ONE_DISPLACED, ONE_PINNED, Ports, Set, TRIES, is_same};
@@ -106,7 +106,7 @@ pub fn unlock<const N: usize, S: Set<N>>(set: &mut S, at: &At) {
     }
 }
 
-/// Takes a flow out that was found. False if it has gone, or somebody has locked it.
+/// Takes a flow out that was found. False if it has gone, or another CPU has locked it.
 #[inline(always)]
 pub fn remove<const N: usize, S: Set<N>, P: Ports>(
     set: &mut S,
@@ -132,7 +132,7 @@ pub fn remove<const N: usize, S: Set<N>, P: Ports>(
 }
 
 /// Mends what an agent has left that was killed while it took a flow out: `at.state` has been
-/// [`state::BUSY`] for so long that nobody is at it any more.
+/// [`state::BUSY`] for so long that no agent works on it any more.
 pub fn unstick<const N: usize, S: Set<N>, P: Ports>(
     set: &mut S,
     ports: &mut P,
@@ -156,7 +156,7 @@ pub fn unstick<const N: usize, S: Set<N>, P: Ports>(
         };
         let pinned = count(half, state::PINNED) * ONE_PINNED;
         let right = pinned + count(half ^ HALF, state::DISPLACED) * ONE_DISPLACED;
-        // Else somebody has changed what was counted.
+        // Else another CPU has changed the counted entries.
         if set.counts(half) == before {
             set.add_counts(half, right.wrapping_sub(before));
         }

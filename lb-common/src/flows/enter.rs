@@ -10,7 +10,7 @@ use crate::abi::packet::{PacketSettings, state};
 /// Why a flow was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Somebody else took the place in this very moment.
+    /// Another CPU took the place in this very moment.
     NoRoom,
     /// No source port is free, or the client's own is another flow's towards the backend.
     NoPort,
@@ -21,7 +21,7 @@ pub enum Refused {
 /// A flow that was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entered {
-    /// Where.
+    /// Place of the entry.
     pub at: At,
     /// Another one was pushed out before it was over.
     pub evicted: bool,
@@ -55,7 +55,7 @@ pub fn enter_at<const N: usize, S: Set<N>, P: Ports>(
         return Err(Refused::There);
     }
     if is_settled(best) {
-        // Whose packets are they? If that one is over, this one's.
+        // Both flows claim the same packets. If the other one is over, they are this one's.
         let way = home.way_of(best);
         let (old, seen_s) = (set.state(way), set.seen_s(way));
         let over = old & state::GIVEN_UP != 0 || is_over(old, seen_s, settings, wanted.now_s);
@@ -64,7 +64,7 @@ pub fn enter_at<const N: usize, S: Set<N>, P: Ports>(
         }
         best = 1 << TIME | best & ((1 << TIME) - 1);
     }
-    // A number for "none", not an `Option`: without a value the compiler leaves whatever is in its
+    // A number for "none", not an `Option`: without a value the compiler leaves the old content of its
     // register, which it then spills as a number although it may be a pointer. Linux 6.1
     // refuses that.
     let mut port = NO_PORT;
@@ -105,7 +105,7 @@ pub fn enter_at<const N: usize, S: Set<N>, P: Ports>(
 /// A flow that looks for a place, as its client sends it.
 pub struct Wanted<const N: usize> {
     words: [u32; N],
-    /// What will come back from the backend, and by which protocol: by none that there is where the
+    /// Words of packets that will come back from the backend, and their protocol: an unused one if the
     /// client does not keep its port.
     back: [u32; N],
     back_protocol: u8,
@@ -121,7 +121,7 @@ impl<const N: usize> Wanted<N> {
         Self::at(Home::of_new::<N>(settings, new), new, now_s)
     }
 
-    /// The same where its home is known.
+    /// The same with a known home.
     #[inline(always)]
     pub const fn at(home: Home, new: &NewFlow, now_s: u32) -> Self {
         let (words, protocol) = (new.key.words(), new.key.protocol as u8);
@@ -145,7 +145,7 @@ impl<const N: usize> Wanted<N> {
 /// In the place of the index of a source port in its map: none was asked for.
 const NO_PORT: u32 = u32::MAX;
 
-/// A place that is nobody else's.
+/// A place that this CPU alone may write.
 struct Claimed {
     way: usize,
     state: u32,
@@ -153,7 +153,7 @@ struct Claimed {
     evicted: bool,
 }
 
-/// Makes the best place a flow's own. `None` if somebody else was faster.
+/// Makes the best place a flow's own. `None` if another CPU was faster.
 #[inline(always)]
 fn claim<const N: usize, S: Set<N>, P: Ports>(
     set: &mut S,
@@ -191,13 +191,13 @@ pub(super) const KEPT: u32 = state::PINNED | state::LOCKED | state::BUSY;
 const THERE: u64 = u64::MAX;
 /// Set in places that are not to be had.
 const NOT_FREE: u64 = 1 << 62;
-/// Set in the place of another flow whose packets from the backend come in as those of this one would.
+/// Set in the place of another flow if its packets from the backend would come in like those of this one.
 const CLASH: u64 = 1 << 61;
 /// Set in places of flows that are established.
 const OPEN: u64 = 1 << 60;
 /// Set in places of flows that have not ended.
 const ALIVE: u64 = 1 << 59;
-/// Where in a place the time of its last packet begins, plus one; 0 if it is free. Before that is its
+/// Bit of a place at which the time of its last packet begins, plus one; 0 if it is free. Before that is its
 /// half, and how far from home it is.
 const TIME: u32 = 4;
 
@@ -218,7 +218,7 @@ pub fn best_place<const N: usize, S: Set<N>>(
     }
     let full = counts & 0xffff >= MOST_PINNED;
     let fits = !full && is_to_be_had(set, settings, here, wanted);
-    // What is known so far would have the verifier look at all that follows for each case apart.
+    // Known values would make the verifier check all following code for each case apart.
     let stays = set.forgotten((fits && counts < ONE_DISPLACED) as u64);
     let fits = set.forgotten(fits as u64);
     if stays != 0 {
@@ -255,7 +255,7 @@ fn is_to_be_had<const N: usize, S: Set<N>>(
     place >> TIME == 0 || place < NOT_FREE && over()
 }
 
-/// The same in one half: one that is free, next to home, or whose client has been silent for longest:
+/// The same in one half: one that is free, next to home, or with the client that has been silent for longest:
 /// of flows that have ended rather than of new ones, and of these rather than of established ones.
 ///
 /// The memory of each entry is a long way off, and the processor asks for all at once as long as it
@@ -298,7 +298,7 @@ const fn is_over(word: u32, seen_s: u32, settings: &PacketSettings, now_s: u32) 
     state::is_ended(word) || word & state::ESTABLISHED == 0 && old
 }
 
-/// What `NAT_PORTS` has of a flow that looks for its place.
+/// The value in `NAT_PORTS` for a flow that looks for its place.
 const RESERVED: u32 = u32::MAX;
 
 /// Finds a source port for a flow, and its place in `NAT_PORTS`, which is reserved.

@@ -1,4 +1,4 @@
-//! Where a flow is, and how it is found.
+//! The place of a flow, and the search for it.
 
 use core::borrow::Borrow;
 
@@ -47,7 +47,7 @@ impl By {
         }
     }
 
-    /// What `find` finds first, of the ways that there are for these marks.
+    /// The first result of `find` among the directions that these marks allow.
     #[inline(always)]
     pub fn any<T>(marks: [u8; 2], mut find: impl FnMut(Self) -> Option<T>) -> Option<T> {
         let mut by = |by: Self| if by.may_find(marks) { find(by) } else { None };
@@ -61,7 +61,7 @@ impl By {
     }
 }
 
-/// Where a flow would like to be.
+/// The preferred place of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Home {
     /// Number of the set.
@@ -76,7 +76,7 @@ impl Home {
     ///
     /// The hash is multilinear, which is strongly universal: whatever addresses somebody picks who
     /// does not know the key, they meet no more often than others would (Lemire and Kaser, "Strongly
-    /// universal string hashing is fast", The Computer Journal 57(11), 2014). What is linear in it is
+    /// universal string hashing is fast", The Computer Journal 57(11), 2014). The linear result is
     /// then mixed by the multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4).
     #[inline(always)]
     pub const fn of<const N: usize>(
@@ -205,8 +205,8 @@ fn find_in<const N: usize, S: Set<N>>(
     None
 }
 
-/// Where the flow of packets that come in as `words` is, and its set. `far` says that it may be in the
-/// other half of that; `owner` tells what `NAT_PORTS` has at a place, and `set` has the sets.
+/// The place of the flow of packets that come in as `words`, and its set. `far` says that it may be in the
+/// other half of that; `owner` reads `NAT_PORTS` at a place, and `set` has the sets.
 #[inline(always)]
 pub fn locate<const N: usize, S: Set<N>, T: Borrow<S>>(
     settings: &PacketSettings,

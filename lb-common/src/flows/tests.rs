@@ -1,5 +1,5 @@
-//! One set and many, one caller at a time. What several do at once is tested where the tables are
-//! shared memory: in the agent.
+//! One set and many, one caller at a time. Concurrent callers are tested in the agent, with tables in
+//! shared memory.
 
 use std::vec;
 use std::vec::Vec;
@@ -49,7 +49,7 @@ impl<const N: usize> Table<N> {
         home::<N>(&self.settings, number)
     }
 
-    /// Numbers of flows whose home is in one half of set 0.
+    /// Numbers of flows with a home in one half of set 0.
     fn of_half(&self, half: usize) -> impl Iterator<Item = u32> + use<N> {
         let settings = self.settings;
         (0..).filter(move |number| {
@@ -116,7 +116,7 @@ impl<const N: usize> Table<N> {
         client.is_some()
     }
 
-    /// Whether what is at a place is this flow, as it was entered.
+    /// Whether the entry at a place is this flow, as it was entered.
     fn is_flow(&self, at: &At, new: &NewFlow) -> bool {
         let entry = &self.sets[at.set as usize].entries[at.way()];
         let ends = [new.key.words(), new.out.reversed().words()];
@@ -176,13 +176,13 @@ impl<const N: usize> Table<N> {
         (counts & 0xffff, counts >> 16)
     }
 
-    /// Source ports that somebody has.
+    /// Source ports that have an owner.
     fn ports_taken(&self) -> usize {
         self.ports.iter().filter(|place| **place != 0).count()
     }
 }
 
-/// A flow all of whose fields tell its number.
+/// A flow with its number in all of its fields.
 fn flow<const N: usize>(number: u32) -> NewFlow {
     let client = number.wrapping_mul(0x9e37_79b1).to_be();
     let address = |word: u32| match N {
@@ -224,13 +224,13 @@ fn flow_given<const N: usize>(number: u32, span: u32) -> NewFlow {
     new
 }
 
-/// Where a flow of [`flow`] would like to be.
+/// The home of a flow of [`flow`].
 fn home<const N: usize>(settings: &PacketSettings, number: u32) -> Home {
     let key = flow::<N>(number).key;
     Home::of(settings, &key.words::<N>(), End::Client, protocol::TCP)
 }
 
-/// What was found, as the end sees it whose packet has found it.
+/// The entry found by a packet, as seen from the end that sent it.
 fn read<const N: usize>(table: &Table<N>, at: &At) -> Flow {
     let set = &table.sets[at.set as usize];
     let mut flow = Flow::default();
@@ -495,7 +495,7 @@ fn what_was_found_before_another_flow_got_the_place_is_nothing_any_more() {
     stays(&mut table, &pushed_out);
 }
 
-/// What was found of a flow that has gone changes nothing.
+/// A stale find of a flow that has gone changes nothing.
 fn stays<const N: usize>(table: &mut Table<N>, stale: &At) {
     let (sets, ports) = (table.sets.clone(), table.ports.clone());
     table.mark(stale, state::GIVEN_UP | RESET);

@@ -44,7 +44,7 @@ fn assert_shares(members: &[Member], slots: &[u32]) {
     }
 }
 
-/// What happens to a table when its member `gone` goes.
+/// The changes of a table when its member `gone` goes.
 struct Removal {
     /// Slots of the member.
     own: usize,
@@ -70,8 +70,8 @@ fn remove(members: &[Member], gone: usize, count: usize) -> Removal {
     }
 }
 
-/// What is moved in vain when one of `count` equal members goes (or comes: the two tables are
-/// the same), as a part of what has to be: (mean, greatest) over `rounds` sets.
+/// Slots moved in vain when one of `count` equal members goes (or comes: the two tables are
+/// the same), as a part of the necessary moves: (mean, greatest) over `rounds` sets.
 fn disruption(count: usize, rounds: usize) -> (f64, f64) {
     let of = |round: usize| {
         let members = members(4096 * round as u32, &vec![1; count]);
@@ -211,7 +211,7 @@ fn without_levelling_a_removal_moves_only_what_was_the_removed_ones() {
     }
 }
 
-/// Bounds a little above what is measured; adding is the same the other way round.
+/// Bounds a little above the measured values; adding is the same the other way round.
 #[test]
 fn a_removal_moves_little_else() {
     for (count, rounds, bound) in [(10, 10, 0.01), (20, 10, 0.03), (50, 6, 0.1), (100, 4, 0.3)] {

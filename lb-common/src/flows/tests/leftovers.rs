@@ -1,4 +1,4 @@
-//! Locks, and what somebody has left who did not come to the end.
+//! Locks, and entries left by a CPU or an agent that did not finish.
 
 use super::*;
 

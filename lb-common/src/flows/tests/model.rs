@@ -24,7 +24,7 @@ enum Step {
     Touch(u32),
     /// So many seconds pass.
     Age(u32),
-    /// What was found of a flow that has gone is used: which of them.
+    /// A stale find of a flow that has gone is used: its number.
     Late(usize),
 }
 
@@ -55,7 +55,7 @@ struct Known {
     at: At,
     new: NewFlow,
     seen_s: u32,
-    /// What its state should be, but for the version.
+    /// The expected state, but for the version.
     state: u32,
 }
 
@@ -111,7 +111,7 @@ impl<const N: usize> Model<N> {
         }
     }
 
-    /// What a flow is after a step; `None` if it has gone.
+    /// The flow after a step; `None` if it has gone.
     fn change(&mut self, step: Step, mut known: Known) -> Option<Known> {
         let (at, word) = (known.at, &mut known.state);
         match step {
@@ -187,7 +187,7 @@ impl<const N: usize> Model<N> {
         }
     }
 
-    /// Whoever had a place that was given to another flow has to go.
+    /// Removes the flow that had a place now given to another flow.
     fn push_out(&mut self, set: u32, way: u16) -> Option<Known> {
         let had = |known: &Known| (known.at.set, known.at.way) == (set, way);
         let (number, known) = self.known.iter().find(|(_, known)| had(known))?;
@@ -213,7 +213,7 @@ impl<const N: usize> Model<N> {
         for number in 0..FLOWS {
             let Some(known) = self.known.get(&number) else {
                 let mut new = Self::new_flow(number);
-                // Its client's packets find none, whatever source port it would have got.
+                // Its client's packets find none, with any source port it would have got.
                 new.ports.span = 0;
                 assert_eq!(self.by_client(&new), None, "{number} is there");
                 continue;
