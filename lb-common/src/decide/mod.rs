@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`data_path`] | the state beside the packet |
 //! | `simulation` | all of that in memory |
-//! | `plain` | the short way of packets without anything special |
+//! | `plain` | the fast path of packets without anything special |
 //! | `nat` | flows: rewriting there and back |
 //! | `new_flow` | the backend, source and source ports of a new flow |
 //! | `dsr` | slots: sending on, wrapped or as it is |
