@@ -36,7 +36,7 @@ pub(super) async fn accept(
             _ = stopped.changed() => break,
         }
     }
-    // Those whose clients have been told that they are made: closing the socket would reset them.
+    // Connections whose handshake is complete for the client: closing the socket would reset them.
     while let Some(accepted) = listener.waiting() {
         take(&worker, accepted);
     }

@@ -1,8 +1,8 @@
-//! What a thread has read or written of the clients' affinities since its clock last ticked.
+//! The affinities that a thread has read or written since its clock last ticked.
 //!
-//! Browsers come with several connections at once, and many clients share an address. Each look at
-//! the kernel's table is a system call, of which such a connection would need two. What another
-//! thread writes is seen a tick later at most; a change of settings is seen at once.
+//! Browsers come with several connections at once, and many clients share an address. Each look at the
+//! kernel's table is a system call, of which such a connection would need two. Changes by other threads are
+//! seen a tick later at most; a change of settings is seen at once.
 
 use std::cell::RefCell;
 
@@ -10,7 +10,7 @@ use lb_common::abi::{Affinity, AffinityKey};
 
 use super::clock;
 
-/// Clients that are kept, by a hash of their keys: whoever comes later takes the place.
+/// Slots for clients, by a hash of their keys: a later client takes the slot of an earlier one.
 const PLACES: usize = 256;
 
 /// One client.
@@ -46,7 +46,7 @@ impl Lately {
     }
 }
 
-/// The place of a key: FNV-1a (Fowler, Noll and Vo), which needs not resist anybody here.
+/// The slot of a key: FNV-1a (Fowler, Noll and Vo), as no attack on this hash matters here.
 fn place(key: &AffinityKey) -> usize {
     let service = key.service.0.to_ne_bytes();
     let bytes = key.prefix.iter().chain(&service);
@@ -56,8 +56,7 @@ fn place(key: &AffinityKey) -> usize {
     (hash >> 32) as usize % PLACES
 }
 
-/// The affinity of a client: what was read since the last tick under the same settings, else what
-/// `read` finds.
+/// The affinity of a client: the cached one of this tick and these settings, else the result of `read`.
 pub(super) fn affinity(
     key: &AffinityKey,
     generation: u64,
@@ -79,7 +78,7 @@ pub(super) fn affinity(
     })
 }
 
-/// Has `write` remember where a client went, unless that was done since the last tick.
+/// Has `write` remember the backend of a client, unless that was done since the last tick.
 pub(super) fn remember(
     key: &AffinityKey,
     generation: u64,
@@ -127,7 +126,7 @@ mod tests {
         }
     }
 
-    /// What is found, and whether the table was asked.
+    /// The affinity that is found, and whether the table was asked.
     fn found(service: u32, generation: u64, table: Option<Affinity>) -> (Option<Affinity>, bool) {
         let asked = Cell::new(false);
         let found = affinity(&key(service), generation, || {

@@ -40,7 +40,7 @@ const ALLOWED: &[u8] = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// A line of text that says what the status means.
+/// A line of text that explains the status.
 pub(super) fn plain(status: StatusCode) -> Answer {
     Answer::new(status, TEXT, format!("{status}\n").into())
 }
@@ -50,7 +50,7 @@ pub(super) fn page(status: StatusCode, shown: Shown) -> Answer {
     Answer::new(status, shown.content_type, shown.body)
 }
 
-/// What a poll of Engine.IO gets.
+/// An answer to a poll of Engine.IO.
 pub(super) fn packet(packet: &'static str) -> Answer {
     let mut answer = Answer::new(StatusCode::OK, TEXT, Bytes::from_static(packet.as_bytes()));
     answer.head.fields.append(Name::CacheControl, b"no-store");

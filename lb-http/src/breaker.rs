@@ -1,5 +1,5 @@
-//! What a worker has learnt of its backends by using them: who refuses connections and since when,
-//! who fails too often, and how many retries there may be.
+//! The passive health of backends as one worker sees it. It holds backends that refuse connections and
+//! since when, backends that fail too often, and the retry budget.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use lb_config::http::Upstream;
 #[derive(Default)]
 pub(super) struct CircuitBreaker {
     backends: RefCell<HashMap<BackendId, Fault>>,
-    /// None of them is empty as long as nothing has ever failed: then nobody looks any further.
+    /// Whether any backend has ever failed. If not, the tables are empty and lookups are skipped.
     any: Cell<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! What carries a request to its backend and the answer back.
+//! The carrier of a request to its backend and of the answer back: a connection or an HTTP/2 stream.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite as _;
 use super::h2c::Call;
 use super::stream::Stream;
 
-/// What carries an exchange.
+/// The carrier of an exchange.
 pub(super) enum Carrier {
     /// A connection of HTTP/1.1, which is its own for as long as it lasts.
     Own(Stream),
@@ -19,8 +19,7 @@ pub(super) enum Carrier {
 }
 
 impl Carrier {
-    /// Begins a request. What is to be written of its head goes to `out`; `is_all` says that it has no
-    /// body.
+    /// Begins a request. The bytes of its head are added to `out`; `is_all` says that it has no body.
     pub(super) fn begin(
         &mut self,
         head: &RequestHead,
@@ -59,10 +58,10 @@ impl Carrier {
         }
     }
 
-    /// Nobody waits for the answer any more.
+    /// Abandons the exchange: the client does not wait for the answer any more.
     pub(super) fn abandon(&self) {
         match self {
-            // What waits in the kernel's queue is of no use to anybody.
+            // Data in the kernel's queue is of no use any more.
             Self::Own(stream) => stream.reset_when_closed(),
             // Dropping it resets the stream.
             Self::Shared(_) => {}

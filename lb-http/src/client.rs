@@ -16,7 +16,7 @@ use super::clock::Deadline;
 use super::peer::{Peer, PeerError};
 use super::stream::Stream;
 
-/// Room for what a client says.
+/// Bytes of room for one read from a client.
 const PIECE: usize = 4 * 1024;
 /// Most bytes of a body that are read at once.
 const CHUNK: usize = 64 * 1024;
@@ -25,7 +25,7 @@ const MOST_AHEAD: usize = 16 * 1024;
 /// A client that has closed its sending side, or has gone away, which look alike, is waited for so long
 /// without a byte for it.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
-/// How soon it is looked again whether a client is there whose bytes nobody takes.
+/// Interval between checks whether a client with unread bytes is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long, and for how many bytes, a client is listened to that is told to go.
 const LINGER: Duration = Duration::from_secs(5);
@@ -38,14 +38,14 @@ thread_local! {
 /// A client's connection.
 pub(super) struct Conn {
     pub(super) stream: Stream,
-    /// What was read, from `at` on.
+    /// Bytes that were read; those from `at` on are not parsed yet.
     input: Vec<u8>,
     at: usize,
     /// The client says no more: for how long it is still answered.
     ended: Option<Deadline>,
     /// When it is looked again whether the client is there.
     again: Option<Deadline>,
-    /// What is to be written, from `taken` on.
+    /// Bytes to be written; those before `taken` are written already.
     pub(super) out: Vec<u8>,
     pub(super) taken: usize,
 }
@@ -64,7 +64,7 @@ impl Conn {
         }
     }
 
-    /// What was received and not read.
+    /// Bytes that were received and not parsed.
     pub(super) fn unread(&self) -> &[u8] {
         &self.input[self.at..]
     }
@@ -82,7 +82,7 @@ impl Conn {
         }
     }
 
-    /// What was received and not read, which is read with this.
+    /// Takes the bytes that were received and not parsed.
     pub(super) fn take_unread(&mut self) -> Vec<u8> {
         let mut input = std::mem::take(&mut self.input);
         input.drain(..std::mem::take(&mut self.at));
@@ -99,7 +99,7 @@ impl Conn {
         self.ended.is_some()
     }
 
-    /// The client takes what it is sent: it is waited for anew.
+    /// The client has taken bytes: its deadline starts anew.
     pub(super) fn moved(&self) {
         if let Some(deadline) = &self.ended {
             deadline.set(Some(HALF_CLOSED));
@@ -123,7 +123,7 @@ impl Conn {
     }
 
     /// Ready when the client has gone away behind bytes that are not read yet, and those are fewer than
-    /// the `left` of its body. To be asked again, as the kernel tells nobody of it who does not read.
+    /// the `left` of its body. It has to be polled, as the kernel does not report this without a read.
     fn poll_cut_short(&mut self, left: Option<u64>, context: &mut Context<'_>) -> Poll<()> {
         let left = left.unwrap_or(0);
         let is_cut_short = self.stream.tcp().is_some_and(|stream| {
@@ -151,7 +151,7 @@ impl Conn {
         self.ended = Some(deadline);
     }
 
-    /// Writes what there is; ready when all of it is written.
+    /// Writes the pending bytes; ready when all of them are written.
     pub(super) fn poll_out(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.taken < self.out.len() {
             let rest = &self.out[self.taken..];
@@ -161,7 +161,7 @@ impl Conn {
             }
         }
         if self.taken > 0 {
-            // Who has nothing to write holds no memory.
+            // A client with nothing to write holds no memory.
             buffer_pool::give(std::mem::take(&mut self.out));
             self.taken = 0;
         }

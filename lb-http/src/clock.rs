@@ -1,8 +1,8 @@
 //! Coarse deadlines, a thread's own: setting one is a store, and nothing is armed in the kernel.
 //!
 //! Every [`TICK_MS`] the thread looks at all its deadlines and wakes those that are over. So a
-//! deadline is up to a tick late, which nobody minds in times of seconds, and a request that sets
-//! several of them costs neither a system call nor a place in a timer wheel.
+//! deadline is up to a tick late, which is harmless in times of seconds. A request that sets several
+//! deadlines costs neither a system call nor a place in a timer wheel.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

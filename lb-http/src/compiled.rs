@@ -1,5 +1,5 @@
-//! What is made of a service's configuration for its requests: routes with their rules, limits and
-//! cookies, and the pages for errors. Made anew whenever something changes, and never changed.
+//! A service's configuration, compiled for its requests: routes with their rules, limits and cookies, and
+//! the error pages. It is made anew at every change, and is immutable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,17 +24,17 @@ pub(super) struct CompiledService {
     router: Arc<Router>,
     /// One for each route, in their order; after them that of requests without one.
     routes: Vec<RouteConfig>,
-    /// What is shown for errors.
+    /// The error pages.
     pub(super) pages: Arc<Pages>,
 }
 
-/// What holds for the requests of one route.
+/// The compiled configuration of one route.
 pub(super) struct RouteConfig {
-    /// What its requests and answers pass.
+    /// The filters of its requests and answers.
     pub(super) filters: Chain,
-    /// Where they go.
+    /// The handler of its requests: backends or an answer of its own.
     pub(super) target: Target,
-    /// What its backends speak.
+    /// The protocol of its backends.
     pub(super) protocol: Protocol,
     /// Times.
     pub(super) timeouts: Timeouts,
@@ -42,7 +42,7 @@ pub(super) struct RouteConfig {
     pub(super) body: Option<u64>,
 }
 
-/// Where requests go.
+/// The target of requests.
 pub(super) enum Target {
     /// To the backends of a service; `None` before it has tables.
     Backends(Option<ServiceId>),
@@ -77,7 +77,7 @@ impl CompiledService {
         }
     }
 
-    /// The place of what holds for requests without a route.
+    /// The index of the configuration for requests without a route.
     pub(super) fn without_route(&self) -> usize {
         self.routes.len() - 1
     }
@@ -175,7 +175,7 @@ impl Target {
     }
 }
 
-/// What filters have to know of the backends of a route.
+/// The facts about a route's backends that filters need.
 fn proxied(
     http: &HttpService,
     route: Option<&Route>,

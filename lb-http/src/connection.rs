@@ -1,4 +1,4 @@
-//! What is known of a client's connection.
+//! The state of a client's connection.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -29,15 +29,15 @@ pub(super) struct Connection {
     pub(super) local: SocketAddr,
     /// How far it is, over HTTP/1.1.
     pub(super) progress: Rc<Progress>,
-    /// Whoever made it, and what is told of that.
+    /// The client of the connection, and its forwarding headers.
     pub(super) origin: Rc<Origin>,
-    /// Where its requests went last.
+    /// The backend of its last request.
     pub(super) chosen: Cell<Option<Chosen>>,
-    /// Where its client was remembered to be, and when.
+    /// The affinity that was last written for its client, and when.
     remembered: Cell<Option<(ServiceId, Key, BackendId, u64)>>,
     /// The service that its requests go to, with the generation of the settings.
     service: RefCell<Option<(u64, Arc<Service>)>>,
-    /// What was agreed on in the TLS handshake, if there was one.
+    /// The result of the TLS handshake, if there was one.
     pub(super) tls: Option<Agreed>,
     /// HTTP/2 is spoken.
     http2: Cell<bool>,
@@ -102,7 +102,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A choice of a backend, and what it was made for.
+/// A choice of a backend, and the input of that choice.
 #[derive(Clone, Copy)]
 pub(super) struct Chosen {
     pub(super) generation: u64,
@@ -183,7 +183,7 @@ impl Connection {
         self.end();
     }
 
-    /// Remembers where the client went, at the beginning and then every now and then.
+    /// Writes the client's affinity, at the beginning and then every now and then.
     pub(super) fn remember(&self, service: ServiceId, key: Key, backend: BackendId) {
         let now_ms = clock::now_ms();
         let known = self.remembered.get();

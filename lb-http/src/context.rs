@@ -1,4 +1,4 @@
-//! One request with its connection, its service and its route: what handlers work on.
+//! One request with its connection, its service and its route: the input of handlers.
 
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -31,11 +31,11 @@ pub(super) struct RequestContext {
     place: usize,
     /// As filters see it.
     request: Request,
-    /// What goes from its trailers.
+    /// The names of fields to remove from its trailers.
     pub(super) named: Vec<Vec<u8>>,
     /// The client asks for trailers (`TE`).
     asks_for_trailers: bool,
-    /// What is noted of it, if its service notes requests.
+    /// Its log record, if its service has an access log.
     pub(super) record: Option<Box<Record>>,
 }
 
@@ -123,7 +123,7 @@ impl RequestContext {
         })
     }
 
-    /// What holds on its route.
+    /// The configuration of its route.
     pub(super) fn route(&self) -> &RouteConfig {
         self.service.compiled.route(self.place)
     }
@@ -156,7 +156,7 @@ impl RequestContext {
         .contains(&self.head.method)
     }
 
-    /// What is for the next hop only: to be set after all filters.
+    /// Sets the fields for the next hop only, after all filters.
     pub(super) fn ask_next_hop(&mut self) {
         let Request { head, upgrade, .. } = &mut self.request;
         if let Some(protocol) = upgrade {
@@ -229,7 +229,7 @@ impl RequestContext {
         learns.then(|| Box::new(SessionSniffer::new(self.sessions(), service, backend)))
     }
 
-    /// What ends with a tunnel of this request to a backend of `service`.
+    /// The session that ends with a tunnel of this request to a backend of `service`.
     pub(super) fn tunnelled(&self, service: ServiceId) -> Option<Box<TunnelledSession>> {
         match &self.sticky.action {
             StickyAction::Session(sid) => {
@@ -245,8 +245,8 @@ impl RequestContext {
         status == StatusCode::BAD_REQUEST && self.closing_packet().is_some()
     }
 
-    /// The answer to a request of a session of `service` that went with its backend. Whoever polls is told
-    /// by the means of Engine.IO that it is over, and begins a new one.
+    /// The answer to a request of a session of `service` whose backend is gone. A polling client is told by
+    /// the means of Engine.IO that the session is over, and begins a new one.
     pub(super) fn session_closed(&self, service: ServiceId) -> Answer {
         if let StickyAction::Session(sid) = &self.sticky.action {
             self.sessions().forget(service, sid);
@@ -305,7 +305,7 @@ fn request(
     }
 }
 
-/// What is noted of a request that begins, if its service notes requests.
+/// The log record of a request that begins, if its service has an access log.
 fn record(
     connection: &Connection,
     service: &Service,

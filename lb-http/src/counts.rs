@@ -1,4 +1,4 @@
-//! What the workers count: relaxed atomics, read by `status`.
+//! The counters of the workers: relaxed atomics, read by `status`.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use lb_common::select::Reason;
 
 use super::sticky::sniffer::TunnelledSession;
 
-/// What is counted for one backend.
+/// The counters of one backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestCounts {
     /// Requests under way and tunnels open.
@@ -129,7 +129,7 @@ pub(super) struct Active {
     counts: std::sync::Arc<Counts>,
     service: ServiceId,
     backend: BackendId,
-    /// What ends with it.
+    /// The session that ends with it.
     pub(super) session: Option<Box<TunnelledSession>>,
 }
 
@@ -155,7 +155,7 @@ impl Active {
         }
     }
 
-    /// Whether its backend is drained, and what is still open is to be closed.
+    /// Whether its backend is drained, so that the tunnel is to be closed.
     pub(super) fn is_to_end(&self) -> bool {
         let backend = self.counts.of_backend(self.backend);
         backend.is_some_and(|counts| counts.ending.load(Relaxed))

@@ -46,14 +46,14 @@ pub(super) enum DownloadError {
 pub(super) struct Download {
     pub(super) upstream: Upstream,
     decoder: Decoder,
-    /// What was read and not looked at yet, from `at` on.
+    /// Bytes that were read; those from `at` on are not decoded yet.
     input: Vec<u8>,
     at: usize,
     coded: Option<Box<Coded>>,
     sniffer: Option<Box<SessionSniffer>>,
     /// Counted until the end.
     _active: Active,
-    /// What goes from the trailers.
+    /// The names of fields to remove from the trailers.
     named: Vec<Vec<u8>>,
     passes_trailers: bool,
     most: usize,
@@ -62,7 +62,7 @@ pub(super) struct Download {
     is_spoilt: bool,
 }
 
-/// What holds for the body of an answer.
+/// The terms for the body of an answer.
 pub(super) struct Terms {
     pub(super) framing: Framing,
     pub(super) coded: Option<Box<Coded>>,
@@ -74,7 +74,7 @@ pub(super) struct Terms {
 }
 
 impl Download {
-    /// The body of an answer on `upstream`; `input` was read, and what is behind `at` belongs to it.
+    /// The body of an answer on `upstream`; the bytes of `input` behind `at` belong to it.
     pub(super) fn new(
         upstream: Upstream,
         active: Active,
@@ -206,7 +206,7 @@ impl Download {
         }
     }
 
-    /// Hands decoded pieces to `take`: what was read already, else what is read now.
+    /// Hands decoded pieces to `take`: from bytes that were read already, else from a new read.
     fn poll_decoded(
         &mut self,
         context: &mut Context<'_>,

@@ -89,7 +89,8 @@ impl Engine {
         self.health = Some(health);
     }
 
-    /// Opens sockets on `address`, one a worker, for what the kernel hands over. The first of them
+    /// Opens sockets on `address`, one a worker, for connections that the kernel hands over. The first of
+    /// them
     /// is returned: it stands for the group, which systemd knows as `name`.
     pub fn listen_handed_over(
         &mut self,
@@ -205,7 +206,7 @@ impl Engine {
         }
     }
 
-    /// Listens where that could not be done so far.
+    /// Listens again on the addresses that failed so far.
     pub fn try_again(&mut self) {
         let failed = self.problems.keys();
         if !failed.is_empty() {
@@ -214,7 +215,7 @@ impl Engine {
         }
     }
 
-    /// How many listen addresses are open. What the kernel hands over counts as one.
+    /// The number of open listen addresses. The group for handed-over connections counts as one.
     pub fn listening(&self) -> Listening {
         let handed_over = usize::from(self.steers && !self.workers.is_empty());
         self.problems.beside(self.serving.len() + handed_over)
@@ -230,7 +231,7 @@ impl Engine {
         self.listener_configs.reopen_logs();
     }
 
-    /// What stands in the way of listeners, for `status`.
+    /// The problems of listeners, for `status`.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         let files = self
             .listener_configs
@@ -239,7 +240,7 @@ impl Engine {
         self.problems.texts().chain(files)
     }
 
-    /// What was counted for a backend.
+    /// The counters of a backend.
     pub fn backend_counts(&self, id: BackendId) -> RequestCounts {
         self.counts.of(id)
     }
@@ -267,7 +268,7 @@ impl Engine {
         })
     }
 
-    /// Ends the workers. What is open may go on for `grace`; returns when it is over.
+    /// Ends the workers. Open requests may go on for `grace`; returns when it is over.
     pub async fn wind_down(self, grace: Duration, accept_policy: AcceptPolicy) {
         let deadline = Instant::now() + grace;
         for worker in &self.workers {

@@ -1,4 +1,4 @@
-//! What is noted of a request while it is under way.
+//! The log fields of a request, collected while the request is under way.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::{StatusCode, Version};
 use lb_http1::{Name, RequestHead, buffer_pool};
 
-/// What the line of a request will say. Texts are copied into one buffer, which the next request of the
-/// thread uses again: nothing of the request itself is kept alive for the log.
+/// The fields of a request's log line. Texts are copied into one buffer, which the next request of the
+/// thread reuses. The log keeps nothing of the request itself alive.
 pub(crate) struct Entry {
     texts: Vec<u8>,
     request: Spans,
@@ -43,7 +43,7 @@ pub(crate) struct LogFields<'a> {
 }
 
 impl<'a> LogFields<'a> {
-    /// What the head of a request says.
+    /// The log fields from the head of a request.
     pub(crate) fn of(head: &'a RequestHead) -> Self {
         let field = |name| head.fields.get(name);
         Self {
@@ -57,7 +57,7 @@ impl<'a> LogFields<'a> {
     }
 }
 
-/// Where texts are.
+/// Ranges of the texts in the buffer.
 #[derive(Default)]
 struct Spans {
     method: Range<usize>,

@@ -18,7 +18,7 @@ pub(super) fn line(format: LogFormat, entry: &Entry, total: Duration, end: End, 
     out.push(b'\n');
 }
 
-/// Apache's combined format, which every log reader knows; what it has no field for comes after it.
+/// Apache's combined format, which every log reader knows. Fields that it lacks come after it.
 fn combined(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
     address(entry, out);
     out.extend_from_slice(b" - ");
@@ -117,7 +117,7 @@ fn text(name: &str, value: Option<&[u8]>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\":\"");
     match std::str::from_utf8(value) {
         Ok(_) => escape(value, &JSON, out),
-        // JSON is UTF-8, whatever a client sends.
+        // JSON is UTF-8, even if the client sends other bytes.
         Err(_) => escape(String::from_utf8_lossy(value).as_bytes(), &JSON, out),
     }
     out.push(b'"');
@@ -171,7 +171,7 @@ fn thousandths(count: u64, out: &mut Vec<u8>) {
 /// for themselves after a backslash.
 type Escapes = [u8; 256];
 
-/// A text in quotes: nobody outside can end it, begin another line, or write to a terminal.
+/// A text in quotes: no client can end it, begin another line, or write to a terminal.
 const TEXT: Escapes = {
     let mut table = [0; 256];
     let mut byte = 0;

@@ -3,7 +3,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `record` | a request under way, whose line is written at its end |
-//! | `entry` | what is noted of it |
+//! | `entry` | the log fields of a request |
 //! | `format` | the line of it: combined or JSON |
 //! | `stamp` | the time, put into words once a second |
 //! | `sink` | a thread's buffer of lines, on its way to the writer |

@@ -62,7 +62,7 @@ impl DerefMut for Record {
 }
 
 impl Drop for Record {
-    /// A request that nobody finished is noted too.
+    /// A request that ends early is logged too.
     fn drop(&mut self) {
         self.write(End::Aborted);
     }

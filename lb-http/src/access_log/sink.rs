@@ -1,4 +1,4 @@
-//! Where lines go: a buffer of the thread, and from there to the writer.
+//! The path of lines: a buffer of the thread, and from there to the writer.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,12 +15,12 @@ pub(crate) struct Sink {
     pub(super) target: LogTarget,
     format: LogFormat,
     writer: SyncSender<Message>,
-    /// Buffers that have been written, for whoever needs one.
+    /// Written buffers, free for reuse by any thread.
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
     dropped: Arc<AtomicU64>,
 }
 
-/// What the writer is told.
+/// A message to the writer.
 pub(super) enum Message {
     /// Lines for a log.
     Lines(Batch),
@@ -48,7 +48,7 @@ thread_local! {
     static BUFFERS: RefCell<Buffers> = const { RefCell::new(Buffers(Vec::new())) };
 }
 
-/// All buffers of a thread; what is in them when the thread ends is written too.
+/// All buffers of a thread. Their content is written when the thread ends.
 struct Buffers(Vec<Buffer>);
 
 impl Drop for Buffers {
@@ -81,7 +81,7 @@ impl Sink {
 
     /// Adds a line, which `put` writes, to this thread's buffer.
     pub(super) fn write(self: &Arc<Self>, put: impl FnOnce(&mut Vec<u8>)) {
-        // When a thread ends, what it drops last finds no buffer any more.
+        // When a thread ends, values that it drops last find no buffer any more.
         let _ = BUFFERS.try_with(|buffers| {
             let Buffers(buffers) = &mut *buffers.borrow_mut();
             let known = buffers
@@ -106,7 +106,7 @@ impl Sink {
 pub(crate) fn flush_thread() {
     BUFFERS.with_borrow_mut(|Buffers(buffers)| {
         buffers.iter_mut().for_each(Buffer::send);
-        // A log that was configured away is held by nobody else.
+        // Only this buffer still holds a log that was removed from the configuration.
         buffers.retain(|buffer| Arc::strong_count(&buffer.sink) > 1);
     });
 }

@@ -28,7 +28,7 @@ pub(crate) struct Writer {
     sinks: Vec<(AccessLog, Arc<Sink>)>,
 }
 
-/// What cannot be written, and why.
+/// Targets that cannot be written, with the reason.
 type Problems = Arc<Mutex<HashMap<LogTarget, String>>>;
 
 impl Writer {
@@ -81,7 +81,7 @@ impl Writer {
 
     /// Opens every file anew: it was moved away.
     pub(crate) fn reopen(&self) {
-        // Unlike lines this may wait a moment: whoever moves files is not a request.
+        // Unlike lines this may wait a moment: the caller is log rotation, not a request.
         let _ = self.sender.send(Message::Reopen);
     }
 
@@ -93,7 +93,7 @@ impl Writer {
         }
     }
 
-    /// What `status` should tell: files that cannot be written, lines that were dropped.
+    /// Problems for `status`: files that cannot be written, lines that were dropped.
     pub(crate) fn problems(&self) -> Vec<String> {
         let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<String> = problems.values().cloned().collect();
@@ -109,7 +109,7 @@ impl Writer {
     }
 }
 
-/// What the thread works with.
+/// The state of the writer thread.
 struct Desk {
     files: HashMap<LogTarget, File>,
     spare: Arc<Mutex<Vec<Vec<u8>>>>,

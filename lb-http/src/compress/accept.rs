@@ -2,7 +2,7 @@
 
 use lb_config::http::Algorithm;
 
-/// What a client takes, with weights in thousandths.
+/// The codings that a client accepts, with weights in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Accepted {
     gzip: u16,
@@ -15,7 +15,7 @@ pub(super) struct Accepted {
 }
 
 impl Accepted {
-    /// What the lines of the header say; without any, a client takes what there is, uncompressed.
+    /// Reads the lines of the header. Without any, a client accepts only uncompressed answers.
     pub(super) fn of<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut accepted = Self {
             gzip: 0,

@@ -43,7 +43,7 @@ impl Coded {
         }
     }
 
-    /// Takes `input`; what comes out of it by now is added to `out`.
+    /// Compresses `input`; output that is ready by now is added to `out`.
     pub(crate) fn write(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match &mut self.state {
             State::Gathering(whole) if whole.len() + input.len() <= WHOLE => {

@@ -48,7 +48,7 @@ impl Encoder {
         })
     }
 
-    /// Takes `input`; what comes out of it by now is added to `out`.
+    /// Compresses `input`; output that is ready by now is added to `out`.
     pub(super) fn write(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Self::Gzip(gzip) => gzip.write(input, out),
@@ -230,7 +230,7 @@ pub(super) mod tests {
 
     const ALL: [Algorithm; 3] = [Algorithm::Gzip, Algorithm::Brotli, Algorithm::Zstd];
 
-    /// What can be read of a coded text, whole or not.
+    /// The readable text of a coded body, whole or not.
     pub(in crate::compress) fn decoded(algorithm: Algorithm, coded: &[u8]) -> Vec<u8> {
         let mut text = Vec::new();
         let mut reader: Box<dyn io::Read> = match algorithm {

@@ -2,8 +2,8 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `accept` | what a client takes: `Accept-Encoding` with its weights |
-//! | `plan` | whether an answer is compressed, and what becomes of its header |
+//! | `accept` | the codings that a client accepts: `Accept-Encoding` with its weights |
+//! | `plan` | whether an answer is compressed, and how its header changes |
 //! | `encoder` | the three codings behind one face, contexts used again |
 //! | `body` | a body on its way, of which nothing is held back for long |
 

@@ -1,4 +1,4 @@
-//! Whether an answer is compressed, and what becomes of its header then.
+//! Decides whether an answer is compressed, and changes its header accordingly.
 
 use hyper::StatusCode;
 use lb_http1::{Fields, Name, RequestHead, ResponseHead, list};
@@ -7,7 +7,7 @@ use super::accept::Accepted;
 use crate::h2c::is_grpc_type;
 use lb_config::http::{Algorithm, Compression};
 
-/// What a request says about compression; noted before the request is passed on.
+/// The request's part in compression; noted before the request is passed on.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestMeta {
     /// `None` if it says nothing.
@@ -35,7 +35,7 @@ impl RequestMeta {
 #[derive(Clone, Debug)]
 pub(crate) struct Compressor {
     types: Vec<String>,
-    /// Server-sent events are text, and are compressed only where they are named.
+    /// Server-sent events are text, and are compressed only if the configuration names them.
     event_streams: bool,
     min_size: u64,
     algorithms: Vec<Algorithm>,
@@ -44,7 +44,7 @@ pub(crate) struct Compressor {
 const EVENT_STREAM: &str = "text/event-stream";
 
 impl Compressor {
-    /// `None` where nothing is to be compressed.
+    /// `None` if nothing is to be compressed.
     pub(crate) fn new(config: &Compression) -> Option<Self> {
         let useful = config.enabled && !config.algorithms.is_empty() && !config.types.is_empty();
         useful.then(|| Self {
@@ -101,7 +101,7 @@ impl Compressor {
 
     fn has(&self, content_type: &str) -> bool {
         if is_grpc_type(content_type.as_bytes()) {
-            // Its messages are compressed one by one, by those who send them.
+            // Its messages are compressed one by one, by their sender.
             return false;
         }
         let kind = content_type.split(';').next().unwrap_or_default().trim();
@@ -119,7 +119,7 @@ impl Compressor {
     }
 }
 
-/// Whether the answer has a body, whole and as it was made, that nobody vouches for byte by byte.
+/// Whether the answer has a whole and unchanged body, without a digest or signature of its bytes.
 fn may_be_coded(head: &ResponseHead) -> bool {
     const BOUND_TO_BYTES: [Name; 6] = [
         Name::ContentRange,
@@ -159,8 +159,7 @@ fn add_vary(fields: &mut Fields) {
     }
 }
 
-/// The header of what was coded: other bytes, not to be had in parts, and equal in meaning alone (RFC
-/// 9110, section 8.8.1).
+/// The header of a compressed answer: other bytes, no ranges, and a weak tag (RFC 9110, section 8.8.1).
 fn rewrite(fields: &mut Fields, algorithm: Algorithm) {
     let name: &[u8] = match algorithm {
         Algorithm::Gzip => b"gzip",
