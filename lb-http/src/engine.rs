@@ -289,7 +289,7 @@ impl Engine {
     }
 }
 
-/// The clients of a data plane with what this path has open.
+/// Counts the clients of a data plane that this engine has open.
 struct Counted {
     clients: Arc<dyn Clients>,
     counts: Arc<Counts>,

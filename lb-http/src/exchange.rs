@@ -47,7 +47,7 @@ const OF_STREAM: usize = 32 * 1024;
 /// Interim answers to one request; a backend that sends more has lost its way.
 const MOST_INTERIM: u32 = 8;
 
-/// What came of a request.
+/// The outcome of an exchange.
 pub(super) enum Outcome {
     /// An answer that is at hand.
     Own(Cleared<Answer>),
@@ -114,11 +114,11 @@ struct Exchange<'a> {
     all_down: bool,
 }
 
-/// The head of an answer with what was read behind it.
+/// The head of an answer with the bytes that were read behind it.
 struct ResponseStart {
     head: ResponseHead,
     input: Vec<u8>,
-    /// Where the rest begins in `input`.
+    /// The offset in `input` of the bytes behind the head.
     at: usize,
 }
 
@@ -189,7 +189,8 @@ impl Exchange<'_> {
                 worker.pool.forget(id);
                 continue;
             }
-            // Whatever it asks for, nothing has happened (RFC 9113, section 8.7).
+            // The method does not matter: the backend has not processed the request (RFC 9113, section
+            // 8.7).
             if matches!(failure, Failure::Refused)
                 && upload.is_whole()
                 && repeats < MOST_REPEATS
@@ -278,7 +279,7 @@ impl Exchange<'_> {
         .await
     }
 
-    /// What a failure means for the backend, and for the client.
+    /// Maps a failure to its effect on the backend and to the client's outcome.
     fn failed(
         &self,
         request: &RequestContext,
@@ -398,7 +399,7 @@ impl Exchange<'_> {
         let sniffer = request.sniffer(self.service, status, backend);
         upload.answered();
         let terms = Terms {
-            // A stream says by itself where it ends, and may have trailers there.
+            // A stream marks its end by itself, and may have trailers there.
             framing: match framing {
                 Framing::None => Framing::None,
                 _ if is_shared => Framing::UntilClose,
@@ -500,7 +501,7 @@ impl HeadReader {
                             let many = "a request got interim answers without end";
                             return Poll::Ready(Err(Failure::Malformed(many)));
                         }
-                        // What it was asked for has been promised by us already.
+                        // The gateway has sent the 100 Continue of this request already.
                         if head.status != StatusCode::CONTINUE {
                             hop::strip(&mut head.fields);
                             peer.interim(&head);

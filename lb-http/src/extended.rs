@@ -21,7 +21,7 @@ use super::tunnel::{End, Tunnel};
 pub(super) struct Extended(OnUpgrade);
 
 impl Extended {
-    /// What `request` asks for, if it is an extended CONNECT.
+    /// The extended CONNECT in `request`, if it is one.
     pub(super) fn of(request: &mut Request<Incoming>) -> Option<Self> {
         let asks =
             request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some();

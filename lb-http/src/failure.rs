@@ -17,7 +17,7 @@ pub(super) enum Failure {
     Reset(Reason),
     /// The connection broke before any byte of an answer.
     Broken,
-    /// What came is no answer of HTTP; what is wrong with it.
+    /// The backend's bytes are no answer of HTTP; the text names the fault.
     Malformed(&'static str),
     /// It took too long.
     Timeout,
@@ -41,7 +41,7 @@ impl From<Unanswered> for Failure {
 }
 
 impl Failure {
-    /// What a stream of the client is reset with.
+    /// The reason for the reset of the client's stream.
     pub(super) fn reason(&self) -> Option<Reason> {
         match self {
             Self::Refused => Some(Reason::REFUSED_STREAM),

@@ -1,8 +1,8 @@
-//! Who asks for what: the forwarding headers, as they come in and as they go out.
+//! The forwarding headers: client, host, scheme and certificate, as they come in and as they go out.
 //!
 //! From a trusted proxy they are read and continued, and the client is the rightmost address that
-//! is not trusted; what was written to its left is nobody's word and is dropped. From anybody else
-//! they are replaced.
+//! is not trusted. Entries to its left are unverified and are dropped. From other peers the headers are
+//! replaced.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -21,10 +21,10 @@ const LONGEST_ID: usize = 128;
 /// Most addresses of a chain that are looked at, from the right.
 const MOST_HOPS: usize = 64;
 
-/// What is the same for every request of a connection.
+/// The facts shared by all requests of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    /// Whoever made the connection, by its PROXY header if it came with one.
+    /// The peer of the connection, by its PROXY header if it came with one.
     pub peer: SocketAddr,
     /// The address that it came to.
     pub local: SocketAddr,
@@ -35,7 +35,7 @@ pub(crate) struct Origin {
     port: String,
 }
 
-/// What was found out of one request.
+/// The origin of one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asker {
     /// The client.
@@ -106,8 +106,8 @@ pub(crate) fn drop_underscores(fields: &mut Fields) {
     fields.retain(|name, known| known != Name::Other || !name.contains(&b'_'));
 }
 
-/// Sets the forwarding headers of a request. Fields of one hop must be gone already: what a
-/// client names in `Connection` must not take away what is set here.
+/// Sets the forwarding headers of a request. Fields of one hop must be gone already: a client's
+/// `Connection` header must not remove the fields that are set here.
 pub(crate) fn forward(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker {
     let asker = if origin.trusted {
         continued(fields, origin, settings)
@@ -120,7 +120,7 @@ pub(crate) fn forward(fields: &mut Fields, origin: &Origin, settings: &Settings)
     asker
 }
 
-/// Names by which proxies tell applications who asks, for what, and by which certificate.
+/// Names by which proxies tell applications the client, the requested host and the certificate.
 const CLAIMS: [&str; 11] = [
     "forwarded-for",
     "x-client-ip",
@@ -137,8 +137,8 @@ const CLAIMS: [&str; 11] = [
 /// Beginnings of such names.
 const CLAIM_STARTS: [&str; 2] = ["x-forwarded", "ssl-client-"];
 
-/// Drops what a client that is not trusted claims, in every spelling that an application may take for
-/// the same name, but for what is `allowed`.
+/// Drops the claims of an untrusted client except those `allowed`, in every spelling that an application
+/// may take for the same name.
 fn drop_claims(fields: &mut Fields, allowed: &[HeaderName]) {
     fields.retain(|name, known| {
         let is_ours = matches!(known, Name::Host | Name::XRequestId);
@@ -181,7 +181,7 @@ fn replaced(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker 
     Asker::of_connection(origin)
 }
 
-/// What a trusted proxy says is read, and continued.
+/// Reads and continues the headers of a trusted proxy.
 fn continued(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker {
     let told = value::read(fields.all(Name::Forwarded));
     let hops = hops(fields, &told, origin, &settings.trusted_proxies);
@@ -219,8 +219,8 @@ fn continued(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker
     }
 }
 
-/// The addresses on the way here that can be vouched for, the client's first: what is written
-/// counts from the right as long as whoever wrote it is trusted.
+/// The addresses of the verified hops, the client's first. Entries count from the right as long as the hop
+/// that wrote them is trusted.
 fn hops(
     fields: &Fields,
     told: &value::ForwardedInfo,
@@ -229,7 +229,7 @@ fn hops(
 ) -> Vec<IpAddr> {
     let mut hops = vec![origin.peer.ip()];
     let written: Vec<Option<IpAddr>> = if fields.has(Name::XForwardedFor) {
-        // An empty member of a list is none (RFC 9110, section 5.6.1.2), and hides nobody.
+        // An empty member of a list is none (RFC 9110, section 5.6.1.2), and hides no hop.
         list::members(fields.all(Name::XForwardedFor))
             .map(address)
             .collect()
@@ -237,7 +237,7 @@ fn hops(
         told.hops.clone()
     };
     for hop in written.into_iter().rev().take(MOST_HOPS) {
-        // A hop that is hidden or unknown ends what can be known.
+        // A hidden or unknown hop ends the chain of verified ones.
         let Some(hop) = hop else { break };
         hops.push(hop);
         if !is_trusted(trusted, hop) {
@@ -329,7 +329,7 @@ impl RequestId {
         Self { text, length: 32 }
     }
 
-    /// One that somebody else has given.
+    /// A request id that another proxy or the client has given.
     pub(super) fn of(id: &[u8]) -> Option<Self> {
         let is_good = id.len() <= LONGEST_ID && id.iter().all(u8::is_ascii_graphic);
         is_good.then(|| {

@@ -1,4 +1,4 @@
-//! What must hold for any bytes that the network may bring, for the readers written here: entry
+//! Properties that must hold for any bytes from the network, for the readers written here: entry
 //! points of the fuzz targets in `fuzz/`, and of a test that runs them over changed samples.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,7 +12,7 @@ use crate::sticky::engineio::{self, Handshake};
 use lb_config::http::{ProxyVersion, Settings};
 use lb_net::proxy_protocol::{self, Parsed};
 
-/// A PROXY header is read the same however it comes in pieces, and what it tells can be told on.
+/// A PROXY header is read the same in any split into pieces, and its content can be written again.
 pub fn proxy_header(bytes: &[u8]) {
     match proxy_protocol::parse(bytes) {
         Parsed::Header { addresses, length } => {
@@ -48,8 +48,8 @@ pub fn proxy_header(bytes: &[u8]) {
     }
 }
 
-/// Whatever is in the forwarding headers, the client is an address and the headers that go on are
-/// well-formed; what is not trusted decides nothing.
+/// For any forwarding headers, the client is an address and the outgoing headers are well-formed. Untrusted
+/// input decides nothing.
 pub fn forwarded(bytes: &[u8]) {
     let mut parts = bytes.split(|byte| *byte == b'\n');
     let mut headers = Fields::new();
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What the targets begin with; `cargo fuzz` makes its own from there.
+    /// The seeds of the targets; `cargo fuzz` makes its own from there.
     const SAMPLES: [&[u8]; 22] = [
         b"PROXY TCP4 203.0.113.9 192.0.2.1 51000 80\r\nGET",
         b"PROXY TCP6 2001:db8::9 ::ffff:192.0.2.1 51000 80\r\n",
@@ -200,7 +200,7 @@ mod tests {
         b"___eio[0](\"31:0{\\\"sid\\\":\\\"abc\\\"}\");",
     ];
 
-    /// What is put into samples.
+    /// Words to insert into samples.
     const WORDS: [&[u8]; 12] = [
         b" ",
         b"\r\n",

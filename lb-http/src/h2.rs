@@ -34,9 +34,9 @@ use super::{answers, body, handle};
 const PENDING_RESETS: usize = 20;
 /// Streams that may be reset for errors of the client over the life of a connection.
 const ERROR_RESETS: usize = 256;
-/// What one stream may have waiting to be sent.
+/// Bytes that one stream may have waiting to be sent.
 const SEND_BUFFER: usize = 64 * 1024;
-/// What a client may send on one stream, and on all of them, before it is read.
+/// Bytes that a client may send on one stream, and on all of them, before they are read.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// A connection without a sign of life is asked for one, and closed without an answer.
@@ -48,7 +48,7 @@ const GO: Duration = Duration::from_secs(5);
 /// How often it is looked whether the client takes its answers.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Runs what hyper spawns on this thread.
+/// Runs the futures that hyper spawns on this thread.
 #[derive(Clone, Copy)]
 struct Here;
 
@@ -87,7 +87,7 @@ pub(super) async fn converse(io: Prefixed, connection: &Rc<Connection>) {
         while look.poll(context).is_ready() {
             look.set(Some(LOOK));
             if connection.is_stalled() {
-                // Whoever does not read holds backends, and memory.
+                // A client that does not read holds backends, and memory.
                 return Poll::Ready(());
             }
         }
@@ -102,7 +102,7 @@ pub(super) async fn converse(io: Prefixed, connection: &Rc<Connection>) {
             if connection.progress.phase() != Phase::Exchange {
                 connection.progress.idle(GO);
             }
-            // GOAWAY: what is under way is answered.
+            // GOAWAY: open requests are still answered.
             Pin::new(&mut served).graceful_shutdown();
         }
         match Pin::new(&mut served).poll(context) {
@@ -171,7 +171,7 @@ async fn answer(
             return Err(reason.into());
         }
         Outcome::Gone => {
-            // Nobody gets it: the stream was reset.
+            // The client does not get this answer: the stream was reset.
             let answer = answers::plain(StatusCode::BAD_REQUEST);
             own(answer, in_flight, None, false)
         }
@@ -268,7 +268,7 @@ fn head_of(parts: &hyper::http::request::Parts) -> RequestHead {
     head
 }
 
-/// Checks what HTTP/2 asks for beside what holds for all requests.
+/// Checks the rules of HTTP/2 beside the rules for all requests.
 fn check(
     head: &mut RequestHead,
     parts: &hyper::http::request::Parts,
@@ -283,7 +283,7 @@ fn check(
             return Err(Refusal::Malformed("Host beside :authority"));
         }
     }
-    // What is for one connection only (section 8.2.2).
+    // Fields for one connection only (section 8.2.2).
     let of_connection = [
         Name::Connection,
         Name::TransferEncoding,

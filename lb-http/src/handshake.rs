@@ -13,7 +13,7 @@ use super::clock::Deadline;
 use super::stream::Stream;
 use lb_net::admission::listener::Client;
 
-/// What was agreed on.
+/// The result of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Agreed {
     /// The version of TLS, as the access log has it.

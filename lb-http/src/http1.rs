@@ -21,15 +21,15 @@ use super::tunnel::End;
 /// How long the head of a request may take when the agent ends.
 const LAST_HEAD: Duration = Duration::from_secs(1);
 
-/// The first line of what a client of HTTP/2 begins with (RFC 9113, section 3.4).
+/// The first line of HTTP/2's connection preface (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// What comes next on a connection.
+/// The next event on a connection.
 enum Next {
     /// HTTP/2, with prior knowledge (RFC 9113, section 3.3).
     Http2,
     Head(RequestHead),
-    /// What came is no request, or takes too long to become one: the status to refuse it with.
+    /// The bytes are no request, or take too long to become one: the status to refuse them with.
     Refused(StatusCode),
     /// Nothing.
     End,
@@ -38,12 +38,12 @@ enum Next {
 }
 
 /// Answers requests until the connection ends. A plain one that turns out to speak HTTP/2 is returned,
-/// with what was read of it.
+/// with the bytes that were read of it.
 pub(super) async fn converse(stream: Stream, connection: &Rc<Connection>) -> Option<Prefixed> {
     let mut conn = Conn::new(stream);
     let mut is_new = connection.tls.is_none();
     loop {
-        // Boxed: who waits for a request holds no room for one.
+        // Boxed: a connection that waits for a request holds no room for one.
         let after = match next(&mut conn, connection, std::mem::take(&mut is_new)).await {
             Next::Http2 => {
                 let read = Bytes::from(conn.take_unread());
@@ -131,7 +131,7 @@ async fn next(conn: &mut Conn, connection: &Connection, is_new: bool) -> Next {
             if connection.progress.phase() == Phase::Idle {
                 return Poll::Ready(Next::End);
             }
-            // Whoever has just connected is answered, if the request is on its way.
+            // A client that has just connected is answered, if the request is on its way.
             if !std::mem::replace(&mut hurried, true) {
                 connection.progress.head(LAST_HEAD);
             }

@@ -1,4 +1,5 @@
-//! Maps by ids that we give out ourselves: nobody can choose them to collide, so their hash is cheap.
+//! Maps by ids that the agent gives out itself: no client can choose them to collide, so their hash is
+//! cheap.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

@@ -4,13 +4,13 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `engine` | the workers, started, told of new settings and ended |
-//! | `tables` | what is asked of the process around: backends, threads, the health of backends |
+//! | `tables` | the interface to the process around: backends, threads, the health of backends |
 //! | `access_log` | a line for each request |
 //! | `thread`, `accept` | threads, each with a runtime and listeners of its own |
-//! | `worker` | what each thread has: settings, upstream connections, what it has learnt |
-//! | `settings` | what the workers know, swapped whole; the choice of a backend |
+//! | `worker` | the state of each thread: settings, upstream connections, passive health |
+//! | `settings` | the settings of the workers, swapped whole; the choice of a backend |
 //! | `serve` | a client's connection from its first byte: PROXY header, TLS, then HTTP |
-//! | `connection` | what is known of a client's connection |
+//! | `connection` | the state of a client's connection |
 //! | `http1`, `client` | a client's connection of HTTP/1.1, request by request, and its bytes |
 //! | `respond` | the answer to a request of HTTP/1.1, written to its client |
 //! | `prefixed` | a connection of which some bytes were read already |
@@ -20,33 +20,33 @@
 //! | `failure` | why a request has no answer |
 //! | `upload`, `download`, `transfer` | bodies on their way |
 //! | `handle` | a request on its way: filters, handler, filters |
-//! | `context` | one request with what is known of it |
+//! | `context` | one request with its connection, service and route |
 //! | `request` | a request as filters see it |
-//! | `filters` | what every request passes, and every answer |
+//! | `filters` | the filters of every request and every answer |
 //! | `progress` | how far a request is, and its deadline |
-//! | `listener_config` | what holds for connections, made from the configuration |
-//! | `compiled` | what holds for requests, made from the configuration |
+//! | `listener_config` | the settings of connections, made from the configuration |
+//! | `compiled` | the settings of requests, made from the configuration |
 //! | `handshake` | TLS on a client's connection |
 //! | `proxied` | the PROXY header of a client's connection |
-//! | `selector`, `breaker` | a connection to the right backend; what was learnt of backends |
+//! | `selector`, `breaker` | a connection to the right backend; the passive health of backends |
 //! | `answers` | answers of the gateway's own |
 //! | `upstream` | connections to backends |
 //! | `h2c` | connections of HTTP/2 to backends, which requests share |
-//! | `carrier` | what carries a request, over either |
+//! | `carrier` | the carrier of a request, over either |
 //! | `affinity_cache` | affinities that a thread has just read or written |
 //! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
 //! | `stream` | the bytes |
 //! | `compress` | answers made smaller on their way |
 //! | `routes` | which route a request takes |
-//! | `forwarded` | who asks for what: the forwarding headers |
-//! | `rules` | header rules, and where redirects lead |
-//! | `sticky` | what keeps a client with its backend, beyond its address |
-//! | `pages` | what is shown when there is no answer of an application |
+//! | `forwarded` | the forwarding headers |
+//! | `rules` | header rules, and the targets of redirects |
+//! | `sticky` | stickiness beyond a client's address |
+//! | `pages` | the pages for errors and maintenance |
 //! | `tls` | TLS for clients: certificates, server names, session tickets |
 //! | `clock` | deadlines |
-//! | `counts` | what `status` shows |
+//! | `counts` | the counters for `status` |
 //! | `ids` | maps by ids |
-//! | [`fuzz`] | what must hold for any bytes from the network |
+//! | [`fuzz`] | properties that must hold for any bytes from the network |
 
 #![forbid(unsafe_code)]
 

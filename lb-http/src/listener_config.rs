@@ -1,4 +1,5 @@
-//! What stands between a service and its clients: TLS and the access log. Made from the configuration when it is put in force.
+//! The layer between a service and its clients: TLS and the access log. Made from the configuration when it
+//! is put in force.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,16 +13,16 @@ use super::tables::Confine;
 use super::tls::{Certificates, TicketKeys, Watcher, server_config};
 use lb_config::http::{AccessLog, CertificateFiles, HttpService, Tls};
 
-/// What holds for the connections of one service.
+/// The settings for the connections of one service.
 #[derive(Default)]
 pub(super) struct ListenerConfig {
-    /// What connections to its TLS addresses are accepted with; `None` closes them.
+    /// The TLS configuration for connections to its TLS addresses; `None` closes them.
     pub(super) tls: Option<Arc<ServerConfig>>,
-    /// Where requests are noted.
+    /// The access log of its requests.
     pub(super) log: Option<Arc<Sink>>,
 }
 
-/// What is shared by all of them and outlives changes of the configuration.
+/// The state that all of them share and that outlives changes of the configuration.
 pub(super) struct ListenerConfigs {
     confine: Confine,
     tickets: Option<TicketKeys>,
@@ -73,7 +74,7 @@ impl ListenerConfigs {
         listener
     }
 
-    /// Forgets what none of the services in force uses.
+    /// Forgets entries that none of the services in force uses.
     pub(super) fn keep_only<'a>(
         &mut self,
         services: impl Iterator<Item = &'a HttpService> + Clone,
@@ -96,7 +97,7 @@ impl ListenerConfigs {
         self.certificates.clear();
     }
 
-    /// What `status` should tell.
+    /// Problems for `status`.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let of_files = self.certificates.values().flat_map(|all| all.status());
         let of_files = of_files.filter_map(|status| {

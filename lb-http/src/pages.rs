@@ -1,4 +1,4 @@
-//! Answers of the balancer's own: what is shown when there is none of an application.
+//! Answers of the balancer's own, for requests without an application's answer.
 
 use std::collections::HashMap;
 use std::io;
@@ -37,7 +37,7 @@ struct Page {
     body: Bytes,
 }
 
-/// What is shown.
+/// A page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shown {
     /// The type of `body`.
@@ -46,7 +46,7 @@ pub(crate) struct Shown {
     pub body: Bytes,
 }
 
-/// What a client would rather have.
+/// The form that a client prefers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Html,
@@ -54,7 +54,7 @@ enum Form {
     Text,
 }
 
-/// What is wrong with the pages of `config`, a line each.
+/// The errors in the pages of `config`, a line each.
 pub fn check_config(config: &Config) -> Vec<String> {
     let source = config.source.as_deref().unwrap_or(Path::new(""));
     let written = config.services.iter().filter(|s| !s.is_inside());
@@ -92,8 +92,8 @@ impl Pages {
         })
     }
 
-    /// What to show for `status`. `all_down` says that no backend can be used, which is when the
-    /// maintenance page is shown.
+    /// The page for `status`. `all_down` says that no backend can be used, which is when the maintenance
+    /// page is shown.
     pub(crate) fn show(
         &self,
         status: StatusCode,
@@ -157,7 +157,7 @@ fn content_type(path: &Path) -> &'static str {
     }
 }
 
-/// What a client asks for: a browser takes HTML before anything else, a program JSON, and others
+/// The form that a client asks for: a browser takes HTML before anything else, a program JSON, and others
 /// get a line of text.
 fn wanted(accept: Option<&[u8]>) -> Form {
     let quality_of = |wanted: &[&str]| {

@@ -11,7 +11,7 @@ pub(super) enum PeerError {
     /// The client has gone away.
     #[error("the client has gone away")]
     Gone,
-    /// What it sends is no body.
+    /// The client's bytes are no body.
     #[error(transparent)]
     Malformed(#[from] BodyError),
 }
@@ -26,7 +26,7 @@ pub(super) trait Peer {
         take: &mut dyn FnMut(Piece<'_>),
     ) -> Poll<Result<(), PeerError>>;
 
-    /// Ready when the client has gone away. What it says meanwhile is kept for later.
+    /// Ready when the client has gone away. Bytes that arrive meanwhile are kept for later.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()>;
 
     /// Passes an interim answer on, if the client understands it.

@@ -1,4 +1,4 @@
-//! A connection of which some bytes were read before it was known what it speaks.
+//! A connection of which some bytes were read before its protocol was known.
 
 use std::io;
 use std::pin::Pin;

@@ -13,7 +13,7 @@ pub(super) enum Phase {
     Idle,
     /// Some bytes of a request are there.
     Head,
-    /// A request is under way; whoever carries it minds the time.
+    /// A request is under way; its carrier minds the time.
     Exchange,
     /// The answer is on its way to the client.
     Answer,

@@ -39,7 +39,7 @@ async fn whole(stream: &mut TcpStream) -> io::Result<Option<(SocketAddr, SocketA
             Parsed::Partial => (None, taken.len()),
             Parsed::Wrong => return Err(io::ErrorKind::InvalidData.into()),
         };
-        // What was looked at is taken, as far as it is of the header.
+        // The peeked bytes are taken, as far as they belong to the header.
         stream.read_exact(&mut piece[..end - before]).await?;
         if let Some(addresses) = addresses {
             return Ok(addresses);

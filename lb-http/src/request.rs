@@ -1,4 +1,4 @@
-//! A request as filters see it, and what they may ask of the backends.
+//! A request as filters see it, and their interface to the backends.
 
 use std::rc::Rc;
 
@@ -21,13 +21,13 @@ pub(super) struct Request {
     pub(super) framing: Framing,
     /// Its connection.
     pub(super) origin: Rc<Origin>,
-    /// Who asks.
+    /// The client of the request.
     pub(super) asker: Asker,
     /// The protocol that the client wants to go on with.
     pub(super) upgrade: Option<String>,
     /// How its answer may be compressed, if it may.
     pub(super) meta: Option<RequestMeta>,
-    /// By what it is known.
+    /// The sticky key.
     pub(super) sticky: StickyKey,
 }
 
@@ -42,7 +42,7 @@ impl Request {
         self.head.method == Method::HEAD
     }
 
-    /// What variables stand for, in the rules of `service`.
+    /// The values of variables in the rules of `service`.
     pub(super) fn values<'a>(
         &'a self,
         service: &'a str,
@@ -60,9 +60,9 @@ impl Request {
     }
 }
 
-/// What filters may ask of the backends and their tables.
+/// The interface of filters to the backends and their tables.
 pub(super) trait Backends {
-    /// Where a backend listens.
+    /// The address of a backend.
     fn address(&self, id: BackendId) -> Option<BackendAddress>;
 
     /// The settings of a service's table in force.

@@ -33,7 +33,7 @@ const FEW: usize = 2 * 1024;
 /// Bytes that are passed on before others on this thread have their turn.
 const TURN: usize = 256 * 1024;
 
-/// What becomes of a connection after a request.
+/// The state of a connection after a request.
 pub(super) enum After {
     /// The next request may come.
     Next,
@@ -147,7 +147,7 @@ async fn refuse(
     send(conn, &context, answer, closes, record).await
 }
 
-/// Refuses what is no request, of which `begun` is the beginning.
+/// Refuses bytes that are no request, of which `begun` is the beginning.
 pub(super) async fn refuse_malformed(
     conn: &mut Conn,
     connection: &Rc<Connection>,
@@ -170,7 +170,7 @@ pub(super) async fn refuse_malformed(
         target: words.next().unwrap_or_default(),
         ..LogFields::default()
     };
-    // What is known of it is whether an answer may have a body.
+    // Only the method is known, which decides whether an answer may have a body.
     let method = match log_fields.method {
         b"HEAD" => Method::HEAD,
         _ => Method::GET,
@@ -190,7 +190,7 @@ fn add_date(head: &mut ResponseHead) {
     }
 }
 
-/// Writes the head of an answer to what is to be sent. Says how its body goes.
+/// Adds the head of an answer to the output. Returns the encoding of its body.
 fn begin(
     out: &mut Vec<u8>,
     head: &mut ResponseHead,
@@ -216,7 +216,7 @@ fn begin(
     } else if version == Version::HTTP_10 {
         line_to(out, b"connection", b"keep-alive");
     }
-    // No length with these, whatever the backend says (RFC 9110, section 8.6).
+    // No length with these, even if the backend sends one (RFC 9110, section 8.6).
     match head.status.as_u16() {
         100..200 | 204 => Framing::None.write(out),
         _ => framing.write(out),
@@ -303,7 +303,7 @@ async fn upgrade(
     }
 }
 
-/// What came behind the head of an answer is no body, and nothing of it was sent.
+/// The bytes behind the head of an answer are no body, and nothing of it was sent.
 struct Unsent(Option<Box<Record>>);
 
 /// Passes the answer of a backend on, and the rest of the request the other way.
@@ -343,7 +343,7 @@ async fn stream(
         awaited: Awaited::Nobody,
         closes,
     };
-    // The head goes with what there is of the body.
+    // The head goes with the part of the body that is there.
     let first = poll_fn(|context| Poll::Ready(streaming.poll_answer(context))).await;
     if let Poll::Ready(Err(error)) = first {
         tracing::debug!(%error, "an answer comes to no end");
@@ -354,7 +354,7 @@ async fn stream(
             ..
         } = streaming;
         let conn = &mut *asking.conn;
-        // Where the backend only breaks off, it depends on the moment whether the head is on its way: the
+        // If the backend only breaks off, it depends on the moment whether the head is on its way: the
         // client always sees a connection that is cut.
         let is_malformed =
             matches!(error, DownloadError::Body(error) if error != BodyError::CutShort);
@@ -397,18 +397,18 @@ struct Streaming<'a, 'b> {
     closes: bool,
 }
 
-/// Who is waited for.
+/// The side that the transfer waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Awaited {
     Nobody,
-    /// To take what there is for it.
+    /// To take the bytes that are ready for it.
     Client,
     /// To go on with its answer.
     Backend,
 }
 
 impl Streaming<'_, '_> {
-    /// Passes on what it can. Ready at the end: whether that came as it should.
+    /// Passes on the available bytes. Ready at the end, with whether the body was complete and valid.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         let mut moved = 0;
         loop {
@@ -456,14 +456,14 @@ impl Streaming<'_, '_> {
         }
     }
 
-    /// Sends what it can of the request. An error says that the client has gone away.
+    /// Sends the available bytes of the request. An error says that the client has gone away.
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), ()> {
         let progress = &self.connection.progress;
         match self.transfer.poll_upload(self.asking, progress, context) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.uploads = false,
             Poll::Ready(Err(UploadError::Peer(PeerError::Gone))) => return Err(()),
-            // The answer goes on; what else the client says is not worth reading.
+            // The answer goes on; further bytes of the client are not worth reading.
             Poll::Ready(Err(_)) => {
                 self.uploads = false;
                 self.closes = true;
@@ -512,7 +512,7 @@ impl Streaming<'_, '_> {
     }
 }
 
-/// Sends a piece of a body; what the client does not take at once is kept.
+/// Sends a piece of a body; bytes that the client does not take at once are kept.
 fn put(conn: &mut Conn, encoder: Encoder, data: &[u8], context: &mut Context<'_>) {
     if !encoder.is_plain() || data.len() <= FEW || conn.taken > 0 {
         return encoder.data(data, &mut conn.out);
@@ -523,7 +523,7 @@ fn put(conn: &mut Conn, encoder: Encoder, data: &[u8], context: &mut Context<'_>
     } else {
         &parts[..]
     };
-    // An error comes again with what is kept.
+    // An error comes again with the kept bytes.
     let written = match Pin::new(&mut conn.stream).poll_write_vectored(context, parts) {
         Poll::Ready(Ok(written)) => written,
         _ => 0,

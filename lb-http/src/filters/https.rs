@@ -63,7 +63,7 @@ fn hsts(hsts: &Hsts) -> String {
     text
 }
 
-/// Where a plain request should have gone (RFC 9110, section 10.2.2); `None` without a host.
+/// The HTTPS URL for a plain request (RFC 9110, section 10.2.2); `None` without a host.
 fn redirect_target(host: &[u8], port: u16, target: &[u8]) -> Option<String> {
     let host = std::str::from_utf8(host)
         .ok()

@@ -1,20 +1,20 @@
 //! Filters: every request passes those of its route before its handler, and every answer passes them on
-//! its way back, whoever gives it.
+//! its way back, including the gateway's own.
 //!
 //! A filter is one file here with one type that implements [`Filter`]. The order stands in [`Chain::new`]
-//! and nowhere else. Nothing gets around it: a handler takes a [`Permit`], which only [`Chain::admit`]
-//! gives, and what is sent to a client is [`Cleared`], which only a chain makes.
+//! and nowhere else. No request gets around it: a handler takes a [`Permit`], which only [`Chain::admit`]
+//! gives. A client is sent only [`Cleared`] answers, which only a chain makes.
 //!
 //! | file | request | answer |
 //! | --- | --- | --- |
-//! | `compression` | notes what the client takes, gives `If-Match` tags back | plans its coding |
+//! | `compression` | notes the codings that the client takes, gives `If-Match` tags back | plans its coding |
 //! | `https` | redirects to TLS | `Strict-Transport-Security` |
 //! | `paths` | refuses paths that backends may read otherwise | |
 //! | `body_limit` | refuses a body that says it is too large | |
 //! | `max_forwards` | answers OPTIONS that goes no further | |
 //! | `header_rules` | applies the rules of the configuration | applies those for answers |
 //! | `loops` | refuses a request that has passed here before | |
-//! | `stickiness` | finds out by what the client is known | sets its cookie |
+//! | `stickiness` | finds the client's sticky key | sets its cookie |
 
 mod body_limit;
 mod compression;
@@ -40,7 +40,7 @@ use super::routes::Guards;
 use super::sticky::cookie::Cookies;
 use lb_config::http::{Algorithm, HttpService, Route, Settings};
 
-/// What looks at every request of its routes, and at every answer to one.
+/// A filter sees every request of its routes, and every answer to one.
 pub(super) trait Filter: Send + Sync {
     /// Looks at a request before its handler, and may change it.
     fn request(&self, _request: &mut Request, _backends: &dyn Backends) -> Verdict {
@@ -61,7 +61,7 @@ pub(super) trait Filter: Send + Sync {
     }
 }
 
-/// What a filter says of a request: nothing, an answer in the place of the handler's, or the status to
+/// The verdict of a filter on a request: pass, an answer in the place of the handler's, or the status to
 /// refuse it with.
 pub(super) type Verdict = Result<Option<Answer>, StatusCode>;
 
@@ -73,7 +73,7 @@ pub(super) enum Stopped {
     Refused(StatusCode),
 }
 
-/// Who gives an answer.
+/// The source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// A backend.
@@ -97,17 +97,17 @@ pub(super) struct Response<'a> {
 /// Says that all filters have let a request pass.
 pub(super) struct Permit(());
 
-/// What all filters have seen, and may be sent to the client.
+/// An answer that has passed all filters, and may be sent to the client.
 pub(super) struct Cleared<T>(T);
 
 impl<T> Cleared<T> {
-    /// What is to be sent.
+    /// The answer to send.
     pub(super) fn into_inner(self) -> T {
         self.0
     }
 }
 
-/// What a route comes to, beside its rules.
+/// The settings of a route for its chain, beside its rules.
 pub(super) struct Terms {
     /// Bytes of a body; `None` for any number.
     pub(super) body: Option<u64>,
@@ -117,7 +117,7 @@ pub(super) struct Terms {
     pub(super) proxied: Option<Proxied>,
 }
 
-/// What filters have to know of a route's backends.
+/// The facts about a route's backends that filters need.
 pub(super) struct Proxied {
     /// Their service; `None` before it has tables.
     pub(super) service: Option<ServiceId>,

@@ -1,4 +1,4 @@
-//! Paths that a backend may read otherwise than this service does are refused, where that matters
+//! Refuses paths that a backend may read otherwise than this service does, if that matters
 //! (`ambiguous_paths`).
 
 use std::sync::Arc;

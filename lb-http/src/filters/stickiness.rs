@@ -1,4 +1,4 @@
-//! By what a client is known (see `sticky`), and the cookie that makes it known.
+//! Finds the sticky key of a request (see `sticky`), and sets the cookie that carries it.
 
 use hyper::StatusCode;
 use lb_common::abi::ServiceId;
@@ -59,7 +59,7 @@ impl Filter for Sticky {
         };
         let fields = &mut response.head.fields;
         match &request.sticky.action {
-            // An answer that a shared cache may keep would bring everybody to one backend.
+            // An answer in a shared cache would bring all of its clients to one backend.
             StickyAction::Cookie
                 if request.sticky.key != Key::Backend(backend) && !is_shared(fields) =>
             {
@@ -68,8 +68,8 @@ impl Filter for Sticky {
                     fields.append(Name::SetCookie, value.as_bytes());
                 }
             }
-            // "Session ID unknown", or a request that does not fit it: either way what is
-            // remembered is of no use.
+            // "Session ID unknown", or a request that does not fit it: either way the remembered session is
+            // of no use.
             StickyAction::Session(sid) if response.head.status == StatusCode::BAD_REQUEST => {
                 if let Some(service) = self.service {
                     backends.sessions().forget(service, sid);

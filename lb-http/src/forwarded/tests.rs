@@ -1,4 +1,4 @@
-//! The forwarding headers, from what comes in to what goes out.
+//! Tests of the forwarding headers, from the incoming ones to the outgoing ones.
 
 use super::*;
 use lb_config::parse;
@@ -231,8 +231,8 @@ fn a_request_that_goes_in_circles_is_noticed() {
 }
 
 proptest! {
-    /// Whatever a trusted proxy passes on of what the client wrote, the client is the rightmost
-    /// address that is not trusted.
+    /// With any client input that a trusted proxy passes on, the client is the rightmost address that is
+    /// not trusted.
     #[test]
     fn the_client_is_the_rightmost_untrusted_address(
         chain in proptest::collection::vec((any::<bool>(), any::<[u8; 2]>()), 0..6)

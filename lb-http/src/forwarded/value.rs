@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-/// What a `Forwarded` header tells.
+/// The content of a `Forwarded` header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ForwardedInfo {
     /// The nodes of `for`, the client's first; `None` for one that is hidden or unknown.
@@ -13,8 +13,8 @@ pub(crate) struct ForwardedInfo {
     pub host: Option<String>,
 }
 
-/// Reads the values of all `Forwarded` lines. An element that is not well-formed ends what can be
-/// known: it stands for a hidden node, and what is to its left counts for nothing.
+/// Reads the values of all `Forwarded` lines. A malformed element stands for a hidden node, and the
+/// elements to its left are ignored.
 pub(crate) fn read<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> ForwardedInfo {
     let mut told = ForwardedInfo::default();
     for value in values {

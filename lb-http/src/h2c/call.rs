@@ -1,7 +1,7 @@
 //! One stream of a connection of HTTP/2: a request and its answer.
 //!
-//! Nothing is buffered beyond what flow control lets through: a write waits for the backend's window, and
-//! the backend gets a new one for what the client has taken. A stream that is dropped before its end is
+//! Nothing is buffered beyond the limits of flow control. A write waits for the backend's window, and the
+//! backend gets a new one for data that the client has taken. A stream that is dropped before its end is
 //! reset with CANCEL.
 
 use std::future::Future as _;
@@ -60,11 +60,11 @@ pub(crate) enum Unanswered {
     Reset(Reason),
     /// The connection broke.
     Broken,
-    /// What came is no answer of HTTP/2; what is wrong with it.
+    /// The backend's frames are no answer of HTTP/2; the text names the fault.
     Malformed(&'static str),
 }
 
-/// What comes of an answer after its head.
+/// A part of an answer after its head.
 pub(crate) enum Received {
     /// Bytes of its body; never none.
     Data(Bytes),
@@ -84,8 +84,8 @@ impl Call {
         }
     }
 
-    /// Opens the stream with the head of a request, which is all of it if `is_all` says so. What is wrong
-    /// is told by [`Call::poll_head`].
+    /// Opens the stream with the head of a request, which is all of it if `is_all` says so. Errors are
+    /// reported by [`Call::poll_head`].
     pub(crate) fn begin(&mut self, head: &RequestHead, framing: Framing, is_all: bool) {
         let Some(request) = head::request(head, framing) else {
             self.receives = Receives::Unsent(Unsent::Unsendable);
@@ -164,7 +164,7 @@ impl Call {
         self.lease.retire();
     }
 
-    /// Splits what sends off. Both parts together are one stream.
+    /// Splits off the sending half. Both halves together are one stream.
     pub(crate) fn split(&mut self) -> Self {
         Self {
             lease: Rc::clone(&self.lease),
@@ -212,7 +212,7 @@ impl Call {
         Poll::Ready(Ok(head))
     }
 
-    /// Whether nothing comes behind what was received.
+    /// Whether the received part is the last one.
     pub(crate) fn is_over(&self) -> bool {
         match &self.receives {
             Receives::Body(body) => body.is_end_stream(),
@@ -246,7 +246,7 @@ impl Unanswered {
     fn of(error: &h2::Error) -> Self {
         tracing::debug!(%error, "no answer over HTTP/2 from a backend");
         match error.reason() {
-            // Streams above the last one that GOAWAY names end so, whatever its reason.
+            // Streams above the last one that GOAWAY names end so, for any reason code.
             Some(_) if error.is_go_away() && error.is_remote() => Self::Refused,
             Some(Reason::REFUSED_STREAM) if error.is_remote() => Self::Refused,
             Some(reason) if error.is_reset() && error.is_remote() => Self::Reset(telling(reason)),

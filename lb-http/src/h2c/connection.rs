@@ -28,13 +28,13 @@ const LONGEST_HEAD: u32 = 256 * 1024;
 /// Stands for a limit on streams that the backend has not told yet. None that it tells is as large: they
 /// have 32 bits, and none at all is `usize::MAX`.
 const UNTOLD: usize = usize::MAX - 1;
-/// How long the kernel waits for a backend that does not acknowledge what it was sent.
+/// How long the kernel waits for a backend to acknowledge data.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// A connection without a sign of life is asked for one by the kernel: when, how often, how many times. A
 /// PING would be taken amiss: servers of gRPC end connections that send one within five minutes.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
-/// A connection that has told its limits. It ends when nobody holds it and its streams are over.
+/// A connection that has told its limits. It ends when its last holder is gone and its streams are over.
 pub(super) struct Connection {
     send: SendRequest<Bytes>,
     /// Streams that are open.
@@ -91,7 +91,7 @@ impl Connection {
         Ok((begun, driver))
     }
 
-    /// What streams are opened with; `None` if the connection takes no more of them: it broke, or the
+    /// The handle that opens streams. `None` if the connection takes no more of them: it broke, or the
     /// backend has said GOAWAY.
     pub(super) fn sender(&self) -> Option<SendRequest<Bytes>> {
         if self.is_over.get() {
@@ -136,7 +136,7 @@ impl Lease {
         self.0.is_over.set(true);
     }
 
-    /// What its stream is opened with, as of [`Connection::sender`].
+    /// The handle that opens its stream, as of [`Connection::sender`].
     pub(super) fn sender(&self) -> Option<SendRequest<Bytes>> {
         self.0.sender()
     }
@@ -174,8 +174,8 @@ fn watch(socket: &SockRef<'_>) {
     let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
 }
 
-/// Why a connection cannot be used. What is no HTTP/2 is invalid data; an end before the first frame is
-/// that of a process that goes.
+/// Why a connection cannot be used. Bytes that are no HTTP/2 are invalid data. An end before the first
+/// frame means that the backend's process is stopping.
 fn as_io(error: h2::Error) -> io::Error {
     if error.is_library() {
         let text = format!("the backend does not speak HTTP/2: {error}");

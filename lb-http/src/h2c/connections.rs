@@ -1,4 +1,4 @@
-//! The connections of HTTP/2 of a thread: one for each backend, a further one where all of its streams are
+//! The connections of HTTP/2 of a thread: one for each backend, and a further one if all of its streams are
 //! in use.
 
 use std::cell::RefCell;
@@ -27,7 +27,7 @@ pub(crate) struct Connections(Rc<RefCell<IdMap<BackendId, OfBackend>>>);
 #[derive(Default)]
 struct OfBackend {
     made: Vec<Rc<Connection>>,
-    /// One that is being made, for all who wait for it.
+    /// The attempt to make a connection, for all requests that wait for it.
     attempt: Option<Rc<Attempt>>,
 }
 
@@ -50,7 +50,7 @@ impl Connections {
     }
 
     /// A place on a connection to `backend`, which is made by `connect` if need be, within that time. All
-    /// who want one meanwhile wait for the same.
+    /// requests that need one meanwhile wait for the same.
     pub(crate) async fn open<F>(
         &self,
         backend: BackendId,
@@ -119,7 +119,7 @@ impl Connections {
         }
     }
 
-    /// Ends what has been idle for too long, and forgets what takes no more streams.
+    /// Ends connections that were idle for too long, and forgets those that take no more streams.
     pub(crate) fn tidy(&self) {
         let now_ms = clock::now_ms();
         self.keep(|connection| {
@@ -128,7 +128,7 @@ impl Connections {
         });
     }
 
-    /// Ends what is idle.
+    /// Ends idle connections.
     pub(crate) fn clear(&self) {
         self.keep(|connection| !connection.is_idle());
     }
@@ -142,7 +142,7 @@ impl Connections {
 }
 
 impl Attempt {
-    /// Waits for its end. Everybody gets a copy of its error.
+    /// Waits for its end. Every waiter gets a copy of its error.
     async fn wait(&self) -> io::Result<()> {
         loop {
             if let Some(outcome) = &*self.outcome.borrow() {

@@ -37,7 +37,7 @@ pub(super) fn request(head: &RequestHead, framing: Framing) -> Option<Request<()
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     *request.version_mut() = match has_authority {
         true => Version::HTTP_2,
-        // `h2` takes a path alone from a request of HTTP/1.1, whose Host then stays what it was.
+        // `h2` takes a path alone from a request of HTTP/1.1, whose Host then stays unchanged.
         false => Version::HTTP_11,
     };
     let headers = request.headers_mut();
