@@ -85,7 +85,7 @@ impl Guards {
     }
 
     /// Whether a backend may take this path for one of a route that answers by itself, or for one
-    /// beside it, where this service takes it for one at `place`: a slash, a backslash or a NUL in
+    /// beside it, although this service takes it for one at `place`: a slash, a backslash or a NUL in
     /// disguise, or parameters of a segment (RFC 3986, section 3.3).
     pub(crate) fn is_evasive(&self, host: &str, path: &str, place: usize) -> bool {
         let is_guarded = |place: usize| self.guarded.get(place).copied().unwrap_or(false);

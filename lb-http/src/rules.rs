@@ -1,4 +1,4 @@
-//! Header rules and redirects at work: what was compiled from templates, rendered for a request.
+//! Header rules and redirects at work: compiled templates, rendered for a request.
 
 use std::cell::RefCell;
 
@@ -11,14 +11,14 @@ use super::routes::hostname;
 use lb_config::BackendAddress;
 use lb_config::http::{HeaderRule, Operation, Part, Template, Variable};
 
-/// What variables stand for, in one request.
+/// The values of variables in one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Values<'a> {
     /// The service.
     pub service: &'a str,
     /// The connection.
     pub origin: &'a Origin,
-    /// Who asks.
+    /// The client of the request.
     pub asker: &'a Asker,
     /// The method.
     pub method: &'a Method,
@@ -136,7 +136,7 @@ pub(crate) fn location(template: &Template, values: &Values<'_>) -> Option<Vec<u
 }
 
 thread_local! {
-    /// Where values are rendered, before they are copied to their place.
+    /// The buffer for rendered values, before they are copied to their place.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -27,10 +27,10 @@ use lb_net::proxy_protocol;
 /// How soon a backend that refused a connection is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
-/// How soon a unix socket whose queue is full is tried again.
+/// The delay before a unix socket with a full queue is tried again.
 const FULL: Duration = Duration::from_millis(5);
 
-/// A connection, and what it took to get it.
+/// A connection, and the attempts that it took.
 pub(super) struct Connected {
     pub(super) upstream: Upstream,
     pub(super) active: Active,
@@ -46,11 +46,11 @@ pub(super) struct UpstreamSelector<'a> {
     pub(super) service: &'a Service,
     /// Its backends' service.
     pub(super) target: ServiceId,
-    /// What they speak.
+    /// The protocol of the backends.
     pub(super) protocol: Protocol,
-    /// By what the request is known.
+    /// The sticky key of the request.
     pub(super) key: Key,
-    /// Whose connection it is, for backends that want to be told.
+    /// The client's address, for backends that get a PROXY header.
     pub(super) client: IpAddr,
     /// Backends that have failed this request.
     pub(super) passed: Vec<BackendId>,
@@ -134,8 +134,7 @@ impl UpstreamSelector<'_> {
         }
     }
 
-    /// The backend of this client. Those that fail all the time are passed by, unless nobody else
-    /// is left.
+    /// The backend of this client. Ejected backends are passed by, unless no other backend is left.
     fn choose(&self) -> Option<(BackendId, Reason)> {
         let worker = &self.connection.worker;
         let snapshot = worker.snapshot();
@@ -151,7 +150,7 @@ impl UpstreamSelector<'_> {
         choice.map(|choice| (choice.backend, choice.reason))
     }
 
-    /// While nothing has changed, the requests of a connection go where the first one went.
+    /// Until the settings change, the requests of a connection go to the backend of the first one.
     fn choose_as_before(&self) -> Option<(BackendId, Reason)> {
         let snapshot = self.connection.worker.snapshot();
         let (service, key) = (self.target, self.key);
@@ -184,8 +183,8 @@ impl UpstreamSelector<'_> {
         self.service.http.settings.send_proxy_protocol.is_some()
     }
 
-    /// Tells whose connection it is, where that is wanted. Behind a trusted proxy the client's
-    /// port is not known.
+    /// Sends the client's address, if the backend wants it. Behind a trusted proxy the client's port is not
+    /// known.
     async fn introduce(&self, stream: &mut Stream) -> io::Result<()> {
         let Some(version) = self.service.http.settings.send_proxy_protocol else {
             return Ok(());
@@ -260,8 +259,8 @@ const fn why(reason: Reason) -> &'static str {
     }
 }
 
-/// Nobody listens there at the moment. Who listened may have gone while a connection waited to be
-/// accepted: the kernel resets it.
+/// No process listens there at the moment. If the listener closes while a connection waits to be accepted,
+/// the kernel resets it.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -302,7 +301,7 @@ mod tests {
     fn a_listener_that_goes_before_it_accepts_has_refused() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().into();
-        // As tokio connects: first begun, then asked what came of it.
+        // As tokio connects: begun first, then asked for the result.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.connect(&address).unwrap();
         drop(listener);

@@ -33,7 +33,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: Client, peer: SocketAddr) 
     }
 }
 
-/// What comes before HTTP: the limit of connections, PROXY header and TLS. `None` if the connection is over.
+/// The steps before HTTP: the limit of connections, PROXY header and TLS. `None` if the connection is over.
 async fn establish(
     worker: Rc<Worker>,
     mut stream: Client,
@@ -65,8 +65,8 @@ async fn establish(
     Some((stream, Connection::new(worker, local, origin, tls)?))
 }
 
-/// Who made the connection: whoever its PROXY header names, if a trusted proxy is to send one.
-/// `None` if there is no service, or no header.
+/// The client of the connection, from its PROXY header if a trusted proxy is to send one. `None` if there
+/// is no service, or no header.
 async fn origin(
     worker: &Worker,
     stream: &mut Client,

@@ -1,5 +1,5 @@
-//! What a worker knows: the services, the tables in force, the memory of clients. Every worker
-//! has a copy of its own, which is swapped whole.
+//! The settings of a worker: the services, the tables in force, the memory of clients. Every worker has a
+//! copy of its own, which is swapped whole.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,25 +35,25 @@ pub(super) struct Snapshot {
     pub(super) services: HashMap<ServiceKey, Arc<Service>>,
     /// The tables in force.
     pub(super) tables: Arc<dyn ServiceTables>,
-    /// Where clients were sent last.
+    /// The affinities of clients.
     pub(super) clients: Arc<dyn Clients>,
-    /// What has happened.
+    /// The counters of the workers.
     pub(super) counts: Arc<Counts>,
-    /// Who has which Socket.IO session.
+    /// The backends of Socket.IO sessions.
     pub(super) sessions: Arc<Sessions>,
-    /// Who wants to know of backends that cannot be used.
+    /// The receiver of reports of backends that cannot be used.
     pub(super) health: Option<Arc<dyn PassiveHealth>>,
-    /// Who lets clients in.
+    /// The admission of clients.
     pub(super) admission: Admission,
 }
 
 /// One service.
 pub(super) struct Service {
-    /// What was configured.
+    /// The configuration.
     pub(super) http: Arc<HttpService>,
-    /// What was made of it for its clients.
+    /// The compiled settings for its connections.
     pub(super) listener: ListenerConfig,
-    /// What was made of it for its requests.
+    /// The compiled settings for its requests.
     pub(super) compiled: CompiledService,
 }
 
@@ -124,7 +124,7 @@ impl Snapshot {
     }
 
     /// Chooses a backend of `service` for a request that is known by `key`, other than those in
-    /// `passed`: by the function that the kernel uses, where the key is as good as an address.
+    /// `passed`: by the function that the kernel uses, if the key is as good as an address.
     pub(super) fn choose(
         &self,
         spread: &Spread,
@@ -144,8 +144,8 @@ impl Snapshot {
         select::select(&mut choosing, &client)
     }
 
-    /// The backend that the request names, if it still keeps who it has, else one by weight; nobody
-    /// else has its session.
+    /// The backend that the request names, if it still keeps its clients, else one by weight. No other
+    /// backend has its session.
     fn choose_freely(
         &self,
         spread: &Spread,
@@ -183,7 +183,7 @@ impl Snapshot {
         Some(Choice { backend, reason })
     }
 
-    /// Remembers where a client was sent, if it is known by something that can be remembered.
+    /// Writes a client's affinity, if its key can be remembered.
     pub(super) fn remember(&self, service: ServiceId, key: Key, backend: BackendId) {
         let Some(table) = self.tables.table(service) else {
             return;

@@ -1,4 +1,4 @@
-//! What the engine asks of the process around it.
+//! The engine's interface to the process around it.
 
 use std::io;
 
@@ -11,7 +11,7 @@ pub trait ServiceTables: Send + Sync {
     fn service(&self, name: &str) -> Option<ServiceId>;
     /// The name of a service.
     fn name(&self, service: ServiceId) -> Option<&str>;
-    /// The name that a service had first, where that is another one: its clients and cookies are hashed by it.
+    /// The first name of a service, if it was renamed: its clients and cookies are hashed by it.
     fn hash_name(&self, service: ServiceId) -> Option<&str>;
     /// The service that listens on an address, as such or on the wildcard of its family, and how many clients it may
     /// have that go through the agent.
@@ -22,7 +22,7 @@ pub trait ServiceTables: Send + Sync {
     fn entry(&self, id: BackendId) -> Option<&Backend>;
     /// The backends of a service that have not been removed.
     fn backends_of(&self, service: ServiceId) -> Vec<&Backend>;
-    /// Where the application of a backend is.
+    /// The address of a backend's application.
     fn address(&self, backend: &Backend) -> BackendAddress;
 }
 
@@ -32,10 +32,10 @@ pub trait PassiveHealth: Send + Sync {
     fn failed(&self, service: &str, address: &BackendAddress, error: &str);
 }
 
-/// What a thread of the engine's is for.
+/// The role of a thread of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Serves clients. It does not begin where it cannot be confined.
+    /// Serves clients. It does not begin if it cannot be confined.
     Worker,
     /// Writes access logs.
     AccessLog,

@@ -1,4 +1,4 @@
-//! The thread of a worker: its runtime, its listeners, and what it is told.
+//! The thread of a worker: its runtime, its listeners, and its messages.
 
 use std::io;
 use std::net::TcpListener;
@@ -17,17 +17,17 @@ use super::worker::Worker;
 use super::{accept, access_log, clock};
 use lb_net::handover::AcceptPolicy;
 
-/// What a worker is told.
+/// A message to a worker.
 pub(super) enum Message {
     /// New settings are in force; to be confirmed.
     Publish(Arc<Snapshot>, sync::Sender<()>),
     /// Accept connections on a socket. `None` is the one to which the kernel hands connections.
     Listen(Option<ServiceKey>, TcpListener),
-    /// No more on this address. What waits to be accepted is.
+    /// Stop listening on this address. Connections that wait to be accepted are still accepted.
     Unlisten(ServiceKey),
     /// Tunnels have to see whether they are to end.
     Wake,
-    /// End: requests finish, and what is still open then is closed.
+    /// End: requests finish, and connections that are still open then are closed.
     Stop(Instant, AcceptPolicy),
 }
 
@@ -66,7 +66,7 @@ impl Handle {
 }
 
 fn run(snapshot: Arc<Snapshot>, messages: mpsc::UnboundedReceiver<Message>, confine: Confine) {
-    // It reads bytes from anybody. The sockets that it listens on have been opened for it.
+    // The thread reads bytes from any client. Its listening sockets have been opened for it.
     if let Err(error) = confine(Role::Worker) {
         tracing::error!(%error, "a worker of the L7 path cannot give up its capabilities, and does not serve");
         return;
@@ -107,7 +107,7 @@ async fn live(snapshot: Arc<Snapshot>, mut messages: mpsc::UnboundedReceiver<Mes
     wind_down(&worker, listeners, end).await;
 }
 
-/// Lets what is open end, until the deadline. Dropping the runtime closes the rest.
+/// Lets open requests end, until the deadline. Dropping the runtime closes the rest.
 async fn wind_down(
     worker: &Worker,
     listeners: Vec<(Option<ServiceKey>, watch::Sender<bool>)>,
@@ -119,7 +119,7 @@ async fn wind_down(
         until_quiet(worker, deadline).await;
     }
     drop(listeners);
-    // The listeners first take what waits to be accepted, which has a moment in any case.
+    // The listeners first take waiting connections, for which there is a moment in any case.
     let last = deadline.max(Instant::now() + PAUSE * 10);
     tokio::time::sleep(PAUSE).await;
     until_quiet(worker, last).await;

@@ -51,7 +51,7 @@ impl Transfer {
         self.download.is_at_hand()
     }
 
-    /// Sends what it can of the request.
+    /// Sends the available bytes of the request.
     pub(super) fn poll_upload(
         &mut self,
         peer: &mut impl Peer,
@@ -88,14 +88,14 @@ impl Transfer {
         self.download.poll_pieces(context, take)
     }
 
-    /// What came is no answer: the backend is told on.
+    /// The bytes are no answer: the backend is reported.
     pub(super) fn suspect(self, connection: &Connection) {
         let backend = self.download.upstream.backend;
         let snapshot = connection.worker.snapshot();
         snapshot.suspect(backend, "the body of an answer was malformed");
     }
 
-    /// It is over: a connection whose request was sent and whose answer was read to its end carries
+    /// Ends the transfer. A connection whose request was sent and whose answer was read to its end carries
     /// the next request.
     pub(super) fn end(self) {
         let is_sent = self.upload.is_some_and(|upload| upload.is_over());

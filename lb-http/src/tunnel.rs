@@ -1,7 +1,7 @@
-//! What was HTTP and is bytes both ways from now on: WebSockets.
+//! WebSockets: connections that were HTTP and are bytes both ways from now on.
 //!
 //! A tunnel that is idle holds no buffer: bytes are read into one that all tunnels of the thread
-//! share, and only what the other side does not take at once is kept. While something is kept
+//! share, and only bytes that the other side does not take at once are kept. While bytes are kept
 //! nothing more is read, so that the slower side sets the pace.
 
 use std::cell::RefCell;
@@ -52,7 +52,7 @@ impl Direction {
         }
     }
 
-    /// Copies what it can; ready when the end has been passed on. `moved` tells of any byte.
+    /// Copies the available bytes; ready when the end has been passed on. `moved` tells of any byte.
     fn poll(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
@@ -68,7 +68,7 @@ impl Direction {
                 *moved = true;
                 self.unflushed = true;
             }
-            // What is empty holds no memory.
+            // An empty buffer holds no memory.
             self.kept = Bytes::new();
             if self.closed {
                 return Poll::Ready(Ok(()));
@@ -116,7 +116,7 @@ impl Direction {
     }
 }
 
-/// One end of a tunnel, with what was read from it before the tunnel began.
+/// One end of a tunnel, with the bytes that were read from it before the tunnel began.
 pub(super) struct End<S> {
     pub(super) stream: S,
     pub(super) early: Bytes,
@@ -125,7 +125,7 @@ pub(super) struct End<S> {
 /// A backend's end of a tunnel, before it is joined with its client's.
 pub(super) struct Tunnel {
     pub(super) stream: Stream,
-    /// What came behind the answer, and belongs to the tunnel.
+    /// The bytes behind the answer, which belong to the tunnel.
     pub(super) early: Vec<u8>,
     pub(super) active: Active,
     /// For how long it may be without a byte.

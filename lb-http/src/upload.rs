@@ -21,7 +21,7 @@ const TURN: usize = 256 * 1024;
 /// A request on its way.
 pub(super) struct Upload {
     encoder: Encoder,
-    /// What is to be written, from `taken` on.
+    /// Bytes to be written; those before `taken` are written already.
     kept: Vec<u8>,
     taken: usize,
     /// Bytes of the head in `kept`.
@@ -30,13 +30,13 @@ pub(super) struct Upload {
     is_whole: bool,
     /// The body was read to its end.
     is_read: bool,
-    /// The trailers that were behind it, where they are no bytes of the body.
+    /// The trailers behind the body, if they are no bytes of it.
     trailers: Option<Box<Fields>>,
     /// The backend takes no more. Its answer may be there all the same.
     is_broken: bool,
     /// Bytes that may still come; `None` for any number.
     left: Option<u64>,
-    /// What goes from the trailers.
+    /// The names of fields to remove from the trailers.
     named: Vec<Vec<u8>>,
     /// How long the client may pause.
     pause: Option<Duration>,
@@ -78,7 +78,7 @@ impl Upload {
         }
     }
 
-    /// Sends `head`, and what there was of the body, from the beginning.
+    /// Sends `head`, and the retained part of the body, from the beginning.
     pub(super) fn begin(&mut self, head: &RequestHead, framing: Framing, backend: &mut Carrier) {
         let mut text = buffer_pool::take();
         let body = self.kept.get(self.head..).unwrap_or_default();
@@ -119,7 +119,8 @@ impl Upload {
         }
     }
 
-    /// Reads and writes what it can; ready when all of it was written, or the backend takes no more.
+    /// Reads and writes the available bytes; ready when all of it was written, or the backend takes no
+    /// more.
     pub(super) fn poll(
         &mut self,
         peer: &mut impl Peer,
@@ -127,7 +128,7 @@ impl Upload {
         progress: &Progress,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), UploadError>> {
-        // What is there of the body goes with the head.
+        // The available part of the body goes with the head.
         if !self.is_begun() && !self.is_read && self.kept.len() == self.head {
             let _ = self.poll_read(peer, backend, progress, context)?;
         }

@@ -1,6 +1,6 @@
 //! Connections to backends: over HTTP/1.1 one request at a time on each, idle ones kept for the next.
 //!
-//! A connection has no task of its own. Whoever waits for the answer reads it: one wake-up for one
+//! A connection has no task of its own. The task that waits for the answer reads it: one wake-up for one
 //! packet, and nothing at all happens on one that is idle. It is looked at when it is taken again, and
 //! by the [`Pool`]'s own round, which ends old ones.
 
@@ -46,8 +46,7 @@ impl Upstream {
         }
     }
 
-    /// Whether another request can be sent: whatever comes before it, the end or a byte, is not its
-    /// answer.
+    /// Whether another request can be sent. An end or a byte that comes before it is not its answer.
     fn is_ready(&mut self) -> bool {
         let Carrier::Own(stream) = &mut self.carrier else {
             return false;
@@ -107,7 +106,7 @@ impl Pool {
         self.idle.borrow_mut().remove(&backend);
     }
 
-    /// Closes what has been idle for too long, and what the other side has closed.
+    /// Closes connections that were idle for too long, and those that the other side has closed.
     pub(super) fn tidy(&self) {
         self.shared.tidy();
         let now_ms = clock::now_ms();

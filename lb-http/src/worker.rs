@@ -1,5 +1,5 @@
-//! What a worker has: settings, upstream connections and memory of its own. Nothing that a request needs is
-//! shared with another thread.
+//! The state of a worker: settings, upstream connections and memory of its own. Requests need nothing that
+//! is shared with another thread.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -19,9 +19,9 @@ pub(super) struct Worker {
     snapshot: RefCell<Rc<Arc<Snapshot>>>,
     /// Idle connections to backends.
     pub(super) pool: Rc<Pool>,
-    /// Whose turn it is to get a new session.
+    /// The round robin for new sessions.
     pub(super) spread: Spread,
-    /// What was learnt of the backends.
+    /// The passive health of the backends.
     pub(super) breaker: CircuitBreaker,
     /// How many retries there may be.
     pub(super) budget: RetryBudget,

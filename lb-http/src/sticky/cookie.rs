@@ -1,5 +1,5 @@
 //! The cookie that keeps a client with its backend. Its value is a code of the backend's address
-//! under a secret (HMAC-SHA-256, RFC 2104): it tells nothing, and nobody can make one up.
+//! under a secret (HMAC-SHA-256, RFC 2104): it reveals nothing, and clients cannot forge one.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ pub(crate) struct Cookies {
 }
 
 impl Cookies {
-    /// Cookies for `backends`, those that are draining included. `path` is where the service is.
+    /// Cookies for `backends`, those that are draining included. `path` is that of the service.
     pub(crate) fn new<'a>(
         settings: &StickyCookie,
         path: &str,
@@ -43,7 +43,7 @@ impl Cookies {
     }
 
     /// The backend that a request's cookie names. Cookies of the same name for another path, and
-    /// forged ones, name nobody.
+    /// forged ones, name no backend.
     pub(crate) fn named_in(&self, fields: &Fields) -> Option<BackendId> {
         fields
             .all(Name::Cookie)
@@ -91,7 +91,7 @@ impl Cookies {
 
 fn key(secret: [u64; 2], service: &str) -> hmac::Key {
     let [first, second] = secret.map(u64::to_be_bytes);
-    // The secret is used for other things too: what is signed says what for.
+    // The secret has other uses too, so the signed text names its purpose.
     let purpose = [&first[..], &second[..], b"cookie of ", service.as_bytes()].concat();
     hmac::Key::new(hmac::HMAC_SHA256, &purpose)
 }

@@ -12,7 +12,7 @@ const LONGEST_SID: usize = 128;
 /// Most digits of a packet's length in protocol 3.
 const MOST_DIGITS: usize = 8;
 
-/// What a request of Engine.IO asks for.
+/// The kind of a request of Engine.IO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked<'a> {
     /// The session that it belongs to; none yet in a handshake.
@@ -58,7 +58,7 @@ fn decoded(value: &[u8]) -> Cow<'_, str> {
 }
 
 /// The answer to a poll with this query that ends its session: the packet "close", in the framing
-/// of the client's protocol. `None` for what is no poll, or one by JSONP, which gets an error.
+/// of the client's protocol. `None` for a query that is no poll, or one by JSONP, which gets an error.
 pub(crate) fn farewell(query: &[u8]) -> Option<&'static str> {
     if !asked(query)?.polling || pairs(query).any(|pair| pair.starts_with(b"j=")) {
         return None;
@@ -67,7 +67,7 @@ pub(crate) fn farewell(query: &[u8]) -> Option<&'static str> {
     Some(if version == Some(b"3") { "1:1" } else { "1" })
 }
 
-/// What the beginning of an answer is.
+/// The classified beginning of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Handshake {
     /// The handshake of this session.
@@ -125,7 +125,7 @@ fn from_payload(body: &[u8]) -> Handshake {
                 _ => return Handshake::Other,
             }
         }
-        // A length, a colon, and as many characters; or a packet right away, whose kind is a
+        // A length, a colon, and as many characters; or a packet right away, which begins with a
         // digit too.
         Some(_) => {
             let digits = body
@@ -164,7 +164,7 @@ fn first_value<'a, T: Deserialize<'a>>(text: &'a [u8], begins: u8) -> Result<T, 
     serde_json::from_slice(&text[..end]).map_err(|_| Handshake::Other)
 }
 
-/// Where the JSON object or string at the beginning of `text` ends; `None` if that is not in `text`.
+/// The end of the JSON object or string at the beginning of `text`; `None` if that is not in `text`.
 fn end_of_value(text: &[u8]) -> Option<usize> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for (at, byte) in text.iter().enumerate() {

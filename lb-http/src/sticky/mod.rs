@@ -1,9 +1,9 @@
-//! What keeps a client with its backend, beyond its address.
+//! Stickiness: the keys that keep a client with its backend, beyond its address.
 //!
 //! | file | owns |
 //! | --- | --- |
 //! | `cookie` | the signed cookie that names a backend |
-//! | `engineio` | what Engine.IO, below Socket.IO, says in its requests and in its handshake |
+//! | `engineio` | the requests and the handshake of Engine.IO, below Socket.IO |
 //! | `sniffer` | sessions from their first answer to the end of their tunnel |
 //! | `sessions` | which backend has which Socket.IO session |
 //! | `spread` | new sessions by weight |
@@ -26,7 +26,7 @@ use cookie::Cookies;
 use lb_config::http::Stickiness;
 use sessions::Sessions;
 
-/// What a request is known by.
+/// The key of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
     /// The client's address.
@@ -41,29 +41,29 @@ pub(crate) enum Key {
     New,
 }
 
-/// The key of a request, and what its answer is to be asked for.
+/// The key of a request, and the action for its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StickyKey {
-    /// By what it is known.
+    /// The key of the request.
     pub key: Key,
-    /// What has to be done with its answer.
+    /// The action for its answer.
     pub action: StickyAction,
 }
 
-/// What has to be done with an answer.
+/// The action for an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StickyAction {
     /// Nothing.
     Nothing,
     /// If it comes from another backend than the cookie named, it gets a cookie.
     Cookie,
-    /// It may be the handshake of a session, whose id is to be learnt.
+    /// The answer may be the handshake of a session, whose id is to be learnt.
     Learn,
     /// It is of this session: when it is refused, or was a tunnel that is over, the session is.
     Session(String),
 }
 
-/// By what a request with this `query` is known.
+/// The key of a request with this `query`.
 pub(crate) fn known(
     stickiness: &Stickiness,
     head: &ServiceHead,
@@ -101,7 +101,7 @@ pub(crate) fn known(
     }
 }
 
-/// What is remembered.
+/// The remembered key.
 #[derive(Clone, Copy)]
 pub(crate) struct Memory<'a> {
     /// Of the service, if it has cookies.
@@ -144,8 +144,7 @@ fn query_value<'a>(query: &'a [u8], name: &str) -> Option<&'a [u8]> {
         .find(|value| !value.is_empty())
 }
 
-/// What takes the place of an address for `value`: an address of the discard-only block (RFC
-/// 6666), which no client has.
+/// The stand-in address for `value`: an address of the discard-only block (RFC 6666), which no client has.
 fn token(head: &ServiceHead, value: &[u8]) -> Key {
     let digest = hash::bytes(head.hash_key, value);
     let mut prefix = [0; 16];
@@ -156,7 +155,7 @@ fn token(head: &ServiceHead, value: &[u8]) -> Key {
 }
 
 impl Key {
-    /// The client that the tables know it as; `None` where they have no part in it.
+    /// The client in the tables for this key; `None` if the tables have no part in it.
     pub(crate) fn client(&self, head: &ServiceHead) -> Option<Client> {
         match self {
             Self::Address(ip) => Some(Client::new(head, &addr::from_ip(*ip))),

@@ -11,10 +11,10 @@ use lru::LruCache;
 
 /// Parts, each with a lock of its own.
 const PARTS: usize = 16;
-/// A session that nobody has asked for in this time is over: one that polls asks twice a minute,
+/// A session without a request in this time is over: one that polls asks twice a minute,
 /// and one that is a WebSocket ends with it.
 const AGE: Duration = Duration::from_secs(30 * 60);
-/// How long one is remembered whose WebSocket has ended.
+/// How long a session is remembered after its WebSocket has ended.
 const AFTER_TUNNEL: Duration = Duration::from_secs(2 * 60);
 
 /// The memory of sessions.

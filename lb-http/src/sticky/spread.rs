@@ -1,5 +1,5 @@
-//! New sessions by weight, whoever begins them: smooth weighted round robin, a state for each
-//! worker and service.
+//! New sessions by weight, from any client: smooth weighted round robin, a state for each worker and
+//! service.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use lb_common::abi::{BackendId, ServiceId};
 
-/// Whose turn it is.
+/// The state of the round robin.
 #[derive(Debug)]
 pub(crate) struct Spread {
     turns: RefCell<HashMap<ServiceId, Vec<(BackendId, i64)>>>,

@@ -1,4 +1,4 @@
-//! What `lb-agent check` says about certificates, and a start or a reload beforehand.
+//! The report of `lb-agent check` on certificates, also made before a start or a reload.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -8,14 +8,14 @@ use super::names::Name;
 use lb_config::Config;
 use lb_config::http::CertificateFiles;
 
-/// What there is to say about all certificates of a configuration, a line each.
+/// The findings on all certificates of a configuration, a line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What cannot be used at all: with it a configuration is not put in force.
+    /// Certificates that cannot be used at all: with one, a configuration is not put in force.
     pub unusable: Vec<String>,
-    /// What clients will refuse, now or for the time being.
+    /// Certificates that clients will refuse, now or for the time being.
     pub refused: Vec<String>,
-    /// What works, and not as one may think.
+    /// Certificates that work, but perhaps not as expected.
     pub warnings: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ struct Finding {
     index: usize,
     /// How bad it is.
     severity: Severity,
-    /// What is wrong, and what to do.
+    /// The problem and its remedy.
     message: String,
 }
 

@@ -34,7 +34,7 @@ pub(crate) enum LoadError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
     /// No certificate in the file.
@@ -43,12 +43,12 @@ pub(crate) enum LoadError {
          -----BEGIN CERTIFICATE-----, often called fullchain.pem)", .0.display()
     )]
     NoCertificate(PathBuf),
-    /// Something in it is not what it says.
+    /// Something in it is malformed.
     #[error("{}: not a certificate: {cause} (write it anew from where it came)", path.display())]
     NotACertificate {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's error.
         cause: String,
     },
     /// No key in the file.
@@ -69,7 +69,7 @@ pub(crate) enum LoadError {
     UnusableKey {
         /// The file.
         path: PathBuf,
-        /// What the library says.
+        /// The library's error.
         cause: String,
     },
     /// The key belongs to another certificate.
@@ -79,7 +79,7 @@ pub(crate) enum LoadError {
         certificate: PathBuf,
         /// The file of the key.
         key: PathBuf,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
 }

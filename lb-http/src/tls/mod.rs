@@ -7,7 +7,7 @@
 //! | `store` | the certificates of a service, renewed when their files are |
 //! | `watch` | the thread that sees to that |
 //! | `server` | versions, protocols (ALPN), session tickets |
-//! | `check` | what `lb-agent check` says about certificates |
+//! | `check` | the report of `lb-agent check` on certificates |
 //!
 //! Connections are accepted with what [`server_config`] gives. The cryptography is aws-lc: it takes half a minute longer to compile than ring, needs no more than a C compiler
 //! either, and signs with RSA and agrees on keys in less than half the time.

@@ -26,8 +26,8 @@ impl TicketKeys {
     }
 }
 
-/// What connections of a service are accepted with. Of TLS 1.2 only what has forward secrecy and
-/// AEAD is spoken.
+/// The TLS configuration for connections of a service. Of TLS 1.2 only suites with forward secrecy and AEAD
+/// are spoken.
 pub(crate) fn server_config(
     certificates: Arc<Certificates>,
     min_version: TlsVersion,

@@ -1,5 +1,5 @@
-//! The certificates of one service, kept fresh: what is on disk is taken over when it is good, and
-//! what was in force stays in force when it is not.
+//! The certificates of one service, kept fresh. Good files on disk are taken over; with bad ones the
+//! certificate in force stays.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -21,19 +21,19 @@ pub(crate) struct Certificates {
     slots: Mutex<Vec<Slot>>,
 }
 
-/// A pair of files, and what was last read of it.
+/// A pair of files, and the certificate that was last read from it.
 #[derive(Debug)]
 struct Slot {
     pair: CertificateFiles,
     loaded: Loaded,
-    /// Of what was last tried, good or not.
+    /// The fingerprint of the last files that were tried, good or not.
     tried: Fingerprint,
-    /// Of what was last seen; it is tried when it is seen twice.
+    /// The fingerprint of the last look; files are tried when it is seen twice.
     seen: Fingerprint,
     problem: Option<String>,
 }
 
-/// What `status` tells of a certificate.
+/// The status of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CertificateStatus {
     /// Its file.
@@ -42,11 +42,11 @@ pub(crate) struct CertificateStatus {
     pub names: Vec<String>,
     /// When the one in force ends.
     pub not_after: SystemTime,
-    /// Why what is in the files now is not in force, or that it is out of its time.
+    /// Why the files' present content is not in force, or that the certificate is out of its time.
     pub problem: Option<String>,
 }
 
-/// What became of files that have changed.
+/// The result of a change of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The new certificate in this file is in force.
@@ -60,7 +60,7 @@ impl Certificates {
     pub(crate) fn load(pairs: &[CertificateFiles]) -> Result<Arc<Self>, Vec<LoadError>> {
         let (mut slots, mut errors) = (Vec::new(), Vec::new());
         for pair in pairs {
-            // Before reading: what changes meanwhile is seen as a change.
+            // Before reading: a write meanwhile is seen as a change.
             let fingerprint = Fingerprint::of(pair);
             match load(pair) {
                 Ok(loaded) => slots.push(Slot::new(pair.clone(), loaded, fingerprint)),
@@ -74,8 +74,8 @@ impl Certificates {
         }))
     }
 
-    /// Looks whether files have changed, and takes over what is good of them. A change is taken up
-    /// at the second look that finds it the same, so that no half-written pair is read.
+    /// Looks whether files have changed, and takes over the good ones. A change is taken up at the second
+    /// look that finds it the same, so that no half-written pair is read.
     pub(crate) fn refresh(&self) -> Vec<Change> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let changes: Vec<Change> = slots.iter_mut().filter_map(Slot::refresh).collect();
@@ -89,7 +89,7 @@ impl Certificates {
         changes
     }
 
-    /// What there is to tell of each, in the order of the configuration.
+    /// The status of each certificate, in the order of the configuration.
     pub(crate) fn status(&self) -> Vec<CertificateStatus> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
@@ -158,9 +158,9 @@ impl Slot {
     }
 }
 
-/// What tells the contents of two files from others without reading them: device, inode, size,
-/// time of change. Symbolic links are followed, since certbot and Kubernetes renew by changing
-/// where one leads, which a watch on the file itself would not notice.
+/// Tells the contents of two files apart without reading them: device, inode, size, time of change.
+/// Symbolic links are followed. Certbot and Kubernetes renew by changing a link's target, which a watch on
+/// the file itself would not notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fingerprint([Option<FileMark>; 2]);
 

@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use super::names::Name;
 use lb_config::http::CertificateFiles;
 
-/// What the key is good for.
+/// The permitted use of the key.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Ecdsa,

@@ -1,4 +1,4 @@
-//! Handshakes in memory, between what clients use and what we serve.
+//! Handshakes in memory, between common client settings and the server's.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;

@@ -37,7 +37,7 @@ impl Watcher {
         })
     }
 
-    /// Watches these too, for as long as anybody uses them.
+    /// Watches these certificates too, as long as they are in use.
     pub(crate) fn watch(&self, certificates: &Arc<Certificates>) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.push(Arc::downgrade(certificates));

@@ -1,4 +1,4 @@
-//! What hurt users of other proxies: who holds up whom, and what becomes of messages that end early.
+//! Faults known from other proxies: requests that hold up others, and messages that end early.
 
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
@@ -145,7 +145,7 @@ fn an_upload_whose_client_is_gone_ends_at_the_backend_at_once() {
         let (mut connection, _) = backend.request();
         let begun = Instant::now();
         client.stream.set_nonblocking(true).unwrap();
-        // Up to where the backend's queue, and ours, are full.
+        // Until the backend's queue and the proxy's are full.
         while begun.elapsed() < Duration::from_millis(300) {
             if client.stream.write(&[b'x'; 65_536]).is_err() {
                 std::thread::sleep(Duration::from_millis(5));
@@ -303,7 +303,7 @@ fn a_path_in_disguise_does_not_get_around_a_guard() {
         assert_eq!(client.status(), wanted, "{path}");
     }
     backend.was_spared();
-    // What leads nowhere near the guard goes on as it came.
+    // Paths that lead nowhere near the guard go on unchanged.
     let mut client = proxy.ask("GET /@scope%2fname;v=1 HTTP/1.1\r\nHost: a\r\n\r\n");
     let (mut connection, head) = backend.request();
     assert!(

@@ -1,4 +1,4 @@
-//! Where a request ends and another begins: whoever gets that wrong lets requests be smuggled.
+//! The boundary between two requests: a mistake there permits request smuggling.
 
 use super::{Backend, OK, Proxy, field, forwarded, refused};
 

@@ -1,5 +1,5 @@
-//! HTTP/2 to clients, frame by frame over TLS: what is malformed goes no further, and what is sound
-//! arrives as HTTP/1.1.
+//! HTTP/2 to clients, frame by frame over TLS: malformed requests go no further, and valid ones arrive as
+//! HTTP/1.1.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ const END_HEADERS: u8 = 4;
 /// Error codes (section 7).
 const PROTOCOL_ERROR: u32 = 1;
 
-/// A proxy that serves HTTPS for `a.test`, and whoever trusts it.
+/// A proxy that serves HTTPS for `a.test`, and a client configuration that trusts it.
 struct Secure {
     proxy: Proxy,
     address: std::net::SocketAddr,
@@ -96,7 +96,7 @@ struct Frame {
 
 struct Connection(StreamOwned<ClientConnection, TcpStream>);
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Answer(u16),
@@ -149,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// What becomes of the request on stream 1.
+    /// The outcome of the request on stream 1.
     fn outcome(&mut self) -> Outcome {
         match self.next_of(&[HEADERS, RST_STREAM, GOAWAY]) {
             Some(frame) if frame.kind == HEADERS => Outcome::Answer(status(&frame.payload)),
@@ -190,7 +190,7 @@ const GET: [(&str, &str); 4] = [
 ];
 const POST: [(&str, &str); 4] = [(":method", "POST"), GET[1], GET[2], GET[3]];
 
-/// A request with these fields goes no further, whatever its client is told.
+/// A request with these fields goes no further, with any answer to its client.
 #[track_caller]
 fn refused(list: &[(&str, &str)]) {
     let backend = Backend::new();
@@ -207,7 +207,7 @@ fn refused(list: &[(&str, &str)]) {
     backend.was_spared();
 }
 
-/// What a backend gets for a request with these fields.
+/// The request that a backend gets for these fields.
 #[track_caller]
 fn forwarded(list: &[(&str, &str)]) -> String {
     let backend = Backend::new();

@@ -1,4 +1,4 @@
-//! Fields of one hop, and what a client can and cannot have removed or claimed.
+//! Fields of one hop, and the fields that a client can and cannot have removed or claimed.
 
 use super::{Backend, OK, Proxy, field, forwarded};
 

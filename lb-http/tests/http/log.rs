@@ -1,4 +1,4 @@
-//! Lines of the access log for what is no ordinary request.
+//! Lines of the access log for unusual requests.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ impl Log {
         }
     }
 
-    /// What goes under `[service.http]`, before any table.
+    /// The settings under `[service.http]`, before any table.
     pub(super) fn settings(&self) -> String {
         let path = self.path.display();
         format!("access_log = {{ file = '{path}', format = 'json' }}")

@@ -220,7 +220,7 @@ impl Client {
         String::from_utf8_lossy(&rest).into_owned()
     }
 
-    /// Whether something has come that nobody has read.
+    /// Whether unread bytes have come.
     fn has_more(&mut self) -> bool {
         let moment = Some(Duration::from_millis(20));
         self.stream.set_read_timeout(moment).unwrap();
@@ -259,7 +259,7 @@ fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     value
 }
 
-/// Where an application listens. The test plays it.
+/// The listener of an application, which the test plays.
 struct Backend {
     listener: TcpListener,
     address: SocketAddr,
@@ -302,7 +302,7 @@ impl Backend {
         (connection, head)
     }
 
-    /// Nobody has connected.
+    /// No connection has come.
     #[track_caller]
     fn was_spared(&self) {
         assert!(self.try_accept(Duration::from_millis(50)).is_none());
@@ -381,7 +381,7 @@ fn refused(request: &str, wanted: u16) -> String {
     answer
 }
 
-/// What a backend gets for `request`.
+/// The request that a backend gets for `request`.
 #[track_caller]
 fn forwarded(request: &str) -> String {
     let backend = Backend::new();

@@ -118,7 +118,7 @@ fn idle_connection_is_told_to_go_and_closed() {
     let mut client = proxy.connect();
     write(&mut client, &[PREFACE.as_bytes(), &SETTINGS].concat());
     frame_of(&mut client, GOAWAY);
-    // It does not answer what it is asked, and stays.
+    // The client does not answer, and stays.
     let begun = Instant::now();
     client.rest();
     assert!(begun.elapsed() < Duration::from_secs(30));

@@ -1,4 +1,4 @@
-//! What comes from a backend, and what the client makes of it.
+//! The answers of a backend, and the client's view of them.
 
 use std::time::{Duration, Instant};
 

@@ -104,7 +104,7 @@ fn a_backend_that_has_forgotten_its_session_ends_it() {
         "{answer}"
     );
     other.was_spared();
-    // Of a session that was never here an application says what it likes.
+    // For a session that was never here, the application's own answer passes.
     client.send(&request("GET", 4, "&sid=made-up"));
     let mut connection = Client::new(super::either(&home, &other).0);
     connection.head();

@@ -100,7 +100,7 @@ fn table(service: &Service, id: ServiceId, backends: &[(Backend, BackendAddress)
     let mut owners = vec![0; TABLE_SLOTS];
     maglev::fill(&members, &mut owners).unwrap();
     for (slot, owner) in table.slots.iter_mut().zip(owners) {
-        // Without members nobody owns a slot.
+        // Without members no backend owns a slot.
         *slot = ordered
             .get(owner as usize)
             .map_or(BackendId::NONE, |(_, id)| *id);

@@ -80,7 +80,7 @@ fn h7_8_nothing_of_the_client_goes_on_before_the_backend_has_agreed() {
     let mut client = proxy.ask(&format!("{UPGRADE}GET /smuggled HTTP/1.1\r\n\r\n"));
     let (mut connection, _) = backend.request();
     connection.is_silent();
-    // It does not agree: what came is the next request, and a bad one.
+    // The backend does not agree: the bytes are the next request, and a bad one.
     connection.send(OK);
     assert_eq!(client.status(), 200);
     assert_eq!(client.status(), 400);

@@ -1,4 +1,4 @@
-//! Bodies on their way: both ways at once, at the pace of whoever takes them.
+//! Bodies on their way: both ways at once, at the pace of the reader.
 
 use super::*;
 use std::io::Read as _;
@@ -103,7 +103,7 @@ async fn slow_client_stops_its_own_stream_and_no_other() {
         let head = Response::new(());
         let answers = call.answer.send_response(head, false).unwrap();
         let filled = fill(answers).await;
-        // What the sockets hold, and one window.
+        // The capacity of the sockets, and one window.
         assert!((256 << 10..32 << 20).contains(&filled), "{filled}");
     }
     let mut caller = Caller::new(&proxy).await;

@@ -1,4 +1,4 @@
-//! What goes wrong with one stream, and with all of a connection.
+//! Failures of one stream, and of a whole connection.
 
 use super::*;
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::{Backend, Client, PATIENCE, Proxy};
 
 const H2C: &str = "protocol = 'h2c'";
-/// What a client of gRPC sends beside its pseudo-header fields.
+/// The fields that a client of gRPC sends beside its pseudo-header fields.
 const CALL: [(&str, &str); 2] = [("content-type", "application/grpc"), ("te", "trailers")];
 
 /// A proxy in front of `backend` that speaks HTTP/2 with it.
@@ -28,7 +28,7 @@ fn proxy(backend: &Backend) -> Proxy {
     Proxy::new(&[backend], H2C)
 }
 
-/// Waits for what should come.
+/// Waits for an expected event.
 #[track_caller]
 fn soon<T>(what: impl Future<Output = T>) -> impl Future<Output = T> {
     let place = std::panic::Location::caller();
@@ -229,7 +229,7 @@ fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     map
 }
 
-/// Does what blocks, beside the backend of the test.
+/// Runs blocking code beside the backend of the test.
 fn beside<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
     let begun = tokio::task::spawn_blocking(what);
     async { soon(begun).await.unwrap() }
