@@ -107,8 +107,8 @@ pub fn engineio(bytes: &[u8]) {
     assert!(engineio::farewell(bytes).is_none() || asked.is_some_and(|asked| asked.polling));
 }
 
-/// A head that is taken is passed on as a head that says the same, with nothing in it that another
-/// reader could take for the end of it; a body in chunks comes to the same however it is cut.
+/// A valid head is passed on with the same meaning, and with nothing in it that another reader could take
+/// for its end. A body in chunks decodes to the same bytes in any split.
 pub fn messages(bytes: &[u8]) {
     let limits = Limits {
         bytes: 16_384,

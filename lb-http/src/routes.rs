@@ -84,9 +84,9 @@ impl Guards {
         Self { router, guarded }
     }
 
-    /// Whether a backend may take this path for one of a route that answers by itself, or for one
-    /// beside it, although this service takes it for one at `place`: a slash, a backslash or a NUL in
-    /// disguise, or parameters of a segment (RFC 3986, section 3.3).
+    /// Whether a backend may take this path for one of another route, although this service takes it for
+    /// one at `place`. The other route answers by itself, or lies beside it. Causes: a slash, a backslash
+    /// or a NUL in disguise, or parameters of a segment (RFC 3986, section 3.3).
     pub(crate) fn is_evasive(&self, host: &str, path: &str, place: usize) -> bool {
         let is_guarded = |place: usize| self.guarded.get(place).copied().unwrap_or(false);
         path::readings(path).is_some_and(|readings| {

@@ -13,8 +13,8 @@ pub trait ServiceTables: Send + Sync {
     fn name(&self, service: ServiceId) -> Option<&str>;
     /// The first name of a service, if it was renamed: its clients and cookies are hashed by it.
     fn hash_name(&self, service: ServiceId) -> Option<&str>;
-    /// The service that listens on an address, as such or on the wildcard of its family, and how many clients it may
-    /// have that go through the agent.
+    /// The service that listens on an address, as such or on the wildcard of its family. With it comes the
+    /// number of clients that it may have through the agent.
     fn limit(&self, key: &ServiceKey) -> Option<(ServiceId, Option<u32>)>;
     /// The table that a service's clients are spread by.
     fn table(&self, service: ServiceId) -> Option<&ServiceTable>;

@@ -1,8 +1,8 @@
 //! WebSockets: connections that were HTTP and are bytes both ways from now on.
 //!
-//! A tunnel that is idle holds no buffer: bytes are read into one that all tunnels of the thread
-//! share, and only bytes that the other side does not take at once are kept. While bytes are kept
-//! nothing more is read, so that the slower side sets the pace.
+//! A tunnel that is idle holds no buffer: all tunnels of the thread share one for reading. Only bytes that
+//! the other side does not take at once are kept. While bytes are kept nothing more is read, so that the
+//! slower side sets the pace.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -154,9 +154,9 @@ impl Tunnel {
     }
 }
 
-/// Copies both ways until both sides have ended, until nothing has moved for `idle`, or until `stop`,
-/// which is asked whenever something happens or all deadlines are woken. An error means that one
-/// side was reset, or is to be. The number is that of the bytes that the client took.
+/// Copies both ways until both sides have ended, nothing has moved for `idle`, or `stop` says so. `stop` is
+/// asked whenever something happens or all deadlines are woken. An error means that one side was reset, or
+/// is to be. The number is that of the bytes that the client took.
 async fn copy<A, B>(
     client: End<A>,
     backend: End<B>,
