@@ -13,7 +13,7 @@ use lb_config::value::{self, BadValue};
 
 /// Longest body that is taken, in bytes.
 const MAX_BODY: usize = 64 << 10;
-/// The same where a whole configuration is sent along; as JSON it may take twice its size.
+/// Body limit of a request that carries a whole configuration. As JSON it may take twice its size.
 const MAX_PLAN_BODY: usize = 2 * lb_config::MAX_FILE_BYTES as usize + MAX_BODY;
 
 /// Longest body that is taken at `path`, in bytes.
@@ -91,7 +91,7 @@ impl From<BadValue> for No {
     }
 }
 
-/// What a path is for.
+/// The purpose of a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Status,
@@ -146,8 +146,8 @@ pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
     })
 }
 
-/// Makes a command of what came with the request. Values are held to the same rules as those of
-/// the configuration.
+/// Makes a command from the query and body of a request. Values follow the same rules as those of the
+/// configuration.
 pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Command, No> {
     let known: &[&str] = match endpoint {
         Endpoint::Lookup => &["client", "service"],

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another agent answers there.
+    /// Another agent answers on the socket.
     #[error(
         "another lb-agent is running and answers at {} (stop it with \"lb-agent stop\", or give \
          this one a control socket, state_dir and pin_dir of its own)",
@@ -44,14 +44,14 @@ pub enum BindError {
         /// Path of the file.
         path: PathBuf,
     },
-    /// The operating system refused.
+    /// The operating system refused an operation.
     #[error("{what} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The attempted operation.
         what: &'static str,
-        /// On which file.
+        /// File of the operation.
         path: PathBuf,
-        /// Its answer.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -94,7 +94,7 @@ pub fn bind(path: &Path, mode: Option<u32>) -> Result<UnixListener, BindError> {
 
 fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = UnixSocket::new_stream()?;
-    // The file takes its mode from the socket, less the umask: nobody else can get in between.
+    // The file takes its mode from the socket, less the umask, so no other user can connect in between.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & MODE))?;
     socket.bind(path)?;
     if let Some(group) = peer::group()
@@ -119,8 +119,8 @@ fn make_directory(directory: &Path) -> Result<(), BindError> {
         })
 }
 
-/// Locks `directory` for as long as the result lives. Where that cannot be done, going on without
-/// is better than no agent.
+/// Locks `directory` for as long as the result lives. If the lock fails, the agent continues without it:
+/// that is better than no agent.
 fn lock(directory: &Path) -> Option<File> {
     const STEP: Duration = Duration::from_millis(10);
     let file = File::open(directory).ok()?;
@@ -139,7 +139,7 @@ enum Occupant {
     NotASocket,
 }
 
-/// Who is at `path`, found out by knocking.
+/// Finds the occupant of `path` by connecting to it.
 fn occupant(path: &Path) -> io::Result<Occupant> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::Nobody),
@@ -150,7 +150,7 @@ fn occupant(path: &Path) -> io::Result<Occupant> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
-        // A full backlog is that of somebody who lives.
+        // A full backlog belongs to a living process.
         Ok(()) | Err(Errno::AGAIN) => Ok(Occupant::Alive),
         Err(Errno::CONNREFUSED) => Ok(Occupant::Dead),
         Err(Errno::NOENT) => Ok(Occupant::Nobody),

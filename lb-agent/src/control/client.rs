@@ -29,30 +29,30 @@ const QUIET_TIME: Duration = Duration::from_millis(1500);
 /// Why a call has no good answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody is there, or one may not speak to them.
+    /// No agent listens on the socket, or the caller may not connect to it.
     #[error("no agent answers at {}", path.display())]
     Unreachable {
-        /// Path of the socket.
+        /// Path of the control socket.
         path: PathBuf,
         /// The answer of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The agent said no.
+    /// The agent refused the command.
     #[error("{}", .0.error)]
     Refused(Refusal),
     /// The agent went away, or something else than an agent is there.
     #[error("no answer that makes sense from {}: {reason}", path.display())]
     Garbled {
-        /// Path of the socket.
+        /// Path of the control socket.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         reason: String,
     },
-    /// Nobody takes up what is asked, though somebody has the socket open.
+    /// The socket is open, but its process does not answer.
     #[error("the agent at {} does not answer", path.display())]
     Silent {
-        /// Path of the socket.
+        /// Path of the control socket.
         path: PathBuf,
         /// Its process, if it can be seen from here.
         pid: Option<i32>,
@@ -60,7 +60,7 @@ pub enum CallError {
     /// The agent took too long.
     #[error("no answer from {} within {} seconds", path.display(), CALL_TIME.as_secs())]
     Late {
-        /// Path of the socket.
+        /// Path of the control socket.
         path: PathBuf,
     },
 }
@@ -96,8 +96,8 @@ impl Client {
         }
     }
 
-    /// Waits until nobody answers any more: an agent that is busy with one thing still says at once
-    /// that there is no such path as `/`.
+    /// Waits until no process answers any more. A busy agent still answers at once that there is no such
+    /// path as `/`.
     async fn silence(&self) {
         loop {
             sleep(QUIET_TIME).await;
@@ -108,7 +108,7 @@ impl Client {
         }
     }
 
-    /// Asks for nothing; ready when somebody answers, or is gone.
+    /// Sends an empty request. Ready when an agent answers, or has gone.
     async fn says_anything(&self) -> io::Result<()> {
         let mut stream = UnixStream::connect(&self.path).await?;
         stream
@@ -123,7 +123,7 @@ impl Client {
         serde_json::from_str(&text).map_err(|error| self.garbled(error))
     }
 
-    /// The agent's one line of what `command` has changed.
+    /// Sends `command` and returns the agent's summary of the change, one line.
     pub async fn change(&self, command: &Command) -> Result<String, CallError> {
         #[derive(Deserialize)]
         struct Changed {
@@ -133,7 +133,7 @@ impl Client {
         Ok(message)
     }
 
-    /// The process that listens, if somebody does. `None` if it cannot be seen from here.
+    /// Process ID of the listener, if there is one. `None` if it cannot be seen from here.
     pub async fn peer(&self) -> Result<Option<i32>, CallError> {
         let stream = self.connect().await?;
         Ok(stream.peer_cred().ok().and_then(|peer| peer.pid()))

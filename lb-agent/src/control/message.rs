@@ -1,4 +1,4 @@
-//! What can be asked of the agent, what it answers, and the JSON of both.
+//! Commands that the agent accepts, its answers, and the JSON of both.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,60 +11,60 @@ use crate::state::overlay::AtEnd;
 pub use crate::state::preview::Preview;
 use lb_config::BackendAddress;
 
-/// What can be asked of the agent. Where `service` is `None`, the only service is meant.
+/// A command to the agent. `service: None` means the only service; with several services it is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Tell everything.
+    /// Report the state of the agent, its services and backends.
     Status,
-    /// Tell every figure.
+    /// Report every counter and gauge.
     Stats,
-    /// Tell where a client would go.
+    /// Report the backend that a client would get.
     Lookup {
-        /// Address of the client.
+        /// Client address, without a port.
         client: IpAddr,
-        /// Name of the service.
+        /// Service name; `None` for the only service.
         service: Option<String>,
     },
     /// Add a backend, or put one back in service.
     AddBackend {
-        /// Address of the backend.
+        /// Address of the backend to add or change.
         address: BackendAddress,
-        /// Name of the service.
+        /// Service name; `None` for the only service.
         service: Option<String>,
-        /// Its weight, at least 1; 1, or what it has, if not given.
+        /// Weight, at least 1. `None` keeps the present weight, or 1 for a new backend.
         weight: Option<u16>,
     },
     /// Take a backend out at once.
     RemoveBackend {
-        /// Address of the backend.
+        /// Address of the backend to remove.
         address: BackendAddress,
-        /// Name of the service.
+        /// Service name; `None` for the only service.
         service: Option<String>,
     },
     /// Give a backend no new clients; let the known ones stay for a while.
     DrainBackend {
-        /// Address of the backend.
+        /// Address of the backend to drain.
         address: BackendAddress,
-        /// Name of the service.
+        /// Service name; `None` for the only service.
         service: Option<String>,
         /// For how long; the agent's default if not given.
         timeout: Option<Duration>,
-        /// What becomes of what it still has then.
+        /// Treatment of connections that are still open at the end of the drain.
         at_end: AtEnd,
         /// Its clients move at once, not at the end.
         now: bool,
     },
-    /// Read the configuration again.
+    /// Read the configuration file again and apply it.
     Reload {
         /// Refuse if a greater part than this of a service's clients or connections would move.
         max_moved: Option<Part>,
     },
-    /// Tell what a configuration would change.
+    /// Report the changes that a configuration would make, without making them.
     Plan {
         /// Which; the agent's own file, read again, if not given.
         config: Option<Submitted>,
     },
-    /// End the agent.
+    /// Stop the agent process.
     Stop {
         /// Also take everything out of the kernel.
         purge: bool,
@@ -86,9 +86,9 @@ impl Part {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Submitted {
-    /// Its text.
+    /// Full text of the configuration file.
     pub text: String,
-    /// Where it is from, for messages.
+    /// Origin of the text, such as a path, for messages.
     pub source: String,
 }
 
@@ -99,7 +99,7 @@ impl std::fmt::Debug for Submitted {
 }
 
 impl Command {
-    /// Whether it changes anything, which not everybody may.
+    /// Whether the command changes anything. Only some users may send such a command.
     pub fn changes(&self) -> bool {
         !matches!(
             self,
@@ -108,44 +108,44 @@ impl Command {
     }
 }
 
-/// What the agent answers.
+/// An answer of the agent to a command that succeeded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Reply {
     /// A change is in force.
     Changed {
-        /// One line of what changed.
+        /// Summary of the change, one line.
         message: String,
     },
-    /// Answer to [`Command::Status`].
+    /// Answer to a [`Command::Status`] request.
     Status(Status),
-    /// Answer to [`Command::Lookup`].
+    /// Answer to a [`Command::Lookup`] request.
     Lookup(Lookup),
-    /// Answer to [`Command::Plan`].
+    /// Answer to a [`Command::Plan`] request.
     Plan(Preview),
-    /// Answer to [`Command::Stats`].
+    /// Answer to a [`Command::Stats`] request.
     Stats(Box<Stats>),
 }
 
-/// Why the agent did not do what it was asked. Nothing has changed.
+/// The reason for which the agent refused a command. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What kind of reason it is.
+    /// Kind of the reason.
     pub kind: RefusalKind,
-    /// What was tried, and the cause.
+    /// The attempted action and the cause of the failure.
     pub error: String,
-    /// What to do about it.
+    /// Suggested remedy.
     pub hint: Option<String>,
 }
 
-/// Kinds of [`Refusal`].
+/// Kinds of reasons in a [`Refusal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalKind {
     /// The command, or the configuration it named, makes no sense.
     BadRequest,
     /// It is about something that does not exist.
     NotFound,
-    /// It contradicts what is in force.
+    /// The command contradicts the state in force.
     Conflict,
     /// It could not be carried out.
     Failed,
@@ -154,40 +154,40 @@ pub enum RefusalKind {
 /// A refusal as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusalDocument {
-    /// [`Refusal::error`].
+    /// Same text as [`Refusal::error`].
     pub error: String,
-    /// [`Refusal::hint`].
+    /// Same text as [`Refusal::hint`].
     #[serde(default)]
     pub hint: Option<String>,
 }
 
-/// Where a client would go.
+/// The backend that a client would get, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookup {
-    /// Address of the client.
+    /// Client address, without a port.
     pub client: IpAddr,
     /// The part of it that counts.
     pub prefix: String,
-    /// Name of the service.
+    /// Name of the service asked about.
     pub service: String,
-    /// Where it would go; `None` when no backend could take it.
+    /// Selected backend; `None` when no backend could take the client.
     pub backend: Option<BackendAddress>,
     /// `affinity`, `slot` or `next`; `None` like `backend`.
     pub reason: Option<String>,
-    /// Its slot.
+    /// Index of the slot in that table.
     pub slot: u32,
     /// All backends in the order in which they would be tried, affinity aside.
     pub order: Vec<BackendAddress>,
-    /// What is remembered of the client.
+    /// Affinity entry of the client, if there is one.
     pub affinity: Option<AffinityFound>,
 }
 
-/// What is remembered of a client.
+/// The affinity entry of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AffinityFound {
-    /// Where it was sent last.
+    /// Backend that served the client last.
     pub backend: BackendAddress,
-    /// How long ago.
+    /// Age of the entry, in seconds.
     pub age_seconds: u64,
     /// For how long that is remembered yet.
     pub expires_in_seconds: u64,

@@ -5,15 +5,15 @@
 //! | `message` | commands, answers and refusals, and their JSON |
 //! | `status` | the state of everything, and its JSON |
 //! | `stats` | every figure, and its JSON |
-//! | `peer` | who asks, and what they may |
+//! | `peer` | the client's credentials and permissions |
 //! | `bind` | making the socket, and telling a dead agent's from a living one's |
 //! | `api` | from an HTTP request to a command |
 //! | `server` | connections, their limits and deadlines |
-//! | `quota` | what users may have under way at a time |
+//! | `quota` | limits on the commands a user has under way |
 //! | `queue` | calls on their way to the task that answers them |
 //! | `client` | the other end |
 //!
-//! Nothing here changes anything: commands go through a queue to the one task that does.
+//! No file here changes state: commands go through a queue to the one task that does.
 
 mod api;
 mod bind;

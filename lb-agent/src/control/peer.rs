@@ -1,4 +1,4 @@
-//! Who is at the other end of the control socket, as the kernel vouches for it, and what they may.
+//! The process at the other end of the control socket, as the kernel reports it, and its permissions.
 
 use std::fmt;
 use std::io;
@@ -6,13 +6,12 @@ use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::unistd::Group;
 
-/// The group whose members may change things.
+/// Members of this group may change things.
 pub const GROUP: &str = "lb-agent";
 /// More groups than this make a process look like a member of none.
 const MOST_GROUPS: usize = 65_536;
 
-/// A process that asks for something (SO_PEERCRED and SO_PEERGROUPS, unix(7)): what it was when it
-/// connected.
+/// Credentials of a client process at the time it connected (SO_PEERCRED and SO_PEERGROUPS, unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     uid: u32,
@@ -30,7 +29,7 @@ impl fmt::Display for Peer {
 }
 
 impl Peer {
-    /// Who has connected to `stream`.
+    /// Credentials of the process that connected to `stream`.
     pub fn of(stream: &tokio::net::UnixStream) -> io::Result<Self> {
         let peer = stream.peer_cred()?;
         let (uid, gid) = (peer.uid(), peer.gid());
@@ -48,7 +47,7 @@ impl Peer {
         })
     }
 
-    /// Its user.
+    /// User ID of the process.
     pub fn uid(&self) -> u32 {
         self.uid
     }

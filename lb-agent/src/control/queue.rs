@@ -1,5 +1,5 @@
-//! From the sockets to the one task that owns all state: changes go before questions, so nobody who may
-//! only read holds up one who may change.
+//! The queue from the sockets to the one task that owns all state. Changes go before queries, so a client
+//! that may only read cannot delay one that may change.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -9,18 +9,18 @@ use super::quota::Share;
 /// Calls of each kind that may wait.
 const ROOM: usize = 64;
 
-/// A command, and where its answer goes.
+/// A command, and the channel for its answer.
 #[derive(Debug)]
 pub struct Call {
-    /// What is asked.
+    /// The command to carry out.
     pub command: Command,
-    /// For the answer.
+    /// Channel for the answer.
     pub reply: oneshot::Sender<Result<Reply, Refusal>>,
-    /// What the caller has of a limit, until the call is carried out.
+    /// The caller's share of a limit, held until the call is carried out.
     pub share: Option<Share>,
 }
 
-/// The end of those who ask. Copies lead to the same task.
+/// The sending end of the queue. Clones lead to the same task.
 #[derive(Clone, Debug)]
 pub struct Calls {
     changes: mpsc::Sender<Call>,
@@ -34,7 +34,7 @@ pub struct Inbox {
     questions: mpsc::Receiver<Call>,
 }
 
-/// Both ends.
+/// Creates both ends of the queue.
 pub fn queue() -> (Calls, Inbox) {
     let (changes, next_changes) = mpsc::channel(ROOM);
     let (questions, next_questions) = mpsc::channel(ROOM);
@@ -70,7 +70,7 @@ impl Calls {
 }
 
 impl Inbox {
-    /// The next call; `None` when nobody can ask any more.
+    /// The next call; `None` when every sender has gone.
     pub async fn next(&mut self) -> Option<Call> {
         tokio::select! {
             biased;

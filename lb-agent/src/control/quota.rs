@@ -1,4 +1,4 @@
-//! Limits on what is under way for each user, and for all together.
+//! Limits on commands under way, for each user and for all users together.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +9,10 @@ use super::api::No;
 use super::message::Command;
 use super::peer::Peer;
 
-/// Questions of a user who may only read that are under way at a time.
+/// Queries under way at a time for one user with read access only.
 const QUESTIONS: usize = 8;
-/// Plans of all users who may only read, at a time. Each builds the tables of every service.
+/// Plans under way at a time for all users with read access only. Each plan builds the tables of every
+/// service.
 const PLANS: usize = 2;
 
 /// The limits of one agent. Copies are the same.
@@ -19,7 +20,7 @@ const PLANS: usize = 2;
 pub(super) struct Quotas {
     questions: Arc<Quota>,
     plans: Arc<Quota>,
-    /// Plans of those who may change: readers cannot use up what they need.
+    /// Plans of users that may change. Their limit is separate, so readers cannot use it up.
     plans_of_changers: Arc<Quota>,
 }
 
@@ -34,7 +35,7 @@ impl Default for Quotas {
 }
 
 impl Quotas {
-    /// What `command` takes of a limit; `None` where there is none.
+    /// Takes the share of a limit that `command` needs; `None` if no limit applies.
     ///
     /// # Errors
     /// The refusal, when the limit is reached.
@@ -53,7 +54,7 @@ impl Quotas {
     }
 }
 
-/// Which limit is reached.
+/// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Full {
     OfUser,
@@ -158,7 +159,7 @@ mod tests {
         let _second = quotas.take(&plan(), &reader(1001)).unwrap();
         let third = quotas.take(&plan(), &reader(1002)).unwrap_err();
         assert!(third.document.error.starts_with("2 plans for other users"));
-        // Readers do not keep root from its plan, nor does a plan keep anybody from a question.
+        // Readers do not keep root from its plan, nor does a plan keep any user from a query.
         let root = Peer::for_test(0, true);
         let _of_root = quotas.take(&plan(), &root).unwrap();
         assert!(quotas.take(&plan(), &root).is_err());

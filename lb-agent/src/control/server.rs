@@ -1,5 +1,5 @@
-//! Connections to the control socket. Each has a task and a deadline of its own, and there are
-//! only so many at a time: a client that is idle, slow or talks nonsense holds up nobody else.
+//! Connections to the control socket. Each connection has its own task and deadline, and their number is
+//! limited. A client that is idle, slow or sends invalid requests delays no other client.
 
 use std::convert::Infallible;
 use std::io;
@@ -28,11 +28,11 @@ use lb_net::seldom::Seldom;
 
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// For its body.
+/// Time limit for the request body.
 const BODY_TIME: Duration = Duration::from_secs(5);
-/// For the agent's answer.
+/// Time limit for the agent's answer.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
-/// For a whole connection, so that nobody who does not read holds one for ever.
+/// Time limit for a whole connection, so that a client that never reads cannot hold it for ever.
 const WHOLE_TIME: Duration = Duration::from_secs(60);
 /// For those that are under way when the agent stops.
 const LAST_TIME: Duration = Duration::from_millis(500);
@@ -45,9 +45,10 @@ const MAX_HEAD: usize = 16 << 10;
 /// Writes figures as metrics, in the format that an `Accept` header asks for.
 pub type AsMetrics = fn(&Stats, Option<&HeaderValue>) -> Response<Full<Bytes>>;
 
-/// Serves `listener` until `shutdown`, `most` connections at a time: every request becomes a command
-/// in `calls`, and figures are written by `metrics` where they are asked for as such. More wait in the
-/// socket's backlog. Then the socket is removed, and what is under way gets half a second more.
+/// Serves `listener` until `shutdown`, with at most `most` connections at a time. Every request becomes a
+/// command in `calls`; `metrics` writes the figures for requests in metrics format. Further connections
+/// wait in the socket's backlog. After the shutdown the socket is removed, and open connections get half a
+/// second more.
 pub async fn serve(
     listener: UnixListener,
     calls: Calls,
@@ -81,7 +82,7 @@ pub async fn serve(
             () = crowd.changed() => {}
         }
     }
-    // While the listener lives no other agent takes the path: what is removed is ours.
+    // While the listener lives no other agent takes the path, so the file removed here is this agent's.
     if let Some(path) = listener.local_addr()?.as_pathname() {
         let _ = std::fs::remove_file(path);
     }
@@ -98,7 +99,7 @@ struct Agent {
     quotas: Quotas,
 }
 
-/// One request, one answer.
+/// Serves one connection: one request, one answer.
 async fn connection(stream: UnixStream, agent: Agent, asking: Asking) {
     let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
@@ -149,7 +150,7 @@ async fn respond(request: Request<Incoming>, peer: Peer, agent: &Agent) -> Respo
 async fn answer(request: Request<Incoming>, peer: Peer, agent: &Agent) -> Result<Reply, No> {
     let (head, body) = request.into_parts();
     let declared = body.size_hint().lower();
-    // Who asks first whether to send so much has not sent it yet.
+    // A client that asks first whether to send such a body (`Expect`) has not sent it yet.
     let most = api::max_body(head.uri.path());
     if declared > most as u64 && head.headers.contains_key(EXPECT) {
         return Err(No::too_large(most));
@@ -233,7 +234,7 @@ async fn carry_out(command: Command, share: Option<Share>, calls: &Calls) -> Res
     }
 }
 
-/// Indented, for those who look with curl.
+/// Indented, for people who read it with curl.
 fn json(status: StatusCode, document: &impl Serialize) -> Response<Full<Bytes>> {
     let (status, mut text) = match serde_json::to_string_pretty(document) {
         Ok(text) => (status, text),

@@ -1,4 +1,4 @@
-//! What `stats` and the metrics tell: figures, as flat rows that are easy to add to.
+//! The answer to `stats` and the source of the metrics: figures as flat rows, which are easy to extend.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +9,9 @@ use super::status::Status;
 pub struct Stats {
     /// When it was taken, milliseconds since 1970.
     pub at_unix_ms: u64,
-    /// What `status` shows.
+    /// Same content as the answer to `status`.
     pub status: Status,
-    /// The agent's process.
+    /// Resource use of the agent's process.
     pub process: ProcessStats,
     /// One row for each service.
     pub clients: Vec<ClientStats>,
@@ -21,26 +21,26 @@ pub struct Stats {
     pub drops: Vec<DropStats>,
     /// One row for each table with a limit.
     pub tables: Vec<TableStats>,
-    /// What the agent has logged lately, the latest last.
+    /// Recent log events of the agent, the latest last.
     pub events: Vec<Event>,
     /// Figures of parts that have no row of their own above.
     pub families: Vec<Family>,
 }
 
-/// The agent's process.
+/// Resource use of the agent's process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProcessStats {
     /// When it was started, seconds since 1970.
     pub start_unix_seconds: f64,
-    /// Resident memory.
+    /// Resident memory, in bytes.
     pub resident_bytes: u64,
     /// Processor time used, user and system.
     pub cpu_seconds: f64,
-    /// Open file descriptors.
+    /// Number of open file descriptors.
     pub open_fds: u64,
     /// How many there can be.
     pub max_fds: u64,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
 }
 
@@ -55,29 +55,29 @@ pub struct ClientStats {
     pub moved: u64,
 }
 
-/// What has gone to one backend on one path.
+/// Traffic of one backend on one path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficStats {
     /// Name of the service.
     pub service: String,
     /// The backend, as `status` writes it.
     pub backend: String,
-    /// `socket`, `proxy`, …
+    /// Path of the traffic: `socket`, `proxy`, …
     pub path: String,
-    /// Open connections.
+    /// Number of open connections.
     pub active: u64,
     /// Connections (UDP: datagrams on the socket path, flows on the proxy path; HTTP: requests and
     /// WebSockets) so far.
     pub connections: u64,
-    /// Attempts that the backend refused or did not answer; `None` where nobody can tell.
+    /// Attempts that the backend refused or did not answer; `None` if this path cannot observe them.
     pub failures: Option<u64>,
-    /// Bytes from clients; `None` where they do not pass by the balancer.
+    /// Bytes from clients; `None` if they do not pass through the balancer.
     pub bytes_in: Option<u64>,
-    /// Bytes to clients.
+    /// Bytes to clients; `None` like `bytes_in`.
     pub bytes_out: Option<u64>,
-    /// Packets from clients.
+    /// Number of packets from clients.
     pub packets_in: Option<u64>,
-    /// Packets to clients.
+    /// Number of packets to clients.
     pub packets_out: Option<u64>,
 }
 
@@ -93,21 +93,21 @@ impl TrafficStats {
     }
 }
 
-/// What was not forwarded, by reason.
+/// Traffic that was not forwarded, by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropStats {
-    /// Name of the service; empty where none is concerned.
+    /// Name of the service; empty if the reason concerns no service.
     pub service: String,
     /// A word for the reason.
     pub reason: String,
-    /// How often.
+    /// Number of occurrences.
     pub count: u64,
 }
 
 /// A table with a limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableStats {
-    /// Its name.
+    /// Name of the table.
     pub table: String,
     /// How many entries it has.
     pub entries: u64,
@@ -120,32 +120,32 @@ pub struct TableStats {
 /// A line of the agent's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When, milliseconds since 1970.
+    /// Time of the event, in milliseconds since 1970.
     pub at_unix_ms: u64,
-    /// `INFO`, `WARN` or `ERROR`.
+    /// Severity: `INFO`, `WARN` or `ERROR`.
     pub level: String,
-    /// What.
+    /// Text of the event.
     pub message: String,
 }
 
 /// A metric with its samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Family {
-    /// Name by the Prometheus conventions: `lb_agent_`, what, unit; without `_total`.
+    /// Name by the Prometheus conventions: `lb_agent_`, subject, unit; without `_total`.
     pub name: String,
     /// A sentence without a full stop.
     pub help: String,
-    /// What it does.
+    /// Counter or gauge.
     pub kind: Kind,
     /// One for each combination of labels.
     pub samples: Vec<Sample>,
 }
 
-/// What a metric does.
+/// Prometheus type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// It only grows.
+    /// A value that only grows.
     Counter,
     /// It goes up and down.
     Gauge,
@@ -154,9 +154,9 @@ pub enum Kind {
 /// One value of a metric.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// Names and values.
+    /// Label names and values.
     pub labels: Vec<(String, String)>,
-    /// The value.
+    /// Value of the sample.
     pub value: f64,
 }
 
@@ -171,7 +171,7 @@ impl Family {
         }
     }
 
-    /// Adds a sample.
+    /// Adds a sample with these labels.
     pub fn add(&mut self, labels: &[(&str, &str)], value: f64) {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.samples.push(Sample {

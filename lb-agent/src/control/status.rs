@@ -1,4 +1,4 @@
-//! What `status` tells, and its JSON.
+//! The answer to `status`, and its JSON.
 
 use std::net::SocketAddr;
 
@@ -10,55 +10,55 @@ use lb_config::BackendAddress;
 /// Everything there is to tell of the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The agent itself.
+    /// State of the agent process.
     pub agent: AgentStatus,
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
 }
 
-/// The agent itself.
+/// State of the agent process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentStatus {
-    /// Version of the program.
+    /// Version of the agent's program.
     pub version: String,
-    /// Its process.
+    /// Process ID of the agent.
     pub pid: u32,
-    /// Since its start.
+    /// Time since the start, in seconds.
     pub uptime_seconds: u64,
-    /// `bpf` or `userspace`.
+    /// Data plane in use: `bpf` or `userspace`.
     pub data_plane: String,
     /// Some listen address cannot be opened; the notes say which, and why.
     #[serde(default)]
     pub degraded: bool,
-    /// What its operator should know, a sentence each.
+    /// Notes for the operator, one sentence each.
     pub notes: Vec<String>,
     /// Its configuration file; `None` for the built-in default.
     pub config: Option<String>,
-    /// The packet paths, where they are in use.
+    /// The packet paths, if any are in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<PacketStatus>,
 }
 
-/// One service.
+/// State of one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStatus {
-    /// Its name.
+    /// Name of the service.
     pub name: String,
-    /// `tcp`, `udp` or `http`.
+    /// Mode of the service: `tcp`, `udp` or `http`.
     pub mode: String,
-    /// Where it listens.
+    /// Listen addresses of the service.
     pub listen: Vec<SocketAddr>,
-    /// Stickiness.
+    /// Stickiness of the service.
     pub affinity: AffinityStatus,
     /// Greatest load of a backend as a multiple of its fair share.
     pub max_load: Option<f64>,
-    /// Why connections went where they went, since the tables were made.
+    /// Reasons for the choice of backends, counted since the tables were created.
     pub counters: CounterStatus,
     /// In the order of the configuration, then of their addition.
     pub backends: Vec<BackendStatus>,
 }
 
-/// Stickiness of a service.
+/// Stickiness settings and table of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AffinityStatus {
     /// How long a client is remembered; 0 for not at all.
@@ -82,57 +82,57 @@ pub struct CounterStatus {
     pub refused: u64,
 }
 
-/// One backend.
+/// State of one backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendStatus {
-    /// Where the application is.
+    /// Address of the application.
     pub address: BackendAddress,
-    /// `up`, `draining` or `down`.
+    /// Backend state: `up`, `draining` or `down`.
     pub state: String,
-    /// Whether something listens there; `None` where the agent cannot tell.
+    /// Whether a socket listens on the address; `None` if the agent cannot tell.
     pub listening: Option<bool>,
     /// `socket`, `nat`, `dsr` or `proxy`.
     pub path: String,
-    /// Where it is, on the packet paths: `local`, `container` or `remote`.
+    /// Location of the backend on the packet paths: `local`, `container` or `remote`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     /// Why that path, in a few words.
     pub why: String,
-    /// Its weight.
+    /// Weight of the backend.
     pub weight: u16,
     /// Fraction of the new clients that it gets, 0 to 1.
     pub share: f64,
-    /// `file` or `runtime`.
+    /// Origin of the backend: `file` or `runtime`.
     pub source: String,
-    /// Open connections.
+    /// Number of open connections.
     pub active: u64,
-    /// Connections so far.
+    /// Number of connections so far.
     pub connections: u64,
-    /// Until a drain ends.
+    /// Time until the drain ends, in seconds.
     pub drain_seconds_left: Option<u64>,
     /// Which clients it gets: `all`, `known` or `none`.
     pub clients: String,
-    /// Why it is down, if it is: `drained`, `unhealthy`, or `loop` where its connections would come
-    /// back to the agent.
+    /// Reason for the state `down`: `drained`, `unhealthy`, or `loop` if its connections would come back to
+    /// the agent.
     pub down_because: Option<String>,
-    /// What the checks of its health say; `None` where there are none.
+    /// Results of the health checks; `None` without health checks.
     pub health: Option<HealthStatus>,
 }
 
-/// What the checks of a backend's health say.
+/// Results of a backend's health checks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HealthStatus {
     /// `unknown` until the first probe, then `up` or `down`.
     pub state: String,
-    /// For how long.
+    /// Time in this state, in seconds.
     pub since_seconds: u64,
     /// Outcomes in a row that contradict the state.
     pub against: u32,
-    /// What is asked of it, as in `http GET /healthz`.
+    /// Description of the check, as in `http GET /healthz`.
     pub check: String,
-    /// What was wrong the last time that something was.
+    /// Error of the latest probe that failed.
     pub last_error: Option<String>,
-    /// How long ago.
+    /// Age of that error, in seconds.
     pub last_error_seconds_ago: Option<u64>,
     /// How long the last good probe took.
     pub took_ms: Option<f64>,

@@ -361,7 +361,7 @@ async fn second_plan_of_a_user_is_refused_while_the_first_is_being_made() {
         Some("wait until it is done, then ask again")
     );
     fake.still_answers().await;
-    // A caller who has gone has a plan until it is made.
+    // A caller that has gone still holds its plan until it is made.
     asking.abort();
     let _ = asking.await;
     assert!(fake.client().text(&plan).await.is_err());
