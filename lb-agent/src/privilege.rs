@@ -15,7 +15,7 @@ use rustix::thread::{
     set_no_new_privs,
 };
 
-/// What the agent does with privileges. The systemd unit says for each what it is for.
+/// Capabilities that the agent needs. The systemd unit says the purpose of each.
 pub const NEEDED: [Capability; 7] = [
     Capability::CAP_NET_RAW,
     Capability::CAP_BPF,
@@ -50,7 +50,7 @@ pub fn confine() -> Result<(), PrivilegeError> {
     set_no_new_privs(true).map_err(process("PR_SET_NO_NEW_PRIVS"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(process("PR_SET_DUMPABLE"))?;
     let needed = needed()?;
-    // Who may not change these has got them from a supervisor that does.
+    // A process that may not change these has got them from a supervisor that may.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         let bounding = caps::read(None, CapSet::Bounding)?;
         for capability in bounding.difference(&needed) {
@@ -111,7 +111,7 @@ fn restrict(kept: &CapsHashSet) -> Result<(), CapsError> {
         kept.contains(*capability) || **capability == Capability::CAP_BPF
     };
     let left: CapsHashSet = held.iter().filter(kept).copied().collect();
-    // What is not permitted cannot come back.
+    // A capability that is not permitted cannot come back.
     caps::set(None, CapSet::Effective, &left)?;
     caps::set(None, CapSet::Permitted, &left)
 }
@@ -213,7 +213,7 @@ mod tests {
             .fold(0u64, |mask, capability| mask | capability.bitmask());
         let mask = |text: &str| u64::from_str_radix(text, 16).unwrap();
         assert_eq!(mask(&own[3]), mask(&before[0]) & needed);
-        // Without CAP_SETPCAP the bounding set is that of whoever started it.
+        // Without CAP_SETPCAP the bounding set is that of the parent process.
         if mask(&before[0]) & Capability::CAP_SETPCAP.bitmask() != 0 {
             assert_eq!(mask(&own[1]) & !needed, 0);
         }

@@ -1,4 +1,4 @@
-//! What `status` and `lookup` tell, put together from what is desired and what is in force.
+//! The answers to `status` and `lookup`, put together from the desired and the observed state.
 
 pub mod figures;
 
@@ -27,7 +27,7 @@ use lb_http::Engine;
 use lb_net::Clients;
 use lb_net::clock::boot_ns;
 
-/// What is true of the agent as long as it lives.
+/// Facts about the agent that hold as long as it lives.
 pub struct About {
     started: Instant,
     data_plane: &'static str,
@@ -36,7 +36,7 @@ pub struct About {
 }
 
 impl About {
-    /// An agent that starts now. `notes` is what its operator should know.
+    /// Facts of an agent that starts now. `notes` are for its operator.
     pub fn new(config: &Config, data_plane: &'static str, notes: Vec<String>) -> Self {
         Self {
             started: Instant::now(),
@@ -47,25 +47,25 @@ impl About {
     }
 }
 
-/// What `status` is put together from.
+/// Inputs of the `status` report.
 pub struct Sources<'a> {
-    /// What should be.
+    /// The desired state.
     pub desired: &'a Desired,
-    /// What is in force.
+    /// The state in force.
     pub observed: &'a Observed,
     /// Counts of the data plane.
     pub counts: &'a dyn Counts,
     /// Listening sockets of this host.
     pub listeners: &'a dyn Listeners,
-    /// Who serves the proxy path.
+    /// The listeners of the proxy path.
     pub front: &'a ListenerSet,
-    /// What checks found.
+    /// Results of the health checks.
     pub health: &'a Health,
-    /// Who serves the L7 path.
+    /// The engine of the L7 path.
     pub l7: &'a Engine,
 }
 
-/// Everything `status` shows.
+/// Builds the complete answer to `status`.
 pub fn status(about: &About, sources: &Sources, problems: Vec<String>) -> Result<Status, Error> {
     let listening = sources.listeners.listening()?;
     let services = sources

@@ -108,7 +108,7 @@ impl Client {
         }
     }
 
-    /// Sends an empty request. Ready when an agent answers, or has gone.
+    /// Sends a request without a command. Ready when an agent answers, or has gone.
     async fn says_anything(&self) -> io::Result<()> {
         let mut stream = UnixStream::connect(&self.path).await?;
         stream

@@ -11,7 +11,7 @@ use crate::state::overlay::AtEnd;
 pub use crate::state::preview::Preview;
 use lb_config::BackendAddress;
 
-/// A command to the agent. `service: None` means the only service; with several services it is an error.
+/// A command to the agent. `service: None` means the only service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Report the state of the agent, its services and backends.
@@ -161,7 +161,7 @@ pub struct RefusalDocument {
     pub hint: Option<String>,
 }
 
-/// The backend that a client would get, and the reason.
+/// The backend that a client would get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookup {
     /// Client address, without a port.

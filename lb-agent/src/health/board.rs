@@ -1,5 +1,5 @@
-//! The states of all watched backends, and what follows from them: what to probe now, who is fit
-//! to serve, with which part of its weight.
+//! The states of all watched backends. From them follow the probes due now, the backends fit to serve, and
+//! the share of their weight.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use lb_config::health::{Health as Check, Probe};
 /// A backend that is to be watched.
 #[derive(Clone, Debug)]
 pub struct Watched {
-    /// Which.
+    /// The backend to watch.
     pub target: Target,
-    /// How.
+    /// The check to carry out.
     pub check: Arc<Check>,
     /// Whether it is in service as things stand: that stays so until the first probe.
     pub up: bool,
@@ -25,24 +25,24 @@ pub struct Watched {
 /// A probe to carry out.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
-    /// Of whom.
+    /// The backend to probe.
     pub(super) target: Target,
-    /// How.
+    /// The check to carry out.
     pub(super) check: Arc<Check>,
     /// Which time the backend is watched: a late answer to an earlier one counts for nothing.
     ticket: u64,
 }
 
-/// What is known of a backend.
+/// The health of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
-    /// What is thought of it.
+    /// Present state of the backend.
     pub state: State,
-    /// For how long.
+    /// Time in this state.
     pub since: Duration,
     /// Probes or connections in a row that contradict the state.
     pub against: u32,
-    /// What is asked of it, as in "http GET /healthz".
+    /// Description of the check, as in "http GET /healthz".
     pub check: String,
     /// The last failure, and how long ago it was.
     pub last_error: Option<(String, Duration)>,
@@ -68,7 +68,7 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// Nobody is watched.
+    /// A board without backends.
     pub(super) fn new(random: Random) -> Self {
         Self {
             entries: BTreeMap::new(),
@@ -175,7 +175,7 @@ impl Board {
         changed
     }
 
-    /// Somebody who serves has met a failure. True when a verdict has changed.
+    /// A serving task has met a failure. True when a verdict has changed.
     pub(super) fn suspect(&mut self, target: &Target, error: &str, now: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(target) else {
             return false;

@@ -62,12 +62,12 @@ impl Health {
         self.0.wake.notify_one();
     }
 
-    /// Whether `target` is fit to serve; `None` of one that nobody watches.
+    /// Whether `target` is fit to serve; `None` if it is not watched.
     pub fn verdict(&self, target: &Target) -> Option<Verdict> {
         self.0.board().verdict(target, self.0.now())
     }
 
-    /// What is known of `target`, if it is watched.
+    /// Health of `target`, if it is watched.
     pub fn about(&self, target: &Target) -> Option<About> {
         self.0.board().about(target, self.0.now())
     }
@@ -83,12 +83,12 @@ impl Health {
         self.0.changed.notified().await;
     }
 
-    /// For those who meet failures while they serve: see [`FailureReports`].
+    /// A handle for tasks that meet failures while they serve: see [`FailureReports`].
     pub fn failure_reports(&self) -> FailureReports {
         FailureReports(Arc::clone(&self.0))
     }
 
-    /// Probes what is watched, for ever.
+    /// Probes the watched backends, for ever.
     pub async fn probe(self) {
         prober::run(self.0).await;
     }
@@ -118,13 +118,13 @@ impl Shared {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes those who wait for something of `target`.
+    /// Wakes the tasks that wait for a change of `target`.
     fn announce(&self, target: &Target, changed: bool) {
         if changed {
             self.log(target);
             self.changed.notify_one();
         }
-        // The next probe may be due earlier than what the prober waits for.
+        // The next probe may be due before the time for which the prober waits.
         self.wake.notify_one();
     }
 

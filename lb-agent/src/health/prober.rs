@@ -10,13 +10,13 @@ use super::board::Job;
 use super::{Shared, probe};
 use crate::state::overlay::Target;
 
-/// Probes under way at a time, at most: each has a socket. With all places taken, the others wait,
-/// and what is due comes late.
+/// Limit of probes under way at a time: each has a socket. With all places taken, other probes wait and
+/// come late.
 const AT_A_TIME: usize = 512;
-/// For how long nobody looks when nothing is due.
+/// Longest sleep when no probe is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Probes what is watched, for ever.
+/// Probes the watched backends, for ever.
 pub(super) async fn run(shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(AT_A_TIME));
     loop {
@@ -26,7 +26,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = sleep_until(at) => {}
             () = shared.wake.notified() => continue,
         }
-        // The place comes first: what is due may not be any more by the time there is one.
+        // The place comes first: a probe may not be due any more by the time there is one.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };

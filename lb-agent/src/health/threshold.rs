@@ -11,7 +11,7 @@ pub(super) struct Rules {
     pub(super) fall: u32,
 }
 
-/// What is thought of a backend.
+/// Health state of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Nothing is known yet: it is left as it was.
@@ -79,12 +79,12 @@ impl Threshold {
         served != good
     }
 
-    /// What is thought of it.
+    /// Present health state.
     pub(super) fn state(&self) -> State {
         self.state
     }
 
-    /// Since when.
+    /// Time of the last change of state, on the caller's clock.
     pub(super) fn since(&self) -> Duration {
         self.since
     }

@@ -57,9 +57,9 @@ pub struct ListenerSet {
 }
 
 impl ListenerSet {
-    /// No listener yet. `clients` is the memory that is shared with the data plane; `steers` says
-    /// that the kernel hands TCP connections over by itself. Sockets are taken from `kept` where
-    /// they are in there, and all are kept for the next agent. `admission` lets clients in.
+    /// A set without listeners yet. `clients` is the memory that is shared with the data plane; `steers`
+    /// says that the kernel hands TCP connections over by itself. Sockets are taken from `kept` if they are
+    /// there, and all are kept for the next agent. `admission` lets clients in.
     pub fn new(
         clients: Arc<dyn Clients>,
         steers: bool,
@@ -100,8 +100,8 @@ impl ListenerSet {
         let _ = self.tables.failure_reports.set(failure_reports);
     }
 
-    /// Opens a socket on `address`, called `name`, for what the kernel hands over. It is served as
-    /// soon as there are tables: who has waited for this agent would find none before.
+    /// Opens a socket on `address`, called `name`, for connections that the kernel hands over. It is served
+    /// once there are tables: earlier, waiting clients would find none.
     pub fn listen_handed_over(
         &mut self,
         address: SocketAddr,
@@ -133,7 +133,7 @@ impl ListenerSet {
         self.serving.retain(|key, stop| {
             let stays = wanted.contains(key);
             if !stays {
-                // What is open goes on; nobody is left to take it back.
+                // Open connections go on; no task is left to take the message back.
                 stop.send_replace(Some(Farewell::to_newcomers(Instant::now() + FOR_GOOD)));
                 handover::forget(&name_of(key));
             }
@@ -166,12 +166,12 @@ impl ListenerSet {
         }
     }
 
-    /// How many listen addresses are open. What the kernel hands over counts as one.
+    /// Number of open listen addresses. The listener for handed-over connections counts as one.
     pub fn listening(&self) -> Listening {
         self.problems.beside(self.serving.len() + self.own.len())
     }
 
-    /// What stands in the way of listeners, for `status`.
+    /// Faults that keep listeners from opening, for `status`.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         self.problems.texts()
     }
@@ -181,12 +181,12 @@ impl ListenerSet {
         Arc::clone(&self.tables) as Arc<dyn Clients>
     }
 
-    /// What the userspace path has counted for a backend.
+    /// Counters of the userspace path for a backend.
     pub fn backend_counts(&self, id: BackendId) -> BackendCounts {
         with_traffic(&self.tables.counts(), id)
     }
 
-    /// What the userspace path has counted for a service.
+    /// Counters of the userspace path for a service.
     pub fn service_counts(&self, id: ServiceId) -> ServiceCounts {
         self.tables
             .counts()
@@ -196,7 +196,7 @@ impl ListenerSet {
             .unwrap_or_default()
     }
 
-    /// Who lets clients in, here and on the L7 path.
+    /// Limits on new clients, here and on the L7 path.
     pub fn admission(&self) -> &Admission {
         &self.admission
     }
@@ -278,7 +278,7 @@ impl ListenerSet {
         Ok(stop)
     }
 
-    /// Stops listening. What is open may go on for `grace`; returns when it is over.
+    /// Stops listening. Open connections may go on for `grace`; returns when it is over.
     pub async fn wind_down(self, grace: Duration, accept_policy: AcceptPolicy) {
         let farewell = Farewell {
             deadline: Instant::now() + grace,
@@ -296,7 +296,7 @@ impl ListenerSet {
     }
 }
 
-/// What systemd knows the socket of a listen address by.
+/// Name of a listen address's socket in systemd.
 fn name_of(key: &ServiceKey) -> String {
     let kind = match key.protocol {
         protocol::UDP => "udp",
@@ -491,7 +491,7 @@ impl Chooser for Proxied {
     }
 }
 
-/// Tells what the userspace path has counted.
+/// Counters of the userspace path for a backend.
 fn with_traffic(counts: &Counts, id: BackendId) -> BackendCounts {
     let mut of_backend = counts.backends.get(&id).copied().unwrap_or_default();
     if let Some(traffic) = counts.traffic.get(&id) {

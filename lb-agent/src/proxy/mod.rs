@@ -27,13 +27,13 @@ pub mod udp;
 pub struct Candidate {
     /// The backend.
     pub backend: BackendId,
-    /// Where it listens.
+    /// Address on which the backend listens.
     pub address: SocketAddr,
     /// The PROXY header that connections to it begin with.
     pub proxy_protocol: Option<ProxyVersion>,
 }
 
-/// Who chooses the backend.
+/// The choice of a backend.
 ///
 /// The calls come from the tasks that copy, and must not block. `local` and `client` are never
 /// IPv4-mapped IPv6 addresses; `protocol` is one of [`lb_common::abi::protocol`].
@@ -56,7 +56,7 @@ pub trait Chooser: Send + Sync + 'static {
     fn came_back(&self, local: SocketAddr, protocol: u8) {
         let _ = (local, protocol);
     }
-    /// Where the bytes of a backend's connections are counted.
+    /// Counters for the bytes of a backend's connections.
     fn traffic(&self, backend: BackendId) -> Arc<Traffic> {
         let _ = backend;
         Arc::default()
@@ -68,9 +68,9 @@ pub trait Chooser: Send + Sync + 'static {
 /// Bytes that were passed on for one backend.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// From clients.
+    /// Bytes from clients.
     pub bytes_in: AtomicU64,
-    /// To clients.
+    /// Bytes to clients.
     pub bytes_out: AtomicU64,
 }
 
@@ -92,14 +92,14 @@ async fn asked_to_end(ending: &mut Ending, backend: BackendId) {
 /// How a proxy is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Farewell {
-    /// The time up to which what is open may go on.
+    /// Time up to which open connections may go on.
     pub deadline: Instant,
-    /// What becomes of those who come meanwhile.
+    /// Treatment of connections that arrive meanwhile.
     pub accept_policy: AcceptPolicy,
 }
 
 impl Farewell {
-    /// What is open may go on, nobody else is served.
+    /// Open connections may go on, new ones are not served.
     pub const fn to_newcomers(deadline: Instant) -> Self {
         Self {
             deadline,

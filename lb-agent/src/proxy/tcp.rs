@@ -92,7 +92,7 @@ impl TcpProxy {
         };
         let mut last = JoinSet::new();
         if accept_policy != AcceptPolicy::Refused {
-            // Nobody is kept waiting for those who take long; without them it ends at once.
+            // The end does not wait for slow connections.
             let until = deadline.checked_sub(FOR_THE_LAST).unwrap_or(deadline);
             loop {
                 tokio::select! {
@@ -108,7 +108,7 @@ impl TcpProxy {
                 }
             }
         }
-        // Who waits to be accepted has been let in already; there is an end to it in a flood, too.
+        // Connections in the backlog have been let in already. Their number is bounded, even in a flood.
         for _ in 0..MOST_WAITING {
             let Some(accepted) = listener.waiting() else {
                 break;
@@ -149,7 +149,7 @@ impl TcpProxy {
         let connected = tokio::select! {
             // Boxed: it is over when most of the connection's life begins.
             connected = Box::pin(self.connect(&visit, hops, (client.admission(), chooser.as_ref()))) => connected,
-            // Nobody is left to connect for.
+            // The client has gone, so there is no use in connecting.
             _ = failure(&client) => return,
         };
         let Some((backend, candidate)) = connected else {
