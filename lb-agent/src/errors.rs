@@ -1,8 +1,8 @@
 //! Errors as operators read them: one line, with the causes, and of a verifier's log its last words.
 
-/// What aya writes before the verifier's log, which may have megabytes.
+/// aya writes this before the verifier's log, which may have megabytes.
 const LOG: &str = "Verifier output:";
-/// What the kernel writes behind the reason for which it refused a program.
+/// Starts of the lines that the kernel writes after its reason for refusing a program.
 const FIGURES: [&str; 3] = ["processed ", "verification time", "stack depth"];
 
 /// An error and its causes in one line.
@@ -29,7 +29,7 @@ fn without_log(before: &str, log: &str) -> String {
 }
 
 /// The last line of a verifier's log that is neither an instruction, a line of source, nor a figure.
-/// `None` where there is none: without the privilege the kernel writes no log, and a log that was cut
+/// `None` if there is none: without the privilege the kernel writes no log, and a log that was cut
 /// off has no end.
 fn last_words(log: &str) -> Option<&str> {
     let is_instruction = |line: &str| {

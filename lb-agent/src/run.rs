@@ -1,4 +1,4 @@
-//! The agent's life: open what there is to open, serve until told to stop.
+//! The agent's life: open sockets and data plane, serve until told to stop.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> 
     let descriptors = Descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // What takes privileges is done by the main thread.
+        // The main thread does the work that takes privileges.
         .on_thread_start(|| privilege::keep_or_warn(&[]))
         .build()?;
     runtime.block_on(serve(config, config_path, kept, descriptors))
@@ -56,10 +56,10 @@ pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> 
 #[error("{0}")]
 pub struct WillNotHelp(String);
 
-/// What ended an agent.
+/// The cause of an agent's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// A signal: whoever supervises it may start it again.
+    /// A signal: the supervisor may start the agent again.
     Signal,
     /// `lb-agent stop`: it is to stay stopped.
     Told,
@@ -317,7 +317,7 @@ fn explain(error: &OpenError) -> String {
     text
 }
 
-/// The kernel's data plane, with the listeners to which it hands what it cannot join itself.
+/// The kernel's data plane, with the listeners for connections that it cannot join itself.
 fn with_bpf(
     opened: bpf::Opened,
     l7_workers: usize,
@@ -365,10 +365,10 @@ fn with_bpf(
     })
 }
 
-/// Removes what an agent has left in the kernel, when none is running. `false` when there was
-/// nothing.
+/// Removes the objects that an agent has left in the kernel, when none is running. `false` when there were
+/// none.
 pub fn purge(config: &Config) -> anyhow::Result<bool> {
-    // Where there is no state directory, no agent uses it.
+    // Without a state directory, no agent uses it.
     let state_dir = &config.agent.state_dir;
     let _lock = state_dir
         .exists()

@@ -19,10 +19,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const TELL: Duration = Duration::from_secs(1);
 /// An agent may be started again meanwhile: for so long it is not missed.
 const AWAY: Duration = Duration::from_secs(30);
-/// How long it takes after the last client was sent elsewhere: handshakes that were under way then
-/// need a moment, and who stops the application at once would lose them.
+/// Quiet time after the last client was sent elsewhere. Handshakes under way then need a moment, and
+/// stopping the application at once would lose them.
 const QUIET: Duration = Duration::from_millis(300);
-/// How long closing what is left may take after the time is over.
+/// Time limit for closing the remaining connections after the drain.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// A backend that is being drained.
@@ -31,11 +31,11 @@ pub(super) struct Drained {
     pub(super) address: BackendAddress,
     pub(super) service: Option<String>,
     pub(super) json: bool,
-    /// What is left is closed by the agent, for which it gets a moment.
+    /// The agent closes the remaining connections, for which it gets a moment.
     pub(super) closes: bool,
 }
 
-/// Where a drain stands.
+/// Progress of a drain.
 enum Stand {
     /// So many connections, and seconds, are left.
     Going(u64, u64),
@@ -43,12 +43,12 @@ enum Stand {
     Over(u64),
 }
 
-/// What `status` says of a backend at one moment.
+/// The row of a backend in `status` at one moment.
 struct Look {
     stand: Stand,
     /// Walks over the flow tables so far, where connections are counted by them.
     walks: Option<u64>,
-    /// Nobody counts its connections (`dsr`).
+    /// No counter exists for its connections (`dsr`).
     uncounted: bool,
 }
 
@@ -155,7 +155,7 @@ impl Drained {
         }
     }
 
-    /// What `status` has of the backend, and how often the flow tables have been walked over.
+    /// The backend's row in `status`, and the number of walks over the flow tables so far.
     async fn backend(&self) -> Result<(BackendStatus, Option<u64>), Failure> {
         let deadline = Instant::now() + AWAY;
         let status: Status = loop {

@@ -1,4 +1,4 @@
-//! From an error to what is printed and the exit code.
+//! From an error to its printed message and the exit code.
 
 use std::io;
 use std::io::Write as _;
@@ -8,15 +8,15 @@ use crate::control::client::CallError;
 use crate::control::message::{Refusal, RefusalKind};
 use lb_config::ConfigError;
 
-/// What was asked could not be done.
+/// The command could not be carried out.
 pub(super) const FAILED: u8 = 1;
 /// The command line or the configuration makes no sense.
 pub(super) const USAGE: u8 = 2;
 /// No agent answers.
 pub(super) const UNREACHABLE: u8 = 3;
 
-/// What `run` ends with when `lb-agent stop` has ended it: whoever supervises it must not start it
-/// again. The systemd unit names it.
+/// Exit code of `run` after `lb-agent stop`: the supervisor must not start it again. The systemd unit names
+/// it.
 pub(super) const TOLD_TO_STOP: u8 = 4;
 
 /// An end that is not a good one.
@@ -27,7 +27,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// What was tried, the cause, and what to do.
+    /// The attempted action, the cause, and the remedy.
     pub(super) fn failed(line: impl Into<String>) -> Self {
         Self::new(FAILED, [line.into()])
     }
@@ -69,7 +69,7 @@ impl Failure {
         }
     }
 
-    /// What the agent says may have several lines: the problems of a configuration.
+    /// The agent's text may have several lines: the problems of a configuration.
     fn of_refusal(tried: &str, refusal: &Refusal) -> Self {
         let code = match refusal.kind {
             RefusalKind::BadRequest => USAGE,
@@ -96,14 +96,14 @@ impl Failure {
     pub(super) fn report(self) -> ExitCode {
         let mut stderr = io::stderr().lock();
         for line in &self.lines {
-            // Without anybody to read it, the exit code has to do.
+            // Without a reader of stderr, the exit code has to do.
             let _ = writeln!(stderr, "lb-agent: {line}");
         }
         ExitCode::from(self.code)
     }
 }
 
-/// Why nobody answers, and what to do about it.
+/// The reason for which no agent answers, and the remedy.
 fn unreachable(error: &io::Error) -> (String, &'static str) {
     const START: &str = "start it with \"systemctl start lb-agent\" or \"lb-agent run\", or name \
                          its socket with --control";
@@ -118,7 +118,7 @@ fn unreachable(error: &io::Error) -> (String, &'static str) {
     }
 }
 
-/// What to do about an agent that does not answer. What the kernel does goes on without it.
+/// The remedy for an agent that does not answer. The kernel's part goes on without it.
 fn silent(pid: Option<i32>) -> String {
     const AGAIN: &str = "see its log, and start it anew: systemctl restart lb-agent";
     let Some(pid) = pid else {

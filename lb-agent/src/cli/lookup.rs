@@ -1,4 +1,4 @@
-//! `lb-agent lookup`: where a client would go, and why.
+//! `lb-agent lookup`: the backend that a client would get, and the reason.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Lookup {
     }
 }
 
-/// Where, and why.
+/// The backend, and the reason.
 fn choice(found: &Found) -> String {
     let Found {
         client, service, ..
@@ -68,7 +68,7 @@ fn choice(found: &Found) -> String {
     format!("{client} goes to {backend} of {service}: {why}")
 }
 
-/// Slot, and what comes after.
+/// Slot, and the backends next in order.
 fn order(found: &Found) -> String {
     let after: Vec<String> = found
         .order

@@ -1,10 +1,10 @@
-//! Standard output: whole lines, and no panic when nobody reads them.
+//! Standard output: whole lines, and no panic when the reader has gone.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use super::failure::Failure;
 
-/// How what is printed may look.
+/// Permitted appearance of the output.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     /// Colours may be used.
@@ -14,7 +14,7 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// What standard output can show. A file or a pipe gets long lines, which suit grep.
+    /// The abilities of standard output. A file or a pipe gets long lines, which suit grep.
     pub(super) fn of_stdout() -> Self {
         let stdout = io::stdout();
         if !stdout.is_terminal() {
@@ -47,14 +47,14 @@ pub(super) fn text(text: &str) -> Result<(), Failure> {
     goes_on(text).map(drop)
 }
 
-/// Prints whole lines. `false` when nobody reads them any more.
+/// Prints whole lines. `false` when the reader has gone.
 pub(super) fn goes_on(text: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
     match written {
-        // `lb-agent status | head -1` has what it wants.
+        // `lb-agent status | head -1` has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         written => written
             .map(|()| true)

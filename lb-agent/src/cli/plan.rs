@@ -1,4 +1,4 @@
-//! `lb-agent plan`: what a configuration would change, and whom it would move.
+//! `lb-agent plan`: the changes that a configuration would make, and the clients it would move.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,8 @@ impl Plan {
     }
 }
 
-/// The text of a configuration that is sound: the agent may not be allowed to read where it is.
+/// The text of a sound configuration. It is sent as text because the agent may not be allowed to read the
+/// file.
 fn submitted(path: &Path) -> Result<Submitted, Failure> {
     lb_config::load(Some(path)).map_err(|error| Failure::of_config(&error))?;
     let text = fs::read_to_string(path)
@@ -53,7 +54,7 @@ fn submitted(path: &Path) -> Result<Submitted, Failure> {
     })
 }
 
-/// Asks the agent what would change, and prints it. `tried` is how the command is called.
+/// Asks the agent for the changes, and prints them. `tried` is the name of the command.
 pub(super) fn show(
     tried: &str,
     control: &Control,

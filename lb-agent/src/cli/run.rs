@@ -15,7 +15,7 @@ use crate::metrics::events::Keep;
 use crate::run::{End, WillNotHelp};
 use lb_http::check_certificates;
 
-/// What is logged without [`FILTER`].
+/// Log filter in the absence of [`FILTER`].
 const USUAL_FILTER: &str = "info";
 /// Names the environment variable with the filter.
 const FILTER: &str = "LB_AGENT_LOG";
@@ -69,7 +69,7 @@ impl Run {
         if !certificates.unusable.is_empty() {
             return Err(Failure::of_lines(certificates.unusable));
         }
-        // An agent that did not start for this would serve nobody at all.
+        // An agent that refused to start for this would serve no client at all.
         for problem in certificates.refused.iter().chain(&certificates.warnings) {
             tracing::warn!("{problem}");
         }
@@ -79,7 +79,7 @@ impl Run {
         match crate::run::run(config, self.config) {
             Ok(End::Signal) => Ok(()),
             Ok(End::Told) => Err(Failure::shown(failure::TOLD_TO_STOP)),
-            // Whoever supervises it need not try again.
+            // The supervisor need not try again.
             Err(error) if error.is::<WillNotHelp>() => {
                 Err(Failure::usage(format!("run: {error:#}")))
             }

@@ -131,7 +131,7 @@ fn row(
     }
 }
 
-/// What is special about a backend, behind its row or, where that would be too long, below.
+/// Notes on a backend, behind its row or, if that would be too long, below.
 fn note(page: &mut Page, widths: &[usize], backend: &BackendStatus) {
     let Some((text, style)) = note_of(backend) else {
         return;
@@ -181,7 +181,7 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
     (!notes.is_empty()).then(|| (notes.join("; "), style))
 }
 
-/// What a check has found wrong, while that matters.
+/// The fault that a check has found, while it matters.
 fn health_note(health: &HealthStatus) -> Option<String> {
     let error = health.last_error.as_deref().unwrap_or("no error yet");
     let (check, since) = (&health.check, span(health.since_seconds));
@@ -252,7 +252,7 @@ fn agent(page: &mut Page, agent: &AgentStatus) {
     }
 }
 
-/// Where packets are forwarded, how full the flow table is, and why packets were dropped.
+/// Interfaces of packet forwarding, load of the flow table, and reasons for dropped packets.
 fn packet_paths(page: &mut Page, packets: &PacketStatus) {
     for interface in &packets.interfaces {
         let why = interface.why.as_ref().map(|why| format!(" ({why})"));
@@ -318,7 +318,7 @@ impl Page {
         self.text.extend(std::iter::repeat_n(' ', columns));
     }
 
-    /// Words in a line, and in more lines where they do not fit.
+    /// Words in a line, and in more lines if they do not fit.
     fn words(&mut self, words: &[(String, Style)], between: &str) {
         let mut column = 0;
         for (word, style) in words {

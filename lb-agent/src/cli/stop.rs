@@ -1,4 +1,4 @@
-//! `lb-agent stop`: the end of the agent, and of what it has left in the kernel.
+//! `lb-agent stop`: ends the agent, and removes its objects from the kernel.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -53,7 +53,7 @@ impl Stop {
         }
     }
 
-    /// What the agent says, and the agent's process if it can be seen.
+    /// The agent's answer, and the agent's process if it can be seen.
     async fn ask(&self, client: &Client) -> Result<(String, Option<OwnedFd>), CallError> {
         // Opened while it surely lives: later its number may belong to another process.
         let agent = client.peer().await?.and_then(process);
@@ -89,7 +89,7 @@ fn wait_for_end(agent: &OwnedFd) -> Result<(), Failure> {
     }
 }
 
-/// Whether nobody is there, as opposed to somebody one may not speak to.
+/// Whether no agent is there, as opposed to one that the caller may not speak to.
 fn is_absent(error: &CallError) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     matches!(error, CallError::Unreachable { source, .. }

@@ -1,4 +1,4 @@
-//! The kernel: its version, what it lets us do, and the file systems it needs.
+//! The kernel: its version, the operations it permits, and the file systems it needs.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use lb_config::{Config, DataPlane};
 /// BPF_FS_MAGIC, `linux/magic.h`.
 const BPFFS: u64 = 0xcafe_4a11;
 
-/// What each capability is for.
+/// Purpose of each capability.
 const CAPABILITIES: [(Capability, &str); 6] = [
     (Capability::CAP_BPF, "loads programs and makes maps"),
     (Capability::CAP_PERFMON, "lets programs compare pointers"),
@@ -152,7 +152,7 @@ fn jit() -> Finding {
     }
 }
 
-/// What was tried. Without a needed thing, `auto` still serves in user space.
+/// Results of the trials. Without a needed feature, `auto` still serves in user space.
 fn tried(check: &str, tried: Vec<Tried>, fallback: bool) -> Vec<Finding> {
     let finding = |tried: Tried| match tried.outcome {
         Ok(()) => Finding::ok(check, tried.what),

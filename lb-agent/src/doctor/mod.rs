@@ -1,13 +1,13 @@
-//! `lb-agent doctor`: what of this machine stands in lb-agent's way, and what to do about it.
+//! `lb-agent doctor`: obstacles to lb-agent on this machine, and their remedies.
 //!
 //! | file | looks at |
 //! | --- | --- |
 //! | `kernel` | version, programs and maps by trying them, mounts, privileges |
 //! | `firewall` | rules that packets of the packet paths do not meet |
-//! | `network` | sysctls, interfaces, who else is on a port or a hook |
+//! | `network` | sysctls, interfaces, other users of a port or a hook |
 //! | `files` | state directory, pins, clock, limits, the agent that runs |
 //!
-//! Everything here only looks: nothing is changed, and what is loaded to try it is gone at once.
+//! The checks change nothing: programs and maps loaded for a trial are gone at once.
 
 mod ethtool;
 mod files;
@@ -19,13 +19,13 @@ use serde::Serialize;
 
 use lb_config::Config;
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// No problem found.
     Ok,
-    /// Something works less well, or not at all that not everybody needs.
+    /// A feature works less well, or a feature that not every site needs does not work.
     Warning,
     /// lb-agent cannot serve like this.
     Failure,
@@ -34,13 +34,13 @@ pub enum Level {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity of the finding.
     pub level: Level,
-    /// What was looked at.
+    /// Subject of the check.
     pub check: String,
-    /// What was found.
+    /// Result of the check.
     pub found: String,
-    /// What to do about it; `None` when it is as it should be.
+    /// The remedy; `None` when there is no problem.
     pub remedy: Option<String>,
 }
 

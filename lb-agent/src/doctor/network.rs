@@ -1,4 +1,4 @@
-//! The network: settings of the kernel, interfaces, and who else is on a port or a hook.
+//! The network: settings of the kernel, interfaces, and other users of a port or a hook.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,7 +14,7 @@ use lb_config::{Config, Mode};
 
 /// Names of our programs begin like this.
 const OURS: &str = "lb_";
-/// Largest MTU at which a packet fits in one page with what XDP needs around it.
+/// Largest MTU at which a packet fits in one page together with the space that XDP needs around it.
 const XDP_MTU: u32 = 3498;
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
@@ -95,7 +95,7 @@ fn port_range(text: &str) -> Finding {
     Finding::ok(check, format!("{ports} ports"))
 }
 
-/// A strict filter drops what comes from a backend on another way than the one to the client.
+/// A strict filter drops packets of a backend that arrive by another route than the one to the client.
 fn rp_filter() -> Option<Finding> {
     let check = "rp_filter";
     let strict: Vec<String> = fs::read_dir("/proc/sys/net/ipv4/conf")
@@ -254,7 +254,7 @@ fn sk_lookup() -> Finding {
     }
 }
 
-/// Who has a socket on the port of a service.
+/// The sockets on the port of a service.
 fn port(v4: bool, port: u16, udp: bool, service: &str) -> Finding {
     let family = if v4 { "" } else { "6" };
     let transport = if udp { "udp" } else { "tcp" };

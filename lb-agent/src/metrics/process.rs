@@ -1,13 +1,13 @@
-//! What the kernel says of the agent's own process (proc(5)).
+//! Figures of the kernel on the agent's own process (proc(5)).
 
 use std::fs;
 
 use crate::control::stats::ProcessStats;
 
-/// Ticks of a processor's time in a second. USER_HZ is 100 wherever Linux runs today.
+/// Ticks of processor time per second. USER_HZ is 100 on all present Linux systems.
 const TICKS: f64 = 100.0;
 
-/// Reads /proc/self; what cannot be read stays zero.
+/// Reads /proc/self; values that cannot be read stay zero.
 pub fn read() -> ProcessStats {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,5 +1,4 @@
-//! What the tests of both proxies need: a chooser that notes what it is told, and waiting for
-//! conditions.
+//! Helpers for the tests of both proxies: a chooser that records its calls, and waiting for conditions.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -28,7 +27,7 @@ pub(super) fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// What a chooser has been told.
+/// The calls that a chooser has recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) asked: Vec<(SocketAddr, IpAddr)>,
@@ -69,7 +68,7 @@ impl Fixed {
         self.told.borrow().clone()
     }
 
-    /// Waits until what has been told fulfils a condition.
+    /// Waits until the recorded calls fulfil a condition.
     #[track_caller]
     pub(super) fn until(&self, holds: impl Fn(&Told) -> bool) -> impl Future<Output = Told> {
         let mut told = self.told.subscribe();
@@ -116,7 +115,7 @@ pub(super) fn any_port(ip: &str) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), 0)
 }
 
-/// Bytes that differ wherever one of them is lost, doubled or moved.
+/// Bytes that differ if one of them is lost, doubled or moved.
 pub(super) fn noise(length: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut next = || {

@@ -129,7 +129,7 @@ impl UdpProxy {
     }
 }
 
-/// What the tasks of the flows share with the loop.
+/// State that the tasks of the flows share with the loop.
 struct Shared {
     listener: Listener,
     chooser: Arc<dyn Chooser>,
@@ -382,7 +382,7 @@ struct Flow {
     void: AtomicBool,
 }
 
-/// What became of a datagram.
+/// Result of sending a datagram.
 enum Sent {
     Yes,
     No,
@@ -492,7 +492,7 @@ fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// Whether sending failed because nobody is there, rather than for this one datagram.
+/// Whether sending failed because no socket listens there, rather than for this one datagram.
 fn is_refusal(error: io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkDown, NetworkUnreachable};
     matches!(

@@ -18,11 +18,11 @@ use lb_config::Mode;
 use lb_http::Engine;
 use lb_net::admission::Refused;
 
-/// Where figures come from.
+/// Sources of the figures.
 pub struct Figures<'a> {
     /// The services that should be.
     pub desired: &'a Desired,
-    /// What is in force.
+    /// The state in force.
     pub observed: &'a Observed,
     /// Counts of the data plane.
     pub counts: &'a dyn Counts,
@@ -32,7 +32,7 @@ pub struct Figures<'a> {
     pub front: &'a ListenerSet,
     /// Those of the L7 path.
     pub l7: &'a Engine,
-    /// Those of other parts.
+    /// Sources of the other parts.
     pub sources: &'a Sources,
     /// Memory of evictions.
     pub evicted: &'a Evicted,
@@ -98,7 +98,7 @@ impl Figures<'_> {
         Ok(counts)
     }
 
-    /// What the agent did not pass on.
+    /// Traffic that the agent did not pass on.
     fn by_the_agent(&self, service: &Service) -> Vec<DropStats> {
         let id = self.observed.service(&service.name);
         let refused = self.front.admission().refused(id);
@@ -113,8 +113,8 @@ impl Figures<'_> {
         drops
     }
 
-    /// The kernel's row, if the backend is one of the kernel's, and the agent's, if it has passed
-    /// anything on. On the `dsr` path nobody sees where a connection begins.
+    /// The kernel's row, if the backend is one of the kernel's, and the agent's, if it has passed anything
+    /// on. On the `dsr` path the start of a connection cannot be observed.
     fn traffic(&self, service: &Service, backend: &Backend) -> Result<Vec<TrafficStats>, Error> {
         let Some(entry) = super::entry(service, backend.address.key(), self.observed) else {
             return Ok(Vec::new());
@@ -200,7 +200,7 @@ fn drop_of(service: &str, reason: &str, count: u64) -> DropStats {
     }
 }
 
-/// Clients for whom there was no room.
+/// Clients refused for lack of room.
 fn not_let_in(service: &str, refused: Refused) -> [DropStats; 2] {
     [
         drop_of(service, "max_connections", refused.max_connections),
@@ -208,7 +208,7 @@ fn not_let_in(service: &str, refused: Refused) -> [DropStats; 2] {
     ]
 }
 
-/// What was counted for a backend that is reached packet by packet.
+/// Counters of a backend that is reached packet by packet.
 fn by_packets(
     counts: &BackendCounts,
     by: u8,
@@ -225,7 +225,7 @@ fn by_packets(
     }
 }
 
-/// Packets that were dropped, by reason. No service is concerned where none has been found yet.
+/// Dropped packets, by reason. A packet dropped before its service was found has no service.
 fn dropped(figures: &PacketFigures) -> impl Iterator<Item = DropStats> + '_ {
     let drops = figures.packets.iter();
     drops.filter_map(|(name, count)| {
