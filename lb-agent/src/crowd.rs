@@ -1,5 +1,4 @@
-//! The connections of a small server, of which there are only so many at a time: those that are
-//! silent give way to whoever has something to ask.
+//! The connections of a small server, limited in number. Silent connections give way to new ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -52,8 +51,8 @@ impl Crowd {
         }
     }
 
-    /// Whether one connection more can be accepted. If there are too many, the one that has been
-    /// silent for longest is ended: ten thousand who say nothing must not keep out one who does.
+    /// Whether one connection more can be accepted. If there are too many, the one that has been silent for
+    /// longest is ended. Ten thousand silent connections must not keep out a client with a request.
     pub fn has_room(&mut self) -> bool {
         if self.connections.len() < self.most {
             return true;

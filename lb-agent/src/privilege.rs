@@ -37,9 +37,11 @@ pub enum PrivilegeError {
     Process(&'static str, #[source] io::Error),
 }
 
-/// Makes the process one that can gain nothing any more, and whose memory nobody reads: no privileges by
-/// execve(2), whatever its user or the file (PR_SET_NO_NEW_PRIVS, SECBIT_NOROOT, bounding and ambient set), no
-/// core dump, no ptrace(2) by its own user. Beside [`NEEDED`] the calling thread keeps CAP_CHOWN, for the
+/// Makes the process one that can gain no privileges any more, and whose memory no other process reads.
+/// It gains none by execve(2), under any user or from any file (PR_SET_NO_NEW_PRIVS, SECBIT_NOROOT,
+/// bounding and ambient set).
+/// There is no core dump, and no ptrace(2) by its own user. Beside [`NEEDED`] the calling thread keeps
+/// CAP_CHOWN, for the
 /// control socket, until it calls [`settle`]. To be called before there is another thread.
 ///
 /// # Errors
@@ -65,7 +67,7 @@ pub fn confine() -> Result<(), PrivilegeError> {
     Ok(())
 }
 
-/// Takes from the calling thread what only the start needed.
+/// Takes from the calling thread the capabilities that only the start needed.
 ///
 /// # Errors
 /// The kernel's.
@@ -74,7 +76,7 @@ pub fn settle() -> Result<(), PrivilegeError> {
 }
 
 /// Takes every capability from the calling thread but `wanted`, for good; call it first thing in a thread.
-/// Sockets and maps that are open stay usable; where the kernel wants CAP_BPF for a look into an open map
+/// Sockets and maps that are open stay usable. If the kernel wants CAP_BPF for a look into an open map
 /// (before 5.19), that one is kept. Other threads of the process keep theirs.
 ///
 /// # Errors
@@ -116,7 +118,7 @@ fn restrict(kept: &CapsHashSet) -> Result<(), CapsError> {
     caps::set(None, CapSet::Permitted, &left)
 }
 
-/// [`NEEDED`], and CAP_SYS_ADMIN where it stands for a younger capability that is not there.
+/// [`NEEDED`], and CAP_SYS_ADMIN if it stands for a younger capability that the kernel lacks.
 fn needed() -> Result<CapsHashSet, CapsError> {
     let held = caps::read(None, CapSet::Permitted)?;
     let mut needed = CapsHashSet::from(NEEDED);

@@ -206,8 +206,9 @@ impl Sources<'_> {
     }
 }
 
-/// What the userspace path has counted, beside what the kernel has of the same backend, if it is one
-/// of the kernel's: that has chosen for each datagram, and counted it, before the agent got it.
+/// The counters of the userspace path, combined with the kernel's of the same backend, if it is one of the
+/// kernel's. The kernel then has chosen the backend of each datagram, and counted it, before the agent got
+/// it.
 fn beside(kernel: Option<&abi::Backend>, proxied: BackendCounts) -> BackendCounts {
     let counts_datagrams = |entry: &&abi::Backend| {
         entry.protocol == protocol::UDP && matches!(entry.path, path::SOCKET | path::PROXY)
@@ -221,8 +222,8 @@ fn beside(kernel: Option<&abi::Backend>, proxied: BackendCounts) -> BackendCount
     }
 }
 
-/// The state of a backend as its operator thinks of it: a drain lasts until its time is over, even
-/// where its clients have been moved at once.
+/// The state of a backend as its operator thinks of it. A drain lasts until its time is over, even if its
+/// clients have been moved at once.
 fn state_of(backend: &Backend) -> &'static str {
     match (backend.state, backend.drain) {
         (state::UP, _) => "up",

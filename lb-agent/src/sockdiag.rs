@@ -1,5 +1,5 @@
-//! Questions to the kernel about single TCP sockets, and their end: sock_diag(7), in its own
-//! binary form, for what the netlink crates do not speak.
+//! Queries to the kernel about single TCP sockets, and their end. It speaks sock_diag(7) in its own binary
+//! form, for the messages that the netlink crates lack.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -29,11 +29,11 @@ const STORAGE: u16 = 1;
 const MAP_VALUE: u16 = 3;
 /// States of a TCP socket, include/net/tcp_states.h.
 const ESTABLISHED: u8 = 1;
-/// All but CLOSE, TIME_WAIT, LISTEN and the like: what an application still has.
+/// All states but CLOSE, TIME_WAIT, LISTEN and the like: sockets that an application still has.
 const OPEN_STATES: u32 = 1 << ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
-/// Whether an application has accepted the connection whose near end is `local`; `None` where the
-/// kernel knows no such connection: the other end is on another host.
+/// Whether an application has accepted the connection with the near end `local`. `None` if the kernel knows
+/// no such connection: the other end is on another host.
 pub fn accepted(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<bool>> {
     let found = find(local, remote)?.filter(|connection| connection.state == ESTABLISHED);
     // The inode is that of the file which accept(2) has made.
@@ -91,8 +91,8 @@ impl Connection {
     }
 }
 
-/// The open TCP connections of this network namespace whose value in the socket storage with this
-/// file descriptor satisfies `wanted`. Takes CAP_BPF, or CAP_SYS_ADMIN.
+/// The open TCP connections of this network namespace with a value in the socket storage `storage`, a file
+/// descriptor, that satisfies `wanted`. Takes CAP_BPF, or CAP_SYS_ADMIN.
 pub fn with_storage(storage: i32, wanted: &dyn Fn(&[u8]) -> bool) -> io::Result<Vec<Connection>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {

@@ -35,7 +35,7 @@ impl Check {
                     .collect::<Vec<_>>()
             })
             .collect();
-        // Whatever is wrong with the text, the files that it names are looked at too.
+        // Even if the text has faults, the files that it names are examined too.
         let config = config.unwrap_or_default();
         let mut certificates = check_certificates(&config, SystemTime::now());
         problems.append(&mut certificates.unusable);

@@ -1,4 +1,4 @@
-//! `lb-agent config`: what a configuration says, and what one may say.
+//! `lb-agent config`: the content of a configuration, and the schema of all.
 
 use std::path::PathBuf;
 

@@ -128,7 +128,7 @@ impl DecapCommand {
     }
 }
 
-/// A line for the operator, beside what is printed.
+/// A line for the operator, beside the printed output.
 fn warn(line: &str) {
     let _ = writeln!(std::io::stderr(), "lb-agent: decap: {line}");
 }
@@ -145,7 +145,7 @@ async fn interrupted() -> std::io::Result<()> {
 
 fn failure(error: &DecapError) -> Failure {
     let whole = chain(error);
-    // A refused program comes with the verifier's log, which is for those who wrote it.
+    // A refused program comes with the verifier's log, which is for its authors.
     let text = whole
         .split_once("Verifier output:")
         .map_or(whole.as_str(), |(text, _)| {

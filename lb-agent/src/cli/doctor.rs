@@ -1,4 +1,4 @@
-//! `lb-agent doctor`: what stands in the way on this machine, as lines or as JSON.
+//! `lb-agent doctor`: obstacles on this machine, as lines or as JSON.
 
 use std::path::PathBuf;
 

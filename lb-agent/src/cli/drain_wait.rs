@@ -15,7 +15,7 @@ use lb_config::BackendAddress;
 
 /// From one look to the next.
 const LOOK: Duration = Duration::from_millis(100);
-/// From one line about what is left to the next.
+/// Interval between two lines about the remaining connections.
 const TELL: Duration = Duration::from_secs(1);
 /// An agent may be started again meanwhile: for so long it is not missed.
 const AWAY: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ enum Stand {
 /// The row of a backend in `status` at one moment.
 struct Look {
     stand: Stand,
-    /// Walks over the flow tables so far, where connections are counted by them.
+    /// Walks over the flow tables so far, if connections are counted by them.
     walks: Option<u64>,
     /// No counter exists for its connections (`dsr`).
     uncounted: bool,

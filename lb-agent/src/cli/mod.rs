@@ -1,7 +1,7 @@
 //! The command line: one file for each command, and the only code that prints.
 //!
-//! Reading commands (`status`, `lookup`, `check`) have nouns for output, or JSON; changing ones
-//! say in one line what changed. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 agent
+//! Reading commands (`status`, `lookup`, `check`) have nouns for output, or JSON. Changing commands
+//! print one line about the change. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 agent
 //! not reachable.
 
 mod add_backend;
@@ -97,7 +97,7 @@ impl Control {
         Client::new(self.path.as_deref().unwrap_or(usual))
     }
 
-    /// Has the agent make a change, and prints what it says. `tried` is how the command is called.
+    /// Has the agent make a change, and prints its answer. `tried` is the name of the command.
     fn change(&self, tried: &str, request: &Request) -> Result<(), Failure> {
         let message = wait_for(self.client().change(request))?
             .map_err(|error| Failure::of_call(tried, error))?;
@@ -105,7 +105,7 @@ impl Control {
     }
 }
 
-/// Carries out what `args` say, the name of the program first.
+/// Carries out the command in `args`, the name of the program first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match Cli::try_parse_from(args) {
         Ok(cli) => carry_out(cli),

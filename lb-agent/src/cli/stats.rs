@@ -121,7 +121,7 @@ fn render(stats: &Figures, before: Option<&Figures>) -> String {
     text
 }
 
-/// What has been dropped at all.
+/// Drop counters above zero.
 fn drops(stats: &Figures) -> Vec<Vec<String>> {
     let rows = stats.drops.iter().filter(|row| row.count > 0);
     rows.map(|row| {
@@ -132,7 +132,7 @@ fn drops(stats: &Figures) -> Vec<Vec<String>> {
     .collect()
 }
 
-/// What the packet paths did with packets.
+/// Packet counters of the packet paths.
 fn packets(stats: &Figures) -> Vec<Vec<String>> {
     let paths = stats.status.agent.packets.iter();
     let counts = paths.flat_map(|packets| &packets.figures.packets);

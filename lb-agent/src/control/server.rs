@@ -91,7 +91,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Where requests go, and how many at a time.
+/// Queue for requests, and the limit on connections at a time.
 #[derive(Clone)]
 struct Agent {
     calls: Calls,

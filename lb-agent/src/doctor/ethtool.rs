@@ -24,7 +24,7 @@ struct Request {
     rest: [u64; 2],
 }
 
-/// Whether the interface merges what it receives before anybody sees it.
+/// Whether the interface merges received packets before any program sees them.
 pub(super) fn lro(interface: &str) -> io::Result<bool> {
     let socket = UdpSocket::bind(("0.0.0.0", 0))?;
     let mut value = Value {

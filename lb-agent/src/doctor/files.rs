@@ -174,7 +174,7 @@ fn agent(status: Option<&Status>) -> Finding {
     }
 }
 
-/// The limit on open files of the agent that runs, or of what would be started from here.
+/// The limit on open files of the running agent, or of an agent that would be started from here.
 fn files(status: Option<&Status>) -> Finding {
     let check = "open files";
     let who = status.map_or("self".to_owned(), |status| status.agent.pid.to_string());

@@ -216,7 +216,7 @@ impl Board {
             .min()
     }
 
-    /// What is known of `target`; nothing of one that nobody has asked, as it has never failed.
+    /// Health of `target`; `None` if it was never probed, as it has never failed.
     pub(super) fn about(&self, target: &Target, now: Duration) -> Option<About> {
         let entry = self.entries.get(target)?;
         if entry.rests() && entry.last_error.is_none() {
@@ -236,7 +236,7 @@ impl Board {
 }
 
 impl Entry {
-    /// Whether nobody asks it: it serves, and only a failure would be a reason to.
+    /// Whether the backend is not probed: it serves, and only a failure would be a reason to probe it.
     fn rests(&self) -> bool {
         self.check.passive && self.threshold.state().serves()
     }

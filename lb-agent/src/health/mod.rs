@@ -1,15 +1,15 @@
-//! Health checks: which backends are fit to serve, found out by asking them.
+//! Health checks: probes find the backends that are fit to serve.
 //!
 //! | file | owns |
 //! | --- | --- |
 //! | `threshold` | from outcomes in a row to up or down; pure |
 //! | `schedule` | when the next probe is due: spread, jitter; pure |
-//! | `board` | the states of all backends and what follows from them; pure |
+//! | `board` | the states of all backends and their consequences; pure |
 //! | `probe` | one probe, TCP or HTTP |
 //! | `prober` | the task that carries the probes out |
 //!
-//! The pure parts get time and randomness from their callers. What comes out of here reaches the
-//! tables by way of [`crate::state::desired`], like any other change.
+//! The pure parts get time and randomness from their callers. Changes of health reach the tables
+//! by way of [`crate::state::desired`], like any other change.
 
 mod board;
 mod probe;
@@ -56,7 +56,7 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Watches these backends, and no others any more. What is known of those that stay is kept.
+    /// Watches these backends, and no others any more. The results of those that stay are kept.
     pub fn watch(&self, wanted: Vec<Watched>) {
         self.0.board().watch(wanted, self.0.now());
         self.0.wake.notify_one();
@@ -94,9 +94,9 @@ impl Health {
     }
 }
 
-/// Failures met by those who serve: each counts like a failed probe, and the next probe comes at
-/// once. A passive check has that probe alone. Of backends that are not watched nothing is kept. Cheap, and
-/// never blocks for long.
+/// Failures met by tasks that serve. Each counts like a failed probe, and the next probe comes at once. A
+/// passive check has that probe alone. Failures of unwatched backends are ignored. Cheap, and never blocks
+/// for long.
 #[derive(Clone)]
 pub struct FailureReports(Arc<Shared>);
 

@@ -24,7 +24,7 @@ const MAX_BODY: usize = 64 << 10;
 /// From one look whether a connection has been accepted to the next, at first.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 
-/// Asks a backend: how long it took, or what was wrong in a few words.
+/// Probes a backend: returns the time it took, or the fault in a few words.
 pub(super) async fn probe(backend: &BackendAddress, check: &Check) -> Result<Duration, String> {
     let start = Instant::now();
     if check.probe == Probe::Nothing {
@@ -75,9 +75,9 @@ fn cannot(error: io::Error) -> String {
     error.kind().to_string()
 }
 
-/// Waits until the application has accepted the connection. The kernel completes handshakes for a
-/// process that is frozen as well; on this host it can be asked who has done so. Where it does not
-/// know, being connected has to do.
+/// Waits until the application has accepted the connection. The kernel completes handshakes for a frozen
+/// process as well; for a backend on this host, the kernel can tell whether the process has accepted. If
+/// the kernel does not know, being connected has to do.
 async fn accepted(stream: &TcpStream) {
     let (Ok(near), Ok(far)) = (stream.peer_addr(), stream.local_addr()) else {
         return;
@@ -164,7 +164,7 @@ async fn contains(response: Response<Incoming>, text: &str) -> Result<(), String
         if let Some(data) = frame.data_ref() {
             read.extend_from_slice(data);
         }
-        // It is a few bytes or a page; searching again what was searched costs nothing.
+        // The answer is a few bytes or a page; searching the earlier bytes again costs nothing.
         if read.windows(text.len()).any(|part| part == text.as_bytes()) {
             return Ok(());
         }

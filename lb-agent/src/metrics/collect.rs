@@ -233,7 +233,7 @@ fn tables(stats: &Stats) -> Vec<Family> {
     vec![entries, capacity, evictions]
 }
 
-/// The packet paths. What was dropped is among the drops, the tables are among the tables.
+/// The packet paths. Dropped packets are among the drops, the tables are among the tables.
 fn packets(status: &PacketStatus) -> Vec<Family> {
     let PacketStatus {
         interfaces,

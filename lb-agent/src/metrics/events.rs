@@ -1,4 +1,4 @@
-//! The last lines of the agent's log, for those who look at it through the control socket.
+//! The last lines of the agent's log, for readers at the control socket.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -17,7 +17,7 @@ const KEPT: usize = 100;
 
 static LAST: Mutex<VecDeque<Event>> = Mutex::new(VecDeque::new());
 
-/// Keeps what is logged as information, a warning or an error.
+/// A layer that keeps log events of the levels information, warning and error.
 pub struct Keep;
 
 impl<S: Subscriber> Layer<S> for Keep {
@@ -44,7 +44,7 @@ fn keep(event: Event) {
     last.push_back(event);
 }
 
-/// What has been kept, the latest last.
+/// The kept events, the latest last.
 pub fn last() -> Vec<Event> {
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     last.iter().cloned().collect()

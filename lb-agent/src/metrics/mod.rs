@@ -19,7 +19,7 @@ use crate::control::stats::Stats;
 
 /// A part of the agent that counts by itself.
 pub trait Source: Send + Sync {
-    /// Its metrics now. Called for every scrape: read what is in memory, and do not wait.
+    /// Its metrics now. Called for every scrape: read figures from memory, and do not wait.
     fn families(&self) -> Vec<Family>;
 }
 

@@ -31,9 +31,9 @@ use lb_net::seldom::Seldom;
 
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// For a whole connection.
+/// Time limit for a whole connection.
 const WHOLE_TIME: Duration = Duration::from_secs(30);
-/// For the agent's answer.
+/// Time limit for the agent's answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// How long a snapshot is good for.
 const FRESH: Duration = Duration::from_millis(250);
@@ -60,7 +60,7 @@ impl Listener {
     }
 }
 
-/// Listens at `address`. A unix socket that nobody serves any more is replaced.
+/// Listens at `address`. A unix socket without a living server is replaced.
 ///
 /// # Errors
 /// The operating system's, with the address in words.
@@ -189,7 +189,7 @@ fn encoded(families: &[Family], accept: Option<&HeaderValue>) -> Response<Full<B
     response
 }
 
-/// The latest snapshot, and where to get a newer one.
+/// The latest snapshot, and the source of newer ones.
 struct Snapshots {
     calls: Calls,
     last: Mutex<Option<(Instant, Arc<Vec<Family>>)>>,
@@ -197,7 +197,7 @@ struct Snapshots {
 
 impl Snapshots {
     async fn families(&self) -> Option<Arc<Vec<Family>>> {
-        // Those who come meanwhile wait here for the same snapshot.
+        // Requests that arrive meanwhile wait here for the same snapshot.
         let mut last = self.last.lock().await;
         if let Some((at, families)) = last.as_ref()
             && at.elapsed() < FRESH

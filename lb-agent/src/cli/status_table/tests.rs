@@ -1,4 +1,4 @@
-//! What a reader sees, to the letter.
+//! The exact text that a reader sees.
 
 use super::*;
 use crate::control::status::{AffinityStatus, CounterStatus};

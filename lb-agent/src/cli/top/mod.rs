@@ -1,5 +1,5 @@
-//! `lb-agent top`: what happens now, on the whole terminal. `view` draws; this file asks, listens to
-//! keys and carries out what they say.
+//! `lb-agent top`: present activity, on the whole terminal. `view` draws; this file queries the agent,
+//! listens to keys and carries out their commands.
 
 mod view;
 
@@ -86,7 +86,7 @@ enum Change {
     Undrain,
 }
 
-/// Drains the chosen backend or puts it back, and shows what the agent says to it.
+/// Drains the chosen backend or puts it back, and shows the agent's answer.
 fn change(client: &Client, model: &mut Model, change: Change) -> Result<(), Failure> {
     let Some((service, address)) = model.chosen() else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What `top` shows: pure, from snapshots to a frame.
+//! The display of `top`: pure, from snapshots to a frame.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,7 +18,7 @@ const HISTORY: usize = 120;
 /// Lines of the log at the bottom.
 const EVENTS: u16 = 6;
 
-/// What there is to show.
+/// The data to show.
 pub(super) struct Model {
     stats: Stats,
     before: Option<Stats>,
@@ -114,7 +114,7 @@ impl Model {
         .style(Style::new().add_modifier(Modifier::BOLD))
     }
 
-    /// Where packets are forwarded, and what becomes of them.
+    /// Interfaces of packet forwarding, and counts of its results.
     fn packets(&self) -> Option<String> {
         let packets = self.stats.status.agent.packets.as_ref()?;
         let interfaces = packets.interfaces.iter();

@@ -5,7 +5,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// Checks a server that answers every connection with `answer`; what it was asked comes back too.
+/// Checks a server that answers every connection with `answer`; the request that it received is returned
+/// too.
 async fn check_of(answer: &'static str, check: Check) -> (Result<Duration, String>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -120,7 +121,7 @@ async fn another_port_may_answer_for_a_backend() {
         timeout: Duration::from_secs(5),
         ..Check::default()
     };
-    // Port 1 itself is nobody's.
+    // Port 1 itself has no listener.
     probe(&"127.0.0.1:1".parse().unwrap(), &check)
         .await
         .unwrap();
