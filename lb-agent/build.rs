@@ -33,7 +33,7 @@ fn embed(object: &Path, name: &str) {
     fs::write(out.join(name), content).expect("write the object to OUT_DIR");
 }
 
-/// Where the object is, or would be.
+/// Path of the object, which may not exist.
 fn object() -> PathBuf {
     if let Some(path) = env::var_os("LB_EBPF_OBJECT") {
         return PathBuf::from(path);

@@ -3,22 +3,22 @@
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | [`allocator`] | memory that is not in use any more |
+//! | [`allocator`] | return of unused memory to the kernel |
 //! | [`errors`] | errors as operators read them |
 //! | [`sockdiag`] | questions to the kernel about single TCP sockets |
 //! | [`crowd`] | the connections of the control and the metrics socket |
-//! | [`privilege`] | what the process and its threads give up |
+//! | [`privilege`] | privileges that the process and its threads give up |
 //! | [`network`] | interfaces, routes and neighbours of this host |
-//! | [`state`] | what should be, what is, and the plan from one to the other |
-//! | [`dataplane`] | what moves connections: the kernel, or tables in memory |
+//! | [`state`] | desired and observed state, and the plan from one to the other |
+//! | [`dataplane`] | assignment of connections: in the kernel, or by tables in memory |
 //! | [`host`] | choices made on the host, by the kernel's own function |
-//! | [`health`] | checks of the backends, and what they say of them |
+//! | [`health`] | checks of the backends, and their results |
 //! | [`control`] | the control socket: messages, server, client |
 //! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
 //! | [`proxy`] | the userspace path |
 //! | [`http`] | the engine of `lb-http`, over the tables of the agent |
-//! | [`doctor`] | what of the machine stands in the way |
-//! | [`report`] | what `status` and `lookup` tell |
+//! | [`doctor`] | obstacles on this machine |
+//! | [`report`] | the answers to `status` and `lookup` |
 //! | [`reconcile`] | the one task that changes anything |
 //! | [`run`] | the life of the agent, from start to stop |
 //! | [`cli`] | arguments, commands, everything that is printed |

@@ -37,12 +37,11 @@ pub enum PrivilegeError {
     Process(&'static str, #[source] io::Error),
 }
 
-/// Makes the process one that can gain no privileges any more, and whose memory no other process reads.
-/// It gains none by execve(2), under any user or from any file (PR_SET_NO_NEW_PRIVS, SECBIT_NOROOT,
-/// bounding and ambient set).
-/// There is no core dump, and no ptrace(2) by its own user. Beside [`NEEDED`] the calling thread keeps
-/// CAP_CHOWN, for the
-/// control socket, until it calls [`settle`]. To be called before there is another thread.
+/// Makes the process one that can gain no privileges any more, and whose memory no other process reads. It
+/// gains none by execve(2), under any user or from any file (PR_SET_NO_NEW_PRIVS, SECBIT_NOROOT, bounding
+/// and ambient set). There is no core dump, and no ptrace(2) by its own user. Beside [`NEEDED`] the calling
+/// thread keeps CAP_CHOWN, for the control socket, until it calls [`settle`]. To be called before there is
+/// another thread.
 ///
 /// # Errors
 /// The kernel's; the agent should not go on then.

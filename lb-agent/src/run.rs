@@ -37,8 +37,8 @@ use lb_net::handover::{AcceptPolicy, FdStore};
 /// How long connections on the userspace path may go on after the agent was told to stop.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 
-/// Runs the agent until SIGTERM, SIGINT or `lb-agent stop`. `config_path` is what `reload` reads
-/// again; `None` for the usual place.
+/// Runs the agent until SIGTERM, SIGINT or `lb-agent stop`. `reload` reads `config_path` again; `None` for
+/// the usual path.
 pub fn run(config: Config, config_path: Option<PathBuf>) -> anyhow::Result<End> {
     privilege::confine()?;
     let kept = FdStore::take();
@@ -296,7 +296,7 @@ fn refuse_beside_pins(pin_dir: &Path, missing: Option<&str>) -> Result<(), WillN
     })
 }
 
-/// An error with its causes in one line and, where one can be named, the way out.
+/// An error with its causes in one line and, if there is one, the remedy.
 fn explain(error: &OpenError) -> String {
     let text = chain(error);
     let kernel = Kernel::running();

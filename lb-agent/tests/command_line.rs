@@ -369,7 +369,7 @@ fn somebody_else_on_the_socket_is_no_agent() {
     drop(stream);
     let code = status.wait().unwrap().code();
     assert_eq!(code, Some(1));
-    // It does not go on trying, as it does when nobody listens.
+    // It does not go on trying, as it does when no agent listens.
     assert!(started.elapsed() < Duration::from_secs(9));
 }
 

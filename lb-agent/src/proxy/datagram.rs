@@ -21,8 +21,8 @@ pub(super) struct Listener {
     bound: SocketAddr,
 }
 
-/// Where a datagram came from and went to, as the socket has it: on an IPv6 socket IPv4 addresses
-/// are mapped.
+/// Source and destination of a datagram, as the socket has them: on an IPv6 socket IPv4 addresses are
+/// mapped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
     pub(super) client: SocketAddr,
@@ -101,7 +101,7 @@ impl Listener {
 }
 
 impl Route {
-    /// Takes over what a control message says of the destination.
+    /// Takes over the destination from a control message.
     fn note(&mut self, part: &ControlMessageOwned) {
         match part {
             ControlMessageOwned::Ipv4PacketInfo(info) => {

@@ -1,11 +1,11 @@
-//! A guard against loops that nobody could foresee: connections and datagrams that agents of this
-//! host pass on to agents of this host.
+//! A guard against unforeseen loops: connections and datagrams that agents of this host pass on to
+//! agents of this host.
 //!
 //! A socket towards an address of this host begins its packets with a hop limit that no system
-//! starts with, one less for each agent that has passed the connection on. Nothing on the way to
-//! this host itself lowers it, so the agent that gets the connection reads there how many there
-//! were, and refuses one too many. That needs no memory and finds other agents, too. (Another proxy
-//! in between, or another host, hides it; `max_connections` is the bound then.)
+//! starts with, one less for each agent that has passed the connection on. No router lowers it
+//! within this host, so the agent that gets the connection reads the number of agents there, and
+//! refuses one too many. That needs no memory and finds other agents, too. (Another proxy in
+//! between, or another host, hides it; `max_connections` is the bound then.)
 
 use std::collections::HashMap;
 use std::io;

@@ -41,7 +41,7 @@ use lb_net::seldom::Seldom;
 /// Tells a listener to stop.
 type Stop = watch::Sender<Option<Farewell>>;
 
-/// For how long what came to a listen address may go on when that address is given up: for good.
+/// Time for which connections may go on when their listen address is given up: for good.
 const FOR_GOOD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The agent's listeners.
@@ -147,7 +147,7 @@ impl ListenerSet {
         }
     }
 
-    /// Opens what could not be opened so far.
+    /// Tries again to open the listeners that could not be opened so far.
     pub fn try_again(&mut self) {
         for key in self.problems.keys() {
             self.begin(key);

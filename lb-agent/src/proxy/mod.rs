@@ -1,8 +1,8 @@
 //! The `proxy` path: connections and datagrams copied in user space, for backends that the kernel
 //! cannot hand a connection to.
 //!
-//! This module owns the copying. Where the listening sockets come from is left to the data plane,
-//! and so is the choice of a backend, through [`Chooser`].
+//! This module owns the copying. The data plane provides the listening sockets, and the choice of a
+//! backend, through [`Chooser`].
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -61,7 +61,7 @@ pub trait Chooser: Send + Sync + 'static {
         let _ = backend;
         Arc::default()
     }
-    /// The backends whose connections are to end now.
+    /// The backends with connections that are to end now.
     fn ending(&self) -> Ending;
 }
 
@@ -74,7 +74,7 @@ pub struct Traffic {
     pub bytes_out: AtomicU64,
 }
 
-/// The backends whose connections are to end: most of the time none.
+/// The backends with connections that are to end: most of the time none.
 pub type Ending = watch::Receiver<HashSet<BackendId>>;
 
 /// Waits until the connections of `backend` are to end.
@@ -84,7 +84,7 @@ async fn asked_to_end(ending: &mut Ending, backend: BackendId) {
         .await
         .is_err()
     {
-        // Nobody is left to ask for it.
+        // No task is left to ask for it.
         std::future::pending().await
     }
 }

@@ -1,9 +1,9 @@
 //! TCP: accepts connections, connects each to the first backend that can be reached, and copies
 //! both ways until both are done.
 //!
-//! A connection that is idle holds no buffer: bytes are read into one that all connections of a
-//! thread share, and only what the other side does not take at once is kept. While something is
-//! kept nothing more is read, so that the slower side sets the pace.
+//! An idle connection holds no buffer. Bytes are read into a buffer that all connections of a
+//! thread share, and only bytes that the other side does not take at once are kept. While bytes are
+//! kept no more are read, so that the slower side sets the pace.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -58,7 +58,7 @@ impl Default for TcpProxy {
 /// Connections that are still accepted when no more are wanted.
 const MOST_WAITING: usize = 4096;
 
-/// What is left of the drain time for those who came last.
+/// Part of the drain time that is left for the last connections.
 const FOR_THE_LAST: Duration = Duration::from_secs(1);
 
 impl TcpProxy {
@@ -209,8 +209,8 @@ impl TcpProxy {
     }
 }
 
-/// Tells the backend whose connection it is. The header is far smaller than what a new socket
-/// takes at once.
+/// Sends the PROXY header, which tells the backend the client's address. The header is far smaller than the
+/// send buffer of a new socket.
 async fn introduce(backend: &TcpStream, version: ProxyVersion, visit: &Visit) -> io::Result<()> {
     let header = proxy_protocol::write(version, visit.client, visit.local);
     let mut rest = header.as_slice();
@@ -225,8 +225,8 @@ async fn introduce(backend: &TcpStream, version: ProxyVersion, visit: &Visit) ->
     Ok(())
 }
 
-/// Sets what both sides of a connection want: small messages at once, and an end, some day, to a
-/// peer that has vanished. A socket that is broken already says so when it is used.
+/// Sets the options for both sides of a connection: small messages are sent at once, and a vanished peer is
+/// detected some day. A socket that is broken already reports it when it is used.
 fn prepare(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let _ = socket.set_tcp_nodelay(true);
@@ -238,8 +238,8 @@ fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Waits for a connection to be reset or to time out, and returns that error. What can still be
-/// read stays to be read.
+/// Waits for a connection to be reset or to time out, and returns that error. Readable bytes stay in the
+/// socket.
 async fn failure(stream: &TcpStream) -> io::Error {
     let take = || match SockRef::from(stream).take_error()? {
         Some(error) => Ok(error),
@@ -263,11 +263,11 @@ async fn copy(client: &TcpStream, backend: &TcpStream, traffic: &Traffic) -> io:
         }
     });
     tokio::select! {
-        // Copying first, so that what came before a reset is passed on before it.
+        // Copying first, so that bytes received before a reset are passed on before it.
         biased;
         ended = both => ended,
-        // A side that is not being read, because the other one does not take what it sends or
-        // because it has ended, tells of a reset in no other way.
+        // A side that is not being read reports a reset in no other way. It is not read if it has ended, or
+        // if the other side does not take its bytes.
         error = failure(client) => Err(error),
         error = failure(backend) => Err(error),
     }
@@ -299,7 +299,7 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Copies what it can; ready when the end has been passed on.
+    /// Copies the bytes that can be read and written; ready when the end has been passed on.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.ended {
             ready!(self.poll_kept(context))?;
@@ -312,7 +312,7 @@ impl<'a> Direction<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what has been kept.
+    /// Writes the bytes that have been kept.
     fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.taken < self.kept.len() {
             ready!(self.to.poll_write_ready(context))?;
@@ -339,7 +339,7 @@ impl<'a> Direction<'a> {
     }
 }
 
-/// Reads what there is; 0 at the end.
+/// Reads the available bytes; 0 at the end.
 fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = None;
     let read = stream.try_io(Interest::READABLE, || {
@@ -355,7 +355,7 @@ fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     length.map_or(read, Ok)
 }
 
-/// Writes what the other side takes now, which may be nothing.
+/// Writes the bytes that the other side takes now, possibly none.
 fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match stream.try_write(bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),

@@ -51,7 +51,7 @@ pub struct UdpProxy {
     pub max_flows: usize,
     /// Leaves descriptors for others.
     pub admission: Admission,
-    /// What has happened.
+    /// Counters of flows and datagrams.
     pub counters: Arc<UdpCounters>,
 }
 
@@ -187,7 +187,7 @@ impl Flows {
         }
     }
 
-    /// Receives what there is, up to [`BATCH`].
+    /// Receives waiting datagrams, up to [`BATCH`].
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         for _ in 0..BATCH {

@@ -392,7 +392,7 @@ async fn before_another_agent_new_ones_are_served_as_long_as_there_are_old_ones(
     .await;
     assert_open(&mut new, &mut at).await;
     assert!(!proxy.task.is_finished());
-    // And with it what nobody has accepted.
+    // And with it the connections not yet accepted.
     drop((new, at, listener));
     soon(proxy.task).await.unwrap();
 }
