@@ -1,4 +1,4 @@
-//! Open connections are counted exactly, whoever was there first.
+//! Open connections are counted exactly, whether the agent, application or connection came first.
 
 use std::net::TcpStream;
 

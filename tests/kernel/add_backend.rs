@@ -1,5 +1,5 @@
-//! Adding a backend moves nobody; removing one moves its clients and nobody else; both are in
-//! force when the command returns.
+//! Adding a backend moves no client that has one. Removing a backend moves only its own clients. Both
+//! are in force when the command returns.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Affinity: for how long a client is remembered, by which part of its address, and what decides
-//! without it. Two balancers with one `hash_seed` choose alike.
+//! Affinity: how long a client is remembered, by which part of its address, and how it is served
+//! without an entry. Two balancers with one `hash_seed` choose alike.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn owned_by(agent: &Agent<'_>, port: u16) -> impl Iterator<Item = IpAddr> {
     (1..=60).map(client_v4).filter(owned)
 }
 
-/// For how long clients are remembered where that is short.
+/// Affinity timeout of the tests with a short one.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[test]
@@ -74,7 +74,7 @@ fn a_client_is_remembered_for_the_timeout_after_its_last_connection() {
         last = before;
     }
 
-    // Without connections it is forgotten, and goes where its slot is.
+    // Without connections the client's entry expires, and its slot decides again.
     wait::until("the end of the affinity", || {
         (agent.lookup(client)["affinity"] == Value::Null).then_some(())
     });

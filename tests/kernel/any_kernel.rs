@@ -1,5 +1,5 @@
-//! What an agent is for, in few tests. Other kernels are booted for these (`cargo xtask test
-//! kernels`), under an emulator where it takes long to load the programs.
+//! The agent's main functions, in few tests. `cargo xtask test kernels` boots other kernels for these,
+//! under an emulator that loads the programs slowly.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use lb_tests::topology::routed::{ask_udp, udp_echo};
 use lb_tests::{http, prog_run, wait};
 use serde_json::Value;
 
-/// Clients of each family.
+/// Number of clients of each family.
 const CLIENTS: u16 = 8;
 
 const SERVICES: &str = "
@@ -32,7 +32,7 @@ listen = ['10.99.0.1:5300']
 backends = ['127.0.0.1:5300']
 ";
 
-/// Who answers a client, and the address that it sees.
+/// The application that answers a client, and the client address that it sees.
 fn visit(hosts: &Hosts, client: IpAddr) -> (u16, String) {
     let answer = hosts
         .clients
@@ -41,7 +41,7 @@ fn visit(hosts: &Hosts, client: IpAddr) -> (u16, String) {
     (answer.port, answer.remote)
 }
 
-/// Where `lookup` says that a client goes.
+/// The backend that `lookup` shows for a client.
 fn looked_up(agent: &Agent<'_>, client: IpAddr) -> u16 {
     let service = if client.is_ipv4() { "web4" } else { "web6" };
     let client = client.to_string();

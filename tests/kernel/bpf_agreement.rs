@@ -113,7 +113,7 @@ fn agree() {
         .ask("203.0.113.9:1234".parse().unwrap(), service)
         .unwrap();
     assert!(!verdict.pass, "{verdict:?}");
-    // A port of nobody's is nobody's business.
+    // A port without a service is left alone.
     let other: SocketAddr = "10.1.2.3:81".parse().unwrap();
     let verdict = steer
         .ask("203.0.113.9:1234".parse().unwrap(), other)

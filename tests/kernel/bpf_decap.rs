@@ -1,5 +1,5 @@
-//! `lb_decap` in the kernel does what `lb_common::decap` does on the host, for every wrapping, each
-//! truncated at every byte, and for 200,000 mutated packets.
+//! `lb_decap` in the kernel does the same as `lb_common::decap` on the host. Compared are every
+//! wrapping, each truncated at every byte, and 200,000 mutated packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -106,7 +106,7 @@ fn gue(src: IpAddr, dst: IpAddr, variant: u8, inner: &[u8], protocol: u8) -> Vec
     wire::udp((src, 50_000), (dst, GUE_PORT), &[head, inner].concat())
 }
 
-/// Frames with each wrapping of each inner packet, and what has to come out.
+/// Frames with each wrapping of each inner packet, and the expected unwrapped frames.
 fn wrapped() -> Vec<(Vec<u8>, Vec<u8>)> {
     let v4 = Ipv4::new(BALANCER_V4, BACKEND_V4);
     let v6 = Ipv6::new(BALANCER_V6, BACKEND_V6);
@@ -215,7 +215,7 @@ fn only_the_named_balancers_may_wrap() {
         );
         assert_eq!(program.agree(&frame, may), Outcome::Refused);
     }
-    // What is not for this host is nobody's business here, whoever it is from.
+    // Packets for another host are left alone, from any source.
     let elsewhere = Ipv4::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
     let frame = wire::frame(&[], &elsewhere.packet(number::IPV4, inner));
     assert_eq!(program.agree(&frame, may), Outcome::OtherHost);

@@ -1,5 +1,5 @@
-//! The eBPF objects keep to what the verifiers of older kernels want, as far as that can be told
-//! without those kernels. Neither root nor a kernel is needed; `cargo xtask test kernels` asks them.
+//! The eBPF objects keep the rules of older kernels' verifiers, as far as that can be told without
+//! those kernels. Neither root nor a kernel is needed; `cargo xtask test kernels` asks them.
 
 use std::path::{Path, PathBuf};
 

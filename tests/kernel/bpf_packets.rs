@@ -1,6 +1,6 @@
-//! The packet paths in the kernel do what they do on the host: tables of packets, each cut off at
-//! every byte, conversations there and back, and a million random and mutated packets. What is sent
-//! on is looked at by code that shares nothing with the packet paths.
+//! The packet paths in the kernel do the same as on the host. Compared are tables of packets, each cut
+//! off at every byte, conversations in both directions, and a million random and mutated packets.
+//! Forwarded packets are checked by code that shares nothing with the packet paths.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ fn every_kind_of_packet_gets_the_same_from_kernel_and_host() {
         if number % 50 == 0 {
             both.start_afresh(number % 100 == 0);
         }
-        // The second of a kind meets what the first has left.
+        // The second packet of a kind meets the state that the first has left.
         for _ in 0..2 {
             both.agree(frame, sentence);
         }
@@ -65,8 +65,8 @@ fn there_and_back_is_the_identity() {
     assert_eq!(conversations, 1600);
 }
 
-/// A client's packet goes to a backend, the answer comes back, and what the client sees is the
-/// service, with the very bytes that the backend sent.
+/// A client's packet goes to a backend, and the answer comes back. The client sees the service's
+/// address and the very bytes that the backend sent.
 fn conversation(both: &mut Both, random: &mut Random, family: Family, service: u32) {
     let client = family.client(random.below(8) as u16);
     let vip = family.service(service);

@@ -3,9 +3,9 @@
 
 use lb_agent::dataplane::bpf::trial::Trial;
 
-/// Instructions that the verifier may look at, a million being the kernel's limit. What a program
-/// needs differs between kernels and compilers, so there is room; a program that outgrows its budget
-/// wants a part of it to be a function of its own (ARCHITECTURE.md, "What the verifier wants").
+/// Budgets of verified instructions; the kernel's limit is a million. The number differs between
+/// kernels and compilers, so there is room. A program beyond its budget needs a part of it in a
+/// function of its own (ARCHITECTURE.md, "What the verifier wants").
 const SOCKETS: [(&str, u32); 10] = [
     ("lb_connect4", 150_000),
     ("lb_connect6", 150_000),
@@ -19,7 +19,7 @@ const SOCKETS: [(&str, u32); 10] = [
     ("lb_steer", 200_000),
 ];
 
-/// The same for packets.
+/// The same budgets for the packet programs.
 const PACKETS: [(&str, u32); 4] = [
     ("lb_tc_egress", 300_000),
     ("lb_tc_egress_bare", 100_000),

@@ -27,7 +27,7 @@ fn beside(agent: &Agent<'_>, pin_dir: &Path, data_plane: &str) -> PathBuf {
     dir
 }
 
-/// `lb-agent run` in `dir`, started by `wrapper` ("setpriv" and its options) where there is one.
+/// `lb-agent run` in `dir`, started by `wrapper` ("setpriv" and its options) unless that is empty.
 fn run(host: &Host, wrapper: &[&str], dir: &Path) -> Process {
     // An agent takes no state directory of another user.
     let _ = fs::remove_dir_all(dir.join("state"));

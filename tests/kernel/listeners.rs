@@ -1,5 +1,6 @@
-//! Whatever way an application listens, it is found: before the agent or after it, on a specific
-//! address or a wildcard, alone or in a SO_REUSEPORT group; and nobody else's socket is taken for it.
+//! An application's sockets are found in every case: started before the agent or after it, on a
+//! specific address or a wildcard, alone or in a SO_REUSEPORT group. Sockets of other programs are not
+//! taken for them.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -232,7 +233,8 @@ fn listen_apart(host: &Host, address: &str, number: u16, set: fn(&Socket)) -> Tc
     })
 }
 
-/// Clients over IPv4 of a backend at 127.0.0.1:5000 that is gone are refused, and get nobody else.
+/// Clients over IPv4 of a backend at 127.0.0.1:5000 that is gone are refused, and reach no other
+/// program.
 fn nobody_answers(hosts: &Hosts, agent: &Agent<'_>) {
     nobody_answers_to(hosts, agent, client_v4);
 }

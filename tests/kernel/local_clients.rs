@@ -27,7 +27,7 @@ fn clients_on_the_same_host_are_served_on_every_address() {
             assert_eq!(answer.port, expected, "{from} to {to}");
         }
     }
-    // The applications' own ports are nobody's business.
+    // The applications' own ports are left alone.
     let direct = host.run(|| {
         http::get(
             "127.0.0.1".parse().unwrap(),

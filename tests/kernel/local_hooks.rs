@@ -1,5 +1,5 @@
-//! Clients on the balancer's own host are connected to backends elsewhere by the kernel alone,
-//! without a packet being rewritten, and see nothing but the service.
+//! The kernel alone connects clients on the balancer's own host to backends elsewhere. No packet is
+//! rewritten, and clients see only the service's address.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
@@ -51,7 +51,7 @@ fn bound_clients() -> impl Iterator<Item = (IpAddr, SocketAddr, &'static str)> {
     v4.chain((1..=12).map(|n| (own_v6(n), SERVICE_V6, "6")))
 }
 
-/// The balancer with twelve addresses more, and the wire to where the backends are.
+/// The balancer with twelve more addresses, and the wire to the backends.
 fn hosts() -> Hosts {
     let hosts = Hosts::new();
     for n in 1..=12 {
@@ -80,7 +80,7 @@ fn web(host: &Host) -> [StubServer; 6] {
     backends().map(|backend| StubServer::new(host, &backend.to_string(), backend.port()))
 }
 
-/// UDP servers that answer with their port and what they were sent; closed when dropped.
+/// UDP servers that answer with their port and the received bytes; closed when dropped.
 struct Echo(Arc<AtomicBool>);
 
 impl Echo {
@@ -296,8 +296,8 @@ fn what_is_not_for_a_service_here_goes_where_it_was_going() {
     assert_eq!((from_here.port, elsewhere.port), (9, 10));
     assert_eq!(to_backend.peer_addr().unwrap(), direct);
     assert_eq!(kernel.counts("web4", direct).total, 0);
-    // Nobody gets to another host from 127.0.0.1: there such a client is the agent's affair, and
-    // without an agent it is refused at once.
+    // A socket at 127.0.0.1 cannot reach another host. Such a client is served by the agent, and is
+    // refused at once without an agent.
     let loopback: IpAddr = [127, 0, 0, 1].into();
     let service = "127.0.0.1:80".parse().unwrap();
     let refused = hosts.balancer.run(|| http::connect(loopback, service));

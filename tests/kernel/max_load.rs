@@ -1,5 +1,4 @@
-//! Bounded load: a backend with more than its share passes new clients on, and they stay where
-//! they went.
+//! Bounded load: new clients of a backend with more than its share go to another one, and stay there.
 
 use std::net::{IpAddr, TcpStream};
 

@@ -37,7 +37,7 @@ fn a_trusted_proxy_says_who_the_client_is_and_others_cannot() {
         let seen = Reply::parse(&exchange::raw(&hosts.clients, proxy, SERVICE_V4, &bytes)).json();
         assert_eq!(seen["ip"], "203.0.113.9", "{seen:#}");
         assert_eq!(seen["headers"]["x-forwarded-port"], "443");
-        // From anybody else these bytes are no request.
+        // From an untrusted peer these bytes are no request.
         let other = exchange::raw(&hosts.clients, client_v4(3), SERVICE_V4, &bytes);
         assert!(
             other.is_empty() || other.starts_with("HTTP/1.1 400"),
@@ -55,7 +55,7 @@ fn a_trusted_proxy_says_who_the_client_is_and_others_cannot() {
     assert_eq!(Reply::parse(&plain).json()["ip"], client_v4(3).to_string());
 }
 
-/// An application that answers a connection with what it began with, up to the empty line.
+/// An application that answers a connection with its first bytes, up to the empty line.
 fn beginning(host: &Host, listen: SocketAddr) {
     let (ready, listening) = std::sync::mpsc::channel();
     host.spawn(move || {

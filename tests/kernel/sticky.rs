@@ -52,8 +52,8 @@ fn sticky(weights: &[u16]) {
     shares(&seen, &ports, weights);
 }
 
-/// All connections of one client; they must reach one copy, which sees the client's own address
-/// where nothing is in between.
+/// Makes all connections of one client. They must reach one copy, which sees the client's own address
+/// if no proxy is in between.
 fn visit(client: &IpAddr) -> (IpAddr, u16) {
     let answers: Vec<_> = (0..CONNECTIONS)
         .map(|n| {

@@ -1,5 +1,5 @@
-//! UDP: clients stay with their backend, and answers come from the address that was asked, through
-//! the agent or, where the ports are the same, straight from the application.
+//! UDP: clients stay with their backend, and answers come from the address that was asked. Datagrams go
+//! through the agent or, with equal ports, straight to the application.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -14,7 +14,7 @@ fn ask(hosts: &Hosts, from: IpAddr, port: u16) -> Option<u16> {
     ask_for(Duration::from_secs(20), hosts, from, port)
 }
 
-/// The same where the first datagrams may be lost.
+/// The same, for first datagrams that may be lost.
 fn ask_shortly(hosts: &Hosts, from: IpAddr, port: u16) -> Option<u16> {
     ask_for(Duration::from_secs(1), hosts, from, port)
 }
@@ -103,8 +103,8 @@ fn on_the_same_port_the_application_answers_itself() {
     wait::until("the application is found again", served);
 }
 
-/// On the service's own port the kernel tells the application and the service apart, whoever of
-/// agent and application is started first.
+/// On the service's own port the kernel tells the application and the service apart, in either order of
+/// start.
 #[test]
 fn a_service_on_every_address_has_its_application_on_the_same_port() {
     let hosts = Hosts::new();
@@ -130,8 +130,8 @@ fn a_service_on_every_address_has_its_application_on_the_same_port() {
     assert_eq!(agent.status()["agent"]["notes"], serde_json::json!([]));
 }
 
-/// Without the kernel's help the agent has the port itself: that is said before anybody waits for
-/// an answer.
+/// Without the kernel's help the agent holds the port itself. It says so before any client waits for an
+/// answer.
 #[test]
 fn without_bpf_the_services_own_port_is_refused_with_the_way_out() {
     let hosts = Hosts::new();

@@ -1,5 +1,5 @@
-//! Where BPF cannot serve, the agent does it in user space: the same choice, nothing lost, and
-//! `status` says what is missing.
+//! If BPF cannot serve, the agent serves in user space: the same choice, nothing lost, and `status`
+//! says which feature is missing.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};

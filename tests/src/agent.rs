@@ -12,7 +12,7 @@ use crate::process::Process;
 use crate::topology::hosts::Host;
 use crate::wait;
 
-/// The agent's program.
+/// Path of the agent's program.
 pub fn program() -> PathBuf {
     std::env::var_os("LB_AGENT_BIN").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/lb-agent"),
@@ -20,14 +20,14 @@ pub fn program() -> PathBuf {
     )
 }
 
-/// Copies the program. By another process: a file that this one has written cannot be executed while
-/// a child that one of its other threads has just forked still has it open (ETXTBSY).
+/// Copies the program in another process. A file that this process wrote cannot be executed while a
+/// just forked child of another thread has it open (ETXTBSY).
 pub fn copy_program(to: &Path) {
     let status = Command::new("cp").arg(program()).arg(to).status();
     assert!(status.expect("cp").success(), "copy to {}", to.display());
 }
 
-/// What a command printed, and how it ended.
+/// Output and exit code of a command that has ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Exit code.
@@ -96,7 +96,7 @@ impl<'a> Agent<'a> {
         fs::write(self.config(), head + services).unwrap();
     }
 
-    /// A directory for whatever the test needs.
+    /// A directory for the files of the test.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -111,7 +111,7 @@ impl<'a> Agent<'a> {
         self.dir().join("control.sock")
     }
 
-    /// Where maps and programs are pinned.
+    /// Directory of the pinned maps and programs.
     pub fn pin_dir(&self) -> &Path {
         &self.pin_dir
     }
@@ -165,8 +165,8 @@ impl<'a> Agent<'a> {
         process.wait()
     }
 
-    /// Tells it to end (SIGTERM), and lets it: what it still has open goes on for a while. It is
-    /// gone when what is returned is dropped.
+    /// Tells the agent to end (SIGTERM) without killing it: its open connections go on for a while.
+    /// Dropping the returned process kills it.
     pub fn end(&mut self) -> Process {
         let mut process = self.process.take().expect("an agent that runs");
         let pid = rustix::process::Pid::from_raw(process.pid() as i32).expect("a process id");
@@ -175,7 +175,7 @@ impl<'a> Agent<'a> {
         process
     }
 
-    /// Everything it has logged.
+    /// All lines that the agent has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir().join("agent.log")).unwrap_or_default()
     }
@@ -232,7 +232,7 @@ impl<'a> Agent<'a> {
             .unwrap()
     }
 
-    /// What `status --json` has of the backend at `address` of the first service.
+    /// The entry in `status --json` for the backend at `address` of the first service.
     #[track_caller]
     pub fn backend(&self, address: &str) -> Value {
         let status = self.status();
@@ -269,7 +269,7 @@ impl Drop for Agent<'_> {
             let _ = self.run(&["stop", "--purge"]);
         }
         self.process = None;
-        // A no-op where the agent has done it.
+        // No-op if the agent has purged it already.
         let _ = lb_agent::dataplane::bpf::purge(&self.pin_dir);
     }
 }

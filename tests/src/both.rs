@@ -27,16 +27,16 @@ use crate::packets::Family;
 const XDP: [u32; 4] = [1, 2, 3, 4];
 /// Flows that both have room for.
 const FLOWS: u32 = 256;
-/// So many seconds may turn amid a packet: what comes after one until the next fresh start is not
-/// compared.
+/// Seconds that may turn during a packet: states are not compared after that, until the next fresh
+/// start.
 const TURNS: u32 = 3;
 /// The loopback interface, by which packets come in a test run.
 const INGRESS: u32 = 1;
-/// Ethernet addresses of the wire and of everybody behind it.
+/// Ethernet addresses of the wire and of all hosts behind it.
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 const THEIRS: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
 
-/// Both worlds.
+/// The simulation on the host and the kernel's programs, fed with the same packets.
 pub struct Both {
     host: Simulation,
     fresh: Simulation,
@@ -49,7 +49,8 @@ pub struct Both {
 }
 
 impl Both {
-    /// Makes them, and moves this thread to where the kernel has the routes.
+    /// Makes both data planes and moves this thread to the namespace in which the kernel has the
+    /// routes.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let settings = FlowSettings {
@@ -87,7 +88,7 @@ impl Both {
         fresh.flows = flows;
         fresh.settings.sets = sizes.sets();
         fresh.settings.ports = sizes.ports();
-        // Routes are looked up where the caller is.
+        // The kernel looks up routes in the namespace of the calling thread.
         namespace.enter();
         let both = Self {
             host: fresh.clone(),
@@ -103,7 +104,7 @@ impl Both {
         both
     }
 
-    /// The kernel's program alone.
+    /// The kernel's program alone, without the simulation.
     pub fn kernel(&mut self) -> &mut PacketProgram {
         &mut self.kernel
     }
@@ -114,7 +115,7 @@ impl Both {
         routes.next().expect("a route").ifindex
     }
 
-    /// Gives the kernel routes to everybody, by a router on the wire.
+    /// Gives the kernel routes to all addresses, by a router on the wire.
     pub fn route_to_everybody(&self) {
         let theirs = mac(THEIRS);
         let wire = ["dev", "wire"];
@@ -238,7 +239,7 @@ impl Both {
         self.start_afresh(false);
     }
 
-    /// What tells one state of the slots from the other.
+    /// The slots of DSR services, by which two states of them are compared.
     fn slots(&self) -> Vec<DsrSlot> {
         let services = self.host.services.values();
         let mut slots: Vec<DsrSlot> = services
@@ -254,7 +255,7 @@ impl Both {
         self.turned
     }
 
-    /// Runs a packet through both, which must agree; what became of it.
+    /// Runs a packet through both data planes, which must agree. Returns the outcome and the frame.
     pub fn agree(&mut self, frame: &[u8], sentence: &str) -> (Outcome, Vec<u8>) {
         self.host.now_s = settled_s();
         let mut on_host = Frame(frame.to_vec());
@@ -289,7 +290,7 @@ impl Both {
         if outcome != Outcome::Drop {
             assert_eq!(out, on_host.0, "{sentence}: {outcome:?}: {frame:02x?}");
         }
-        // What was right when it came must be right when it goes.
+        // Checksums that are right in an incoming packet must be right in the outgoing one.
         let goes = !matches!(outcome, Outcome::Pass | Outcome::Drop);
         if goes
             && wire::see(frame).is_ok()
@@ -307,8 +308,8 @@ fn now() -> (u32, u64) {
     (now.tv_sec as u32, now.tv_nsec as u64 / 1_000_000)
 }
 
-/// The second that it is, and will be for a while: waits where it has only just turned, which a CPU
-/// may learn a tick later, or is about to.
+/// The current second, which will last for a while. Waits if the second has only just turned or is
+/// about to turn, since a CPU may learn of it a tick later.
 fn settled_s() -> u32 {
     loop {
         let (second, ms) = now();

@@ -30,7 +30,7 @@ impl Clock {
     }
 }
 
-/// Where the library is that `faketime` loads before a program.
+/// Path of the library that `faketime` preloads into a program.
 fn faketime() -> String {
     let output = Command::new("faketime")
         .args(["-f", "+0", "sh", "-c", "echo $LD_PRELOAD"])

@@ -38,7 +38,7 @@ impl Disk {
         }
     }
 
-    /// Gives it back.
+    /// Frees the filled space of the disk.
     pub fn free(&self) {
         for entry in fs::read_dir(&self.0).unwrap().flatten() {
             if entry.file_name().to_string_lossy().starts_with("filler") {
@@ -54,7 +54,7 @@ impl Disk {
         self.run("mount", &["-o", "remount,bind,ro"]);
     }
 
-    /// Makes it writable again, once nobody has anything of it open.
+    /// Makes the disk writable again, once no process has a file on it open.
     pub fn allow(&self) {
         let unmount = || Command::new("umount").arg(&self.0).status().unwrap();
         wait::until("an unmounted disk", || unmount().success().then_some(()));

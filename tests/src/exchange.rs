@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::http;
 use crate::topology::hosts::Host;
 
-/// An answer.
+/// A parsed HTTP response.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// Its status.
@@ -48,7 +48,7 @@ pub fn ask(host: &Host, from: IpAddr, to: SocketAddr, what: &str, lines: &[&str]
 }
 
 impl Reply {
-    /// Takes an answer apart.
+    /// Parses a response into status, headers and body.
     #[track_caller]
     pub fn parse(answer: &str) -> Self {
         let (head, body) = answer

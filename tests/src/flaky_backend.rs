@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::topology::hosts::Host;
 use crate::wait;
 
-/// How it behaves.
+/// Behaviour of the backend towards its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
     /// Every request is answered.

@@ -8,10 +8,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::wait;
 
-/// Who answered.
+/// The identity of the application that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Port of the copy, or whatever it calls itself.
+    /// Port of the copy, or the name that it has been given.
     pub port: u16,
     /// Process id of the copy.
     pub pid: u32,
@@ -37,7 +37,7 @@ pub fn ask(stream: &TcpStream) -> io::Result<Answer> {
     read(&exchange(stream)?.body)
 }
 
-/// The same, where any status but 200 is an error.
+/// The same, with an error for any status but 200.
 pub fn ask_well(stream: &TcpStream) -> io::Result<Answer> {
     Ok(ask_again(stream)?.0)
 }

@@ -1,10 +1,10 @@
-//! Bytes that nobody can make sense of.
+//! Junk bytes that fit no protocol.
 
 use std::io::{Read, Write};
 
 use crate::random::Random;
 
-/// Something that nobody can make sense of, or only the beginning of something.
+/// Random bytes that fit no protocol, or only the beginning of a valid message.
 pub fn junk(random: &mut Random) -> Vec<u8> {
     let length = random.below(3000) as usize;
     let mut bytes: Vec<u8> = (0..length).map(|_| random.number() as u8).collect();
@@ -23,7 +23,7 @@ pub fn junk(random: &mut Random) -> Vec<u8> {
 
 /// Says it, reads a little, and is gone.
 pub fn shout(mut stream: impl Write + Read, bytes: &[u8]) {
-    // Whoever is shouted at may hang up.
+    // The peer may close the connection on junk.
     let _ = stream.write_all(bytes);
     let _ = stream.read(&mut [0; 256]);
 }

@@ -13,7 +13,7 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
-/// A map.
+/// File descriptor of a BPF map.
 pub struct KernelMap(OwnedFd);
 
 /// `union bpf_attr` for BPF_MAP_CREATE, as far as it is needed.
@@ -36,7 +36,7 @@ struct Element {
     flags: u64,
 }
 
-/// The same for BPF_OBJ_GET.
+/// `union bpf_attr` for BPF_OBJ_GET.
 #[repr(C)]
 struct ObjGet {
     pathname: u64,

@@ -1,7 +1,7 @@
 //! Hosts in network namespaces, an agent on one of them, applications behind it, and clients.
 //!
-//! The tests use the command line and the control socket like anybody else; only `bpf_*` and
-//! those that use `plane` reach into the agent's library. Every test makes its own hosts and nothing outlives it.
+//! The tests use the command line and the control socket as operators do. Only `bpf_*` and the users of
+//! `plane` reach into the agent's library. Every test makes its own hosts and nothing outlives it.
 
 pub mod agent;
 pub mod both;

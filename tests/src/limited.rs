@@ -10,7 +10,7 @@ use crate::wait;
 pub struct Limited(PathBuf);
 
 impl Limited {
-    /// One in which nobody is yet, for so many bytes.
+    /// A new group without processes, limited to that many bytes.
     pub fn new(bytes: u64) -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
         let mut fields = mounts
@@ -37,7 +37,7 @@ impl Limited {
         cgroup
     }
 
-    /// Where process ids are written to put them in.
+    /// File to which process ids are written to add them to the group.
     pub fn members(&self) -> PathBuf {
         self.0.join("cgroup.procs")
     }

@@ -1,4 +1,4 @@
-//! New connections all the time, so many a second, from many clients; what became of each is kept.
+//! Load of new connections at a fixed rate from many clients; the result of each is kept.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,13 +16,13 @@ const WORKERS: usize = 4;
 /// One connection with one request.
 #[derive(Debug)]
 pub struct Visit {
-    /// Who came.
+    /// Address of the client.
     pub client: IpAddr,
     /// When the connection was begun.
     pub begun: Instant,
-    /// When it was over.
+    /// End of the connection.
     pub ended: Instant,
-    /// Who answered, or why nobody did.
+    /// The application that answered, or the error.
     pub answer: std::io::Result<Answer>,
 }
 
@@ -41,8 +41,8 @@ impl Load {
         Self::visiting(host, clients, per_second, visit)
     }
 
-    /// The same with visits of another kind. Each worker has its own from `visitor`, which may keep
-    /// what it has of a client: the client always comes to the same one.
+    /// The same with visits of another kind. Each worker has its own from `visitor`. It may keep a
+    /// client's state, since a client always comes to the same worker.
     pub fn visiting<V>(
         host: &Host,
         clients: &[IpAddr],
@@ -87,7 +87,7 @@ impl Load {
         }
     }
 
-    /// Connections that are over.
+    /// Number of connections that are over.
     pub fn made(&self) -> usize {
         self.made.load(Ordering::SeqCst)
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::process::Process;
 use crate::topology::hosts::Host;
 
-/// Where the applications are.
+/// Directory of the test applications.
 pub fn apps_dir() -> PathBuf {
     std::env::var_os("LB_TEST_APPS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("apps"),
@@ -72,7 +72,7 @@ pub fn copies<const N: usize>(host: &Host, ports: [u16; N], dir: &Path) -> [Proc
 pub struct Clients(Process);
 
 impl Clients {
-    /// No client yet.
+    /// Starts the program without a client.
     pub fn new(host: &Host, dir: &Path, name: &str) -> Self {
         Self(node(
             host,
@@ -122,13 +122,13 @@ impl Clients {
         serde_json::from_value(self.tell(json!({ "do": "disconnects" }))).unwrap()
     }
 
-    /// What Socket.IO and HTTP/2 clients were told that went wrong, each with how many times.
+    /// Errors that Socket.IO and HTTP/2 clients have seen, each with its count.
     #[track_caller]
     pub fn errors(&mut self) -> BTreeMap<String, usize> {
         serde_json::from_value(self.tell(json!({ "do": "errors" }))).unwrap()
     }
 
-    /// Closes all.
+    /// Closes all clients.
     #[track_caller]
     pub fn close(&mut self) {
         self.tell(json!({ "do": "close" }));

@@ -10,7 +10,7 @@ use crate::wire::{self, Ipv4, Ipv6, Tcp, number};
 /// The services of the example world; their addresses end with these numbers from 1.
 pub const SERVICES: u8 = 6;
 
-/// An address family.
+/// An IP address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -20,7 +20,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both of them.
+    /// Both families, IPv4 first.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
     /// The address of a client that the kernel has a route to.
@@ -40,7 +40,7 @@ impl Family {
     }
 }
 
-/// A packet of either family, whose parts are of one.
+/// A packet of the family of its addresses.
 pub fn ip_packet(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => Ipv4::new(src, dst).packet(protocol, payload),
@@ -168,7 +168,8 @@ fn errors(table: &mut Table, family: Family, service: u32) {
         for quote in [0, 4, header, header + 4, header + 8, header + 20, 200] {
             let sentence = format!("ICMP {kind:?} about {vip} with {quote} bytes quoted");
             add(table, sentence, *kind, &quoted_in[..quote]);
-            // Behind the message, and no part of it: where a whole segment has its checksum.
+            // Bytes behind the message and no part of it, at the place of the checksum in a whole
+            // segment.
             let (_, frame) = table.last().expect("one more");
             let padded = [&frame[..], &[0; 16]].concat();
             let sentence = format!("{kind:?} about {vip}, {quote} bytes quoted, and padding");
@@ -334,7 +335,7 @@ fn ipv6_headers(table: &mut Table, service: u32) {
     }
 }
 
-/// Sources that cannot be, and destinations that are nobody's.
+/// Impossible source addresses, and destinations that belong to no host.
 fn strangers(table: &mut Table, family: Family) {
     let sources: &[&str] = match family {
         Family::V4 => &[

@@ -1,5 +1,5 @@
-//! The kernel's data plane by itself: programs and tables, and no agent. What works here works
-//! without the agent's help.
+//! The kernel's data plane by itself: programs and tables, and no agent. Tests with it prove that a
+//! path works without the agent.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -42,8 +42,8 @@ impl Surroundings for AllHere {
 }
 
 impl<'a> Kernel<'a> {
-    /// Loads and attaches the programs on `host`, with these services (TOML), whose backends are
-    /// all reached by `path` (one of [`abi::path`]).
+    /// Loads and attaches the programs on `host`, with these services (TOML). All their backends are
+    /// reached by `path` (one of [`abi::path`]).
     pub fn open(host: &'a Host, services: &str, path: u8) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -81,7 +81,7 @@ impl<'a> Kernel<'a> {
         self.plane.as_ref().unwrap()
     }
 
-    /// Where programs, links and maps are pinned.
+    /// Directory of the pinned programs, links and maps.
     pub fn pin_dir(&self) -> &Path {
         &self.pin_dir
     }
@@ -100,13 +100,13 @@ impl<'a> Kernel<'a> {
     fn put_in_force(&mut self) {
         for action in plan(&self.desired, &self.observed, &|_| false).unwrap() {
             let plane = self.plane.as_mut().unwrap();
-            // What it claims belongs to its host.
+            // The sockets that it claims belong to its host.
             self.host.run(|| plane.apply(&action)).unwrap();
             self.observed.note(&action);
         }
     }
 
-    /// Where `client` is to go, by `lb_common::select` on the host: what `lookup` tells.
+    /// The backend for `client`, by `lb_common::select` on the host, as `lookup` shows it.
     pub fn choice(&self, service: &str, client: IpAddr) -> SocketAddr {
         let clients = self.plane().clients();
         let id = self.observed.service(service).unwrap();
@@ -118,7 +118,7 @@ impl<'a> Kernel<'a> {
         address_of(&tables.preferences(&client)[0].0)
     }
 
-    /// Where the kernel remembers to have sent `client`.
+    /// The backend that the kernel remembers for `client`.
     pub fn remembered(&self, service: &str, client: IpAddr) -> Option<SocketAddr> {
         let id = self.observed.service(service).unwrap();
         let head = self.observed.tables[&id].table().head;
@@ -133,7 +133,7 @@ impl<'a> Kernel<'a> {
         self.desired.service(service).unwrap().protocol
     }
 
-    /// What has been counted for a backend.
+    /// The counters of a backend.
     pub fn counts(&self, service: &str, backend: SocketAddr) -> BackendCounts {
         let id = self.observed.service(service).unwrap();
         let mut backends = self.observed.backends_of(id);

@@ -16,7 +16,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with what it prints in the file `output`.
+    /// Starts `command` with its output in the file `output`.
     #[track_caller]
     pub fn start(mut command: Command, output: &Path) -> Self {
         let file = File::options()
@@ -52,7 +52,7 @@ impl Process {
             // Asked first: it may print the line and end at once.
             let has_ended = self.child.try_wait().unwrap().is_some();
             let printed = self.printed();
-            // What comes after the last line break is not a whole line yet.
+            // Bytes after the last line break are not a whole line yet.
             let whole = printed.rsplit_once('\n').map_or("", |(lines, _)| lines);
             let mut lines = whole.lines().enumerate().skip(self.read);
             let found = lines.find(|(_, line)| line.contains(text));
@@ -74,7 +74,7 @@ impl Process {
         writeln!(stdin, "{line}").expect("it reads its input");
     }
 
-    /// Everything it has printed.
+    /// All output of the process so far.
     pub fn printed(&self) -> String {
         fs::read_to_string(&self.output).unwrap_or_default()
     }

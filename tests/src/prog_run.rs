@@ -1,5 +1,5 @@
-//! Running pinned programs without a network (BPF_PROG_TEST_RUN): a sk_lookup program, asked where a
-//! connection would go, and XDP and TC programs with a packet.
+//! Runs of pinned programs without a network (BPF_PROG_TEST_RUN). A sk_lookup program is asked for the
+//! destination of a connection; XDP and TC programs get a packet.
 
 use std::ffi::CString;
 use std::io;
@@ -23,7 +23,7 @@ const BPF_PROG_TEST_RUN: libc::c_long = 10;
 /// A pinned sk_lookup program.
 pub struct Steer(OwnedFd);
 
-/// What the program did with a connection.
+/// The result of the program for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// SK_PASS; else SK_DROP.
@@ -126,8 +126,8 @@ impl PacketProgram {
         })
     }
 
-    /// What all its runs took while `kernel.bpf_stats_enabled` was 1, nanoseconds, and how many
-    /// there were.
+    /// Time of all its runs while `kernel.bpf_stats_enabled` was 1, in nanoseconds, and the number of
+    /// runs.
     pub fn cost(&self) -> io::Result<(u64, u64)> {
         let mut info = [0u64; 32];
         let mut attr = InfoByFd {
@@ -140,8 +140,7 @@ impl PacketProgram {
         Ok((info[24], info[25]))
     }
 
-    /// Runs it once with `frame`, of 14 bytes or more. What it returns, and what becomes of the
-    /// frame.
+    /// Runs it once with `frame`, of 14 bytes or more. Returns its return code and the resulting frame.
     pub fn run(&mut self, frame: &[u8]) -> io::Result<(u32, &[u8])> {
         let mut attr = TestRun {
             prog_fd: self.program.as_raw_fd() as u32,
@@ -167,7 +166,7 @@ impl Steer {
         open_pin(pin).map(Self)
     }
 
-    /// Where a TCP connection from `client` to `service` would go.
+    /// The socket to which a TCP connection from `client` to `service` would go.
     pub fn ask(&self, client: SocketAddr, service: SocketAddr) -> io::Result<Verdict> {
         let context = SkLookup::new(client, service);
         let mut after = SkLookup::default();
@@ -372,7 +371,7 @@ struct ProgLoad {
     expected_attach_type: u32,
 }
 
-/// An sk_lookup program that returns `verdict` for everybody and chooses no socket.
+/// An sk_lookup program that returns `verdict` for all connections and chooses no socket.
 pub fn careless_program(verdict: u32) -> io::Result<OwnedFd> {
     trivial(BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP, verdict)
 }

@@ -33,12 +33,12 @@ impl<'a> Root<'a> {
         }
     }
 
-    /// Where a path of the system is.
+    /// Path on this machine of a path in the system.
     pub fn path(&self, path: &str) -> PathBuf {
         self.dir.join(path.trim_start_matches('/'))
     }
 
-    /// Whether it has a file, or a link, whose target may be a path in it.
+    /// Whether the system has a file, or a link, whose target may be a path in it.
     pub fn has(&self, path: &str) -> bool {
         self.path(path).symlink_metadata().is_ok()
     }
@@ -59,7 +59,7 @@ impl<'a> Root<'a> {
         command
     }
 
-    /// What a command in it does.
+    /// Runs a command in the system; returns its output.
     pub fn run(&self, words: &[&str]) -> Output {
         // A service that it starts may keep its output open: a file does not wait for that.
         let file = tempfile::tempfile().unwrap();
@@ -78,7 +78,7 @@ impl<'a> Root<'a> {
         }
     }
 
-    /// The same, which must succeed; what it has printed.
+    /// The same, which must succeed; returns its standard output.
     #[track_caller]
     pub fn ok(&self, words: &[&str]) -> String {
         let output = self.run(words);
@@ -98,7 +98,7 @@ impl<'a> Root<'a> {
         format!("/tmp/{name}")
     }
 
-    /// Process ids of what runs in it.
+    /// Ids of the processes that run in it.
     pub fn processes(&self) -> Vec<u32> {
         let numbers = fs::read_dir("/proc").unwrap().flatten();
         numbers

@@ -8,7 +8,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::topology::hosts::Host;
 use crate::wait;
 
-/// Whether sockets of `host` can be MPTCP ones. Where the kernel has none, the caller is skipped aloud.
+/// Whether sockets of `host` can be MPTCP ones. If the kernel has none, the calling test is skipped
+/// with a message.
 pub fn has_mptcp(host: &Host) -> bool {
     let enabled = host.setting("net/mptcp/enabled");
     if enabled == "0" {

@@ -100,13 +100,13 @@ impl<'a> Systemd<'a> {
         command
     }
 
-    /// What a command in the system says.
+    /// Runs a command in the system; returns its output.
     pub fn run(&self, words: &[&str]) -> Outcome {
         let output: Output = self.command(words).output().unwrap();
         output.into()
     }
 
-    /// The same, which must succeed; what it has printed.
+    /// The same, which must succeed; returns its standard output.
     #[track_caller]
     pub fn ok(&self, words: &[&str]) -> String {
         let outcome = self.run(words);
@@ -119,7 +119,7 @@ impl<'a> Systemd<'a> {
         outcome.stdout
     }
 
-    /// What the service has logged.
+    /// Log lines of the service.
     pub fn journal(&self) -> String {
         let all = ["journalctl", "--no-pager", "--unit", "lb-agent"];
         self.run(&all).stdout

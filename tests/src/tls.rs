@@ -43,13 +43,13 @@ impl Authority {
         }
     }
 
-    /// What clients trust.
+    /// The certificate authority that clients trust.
     pub fn certificate(&self) -> PathBuf {
         self.dir.join("authority.pem")
     }
 
-    /// A certificate for these names, in files called `label`; what was in them is replaced, each
-    /// file by one rename.
+    /// A certificate for these names, in files called `label`. Existing files are replaced, each by one
+    /// rename.
     pub fn issue(&self, label: &str, names: &[&str]) -> Files {
         let day = Duration::from_secs(86_400);
         let now = SystemTime::now();
@@ -116,8 +116,8 @@ pub fn curl_command(host: &Host, to: SocketAddr) -> Command {
     command
 }
 
-/// The certificate that a server at `to` shows to clients that ask for `name`, as PEM; with what
-/// else `openssl s_client` says.
+/// The certificate, as PEM, that a server at `to` shows to clients that ask for `name`; with the other
+/// output of `openssl s_client`.
 pub fn shown(host: &Host, to: SocketAddr, name: &str, arguments: &[&str]) -> (String, String) {
     let mut command = s_client(host, to, name);
     command.args(arguments).stdin(Stdio::null());
@@ -169,7 +169,7 @@ impl Kept {
         Self(Process::start(command, &log))
     }
 
-    /// Asks for `/id`.
+    /// Sends a request for `/id`.
     #[track_caller]
     pub fn ask(&mut self, name: &str) {
         self.0

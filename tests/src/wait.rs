@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up on it: what is right takes a moment, and a
-/// machine may be busy.
+/// Time after which a test gives up waiting. A correct result takes a moment, and a machine may be
+/// busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A deadline on this machine. Where it is emulated, `LB_TEST_SLOW` says by how much it is slower.
+/// A deadline on this machine. `LB_TEST_SLOW` is the factor by which an emulated machine is slower.
 pub fn slowed(deadline: Duration) -> Duration {
     let factor = std::env::var("LB_TEST_SLOW").ok();
     deadline * factor.and_then(|factor| factor.parse().ok()).unwrap_or(1)

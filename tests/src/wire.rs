@@ -1,5 +1,5 @@
-//! Packets byte by byte, and a look at whether every checksum in one is right. Written by the RFCs
-//! and not by `lb_common`, whose work it judges.
+//! Packets byte by byte, and a check of every checksum in them. Written by the RFCs and independent of
+//! `lb_common`, which it judges.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -31,7 +31,7 @@ pub fn frame(tags: &[(u16, u16)], packet: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What an IPv4 header says, beside lengths and checksum.
+/// Fields of an IPv4 header, except lengths and checksum.
 #[derive(Clone, Debug)]
 pub struct Ipv4 {
     /// Source address.
@@ -61,7 +61,7 @@ impl Ipv4 {
         }
     }
 
-    /// The packet with `payload`.
+    /// The IPv4 packet with `payload`.
     pub fn packet(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let header = 20 + self.options.len();
         let mut packet = vec![0x40 | (header / 4) as u8, 0];
@@ -79,7 +79,7 @@ impl Ipv4 {
     }
 }
 
-/// What an IPv6 header says, beside lengths.
+/// Fields of an IPv6 header, except lengths.
 #[derive(Clone, Debug)]
 pub struct Ipv6 {
     /// Source address.
@@ -103,7 +103,7 @@ impl Ipv6 {
         }
     }
 
-    /// The packet with `payload`.
+    /// The IPv6 packet with `payload`.
     pub fn packet(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let mut body = Vec::new();
         let followers = self.extensions.iter().skip(1).map(|(kind, _)| *kind);
@@ -131,7 +131,7 @@ impl Ipv6 {
     }
 }
 
-/// A TCP segment.
+/// Fields of a TCP segment.
 #[derive(Clone, Debug)]
 pub struct Tcp {
     /// Source port.
@@ -249,7 +249,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-/// What a frame is, as far as its headers are whole.
+/// A parsed frame, as far as its headers are whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Source and destination address.
@@ -266,8 +266,7 @@ pub struct Seen {
 
 /// Reads a frame and verifies the checksums in it, also those of packets wrapped in it.
 ///
-/// # Errors
-/// What is wrong, in words.
+/// # Errors The first malformed field or wrong checksum, in words.
 pub fn see(frame: &[u8]) -> Result<Seen, String> {
     let mut at = 12;
     while matches!(frame.get(at..at + 2), Some([0x81, 0] | [0x88, 0xa8])) {
@@ -283,8 +282,7 @@ pub fn see(frame: &[u8]) -> Result<Seen, String> {
 
 /// The same of an IP packet.
 ///
-/// # Errors
-/// What is wrong, in words.
+/// # Errors The first malformed field or wrong checksum, in words.
 pub fn see_packet(packet: &[u8]) -> Result<Seen, String> {
     let seen = match packet.first().ok_or("empty")? >> 4 {
         4 => see_ipv4(packet)?,

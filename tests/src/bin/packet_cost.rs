@@ -1,9 +1,9 @@
-//! `cargo xtask bench xdp`: what `lb_xdp` costs for a packet, without a network.
+//! `cargo xtask bench xdp`: the cost of `lb_xdp` for a packet, without a network.
 //!
-//! Packets are handed to the program by BPF_PROG_TEST_RUN, one a call, since a packet stays changed
-//! between the repeats of one call. What a run took comes from the kernel (`bpf_stats_enabled`); an
-//! empty program takes turns with it, and what that takes is left out. Programs and tables are those
-//! of the tests, with routes in a network namespace; nothing is attached.
+//! BPF_PROG_TEST_RUN hands packets to the program, one a call, since a packet stays changed between the
+//! repeats of one call. The kernel measures the time of a run (`bpf_stats_enabled`). An empty program
+//! takes turns with `lb_xdp`, and its time is subtracted. Programs and tables are those of the tests,
+//! with routes in a network namespace; nothing is attached.
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,12 +25,12 @@ const FLOWS: u32 = 65_536;
 /// Runs of a case in one round.
 const RUNS: usize = 20_000;
 
-/// What a client sends.
+/// The packets that clients send in a case.
 #[derive(Clone, Copy)]
 enum Packets {
     /// Of open connections, of so many clients in turn.
     InTurn(u32),
-    /// The same at random.
+    /// Of that many open connections, in random order.
     AtRandom(u32),
     /// First packets of connections, of clients that were never seen.
     First,
@@ -159,7 +159,7 @@ fn world(large: bool) -> Both {
     both
 }
 
-/// Measures cases in turn.
+/// Measures the cases in turn.
 fn measure(both: &mut Both, rounds: usize, mut cases: Vec<(&&Case, &mut Vec<f64>)>) {
     let wire = both.wire();
     let mut empty = PacketProgram::empty().unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// The frame pointer.
+/// Number of the frame pointer register.
 pub(super) const FRAME: u8 = 10;
 
 const LD: u8 = 0;
@@ -49,7 +49,7 @@ pub(super) struct Function {
     pub(super) calls: BTreeMap<usize, String>,
 }
 
-/// What an instruction does, for the checks.
+/// The effect of an instruction, for the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Reads memory at `src` plus `offset` into `dst`.
@@ -126,7 +126,7 @@ impl Instruction {
     }
 }
 
-/// Where an instruction leads to.
+/// The possible successors of an instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Successors {
     /// The instruction behind it.

@@ -1,8 +1,8 @@
-//! Loops: kernels before 6.7 take only those that a jump closes.
+//! Loops: kernels before 6.7 accept only those that a jump closes.
 //!
-//! Their `check_cfg` walks the code depth first and refuses an edge back to an instruction that it is
-//! still coming from, unless the edge is a jump: "back-edge from insn A to B". A loop whose head lies
-//! right behind the instruction that leads to it by falling through is such a one.
+//! Their `check_cfg` walks the code depth first. It refuses an edge back to an instruction on the
+//! current path, unless the edge is a jump: "back-edge from insn A to B". A loop is refused if its head
+//! follows the instruction that leads to it by falling through.
 
 use super::code::{Function, Kind};
 
@@ -44,7 +44,7 @@ impl Walk<'_> {
             return;
         }
         self.states[0] = State::Open;
-        // Instructions with what they lead to that is still to be seen; last first.
+        // Instructions with their successors that are still to be visited; last first.
         let mut way = vec![(0, self.edges(0))];
         while let Some((from, edges)) = way.last_mut() {
             let from = *from;
@@ -64,7 +64,8 @@ impl Walk<'_> {
         }
     }
 
-    /// What an instruction leads to, and whether by a jump; in the kernel's order from the last on.
+    /// The successors of an instruction, and whether a jump leads there; in the kernel's order from the
+    /// last on.
     fn edges(&self, at: usize) -> Vec<(usize, bool)> {
         let next = self.function.successors(at);
         // Both ways of a branch count as jumps.

@@ -1,4 +1,4 @@
-//! What the verifiers of older kernels refuse, found in the eBPF objects without a kernel.
+//! Code in the eBPF objects that the verifiers of older kernels refuse, found without a kernel.
 //!
 //! The verifier of the running kernel says nothing about older ones. Each check here is one rule of
 //! theirs that compilers break unnoticed: stack frames (`stack`), loops (`loops`) and map look-ups
@@ -23,9 +23,9 @@ pub struct Objection {
     pub function: String,
     /// The instruction's number within its function.
     pub instruction: Option<usize>,
-    /// File and line, where the object says so.
+    /// File and line, if the object has them.
     pub source: Option<String>,
-    /// What is refused, by which kernels, and what helps.
+    /// The refused code, the kernels that refuse it, and the remedy.
     pub what: String,
 }
 

@@ -72,7 +72,7 @@ impl State {
         }
     }
 
-    /// Takes in what an instruction does to registers and stack.
+    /// Applies the effect of an instruction to registers and stack.
     fn follow(&mut self, at: usize, one: &Instruction) {
         match one.kind() {
             Kind::Copy => *self.register(one.dst) = self.register(one.src).clone(),
@@ -94,7 +94,7 @@ impl State {
                     self.register(0).insert(at);
                 }
             }
-            // On both sides it is then known what the pointer and its copies are.
+            // On both branches it is then known whether the pointer and its copies are null.
             Kind::Branch if one.compares_with_zero() => {
                 let calls = self.register(one.dst).clone();
                 self.forget(&calls);
@@ -119,7 +119,7 @@ impl State {
         self.slots.retain(|_, slot| slot != calls);
     }
 
-    /// Adds what is known on another way to the same instruction; whether that is anything new.
+    /// Merges the state of another path to the same instruction; returns whether it adds anything new.
     fn join(&mut self, other: &Self) -> bool {
         let before = self.clone();
         for (register, theirs) in self.registers.iter_mut().zip(&other.registers) {

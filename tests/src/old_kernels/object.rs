@@ -11,7 +11,7 @@ use ::object::{
 use super::code::{Function, Instruction, Kind};
 use super::lines::Lines;
 
-/// Where functions are that programs call; programs are in sections of their own.
+/// Section of the functions that programs call; programs are in sections of their own.
 const SHARED: &str = ".text";
 
 /// An eBPF object.
@@ -24,7 +24,7 @@ pub struct Object {
 type Elf<'a> = ElfFile64<'a>;
 
 impl Object {
-    /// Reads an object file. Fails with what is wrong with it.
+    /// Reads an object file. The error says which part of it is malformed.
     pub fn parse(file: &[u8]) -> Result<Self, String> {
         let elf = Elf::parse(file).map_err(|error| format!("no ELF object: {error}"))?;
         let mut functions = Vec::new();
@@ -130,7 +130,7 @@ fn resolve_calls(elf: &Elf<'_>, functions: &mut [Function]) -> Result<(), String
     Ok(())
 }
 
-/// What relocations of code name, by section and instruction: another section and instruction.
+/// Targets of the relocations of code, by section and instruction: another section and instruction.
 fn relocations(elf: &Elf<'_>) -> BTreeMap<(usize, usize), (usize, usize)> {
     let mut found = BTreeMap::new();
     for section in elf.sections().filter(|one| one.kind() == SectionKind::Text) {

@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 use super::code::{FRAME, Function, Instruction, Kind};
 use super::{Object, Objection};
 
-/// The most that a chain of calls may use, bytes. The limit is 512; the rest is for what another
-/// compiler or a small change takes more.
+/// The most that a chain of calls may use, in bytes. The limit is 512; the rest is reserve for another
+/// compiler or a small change.
 pub const BUDGET: u32 = 512 - 64;
 
-/// To what kernels before 6.8 round up a frame.
+/// Unit to which kernels before 6.8 round up a frame, in bytes.
 const UNIT: u32 = 32;
 
-/// Programs whose deepest chain of calls is past the budget, each with that chain.
+/// Programs whose deepest chain of calls exceeds the budget, each with that chain.
 pub(super) fn objections(object: &Object) -> Vec<Objection> {
     let entries = object.functions.iter().filter(|one| one.is_entry);
     entries
@@ -37,7 +37,7 @@ fn objection(object: &Object, entry: &Function) -> Option<Objection> {
     })
 }
 
-/// The most that a function and what it calls use, and the names of that chain with their frames.
+/// The deepest stack use of a function with its callees, and the names of that chain with their frames.
 fn deepest<'a>(
     object: &'a Object,
     function: &'a Function,
@@ -84,7 +84,8 @@ impl Pointers {
         }
     }
 
-    /// Takes in an instruction; where in the frame it reads, writes or points, if it does.
+    /// Applies an instruction; returns the offset in the frame that it reads, writes or points to, if
+    /// any.
     fn follow(&mut self, one: &Instruction) -> Option<i64> {
         let at = |base: Option<i64>| Some(base? + i64::from(one.offset));
         let (touched, result) = match one.kind() {
@@ -156,7 +157,7 @@ mod tests {
             40
         );
         assert_eq!(frame_of(&[copy(2, FRAME), store(2, -48, 1), exit()]), 48);
-        // What a call may have changed is no pointer any more.
+        // Registers that a call may have changed hold no pointer any more.
         let after_call = [copy(2, FRAME), call(1), store(2, -48, 1), exit()];
         assert_eq!(frame_of(&after_call), 0);
     }

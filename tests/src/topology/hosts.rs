@@ -50,11 +50,11 @@ impl Host {
         peer.ip(&["link", "set", peer_name, "up"]);
     }
 
-    /// Gives the host an address, of either family, and sets what is configured with it.
+    /// Gives the host an address, of either family, and the settings that belong to it.
     pub fn address(&self, address: &str, interface: &str) {
         let mut arguments = vec!["addr", "add", address, "dev", interface];
         if address.contains(':') {
-            // Nobody else has it: no time is spent on asking.
+            // No other host has the address: duplicate address detection is skipped.
             arguments.push("nodad");
         }
         self.ip(&arguments);
@@ -66,7 +66,7 @@ impl Host {
         self.run(|| std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}")));
     }
 
-    /// What a kernel setting of the host is.
+    /// Value of a kernel setting of the host.
     pub fn setting(&self, key: &str) -> String {
         let path = format!("/proc/sys/{key}");
         self.run(|| {
@@ -138,8 +138,8 @@ impl Host {
         });
     }
 
-    /// Sets a number of an interface by its attribute (IFLA_* in linux/if_link.h): `ip` knows the newest ones
-    /// only where it is as new.
+    /// Sets a number of an interface by its attribute (IFLA_* in linux/if_link.h). An older `ip` does
+    /// not know the newest attributes.
     pub fn set_link(&self, interface: &str, attribute: u16, value: u32) {
         const RTM_SETLINK: u16 = 19;
         const NLM_F_REQUEST_ACK: u16 = 5;
@@ -280,17 +280,17 @@ fn ip(arguments: &[&str]) {
     assert!(status.expect("iproute2").success(), "ip {arguments:?}");
 }
 
-/// Both hosts.
+/// Two hosts joined by a wire.
 pub struct Hosts {
-    /// Where the clients are.
+    /// Host of the clients.
     pub clients: Host,
-    /// Where the agent and the applications are.
+    /// Host of the agent and the applications.
     pub balancer: Host,
 }
 
 /// The balancer's address for clients.
 pub const SERVICE_V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)), 80);
-/// The same for IPv6.
+/// Address of the service over IPv6.
 pub const SERVICE_V6: SocketAddr =
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1)), 80);
 
@@ -312,7 +312,7 @@ pub fn all_clients() -> Vec<IpAddr> {
         .collect()
 }
 
-/// Where a client of the family of `from` finds the service on port 80.
+/// Address of the service on port 80 for a client of the family of `from`.
 pub fn service_for(from: IpAddr) -> SocketAddr {
     if from.is_ipv4() {
         SERVICE_V4

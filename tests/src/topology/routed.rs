@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::topology::hosts::Host;
 use crate::wait;
 
-/// Clients of each family.
+/// Number of clients of each family.
 pub const CLIENTS: u16 = 20;
 
 /// The balancer's own addresses.
@@ -24,7 +24,7 @@ pub const BALANCER: [IpAddr; 2] = pair(2, 2);
 pub const SERVER: [IpAddr; 2] = pair(3, 2);
 /// Addresses of the container.
 pub const CONTAINER: [IpAddr; 2] = pair(4, 2);
-/// Addresses that the router sends to the balancer, which are nobody's own.
+/// Addresses that the router sends to the balancer and that no host has.
 pub const VIP: [IpAddr; 2] = pair(9, 1);
 
 /// The host `n` of the network `net`, in both families.
@@ -58,22 +58,22 @@ pub fn route_by(host: &Host, gateways: [IpAddr; 2]) {
     }
 }
 
-/// The hosts.
+/// The hosts of the routed network.
 pub struct Net {
-    /// Where clients are.
+    /// Host of the clients.
     pub clients: Host,
     /// Between the clients, the server and the balancer.
     pub router: Host,
-    /// Where the agent is.
+    /// Host of the agent.
     pub balancer: Host,
     /// Another host.
     pub server: Host,
-    /// A namespace whose way to the world the balancer is.
+    /// A namespace that reaches other networks through the balancer.
     pub container: Host,
 }
 
 impl Net {
-    /// Makes all of them.
+    /// Makes all hosts and wires.
     pub fn new() -> Self {
         let net = Self {
             clients: Host::new("clients"),
@@ -116,8 +116,8 @@ impl Net {
         net
     }
 
-    /// Sets the MTU of the way from the router to the clients. (That of the interface would also
-    /// be the most that it takes, and nobody would be told.)
+    /// Sets the MTU of the route from the router to the clients. The MTU of the interface would also
+    /// limit received packets, and no sender would be told.
     pub fn narrow(&self, mtu: u16) {
         let mtu = mtu.to_string();
         let [v4, v6] = pair(1, 0);
@@ -197,8 +197,8 @@ fn ethtool(host: &Host, arguments: &[&str]) {
     assert!(done.status.success(), "ethtool {arguments:?}: {done:?}");
 }
 
-/// A server that keeps what it is sent, and sends back as much as it is asked for: for transfers
-/// that are larger than any buffer. Ends with the test.
+/// A server that keeps received bytes and sends as many as requested: for transfers larger than any
+/// buffer. Ends with the test.
 pub fn bulk_server(host: &Host, address: SocketAddr) {
     let listener = host.run(|| TcpListener::bind(address).unwrap());
     host.spawn(move || {
@@ -208,8 +208,8 @@ pub fn bulk_server(host: &Host, address: SocketAddr) {
     });
 }
 
-/// Reads `upload` and `download` lengths, takes the one and sends the other; then the digest of
-/// what came, and the peer's address.
+/// Reads the lengths of `upload` and `download`, then receives the one and sends the other. Then it
+/// sends the digest of the received bytes, and the peer's address.
 fn serve_bulk(mut stream: TcpStream, peer: SocketAddr) {
     let mut lengths = [0; 16];
     while stream.read_exact(&mut lengths).is_ok() {
@@ -235,7 +235,7 @@ fn serve_bulk(mut stream: TcpStream, peer: SocketAddr) {
 pub struct Bulk(TcpStream);
 
 impl Bulk {
-    /// Connects from `from`.
+    /// Connects from the address `from`.
     pub fn connect(from: IpAddr, to: SocketAddr) -> io::Result<Self> {
         let stream = crate::http::connect(from, to)?;
         stream.set_write_timeout(Some(wait::slowed(Duration::from_secs(20))))?;
@@ -274,7 +274,7 @@ impl Bulk {
             .map_err(io::Error::other)
     }
 
-    /// Waits for the end of the connection; what it ended with.
+    /// Waits for the end of the connection; returns the error that ended it.
     pub fn end(&mut self) -> io::Error {
         // Unlike `read`, it goes on when a signal interrupts it.
         match self.0.read_exact(&mut [0]) {
@@ -343,7 +343,8 @@ impl Digest {
     }
 }
 
-/// A UDP server that answers with the address it sees, a blank and what it got. Ends with the test.
+/// A UDP server that answers with the peer's address, a blank and the received bytes. Ends with the
+/// test.
 pub fn udp_echo(host: &Host, address: SocketAddr) {
     let socket = host.run(|| UdpSocket::bind(address).unwrap());
     host.spawn(move || {
@@ -361,7 +362,7 @@ pub fn ask_udp(from: IpAddr, to: SocketAddr, text: &[u8]) -> io::Result<IpAddr> 
     ask_udp_for(Duration::from_secs(2), from, to, text)
 }
 
-/// Asks where nobody answers: what comes instead of an answer. A refusal comes at once, by any clock.
+/// Sends to an address without a listener; returns the error. A refusal comes at once, by any clock.
 pub fn refused_udp(from: IpAddr, to: SocketAddr) -> io::Error {
     ask_udp_for(Duration::from_secs(20), from, to, b"hello").unwrap_err()
 }
