@@ -39,7 +39,7 @@ fn no_new_connection_fails_once_the_process_is_gone() {
             if stop.load(Ordering::SeqCst) {
                 return;
             }
-            // Only what begins once the process is gone must succeed.
+            // Only requests that begin once the process is gone must succeed.
             let after = gone.load(Ordering::SeqCst);
             let answer = http::get(client_v4(n), SERVICE_V4);
             made.fetch_add(usize::from(after), Ordering::SeqCst);
@@ -62,7 +62,7 @@ fn no_new_connection_fails_once_the_process_is_gone() {
         apps[1].kill();
         gone.store(true, Ordering::SeqCst);
         at_least(400);
-        // It comes back without anybody saying so.
+        // It comes back without a command.
         apps[1] = serve(5001);
         at_least(400);
     });
@@ -79,7 +79,7 @@ fn no_new_connection_fails_once_the_process_is_gone() {
     });
     lost.sort();
     assert_eq!(lost, killed, "open connections to the others are untouched");
-    // New clients use it again. (Those that had to leave stay where their session is now.)
+    // New clients use it again. (Clients that had to leave stay with their new session.)
     let new: Vec<u16> = hosts.clients.run(|| {
         (161..=200)
             .map(|n| http::get(client_v4(n), SERVICE_V4).unwrap().port)

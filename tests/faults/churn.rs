@@ -1,6 +1,6 @@
-//! Changes under load: whatever is added, removed, drained or given another weight, no connection
-//! fails and nobody moves who need not. A change that was answered is not lost when the agent is
-//! killed right after it; one that was under way is done wholly or not at all.
+//! Changes under load: backends are added, removed, drained and reweighted. No connection fails, and
+//! only clients of a changed backend move. A confirmed change survives a kill of the agent right after
+//! it. An unconfirmed one is done wholly or not at all.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -85,9 +85,9 @@ fn under_constant_change_no_connection_fails_and_no_known_client_moves() {
         let words = change(&mut random);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let outcome = agent.run(&words);
-        // 1: what is not there cannot be removed, what is there cannot be added.
+        // 1: a missing backend cannot be removed, an existing one cannot be added.
         assert!([0, 1].contains(&outcome.code), "{words:?}: {outcome:?}");
-        // A client that nobody knows is served, too.
+        // A client without an entry is served, too.
         let new = client_v4(101 + round);
         let answer = hosts.clients.run(|| http::get(new, service_for(new)));
         assert!(answer.is_ok(), "round {round}, after {words:?}: {answer:?}");
@@ -140,7 +140,7 @@ fn an_agent_killed_amid_changes_leaves_a_whole_picture_and_loses_none_that_was_a
             "round {round}: {verb} was answered and is lost"
         );
         there = now;
-        // What the agent says is what the kernel does.
+        // The agent's report agrees with the kernel.
         let new = client_v6(101 + round);
         let expected = agent.looked_up_port(new);
         let answer = hosts.clients.run(|| http::get(new, service_for(new)));

@@ -16,7 +16,7 @@ fn service(mode: &str, more: &str) -> String {
     )
 }
 
-/// Connections that say nothing.
+/// Connections that send nothing.
 fn silent(hosts: &Hosts, count: usize) -> Vec<TcpStream> {
     hosts.clients.run(|| {
         let connect = |_| TcpStream::connect_timeout(&SERVICE_V4, Duration::from_secs(20)).ok();
@@ -63,8 +63,8 @@ fn starts_with_few_descriptors(mode: &str) {
         "{:?}",
         begun.elapsed()
     );
-    // Those whose backend found no descriptor have left: others take their seats, until nobody is left but
-    // those who have been silent for long enough.
+    // Connections whose backend found no descriptor have left, and others take their seats. In the end
+    // only connections that were silent for long enough are left.
     let mut more = Vec::new();
     wait::until("room to be made", || {
         more.extend(silent(&hosts, 20));

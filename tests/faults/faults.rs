@@ -1,5 +1,5 @@
-//! What goes wrong around an agent: descriptors and memory used up, clocks stepped, interfaces that
-//! change, crowds and noise on its sockets. Whom the kernel serves notices nothing.
+//! Faults around an agent: descriptors and memory used up, clocks stepped, interfaces that change,
+//! crowds and noise on its sockets. Clients that the kernel serves are not affected.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,7 +59,7 @@ fn without_descriptors_the_kernel_serves_and_the_agent_comes_back() {
     agent.kill();
     agent.start_as(behind(&hosts, &agent, &["prlimit", "--nofile=160:160"]));
     under_load(&hosts, || {
-        // Each takes two descriptors of the agent, which hangs up on whom it cannot serve.
+        // Each takes two descriptors of the agent, which closes connections that it cannot serve.
         let held: Vec<_> = hosts.clients.run(|| {
             (1..=150)
                 .filter_map(|n| http::connect(client_v6(n), SERVICE_V6).ok())
@@ -85,7 +85,7 @@ fn killed_for_its_memory_the_agent_leaves_the_kernel_serving_and_comes_back() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
-    // What it has is not counted there, what it takes from now on is.
+    // Memory that it already has is not counted there; memory that it takes from now on is.
     let limited = Limited::new(512 << 10);
     fs::write(limited.members(), agent.pid().to_string()).unwrap();
     let mut held = Vec::new();
@@ -129,7 +129,7 @@ fn a_clock_that_is_stepped_moves_nobody() {
     let home = agent.looked_up_port(client_v4(1));
     let drained = || agent.backend("127.0.0.1:5001");
     under_load(&hosts, || {
-        // Its clients stay until an hour has passed, whatever the clock says.
+        // Its clients stay until an hour has passed, even if the clock is stepped.
         agent.ok(&["drain-backend", "127.0.0.1:5001", "--timeout", "1h"]);
         for step in ["+400d", "-400d", "+0"] {
             clock.step(step);
@@ -208,7 +208,7 @@ fn an_interface_may_go_down_and_get_another_name_and_address() {
     let over = Instant::now();
     load.more(50);
     agent.ok(&["add-backend", "127.0.0.1:5002"]);
-    // What was open goes on, and who could not get through meanwhile finds the same copy.
+    // Open connections go on. Clients that could not get through meanwhile find the same copy.
     for (one, home) in open.iter().zip(homes) {
         assert_eq!(http::ask(one).unwrap().port, home);
     }

@@ -1,5 +1,5 @@
-//! What backends do to those who are served: one is killed, slow, broken, resetting or flapping,
-//! or all are gone, while load goes on. It says what was lost, and that it was nobody else's.
+//! Faults of backends under load: one is killed, slow, broken, resetting or flapping, or all are gone.
+//! The tests report the lost requests, and that they belong to clients of that backend.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ fn wait_for(agent: &Agent<'_>, state: &str) {
     });
 }
 
-/// Sixty clients and where each is at home.
+/// Sixty clients, and the home backend of each.
 fn homes(hosts: &Hosts) -> BTreeMap<IpAddr, u16> {
     let home = |n| {
         (
@@ -47,8 +47,8 @@ fn load(hosts: &Hosts, homes: &BTreeMap<IpAddr, u16>) -> Load {
     Load::start(&hosts.clients, &clients, 100)
 }
 
-/// Nobody was lost whose backend is well, nor anybody while the other was known to be down; and who
-/// has left it does not come back.
+/// Checks that no client of a healthy backend was lost, and no client at all while the other backend
+/// was known to be down. A client that has left that backend does not come back.
 fn check(what: &str, visits: &[Visit], homes: &BTreeMap<IpAddr, u16>, down: Range<Instant>) {
     let mut lost = 0;
     let mut left = BTreeSet::new();
@@ -212,7 +212,7 @@ fn when_all_backends_go_and_come_back_everybody_is_served_again_without_a_comman
         match &visit.answer {
             Ok(answer) => {
                 served += usize::from(visit.begun > back);
-                // Nobody has moved: there was nowhere to go. (The first to be back gets some.)
+                // No client has moved: there was no other backend. (The first to be back gets some.)
                 assert!([5000, 5001].contains(&answer.port));
             }
             Err(error) => {

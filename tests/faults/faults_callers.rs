@@ -1,4 +1,4 @@
-//! Many who change things at once, and agents that get in each other's way.
+//! Many callers that change the agent at once, and agents that get in each other's way.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -63,7 +63,7 @@ fn a_thousand_changes_by_eight_callers_at_once_are_all_made_and_move_nobody() {
     assert!(!kept.contains(":60"), "{kept}");
 }
 
-/// Another agent with a configuration of its own; what it says before it ends.
+/// Starts another agent with a configuration of its own; returns its output.
 fn second(agent: &Agent<'_>, hosts: &Hosts, state: &str, control: &str, pins: &str) -> Outcome {
     let dir = agent.dir().join("second");
     std::fs::create_dir_all(&dir).unwrap();

@@ -1,5 +1,5 @@
-//! The agent is killed at fifty random moments of a reload, and reloads two hundred times under
-//! five hundred open WebSockets: nobody fails, nobody moves who need not.
+//! The agent is killed at fifty random moments of a reload, and reloads two hundred times under five
+//! hundred open WebSockets. No connection fails, and clients move only for a reason.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -61,7 +61,7 @@ fn an_agent_killed_at_any_moment_of_a_reload_leaves_a_whole_picture() {
         std::thread::sleep(Duration::from_micros(random.below(40_000)));
         agent.kill();
         let answered = asked.wait().unwrap().success();
-        // While nobody is there, the kernel does one thing or the other, and serves.
+        // Without an agent, the kernel serves by either the old or the new state.
         let new = [client_v4(51 + round), client_v6(51 + round)];
         for client in new {
             let answer = hosts.clients.run(|| http::get(client, service_for(client)));
@@ -84,7 +84,7 @@ fn an_agent_killed_at_any_moment_of_a_reload_leaves_a_whole_picture() {
         let answer = visit
             .answer
             .unwrap_or_else(|error| panic!("{}: {error}", visit.client));
-        // Who was here before the third backend came never has a reason to go there.
+        // A client from before the third backend never has a reason to go there.
         assert_eq!(answer.port, homes[&visit.client], "{} moved", visit.client);
     }
 }

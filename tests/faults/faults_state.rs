@@ -1,6 +1,5 @@
-//! What can happen to the state directory: a power cut in the middle of writing, a full disk, a
-//! read-only one. A change that cannot be kept is refused and not in force, and those who are
-//! served notice nothing.
+//! Faults of the state directory: a power cut in the middle of writing, a full disk, a read-only one. A
+//! change that cannot be stored is refused and not in force. Clients are not affected.
 
 use std::fs;
 use std::net::IpAddr;

@@ -133,7 +133,7 @@ fn no_line_is_lost_or_torn_while_the_file_is_moved_away() {
     assert!(visits.iter().all(|visit| visit.answer.is_ok()));
     let all = || -> Vec<String> {
         let text = files.iter().map(|file| fs::read_to_string(file).unwrap());
-        // A write may be under way: what comes after the last line break is not a line yet.
+        // A write may be under way: bytes after the last line break are not a line yet.
         let whole = text.map(|text| {
             text.rsplit_once('\n')
                 .map_or("", |(lines, _)| lines)

@@ -8,7 +8,7 @@ use lb_tests::process::Process;
 use lb_tests::tls::Authority;
 use lb_tests::topology::hosts::{Hosts, SERVICE_V4};
 
-/// Debian's packages, either of them. What is in /usr/bin are scripts that start these: ending a script
+/// Programs of Debian's packages, either of them. The scripts in /usr/bin start these: ending a script
 /// would leave the browser running.
 const PROGRAMS: [&str; 2] = [
     "/usr/lib/chromium/chromium-headless-shell",
@@ -40,7 +40,8 @@ fn chromium_shows_a_page_with_a_websocket_over_tls() {
             "--disable-gpu",
             "--remote-debugging-port=0",
         ])
-        // It keeps its authorities elsewhere; that it trusts ours is not what is tested.
+        // The browser keeps its authorities elsewhere; its trust in the test's authority is not under
+        // test.
         .arg("--ignore-certificate-errors")
         .arg(format!(
             "--host-resolver-rules=MAP a.test {}",

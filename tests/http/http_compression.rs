@@ -1,5 +1,5 @@
-//! Answers of `mode = "http"` services are compressed for who takes that, with the right header,
-//! never twice, and never held back.
+//! Answers of `mode = "http"` services are compressed for clients that accept it, with the right
+//! header. They are never compressed twice, and never held back.
 
 use std::collections::BTreeMap;
 

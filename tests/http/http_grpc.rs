@@ -12,7 +12,7 @@ use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4};
 use lb_tests::{node, wait};
 use serde_json::Value;
 
-/// What the client checks, each said to be good.
+/// The checks of the client, each of which must report success.
 const CHECKS: [&str; 10] = [
     "unary",
     "large",
@@ -58,7 +58,7 @@ fn all_went_well(mut client: Command) {
     assert!(printed.ends_with("all went well\n"), "{printed}");
 }
 
-/// What a client says at its end.
+/// The report of a client at its end.
 #[track_caller]
 fn told(mut client: Command) -> Value {
     let output = client.output().unwrap();

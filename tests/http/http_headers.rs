@@ -1,5 +1,6 @@
-//! `mode = "http"`: what Express makes of who asks, under each of its "trust proxy" settings,
-//! from anybody and from trusted proxies; header rules; requests that go in circles.
+//! `mode = "http"`: the client address that Express derives under each of its "trust proxy" settings,
+//! from untrusted clients and from trusted proxies. Header rules and requests that go in circles are
+//! tested too.
 
 use lb_tests::agent::Agent;
 use lb_tests::exchange::{self, Reply};
@@ -117,7 +118,7 @@ fn a_trusted_proxy_is_believed_and_continued() {
     assert_eq!(headers["x-real-ip"], "203.0.113.9");
     assert_eq!(headers["x-forwarded-port"], "443");
     assert_eq!(headers["x-request-id"], "abc-123");
-    // The same from somebody else.
+    // The same from another client.
     let other = exchange::ask(
         &hosts.clients,
         client_v4(3),

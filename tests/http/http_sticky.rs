@@ -44,7 +44,7 @@ fn three_hundred_socket_io_clients_behind_one_address_spread_evenly_and_stay() {
         }
         open.push(clients);
     }
-    // Nobody notices a reload.
+    // A reload disturbs no client.
     agent.ok(&["reload"]);
     for clients in &mut open {
         clients.echo(1000);
@@ -88,8 +88,8 @@ fn of_three_hundred_behind_one_address_only_those_of_a_restarted_backend_notice_
     }
 }
 
-/// So many of the clients have lost their session, all are on a copy that knows them, and nobody
-/// was told of a session that is unknown or of a bad gateway.
+/// Checks that this many clients have lost their session and that all are on a copy that knows them. No
+/// client may have seen an unknown session or a bad gateway.
 #[track_caller]
 fn back_again(clients: &mut Clients, lost: usize) {
     wait::until("the sessions to be over", || {
@@ -98,7 +98,7 @@ fn back_again(clients: &mut Clients, lost: usize) {
     clients.echo(1000);
     assert_eq!(clients.disconnects().len(), lost);
     for (error, times) in clients.errors() {
-        // What is sent to a session that is over may be refused (410), which ends it too.
+        // A request to a session that is over may be refused (410), which ends it too.
         for told in ["unknown", "400", "502", "503", "504"] {
             assert!(!error.contains(told), "{times} times {error}");
         }
@@ -174,7 +174,7 @@ fn a_cookie_keeps_each_browser_with_its_backend() {
     // One that was made up is replaced.
     let forged = ask(&["Cookie: lb=00000000000000000000000000000000"]);
     assert!(forged.header("set-cookie").starts_with("lb="));
-    // A backend that drains keeps those who have its cookie; one that is gone does not.
+    // A draining backend keeps the clients that have its cookie; a backend that is gone does not.
     let (cookie, port) = &cookies[0];
     let backend = format!("127.0.0.1:{port}");
     agent.ok(&["drain-backend", &backend, "--timeout", "1h"]);
@@ -203,7 +203,7 @@ fn a_header_or_a_key_of_the_query_takes_the_place_of_the_address() {
     });
 }
 
-/// Whatever `port_of` is asked for with stays with its backend, wherever it comes from.
+/// Each key that `port_of` is asked for stays with its backend, from any client address.
 fn spread_and_stay(port_of: impl Fn(&str, u16) -> u64) {
     let users: Vec<String> = (0..24).map(|n| format!("user{n}")).collect();
     let ports: Vec<u64> = users.iter().map(|user| port_of(user, 1)).collect();

@@ -164,7 +164,7 @@ fn a_renewed_certificate_is_taken_over_without_a_connection_lost() {
     std::thread::scope(|scope| {
         let stop = wait::Stop(&stop);
         let visitors = [scope.spawn(visit), scope.spawn(visit)];
-        // By what is on disk, twice, and by a command.
+        // By a change on disk, twice, and by a command.
         for _ in 0..2 {
             in_force(&authority.issue("a", &["a.test"]));
         }

@@ -1,5 +1,5 @@
-//! `mode = "http"`: Express, Socket.IO and plain WebSockets behind the L7 path, which tells them
-//! who asks.
+//! `mode = "http"`: Express, Socket.IO and plain WebSockets behind the L7 path, which passes the
+//! client's address on.
 
 use std::io::{Read as _, Write as _};
 use std::net::IpAddr;

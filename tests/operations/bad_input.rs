@@ -1,5 +1,5 @@
-//! What bad input gets: one clear line with what to do, the right exit code, and a running service
-//! that does not notice.
+//! Bad input gets one clear line with the remedy, and the right exit code. A running service is not
+//! disturbed.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

@@ -1,4 +1,4 @@
-//! The control socket: who may read, who may change things, and what the log says of them.
+//! The control socket: permissions to read and to change, and the caller in the log.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -11,8 +11,8 @@ const GROUP: u32 = 54_321;
 const SERVICES: &str =
     "control_mode = '0666'\n[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
 
-/// An agent for which there is a group `lb-agent` with the number [`GROUP`], whatever this machine's
-/// /etc/group says. Its directory is open to everybody.
+/// An agent for which there is a group `lb-agent` with the number [`GROUP`], regardless of this
+/// machine's /etc/group. All users can enter its directory.
 fn agent(host: &Host) -> Agent<'_> {
     let mut agent = Agent::start(host, SERVICES);
     agent.kill();
@@ -43,7 +43,7 @@ fn agent(host: &Host) -> Agent<'_> {
 fn as_nobody(host: &Host, agent: &Agent<'_>, groups: &str, arguments: &[&str]) -> Outcome {
     let mut command = host.command("setpriv");
     command.args(["--reuid=65534", "--regid=65534", groups]);
-    // The program itself may be where only root can go.
+    // The program itself may be in a directory that only root can enter.
     let copy = agent.dir().join("lb-agent");
     if !copy.exists() {
         copy_program(&copy);

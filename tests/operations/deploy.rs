@@ -18,7 +18,7 @@ use lb_tests::{http, wait};
 const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
 
-/// What systemd would run for `key` (ExecStart and so on) of the unit's instance `port`.
+/// The command that systemd would run for `key` (ExecStart and so on) of the unit's instance `port`.
 fn unit_command(key: &str, port: u16) -> Vec<String> {
     let unit = fs::read_to_string(examples().join("app@.service")).unwrap();
     let prefix = format!("{key}=");
@@ -89,8 +89,8 @@ fn visitors(hosts: &Hosts, agent: &Agent<'_>) -> Visitors {
 }
 
 impl Visitors {
-    /// After every application was restarted in this order: nobody has lost a request, and nobody
-    /// has moved whose own process was not being restarted.
+    /// Checks after a restart of every application in this order. No client has lost a request, and
+    /// only clients of a restarting process have moved.
     fn check(mut self, order: &[u16]) {
         self.load.more(100);
         self.sessions.echo(1000);

@@ -1,5 +1,5 @@
-//! The packages on distributions other than the one that they were made on: the Debian package on
-//! each Debian, and the RPM, whose tools Debian has.
+//! The packages on distributions other than the one that they were made on: the Debian package on each
+//! Debian, and the RPM with Debian's RPM tools.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The archive's installer and its services, where no systemd is: OpenRC and sysvinit.
+//! The archive's installer and its services on systems without systemd: OpenRC and sysvinit.
 
 use std::fs;
 use std::path::PathBuf;

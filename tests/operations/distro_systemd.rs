@@ -25,7 +25,7 @@ struct Way {
     files: [&'static str; 2],
     install: &'static str,
     upgrade: &'static str,
-    /// Removes the configuration and the state too, where the package manager can.
+    /// Removes the configuration and the state too, if the package manager can.
     purge: &'static str,
     /// Whether a purge removes the user.
     ends_user: bool,
@@ -58,7 +58,7 @@ const ARCHIVE: Way = Way {
     ends_user: true,
 };
 
-/// Where the service has files; the last two exist while it runs.
+/// Directories of the service's files; the last two exist while it runs.
 const DIRECTORIES: &str = "/var/lib/lb-agent /var/log/lb-agent /run/lb-agent /sys/fs/bpf/lb-agent";
 
 const CONFIG: &str = "[agent]\nmax_clients = 4096\nl7_workers = 1\n\

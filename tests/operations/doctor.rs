@@ -1,4 +1,4 @@
-//! `lb-agent doctor` finds what stands in the way, and says what to do about it.
+//! `lb-agent doctor` finds each obstacle, and names its remedy.
 
 use std::net::SocketAddr;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! A backend that is drained keeps the clients it has until the drain is over, and gets no others.
-//! What is left is counted down, and at the end left alone, closed or kept.
+//! A draining backend keeps its clients until the drain is over, and gets no others. Its remaining
+//! connections are counted down. At the end they are left alone, closed or kept.
 
 use std::fs;
 use std::net::{IpAddr, TcpStream};
@@ -146,7 +146,7 @@ fn waiting_counts_down_and_ends_when_the_last_connection_does() {
         assert_eq!(lines.last(), Some(&"127.0.0.1:5001 is empty"));
         let backend = agent.backend("127.0.0.1:5001");
         assert_eq!(backend["clients"], "none", "it can be stopped: {backend}");
-        // Nobody is waited for a second time.
+        // A second drain has no connections to wait for.
         let outcome = drain_and_wait(&agent, &["--json"], || ());
         let told: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
         assert_eq!(told["empty"], true, "{told}");
@@ -266,7 +266,7 @@ fn connections_on_the_nat_path_are_closed_at_the_end_and_only_those() {
     for (_, mut bulk) in others {
         bulk.transfer(1000, 1000).unwrap();
     }
-    // Back in service it keeps what is new, although it has just been closed.
+    // Back in service it keeps new connections, although it has just been closed.
     agent.ok(&["add-backend", &target]);
     let back = (13..=20).map(connect).find(|(port, _)| *port == 5001);
     let (_, mut bulk) = back.expect("a client of the backend");

@@ -1,4 +1,4 @@
-//! Backends are checked, those that are not fit get nobody, and `status` says what was wrong.
+//! Backends are checked, unhealthy ones get no clients, and `status` shows the reason.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -50,7 +50,7 @@ fn wait_for_health(agent: &Agent<'_>, address: &str, state: &str) {
     });
 }
 
-/// Waits until a backend is unhealthy and nobody gets there: what was found is put in force a moment
+/// Waits until a backend is unhealthy and gets no clients: a check's result is put in force a moment
 /// later.
 fn wait_until_out(agent: &Agent<'_>, address: &str) {
     wait_for_health(agent, address, "down");
@@ -274,8 +274,8 @@ fn syns_that_nobody_answers_take_a_backend_out_before_the_next_probe() {
         .filter(|client| agent.lookup(*client)["backend"] == hung.as_str())
         .collect();
     assert!(its.len() >= 3, "{its:?}");
-    // The probe is in its queue, as it accepts nobody: from now on that is full, and the kernel
-    // drops the SYNs of everybody else.
+    // The probe is in its queue, as the listener accepts no connection. From now on the queue is full,
+    // and the kernel drops all other SYNs.
     listener.listen(0).unwrap();
     let mut waiting = Vec::new();
     for (n, from) in its.iter().take(3).enumerate() {

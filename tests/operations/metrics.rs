@@ -1,5 +1,5 @@
-//! Everything that is counted is told: by `stats`, on the control socket and on a metrics socket,
-//! with names by the Prometheus conventions, and the dashboard shows nothing that is not there.
+//! All counters are exported: by `stats`, on the control socket and on a metrics socket. Names follow
+//! the Prometheus conventions, and the dashboard uses only existing metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -50,7 +50,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// Sum of the samples of a metric whose labels contain all of `labels`.
+/// Sum of a metric's samples that have all of `labels`.
 fn sum(text: &str, metric: &str, labels: &[&str]) -> f64 {
     let fits = |name: &String| {
         name.split('{').next() == Some(metric) && labels.iter().all(|label| name.contains(label))
@@ -208,7 +208,7 @@ fn the_packet_paths_tell_flows_packets_bytes_drops_and_refusals() {
         let refused = net.clients.run(|| http::connect(from, at(81)).unwrap_err());
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }
-    // Nobody has this address: the client tries again for as long as it likes.
+    // No host has this address: the client retries for as long as it likes.
     let _waits = net.clients.run(|| connecting(from, at(82)));
     let text = wait::until("everything to be told", || {
         let text = scrape_at(&net.balancer);
@@ -270,7 +270,7 @@ fn stats_prints_tables_json_and_rates() {
         events.iter().any(|event| event["message"] == "ready"),
         "{events:?}"
     );
-    // It goes on until nobody reads.
+    // It goes on until its reader is gone.
     let mut command = hosts.balancer.command(lb_tests::agent::program());
     command.args(["stats", "--watch", "--json", "--interval", "100ms"]);
     command.env("LB_AGENT_CONTROL", agent.control());

@@ -1,4 +1,5 @@
-//! What a configuration would change is told before, as it then comes; `--max-moved` refuses more.
+//! `plan` shows the changes of a configuration beforehand, exactly as they then come. `--max-moved`
+//! refuses more.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +22,7 @@ fn services(backends: &[u16]) -> String {
     )
 }
 
-/// The port of each of the first hundred clients, of whom each is known afterwards.
+/// The port of each of the first hundred clients, all of which have affinity entries afterwards.
 fn ports(hosts: &Hosts) -> Vec<u16> {
     let get = |n| http::get(client_v4(n), SERVICE_V4).unwrap().port;
     hosts.clients.run(|| (1..=100).map(get).collect())
@@ -56,7 +57,7 @@ fn a_plan_tells_who_would_move_and_a_reload_moves_just_them() {
     });
     let status = agent.status()["services"].clone();
 
-    // One more: a third of the slots, nobody who is known.
+    // One more backend: a third of the slots, and no known client.
     let more = plan(&agent, &services(&[5000, 5001, 5002]));
     let web = &more["services"][0];
     let slots = web["slots_moved"].as_f64().unwrap();
@@ -64,7 +65,7 @@ fn a_plan_tells_who_would_move_and_a_reload_moves_just_them() {
     assert_eq!(web["clients"], serde_json::json!({ "moved": 0, "of": 100 }));
     assert_eq!(more["moved"], 0.0);
 
-    // Another one: whoever is on the one that goes, and the connection there.
+    // Another one: the clients of the removed backend, and its connection.
     let other = plan(&agent, &services(&[5000, 5002]));
     let web = &other["services"][0];
     let on_5001 = before.iter().filter(|port| **port == 5001).count();

@@ -32,7 +32,7 @@ fn commands(readme: &str, title: &str) -> Vec<String> {
 #[test]
 fn the_sixty_second_start_does_what_it_says() {
     let host = Host::new("readme");
-    // What `cargo xtask install` would have started: the built-in default configuration.
+    // `cargo xtask install` would have started the built-in default configuration.
     let agent = Agent::start(
         &host,
         "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n",
@@ -48,7 +48,7 @@ fn the_sixty_second_start_does_what_it_says() {
     fs::create_dir(&bin).unwrap();
     std::os::unix::fs::symlink(fs::canonicalize(program()).unwrap(), bin.join("lb-agent")).unwrap();
     for line in rest {
-        // Root needs no sudo; /id is what the test application answers on.
+        // Root needs no sudo; /id is the path that the test application answers.
         let line = line
             .replace("sudo ", "")
             .replace("http://127.0.0.1:80/", "-sf http://127.0.0.1:80/id");

@@ -99,7 +99,7 @@ fn sighup_reloads_too() {
     });
 }
 
-/// One service of this name, whose clients go by their slots alone, with another line.
+/// One service of this name, without affinity so that slots decide alone, with another line.
 fn named(name: &str, line: &str) -> String {
     format!(
         "[[service]]\nname = '{name}'\n{line}\nlisten = ['0.0.0.0:80']\n\

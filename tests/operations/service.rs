@@ -59,7 +59,7 @@ fn the_units_capabilities_suffice() {
     let services = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
                     backends = ['127.0.0.1:5000']\n";
     let mut agent = Agent::start(&hosts.balancer, services);
-    // Both a first start and the adoption of what an agent has left.
+    // Both a first start and the adoption of a previous agent's state.
     for purge in [true, false] {
         if purge {
             agent.ok(&["stop", "--purge"]);
@@ -180,7 +180,7 @@ fn main_thread_alone_holds_capabilities_and_nothing_can_be_gained_by_execve() {
             );
             assert!(thread.no_new_privs, "{name}");
         }
-        // Its memory is nobody's, not even its own user's.
+        // No user can read its memory, not even its own user.
         let mut cat = hosts.balancer.command("setpriv");
         cat.args(["--bounding-set=-all", "--no-new-privs", "cat"]);
         let maps = cat.arg(format!("/proc/{}/maps", agent.pid())).output();
@@ -244,7 +244,7 @@ fn the_unit_is_sound_by_systemds_own_judgement() {
             String::from_utf8_lossy(&text).into_owned(),
         )
     };
-    // `verify` wants the program to be where the unit says.
+    // `verify` needs the program at the path in the unit.
     let dir = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(unit())
         .unwrap()

@@ -1,5 +1,5 @@
-//! What was changed at run time comes back after a restart and after a reboot; a damaged file is
-//! named and left alone, and the kernel goes on meanwhile.
+//! Changes at run time come back after a restart and after a reboot. A damaged file is named and left
+//! alone, and the kernel goes on serving meanwhile.
 
 use std::fs;
 

@@ -99,7 +99,7 @@ impl Restarts {
         }
     }
 
-    /// Nobody was lost.
+    /// Checks that no client was lost.
     fn end(self) {
         for (what, load) in self.loads {
             for visit in load.finish() {
@@ -135,7 +135,7 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     container.ip(&["route", "add", "default", "via", "10.98.0.1"]);
     let _inside = StubServer::new(&container, "10.98.0.2:5009", 5009);
 
-    // Installing starts it; who installs need not.
+    // Installing starts the service; the installing user needs no further command.
     system.ok(&["dpkg", "--force-confold", "-i", "/opt/lb-agent.deb"]);
     system.ok(&["systemctl", "enable", "--now", "lb-agent"]);
     // After the agent, which cannot see them in /proc: they are outside of the system.
@@ -170,7 +170,7 @@ fn the_service_does_everything_within_what_its_unit_allows() {
             .filter(|log| log.contains("GET /"))
     });
 
-    // It is a user of its own, also after an agent of root, whose pins and files it is given.
+    // The service has a user of its own, also after an agent of root, whose pins and files it is given.
     let status_file = format!("/proc/{}/status", system.main_pid());
     let uids = system.ok(&["grep", "^Uid:", &status_file]);
     let own = system.ok(&["id", "-u", "lb-agent"]);
@@ -200,7 +200,7 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     assert_eq!(serves(83), 5009);
     fs::write(&config, SERVICES).unwrap();
 
-    // Nobody whom the kernel serves notices what becomes of the agent.
+    // Clients that the kernel serves are not affected by the agent's end.
     let quick = root.join("etc/systemd/system/lb-agent.service.d");
     fs::create_dir_all(&quick).unwrap();
     fs::write(quick.join("quick.conf"), "[Service]\nWatchdogSec=10s\n").unwrap();
@@ -237,8 +237,8 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     serves(81);
     all_answered(load);
 
-    // At the end of a drain what is left is closed, for which it takes the kernel's leave. (Whoever
-    // asks something in that moment is cut off, too.)
+    // At the end of a drain the remaining connections are closed, for which the agent needs the
+    // kernel's permission. (A request in that moment is cut off, too.)
     let to = SocketAddr::new(SERVICE_V4.ip(), 80);
     let open = hosts
         .clients
@@ -254,7 +254,7 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     assert!(http::ask(&open).is_err(), "it is closed");
     system.ok(&["lb-agent", "add-backend", &address, "--service", "web"]);
 
-    // Stopped, the kernel goes on; purged, nothing does, and nobody starts it again.
+    // After a stop the kernel goes on; after a purge it does not, and the service stays stopped.
     let load = Load::start(&hosts.clients, &clients, 50);
     load.more(10);
     system.ok(&["systemctl", "stop", "lb-agent"]);
@@ -271,7 +271,7 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     let pins = system.ok(&["ls", "/sys/fs/bpf"]);
     assert!(!pins.contains("lb-agent"), "{pins}");
     assert_eq!(system.run(&["systemctl", "is-failed", "lb-agent"]).code, 1);
-    // Where the kernel does not serve, the sockets of the services themselves are kept.
+    // If the kernel does not serve, the sockets of the services themselves are kept.
     let userspace = "[agent]\ndata_plane = 'userspace'\n";
     fs::write(&config, SERVICES.replacen("[agent]\n", userspace, 1)).unwrap();
     system.ok(&["systemctl", "start", "lb-agent"]);

@@ -1,4 +1,4 @@
-//! `lb-agent top`, in a terminal: it shows what there is, and its keys drain and undrain.
+//! `lb-agent top`, in a terminal: it shows services and backends, and its keys drain and undrain.
 
 use std::process::{Command, Output};
 

@@ -1,5 +1,6 @@
-//! Another agent takes over: programs are tried before they are let in, counts go on, a start that
-//! was cut short leaves nothing in the way, and what cannot be taken over is named with the way out.
+//! Another agent takes over. Programs are tried before they are put in force, counts go on, and an
+//! interrupted start does not block the next one. State that cannot be taken over is named with the
+//! remedy.
 
 use std::os::fd::AsFd as _;
 use std::process::Stdio;
@@ -25,18 +26,18 @@ fn a_program_that_would_turn_clients_away_is_not_let_in() {
     let services = [ServiceKey::new(addr::ANY_V4, 80, protocol::TCP)];
     let check = |verdict| {
         let program = prog_run::careless_program(verdict).unwrap();
-        // The trial looks up sockets where it is made.
+        // The trial looks up sockets in the namespace of its caller.
         hosts
             .balancer
             .run(|| canary::check(program.as_fd(), &running, &services))
     };
-    // One that passes everybody on finds no socket for whom the running one does.
+    // A program that passes all connections on finds no socket for some that the running one serves.
     let error = check(1).unwrap_err();
     assert!(
         matches!(&error, CanaryError::Worse { service } if service == "0.0.0.0:80"),
         "{error}"
     );
-    // One that drops everybody drops those whom no service concerns.
+    // A program that drops all connections also drops those for no service.
     assert!(matches!(check(0).unwrap_err(), CanaryError::Worse { .. }));
 }
 
@@ -96,12 +97,12 @@ fn starts_that_are_cut_short_leave_nothing_in_the_way() {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
-        // At any moment of a start: what is waited for is a point in time, not a condition.
+        // At any moment of a start: the wait is for a point in time, not for a condition.
         std::thread::sleep(Duration::from_millis(random.below(700)));
         child.kill().unwrap();
         child.wait().unwrap();
     };
-    // From nothing: whatever is left half made, the next start finishes.
+    // From nothing: the next start finishes any half-made state.
     for _ in 0..5 {
         agent.ok(&["stop", "--purge"]);
         agent.kill();
@@ -111,7 +112,7 @@ fn starts_that_are_cut_short_leave_nothing_in_the_way() {
             .clients
             .run(|| http::get(client_v4(1), SERVICE_V4).unwrap());
     }
-    // Over one that went before: nobody notices.
+    // Over a previous agent: no client is affected.
     agent.kill();
     let clients: Vec<_> = (1..=50).map(client_v4).collect();
     let load = Load::start(&hosts.clients, &clients, 200);

@@ -1,5 +1,5 @@
-//! `lb-agent decap` on a backend: wrapped packets reach the application with the client's and the
-//! service's addresses, in the driver and in the stack, and what is refused says why.
+//! `lb-agent decap` on a backend. Unwrapped packets reach the application with the client's and the
+//! service's addresses, in the driver and in the stack. Each refused packet is counted with its reason.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -154,7 +154,7 @@ fn every_wrapping_reaches_the_application_and_the_answer_the_client() {
                 }
             }
         }
-        // Its end takes it off, and says what it has done.
+        // Its end detaches the program and reports its counts.
         let pid = Pid::from_raw(process.pid() as i32).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         assert!(process.wait().success());

@@ -1,5 +1,5 @@
-//! Backends that answer their clients themselves: wrapped in IPv4, IPv6 and UDP, or by MAC address;
-//! nobody's connection moves when slots change hands, and two balancers choose alike.
+//! Backends that answer their clients themselves: wrapped in IPv4, IPv6 and UDP, or by MAC address.
+//! Open connections stay with their backend when slots change hands, and two balancers choose alike.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -35,7 +35,8 @@ fn services(encapsulation: &str, backends: &[[IpAddr; 2]]) -> String {
         .fold(seed, |text, (mode, family)| text + &service(mode, *family))
 }
 
-/// Makes a host a backend: it has the service's addresses, which nobody asks it for, and unwraps.
+/// Makes a host a backend: it unwraps packets and has the service's addresses, for which no host sends
+/// it ARP or ND requests.
 fn backend(host: &Host, dir: &std::path::Path, name: &str) -> Process {
     for (address, length) in VIP.into_iter().zip([32, 128]) {
         host.address(&format!("{address}/{length}"), "lo");
@@ -55,7 +56,7 @@ fn visit(net: &Net, from: IpAddr, bytes: u64) -> std::io::Result<IpAddr> {
         .run(|| Bulk::connect(from, to)?.transfer(bytes, bytes))
 }
 
-/// What is between a client and a backend of the `dsr` path.
+/// The network between a client and a backend of the `dsr` path.
 #[derive(Clone, Copy, Default)]
 struct Way {
     /// The MTU towards clients is a small one.
@@ -96,7 +97,8 @@ fn answered(encapsulation: &str, way: Way) {
             net.clients.run(|| ask_udp(from, to, b"hello")).ok()
         });
         assert_eq!(seen, from);
-        // As large as the client's wire takes, and larger: it is told what fits when it is wrapped.
+        // As large as the client's wire takes, and larger: a packet that is too large when wrapped is
+        // answered with the path MTU.
         for length in [1440, 6000] {
             let text = vec![b'x'; length];
             let seen = wait::until(&format!("an answer to {from} of {length} bytes"), || {
@@ -322,7 +324,7 @@ fn the_last_backend_that_is_drained_keeps_its_connections() {
 #[test]
 fn while_all_backends_are_down_clients_are_refused_at_once() {
     let net = Net::new();
-    // Nobody listens: a probe is refused.
+    // The port has no listener: a probe is refused.
     let agent = Agent::start(&net.balancer, &refusing(&services("auto", &[SERVER])));
     agent.wait_until_all_are_down();
     for from in client(1) {

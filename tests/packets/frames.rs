@@ -1,5 +1,5 @@
-//! Frames with VLAN tags, one or two, get where they should, behind the driver and at it: whoever is
-//! behind the balancer sees them without tags. Frames for other machines are left alone.
+//! Frames with one or two VLAN tags reach their destination, with the programs in the stack and in the
+//! driver. Hosts behind the balancer see them without tags. Frames for other machines are left alone.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn send(
     net.router.send_frame("balancer0", &frame);
 }
 
-/// An agent whose programs are on the interface towards clients as `attach` says.
+/// An agent with its programs on the interface towards clients, attached as `attach` says.
 fn start<'a>(net: &'a Net, attach: &str, services: &str) -> Agent<'a> {
     if attach == "xdp" {
         net.ready_for_xdp();
@@ -105,7 +105,7 @@ fn tagged_datagrams_reach_a_container_from_the_driver() {
     answered("xdp");
 }
 
-/// Of datagrams for the services those alone are forwarded whose frames are for the balancer.
+/// Of the datagrams for the services, only those in frames for the balancer are forwarded.
 fn frames_for_others_are_left_alone(attach: &str) {
     let net = Net::new();
     for backend in CONTAINER {
@@ -145,7 +145,7 @@ fn frames_for_others_are_left_alone(attach: &str) {
         send_all(mac, 4000);
         send_all(mac, 4001);
     }
-    // What comes behind them is seen after them.
+    // Later datagrams are seen after them.
     send_all(own, 4002);
     wait::until("what is for the balancer", || {
         (forwarded() >= before + 4).then_some(())

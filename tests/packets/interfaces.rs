@@ -1,5 +1,5 @@
-//! The packet programs are where packets come: interfaces are followed as they come and go, what
-//! cannot be is told, and nothing is left behind.
+//! The packet programs are on the interfaces that clients use. They follow interfaces that come and go,
+//! `status` shows each failed attachment, and nothing is left behind.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -17,7 +17,7 @@ fn services(agent: &str) -> String {
     )
 }
 
-/// Where the programs are on `name`.
+/// The hook of the programs on `name`.
 fn place(agent: &Agent<'_>, name: &str) -> Option<Value> {
     let status = agent.status();
     let interfaces = status["agent"]["packets"]["interfaces"].as_array()?.clone();
@@ -79,7 +79,7 @@ fn a_program_of_somebody_else_stays_on_the_xdp_hook() {
     net.ready_for_xdp();
     bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
     let xdp = "interfaces = [{ name = 'eth0', attach = 'xdp' }]";
-    // The first agent is somebody else to the second.
+    // To the second agent, the programs of the first are foreign.
     let first = Agent::start(&net.balancer, &services(xdp));
     assert_eq!(place(&first, "eth0").unwrap()["mode"], "xdp");
     let other = services(xdp).replace(":80", ":81");
@@ -94,8 +94,7 @@ fn a_program_of_somebody_else_stays_on_the_xdp_hook() {
     visit(&net, 1).unwrap();
 }
 
-/// Where the program is on an interface that clients come by, which was to be at the driver of
-/// `name`.
+/// The hook of the program on an interface for clients, after the driver of `name` was to take it.
 fn refused(net: &Net, name: &str) -> String {
     let text = services(&format!(
         "interfaces = ['eth0', {{ name = '{name}', attach = 'xdp' }}]"
@@ -208,7 +207,7 @@ fn clients_of_the_last_backend_are_told_that_it_is_gone_and_then_the_programs_go
         let connect = |n| Bulk::connect(client(n)[0], to).unwrap();
         (1..=8).map(connect).collect()
     });
-    // What the flow table knows of them is behind within the same second.
+    // The flow table's state of them is behind within the same second.
     for bulk in &mut open {
         bulk.transfer(1000, 1000).unwrap();
         bulk.transfer(5000, 5000).unwrap();

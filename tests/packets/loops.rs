@@ -1,5 +1,5 @@
-//! A backend that is the agent itself is refused, whatever name it goes by, and one that becomes it
-//! later gets nobody.
+//! A backend that is the agent itself is refused, under any of its addresses. A backend that becomes
+//! the agent later gets no clients.
 
 use std::fs;
 use std::io::Read as _;
@@ -83,7 +83,7 @@ fn an_address_that_the_host_gets_later_brings_no_loop() {
     });
 }
 
-/// Neither agent can know where the other leads.
+/// Neither agent can know the destination of the other.
 #[test]
 fn two_agents_that_lead_to_each_other_refuse_after_a_few_rounds() {
     let hosts = Hosts::new();

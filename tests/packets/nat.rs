@@ -1,5 +1,5 @@
-//! Backends in containers, on other hosts and on this one are reached packet by packet: at the
-//! driver or behind it, IPv4 and IPv6, TCP and UDP, whatever the MTU of the way.
+//! Backends in containers, on other hosts and on this one are reached packet by packet. Covered are
+//! driver and stack hooks, IPv4 and IPv6, TCP and UDP, and any path MTU.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use lb_tests::topology::routed::{
 use lb_tests::wait;
 use socket2::{Domain, Socket, Type};
 
-/// Where the programs run.
+/// The hook at which the programs run.
 #[derive(Clone, Copy, PartialEq)]
 enum Hook {
     Xdp,
@@ -53,7 +53,7 @@ fn serve(host: &Host, addresses: [IpAddr; 2]) {
     }
 }
 
-/// A network and an agent whose interfaces are ready.
+/// A network, and an agent whose interfaces are ready.
 fn start<'a>(net: &'a Net, hook: Hook, backends: [IpAddr; 2], more: &str) -> Agent<'a> {
     if hook == Hook::Xdp {
         net.ready_for_xdp();
@@ -165,7 +165,7 @@ fn a_backend_on_this_host_is_reached_from_the_driver() {
     reached(&net, &agent, "local", itself);
 }
 
-/// Transfers in both directions over a way whose MTU nobody knows beforehand.
+/// Transfers in both directions over a path whose MTU is unknown beforehand.
 fn big_transfers_pass_a_narrow_way(
     hook: Hook,
     backends: [IpAddr; 2],
@@ -308,7 +308,7 @@ fn idle_clients_of_a_removed_backend_are_told_at_once() {
 fn a_flow_that_is_idle_for_too_long_is_given_up_aloud() {
     let net = Net::new();
     serve(&net.server, SERVER);
-    // Long enough for what comes before it is idle.
+    // Long enough for the steps before it to be idle.
     let more = "flow_timeouts = { established = '5s', syn = '5s', closing = '1s' }";
     let agent = start(&net, Hook::Tc, SERVER, more);
     let to = service_for(client(6)[0], VIP);
@@ -402,7 +402,7 @@ fn who_is_forgotten_by_the_host_is_asked_for_before_a_client_needs_it() {
         wait::until("its MAC address", || known().then_some(()));
     }
     assert_eq!(agent.packets("forwarded"), 0);
-    // One that is not known at all is left to the stack, and nobody's connection fails for it.
+    // A packet of an unknown kind is left to the stack, and no connection fails for it.
     for (family, from) in client(9).into_iter().enumerate() {
         let flag = ["-4", "-6"][family];
         net.balancer.ip(&[flag, "neigh", "flush", "dev", "cont0"]);
@@ -487,7 +487,7 @@ fn banned_clients_are_kept_away(hook: Hook, backends: [IpAddr; 2], host: impl Fn
         }
         change("add");
         for from in banned {
-            // Where the stack drops it before the programs know of it, that does not count.
+            // A packet that the stack drops before the programs see it does not count.
             wait::until(&format!("{from} to be kept away by {what} {kind}"), || {
                 let dropped = agent.packets("drop_no_route");
                 let none = is_served(from) == [false; 2];

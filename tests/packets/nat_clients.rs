@@ -1,5 +1,5 @@
-//! The `nat` path for clients wherever they are: on the network of a container, behind an interface without
-//! Ethernet, on the balancer itself, and with packets of any size.
+//! The `nat` path for clients in all places: on the network of a container, behind an interface without
+//! Ethernet, and on the balancer itself. Their packets have any size.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
@@ -100,7 +100,7 @@ fn behind_a_tunnel<'a>(net: &'a Net, backends: [IpAddr; 2], forwards: bool) -> (
     (far, agent)
 }
 
-/// What `status` has of an interface.
+/// The entry in `status` for an interface.
 fn interface(agent: &Agent<'_>, name: &str) -> serde_json::Value {
     let status = agent.status();
     let all = status["agent"]["packets"]["interfaces"].as_array().unwrap();
@@ -229,7 +229,7 @@ fn container_and_server() -> String {
     )
 }
 
-/// Whether a client is served, and by whom: the address that the backend sees.
+/// The client address that the backend sees, if the client is served.
 fn seen_from(net: &Net, n: u16) -> Option<IpAddr> {
     let [from, _] = client(n);
     net.clients.run(|| {
@@ -320,8 +320,8 @@ fn largest_frame(host: &Host) -> Arc<AtomicUsize> {
     largest
 }
 
-/// Packets of more than 64 KiB (BIG TCP) of a client on the network of the balancer come to a container as large as
-/// they are, and nothing is lost.
+/// A client on the balancer's network sends packets of more than 64 KiB (BIG TCP). They come to a
+/// container unsplit, and nothing is lost.
 fn packets_of_more_than_64_kib_pass(family: usize) {
     const MOST: u32 = 200_000;
     // IFLA_GSO_MAX_SIZE, IFLA_GRO_MAX_SIZE, and the same for IPv4 (linux/if_link.h, Linux 6.3).

@@ -1,5 +1,5 @@
-//! Several balancers on one machine, each in a network namespace of its own: none sees, counts or
-//! disturbs what is another's, although the kernel shows the sockets of all of them to each.
+//! Several balancers on one machine, each in a network namespace of its own. None sees, counts or
+//! disturbs sockets of another, although the kernel shows the sockets of all of them to each.
 
 use std::net::TcpStream;
 
@@ -29,7 +29,7 @@ fn two_balancers_with_the_same_addresses_serve_their_own_only() {
     assert_eq!(get(&right).unwrap().port, 2);
     assert_eq!(get(&left).unwrap().port, 1);
 
-    // Connections are counted where they are.
+    // Connections are counted in the namespace of their own balancer.
     let connect = |hosts: &Hosts| -> Vec<TcpStream> {
         let connect = |n| http::connect(client_v4(n), SERVICE_V4).unwrap();
         hosts.clients.run(|| (1..=10).map(connect).collect())

@@ -1,5 +1,5 @@
-//! What is not the ordinary packet of an open connection: echo, fragments, made-up addresses, flows
-//! that are given up, and services whose backends are all down.
+//! Packets other than those of an open connection: echo, fragments, made-up addresses, flows that are
+//! given up, and services with all backends down.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -229,7 +229,7 @@ fn packets_from_addresses_that_cannot_be_are_dropped_and_counted() {
 
 #[test]
 fn both_ends_of_an_idle_flow_are_told_that_it_is_given_up() {
-    // Long enough for what comes before they are idle.
+    // Long enough for the steps before they are idle.
     let ages = "flow_timeouts = { established = '5s', syn = '5s', closing = '1s' }";
     for (backends, class) in [(CONTAINER, "container"), (SERVER, "remote")] {
         let net = Net::new();
@@ -284,7 +284,7 @@ fn both_ends_of_an_idle_flow_are_told_that_it_is_given_up() {
 #[test]
 fn while_all_backends_are_down_connections_and_datagrams_are_refused_at_once() {
     let net = Net::new();
-    // Nobody listens: a probe is refused.
+    // The port has no listener: a probe is refused.
     let agent = Agent::start(&net.balancer, &refusing(&services(CONTAINER, "")));
     agent.wait_until_all_are_down();
     for (family, from) in client(4).into_iter().enumerate() {
@@ -390,7 +390,7 @@ fn a_flood_and_a_full_table_take_no_connection_from_anybody() {
 #[test]
 fn source_ports_are_free_again_when_their_flows_are_over() {
     let net = Net::new();
-    // There are 4096 places for ports, and nobody listens.
+    // There are 4096 slots for ports, and the backend has no listener.
     let ages = "flow_table = 512\nflow_timeouts = { syn = '1s', closing = '1s' }";
     let agent = Agent::start(&net.balancer, &services(SERVER, ages));
     let IpAddr::V4(vip) = VIP[0] else {
@@ -462,8 +462,8 @@ fn clients_on_the_same_wire_whose_mac_addresses_are_not_known_are_answered() {
         );
     }
     let agent = Agent::start(&hosts.balancer, &services);
-    // The first of each asks for the balancer's address, and so becomes known; the others have
-    // no reason to say who they are.
+    // The first client of each family asks for the balancer's address, and so becomes known. The others
+    // have no reason to send their own.
     for from in (1..=3).flat_map(|n| [client_v4(n), client_v6(n)]) {
         let visit = || Bulk::connect(from, service_for(from))?.transfer(1000, 1000);
         let seen = hosts.clients.run(visit);
@@ -491,7 +491,8 @@ fn flows_of_a_backend_that_was_drained_and_is_back_are_over_also_for_the_next_ag
     for bulk in &mut open {
         assert_eq!(bulk.end().kind(), io::ErrorKind::ConnectionReset);
     }
-    // It is back before their entries are gone, and the agent knows nothing of what it has told.
+    // The backend is back before its entries are gone, and the agent does not know which resets it has
+    // sent.
     agent.ok(&["add-backend", &address, "--service", "tcp4"]);
     agent.kill();
     agent.start_again();

@@ -266,7 +266,9 @@ pub struct Seen {
 
 /// Reads a frame and verifies the checksums in it, also those of packets wrapped in it.
 ///
-/// # Errors The first malformed field or wrong checksum, in words.
+/// # Errors
+///
+/// The first malformed field or wrong checksum, in words.
 pub fn see(frame: &[u8]) -> Result<Seen, String> {
     let mut at = 12;
     while matches!(frame.get(at..at + 2), Some([0x81, 0] | [0x88, 0xa8])) {
@@ -282,7 +284,9 @@ pub fn see(frame: &[u8]) -> Result<Seen, String> {
 
 /// The same of an IP packet.
 ///
-/// # Errors The first malformed field or wrong checksum, in words.
+/// # Errors
+///
+/// The first malformed field or wrong checksum, in words.
 pub fn see_packet(packet: &[u8]) -> Result<Seen, String> {
     let seen = match packet.first().ok_or("empty")? >> 4 {
         4 => see_ipv4(packet)?,

@@ -12,7 +12,7 @@ use crate::ways::Way;
 pub(crate) struct App {
     pub(crate) service: &'static str,
     pub(crate) address: String,
-    /// What it calls itself.
+    /// The name by which it answers.
     pub(crate) port: u16,
     pub(crate) process: Option<Process>,
 }
@@ -80,7 +80,7 @@ impl App {
     }
 }
 
-/// Applications beside those on ports of their own: service, what it calls itself, address.
+/// Applications beside those on ports of their own: service, name by which it answers, address.
 fn others() -> impl Iterator<Item = (&'static str, u16, String)> {
     let near = ("near", 5050, "127.0.0.1:5300".to_owned());
     let direct = (0..2).map(|n| ("direct", 5030 + n, format!("10.{}.0.2:8300", 94 + n)));

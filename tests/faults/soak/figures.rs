@@ -1,4 +1,4 @@
-//! What the agent counts, which never goes backwards, and how large it is.
+//! The agent's counters, which never go backwards, and its size.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::judge::Disruption;
 /// All counters as they were last.
 #[derive(Default)]
 pub(crate) struct Counters {
-    /// What only the kernel counts outlives the agent.
+    /// Counters that only the kernel keeps outlive the agent.
     kernel: BTreeMap<String, u64>,
     /// The others, and by which agent.
     own: BTreeMap<String, u64>,
@@ -47,11 +47,11 @@ fn rows<'a>(stats: &'a Value, part: &str) -> impl Iterator<Item = &'a Value> {
     stats[part].as_array().into_iter().flatten()
 }
 
-/// What is counted for services and packets, in the kernel and by the agent.
+/// Counters of services and packets, in the kernel and by the agent.
 fn of_services(stats: &Value) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
     let (mut kernel, mut own) = (BTreeMap::new(), BTreeMap::new());
     let mut add = |service: &Value, name: &str, value: &Value| {
-        // Where the agent chooses, it counts too, for as long as it lives.
+        // If the agent chooses backends, it counts too, for as long as it lives.
         let by_agent = service == "app" || service == "six";
         let all = if by_agent { &mut own } else { &mut kernel };
         if let Some(value) = value.as_u64() {
@@ -123,7 +123,7 @@ impl Size {
         }
     }
 
-    /// Whether this is no more than what it was, but for some room.
+    /// Whether this exceeds `before` by no more than a margin.
     pub(crate) fn fits(&self, before: &Self) -> bool {
         assert_eq!(self.pinned, before.pinned, "pins are left over");
         self.fds <= before.fds + 8

@@ -35,7 +35,7 @@ impl Inside {
         }
     }
 
-    /// Where an application runs.
+    /// The host of an application.
     pub(crate) fn host_of<'a>(&'a self, app: &App, hosts: &'a Hosts) -> &'a Host {
         match (app.service, app.port) {
             ("far" | "echo", _) => &self.container,

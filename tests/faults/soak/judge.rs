@@ -1,5 +1,5 @@
-//! Whether what became of a visit had a reason: nobody is lost, and nobody moves, but by an act that
-//! says so, and then only those whom it concerns.
+//! Judges whether each result of a visit had a reason. Clients are lost or move only by an act that
+//! declares it, and only the clients concerned.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::ways::Way;
 /// For how long after an act its effects may show: on a machine that is busy, an answer takes a while.
 const AFTER: Duration = Duration::from_secs(3);
 
-/// What an act may cost. Nothing, usually.
+/// The permitted cost of an act; by default nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cost {
     /// Ways by which requests may be lost.
@@ -23,13 +23,13 @@ pub(crate) struct Cost {
     pub(crate) ends: &'static [Way],
     /// Ways by which some of them may end.
     pub(crate) may_end: &'static [Way],
-    /// The copies whose clients are concerned; none says all.
+    /// Names of the copies that are concerned; an empty list stands for all.
     pub(crate) ports: Vec<u16>,
-    /// What the agent must have logged.
+    /// A message that the agent must have logged.
     pub(crate) logged: Option<String>,
 }
 
-/// Something that happened.
+/// An act that happened, with its cost.
 #[derive(Debug)]
 pub(crate) struct Disruption {
     pub(crate) what: String,
@@ -79,13 +79,13 @@ impl Disruption {
     }
 }
 
-/// Where a client was served last.
+/// The application that served a client last.
 struct Home {
     begun: Instant,
     port: u16,
 }
 
-/// Visits of one way.
+/// Totals of the visits of one path.
 #[derive(Default)]
 struct Sum {
     visits: usize,
@@ -93,7 +93,7 @@ struct Sum {
     moved: usize,
 }
 
-/// Keeps what happened, and who was where.
+/// Keeps the acts, and the home of each client.
 #[derive(Default)]
 pub(crate) struct Judge {
     disruptions: Vec<Disruption>,

@@ -1,11 +1,12 @@
-//! Everything at once and at random, from a seed that is printed: a service on each path, by TCP, UDP,
-//! HTTP/1 and HTTP/2, under load and with WebSockets open, while the agent, backends, disk, network, clock, limits and callers do
-//! their worst. What must hold is checked after each act and at the end. Twenty-five seconds, or as
-//! long as LB_SOAK_SECONDS says (`cargo xtask test soak --minutes 10`).
+//! A seeded soak test combines all faults at random. It has a service on each path, by TCP, UDP, HTTP/1
+//! and HTTP/2, under load and with WebSockets open. Meanwhile faults hit the agent, backends, disk,
+//! network, clock, limits and callers. The invariants are checked after each act and at the end. It
+//! takes twenty-five seconds, or as long as LB_SOAK_SECONDS says (`cargo xtask test soak --minutes
+//! 10`).
 //!
-//! What does not go in one run with the others has a test of its own: power cuts at every byte take
-//! hundreds of starts (`faults_state`), with all backends gone there is nobody left to lose
-//! (`faults_backends`), and 500 WebSockets under 200 reloads take half a minute (`faults_reload`).
+//! Faults that do not fit into one run with the others have tests of their own. Power cuts at every
+//! byte take hundreds of starts (`faults_state`). With all backends gone there is no client left to
+//! lose (`faults_backends`). 500 WebSockets under 200 reloads take half a minute (`faults_reload`).
 
 mod acts;
 mod apps;

@@ -46,7 +46,7 @@ impl Sessions {
         self.ports = self.clients.ports();
     }
 
-    /// Those that had to end have ended, and no other; what has ended is opened anew.
+    /// Sessions that had to end have ended, and no other; ended sessions are opened anew.
     pub(crate) fn check(&mut self, disruption: &Disruption) {
         let must_end: BTreeSet<IpAddr> = self
             .ports
@@ -77,7 +77,7 @@ impl Sessions {
         }
     }
 
-    /// Requests fail by what may lose them only, perhaps a moment later.
+    /// Requests fail only by acts that may lose them, perhaps a moment later.
     fn check_requests(&mut self, disruption: &Disruption) {
         let errors = self.clients.errors();
         let failed = errors.values().sum();

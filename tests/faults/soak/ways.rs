@@ -65,7 +65,7 @@ impl Way {
     pub(crate) fn visit(self, from: IpAddr) -> io::Result<Answer> {
         match self {
             Self::Datagrams | Self::NatDatagrams => ask(from, self.address()),
-            // What is under it is all that matters here.
+            // Only the transport below HTTP/2 matters here.
             Self::Http2 => http::ask_well(&http::connect(from, Self::Http.address())?),
             _ => http::ask_well(&http::connect(from, self.address())?),
         }
@@ -75,8 +75,8 @@ impl Way {
 /// The address of HTTPS.
 pub(crate) const TLS: SocketAddr = SocketAddr::new(SERVICE_V4.ip(), 443);
 
-/// Asks an application by a datagram, and again: who has never come back to an answer is not
-/// remembered. Who answered last.
+/// Asks an application by a datagram, and again: a client that sends nothing after an answer is not
+/// remembered. Returns the last answer.
 fn ask(from: IpAddr, to: SocketAddr) -> io::Result<Answer> {
     let socket = UdpSocket::bind((from, 0))?;
     socket.connect(to)?;

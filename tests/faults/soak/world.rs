@@ -22,10 +22,10 @@ use crate::judge::{Cost, Disruption, Judge};
 use crate::sessions::{Secure, Sessions};
 use crate::ways::{self, Way};
 
-/// For how long an agent that ends serves what is open.
+/// Time for which an ending agent serves open connections.
 pub(crate) const DRAIN: Duration = Duration::from_secs(3);
 
-/// What changes in the configuration.
+/// The settings in the configuration that change.
 pub(crate) struct Settings {
     pub(crate) weight: u64,
     pub(crate) min_version: &'static str,
@@ -41,7 +41,7 @@ pub(crate) struct Act {
     pub(crate) agent_lives: bool,
 }
 
-/// All of it.
+/// The whole state of the soak test.
 pub(crate) struct World<'a> {
     pub(crate) hosts: &'a Hosts,
     inside: Inside,
@@ -215,7 +215,7 @@ impl<'a> World<'a> {
         });
     }
 
-    /// All clients go.
+    /// Closes all clients' connections.
     pub(crate) fn rest(&mut self) {
         for (way, load) in self.loads.drain(..) {
             self.judge.hear(way, load.finish());
@@ -237,7 +237,7 @@ impl<'a> World<'a> {
         });
     }
 
-    /// What was done, how often, and what came of it.
+    /// Prints each act with its count and the results.
     pub(crate) fn report(&self) {
         for (name, (times, time)) in &self.did {
             let each = *time / *times;
@@ -267,7 +267,7 @@ impl<'a> World<'a> {
         self.agent.configure(&text);
     }
 
-    /// An application at random.
+    /// Index of a random application.
     pub(crate) fn any_app(&mut self) -> usize {
         self.random.below(self.apps.len() as u64) as usize
     }
@@ -280,7 +280,7 @@ impl<'a> World<'a> {
         app.start(host, self._dir.path());
     }
 
-    /// What `status` has of the application that calls itself `port`.
+    /// The entry in `status` of the application with the name `port`.
     pub(crate) fn backend(&self, port: u16) -> Value {
         let app = self.apps.iter().find(|app| app.port == port).expect("one");
         let status = self.agent.status();
@@ -307,8 +307,8 @@ impl<'a> World<'a> {
     }
 }
 
-/// Visits on connections that stay. Where one has ended before it was used again, the request is sent
-/// on another, as all clients do (RFC 9110, section 9.2.2).
+/// Visits on connections that stay. If one has ended before it was used again, the request is sent on
+/// another, as all clients do (RFC 9110, section 9.2.2).
 fn keep_alive() -> impl FnMut(IpAddr) -> std::io::Result<http::Answer> {
     let mut open: BTreeMap<IpAddr, TcpStream> = BTreeMap::new();
     move |from| {

@@ -6,7 +6,7 @@ use lb_tests::random::Random;
 
 use super::requests::{chunks, data, one, rarely};
 
-/// What a backend writes after a request.
+/// The bytes that a backend writes after a request.
 #[derive(Clone)]
 pub(crate) struct Script {
     pub(crate) bytes: Vec<u8>,

@@ -43,13 +43,13 @@ impl Backend {
         self.address
     }
 
-    /// What a request with this number gets.
+    /// Sets the answer to the request with this number.
     pub(crate) fn answer(&self, number: u64, script: Script) {
         let mut scripts = self.shared.scripts.lock().unwrap();
         scripts.insert(number, script);
     }
 
-    /// What came with this number, the last time.
+    /// The last request with this number that the backend got.
     pub(crate) fn seen(&self, number: u64) -> Option<Message> {
         self.shared.seen.lock().unwrap().remove(&number)
     }

@@ -1,4 +1,4 @@
-//! What may differ, and why.
+//! The differences that are allowed, each with its reason.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,9 +23,9 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Header lines of requests that each proxy writes by itself: those that frame the message or are for one
-/// hop, and those that tell who asks (nginx passes the client's own on). `Host` is that of an absolute
-/// target in lb-agent (RFC 9112, section 3.2.2) and `Max-Forwards` is counted down (RFC 9110, section 7.6.2).
+/// Header lines of requests that each proxy writes by itself. Those frame the message, are for one hop,
+/// or identify the client (nginx passes the client's own on). `Host` is that of an absolute target in
+/// lb-agent (RFC 9112, section 3.2.2). `Max-Forwards` is counted down (RFC 9110, section 7.6.2).
 const OF_REQUESTS: [&str; 14] = [
     "connection",
     "content-length",
@@ -42,8 +42,8 @@ const OF_REQUESTS: [&str; 14] = [
     "x-real-ip",
     "x-request-id",
 ];
-/// The same of answers. lb-agent adds a missing `Date` (RFC 9110, section 6.6.1) and drops `Upgrade`
-/// where nothing is upgraded (section 7.8).
+/// The same of answers. lb-agent adds a missing `Date` (RFC 9110, section 6.6.1). It drops `Upgrade` if
+/// nothing is upgraded (section 7.8).
 const OF_ANSWERS: [&str; 6] = [
     "connection",
     "content-length",
@@ -53,11 +53,11 @@ const OF_ANSWERS: [&str; 6] = [
     "upgrade",
 ];
 
-/// A request with its answer where the proxies differ.
+/// A request with its answer on which the proxies differ.
 struct Facts<'a> {
     request: &'a str,
     script: &'a str,
-    /// What differs: a backend was asked or not, the request that it got, or the answer.
+    /// The kind of difference: whether a backend was asked, the request that it got, or the answer.
     what: What,
     ours: u16,
     theirs: u16,
@@ -95,7 +95,7 @@ impl Facts<'_> {
     }
 }
 
-/// What differs, why that is right, and how it is known.
+/// A difference with the reason why it is right, and its test.
 type Difference = (&'static str, fn(&Facts<'_>) -> bool);
 
 const DIFFERENCES: [Difference; 24] = [
@@ -320,7 +320,7 @@ pub(crate) fn find(
             return Some(format!("{what:?} {at}: {found}"));
         };
         *counts.0.entry(name).or_default() += 1;
-        // What comes after it differs too.
+        // Everything after it differs too.
         return None;
     }
     let (wanted, hints) = (case.interim(&ours.seen), ours.interim());

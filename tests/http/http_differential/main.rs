@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The number of the request that ends each connection.
 const LAST: u64 = u64::MAX;
 
-/// Requests that are sent at once on one connection, each with what a backend answers.
+/// Requests that are sent at once on one connection, each with the answer of the backend.
 pub(crate) struct Case {
     pub(crate) exchanges: Vec<(Request, Script)>,
 }
@@ -64,7 +64,7 @@ impl Case {
         wanted
     }
 
-    /// What a client sends: the requests, and one that ends the connection.
+    /// The bytes of a client: the requests, and one that ends the connection.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (request, _) in &self.exchanges {
@@ -99,14 +99,14 @@ impl Case {
     }
 }
 
-/// What came of a case.
+/// The result of a case.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// What the client got, the answer to the last request included.
+    /// The answers that the client got, including the one to the last request.
     pub(crate) answers: Vec<Message>,
     /// Bytes that the client got and that are no answer.
     pub(crate) rest: Vec<u8>,
-    /// What the backend got of each request.
+    /// The form in which each request reached the backend.
     pub(crate) seen: Vec<Option<Message>>,
 }
 

@@ -9,7 +9,7 @@ pub(crate) struct Message {
     /// Names in lower case, values trimmed; as latin-1.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// The body ended where it says.
+    /// Whether the body is complete, by its own framing.
     pub(crate) is_whole: bool,
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn unchunk(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Vec<u8>>
     }
 }
 
-/// All answers in the bytes of a connection that has ended, and what is left.
+/// All answers in the bytes of a connection that has ended, and the bytes left over.
 pub(crate) fn answers_in(mut bytes: &[u8], methods: &[&str]) -> (Vec<Message>, Vec<u8>) {
     let (mut answers, mut methods) = (Vec::new(), methods.iter());
     while bytes.starts_with(b"HTTP/1.")

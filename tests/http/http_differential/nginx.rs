@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::free_port;
 
-/// Ended when dropped.
+/// A running nginx, ended when dropped.
 pub(crate) struct Nginx {
     address: SocketAddr,
     child: Child,

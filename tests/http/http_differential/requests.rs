@@ -2,7 +2,7 @@
 
 use lb_tests::random::Random;
 
-/// A request as bytes.
+/// A request as bytes, with its method.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) number: u64,
@@ -10,7 +10,7 @@ pub(crate) struct Request {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// One of `all`.
+/// A random element of `all`.
 pub(crate) fn one<'a, T: ?Sized>(random: &mut Random, all: &[&'a T]) -> &'a T {
     all[random.below(all.len() as u64) as usize]
 }
@@ -258,7 +258,7 @@ fn odd_body(random: &mut Random, data: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(data);
 }
 
-/// Some bytes.
+/// Random bytes for a body.
 pub(crate) fn data(random: &mut Random) -> Vec<u8> {
     let length = match random.below(12) {
         0 => 0,
@@ -270,7 +270,7 @@ pub(crate) fn data(random: &mut Random) -> Vec<u8> {
     (0..length as usize).map(letter).collect()
 }
 
-/// `data` in chunks of many sizes, with what chunks may have.
+/// Appends `data` in chunks of many sizes, with the optional parts of chunks.
 pub(crate) fn chunks(random: &mut Random, mut data: &[u8], bytes: &mut Vec<u8>) {
     while !data.is_empty() {
         let size = match rarely(random, 4) {

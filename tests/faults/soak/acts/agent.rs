@@ -13,8 +13,7 @@ use crate::judge::Cost;
 use crate::ways::Way;
 use crate::world::{DRAIN, World};
 
-/// Ways whose connections go through the agent end with it; the kernel keeps the others, and
-/// nobody's memory is lost.
+/// Connections through the agent end with it. The kernel keeps the others, and all affinity entries.
 fn death() -> Cost {
     Cost {
         loses: &[Way::Proxy, Way::Http, Way::Http2],
@@ -36,9 +35,10 @@ pub(crate) fn restarted(world: &mut World<'_>) -> Cost {
     death()
 }
 
-/// The next one is started while the last one still reads requests: none is lost, only WebSockets
-/// for which the time of the last one was too short, and connections over HTTP/2, which it tells to
-/// end. Who comes to the agent for other reasons is served by it until the next one does that.
+/// The next agent is started while the last one still reads requests, and no request is lost. Some
+/// WebSockets are lost, for which the last one's time was too short. Connections over HTTP/2 end, as
+/// the last one tells them to. The last one serves other clients that come to the agent, until the next
+/// one does.
 pub(crate) fn handed_over(world: &mut World<'_>) -> Cost {
     let begun = Instant::now();
     let mut last = world.agent.end();
@@ -86,7 +86,7 @@ pub(crate) fn out_of_memory(world: &mut World<'_>) -> Cost {
         let more = |n: u16| http::connect(client_v4(151 + n), Way::Http.address()).ok();
         held.extend(clients.run(|| (0..20).filter_map(more).collect::<Vec<_>>()));
         for mut stream in &held {
-            // The beginning of a request: what there is of it is kept.
+            // The beginning of a request: the received part is kept.
             let _ = std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nX: y");
         }
         world.agent.has_ended().then_some(())

@@ -9,7 +9,7 @@ use crate::judge::Cost;
 use crate::ways::Way;
 use crate::world::World;
 
-/// What it had open is lost; only where requests are read can one that is under way be answered, or
+/// Its open connections are lost. Only if requests are read can one that is under way be answered, or
 /// be sent again. Connections over HTTP/2 are the agent's.
 fn closed(port: u16, ways: &'static [Way]) -> Cost {
     let by_request = ways.contains(&Way::Http);
@@ -23,8 +23,8 @@ fn closed(port: u16, ways: &'static [Way]) -> Cost {
     }
 }
 
-/// The copies whose clients may move when something happens to one. Nobody is remembered on the
-/// `dsr` path, so that those who went to others come back.
+/// The copies whose clients may move if something happens to one of them. The `dsr` path remembers no
+/// client, so clients that went to other copies come back.
 fn concerned(port: u16, ways: &[Way]) -> Vec<u16> {
     if ways == [Way::Dsr] {
         vec![5030, 5031]
@@ -84,7 +84,7 @@ pub(crate) fn removed(world: &mut World<'_>) -> Cost {
     }
 }
 
-/// Its clients move at once or when the time is over; what is open then goes on.
+/// Its clients move at once or when the time is over; open connections then go on.
 pub(crate) fn drained(world: &mut World<'_>) -> Cost {
     let when = [
         &["--timeout", "200ms"][..],
@@ -101,7 +101,7 @@ pub(crate) fn drained(world: &mut World<'_>) -> Cost {
     }
 }
 
-/// What is open when the time is over is closed.
+/// Connections that are open when the time is over are closed.
 pub(crate) fn drained_and_closed(world: &mut World<'_>) -> Cost {
     let how = ["--timeout", "200ms", "--at-end", "close", "--wait"];
     let (port, ways) = drain(world, &how);

@@ -54,7 +54,7 @@ pub(crate) fn certificate_renewed(world: &mut World<'_>) -> Cost {
     Cost::default()
 }
 
-/// Nobody listens where these backends should be, so they get nobody.
+/// These backends have no listener, so they get no clients.
 pub(crate) fn many_at_once(world: &mut World<'_>) -> Cost {
     std::thread::scope(|scope| {
         for caller in 0..8 {

@@ -1,4 +1,4 @@
-//! What can happen, each with what it may cost.
+//! The acts of the soak test, each with its permitted cost.
 
 mod agent;
 mod backends;

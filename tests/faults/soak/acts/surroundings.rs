@@ -39,7 +39,7 @@ pub(crate) fn clock_stepped(world: &mut World<'_>) -> Cost {
         wait::until("the step", || {
             (at(world).abs_diff(before) / 86_400_000 >= 399).then_some(())
         });
-        // Who has been here is known, and not since long ago.
+        // Previous clients are remembered, and their entries are recent.
         let client = client_v4(1).to_string();
         let lookup = ["lookup", &client, "--service", "web", "--json"];
         let age = wait::until("a client to be known", || {
@@ -52,7 +52,7 @@ pub(crate) fn clock_stepped(world: &mut World<'_>) -> Cost {
     Cost::default()
 }
 
-/// Nobody can be reached meanwhile.
+/// No backend can be reached meanwhile.
 fn cut_off() -> Cost {
     Cost {
         loses: &Way::ALL,
