@@ -1,5 +1,5 @@
-//! Nothing depends on the agent being alive: killed and started again under load, no connection
-//! fails, none moves, and counts stay right.
+//! The kernel serves without the agent. While the agent is killed and started again under load, no
+//! connection fails or moves, and counts stay right.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

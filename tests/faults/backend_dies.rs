@@ -1,5 +1,5 @@
-//! A backend that is killed is passed over by the very next connection, and used again as soon as
-//! it listens again. Connections to the others do not notice.
+//! The very next connection skips a killed backend, and it is used again as soon as it listens again.
+//! Connections to the others are not affected.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -121,7 +121,7 @@ fn an_agent_killed_amid_changes_leaves_a_whole_picture_and_loses_none_that_was_a
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut asked = command.spawn().unwrap();
-        // Not to wait for anything: to hit another moment in every round.
+        // Not a wait for a condition: each round hits another moment.
         std::thread::sleep(Duration::from_micros(random.below(25_000)));
         agent.kill();
         let answered = asked.wait().unwrap().success();

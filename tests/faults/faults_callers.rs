@@ -37,7 +37,7 @@ fn a_thousand_changes_by_eight_callers_at_once_are_all_made_and_move_nobody() {
                     } else {
                         "remove-backend"
                     };
-                    // 126 changes, the last one undone below: each caller ends where it began.
+                    // 126 changes, the last one undone below: each caller ends in its initial state.
                     agent.ok(&[verb, &address]);
                 }
                 agent.ok(&["remove-backend", &address]);

@@ -57,7 +57,7 @@ fn an_agent_killed_at_any_moment_of_a_reload_leaves_a_whole_picture() {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut asked = reload.spawn().unwrap();
-        // Not to wait for anything: to hit another moment in every round.
+        // Not a wait for a condition: each round hits another moment.
         std::thread::sleep(Duration::from_micros(random.below(40_000)));
         agent.kill();
         let answered = asked.wait().unwrap().success();

@@ -63,7 +63,7 @@ fn power_cuts(agent: &mut Agent<'_>, step: usize) {
         agent.kill();
         assert_eq!(fs::read(&state).unwrap(), answered, "{length} bytes");
     }
-    // As a file system leaves it that does not keep its promises: named, and left alone.
+    // The file of a file system that breaks its promises: it is named, and left alone.
     for length in (0..answered.len()).step_by(step) {
         fs::write(&state, &answered[..length]).unwrap();
         let outcome = Outcome::from(agent.run_command().output().unwrap());

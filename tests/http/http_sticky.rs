@@ -15,7 +15,7 @@ const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];
 
 fn service(stickiness: &str) -> String {
     let backends: Vec<String> = PORTS.iter().map(|p| format!("'127.0.0.1:{p}'")).collect();
-    // Each worker takes its own turns: with many of them it would take many clients to see them spread.
+    // Each worker takes its own turns: with many workers the spread would show only with many clients.
     format!(
         "l7_workers = 2\n[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = [{}]\n\
          [service.http]\nstickiness = {stickiness}\n",

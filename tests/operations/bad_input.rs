@@ -194,7 +194,8 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
         .arg("--config")
         .arg(other.join("config.toml"));
     let outcome = Outcome::from(command.output().unwrap());
-    // Not the code of a configuration that no repetition would help: the other may be about to end.
+    // Not the exit code of a configuration that no retry would help: the other agent may be about to
+    // end.
     assert_eq!(outcome.code, 1, "{outcome:?}");
     let last = outcome.stderr.lines().last().unwrap();
     assert!(

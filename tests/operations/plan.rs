@@ -166,7 +166,7 @@ fn open_connections_by_packets_and_through_the_agent_count_too() {
     let all = serde_json::json!({ "moved": 12, "of": 12 });
     assert_eq!(connections(&other_path, "far"), all, "{other_path:#}");
 
-    // It is as it was told: by packets they end, through the agent they go on.
+    // The result is as predicted: connections by packets end, connections through the agent go on.
     agent.configure(&(seed.to_owned() + &fewer));
     agent.ok(&["reload"]);
     wait::until("those to end that were told", || {

@@ -1,5 +1,5 @@
-//! A reload puts a new configuration in force whole, or nothing of it; open connections do not
-//! notice.
+//! A reload puts a new configuration in force whole, or nothing of it; open connections are not
+//! affected.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
-//! The installed service under systemd itself, with all that its unit forbids it: started, reloaded,
-//! restarted and killed under load, watched, stopped. A restart loses nothing that goes through the
-//! agent either.
+//! The installed service under systemd itself, with all restrictions of its unit: started, reloaded,
+//! restarted and killed under load, watched, stopped. A restart loses no connection through the agent
+//! either.
 
 use std::fs;
 use std::io;

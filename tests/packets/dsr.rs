@@ -35,8 +35,8 @@ fn services(encapsulation: &str, backends: &[[IpAddr; 2]]) -> String {
         .fold(seed, |text, (mode, family)| text + &service(mode, *family))
 }
 
-/// Makes a host a backend: it unwraps packets and has the service's addresses, for which no host sends
-/// it ARP or ND requests.
+/// Makes a host a backend: it unwraps packets, and has the service's addresses, for which no host asks
+/// it.
 fn backend(host: &Host, dir: &std::path::Path, name: &str) -> Process {
     for (address, length) in VIP.into_iter().zip([32, 128]) {
         host.address(&format!("{address}/{length}"), "lo");

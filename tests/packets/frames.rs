@@ -126,7 +126,7 @@ fn frames_for_others_are_left_alone(attach: &str) {
         }
     };
     let forwarded = || agent.packets("forwarded");
-    // The way to each backend is known then.
+    // The route to each backend is known then.
     wait::until("all four to be forwarded", || {
         let before = forwarded();
         send_all(own, 4000);

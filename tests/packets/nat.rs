@@ -433,8 +433,8 @@ fn a_router_that_takes_another_mac_address_is_followed_at_once() {
     }
 }
 
-/// Whether a client is served by TCP, and as a new one by UDP. Briefly, as nothing comes back to one that is
-/// kept away.
+/// Whether a client is served by TCP, and as a new one by UDP. The wait is short, as a client that is
+/// kept away gets no answer.
 fn is_served(net: &Net, from: IpAddr, to: SocketAddr) -> [bool; 2] {
     let patience = wait::slowed(Duration::from_millis(500));
     net.clients.run(|| {
@@ -466,7 +466,7 @@ fn banned_clients_are_kept_away(hook: Hook, backends: [IpAddr; 2], host: impl Fn
         ("route", "blackhole", VIP),
     ] {
         let is_served = |from| is_served(&net, from, service_for(from, address));
-        // An answer of the host's own stack asks the routes by itself.
+        // The host's own stack looks up the routes for its answers itself.
         if is_local && what == "route" {
             continue;
         }

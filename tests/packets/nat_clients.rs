@@ -278,7 +278,7 @@ fn container_that_is_gone_without_a_word_loses_its_clients() {
     let there = there.expect("a client of the container");
     net.container.ip(&["link", "set", "eth0", "down"]);
     let [from, _] = client(there);
-    // Its SYN waits for the container until that is known to be gone, and goes on then.
+    // Its SYN waits until the container is known to be gone, and goes on then.
     let served = net.clients.run(|| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(from, 0).into()).unwrap();

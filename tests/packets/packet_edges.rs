@@ -353,7 +353,7 @@ fn a_flood_and_a_full_table_take_no_connection_from_anybody() {
     wait::until("all to be known", || {
         (figures()["established"] == open.len()).then_some(())
     });
-    // A flood of clients that are not there. (A queue on the way may be full.)
+    // A flood of clients that do not exist. (A queue on the path may be full.)
     let flood = |first: u16| {
         for n in first..first + 500 {
             let [high, low] = n.to_be_bytes();
@@ -463,7 +463,7 @@ fn clients_on_the_same_wire_whose_mac_addresses_are_not_known_are_answered() {
     }
     let agent = Agent::start(&hosts.balancer, &services);
     // The first client of each family asks for the balancer's address, and so becomes known. The others
-    // have no reason to send their own.
+    // have no reason to announce their addresses.
     for from in (1..=3).flat_map(|n| [client_v4(n), client_v6(n)]) {
         let visit = || Bulk::connect(from, service_for(from))?.transfer(1000, 1000);
         let seen = hosts.clients.run(visit);
@@ -491,8 +491,8 @@ fn flows_of_a_backend_that_was_drained_and_is_back_are_over_also_for_the_next_ag
     for bulk in &mut open {
         assert_eq!(bulk.end().kind(), io::ErrorKind::ConnectionReset);
     }
-    // The backend is back before its entries are gone, and the agent does not know which resets it has
-    // sent.
+    // The backend is back before its entries are gone, and the next agent does not know which clients
+    // have been told.
     agent.ok(&["add-backend", &address, "--service", "tcp4"]);
     agent.kill();
     agent.start_again();

@@ -49,7 +49,7 @@ impl From<Output> for Outcome {
     }
 }
 
-/// An agent on a host. Everything of it is gone when this is dropped.
+/// An agent on a host. Dropping it removes everything that belongs to it.
 pub struct Agent<'a> {
     host: &'a Host,
     dir: tempfile::TempDir,
@@ -190,7 +190,7 @@ impl<'a> Agent<'a> {
         command.output().expect("start lb-agent").into()
     }
 
-    /// The same, which must succeed. Returns what it printed.
+    /// The same, which must succeed. Returns its standard output.
     #[track_caller]
     pub fn ok(&self, arguments: &[&str]) -> String {
         let outcome = self.run(arguments);

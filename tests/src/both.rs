@@ -249,8 +249,8 @@ impl Both {
         slots
     }
 
-    /// Whether a second turned amid a packet. The worlds may have seen different times since, and
-    /// [`Self::agree`] goes by the host's alone until they are started afresh.
+    /// Whether a second turned during a packet. The two data planes may have seen different times
+    /// since, and [`Self::agree`] uses the host's alone until a fresh start.
     pub fn has_turned(&self) -> bool {
         self.turned
     }

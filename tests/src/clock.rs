@@ -8,7 +8,7 @@ use std::process::Command;
 pub struct Clock(PathBuf);
 
 impl Clock {
-    /// One that is right, with its file in `dir`.
+    /// A clock that shows the right time, with its file in `dir`.
     pub fn new(dir: &Path) -> Self {
         let clock = Self(dir.join("clock"));
         clock.step("+0");

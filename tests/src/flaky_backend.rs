@@ -37,7 +37,7 @@ struct Shared {
 }
 
 impl FlakyBackend {
-    /// One that feels well. It listens when this returns.
+    /// A backend that answers every request. It listens when this returns.
     pub fn new(host: &Host, address: &str) -> Self {
         let address: SocketAddr = address.parse().unwrap();
         let shared = Arc::new(Shared {
@@ -84,7 +84,7 @@ impl Drop for FlakyBackend {
 }
 
 impl Shared {
-    /// Answers request after request, until the other side has had enough.
+    /// Answers request after request, until the peer closes the connection.
     fn serve(&self, stream: &TcpStream) {
         let mut reader = BufReader::new(stream);
         loop {

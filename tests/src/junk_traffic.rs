@@ -21,7 +21,7 @@ pub fn junk(random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Says it, reads a little, and is gone.
+/// Sends the bytes, reads a little, and closes the connection.
 pub fn shout(mut stream: impl Write + Read, bytes: &[u8]) {
     // The peer may close the connection on junk.
     let _ = stream.write_all(bytes);

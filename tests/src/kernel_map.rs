@@ -91,7 +91,8 @@ impl KernelMap {
     pub fn clear<K: Copy + Default>(&self) -> io::Result<()> {
         let mut key = self.next::<K>(None)?;
         while let Some(found) = key {
-            // Asked before it is gone: after a key that is not there the kernel begins anew.
+            // The next key is fetched before this one is deleted: after a missing key the kernel starts
+            // over.
             key = self.next(Some(&found))?;
             let mut attr = self.element(std::ptr::from_ref(&found) as u64, 0);
             bpf(BPF_MAP_DELETE_ELEM, &mut attr)?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::wait;
 
-/// A cgroup with a limit on memory, of whichever version this machine has; removed when dropped.
+/// A cgroup with a limit on memory, in the version that this machine has; removed when dropped.
 pub struct Limited(PathBuf);
 
 impl Limited {

@@ -106,7 +106,7 @@ impl Load {
         std::mem::take(&mut *self.visits.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ends it; the visits since the last call of [`Load::so_far`].
+    /// Ends the load; returns the visits since the last call of [`Load::so_far`].
     pub fn finish(mut self) -> Vec<Visit> {
         self.stop.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {

@@ -49,7 +49,7 @@ impl Process {
     pub fn wait_for(&mut self, text: &str) -> String {
         let what = format!("a line with {text:?} from {}", self.output.display());
         let line = wait::until(&what, || {
-            // Asked first: it may print the line and end at once.
+            // `text` is searched first: the process may print the line and end at once.
             let has_ended = self.child.try_wait().unwrap().is_some();
             let printed = self.printed();
             // Bytes after the last line break are not a whole line yet.

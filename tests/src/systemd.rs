@@ -137,8 +137,8 @@ impl<'a> Systemd<'a> {
         self.ok(&show).trim().parse().unwrap()
     }
 
-    /// A command of the test's own, on the host, that this system's agent takes for one of its
-    /// applications: in its cgroup.
+    /// A command of the test's own, on the host, in the cgroup of an application, so that this system's
+    /// agent takes it for one.
     pub fn beside(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = self.host.command("sh");
         let enter = format!(

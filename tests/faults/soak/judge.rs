@@ -9,7 +9,7 @@ use lb_tests::load::Visit;
 
 use crate::ways::Way;
 
-/// For how long after an act its effects may show: on a machine that is busy, an answer takes a while.
+/// Time after an act in which its effects may show: a busy machine takes a while to answer.
 const AFTER: Duration = Duration::from_secs(3);
 
 /// The permitted cost of an act; by default nothing.

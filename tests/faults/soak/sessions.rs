@@ -1,5 +1,5 @@
-//! WebSockets and connections of HTTP/2 that stay open, and one over TLS: those on a backend that
-//! nothing happens to live through everything.
+//! WebSockets and connections of HTTP/2 that stay open, and one over TLS. They live through the whole
+//! test unless an act concerns their backend.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! How requests get to an application, and one visit by each way.
+//! The paths by which requests reach an application, and one visit by each.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};

@@ -35,7 +35,7 @@ pub(crate) struct Settings {
 /// Something that happens to the world.
 pub(crate) struct Act {
     pub(crate) name: &'static str,
-    /// Does it, and sees to it that it is over.
+    /// Performs the act, and makes sure that it is over.
     pub(crate) play: fn(&mut World<'_>) -> Cost,
     /// Whether the agent lives through it.
     pub(crate) agent_lives: bool,
@@ -170,7 +170,7 @@ impl<'a> World<'a> {
         self.served(40);
     }
 
-    /// One act, and a look at everything after it.
+    /// Performs one act, and checks everything after it.
     pub(crate) fn step(&mut self, act: &'static Act) {
         let begun = Instant::now();
         let cost = (act.play)(self);

@@ -1,13 +1,13 @@
-//! `mode = "http"` against nginx: the same made-up requests and answers go through both, and what
-//! clients and backends get has to be the same but for the table in `differences`.
+//! `mode = "http"` against nginx: the same generated requests and answers go through both.
+//! Clients and backends have to get the same from both, except for the table in `differences`.
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | `requests`, `answers` | what is made up |
+//! | `requests`, `answers` | the generated messages |
 //! | `message` | reading messages, on its own |
 //! | `backend` | a backend that answers by script |
 //! | `engine`, `nginx` | the two proxies |
-//! | `differences` | what may differ, and why |
+//! | `differences` | the permitted differences with their reasons |
 
 mod answers;
 mod backend;

@@ -45,8 +45,8 @@ struct Case {
 }
 
 impl Case {
-    /// Whether its packets go out by another interface than that by which they came, as to a
-    /// container; else they go back by the same, as is usual for hosts behind a switch.
+    /// Whether packets leave by another interface than the one on which they came, as to a container.
+    /// Otherwise they leave by the same one, as is usual for hosts behind a switch.
     fn goes_on(&self) -> bool {
         self.service == 1
     }

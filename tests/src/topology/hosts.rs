@@ -24,7 +24,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host whose name in this test is `role`.
+    /// A host with the name `role` in this test.
     pub fn new(role: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);

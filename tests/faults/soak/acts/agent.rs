@@ -68,7 +68,7 @@ pub(crate) fn killed_in_a_reload(world: &mut World<'_>) -> Cost {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut asked = reload.spawn().unwrap();
-    // Not to wait for anything: to hit another moment each time.
+    // Not a wait for a condition: each time hits another moment.
     std::thread::sleep(Duration::from_micros(world.random.below(40_000)));
     world.agent.kill();
     asked.wait().unwrap();

@@ -49,7 +49,7 @@ pub(crate) fn frozen(world: &mut World<'_>) -> Cost {
     let process = world.apps[index].process.as_ref().expect("it runs");
     let pid = Pid::from_raw(process.pid() as i32).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
-    // Not to wait for anything: requests pile up.
+    // Not a wait for a condition: requests pile up.
     std::thread::sleep(Duration::from_millis(world.random.below(500)));
     world.agent.ok(&["status"]);
     kill_process(pid, Signal::CONT).unwrap();

@@ -8,7 +8,7 @@ use crate::judge::Cost;
 use crate::ways::Way;
 use crate::world::World;
 
-/// A change that cannot be kept is refused, and nothing else happens.
+/// A change that cannot be stored is refused, without any other effect.
 fn refused(world: &World<'_>, error: &str) {
     let outcome = world
         .agent
