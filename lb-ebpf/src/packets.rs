@@ -1,4 +1,4 @@
-//! The programs for packets, entry points only: `nat` and `dsr`. It is an object of its own
+//! The programs for packets, entry points only: `nat` and `dsr`. They are an object of their own
 //! because its maps take memory. A host without such backends does not load it.
 //!
 //! `xdp`, `tc` and `bare` hold the bodies of the programs, `packet_maps` their maps, `sets` and `flows` the flow tables
