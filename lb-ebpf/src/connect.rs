@@ -135,7 +135,8 @@ pub fn is_to(peer: &LocalPeer, addr: Halves, port: u16) -> bool {
 }
 
 /// Chooses the backend for the address and port that the client asks for. They must be those of a
-/// service, and the backend must be reachable directly. `bound` is the source address, or the wildcard when the client leaves it open.
+/// service, and the backend must be reachable directly.
+/// `bound` is the source address, or the wildcard when the client leaves it open.
 #[inline(always)]
 fn choose<const V6: bool>(
     call: &Call<V6>,

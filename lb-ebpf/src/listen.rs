@@ -122,7 +122,7 @@ fn enter(ctx: &SockOpsContext, addr: Addr, port: u16) {
     }
 }
 
-/// Counts a connection whose handshake is complete, and stores the backend of its client.
+/// Counts a connection with a complete handshake, and stores the backend of its client.
 #[inline(always)]
 fn established(ctx: &SockOpsContext) -> Option<()> {
     let socket = Socket::new(ctx);

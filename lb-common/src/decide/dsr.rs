@@ -175,7 +175,7 @@ fn send<P: Packet, W: DataPath>(
     let room = room(target, &hop);
     if packet.segment_len(ip.len) > room {
         // Also of a fragment that might be cut further: no hop here does that, and its sender learns
-        // what fits.
+        // the size that fits.
         context.problem = Problem::too_big(room);
         return Verdict::next(Stage::Error);
     }

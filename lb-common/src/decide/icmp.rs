@@ -1,4 +1,4 @@
-//! ICMP: echo to service addresses, and errors about flows, whose quoted headers are rewritten so
+//! ICMP: echo to service addresses, and errors about flows. Quoted headers are rewritten so
 //! that the receiver recognises its own packet (RFC 5508, section 4).
 
 use super::data_path::{BackendEvent, Backends, Counters, DataPath, Flows, Host, Services};

@@ -181,7 +181,7 @@ impl<const N: usize> FlowSet<N> {
 }
 
 /// Element of `NAT_PORTS`: the owner of a source port. (Elements of an array of the kernel's are eight bytes
-/// apart at least, also where it is mapped.)
+/// apart at least, also in mapped memory.)
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NatPort {

@@ -44,7 +44,7 @@ pub struct DsrTable {
     /// Members of the service.
     pub members: [BackendId; MAX_MEMBERS],
     /// Owners of clean slots: numbers of members, from 1; 0 if a slot is not clean, or has no owner.
-    /// They follow from what is below. A packet looks at one of them at random, so they are as small
+    /// They follow from the fields below. A packet looks at one of them at random, so they are as small
     /// as can be.
     pub settled: [u16; TABLE_SLOTS],
     /// Padding, zero.
