@@ -2,7 +2,7 @@
 //! directions.
 //!
 //! A set is found by the client's address and port, which a packet from the client has as its source
-//! and one from the backend as its destination; if a source port that was given out
+//! and one from the backend as its destination. If a source port that was given out
 //! replaced the client's, `NAT_PORTS` has the place of the entry. In a set a flow has a *home*. It is looked
 //! for there and then in the rest of that half, and in the other half only if some of this one are
 //! *displaced*. An entry of an established flow is *pinned*: nothing pushes it out. One entry of a half

@@ -277,7 +277,7 @@ impl Context for Xdp {
 #[derive(Clone, Copy)]
 pub struct Skb(pub *mut __sk_buff);
 
-/// The context of a TC program on an interface whose packets have no Ethernet header. A packet that the host
+/// The context of a TC program on an interface without Ethernet headers. A packet that the host
 /// sends is read there as if it had one, and keeps its length.
 #[derive(Clone, Copy)]
 pub struct Bare(pub *mut __sk_buff);
