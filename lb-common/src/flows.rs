@@ -39,7 +39,7 @@ const NEAR_FULL: u32 = 3;
 const ONE_PINNED: u32 = 1;
 /// One more that is displaced: the upper ones.
 const ONE_DISPLACED: u32 = 1 << 16;
-/// Attempts at a compare-and-exchange before another CPU's success counts as failure.
+/// Attempts when another CPU or the agent was faster.
 const TRIES: u32 = 4;
 /// Source ports tried for one flow.
 const PORT_TRIES: u32 = 8;

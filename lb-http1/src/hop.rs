@@ -17,7 +17,7 @@ pub struct Hop {
     pub named: Vec<Vec<u8>>,
 }
 
-/// Names that `Connection` cannot remove: those of the client and its target, and of the framing.
+/// Names that `Connection` cannot remove: those for the target, the client's credentials and the framing.
 const KEPT: [Name; 7] = [
     Name::Host,
     Name::Upgrade,
@@ -95,7 +95,7 @@ pub fn ask_for_trailers(fields: &mut Fields) {
     fields.set(Name::Connection, options);
 }
 
-/// Trailers without forbidden fields: those for framing, routing, the client's identity,
+/// Trailers without forbidden fields: those for framing, routing, the client's credentials,
 /// and hop-by-hop ones (RFC 9110, section 6.5.1), by what its head has `named` too.
 pub fn cleaned_trailers(mut trailers: Fields, named: &[Vec<u8>]) -> Fields {
     strip(&mut trailers);

@@ -2,8 +2,8 @@
 
 use crate::abi::packet::PacketCounter;
 
-/// The verdict on a packet, or the next [`Stage`]: an [`Outcome`] as one number, which in the kernel goes from function
-/// to function without a part that is not there.
+/// The verdict on a packet, or the next [`Stage`]: an [`Outcome`] as one number. In the kernel it goes from
+/// function to function without uninitialised parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict(u64);
 
@@ -142,8 +142,8 @@ impl Verdict {
     }
 }
 
-/// Parts of the way; each names the next. In the kernel each is a function of its own, which the
-/// verifier checks once and whose stack is its own, and the context lies in memory that all of them share.
+/// Parts of the way; each names the next. In the kernel each is a function of its own, with its own
+/// stack, which the verifier checks once. The context lies in memory that all of them share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Read the headers, and look up the destination.

@@ -106,7 +106,7 @@ pub fn unlock<const N: usize, S: Set<N>>(set: &mut S, at: &At) {
     }
 }
 
-/// Takes a flow out that was found. False if it has gone, or another CPU has locked it.
+/// Takes a flow out that was found. False if it has gone, or it is locked.
 #[inline(always)]
 pub fn remove<const N: usize, S: Set<N>, P: Ports>(
     set: &mut S,

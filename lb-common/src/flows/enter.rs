@@ -10,7 +10,7 @@ use crate::abi::packet::{PacketSettings, state};
 /// Why a flow was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Another CPU took the place in this very moment.
+    /// Another CPU or the agent took the place in this very moment.
     NoRoom,
     /// No source port is free, or the client's own is another flow's towards the backend.
     NoPort,
@@ -145,7 +145,7 @@ impl<const N: usize> Wanted<N> {
 /// In the place of the index of a source port in its map: none was asked for.
 const NO_PORT: u32 = u32::MAX;
 
-/// A place that this CPU alone may write.
+/// A place that its claimant alone may write.
 struct Claimed {
     way: usize,
     state: u32,
