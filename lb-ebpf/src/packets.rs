@@ -3,7 +3,8 @@
 //!
 //! `xdp`, `tc` and `bare` hold the bodies of the programs, `packet_maps` their maps, `sets` and `flows` the
 //! flow tables in them. `packet` holds every read of a kernel context and `clock` the time. `tables`, `pick`,
-//! `choices` and `world` hold the inputs of decisions. Decisions are made in `lb_common`: `select`, `flows` and `decide`.
+//! `choices` and `world` hold the inputs of decisions. Decisions are made in
+//! `lb_common`: `select`, `flows` and `decide`.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 // For the instructions in `atomic` and `hints`.
