@@ -1,28 +1,28 @@
-//! What there is to tell of the packet paths.
+//! The status of the packet paths, as the agent reports it.
 
 use serde::{Deserialize, Serialize};
 
-/// The packet paths, where they are in use.
+/// The status of the packet paths, if they are in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketStatus {
     /// Interfaces with the programs.
     pub interfaces: Vec<InterfaceState>,
-    /// What is counted.
+    /// Fill of the flow tables and counts of packets.
     pub figures: PacketFigures,
 }
 
-/// Where the programs are on an interface.
+/// The attachment of the programs to an interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceState {
-    /// Its name.
+    /// The name of the interface.
     pub name: String,
     /// `xdp` (at the driver), `tcx`, `tc` (behind it) or `none`.
     pub mode: String,
-    /// Why not at the driver.
+    /// The reason if the programs are not at the driver.
     pub why: Option<String>,
 }
 
-/// How full the flow tables are, and what became of packets.
+/// Fill of the flow tables, and counts of packets by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketFigures {
     /// Flows whose handshake is complete, as of the last sweep.

@@ -230,7 +230,7 @@ fn attach(program: &mut Xdp, interface: &str, mode: Mode) -> Result<FdLink, Deca
         .map_err(|error: aya::programs::links::LinkError| failed(error.into()))
 }
 
-/// The number of the kernel's answer, wherever it lies.
+/// The number of the kernel's answer, at any position.
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut cause = Some(error);
     while let Some(error) = cause {

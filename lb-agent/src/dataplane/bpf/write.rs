@@ -101,7 +101,7 @@ impl Bpf {
     fn put_table(&mut self, id: ServiceId, table: &abi::ServiceTable) -> Result<(), MapError> {
         let mut inner: Array<MapData, pod::ServiceTable> = Array::create(1, 0)?;
         inner.set(0, pod::ServiceTable(*table), 0)?;
-        // The kernel returns when nobody reads the old one any more.
+        // The kernel returns when no program reads the old one any more.
         self.maps.tables.set(id.0, &inner, 0)
     }
 

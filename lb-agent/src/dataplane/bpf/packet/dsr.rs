@@ -134,7 +134,7 @@ impl Tables {
         // Whenever the agent ends in here, the map that is in force has one of the two pins.
         let swapped = remove(&next)
             .and_then(|()| sys::pin(inner.as_fd(), &next))
-            // The kernel returns when nobody reads the old one any more.
+            // The kernel returns when no program reads the old one any more.
             .and_then(|()| sys::put_inner(self.outer.fd().as_fd(), id.0, inner.as_fd()))
             .and_then(|()| fs::rename(&next, &pin));
         swapped.map_err(MapError::IoError)

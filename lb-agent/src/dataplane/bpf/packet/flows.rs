@@ -32,7 +32,7 @@ impl Mapped {
             return Err(io::Error::other(what));
         }
         let len = (size * count as usize).next_multiple_of(rustix::param::page_size());
-        // SAFETY: a new mapping, wherever the kernel puts it.
+        // SAFETY: a new mapping, at an address that the kernel chooses.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
