@@ -27,13 +27,13 @@ pub struct InterfaceState {
 pub struct PacketFigures {
     /// Flows whose handshake is complete, as of the last sweep.
     pub established: u64,
-    /// How many of them there may be.
+    /// The most established flows that the tables can hold.
     pub capacity: u64,
     /// Flows whose handshake is not complete, as of the last sweep.
     pub opening: u64,
     /// Flows of the `dsr` path that are remembered because their slot changed hands.
     pub tracked: u64,
-    /// Flows that were given up since the tables were made because nothing came any more.
+    /// Flows that were given up since the tables were made because no packet came any more.
     pub expired: u64,
     /// Flows that ended because their backend is gone.
     pub orphaned: u64,
@@ -42,6 +42,6 @@ pub struct PacketFigures {
     /// Walks over the flow tables since the agent's start: figures above are of the last one.
     #[serde(default)]
     pub walks: u64,
-    /// What became of packets, by name.
+    /// Counts of packets by the name of their outcome.
     pub packets: Vec<(String, u64)>,
 }

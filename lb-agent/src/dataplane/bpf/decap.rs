@@ -154,7 +154,7 @@ impl Decap {
         self.mode
     }
 
-    /// Why it runs in the stack although nobody asked for that.
+    /// The error because of which it runs in the stack, although that was not requested.
     pub fn not_native(&self) -> Option<&DecapError> {
         self.not_native.as_ref()
     }
@@ -230,7 +230,7 @@ fn attach(program: &mut Xdp, interface: &str, mode: Mode) -> Result<FdLink, Deca
         .map_err(|error: aya::programs::links::LinkError| failed(error.into()))
 }
 
-/// The number of the kernel's answer, at any position.
+/// The OS error number of the first `io::Error` in the chain of causes.
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut cause = Some(error);
     while let Some(error) = cause {
