@@ -145,7 +145,7 @@ pub(super) fn read<S: Section>(mut table: Table<'_, '_>, problems: &mut Problems
 
 /// Declares a section:
 ///
-/// ```ignore
+/// ```text
 /// section! {
 ///     Reload, "0.1";
 ///     /// Connections to backends.
