@@ -54,7 +54,7 @@ impl Engine {
         }
         let clients = Memory::new(64).clients();
         let mut engine = http::engine(clients, false, 1, FdStore::default(), Admission::default());
-        http::publish(&mut engine, &desired, &observed);
+        http::publish(&mut engine, &desired, &Arc::new(observed));
         assert_eq!(engine.problems().collect::<Vec<_>>(), Vec::<String>::new());
         std::mem::forget(engine);
         Self { address }
