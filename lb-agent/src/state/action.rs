@@ -1,11 +1,11 @@
-//! Single changes of the tables: what a plan consists of, and what a data plane carries out.
+//! Single changes of the tables. A plan is a list of them, and a data plane carries them out.
 
 use lb_common::abi::packet::{Target, Vip, VipKey};
 use lb_common::abi::{Backend, BackendId, ServiceId, ServiceKey};
 
 use super::table::Built;
 
-/// One change of the tables. Each is atomic for the connections that come meanwhile.
+/// One change of the tables. Each change is atomic for the connections that arrive meanwhile.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Gives a service id its name.
@@ -16,15 +16,15 @@ pub enum Action {
     PutTable(ServiceId, Built),
     /// Sends the connections of a listen address to a service.
     Listen(ServiceKey, ServiceId),
-    /// Stops doing so.
+    /// Stops sending the connections of a listen address to its service.
     Unlisten(ServiceKey),
-    /// Says how packets get to a backend.
+    /// Sets the way by which packets reach a backend.
     PutTarget(Target),
-    /// Packets do not get to a backend any more.
+    /// Removes that entry: packets reach the backend no longer.
     DropTarget(BackendId),
-    /// Has the packet paths know an address.
+    /// Enters an address in the destination table of the packet paths.
     PutVip(VipKey, Vip),
-    /// Has them forget it.
+    /// Removes an address from the destination table of the packet paths.
     DropVip(VipKey),
     /// Voids a backend: from now on its id means nothing.
     RemoveBackend(BackendId),

@@ -1,4 +1,4 @@
-//! What should be, put together: the configuration with the changes made at run time laid over it.
+//! Composes the desired state: the configuration with the changes made at run time laid over it.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Desired {
             own: Vec::new(),
         };
         loops::take_out(&mut desired, surroundings);
-        // Where nobody asks for them, addresses that come and go change nothing.
+        // Without a packet path, addresses that come and go must not change the desired state.
         if vips::in_use(&desired) {
             desired.own = surroundings.own_addresses();
         }
@@ -96,7 +96,7 @@ fn backends(
         .filter(|backend| !overlay.removed.contains(&target(&backend.address)))
         .map(|backend| {
             let address = &backend.address;
-            // A weight given at run time outranks that of the file.
+            // A weight given at run time outranks that of the configuration file.
             let weight = overlay.added(&target(address)).unwrap_or(backend.weight);
             (address.clone(), weight, backend.path, Source::File)
         });

@@ -1,4 +1,4 @@
-//! What should be.
+//! The desired state: services and backends as the agent wants them in force.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,88 +14,90 @@ use lb_config::http::{HttpService, ProxyVersion};
 use lb_config::value::BadValue;
 use lb_config::{BackendAddress, Mode};
 
-/// All services.
+/// The desired state of all services.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    /// In the order of the configuration.
+    /// The services in the order of the configuration.
     pub services: Vec<Service>,
-    /// The host's own addresses, where a packet path is in use.
+    /// The host's own addresses; empty if no packet path is in use.
     pub own: Vec<IpAddr>,
 }
 
-/// One service.
+/// The desired state of one service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
-    /// Its name.
+    /// Name of the service.
     pub name: String,
     /// Former names, the latest first.
     pub was: Vec<String>,
-    /// The name that its clients are hashed by: the first one that it had.
+    /// The name that its clients are hashed by, which is the service's first one.
     pub hash_name: String,
-    /// Where it listens.
+    /// Addresses on which the service listens.
     pub listen: Vec<SocketAddr>,
-    /// What it balances.
+    /// The kind of traffic that the service balances.
     pub mode: Mode,
-    /// One of [`abi::protocol`].
+    /// Transport protocol, one of [`abi::protocol`].
     pub protocol: u8,
     /// The PROXY header that connections to its backends begin with.
     pub send_proxy_protocol: Option<ProxyVersion>,
-    /// How many clients it may have that go through the agent.
+    /// Limit on the clients of the service that go through the agent.
     pub max_connections: Option<u32>,
-    /// Settings of its table.
+    /// Settings of the service's table.
     pub settings: HeadSettings,
-    /// How its backends are checked; those of a passive check only if they are [`Backend::elsewhere`].
+    /// Health check of the backends. A passive check covers only backends with
+    /// [`Backend::elsewhere`].
     pub health: Option<Arc<Health>>,
-    /// What the L7 path has to know, for a service that it serves.
+    /// Settings of the L7 path, if the service uses it.
     pub http: Option<Arc<HttpService>>,
-    /// Its backends.
+    /// Backends of the service, including those added at run time.
     pub backends: Vec<Backend>,
 }
 
-/// One backend.
+/// The desired state of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Where the application is.
+    /// Address of the application.
     pub address: BackendAddress,
-    /// Its weight.
+    /// Weight as configured or as given at run time.
     pub weight: u16,
-    /// Its weight in the table, where a slow start makes it another one.
+    /// Weight in the table. It differs from `weight` during a slow start.
     pub table_weight: u16,
-    /// One of [`abi::state`].
+    /// State of the backend, one of [`abi::state`].
     pub state: u8,
-    /// Whether its health lets it serve.
+    /// Whether the health verdict lets the backend serve.
     pub fit: bool,
-    /// How its connections get there.
+    /// The path that connections take to the backend.
     pub route: Route,
-    /// How packets get there, on the packet paths.
+    /// The way by which packets reach the backend, on the packet paths.
     pub packets: Option<ByPackets>,
-    /// Where it comes from.
+    /// The origin of the backend.
     pub source: Source,
-    /// Its drain, if it has been told to.
+    /// The drain of the backend, if there is one.
     pub drain: Option<Drain>,
-    /// Not on this host, so that nobody is told of its end.
+    /// The backend is not on this host, so the agent gets no notice of the end of its application.
     pub elsewhere: bool,
-    /// Why it gets nobody: its connections would come back to the agent.
+    /// Set if connections to the backend would come back to the agent. Such a backend gets no
+    /// connections.
     pub comes_back: Option<BadValue>,
 }
 
 /// The drain of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// When its time is over, milliseconds since 1970 (UTC).
+    /// The end of the drain, milliseconds since 1970 (UTC).
     pub until_unix_ms: u64,
-    /// Its time is over.
+    /// Whether the end of the drain has passed.
     pub over: bool,
-    /// What becomes of what it still has then.
+    /// The treatment of the clients and connections that remain at the end.
     pub at_end: AtEnd,
 }
 
-/// Where a backend comes from.
+/// The origin of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The configuration.
+    /// The backend is in the configuration file.
     File,
-    /// `add-backend`.
+    /// The backend was added by the command `add-backend`.
     Runtime,
 }
 
@@ -105,13 +107,13 @@ impl Desired {
         self.services.iter().flat_map(|service| &service.backends)
     }
 
-    /// The ways by which packets leave for backends.
+    /// The routes by which packets leave for backends.
     pub fn ways(&self) -> impl Iterator<Item = &Way> {
         self.backends()
             .filter_map(|backend| Some(&backend.packets.as_ref()?.way))
     }
 
-    /// The unix sockets among the backends, by what stands for each in the tables.
+    /// The unix sockets among the backends, by their placeholder address in the tables.
     pub fn unix_sockets(&self) -> HashMap<SocketAddr, Arc<FilePath>> {
         self.backends()
             .filter_map(|backend| Some((backend.address.key(), backend.address.unix()?.clone())))

@@ -1,17 +1,18 @@
-//! What should be, what is, and the steps from the one to the other.
+//! The desired state, the observed state, and the plan that leads from the observed to the desired
+//! one.
 //!
 //! | file | owns |
 //! | --- | --- |
 //! | `table` | tables of services, and what they are built from |
 //! | `action` | single changes of the tables |
-//! | `overlay`, `store` | changes made at run time, and how they are kept |
-//! | `verdict`, `targets`, `route` | what health says of a backend, how packets get there, the path to it |
-//! | `surroundings` | what all this depends on beside the configuration |
-//! | `desired` | what should be |
-//! | `judge`, `loops`, `vips` | what health, circles and listen addresses make of it |
+//! | `overlay`, `store` | changes made at run time, and their file |
+//! | `verdict`, `targets`, `route` | the health verdict of a backend, its packet target, the path to it |
+//! | `surroundings` | the facts about the host that these depend on, beside the configuration |
+//! | `desired` | the desired state |
+//! | `judge`, `loops`, `vips` | the effect of health, forwarding loops and listen addresses on the desired state |
 //! | `compose` | the configuration with the changes made at run time laid over it |
-//! | `observed` | what a data plane has in force |
-//! | `plan`, `preview`, `rename` | the steps from the one to the other; pure |
+//! | `observed` | the state that a data plane has in force |
+//! | `plan`, `preview`, `rename` | the steps from the observed to the desired state; pure |
 
 pub mod action;
 mod compose;

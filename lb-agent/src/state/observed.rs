@@ -1,4 +1,4 @@
-//! What a data plane has in force, as the agent knows it.
+//! The state that a data plane has in force, as far as the agent knows it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -16,29 +16,29 @@ use super::table::Built;
 use lb_config::BackendAddress;
 use lb_config::http::ProxyVersion;
 
-/// Everything in force. Cheap to clone: tables are shared.
+/// The state in force. A clone is cheap because tables are shared.
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Names of the services in use.
     pub names: BTreeMap<ServiceId, String>,
-    /// Which service a listen address belongs to.
+    /// The service of each listen address.
     pub listen: FastMap<ServiceKey, ServiceId>,
-    /// The entries of the `BACKENDS` map, those of removed backends too: they tell which ids have
-    /// been given out.
+    /// The entries of the `BACKENDS` map, including those of removed backends. The latter record
+    /// the ids that have been given out.
     pub backends: Vec<Backend>,
-    /// The unix sockets among the backends, by what stands for each in `backends`.
+    /// The unix sockets among the backends, by their placeholder address in `backends`.
     pub unix_sockets: HashMap<SocketAddr, Arc<Path>>,
     /// The PROXY header that a service's connections to its backends begin with.
     pub proxy_protocol: HashMap<ServiceId, ProxyVersion>,
-    /// How many clients a service may have that go through the agent, where that is limited.
+    /// Limit on the clients of a service that go through the agent; absent if there is no limit.
     pub max_connections: FastMap<ServiceId, u32>,
-    /// The names that the clients of services are hashed by, of those that have had another name.
+    /// The names that clients are hashed by, for services that have been renamed.
     pub hash_names: HashMap<ServiceId, String>,
-    /// How packets get to backends.
+    /// The way by which packets reach each backend.
     pub targets: HashMap<BackendId, Target>,
-    /// Where the packet paths look up destinations.
+    /// The destination table of the packet paths.
     pub vips: HashMap<VipKey, Vip>,
-    /// Tables, as far as this agent has put them in force itself.
+    /// The tables that this agent has put in force itself.
     pub tables: FastMap<ServiceId, Built>,
 }
 
@@ -73,7 +73,7 @@ pub const FREE: Backend = Backend {
 };
 
 impl Observed {
-    /// Notes that `action` is in force.
+    /// Records that `action` is in force.
     pub fn note(&mut self, action: &Action) {
         match action {
             Action::NameService(id, name) => {
@@ -112,7 +112,7 @@ impl Observed {
         }
     }
 
-    /// Takes over from `desired` what the tables themselves have no place for.
+    /// Takes those settings from `desired` that the data plane's tables cannot hold.
     pub fn complete(&mut self, desired: &Desired) {
         self.unix_sockets = desired.unix_sockets();
         let versions = desired.services.iter().filter_map(|service| {
@@ -147,7 +147,7 @@ impl Observed {
             .filter(move |b| b.service == service && b.state != state::REMOVED)
     }
 
-    /// Where the application of a backend is, a unix socket by its path.
+    /// Address of the application of a backend. A unix socket is given by its path.
     pub fn address(&self, backend: &Backend) -> BackendAddress {
         let key = address_of(backend);
         match self.unix_sockets.get(&key) {
@@ -156,8 +156,8 @@ impl Observed {
         }
     }
 
-    /// The part of a service's new clients that a backend gets, 0 to 1: those of a backend that gets
-    /// none are taken by the others, by their weights.
+    /// The part of a service's new clients that a backend gets, 0 to 1. The part of a backend that
+    /// gets none goes to the others by their weights.
     pub fn share(&self, entry: &Backend) -> f64 {
         let Some(built) = self.tables.get(&entry.service) else {
             return 0.0;
@@ -177,14 +177,13 @@ impl Observed {
         }
     }
 
-    /// The service that listens on an address, and how many clients it may have that go through the
-    /// agent.
+    /// The service that listens on an address, and its limit on clients that go through the agent.
     pub fn limit(&self, key: &ServiceKey) -> Option<(ServiceId, Option<u32>)> {
         let id = self.service_at(key)?;
         Some((id, self.max_connections.get(&id).copied()))
     }
 
-    /// The service that listens on an address: as such, else on the wildcard of its family.
+    /// The service that listens on an address, or else on the wildcard address of its family.
     pub fn service_at(&self, key: &ServiceKey) -> Option<ServiceId> {
         self.listen
             .get(key)
@@ -193,8 +192,8 @@ impl Observed {
     }
 }
 
-/// What stands for the application of a backend in the tables: its address, unless it is a unix
-/// socket; see [`Observed::address`].
+/// The address of a backend in the tables. A unix socket has a placeholder address; see
+/// [`Observed::address`].
 pub fn address_of(backend: &Backend) -> SocketAddr {
     SocketAddr::new(addr::to_ip(&backend.addr), backend.port)
 }

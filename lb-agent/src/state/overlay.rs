@@ -1,4 +1,4 @@
-//! Changes made at run time, which outlive restarts and reloads until they are undone.
+//! Changes made at run time. They outlive restarts and reloads until they are undone.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,13 +10,13 @@ use lb_config::BackendAddress;
 /// Version of the file that [`Overlay`] is kept in.
 pub const VERSION: u32 = 1;
 
-/// Everything that was changed at run time.
+/// All changes made at run time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlay {
-    /// [`VERSION`].
+    /// Format version of the file; see [`VERSION`].
     pub version: u32,
-    /// Backends added.
+    /// Backends added at run time.
     pub added: Vec<Added>,
     /// Backends of the configuration that were removed.
     pub removed: Vec<Target>,
@@ -31,7 +31,7 @@ pub struct Overlay {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Renamed {
-    /// Its name.
+    /// The present name of the service.
     pub service: String,
     /// The name that its clients are hashed by, which may be its own.
     pub first: String,
@@ -51,9 +51,9 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Added {
-    /// Which.
+    /// The service and the address of the added backend.
     pub target: Target,
-    /// Its weight.
+    /// Weight of the added backend.
     pub weight: u16,
 }
 
@@ -61,28 +61,29 @@ pub struct Added {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drained {
-    /// Which.
+    /// The service and the address of the drained backend.
     pub target: Target,
-    /// When it loses the clients it still has, milliseconds since 1970 (UTC); see [`steady_ms`].
+    /// The end of the drain in milliseconds since 1970 (UTC), by [`steady_ms`]. The backend then
+    /// loses its remaining clients.
     pub until_unix_ms: u64,
-    /// What becomes of what it still has then.
+    /// The treatment of the remaining clients at the end of the drain.
     #[serde(default, skip_serializing_if = "AtEnd::is_leave")]
     pub at_end: AtEnd,
-    /// Its clients move at once, not at the end.
+    /// The clients move at once, not at the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub moved: bool,
 }
 
-/// What becomes of what a backend still has at the end of its drain.
+/// The treatment of the clients that a backend still has at the end of its drain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AtEnd {
-    /// Its clients go elsewhere, their open connections go on.
+    /// Clients move to other backends. Open connections go on.
     #[default]
     Leave,
-    /// Its clients go elsewhere, their open connections are closed.
+    /// Clients move to other backends. Open connections are closed.
     Close,
-    /// It keeps its clients.
+    /// The backend keeps its known clients.
     Keep,
 }
 
@@ -97,7 +98,7 @@ impl AtEnd {
 }
 
 impl Drained {
-    /// Whether known clients still go to it at the time `now_ms`.
+    /// Whether known clients still go to the backend at the time `now_ms`.
     pub fn keeps_clients(&self, now_ms: u64) -> bool {
         !self.moved && (self.until_unix_ms > now_ms || self.at_end == AtEnd::Keep)
     }
@@ -130,7 +131,7 @@ impl Overlay {
         self.added.push(Added { target, weight });
     }
 
-    /// Undoes whatever is noted of `target`.
+    /// Undoes all changes of `target`.
     pub fn forget(&mut self, target: &Target) {
         self.added.retain(|added| added.target != *target);
         self.restore(target);
@@ -142,14 +143,14 @@ impl Overlay {
         self.drained.retain(|drained| drained.target != *target);
     }
 
-    /// The name that the clients of `service` are hashed by, if that is kept.
+    /// The name that the clients of `service` are hashed by, if one is recorded.
     pub fn hash_name(&self, service: &str) -> Option<&str> {
         let mut renamed = self.renamed.iter();
         let renamed = renamed.find(|renamed| renamed.service == service)?;
         Some(&renamed.first)
     }
 
-    /// Has what is noted of the backends of the service `from` hold for those of `to`.
+    /// Moves the changes of the service `from` to the service `to`.
     pub fn rename(&mut self, from: &str, to: &str) {
         let added = self.added.iter_mut().map(|added| &mut added.target);
         let drained = self.drained.iter_mut().map(|drained| &mut drained.target);
@@ -159,7 +160,7 @@ impl Overlay {
         }
     }
 
-    /// Drains `target` until then.
+    /// Drains `target` until `until_unix_ms`.
     #[cfg(test)]
     pub fn drain(&mut self, target: Target, until_unix_ms: u64) {
         self.put_drain(Drained {
@@ -170,7 +171,7 @@ impl Overlay {
         });
     }
 
-    /// Drains a backend, in the place of what it was told before.
+    /// Drains a backend, and replaces its earlier drain.
     pub fn put_drain(&mut self, drained: Drained) {
         let target = &drained.target;
         self.drained.retain(|before| before.target != *target);
@@ -185,8 +186,8 @@ impl Overlay {
     }
 }
 
-/// Milliseconds since 1970 by which drains are timed: the system's clock as it was when the agent
-/// first asked, and what has passed since. A clock that is set ends no drain, nor prolongs one.
+/// Milliseconds since 1970, the clock of drains. It is the system's clock at the first call plus
+/// the time since. Setting the system's clock neither ends nor prolongs a drain.
 pub fn steady_ms() -> u64 {
     static FIRST: OnceLock<(u64, Instant)> = OnceLock::new();
     let (first_ms, at) = FIRST.get_or_init(|| (unix_ms(), Instant::now()));

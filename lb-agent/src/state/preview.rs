@@ -1,5 +1,5 @@
-//! What a change would do before it is made: services, addresses and backends, and who would have
-//! to move. Pure: a comparison of two pictures, of which the second has not come true.
+//! Predicts the effect of a change: services, addresses, backends, and the clients that would move.
+//! The module is pure. It compares the state in force with a state that is not in force yet.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,84 +16,85 @@ use super::observed::{Observed, address_of};
 use super::rename::{former, notes};
 use lb_config::BackendAddress;
 
-/// What would change.
+/// The effect of a change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preview {
-    /// The services that would change, in the order of the new configuration, then those that go.
+    /// The services that would change, in the order of the new configuration. Removed services come
+    /// last.
     pub services: Vec<ServicePreview>,
-    /// The greatest part of its known clients, or of its open connections, that a service would
-    /// lose, 0 to 1. Of a service without affinity the part of its slots counts, too.
+    /// The greatest part of its known clients or open connections that a service would lose, 0 to
+    /// 1. For a service without affinity, the part of its moved slots counts too.
     pub moved: f64,
-    /// What becomes of services that go or get other names, a sentence each.
+    /// Notes about services that are removed or renamed, a sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// Settings under `[agent]` have changed, which come with a restart only.
+    /// Whether settings under `[agent]` have changed. Those take effect with a restart only.
     pub restart: bool,
 }
 
-/// What would change of a service.
+/// The effect of a change on one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServicePreview {
-    /// Its name.
+    /// Name of the service after the change.
     pub name: String,
-    /// The name that it has now, if it would get another one.
+    /// The present name, if the service would be renamed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was: Option<String>,
-    /// What happens to it.
+    /// Whether the service is added, removed or changed.
     pub change: Change,
     /// Addresses that would be listened on.
     pub listen_added: Vec<SocketAddr>,
     /// Addresses that would be given up.
     pub listen_removed: Vec<SocketAddr>,
-    /// Other settings, as in "affinity: 3h -> 1h".
+    /// Changed settings, as in "affinity: 3h -> 1h".
     pub settings: Vec<String>,
-    /// Backends that would change, and those whose share would.
+    /// Backends with a changed setting or a changed share.
     pub backends: Vec<BackendPreview>,
-    /// The part of the slots that would change their owner, 0 to 1: so many clients that nobody
-    /// knows yet would go elsewhere.
+    /// The part of the slots that would change their owner, 0 to 1. It is also the part of the
+    /// clients still unknown that would go to another backend.
     pub slots_moved: f64,
-    /// Known clients that would go elsewhere with their next connection.
+    /// Known clients whose next connection would go to another backend.
     pub clients: Moved,
-    /// Open connections on backends that would get nobody any more, and packet by packet none of
-    /// what is open either: on those paths connections end with that, elsewhere they go on.
+    /// Open connections of backends that would get no clients any more, or that would leave the
+    /// packet paths. On the packet paths these connections end. On the other paths they go on.
     pub connections: Moved,
 }
 
-/// What happens to a service or a backend.
+/// The kind of change of a service or a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
-    /// It comes.
+    /// It is new in the configuration.
     Added,
-    /// It goes.
+    /// It is no longer in the configuration.
     Removed,
-    /// It stays, and something is different.
+    /// It stays, with a difference.
     Changed,
 }
 
-/// What would change of a backend.
+/// The effect of a change on one backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendPreview {
-    /// Where it is.
+    /// Address of the backend.
     pub address: BackendAddress,
-    /// What happens to it.
+    /// Whether the backend is added, removed or changed.
     pub change: Change,
-    /// What is different, as in "weight 1 -> 2".
+    /// Changed settings, as in "weight 1 -> 2".
     pub settings: Vec<String>,
-    /// Its part of the slots, 0 to 1.
+    /// Part of the slots that the backend owns before the change, 0 to 1.
     pub share_before: f64,
-    /// The same afterwards.
+    /// Part of the slots that the backend owns after the change, 0 to 1.
     pub share_after: f64,
-    /// Its open connections.
+    /// Open connections of the backend before the change.
     pub connections: u64,
 }
 
-/// Some of many.
+/// A number of moved clients or connections, out of a total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
-    /// So many would move.
+    /// The number that would move.
     pub moved: u64,
-    /// Of so many.
+    /// The total number.
     pub of: u64,
 }
 
@@ -106,21 +107,21 @@ impl Moved {
     }
 }
 
-/// One of the two pictures.
+/// One of the two states that are compared.
 #[derive(Clone, Copy)]
 pub struct Picture<'a> {
-    /// What is wanted.
+    /// The desired state.
     pub desired: &'a Desired,
-    /// The tables that follow from it.
+    /// The tables that follow from the desired state.
     pub observed: &'a Observed,
 }
 
-/// A client that is remembered.
+/// An affinity entry: the key of a client, its backend, and the time when it was last seen.
 pub type Known = (AffinityKey, Affinity);
 
-/// Who there is to move.
+/// The clients and connections that a change could move.
 pub struct Present {
-    /// The clients that are remembered, in the order of their services.
+    /// The remembered clients, sorted by service id.
     known: Vec<Known>,
     /// Open connections by backend.
     open: HashMap<BackendId, u64>,
@@ -129,7 +130,7 @@ pub struct Present {
 }
 
 impl Present {
-    /// These clients, in any order, and these open connections.
+    /// Takes the remembered clients, in any order, and the open connections by backend.
     pub fn new(mut known: Vec<Known>, open: HashMap<BackendId, u64>, now_ns: u64) -> Self {
         known.sort_unstable_by_key(|(key, _)| key.service);
         Self {
@@ -139,7 +140,7 @@ impl Present {
         }
     }
 
-    /// The clients of one service that are remembered.
+    /// The remembered clients of one service.
     fn known(&self, service: ServiceId) -> &[Known] {
         let from = self.known.partition_point(|(key, _)| key.service < service);
         let rest = &self.known[from..];
@@ -151,7 +152,7 @@ impl Present {
     }
 }
 
-/// What the step from `before` to `after` would change.
+/// Predicts the effect of the step from `before` to `after`.
 pub fn preview(before: Picture<'_>, after: Picture<'_>, present: &Present) -> Preview {
     let mut all: Vec<Names> = after
         .desired
@@ -207,7 +208,7 @@ pub fn preview(before: Picture<'_>, after: Picture<'_>, present: &Present) -> Pr
 }
 
 impl ServicePreview {
-    /// Whether there is anything to tell.
+    /// Whether anything would change.
     fn is_any(&self) -> bool {
         self.change != Change::Changed
             || self.was.is_some()
@@ -219,7 +220,7 @@ impl ServicePreview {
     }
 }
 
-/// A service in one of the pictures.
+/// A service in one of the two states.
 #[derive(Clone, Copy)]
 struct There<'a> {
     service: &'a Service,
@@ -255,7 +256,7 @@ impl<'a> There<'a> {
         share.unwrap_or(0.0)
     }
 
-    /// Whether clients that are known to be on the backend still go there.
+    /// Whether known clients of the backend still go to it.
     fn keeps(&self, id: BackendId) -> bool {
         let entry = self.observed.backends.get(id.index() as usize);
         entry.is_some_and(|entry| {
@@ -267,7 +268,7 @@ impl<'a> There<'a> {
 }
 
 impl There<'_> {
-    /// Whether packets of connections that were open before still get to the backend.
+    /// Whether packets of connections that were open before the change still reach the backend.
     fn carries(&self, before: &Entry) -> bool {
         let by_packets = |path| matches!(path, path::NAT | path::DSR);
         let after = &self.observed.backends[before.id.index() as usize];
@@ -275,9 +276,9 @@ impl There<'_> {
     }
 }
 
-/// A service before and after.
+/// The names of a service before and after.
 struct Names {
-    /// Its former name, if it is another one.
+    /// The former name, if the service is renamed.
     was: Option<String>,
     name: String,
 }
@@ -331,7 +332,7 @@ fn of_service(
     }
 }
 
-/// Slots that have an owner before and after, and another one.
+/// The part of the slots, 0 to 1, that have an owner before and after, but not the same one.
 fn slots_moved(before: &ServiceTable, after: &ServiceTable) -> f64 {
     let both = before.slots.iter().zip(&after.slots);
     let owned = |id: BackendId| id != BackendId::NONE;
@@ -381,7 +382,7 @@ fn settings(was: &Service, will: &Service) -> Vec<String> {
         .filter(|(_, old, new)| old != new)
         .map(|(what, old, new)| format!("{what}: {old} -> {new}"))
         .collect();
-    // Many keys stand behind each of these; which one, the files tell better.
+    // Each of these stands for many keys. The configuration files show the changed one better.
     if was.health != will.health && checks(was) == checks(will) {
         found.push("health: other settings".to_owned());
     }
@@ -452,7 +453,7 @@ fn differences(old: &Backend, new: &Backend) -> Vec<String> {
         .collect()
 }
 
-/// Known clients: all, and those that would go elsewhere.
+/// Known clients: the total, and those that would go to another backend.
 fn clients(was: There<'_>, will: Option<There<'_>>, present: &Present) -> Moved {
     let mut clients = Moved::default();
     for (key, affinity) in present.known(was.id) {
@@ -482,12 +483,12 @@ fn stays(
     if same_prefix && age_ns < new.affinity_ns {
         return true;
     }
-    // It would not be remembered: the slot decides.
+    // The affinity entry does not hold with another prefix or after the timeout. The slot decides.
     let client = Client::new(&will.table.head, &key.prefix);
     will.table.slots[client.slot() as usize] == known.backend
 }
 
-/// Open connections: all, and those on backends that would get nobody any more.
+/// Open connections: the total, and those on backends that would get no connections any more.
 fn connections(was: There<'_>, will: Option<There<'_>>, present: &Present) -> Moved {
     let mut connections = Moved::default();
     for entry in was.observed.backends_of(was.id) {

@@ -1,14 +1,16 @@
-//! Services that have another name than before: what goes on under the new one.
+//! Renamed services: carries their run-time changes over to the new name.
 //!
-//! Tables, clients and counts go by the id of a service, which a renamed one keeps (`state::plan`). Changes
-//! made at run time and the name that clients are hashed by go by names: they are carried over here.
+//! Tables, clients and counts go by the id of a service. A renamed service keeps its id
+//! (`state::plan`). Changes made at run time and the name that clients are hashed by go by service
+//! names. This module carries those over.
 
 use super::desired::{Desired, Service, Source};
 use super::overlay::{Overlay, Renamed};
 use lb_config::Config;
 
-/// Has the overlay follow the names of `config`. `is_known` tells whether a service of this name has been
-/// in force: it keeps the name that its clients are hashed by, whatever it says of former ones.
+/// Moves the changes in the overlay to the service names of `config`. `is_known` tells whether a
+/// service of this name has been in force. Such a service keeps the name that its clients are
+/// hashed by, whichever former names it lists.
 pub fn carry_over(overlay: &mut Overlay, config: &Config, is_known: &dyn Fn(&str) -> bool) {
     let is_named = |name: &str| config.services.iter().any(|service| service.name == name);
     for service in &config.services {
@@ -34,7 +36,7 @@ pub fn carry_over(overlay: &mut Overlay, config: &Config, is_known: &dyn Fn(&str
     overlay.renamed.retain(|renamed| is_named(&renamed.service));
 }
 
-/// The service of `before` that `service` of `after` is now, if it has been renamed.
+/// The service of `before` that became `service` of `after` by a rename, if there is one.
 pub fn former<'a>(service: &Service, before: &'a Desired, after: &Desired) -> Option<&'a Service> {
     if before.service(&service.name).is_some() {
         return None;
@@ -44,7 +46,8 @@ pub fn former<'a>(service: &Service, before: &'a Desired, after: &Desired) -> Op
     names.find_map(|name| before.service(name))
 }
 
-/// `before`, as the way back to it from `after`: services that were renamed get their names back.
+/// `before`, prepared as the target of a rollback from `after`. Renamed services get their names
+/// back.
 pub fn back(before: &Desired, after: &Desired) -> Desired {
     let mut back = before.clone();
     for service in &after.services {
@@ -57,7 +60,7 @@ pub fn back(before: &Desired, after: &Desired) -> Desired {
     back
 }
 
-/// What the step from `before` to `after` does to services that go or get other names, a sentence each.
+/// Notes about services that are removed or renamed from `before` to `after`, a sentence each.
 pub fn notes(before: &Desired, after: &Desired) -> Vec<String> {
     let renamed = |old: &Service| {
         let mut services = after.services.iter();
@@ -93,7 +96,7 @@ fn likely_rename(old: &str, new: &str) -> String {
     )
 }
 
-/// Backends added at run time that a service takes with it.
+/// A note about backends added at run time that are lost with their service.
 fn lost(service: &Service) -> Option<String> {
     let at_run_time = service.backends.iter();
     let at_run_time = at_run_time.filter(|backend| backend.source == Source::Runtime);

@@ -1,5 +1,5 @@
-//! The state directory: changes made at run time, the secret, and the lock of the one agent that
-//! uses them.
+//! The state directory. It holds the changes made at run time, the secret, and the lock that admits
+//! one agent.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 
 use super::overlay::{Overlay, VERSION};
 
-/// Why the state directory cannot be used.
+/// The reasons why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The operating system refused.
+    /// The operating system refused an operation.
     #[error("{what} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// On which file.
+        /// The file or directory of the operation.
         path: PathBuf,
-        /// Its answer.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -29,9 +29,9 @@ pub enum StoreError {
         path.display()
     )]
     Damaged {
-        /// The file.
+        /// The damaged file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect that was found.
         reason: String,
     },
     /// The secret is damaged. It is left as it is.
@@ -41,17 +41,17 @@ pub enum StoreError {
         path.display()
     )]
     Secret {
-        /// The file.
+        /// The damaged file.
         path: PathBuf,
     },
-    /// Somebody else could write what the agent believes.
+    /// Another user could write files that the agent trusts.
     #[error("use {}: {problem} ({remedy})", path.display())]
     Exposed {
-        /// The directory or file.
+        /// The directory or file that is exposed.
         path: PathBuf,
-        /// Who.
+        /// The exposure, such as a foreign owner or a writable mode.
         problem: String,
-        /// What to do about it.
+        /// The step that removes the problem, most often a command.
         remedy: String,
     },
     /// Another agent uses the directory.
@@ -61,22 +61,22 @@ pub enum StoreError {
         path.display()
     )]
     Locked {
-        /// The directory.
+        /// The directory that is locked.
         path: PathBuf,
     },
 }
 
-/// What is read and written in the directory.
+/// The names of the files that the agent reads and writes in the directory.
 const FILES: [&str; 4] = ["lock", "secret", "state.json", "state.new"];
 
-/// Refuses a directory or a file that somebody else may write.
+/// Refuses a directory or a file that another user may write.
 fn check(path: &Path) -> Result<(), StoreError> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io_error("look at", path)(error)),
     };
-    // The directory itself may be elsewhere; who put the link there is root or the agent.
+    // The directory itself may be a symbolic link, as root or the agent has put it there.
     let link = found.is_symlink();
     let target = if link { fs::metadata(path) } else { Ok(found) };
     let target = target.map_err(io_error("look at", path))?;
@@ -118,13 +118,13 @@ fn check(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The user that the agent is under systemd, which root trusts with the agent's own files.
+/// The user id of the agent under systemd. Root trusts this user with the agent's own files.
 fn service_user() -> Option<u32> {
     let user = nix::unistd::User::from_name("lb-agent").ok().flatten()?;
     Some(user.uid.as_raw())
 }
 
-/// The state directory of this agent, locked for as long as this lives.
+/// The state directory of this agent. The lock lasts as long as this value.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
@@ -132,8 +132,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes the directory if need be, for nobody else, and locks it. One that others may write, or
-    /// that has files of others, is refused: who writes there decides where clients go.
+    /// Locks the directory, and makes it with mode 0700 if it is missing. A directory that others
+    /// may write, or with files of others, is refused. Its writers would decide the backends of
+    /// clients.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700);
@@ -162,7 +163,7 @@ impl Store {
         }
     }
 
-    /// The changes made at run time; none when there is no file yet.
+    /// The changes made at run time; none if there is no file yet.
     pub fn overlay(&self) -> Result<Overlay, StoreError> {
         let path = self.overlay_path();
         let text = match fs::read(&path) {
@@ -185,13 +186,13 @@ impl Store {
         Ok(overlay)
     }
 
-    /// Keeps the changes made at run time: whole, or the old ones stay.
+    /// Stores the changes made at run time atomically. After a failure the old ones remain.
     pub fn keep(&self, overlay: &Overlay) -> Result<(), StoreError> {
         let text = serde_json::to_vec_pretty(overlay).unwrap_or_default();
         self.replace(&self.overlay_path(), &text)
     }
 
-    /// The secret of the client hash, made at the first call.
+    /// The secret of the client hash. The first call makes it.
     pub fn secret(&self) -> Result<[u8; 16], StoreError> {
         let path = self.dir.join("secret");
         match fs::read_to_string(&path) {
@@ -204,7 +205,7 @@ impl Store {
                 self.replace(&path, format!("{text}\n").as_bytes())?;
                 Ok(secret)
             }
-            // Not UTF-8 is no secret of ours either.
+            // A file that is not UTF-8 is not a valid secret either.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 Err(StoreError::Secret { path })
             }
@@ -216,8 +217,8 @@ impl Store {
         self.dir.join("state.json")
     }
 
-    /// Temporary file, fsync, rename, fsync of the directory: after a power cut the file has its
-    /// old content or its new one.
+    /// Replaces a file by a temporary file, fsync, rename, and fsync of the directory. After a
+    /// power cut the file has its old content or its new one.
     fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
         let temporary = path.with_extension("new");
         let mut file = OpenOptions::new()
@@ -367,7 +368,7 @@ mod tests {
         fs::write(&secret, "").unwrap();
         for path in [secret.as_path(), dir.path()] {
             let before = fs::metadata(path).unwrap().uid();
-            // As somebody else than root nobody can give a file away.
+            // Only root can change the owner of a file.
             if std::os::unix::fs::chown(path, Some(54_321), None).is_err() {
                 return;
             }

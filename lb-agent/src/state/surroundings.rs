@@ -1,4 +1,4 @@
-//! What the choice of a path depends on beside the configuration.
+//! The facts about the host that the choice of a path depends on, beside the configuration.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ use super::verdict::Verdict;
 use crate::network::survey::Way;
 use lb_config::PacketConfig;
 
-/// What the choice of a path depends on beside the configuration.
+/// The facts about the host that the choice of a path depends on, beside the configuration.
 pub trait Surroundings {
     /// Whether connections can be handed to sockets at all.
     fn can_steer(&self) -> bool;
@@ -18,24 +18,24 @@ pub trait Surroundings {
     fn is_mptcp(&self, _: SocketAddr) -> bool {
         false
     }
-    /// Whether packets can be forwarded; else why not, in a few words.
+    /// Whether packets can be forwarded. The error is the reason in a few words.
     fn packets(&self) -> Result<(), &'static str> {
         Err("no packet path here")
     }
-    /// The way to an address; `None` where there is none.
+    /// The route to an address; `None` if there is none.
     fn way(&self, _: IpAddr) -> Option<Way> {
         None
     }
-    /// What the packet paths were told, and the source ports that they may take.
+    /// The settings of the packet paths, and the source ports that they may take.
     fn packet_settings(&self) -> (PacketConfig, Ports) {
         let ports = Ports { first: 0, count: 0 };
         (PacketConfig::default(), ports)
     }
-    /// The host's own addresses, as others know them.
+    /// The host's own addresses, as other hosts know them.
     fn own_addresses(&self) -> Vec<IpAddr> {
         Vec::new()
     }
-    /// What its health says of a backend; `None` of one that is not watched.
+    /// The health verdict of a backend; `None` if the backend is not checked.
     fn verdict(&self, _: &Target) -> Option<Verdict> {
         None
     }

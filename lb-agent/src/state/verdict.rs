@@ -1,14 +1,14 @@
-//! What its health says of a backend.
+//! The health verdict of a backend.
 
 /// [`Verdict::ramp`] of a backend that has its whole weight.
 pub const FULL_RAMP: u16 = 16;
 
-/// What its health says of a backend.
+/// The health verdict of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// It can serve.
+    /// Whether the backend can serve.
     pub fit: bool,
-    /// The part of its weight that it is to have, in parts of [`FULL_RAMP`].
+    /// The part of its weight that the backend is to have, in units of 1/[`FULL_RAMP`].
     pub ramp: u16,
 }
 
