@@ -1,4 +1,4 @@
-//! What the health of backends does to their states and weights.
+//! Applies the health verdicts of backends to their states and weights.
 
 use lb_common::abi::state;
 
@@ -9,7 +9,7 @@ use super::verdict::{FULL_RAMP, Verdict};
 use lb_config::Mode;
 use lb_config::health::AllDown;
 
-/// Lays what is known of their health over the backends of a service.
+/// Applies the health verdicts to the backends of a service.
 pub(super) fn judge(
     service: &mut Service,
     config: &lb_config::Service,
@@ -22,7 +22,7 @@ pub(super) fn judge(
         .backends
         .iter()
         .map(|backend| {
-            // Of a service that is being renamed the former name is watched.
+            // While a service is being renamed, its health is known under the former name.
             let mut names = std::iter::once(&config.name).chain(&config.was);
             let verdict = names.find_map(|name| {
                 surroundings.verdict(&Target {
@@ -38,14 +38,15 @@ pub(super) fn judge(
     }
     let in_service = |backend: &Backend| backend.state == state::UP;
     let none_fit = !service.backends.iter().any(|b| in_service(b) && b.fit);
-    // A broken answer is worse than an honest 503 where the protocol has one.
+    // HTTP has a 503 response, which is better than a broken answer. TCP and UDP have no such
+    // response.
     let usual = match config.mode {
         Mode::Tcp | Mode::Udp => AllDown::Serve,
         Mode::Http => AllDown::Refuse,
     };
     let all_down = health.all_down.unwrap_or(usual);
-    // Where nobody is known to be fit, an answer of a backend that may be broken is better than
-    // none. Who has been drained stays out.
+    // If no backend is known to be fit, an answer of a possibly broken backend is better than none.
+    // Drained backends stay out of service.
     if !(none_fit && all_down == AllDown::Serve) {
         for backend in service.backends.iter_mut().filter(|backend| !backend.fit) {
             backend.state = state::DOWN;
@@ -54,8 +55,9 @@ pub(super) fn judge(
     ramp_up(&mut service.backends, &verdicts);
 }
 
-/// Gives backends that are back a part of their weight. Weights are whole numbers, so those of the
-/// others grow instead; where they are too large for that, those of the accept_policy shrink.
+/// Gives recovering backends a part of their weight (slow start). Weights are whole numbers, so the
+/// weights of the other backends grow instead. If these are too large for that, the weights of the
+/// recovering backends shrink.
 fn ramp_up(backends: &mut [Backend], verdicts: &[Verdict]) {
     if verdicts.iter().all(|verdict| verdict.ramp == FULL_RAMP) {
         return;
@@ -89,7 +91,7 @@ mod tests {
         }
     }
 
-    /// As the surroundings, with these backends (by port) not fit or in a slow start.
+    /// The surroundings of a test: verdicts by the port of the backend.
     struct Judged(Vec<(u16, Verdict)>);
 
     impl Surroundings for Judged {
@@ -130,7 +132,7 @@ mod tests {
     fn a_backend_that_is_not_fit_is_down() {
         let states = judged("", &Overlay::default(), vec![(5001, UNFIT)]);
         assert_eq!(states, [(state::UP, 1), (state::DOWN, 2)]);
-        // Not its clients alone leave one that is being drained.
+        // A draining backend goes down too, and so loses its known clients.
         let mut overlay = Overlay::default();
         overlay.drain(target("127.0.0.1:5001"), 1000);
         let states = judged("", &overlay, vec![(5001, UNFIT)]);
@@ -148,7 +150,7 @@ mod tests {
         assert_eq!(judged("", &none, both()), up);
         assert_eq!(judged("all_down = 'serve'", &none, both()), up);
         assert_eq!(judged("all_down = 'refuse'", &none, both()), down);
-        // One that was drained is not called back for that, nor one that still drains.
+        // Drained and draining backends are not put back in service if all others are down.
         let mut overlay = Overlay::default();
         overlay.drain(target("127.0.0.1:5001"), 0);
         let expected = [(state::UP, 1), (state::DOWN, 2)];

@@ -1,5 +1,5 @@
-//! Backends that get nobody, as their connections would come back to the agent: the configuration
-//! could not tell, or the host has got another address since.
+//! Forwarding loops: takes out backends whose connections would come back to the agent. The check
+//! of the configuration cannot see every loop, and the host may have got another address since.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use super::desired::{Backend, Desired, Service, Source};
 use super::surroundings::Surroundings;
 use lb_config::loops::{Carrier, Hop, find};
 
-/// Takes such backends out of service.
+/// Takes backends that lead back to the agent out of service.
 pub(super) fn take_out(desired: &mut Desired, surroundings: &dyn Surroundings) {
     let is_local = |ip: IpAddr| surroundings.is_local(SocketAddr::new(ip, 0));
     let services = &desired.services;
@@ -41,17 +41,17 @@ fn hop<'a>(services: &'a [Service], service: &'a Service) -> Hop<'a> {
 }
 
 impl Desired {
-    /// The backends that get nobody for that reason, a line each.
+    /// The backends that are out of service because of a loop, a line each.
     pub fn loops(&self) -> Vec<String> {
         self.lines(|_, _| true)
     }
 
-    /// Those of the configuration.
+    /// The loops through backends of the configuration file, a line each.
     pub fn configured_loops(&self) -> Vec<String> {
         self.lines(|_, backend| backend.source == Source::File)
     }
 
-    /// Those that get somebody in `before`, or are not there.
+    /// The loops that `before` does not have, a line each.
     pub fn new_loops(&self, before: &Self) -> Vec<String> {
         self.lines(|service, backend| {
             let known = before.service(&service.name);

@@ -1,7 +1,7 @@
-//! From what is to what should be: the steps, in an order in which no connection meets a gap.
+//! The steps from the observed to the desired state, in an order without a gap for any connection.
 //!
-//! A backend's entry is written before a table names it, a table before an address leads to it;
-//! what goes is taken out the other way round.
+//! A backend's entry is written before a table names it. A table is written before an address leads
+//! to it. Removals go in the reverse order.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -19,20 +19,20 @@ use super::observed::Observed;
 use super::table::{Built, TableSpec};
 use super::{targets, vips};
 
-/// Why there is no way to what should be.
+/// The reasons why no plan leads to the desired state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// More of something than the tables hold.
+    /// The configuration has more of something than the tables hold.
     #[error("{count} {what}, but there is room for {limit}")]
     TooMany {
-        /// Of what.
+        /// The kind of entries, such as "services".
         what: &'static str,
-        /// How many are wanted.
+        /// The number of entries that are wanted.
         count: usize,
-        /// How many fit.
+        /// The number of entries that fit.
         limit: usize,
     },
-    /// The services that come and those that go do not fit in together.
+    /// The new services do not fit beside those that are still in force.
     #[error("no service id is free: take services out first, then put others in")]
     NoFreeService,
     /// Every backend id is in use or still has open connections from its last owner.
@@ -41,14 +41,14 @@ pub enum PlanError {
 }
 
 /// The steps from `observed` to `desired`. `busy` tells whether connections of a removed backend
-/// are still open at an index of the `BACKENDS` map: it is not given out again before they are
-/// over.
+/// are still open at an index of the `BACKENDS` map. Such an index is not given out again before
+/// they end.
 ///
-/// Where there are not ids enough for the old and the new beside each other, some of the old make room
-/// for some of the new, and so on.
+/// There may be too few ids for the old backends and the new ones at the same time. The plan then
+/// has several rounds, in which some of the old make room for some of the new.
 ///
 /// # Errors
-/// When there is more than the tables hold, or no id for it.
+/// [`PlanError`] if the desired state exceeds the tables, or if no id is free for a part of it.
 pub fn plan(
     desired: &Desired,
     observed: &Observed,
@@ -73,10 +73,10 @@ pub fn plan(
     }
 }
 
-/// Steps that lead as far as ids go, and free others.
+/// The steps of one round. They lead as far as the free ids allow, and free other ids.
 struct Round {
     actions: Vec<Action>,
-    /// Whether they lead all the way.
+    /// Whether these steps lead to the whole desired state.
     whole: bool,
 }
 
@@ -107,7 +107,7 @@ fn round(
     let mut services = HashSet::new();
     for service in &desired.services {
         let Some(id) = planner.service_id(service, &mut steps.names) else {
-            // Whoever has its addresses until now keeps them.
+            // The present holders of its listen addresses keep them.
             let held = keys(service).filter_map(|key| Some((key, *observed.listen.get(&key)?)));
             for (key, holder) in held {
                 listen.insert(key, holder);
@@ -138,7 +138,7 @@ fn round(
     }
 }
 
-/// Steps of each kind.
+/// The steps of a plan by kind, each in its order.
 #[derive(Default)]
 struct Steps {
     names: Vec<Action>,
@@ -150,7 +150,7 @@ struct Steps {
 }
 
 impl Steps {
-    /// Has the addresses lead to the services of `listen`, and no others.
+    /// Makes the addresses lead to the services of `listen`, and removes all other addresses.
     fn addresses(&mut self, observed: &Observed, listen: &HashMap<ServiceKey, ServiceId>) {
         let new = listen
             .iter()
@@ -164,7 +164,8 @@ impl Steps {
         self.removals.extend(gone.copied().map(Action::Unlisten));
     }
 
-    /// The addresses that the packet paths come to know, and those that they forget if they may.
+    /// Enters the wanted addresses in the packet paths' table. Removes the others for which
+    /// `may_forget` holds.
     fn vips(
         &mut self,
         observed: &Observed,
@@ -184,7 +185,7 @@ impl Steps {
         self.removals.extend(forgotten);
     }
 
-    /// Takes out backends and services that are not among those.
+    /// Removes the backends and services that are not in these sets.
     fn removals(
         &mut self,
         observed: &Observed,
@@ -246,7 +247,7 @@ fn limits(desired: &Desired) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// The keys that lead to a service.
+/// The keys of a service's listen addresses.
 fn keys(service: &Service) -> impl Iterator<Item = ServiceKey> {
     let protocol = service.protocol;
     service
@@ -258,17 +259,17 @@ fn keys(service: &Service) -> impl Iterator<Item = ServiceKey> {
 struct Planner<'a> {
     observed: &'a Observed,
     busy: &'a dyn Fn(u32) -> bool,
-    /// The names of all services that are wanted.
+    /// The names of all desired services.
     names: HashSet<&'a str>,
-    /// The services that there are.
+    /// The observed services by name.
     services: HashMap<&'a str, ServiceId>,
     taken_services: BTreeSet<ServiceId>,
-    /// Entries of the `BACKENDS` map, those of removed backends too, by what they are.
+    /// Entries of the `BACKENDS` map by identity, including those of removed backends.
     entries: HashMap<Identity, Vec<&'a abi::Backend>>,
-    /// Indices that can be given out, the last one first. `None` until one is needed.
+    /// Indices that can be given out, the last one first. `None` until the first use.
     free: Option<Vec<u32>>,
     kept: HashSet<BackendId>,
-    /// Of what there are not ids enough.
+    /// The kind of id that has run out, if one has.
     short_of: Option<PlanError>,
 }
 
@@ -301,8 +302,9 @@ impl Planner<'_> {
         self.kept.extend(there.map(|entry| entry.id));
     }
 
-    /// Entries for the backends of a service, and the spec of its table, which has those for which there
-    /// are ids. `None` when that would be none, and those of before stay.
+    /// Writes entries for the backends of a service, and returns the spec of its table. The spec
+    /// has only the backends for which there are ids. Without any, it has half of the old backends.
+    /// `None` leaves the old table in force.
     fn members(
         &mut self,
         service: &Service,
@@ -330,8 +332,8 @@ impl Planner<'_> {
         ))
     }
 
-    /// Half of the backends that a service has: the others make room for new ones. `None`, and all are
-    /// kept, when there is but one.
+    /// Keeps half of the backends of a service, so that the others make room for new ones. `None`
+    /// if the service has fewer than two: it keeps them.
     fn half(&mut self, service: ServiceId) -> Option<Vec<(Member, BackendId)>> {
         let there: Vec<&abi::Backend> = self.observed.backends_of(service).collect();
         if there.len() < 2 {
@@ -343,7 +345,7 @@ impl Planner<'_> {
         Some(stay.iter().map(|entry| member(entry)).collect())
     }
 
-    /// What has to be done so that packets get to a backend as they should.
+    /// The step that brings a backend's packet target up to date, if one is needed.
     fn target(&self, backend: &Backend, id: BackendId) -> Option<Action> {
         let known = self.observed.targets.get(&id);
         match &backend.packets {
@@ -383,15 +385,15 @@ impl Planner<'_> {
         Some(abi::Backend { id, ..wanted })
     }
 
-    /// The entries that are, or were, this backend.
+    /// The present and former entries of this backend.
     fn same(&self, wanted: &abi::Backend) -> impl Iterator<Item = &abi::Backend> {
         let same = self.entries.get(&identity(wanted));
         same.into_iter().flatten().copied()
     }
 
-    /// What was this backend before it was removed, if connections of then are still open: they are
-    /// its own, to be counted and to be closed when it drains. (On the packet paths they have been
-    /// told to end.)
+    /// The entry of this backend from before its removal, if connections of that time are still
+    /// open. They belong to it: they are counted, and are closed when it drains. Entries of the
+    /// packet paths do not count, as their connections have been told to end.
     fn left(&self, wanted: &abi::Backend) -> Option<&abi::Backend> {
         let whole = |path| matches!(path, path::SOCKET | path::PROXY);
         self.same(wanted).find(|entry| {
@@ -402,8 +404,8 @@ impl Planner<'_> {
         })
     }
 
-    /// An id that has never been given out: of a new index while there is one, else of the index
-    /// that has been given out the least. `None` when no index is free.
+    /// An id that has never been given out. It has a new index if there is one, or else the index
+    /// with the fewest uses. `None` if no index is free.
     fn free_id(&mut self) -> Option<BackendId> {
         let observed = self.observed;
         let generation = |index: &u32| {
@@ -431,7 +433,7 @@ impl Planner<'_> {
     }
 }
 
-/// What makes a backend the one that it is.
+/// The identity of a backend: service, address, port and protocol.
 type Identity = (ServiceId, Addr, u16, u8);
 
 fn identity(entry: &abi::Backend) -> Identity {
@@ -448,7 +450,7 @@ fn entries(observed: &Observed) -> HashMap<Identity, Vec<&abi::Backend>> {
     entries
 }
 
-/// What stands for a backend in a table.
+/// The entry of a backend in a table.
 fn member(entry: &abi::Backend) -> (Member, BackendId) {
     let member = Member {
         addr: entry.addr,

@@ -1,4 +1,4 @@
-//! The path to a backend.
+//! Chooses the path to a backend.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,20 +10,20 @@ use super::targets;
 use crate::network::survey::{Class, Medium, Way};
 use lb_config::{BackendAddress, Mode, Path, Service};
 
-/// Why an application on this host is on the proxy path whose listener cannot be entered in a sockhash.
+/// The reason for the proxy path if a listener on this host cannot be entered in a sockhash.
 pub const MPTCP: &str = "its listener is MPTCP, which the kernel does not hand over";
 
 /// The path to a backend, and the reason for it in a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// One of [`abi::path`].
+    /// The path, one of [`abi::path`].
     pub path: u8,
-    /// Why, for `status`.
+    /// The reason for this path, for `status`.
     pub why: &'static str,
 }
 
 impl Route {
-    /// The name of the path.
+    /// The name of the path in `status`.
     pub fn name(&self) -> &'static str {
         match self.path {
             abi::path::SOCKET => "socket",
@@ -34,12 +34,12 @@ impl Route {
     }
 }
 
-/// How packets get to a backend.
+/// The route and the target for packets to a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByPackets {
-    /// The way there, as the host's routes have it.
+    /// The next hop and interface, as the host's routes give them.
     pub way: Way,
-    /// What the programs are told, but for the backend's id.
+    /// The backend's entry for the packet programs, still without its id.
     pub target: Target,
 }
 
@@ -53,7 +53,7 @@ const fn proxy(why: &'static str) -> (Route, Option<ByPackets>) {
     (Route { path, why }, None)
 }
 
-/// Chooses the path to a backend.
+/// Chooses the path to a backend, and the reason for it.
 pub(super) fn route(
     service: &Service,
     address: &BackendAddress,
@@ -83,8 +83,8 @@ pub(super) fn route(
         Path::Auto if !surroundings.is_local(address) => {
             nat(service, address, surroundings).map_or_else(proxy, by_class)
         }
-        // A UDP application answers from the port that it is bound to: handed over, it would
-        // answer from another port than the one that was asked.
+        // A UDP application answers from the port that it is bound to. On the socket path the
+        // client would get the answer from a port other than the one it asked.
         Path::Auto if service.mode == Mode::Udp && on_another_port(service, address) => {
             let why = "UDP on another port";
             let path = abi::path::NAT;
@@ -118,7 +118,7 @@ fn on_another_port(service: &Service, address: SocketAddr) -> bool {
     ports.any(|port| port != address.port())
 }
 
-/// What both packet paths need: programs, and a way on which they can send.
+/// Checks the needs of both packet paths: loadable programs, and a route over Ethernet or IP.
 fn way(address: IpAddr, surroundings: &dyn Surroundings) -> Result<Way, &'static str> {
     surroundings.packets()?;
     let way = surroundings.way(address).ok_or("no route")?;
@@ -146,8 +146,8 @@ fn nat(
     Ok(ByPackets { way, target })
 }
 
-/// A backend to which there is no way keeps the path, as all of its service have to have it; it
-/// gets nothing then.
+/// All backends of a service must be on the `dsr` path. A backend without a route therefore keeps
+/// the path, and gets no packets.
 fn dsr(
     service: &Service,
     address: SocketAddr,
@@ -177,7 +177,7 @@ mod tests {
     use crate::state::compose::tests::config;
     use lb_config::PacketConfig;
 
-    /// A host with 10.0.0.1, a container at 10.1.0.2, and the rest of the world.
+    /// A host with 10.0.0.1, a container at 10.1.0.2, and all other addresses on remote hosts.
     struct Here {
         packets: Result<(), &'static str>,
     }
@@ -263,7 +263,7 @@ mod tests {
         let udp = |backend| path_of("mode = 'udp'", backend, Ok(()));
         assert_eq!(udp("10.0.0.1:53"), (NAT, "UDP on another port"));
         assert_eq!(udp("10.0.0.1:80"), (SOCKET, "on this host"));
-        // A loopback address cannot be answered from to others.
+        // A reply to another host cannot have a loopback address as its source.
         assert_eq!(udp("127.0.0.1:53"), (PROXY, "UDP on another port"));
     }
 
@@ -279,7 +279,8 @@ mod tests {
         );
         let dsr = |backend| path_of("path = 'dsr'", backend, Ok(()));
         assert_eq!(dsr("192.0.2.1:80"), (DSR, "configured"));
-        // The others of its service go on: it gets nothing, and stays on the path.
+        // The backend gets no packets, and stays on the path. The other backends of its service go
+        // on.
         assert_eq!(dsr("10.0.0.1:80"), (DSR, "dsr to this host itself"));
         let without = path_of("path = 'dsr'", "192.0.2.1:80", Err("no XDP"));
         assert_eq!(without, (PROXY, "no XDP"));

@@ -1,4 +1,4 @@
-//! The tables of services, and what they are built from.
+//! The tables of services, and the specs from which they are built.
 
 use std::sync::Arc;
 
@@ -6,19 +6,19 @@ use lb_common::abi::{BackendId, MAX_MEMBERS, ServiceHead, ServiceId, ServiceTabl
 use lb_common::hash::{self, ClientHash};
 use lb_common::maglev::{self, Member};
 
-/// A service's table and what it was built from.
+/// The table of a service, and the spec from which it was built.
 #[derive(Clone, Debug)]
 pub struct Built {
     spec: Arc<TableSpec>,
     table: Arc<ServiceTable>,
 }
 
-/// What a table is built from; two equal specs give equal tables.
+/// The input of a table. Two equal specs give equal tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSpec {
     /// Settings; `members` and `total_weight` are filled in by [`TableSpec::new`].
     pub head: ServiceHead,
-    /// Members in order of their identity.
+    /// The members, sorted by address and port.
     pub members: Vec<(Member, BackendId)>,
 }
 
@@ -53,7 +53,7 @@ impl Built {
         let mut owners = vec![0; TABLE_SLOTS];
         if maglev::fill(&members, &mut owners).is_ok() {
             for (slot, owner) in table.slots.iter_mut().zip(owners) {
-                // Without members nobody owns a slot.
+                // A table without members has no owner for any slot.
                 *slot = table
                     .members
                     .get(owner as usize)
@@ -67,7 +67,7 @@ impl Built {
         }
     }
 
-    /// What it was built from.
+    /// The spec from which the table was built.
     pub fn spec(&self) -> &TableSpec {
         &self.spec
     }
@@ -77,7 +77,7 @@ impl Built {
         self.table.head.flags & ServiceHead::HTTP != 0
     }
 
-    /// The table itself.
+    /// The table in the layout of the kernel's map.
     pub fn table(&self) -> &ServiceTable {
         &self.table
     }
@@ -89,25 +89,25 @@ impl Built {
     }
 }
 
-/// The settings of a service as its table carries them.
+/// The settings of a service that are part of its table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadSettings {
-    /// Secret of the agent.
+    /// The agent's secret key for the hash of clients.
     pub hash_key: [u64; 2],
     /// Affinity timeout in nanoseconds; 0 for none.
     pub affinity_ns: u64,
-    /// Bound on load, thousandths; 0 for none.
+    /// Bound on a backend's load, in thousandths of its fair share; 0 for none.
     pub max_load_permille: u32,
-    /// Bits of an IPv4 address that count.
+    /// Leading bits of an IPv4 client address that are hashed, 0 to 32.
     pub ipv4_prefix: u8,
-    /// Bits of an IPv6 address that count.
+    /// Leading bits of an IPv6 client address that are hashed, 0 to 128.
     pub ipv6_prefix: u8,
-    /// Whether its connections go to the L7 path.
+    /// Whether connections of the service go to the L7 path.
     pub http: bool,
 }
 
 impl HeadSettings {
-    /// The head of a service whose clients are hashed by `name`, still without members.
+    /// The head of a service's table, without members. Clients are hashed by the salt of `name`.
     pub fn head(&self, id: ServiceId, name: &str) -> ServiceHead {
         ServiceHead {
             clients: ClientHash::new(self.hash_key, hash::salt(name)),

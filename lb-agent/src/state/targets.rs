@@ -1,4 +1,4 @@
-//! How packets get to backends on the packet paths.
+//! The targets of backends: their entries for the packet programs.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,28 +9,29 @@ use lb_common::addr;
 use crate::network::survey::{Class, Way};
 use lb_config::{Encapsulation, PacketConfig, ServicePaths};
 
-/// Bits of an outer source that may vary, at most.
+/// The most bits of an outer source address that may vary.
 const MOST_SOURCE_BITS: u8 = 16;
 
-/// Ports that are given out as source ports, beside those that the host takes itself.
+/// The range of source ports that the packet paths give out, outside the host's own range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// The first.
+    /// The first port.
     pub first: u16,
-    /// How many.
+    /// The number of ports.
     pub count: u16,
 }
 
 impl Ports {
-    /// What `taken`, the first and the last port that the host takes for connections of its own,
-    /// leaves: the greater of the two ends.
+    /// The larger of the two ranges beside `taken`. `taken` is the first and the last port that the
+    /// host gives to its own connections.
     pub fn beside((first, last): (u16, u16)) -> Self {
         const LOWEST: u16 = 1024;
         let below = first.saturating_sub(LOWEST);
         let above = u16::MAX - last.max(LOWEST);
         let most = u16::MAX - LOWEST;
         match (below, above) {
-            // Nothing is left: collisions are rare among so many.
+            // Hardly any port is left. The whole range is used, as collisions are rare among so
+            // many ports.
             (0..512, 0..512) => Self {
                 first: LOWEST,
                 count: most,
@@ -47,7 +48,7 @@ impl Ports {
     }
 }
 
-/// How packets get to a backend on the `nat` path, but for its id.
+/// The target of a backend on the `nat` path, without its id. `None` if there is no source address.
 pub fn nat_target(
     address: SocketAddr,
     way: &Way,
@@ -64,7 +65,8 @@ pub fn nat_target(
         Class::Local => target.kind = kind::LOCAL,
         Class::Container => {
             target.kind = kind::CONTAINER;
-            // For clients on the same network, whom it would answer directly.
+            // A backend would answer clients on its own network directly, so their packets get this
+            // source.
             if let Some(source) = way.source {
                 target.source = ip(source);
                 target.ifindex = way.interface;
@@ -82,7 +84,8 @@ pub fn nat_target(
     Some(target)
 }
 
-/// How packets get to a backend on the `dsr` path, but for its id; else why they cannot.
+/// The target of a backend on the `dsr` path, without its id. The error is the reason in a few
+/// words.
 pub fn dsr_target(
     address: SocketAddr,
     way: &Way,
@@ -122,7 +125,7 @@ pub fn dsr_target(
     Ok(target)
 }
 
-/// The target of `backend` under the id that it has been given.
+/// The target with the id that the backend has been given.
 pub fn with_id(target: Target, id: BackendId) -> Target {
     Target { id, ..target }
 }

@@ -1,4 +1,4 @@
-//! Which addresses are whose, for the packet paths.
+//! The destination table of the packet paths: the service or the host behind each address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,8 +19,8 @@ fn by_packets(service: &Service) -> bool {
     service.backends.iter().any(|b| packet(b.route.path))
 }
 
-/// What the programs look up destinations in: addresses with ports of services on the packet
-/// paths, those addresses alone, and the host's own.
+/// The destination table of the packet programs. It has listen addresses with ports of services on
+/// the packet paths, the same addresses alone, and the host's own addresses.
 pub fn vips(desired: &Desired, ids: &HashMap<&str, ServiceId>) -> HashMap<VipKey, Vip> {
     let mut vips = HashMap::new();
     if !in_use(desired) {
@@ -53,8 +53,8 @@ pub fn vips(desired: &Desired, ids: &HashMap<&str, ServiceId>) -> HashMap<VipKey
             );
         }
     }
-    // An address of its own outranks the wildcard: that of a service which is not on these paths
-    // is not theirs.
+    // A specific listen address outranks a wildcard. If its service is not on the packet paths, it
+    // does not belong to a wildcard's service that is.
     for service in desired
         .services
         .iter()
@@ -71,8 +71,8 @@ pub fn vips(desired: &Desired, ids: &HashMap<&str, ServiceId>) -> HashMap<VipKey
     vips
 }
 
-/// The addresses that a service listens on, wildcards written out; those of its own last, so that
-/// they outrank what is written out.
+/// The addresses that a service listens on. A wildcard is expanded to the host's own addresses of
+/// its family.
 fn listened(service: &Service, own: &[IpAddr]) -> Vec<(IpAddr, u16)> {
     let mut found = Vec::new();
     for listen in &service.listen {

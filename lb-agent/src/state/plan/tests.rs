@@ -1,4 +1,4 @@
-//! The order of steps, ids, and plans for which there are not ids enough at once.
+//! The order of steps, the choice of ids, and plans with too few ids for all backends at once.
 
 use super::*;
 use crate::state::compose::tests::{Loopback, config};
@@ -11,7 +11,7 @@ fn desired(text: &str) -> Desired {
     Desired::new(&config(text), &Overlay::default(), [1, 2], 0, &surroundings)
 }
 
-/// Plans and notes all steps; returns them with what is then in force.
+/// Plans a step and records all its actions. Returns them with the state that is then in force.
 fn step(observed: &Observed, text: &str) -> (Vec<Action>, Observed) {
     let actions = plan(&desired(text), observed, &|_| false).unwrap();
     let mut after = observed.clone();
@@ -101,14 +101,14 @@ fn a_backend_that_is_back_is_itself_while_its_connections_are_open() {
         .collect();
     assert!(ids.contains(&(5000, before)), "{ids:?}");
     assert!(!ids.contains(&(4000, before)), "{ids:?}");
-    // Nobody else gets there by that.
+    // No other backend gets an old id in this way.
     let (_, other) = step(&removed, &with("'127.0.0.1:4000'"));
     assert_ne!(id(&other), before);
 }
 
 #[test]
 fn an_index_with_open_connections_is_not_given_out() {
-    // All indices have been used once; only index 7 has no connection left.
+    // All indices have been used once. Only index 7 has no open connection left.
     let mut observed = Observed::default();
     for index in 1..MAX_BACKENDS {
         observed.backends[index].id = BackendId::new(index as u16, 3);
@@ -126,7 +126,8 @@ fn an_index_with_open_connections_is_not_given_out() {
     assert_eq!(error, PlanError::NoFreeId);
 }
 
-/// Carries out a plan. No table that was there is ever empty, and no address leads nowhere.
+/// Carries out a plan. No existing table may become empty, and no address may lead to a missing
+/// service.
 fn carry_out(observed: &mut Observed, text: &str) {
     let addresses = observed.listen.len();
     for action in plan(&desired(text), observed, &|_| false).unwrap() {
@@ -148,7 +149,7 @@ fn carry_out(observed: &mut Observed, text: &str) {
     }
 }
 
-/// Services with so many backends each, on ports from `first` on.
+/// Services with these numbers of backends each, on ports from `first` on.
 fn full(first: u16, sizes: &[u16]) -> String {
     let mut text = String::new();
     let mut port = first;
@@ -250,7 +251,7 @@ fn renamed_service_keeps_its_id_and_backends_and_nothing_is_taken_out() {
     assert_eq!(after.names[&ServiceId(0)], "shop");
     let entries: Vec<_> = after.backends_of(ServiceId(0)).copied().collect();
     assert_eq!(entries, before);
-    // Where the former name is taken, it is another service.
+    // If another service has the former name, the renamed one is a new service.
     let both = format!("{renamed}\n[[service]]\nname = 'web'\nlisten = ['0.0.0.0:81']\n");
     let mut wanted = desired(&both.replace("was = 'web'", ""));
     wanted.services[0].was.push("web".to_owned());

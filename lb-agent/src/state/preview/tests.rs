@@ -1,4 +1,4 @@
-//! Two configurations, the clients between them, and who would have to move.
+//! Compares two configurations, and counts the clients that would move between them.
 
 use lb_common::addr;
 
@@ -34,7 +34,7 @@ fn world(before: Option<&World>, text: &str) -> World {
     World { desired, observed }
 }
 
-/// A hundred clients, each where its slot sends it, seen a second ago.
+/// A hundred clients, each on the backend of its slot, seen a second ago.
 fn known(world: &World) -> Vec<Known> {
     let id = world.observed.service("web").unwrap();
     let table = world.observed.tables[&id].table();
@@ -50,7 +50,7 @@ fn known(world: &World) -> Vec<Known> {
     (1..=100).map(client).collect()
 }
 
-/// What the step from one text to the other would do; each backend has ten connections.
+/// The preview of the step from one text to the other. Each backend has ten connections.
 fn step(before: &str, after: &str) -> Preview {
     let before = world(None, before);
     let after = world(Some(&before), after);
@@ -175,7 +175,7 @@ fn rename_moves_nobody_and_is_told() {
     assert_eq!(shop.connections, Moved { moved: 0, of: 20 });
     assert_eq!((shop.slots_moved, preview.moved), (0.0, 0.0));
     assert_eq!(preview.notes, ["web is shop from now on"]);
-    // Without it all begin anew, and the remedy is told.
+    // Without `was`, all clients begin anew, and the note gives the remedy.
     let shop = BASE.replace("name = 'web'", "name = 'shop'");
     let preview = step(&format!("{BASE}{TWO}"), &format!("{shop}{TWO}"));
     assert_eq!(preview.moved, 1.0);

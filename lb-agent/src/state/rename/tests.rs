@@ -1,4 +1,4 @@
-//! Names before and after, and what is told of them.
+//! Names of services before and after a reload, and the notes about them.
 
 use super::*;
 use crate::state::compose::tests::{Loopback, config};
@@ -54,7 +54,7 @@ fn hash_name_stays_when_was_is_taken_out_and_over_further_renames() {
     let again = service("shop", "was = 'web'");
     reload(&mut overlay, &again, &["web"]);
     assert_eq!(hash_name(&again, &overlay), "app");
-    // Another agent has no such memory: the file tells it.
+    // An agent with an empty overlay takes the first name from the file.
     let both = service("shop", "was = ['web', 'app']");
     assert_eq!(hash_name(&both, &Overlay::default()), "app");
     reload(&mut overlay, &service("other", ""), &["shop"]);
