@@ -1,4 +1,4 @@
-//! What each command does, and what it answers.
+//! Carries out each command, and makes its answer.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::state::overlay::{self, AtEnd, Drained, Overlay, Target};
 use lb_config::BackendAddress;
 use lb_net::admission::is_near;
 
-/// How long a drain lasts when nobody says.
+/// The default length of a drain.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 impl Reconciler {
-    /// Carries out one command. After [`Command::Stop`] the reconciler is to be dropped.
+    /// Carries out one command. The caller drops the reconciler after [`Command::Stop`].
     pub fn handle(&mut self, command: Command) -> Result<Reply, Refusal> {
         match command {
             Command::Status => self.status().map(Reply::Status),
@@ -45,9 +45,9 @@ impl Reconciler {
                 self.drain_backend(address, service.as_deref(), timeout, (at_end, now))
             }
             Command::Reload { max_moved } => self.reload(max_moved),
-            // In the loop of the agent a plan is made beside it: see [`super::snapshot`].
+            // The agent's loop makes plans on a thread instead: see [`super::snapshot`].
             Command::Plan { config } => self.snapshot().plan(config.as_ref()).map(Reply::Plan),
-            // The caller ends the agent once this is answered.
+            // The caller ends the agent after this answer.
             Command::Stop { purge: false } => changed(if self.plane.steers() {
                 "stopping; the kernel goes on forwarding"
             } else {
@@ -106,7 +106,8 @@ impl Reconciler {
         Ok(status)
     }
 
-    /// Others that listen where services with backends do: new connections are not theirs any more.
+    /// Other processes that listen on the addresses of services with backends. They get no new
+    /// connections any more.
     pub(super) fn strangers(&self) -> impl Iterator<Item = String> {
         let services = self.desired.services.iter();
         services.flat_map(|service| self.strangers_of(service))
@@ -133,7 +134,7 @@ impl Reconciler {
         found.into_iter().map(told).collect()
     }
 
-    /// Limits on connections through the agent that are nearly reached.
+    /// Limits on connections through the agent that are almost reached.
     fn crowded(&self) -> impl Iterator<Item = String> {
         let admission = self.front.admission();
         let of_services = self
@@ -177,7 +178,7 @@ impl Reconciler {
         })
     }
 
-    /// Refuses a backend to which the path of its service cannot lead.
+    /// Refuses a backend that the path of its service cannot reach.
     fn check_path(&self, target: &Target) -> Result<(), Refusal> {
         let mut services = self.config.services.iter();
         let Some(service) = services.find(|service| service.name == target.service) else {
@@ -228,7 +229,7 @@ impl Reconciler {
                 "changed the weight of"
             }
             None => {
-                // One of the file that was removed comes back as the file has it.
+                // A removed backend of the file comes back with its settings in the file.
                 if !in_file || weight.is_some() {
                     overlay.add(target.clone(), weight.unwrap_or(1));
                 }
@@ -384,7 +385,7 @@ pub(super) fn failed(what: &str, error: &dyn std::error::Error) -> Refusal {
     )
 }
 
-/// Why a change was not made. A loop is the fault of whoever asks for it.
+/// Turns the error of a change into a refusal. A loop is a mistake in the request.
 pub(super) fn not_changed(what: &str, error: &ReconcileError) -> Refusal {
     match error {
         ReconcileError::Loops(lines) => refuse(
@@ -404,7 +405,7 @@ fn no_such_backend(target: &Target) -> Refusal {
     )
 }
 
-/// What the clients of a backend may expect that is drained.
+/// The effect of a drain on the clients of a backend, in words.
 fn about_drain(timeout: Duration, at_end: AtEnd, moved: bool) -> String {
     let time = humantime::format_duration(Duration::from_secs(timeout.as_secs()));
     let clients = match (moved, at_end) {

@@ -1,4 +1,4 @@
-//! The end of a drain that closes what is left.
+//! Closes the remaining connections at the end of a drain.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -8,25 +8,26 @@ use crate::errors::chain;
 use crate::state::observed::address_of;
 use crate::state::overlay::{self, AtEnd, Drained, Target};
 
-/// From one look at what is left to the next. A handshake that was under way when the clients
-/// moved may still complete, so that one look is not enough.
+/// The time between two looks at the remaining connections. One look is not enough: a handshake may
+/// still complete that was under way when the clients moved.
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
-/// For how long that is done, from the first look on: a drain may have ended long before that,
-/// while no agent was there.
+/// The length of this phase, from this agent's first look on. The drain may have ended long before
+/// that, while no agent was running.
 const FOR: Duration = Duration::from_secs(5);
 
-/// When this agent first looked at what a drain has left, which is known by the backend and its end.
+/// The time of this agent's first look at the remains of each drain. A drain is identified by its
+/// backend and its end.
 #[derive(Default)]
 pub(super) struct Looks(HashMap<(Target, u64), Instant>);
 
 impl Looks {
-    /// Whether it is time to let go of what is still there.
+    /// Whether the remaining connections have had their time.
     fn are_over(&mut self, drained: &Drained) -> bool {
         let first = self.0.entry(key(drained)).or_insert_with(Instant::now);
         first.elapsed() >= FOR
     }
 
-    /// Forgets all drains but these.
+    /// Forgets all drains that are not in `due`.
     fn keep_only(&mut self, due: &[Drained]) {
         self.0
             .retain(|known, _| due.iter().any(|drained| key(drained) == *known));
@@ -38,12 +39,12 @@ fn key(drained: &Drained) -> (Target, u64) {
 }
 
 impl Reconciler {
-    /// Whether connections are to be closed.
+    /// Whether a drain has connections to close.
     pub(super) fn closing(&self) -> bool {
         self.overlay.to_close(overlay::steady_ms()).next().is_some()
     }
 
-    /// Closes what is left of drained backends.
+    /// Closes the remaining connections of drained backends.
     pub(super) fn close_drained(&mut self) {
         let now_ms = overlay::steady_ms();
         let due: Vec<Drained> = self.overlay.to_close(now_ms).cloned().collect();
@@ -106,7 +107,7 @@ mod tests {
             *first = first.checked_sub(FOR).unwrap();
         }
         assert!(looks.are_over(&drained));
-        // Another drain of the same backend is another.
+        // A later drain of the same backend is tracked separately.
         let again = Drained {
             until_unix_ms: 2,
             ..drained

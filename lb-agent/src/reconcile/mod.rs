@@ -1,5 +1,5 @@
-//! The one task that owns what should be and puts it in force: commands come in one after the
-//! other, each is answered when the data plane has the change.
+//! The task that owns the desired state and puts it in force. Commands are carried out one after
+//! the other. Each is answered after the data plane has the change.
 
 mod commands;
 mod drain;
@@ -41,37 +41,38 @@ use lb_http::Engine;
 use lb_net::bind::Listening;
 use lb_net::handover::AcceptPolicy;
 
-/// Why a change could not be put in force. Nothing is lost: what was in force still is.
+/// The reasons why a change could not be put in force. The state that was in force before stays in
+/// force.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    /// It could not be kept.
+    /// The change could not be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It does not fit.
+    /// The desired state does not fit the tables.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The data plane refused it.
+    /// The data plane refused the change.
     #[error(transparent)]
     DataPlane(#[from] dataplane::Error),
-    /// Connections would come back to the agent, for ever.
+    /// Connections would come back to the agent in an endless loop.
     #[error("{}", .0.join("; "))]
     Loops(Vec<String>),
 }
 
-/// After how long a change is tried again that could not be put in force.
+/// Delay before a change that could not be put in force is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// After how long a listen address is tried again that somebody else has, such as an agent that is
-/// about to end.
+/// Delay before an occupied listen address is tried again. Its holder may be an agent that is about
+/// to end.
 const LISTEN_AGAIN: Duration = Duration::from_millis(250);
 
-/// After what time sockets that could not be adopted are tried again.
+/// Delay before sockets that could not be adopted are tried again.
 const ADOPT_AGAIN: Duration = Duration::from_secs(5);
 
-/// How often the kinds of listening sockets are looked at.
+/// Interval between two looks at the kinds of listening sockets.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Owner of all state.
+/// Owner of the desired and the observed state.
 pub struct Reconciler {
     config: Config,
     config_path: Option<PathBuf>,
@@ -80,9 +81,9 @@ pub struct Reconciler {
     hash_key: [u64; 2],
     plane: Box<dyn DataPlane>,
     desired: Arc<Desired>,
-    /// Whether that has been in force once.
+    /// Whether `desired` has been in force once.
     started: bool,
-    /// The tables in force. Listeners, HTTP workers, `status`, plans and metrics hold the same one.
+    /// The tables in force. Listeners, HTTP workers, `status`, plans and metrics share them.
     observed: Arc<Observed>,
     front: ListenerSet,
     health: Health,
@@ -91,19 +92,19 @@ pub struct Reconciler {
     problems: Vec<String>,
     sources: Sources,
     evicted: Evicted,
-    /// When a change that could not be put in force is tried again.
+    /// Time of the next attempt at a change that could not be put in force.
     retry: Option<Instant>,
-    /// When listening sockets were last adopted.
+    /// Time of the last adoption of listening sockets.
     adopted_at: Instant,
     failures: passive::Failures,
     looks: drain::Looks,
-    /// When a slow start goes a step further than what is in force.
+    /// Time of the next step of a slow start.
     ramp: Option<Instant>,
     surveyed: Surveyed,
 }
 
 impl Reconciler {
-    /// Reads back what the data plane has in force. Nothing is changed yet: see
+    /// Reads the state that the data plane has in force. Changes nothing yet: see
     /// [`Reconciler::start`].
     pub fn new(
         config: Config,
@@ -151,10 +152,10 @@ impl Reconciler {
         })
     }
 
-    /// Puts the configuration and the kept changes in force.
+    /// Puts the configuration and the stored changes in force.
     pub fn start(&mut self) -> Result<(), ReconcileError> {
-        // First, so that a backend which was found down by the last agent stays so until a probe
-        // says otherwise.
+        // This comes first, so that a backend found down by the last agent stays down until a probe
+        // passes.
         let desired = self.compose(&self.config, &self.overlay);
         self.watch(&desired);
         let desired = self.compose(&self.config, &self.overlay);
@@ -167,12 +168,12 @@ impl Reconciler {
         Ok(())
     }
 
-    /// The health of the backends. Whenever it has changed, [`Reconciler::tick`] is to be called.
+    /// The health of the backends. The caller runs [`Reconciler::tick`] after each change of it.
     pub fn health(&self) -> Health {
         self.health.clone()
     }
 
-    /// Has the backends of `desired` checked, and no others.
+    /// Checks the health of the backends of `desired`, and of no others.
     fn watch(&self, desired: &Desired) {
         let mut wanted = Vec::new();
         for service in &desired.services {
@@ -201,15 +202,15 @@ impl Reconciler {
         self.health.watch(wanted);
     }
 
-    /// Where parts that count by themselves are entered.
+    /// The registry for parts that count on their own.
     pub fn sources(&self) -> Sources {
         self.sources.clone()
     }
 
-    /// When [`Reconciler::tick`] is to be called next, at the latest.
+    /// The latest time for the next call of [`Reconciler::tick`].
     pub fn next_tick(&self) -> Option<Instant> {
         let now = Instant::now();
-        // The kernel does not tell of UDP sockets that come.
+        // The kernel does not report new UDP sockets.
         let udp = self.steers_udp().then(|| now + Duration::from_millis(200));
         let closing = self.closing().then(|| now + drain::AGAIN);
         let step = self.next_step(now).map(|step| match self.retry {
@@ -226,7 +227,7 @@ impl Reconciler {
             .min()
     }
 
-    /// When what is desired changes by itself next; it may have done so already.
+    /// Time of the next change of the desired state that needs no command. It may be in the past.
     fn next_step(&self, now: Instant) -> Option<Instant> {
         let now_ms = overlay::steady_ms();
         let backends = self.desired.services.iter().flat_map(|s| &s.backends);
@@ -241,7 +242,7 @@ impl Reconciler {
     /// Ends drains that are over, follows the health of backends, and looks for new UDP sockets.
     pub fn tick(&mut self) {
         self.pass_failures_on();
-        // Asked before: a step that comes meanwhile, or while a command is carried out, is not missed.
+        // This is asked first, so that no step is missed that comes meanwhile or during a command.
         self.ramp = self.health.next_step();
         let desired = self.compose(&self.config, &self.overlay);
         self.retry = None;
@@ -264,7 +265,7 @@ impl Reconciler {
         }
     }
 
-    /// The network has changed.
+    /// Takes account of a change of the network.
     pub fn network_changed(&mut self) {
         if let Err(error) = self.plane.distrust_routes() {
             tracing::warn!(error = %chain(&error), "packets may go the way of before for a while");
@@ -272,8 +273,8 @@ impl Reconciler {
         self.tick();
     }
 
-    /// Looks whether applications listen otherwise than before: the kernel tells nobody of MPTCP sockets that
-    /// come. To be called about every [`LOOK_AGAIN`].
+    /// Checks the kinds of the applications' listening sockets again, as the kernel does not report
+    /// new MPTCP sockets. The caller does so about every [`LOOK_AGAIN`].
     pub fn look_for_listeners(&mut self) {
         let concerns = |backend: &desired::Backend| {
             backend.route.path == path::SOCKET || backend.route.why == MPTCP
@@ -291,24 +292,24 @@ impl Reconciler {
         }
     }
 
-    /// How many listen addresses of the agent's own are open.
+    /// The numbers of the agent's own listen addresses that are open and that failed.
     pub fn listening(&self) -> Listening {
         self.front.listening() + self.l7.listening()
     }
 
-    /// What stands in the way of the others, a line each.
+    /// The reasons why listen addresses are not open, a line each.
     pub fn listen_problems(&self) -> Vec<String> {
         self.front.problems().chain(self.l7.problems()).collect()
     }
 
-    /// Opens the files of the access logs anew, after they were moved away.
+    /// Reopens the files of the access logs after log rotation.
     pub fn reopen_logs(&self) {
         self.l7.reopen_logs();
     }
 
-    /// Ends the userspace paths: what is open may go on for `grace`, on the L7 path for as long as
-    /// its services say. A new agent can start meanwhile. Where one is to be expected, the others go
-    /// on as before until the L7 path has ended.
+    /// Ends the userspace paths. Open connections may go on for `grace`, on the L7 path for the
+    /// drain time of their services. A new agent can start meanwhile. If one is expected, the other
+    /// paths go on as before until the L7 path has ended.
     pub async fn wind_down(self, grace: Duration, accept_policy: AcceptPolicy) {
         let http = self.desired.services.iter().filter_map(|s| s.http.as_ref());
         let drains = http.map(|http| http.settings.timeouts.drain);
@@ -320,7 +321,7 @@ impl Reconciler {
             plane,
             ..
         } = self;
-        // The lock on the state goes with the store.
+        // Dropping the store releases the lock on the state.
         drop((store, plane));
         let mut http = std::pin::pin!(l7.wind_down(longest, accept_policy));
         let before = match accept_policy {
@@ -357,9 +358,9 @@ impl Reconciler {
         Desired::new(config, overlay, self.hash_key, overlay::steady_ms(), &here)
     }
 
-    /// Plans and carries out the way to `desired`. When a step fails, those before it are undone
-    /// by going back to what was desired before. An agent that starts knows nothing of before: what is
-    /// in force then stays.
+    /// Plans and carries out the steps to `desired`. If a step fails, the steps before it are
+    /// undone by a plan back to the last desired state. A starting agent does not know that state.
+    /// The state in force then stays.
     fn put_in_force(&mut self, desired: Desired) -> Result<(), ReconcileError> {
         match self.carry_out(&desired) {
             Ok(()) => {
@@ -384,7 +385,7 @@ impl Reconciler {
         }
     }
 
-    /// Whether connections of the backend that has an index are open, on any path.
+    /// Whether the backend at an index has open connections on any path.
     fn busy(&self) -> impl Fn(u32) -> bool + '_ {
         let clients = self.l7.clients();
         move |index| {
@@ -395,12 +396,12 @@ impl Reconciler {
 
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
         let actions = plan(desired, &self.observed, &self.busy())?;
-        // A copy where others hold it: they go on with theirs until they are given this one.
+        // Other holders of the old state keep it until the new one is published to them.
         let observed = Arc::make_mut(&mut self.observed);
         let outcome = self
             .plane
             .apply_all(&actions, &mut |action| observed.note(action));
-        // Also after a failure: what is in force must be known to the userspace path.
+        // The userspace path must know the state in force even after a failure.
         observed.complete(desired);
         self.front.publish(&self.observed);
         http::publish(&mut self.l7, desired, &self.observed);
@@ -410,7 +411,7 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Keeps `overlay` and puts it in force over `config`, or neither.
+    /// Stores `overlay` and puts it in force over `config`. A failure leaves both as they were.
     fn change(&mut self, config: Config, overlay: Overlay) -> Result<(), ReconcileError> {
         let desired = self.compose(&config, &overlay);
         no_loops(desired.new_loops(&self.desired))?;
@@ -443,7 +444,7 @@ impl Reconciler {
     }
 }
 
-/// Refuses a change that would bring `loops`.
+/// Refuses a change that would bring the forwarding loops `loops`.
 fn no_loops(loops: Vec<String>) -> Result<(), ReconcileError> {
     if loops.is_empty() {
         Ok(())

@@ -1,4 +1,5 @@
-//! The packet paths: which interfaces they need, and what becomes of those that come and go.
+//! The packet paths of the reconciler: the interfaces that need programs, and host settings for
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,28 +20,28 @@ use crate::state::targets::Ports;
 use crate::state::vips;
 use lb_config::{Attach, PacketConfig};
 
-/// How often neighbours are asked for, and slots are looked at.
+/// Interval between two requests for neighbours and two looks at slots.
 const OFTEN: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether flows are left of backends that are all gone.
+/// Interval between two looks for remaining flows of backends that are all gone.
 const LEAVING: Duration = Duration::from_millis(250);
 
-/// For how long the programs stay for such flows. Clients of TCP are told within some seconds; those
-/// of UDP when they send.
+/// The longest time that the programs stay for such flows. TCP clients are told within some
+/// seconds, UDP clients when they send.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// What the reconciler knows of the network.
+/// The reconciler's knowledge of the network.
 pub(super) struct Surveyed {
     pub(super) network: Network,
     sysctls: Sysctls,
-    /// Where the programs are.
+    /// The interfaces that have the programs.
     pub(super) interfaces: Vec<InterfaceState>,
-    /// What stood in the way.
+    /// The problems of the last look.
     pub(super) problems: Vec<String>,
     next: Option<Instant>,
-    /// No backend is on a packet path any more: when the programs go at the latest.
+    /// The latest time at which the programs go, set once no backend is on a packet path any more.
     leaving: Option<Instant>,
-    /// Whether what an earlier agent has left on interfaces was looked at.
+    /// Whether programs of an earlier agent on interfaces have been taken into account.
     adopted: bool,
 }
 
@@ -57,18 +58,18 @@ impl Surveyed {
         }
     }
 
-    /// Whether it is time to look at the packet paths again.
+    /// Whether the packet paths are due for another look.
     pub(super) fn next_is_due(&self) -> bool {
         self.next.is_some_and(|next| next <= Instant::now())
     }
 
-    /// Puts every setting of the host back.
+    /// Restores every changed setting of the host.
     pub(super) fn restore(&mut self) {
         self.sysctls.restore();
     }
 }
 
-/// Whether packets can come in at all; else why not, in a few words.
+/// Checks that packets can come in by some interface. The error is the reason in a few words.
 pub(super) fn entrance(network: &Network, config: &PacketConfig) -> Result<(), &'static str> {
     let survey = network.survey();
     let places = survey.client_side(&config.interfaces);
@@ -82,29 +83,29 @@ pub(super) fn entrance(network: &Network, config: &PacketConfig) -> Result<(), &
     }
 }
 
-/// Source ports that the host leaves.
+/// The range of source ports outside the host's own range.
 pub(super) fn ports() -> Ports {
     Ports::beside(sysctl::local_ports())
 }
 
-/// The host's own addresses.
+/// The host's own addresses that other hosts can know.
 pub(super) fn own_addresses(network: &Network) -> Vec<IpAddr> {
     network.survey().addresses.keys().copied().collect()
 }
 
 impl Reconciler {
-    /// What tells when the network has changed. [`Reconciler::network_changed`] is to be called
-    /// then.
+    /// The source of network changes. The caller runs [`Reconciler::network_changed`] after each
+    /// change.
     pub fn network(&self) -> Network {
         self.surveyed.network.clone()
     }
 
-    /// When the packet paths are to be looked at again.
+    /// The time of the next look at the packet paths.
     pub(super) fn next_packet_step(&self) -> Option<Instant> {
         self.surveyed.next
     }
 
-    /// What there is to tell of the packet paths; `None` where they are not in use.
+    /// The status of the packet paths; `None` if they are not in use.
     pub(super) fn packet_status(&self) -> Result<Option<PacketStatus>, dataplane::Error> {
         if !vips::in_use(&self.desired) && self.surveyed.interfaces.is_empty() {
             return Ok(None);
@@ -116,7 +117,7 @@ impl Reconciler {
         }))
     }
 
-    /// Has the programs where `desired` needs them, and neighbours known.
+    /// Attaches the programs to the interfaces that `desired` needs, and keeps neighbours known.
     pub(super) fn follow(&mut self, desired: &Desired) {
         if !vips::in_use(desired) {
             self.leave();
@@ -148,8 +149,8 @@ impl Reconciler {
         }
         self.surveyed.problems = problems;
         self.surveyed.interfaces = self.plane.follow(&wanted, survey.has_rules);
-        // Those of clients, too: a reply that finds none would go to the stack, which takes no
-        // packet from an address of its own.
+        // Next hops of clients count too. A reply without a known neighbour would go to the stack,
+        // which takes no packet from an address of its own.
         let mut next_hops: BTreeSet<(u32, IpAddr)> = desired
             .ways()
             .filter(|way| way.class != Class::Local)
@@ -169,7 +170,8 @@ impl Reconciler {
         self.surveyed.next = Some(Instant::now() + OFTEN);
     }
 
-    /// Takes the programs off, those of an earlier agent too, when nothing is left for them to do.
+    /// Detaches the programs, including those of an earlier agent. It waits until no flows need
+    /// them, for at most [`LINGER`].
     fn leave(&mut self) {
         let now = Instant::now();
         let surveyed = &mut self.surveyed;
@@ -189,7 +191,7 @@ impl Reconciler {
     }
 }
 
-/// Interfaces that are configured and are not there.
+/// Problems of configured interfaces: missing, or down.
 fn missing(survey: &Survey, config: &PacketConfig) -> Vec<String> {
     let mut problems = Vec::new();
     for wanted in &config.interfaces {
@@ -208,9 +210,10 @@ fn missing(survey: &Survey, config: &PacketConfig) -> Vec<String> {
     problems
 }
 
-/// Why the programs must run behind the drivers, if they must. XDP sends frames only to interfaces that
-/// take them from it. It leaves the others to the stack, which forwards nothing of `dsr`, and IPv6 not
-/// everywhere (`forwards_ipv6`). Behind the driver frames go out by any interface.
+/// The reason why the programs must run behind the drivers, if there is one. XDP sends frames only
+/// to interfaces that take them from it. It leaves the others to the stack. The stack forwards no
+/// `dsr` packets, and IPv6 only if `forwards_ipv6`. Behind the driver frames go out by any
+/// interface.
 fn barred_from_drivers(
     survey: &Survey,
     config: &PacketConfig,
@@ -225,7 +228,7 @@ fn barred_from_drivers(
     desired.backends().find_map(|backend| {
         let packets = backend.packets.as_ref()?;
         let out = survey.interfaces.get(&packets.way.interface)?;
-        // Back out by the interface that they came by frames always go.
+        // Frames can always go back out by the interface that they came in by.
         let goes_back = clients.iter().all(|(from, _)| from.index == out.index);
         if packets.way.class == Class::Local || out.takes_xdp() || goes_back {
             return None;
@@ -245,8 +248,9 @@ fn barred_from_drivers(
     })
 }
 
-/// The interfaces by which clients come, and those by which backends answer. `barred` is why the
-/// programs go to no driver, not even where that is configured; `forwards` says which interfaces do.
+/// The interfaces by which clients come, and those by which backends answer. `barred` is the reason
+/// why programs go to no driver, even against the configuration. `forwards` tells whether an
+/// interface forwards.
 fn wanted(
     survey: &Survey,
     config: &PacketConfig,
@@ -316,9 +320,9 @@ fn wanted(
     wanted.into_values().collect()
 }
 
-/// Where the programs go on an interface by which clients may come, although it is not on the host's way to
-/// the world: only where that changes nothing for others. `by_driver` is an interface whose driver runs the
-/// programs, by which backends answer.
+/// The place of the programs on an interface off the host's way to the world. Clients may come by
+/// it, but the programs run there only if that changes nothing for others. `by_driver` is an
+/// interface by which backends answer, if its driver runs the programs.
 fn other_place(
     interface: &Interface,
     forwards: &dyn Fn(&str) -> bool,

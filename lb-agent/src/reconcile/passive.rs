@@ -1,5 +1,5 @@
-//! Failures that the kernel has counted: on the `nat` path it sees backends refuse connections, or not
-//! answer, long before the next probe is due.
+//! Passive health checks from failure counts of the kernel. On the `nat` path the kernel sees
+//! refused and unanswered connections long before the next probe.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,15 +8,16 @@ use lb_common::abi::{Backend, BackendId, path, state};
 
 use super::Reconciler;
 
-/// From one look at the counters to the next.
+/// Interval between two looks at the counters.
 pub(super) const AGAIN: Duration = Duration::from_millis(250);
 
-/// Failures of backends as they were counted last.
+/// Failure counts of backends at the last look.
 #[derive(Default)]
 pub(super) struct Failures(HashMap<BackendId, u64>);
 
 impl Failures {
-    /// How many there are more than the last time; none the first time, as they are old then.
+    /// The number of new failures since the last look. The first look returns 0, as its failures
+    /// are old.
     fn more(&mut self, id: BackendId, total: u64) -> u64 {
         let before = self.0.insert(id, total).unwrap_or(total);
         total.saturating_sub(before)
@@ -24,7 +25,7 @@ impl Failures {
 }
 
 impl Reconciler {
-    /// Whether there are backends whose failures the kernel counts, and who wants to know of them.
+    /// Whether the kernel counts failures of a backend that has a health check.
     pub(super) fn counts_failures(&self) -> bool {
         self.counted().next().is_some()
     }
@@ -38,7 +39,7 @@ impl Reconciler {
             .filter(|backend| backend.path == path::NAT && backend.state != state::DOWN)
     }
 
-    /// Passes failures on that were counted since the last look; each counts like a failed probe.
+    /// Reports the failures since the last look. Each counts like a failed probe.
     pub(super) fn pass_failures_on(&mut self) {
         let mut failures = std::mem::take(&mut self.failures);
         let failure_reports = self.health.failure_reports();
@@ -54,7 +55,7 @@ impl Reconciler {
                 continue;
             };
             let address = self.observed.address(backend);
-            // No check asks for more failures than that.
+            // No health check has a threshold above 1000 failures.
             for _ in 0..failures.more(backend.id, total).min(1000) {
                 failure_reports.failed(
                     service,

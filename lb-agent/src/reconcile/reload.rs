@@ -1,4 +1,4 @@
-//! Another configuration comes into force.
+//! Replaces the configuration in force by the present one of the file.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use crate::state::rename::notes;
 use lb_http::check_certificates;
 
 impl Reconciler {
-    /// Reads the configuration again. A bad one changes nothing.
+    /// Reads the configuration again. A bad configuration changes nothing.
     pub(super) fn reload(&mut self, max_moved: Option<Part>) -> Result<Reply, Refusal> {
         let config = lb_config::load(self.config_path.as_deref()).map_err(|error| bad(&error))?;
         let certificates = check_certificates(&config, SystemTime::now());

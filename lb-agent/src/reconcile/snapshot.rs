@@ -1,4 +1,4 @@
-//! Plans are made of a copy of what is in force, on a thread of their own: commands, health and the
+//! Makes plans from a copy of the state in force, each on its own thread. Commands, health and the
 //! network do not wait for them.
 
 use std::collections::HashMap;
@@ -33,10 +33,11 @@ use lb_config::{Config, ConfigError, PacketConfig};
 use lb_net::Clients;
 use lb_net::clock::boot_ns;
 
-/// The nice value of the threads that make plans: a third of the CPU time that the agent gets beside them.
+/// The nice value of threads that make plans. It gives them a third of the agent's CPU time if both
+/// compete.
 const PRIORITY: i32 = 5;
 
-/// What is in force, and what the next configuration depends on.
+/// A copy of the state in force, with the inputs of the next configuration.
 pub struct Snapshot {
     config: Config,
     config_path: Option<PathBuf>,
@@ -44,7 +45,7 @@ pub struct Snapshot {
     hash_key: [u64; 2],
     desired: Arc<Desired>,
     observed: Arc<Observed>,
-    /// Open connections by backend, but for the flows of the packet paths.
+    /// Open connections by backend, without the flows of the packet paths.
     clients: Arc<dyn Clients>,
     reader: Arc<dyn Reader>,
     steers: bool,
@@ -52,14 +53,14 @@ pub struct Snapshot {
     health: Health,
 }
 
-/// The host, as a configuration depends on it.
+/// The facts about the host that a configuration depends on.
 pub(super) struct Here<'a> {
     pub(super) steers: bool,
     pub(super) reader: &'a dyn Reader,
     pub(super) network: &'a Network,
     pub(super) config: &'a PacketConfig,
     pub(super) health: &'a Health,
-    /// Whether the kernel takes the packet programs.
+    /// Checks that the kernel takes the packet programs.
     pub(super) packets: &'a dyn Fn() -> Result<(), &'static str>,
 }
 
@@ -99,7 +100,7 @@ impl Surroundings for Here<'_> {
 }
 
 impl Reconciler {
-    /// A copy of what is in force, which takes some milliseconds at most.
+    /// A copy of the state in force. Making it takes some milliseconds at most.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             config: self.config.clone(),
@@ -118,11 +119,11 @@ impl Reconciler {
 }
 
 impl Snapshot {
-    /// Answers a call for the plan of a configuration from a thread of its own, with a lower
-    /// priority than the agent.
+    /// Answers a call for the plan of a configuration. The plan runs on a thread of its own with a
+    /// lower priority than the agent.
     pub fn answer(self, call: Call, config: Option<Submitted>) {
         let work = move || {
-            // The configuration may be readable for its owner alone.
+            // The configuration may be readable for its owner only.
             keep_or_warn(&[Capability::CAP_DAC_READ_SEARCH]);
             if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
                 tracing::debug!(%error, "a plan is made with the priority of the agent");
@@ -130,7 +131,7 @@ impl Snapshot {
             let plan = self.plan(config.as_ref()).map(Reply::Plan);
             drop(self);
             allocator::give_back();
-            // The caller may have gone.
+            // The caller may have gone, so a send error is ignored.
             let _ = call.reply.send(plan);
         };
         let thread = std::thread::Builder::new().name("plan".into());
@@ -139,10 +140,10 @@ impl Snapshot {
         }
     }
 
-    /// What a configuration would change: the one that is sent along, or the agent's own file.
+    /// Predicts the effect of a configuration: the submitted one, or else the agent's own file.
     ///
     /// # Errors
-    /// When the configuration is bad, does not fit, or tables cannot be read.
+    /// A refusal if the configuration is bad or does not fit, or if tables cannot be read.
     pub fn plan(&self, submitted: Option<&Submitted>) -> Result<Preview, Refusal> {
         let config = match submitted {
             Some(Submitted { text, source }) => lb_config::parse(text, Path::new(source)),
@@ -151,7 +152,7 @@ impl Snapshot {
         self.preview(config.map_err(|error| bad(&error))?)
     }
 
-    /// What `config` would change, if it came by a reload.
+    /// Predicts the effect of a reload with `config`.
     pub(super) fn preview(&self, config: Config) -> Result<Preview, Refusal> {
         check_loops(&self.compose(&config, &Overlay::default()))?;
         let (config, overlay, restart) = next(config, &self.config, &self.overlay);
@@ -196,7 +197,7 @@ impl Snapshot {
         }
     }
 
-    /// Open connections of every backend, on all paths.
+    /// Open connections of every backend, over all paths.
     fn open_connections(&self) -> Result<HashMap<BackendId, u64>, dataplane::Error> {
         let backends = self.observed.backends.iter();
         let present = backends.filter(|entry| entry.state != state::REMOVED);
@@ -208,8 +209,9 @@ impl Snapshot {
     }
 }
 
-/// Refuses a configuration with backends that are the agent itself: by addresses of this host, or with
-/// this data plane. `desired` is what it says without changes made at run time.
+/// Refuses a configuration with backends that lead to the agent itself. The cause may be an address
+/// of this host or this data plane. `desired` is the configuration without changes made at run
+/// time.
 pub(super) fn check_loops(desired: &Desired) -> Result<(), Refusal> {
     let loops = desired.configured_loops();
     match loops.is_empty() {
@@ -218,13 +220,13 @@ pub(super) fn check_loops(desired: &Desired) -> Result<(), Refusal> {
     }
 }
 
-/// The configuration as a reload would take it in the place of `now`, with the changes made at run time
-/// that stay; and whether some of it comes with a restart only.
+/// The configuration after a reload in the place of `now`, and the run-time changes that stay. The
+/// third value tells whether a part of it takes effect with a restart only.
 pub(super) fn next(mut config: Config, now: &Config, overlay: &Overlay) -> (Config, Overlay, bool) {
     let mut overlay = overlay.clone();
     let is_known = |name: &str| now.services.iter().any(|service| service.name == name);
     carry_over(&mut overlay, &config, &is_known);
-    // What the file does not have any more need not be hidden.
+    // A removal is kept only for backends that are still in the file.
     overlay.removed.retain(|target| {
         config.services.iter().any(|service| {
             service.name == target.service
@@ -234,7 +236,7 @@ pub(super) fn next(mut config: Config, now: &Config, overlay: &Overlay) -> (Conf
                     .any(|backend| backend.address == target.address)
         })
     });
-    // The socket may have been named on the command line.
+    // The control socket may come from the command line.
     config.agent.control.clone_from(&now.agent.control);
     let restart = config.agent != now.agent;
     config.agent = now.agent.clone();

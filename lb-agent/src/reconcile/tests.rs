@@ -1,4 +1,4 @@
-//! Commands on tables in memory, which fail when told to.
+//! Runs commands on in-memory tables that fail on request.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,11 +18,11 @@ use lb_net::Clients;
 use lb_net::admission::Admission;
 use lb_net::handover::FdStore;
 
-/// A [`Memory`] that the test can reach too.
+/// A [`Memory`] that is shared with the test.
 #[derive(Clone)]
 struct Shared {
     memory: Arc<Mutex<Memory>>,
-    /// Whoever lists the clients waits for it.
+    /// A lock that listing the clients waits for.
     gate: Arc<Mutex<()>>,
 }
 
@@ -83,7 +83,7 @@ impl Connections for Shared {
 
 impl Listeners for Shared {
     fn steers(&self) -> bool {
-        // So that the userspace path opens no listener.
+        // The userspace path then opens no listener.
         true
     }
     fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String> {
@@ -193,7 +193,7 @@ fn status(agent: &mut Reconciler) -> Status {
     }
 }
 
-/// `address state source` of every backend.
+/// The address, state and source of every backend.
 fn backends(agent: &mut Reconciler) -> Vec<String> {
     let service = status(agent).services.remove(0);
     let line = |b: crate::control::status::BackendStatus| {
@@ -202,7 +202,7 @@ fn backends(agent: &mut Reconciler) -> Vec<String> {
     service.backends.into_iter().map(line).collect()
 }
 
-/// The part of the new clients that each backend gets.
+/// The part of the new clients that each backend gets, 0 to 1.
 fn shares(agent: &mut Reconciler) -> Vec<f64> {
     let service = status(agent).services.remove(0);
     service
@@ -228,7 +228,7 @@ fn what_was_changed_at_run_time_comes_back_after_a_restart() {
     );
     drop(agent);
     assert_eq!(backends(&mut bench.agent()), before);
-    // The same after a reboot, which leaves no tables.
+    // A reboot leaves no tables.
     *bench.plane.get() = Memory::new(16);
     assert_eq!(backends(&mut bench.agent()), before);
 }
@@ -247,14 +247,14 @@ fn a_change_that_fails_half_way_is_taken_back_whole() {
             .backends_of(abi::ServiceId(0))
             .collect::<Vec<_>>()
     );
-    // Entry written, table not.
+    // The entry is written, the table is not.
     for steps in 0..2 {
         bench.plane.get().fail_after = Some(steps);
         let refusal = agent.handle(add("127.0.0.1:5001")).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Failed);
         bench.plane.get().fail_after = None;
         assert_eq!(backends(&mut agent), before, "{steps} steps");
-        // The next change puts right what could not be undone then.
+        // The next change repairs the state that could not be undone.
         agent.handle(add("127.0.0.1:5002")).unwrap();
         agent.handle(remove("127.0.0.1:5002")).unwrap();
         let tables = format!(
@@ -280,7 +280,7 @@ fn a_change_that_fails_half_way_is_taken_back_whole() {
 fn a_change_that_cannot_be_kept_is_not_made() {
     let bench = Bench::new("'127.0.0.1:5000'");
     let mut agent = bench.agent();
-    // A directory where the temporary file would be: also root cannot write it.
+    // A directory takes the name of the temporary file, so even root cannot write the file.
     std::fs::create_dir(bench.dir.path().join("state/state.new")).unwrap();
     let refusal = agent.handle(add("127.0.0.1:5001")).unwrap_err();
     assert!(refusal.error.contains("state.new"), "{}", refusal.error);
@@ -406,7 +406,7 @@ fn another_weight_is_a_change_and_outlives_a_reload() {
 
 #[test]
 fn the_path_of_the_configuration_is_a_path() {
-    // `reload` reads the very file that `run` was given.
+    // `reload` reads the same file that `run` was given.
     let bench = Bench::new("");
     let mut agent = bench.agent();
     assert_eq!(
@@ -447,7 +447,7 @@ fn changes_are_made_while_a_plan_is() {
     );
 }
 
-/// The service `web` of the bench gets another name, with this line below it.
+/// Renames the service `web` of the bench, and adds a line below its name.
 fn rename(bench: &Bench, to: &str, line: &str) {
     bench.configure("'127.0.0.1:5000'");
     let text = std::fs::read_to_string(bench.config_path()).unwrap();
@@ -469,7 +469,7 @@ fn backends_added_at_run_time_go_with_a_renamed_service_over_reload_and_restart(
     assert!(message.contains("web is shop from now on"), "{message}");
     assert_eq!(backends(&mut agent), two);
     drop(agent);
-    // The next name comes while no agent is there.
+    // The service is renamed again while no agent is running.
     rename(&bench, "store", "was = 'shop'");
     let mut agent = bench.agent();
     assert_eq!(backends(&mut agent), two);
@@ -492,7 +492,7 @@ fn rename_that_fails_half_way_is_taken_back_with_its_id() {
     let bench = Bench::new("'127.0.0.1:5000'");
     let mut agent = bench.agent();
     rename(&bench, "shop", "was = 'web'\nmax_load = 2");
-    // The name is given, the table is not.
+    // The step that names the service succeeds, the next one fails.
     bench.plane.get().fail_after = Some(1);
     let reload = Command::Reload { max_moved: None };
     assert!(agent.handle(reload.clone()).is_err());
