@@ -1,28 +1,29 @@
-//! What drivers can do: the `netdev` family of generic netlink (Linux 6.3), in its own binary form.
+//! XDP features of network drivers, from the `netdev` family of generic netlink (Linux 6.3). The
+//! messages are encoded here.
 
 use std::io;
 
 use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{Socket, SocketAddr};
 
-/// linux/netlink.h.
+/// Message header size, flags and message types of linux/netlink.h.
 const HEADER: usize = 16;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// linux/genetlink.h.
+/// The controller family of linux/genetlink.h.
 const GENL_ID_CTRL: u16 = 16;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const GENL_HEADER: usize = 4;
-/// linux/netdev.h.
+/// The `netdev` family of linux/netdev.h.
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 
-/// The XDP features of all interfaces, by index.
+/// The XDP features of all interfaces, by interface index.
 pub(super) fn all() -> io::Result<Vec<(u32, u64)>> {
     let mut socket = Socket::new(NETLINK_GENERIC)?;
     socket.bind_auto()?;
@@ -63,7 +64,7 @@ fn message(kind: u16, flags: u16, command: u8, body: &[u8]) -> Vec<u8> {
     message.extend((length as u32).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
-    // Sequence number and port: the kernel fills in what it needs.
+    // Sequence number and port, 0: the kernel fills in the values that it needs.
     message.extend([0; 8]);
     message.extend([command, 1, 0, 0]);
     message.extend(body);
@@ -77,7 +78,7 @@ fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-/// Passes on the attributes of each answer: of one, or of a whole dump.
+/// Passes on the attributes of each answer, either of one answer or of a whole dump.
 fn read(socket: &Socket, dump: bool, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -101,7 +102,7 @@ fn read(socket: &Socket, dump: bool, take: &mut dyn FnMut(&[u8])) -> io::Result<
     }
 }
 
-/// Kind and body of the first message, and what follows it.
+/// Type and body of the first message, and the bytes after it.
 fn first(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);

@@ -3,13 +3,13 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `netlink` | questions to the kernel, rtnetlink(7) |
-//! | `features` | what drivers can do, by generic netlink |
-//! | [`status`] | what there is to tell |
-//! | [`survey`] | what was found, and what follows from it: which backends are behind this host, by which interfaces clients come, where programs can be |
-//! | `watch` | noticing that something has changed |
-//! | [`sysctl`] | settings of interfaces that have to be changed, and put back |
+//! | `features` | XDP features of drivers, from generic netlink |
+//! | [`status`] | the status of the packet paths |
+//! | [`survey`] | the network as it was found, and conclusions: the class of each backend, the interfaces of clients, the place of the programs |
+//! | `watch` | notices of changes |
+//! | [`sysctl`] | settings of interfaces that have to be changed and restored |
 //!
-//! Nothing here knows of BPF.
+//! This module does not depend on BPF.
 
 mod features;
 mod netlink;
@@ -28,10 +28,10 @@ use tokio::sync::Notify;
 use netlink::Rtnetlink;
 use survey::{Survey, Way};
 
-/// How long what was found is trusted: a change that was not told is noticed after this.
+/// The time for which a survey is trusted. A change without a notice is found after this time.
 const GOOD_FOR: Duration = Duration::from_secs(5);
 
-/// What is known of the host's network. Copies are the same.
+/// The agent's knowledge of the host's network. All clones share one state.
 #[derive(Clone, Default)]
 pub struct Network {
     known: Arc<Mutex<Known>>,
@@ -41,14 +41,17 @@ pub struct Network {
 #[derive(Default)]
 struct Known {
     survey: Arc<Survey>,
-    /// `None` where there is no route.
+    /// Routes by destination; `None` if there is no route.
     ways: HashMap<IpAddr, Option<Way>>,
     at: Option<Instant>,
     problem: Option<String>,
 }
 
 impl Network {
-    /// Tells [`Network::changed`] of changes from now on. Returns why that cannot be.
+    /// Notifies [`Network::changed`] of changes from now on.
+    ///
+    /// # Errors
+    /// The error of the netlink socket or of the thread if the network cannot be watched.
     pub fn watch(&self) -> std::io::Result<()> {
         let changed = Arc::clone(&self.changed);
         let known = Arc::clone(&self.known);
@@ -58,25 +61,25 @@ impl Network {
         })
     }
 
-    /// Waits until something has changed.
+    /// Waits for the next change of the network.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// When what is known is to be looked at again.
+    /// The time at which the survey is no longer trusted.
     pub fn stale_at(&self) -> Instant {
         let known = lock(&self.known);
         known.at.map_or_else(Instant::now, |at| at + GOOD_FOR)
     }
 
-    /// What there is, not older than some seconds.
+    /// The survey of the network, at most five seconds old.
     pub fn survey(&self) -> Arc<Survey> {
         let mut known = lock(&self.known);
         known.refresh();
         Arc::clone(&known.survey)
     }
 
-    /// The way to `address`; `None` where there is none.
+    /// The route to `address`; `None` if there is none.
     pub fn way(&self, address: IpAddr) -> Option<Way> {
         let mut known = lock(&self.known);
         known.refresh();
@@ -88,7 +91,7 @@ impl Network {
         way
     }
 
-    /// Makes sure that these next hops, each with its interface, have a MAC address, and keep it.
+    /// Makes sure that these next hops, each with its interface, have a MAC address and keep it.
     pub fn keep_neighbours(&self, next_hops: &BTreeSet<(u32, IpAddr)>) {
         let mut netlink = match Rtnetlink::open() {
             Ok(netlink) => netlink,
@@ -101,7 +104,7 @@ impl Network {
         }
     }
 
-    /// What stood in the way of looking.
+    /// The error of the last survey, if it failed.
     pub fn problem(&self) -> Option<String> {
         lock(&self.known).problem.clone()
     }
@@ -157,10 +160,10 @@ fn look() -> std::io::Result<Survey> {
         addresses: netlink.addresses()?,
         world: gateways.interfaces,
         routers: gateways.routers,
-        // A kernel without them has none.
+        // A kernel without support for routing rules has none.
         has_rules: netlink.has_rules().unwrap_or(false),
     };
-    // Kernels before 6.3 do not tell; then it has to be tried.
+    // Kernels before 6.3 do not report features. Attaching a program then has to be tried.
     let features = features::all().unwrap_or_default();
     for (index, features) in features {
         if let Some(interface) = survey.interfaces.get_mut(&index) {

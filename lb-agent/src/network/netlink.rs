@@ -1,4 +1,4 @@
-//! Questions to the kernel about interfaces, addresses, routes and neighbours: rtnetlink(7).
+//! Requests to the kernel about interfaces, addresses, routes and neighbours: rtnetlink(7).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,22 +26,22 @@ use netlink_sys::{Socket, SocketAddr};
 
 use super::survey::{Interface, Medium, Route};
 
-/// Room for one datagram of an answer.
+/// Buffer size in bytes for one datagram of an answer.
 const BUFFER: usize = 64 * 1024;
 
-/// TC_H_CLSACT and the ends of it (`linux/pkt_sched.h`).
+/// TC_H_CLSACT and its ingress and egress hooks (`linux/pkt_sched.h`).
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_INGRESS: u32 = 0xffff_fff2;
 const CLSACT_EGRESS: u32 = 0xffff_fff3;
 
-/// A socket to ask with.
+/// A netlink socket for requests, with the buffer of its answers.
 pub(super) struct Rtnetlink {
     socket: Socket,
     buffer: Vec<u8>,
 }
 
 impl Rtnetlink {
-    /// A socket in this network namespace.
+    /// Opens a socket in this network namespace.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -52,7 +52,7 @@ impl Rtnetlink {
         })
     }
 
-    /// All interfaces.
+    /// All interfaces by their index.
     pub(super) fn interfaces(&mut self) -> io::Result<BTreeMap<u32, Interface>> {
         let mut found = BTreeMap::new();
         let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
@@ -64,8 +64,8 @@ impl Rtnetlink {
         Ok(found)
     }
 
-    /// The host's own addresses that others can know: neither those of the loopback network nor
-    /// link-local ones.
+    /// The host's own addresses that other hosts can know, each with its interface. Loopback and
+    /// link-local addresses are left out.
     pub(super) fn addresses(&mut self) -> io::Result<BTreeMap<IpAddr, u32>> {
         let mut found = BTreeMap::new();
         let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -88,7 +88,7 @@ impl Rtnetlink {
             for attribute in &message.attributes {
                 match attribute {
                     AddressAttribute::Local(address) => local = Some(*address),
-                    // The same where there is no other end.
+                    // Without a peer, this is the local address too.
                     AddressAttribute::Address(address) => local = local.or(Some(*address)),
                     _ => {}
                 }
@@ -100,7 +100,7 @@ impl Rtnetlink {
         Ok(found)
     }
 
-    /// The ways out of the networks of this host.
+    /// The interfaces and routers by which packets leave the host's own networks.
     pub(super) fn gateways(&mut self) -> io::Result<Gateways> {
         let mut found = Gateways::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -119,7 +119,7 @@ impl Rtnetlink {
         Ok(found)
     }
 
-    /// Whether there are routing rules beside the three that every host has.
+    /// Whether there are routing rules beside the kernel's three default ones.
     pub(super) fn has_rules(&mut self) -> io::Result<bool> {
         let mut found = false;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -135,7 +135,7 @@ impl Rtnetlink {
         Ok(found)
     }
 
-    /// The route to `address`; `None` where there is none.
+    /// The route to `address`; `None` if there is none.
     pub(super) fn route_to(&mut self, address: IpAddr) -> io::Result<Option<Route>> {
         let mut request = RouteMessage::default();
         request.header.address_family = family(address);
@@ -159,8 +159,8 @@ impl Rtnetlink {
         }
     }
 
-    /// Has the kernel treat a neighbour as if a packet had just gone there: one that is not known
-    /// is asked for its address, one that is stale whether it is still there (`NTF_USE`).
+    /// Makes the kernel treat a neighbour as if a packet had just gone there (`NTF_USE`). The
+    /// kernel resolves an unknown neighbour, and checks a stale one for reachability.
     pub(super) fn use_neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<()> {
         let mut message = NeighbourMessage::default();
         message.header.family = family(address);
@@ -203,7 +203,7 @@ impl Rtnetlink {
         self.ask(request, 0, &mut |_| ())
     }
 
-    /// Sends one request and passes on the answers, to the last.
+    /// Sends one request, and passes on all messages of the answer.
     fn ask(
         &mut self,
         request: RouteNetlinkMessage,
@@ -213,7 +213,7 @@ impl Rtnetlink {
         let mut message = NetlinkMessage::from(request);
         message.header.flags = NLM_F_REQUEST | flags;
         if flags & NLM_F_DUMP != NLM_F_DUMP {
-            // So that there is a last answer.
+            // The acknowledgement marks the end of the answer.
             message.header.flags |= NLM_F_ACK;
         }
         message.finalize();
@@ -229,8 +229,8 @@ impl Rtnetlink {
     }
 }
 
-/// Whether a rule is one of those that lead to the tables `local`, `main` and `default` (FIB_RULES in
-/// net/ipv4/fib_rules.c).
+/// Whether a rule is a default one that leads to the tables `local`, `main` or `default` (FIB_RULES
+/// in net/ipv4/fib_rules.c).
 fn is_usual(rule: &RuleMessage) -> bool {
     let mut priority = 0;
     for attribute in &rule.attributes {
@@ -241,7 +241,7 @@ fn is_usual(rule: &RuleMessage) -> bool {
     matches!(priority, 0 | 32_766 | 32_767) && rule.header.action == RuleAction::ToTable
 }
 
-/// The address of a neighbour.
+/// The IP address of a neighbour; `None` for other families.
 pub(super) fn neighbour_address(address: &NeighbourAddress) -> Option<IpAddr> {
     match address {
         NeighbourAddress::Inet(address) => Some((*address).into()),
@@ -250,7 +250,7 @@ pub(super) fn neighbour_address(address: &NeighbourAddress) -> Option<IpAddr> {
     }
 }
 
-/// Passes on the messages of one datagram; true after the last of an answer.
+/// Passes on the messages of one datagram. Returns true after the last message of an answer.
 pub(super) fn messages(
     mut bytes: &[u8],
     take: &mut dyn FnMut(RouteNetlinkMessage),
@@ -313,12 +313,12 @@ fn interface(link: LinkMessage) -> Interface {
     interface
 }
 
-/// Ways out of the networks of this host.
+/// The interfaces and routers by which packets leave the host's own networks.
 #[derive(Default)]
 pub(super) struct Gateways {
-    /// Interfaces with a route that goes on from there by a router, or to everywhere.
+    /// Interfaces with a default route or a route by a router.
     pub(super) interfaces: BTreeSet<u32>,
-    /// Routers, with their interface.
+    /// Routers, each with its interface.
     pub(super) routers: BTreeSet<(u32, IpAddr)>,
 }
 
@@ -347,7 +347,7 @@ fn note_gateway(route: &RouteMessage, found: &mut Gateways) {
 fn note_hop(interface: u32, attributes: &[RouteAttribute], everywhere: bool, found: &mut Gateways) {
     let router = attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(address) => Some(ip(address)),
-        // Of the other family: packets go on all the same.
+        // The gateway has another address family. Packets go on by it all the same.
         RouteAttribute::Via(_) => Some(None),
         _ => None,
     });

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The status of the packet paths, if they are in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketStatus {
-    /// Interfaces with the programs.
+    /// The interfaces that have the programs.
     pub interfaces: Vec<InterfaceState>,
     /// Fill of the flow tables and counts of packets.
     pub figures: PacketFigures,
@@ -25,7 +25,7 @@ pub struct InterfaceState {
 /// Fill of the flow tables, and counts of packets by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketFigures {
-    /// Flows whose handshake is complete, as of the last sweep.
+    /// Established flows (handshake complete), as of the last sweep.
     pub established: u64,
     /// The most established flows that the tables can hold.
     pub capacity: u64,

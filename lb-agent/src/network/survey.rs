@@ -1,4 +1,5 @@
-//! What there is, and what follows from it. Pure: everything was asked for before.
+//! The network as it was found, and conclusions from it. The module is pure: it asks the kernel
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,51 +9,51 @@ use lb_config::{Attach, InterfaceConfig};
 /// Interfaces, addresses and routes of this network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// By their index.
+    /// The interfaces by their index.
     pub interfaces: BTreeMap<u32, Interface>,
     /// The host's own addresses, and the interface of each.
     pub addresses: BTreeMap<IpAddr, u32>,
-    /// Interfaces with a route that goes on from there.
+    /// Interfaces with a default route or a route by a router.
     pub world: BTreeSet<u32>,
-    /// The routers on the way, each with its interface.
+    /// The routers of the host's routes, each with its interface.
     pub routers: BTreeSet<(u32, IpAddr)>,
-    /// There are routing rules beside those that every host has.
+    /// Whether there are routing rules beside the kernel's default ones.
     pub has_rules: bool,
 }
 
-/// An interface.
+/// A network interface as the kernel describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// Its number.
+    /// Interface index of the kernel.
     pub index: u32,
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// It is up, administratively.
+    /// Whether the interface is up administratively.
     pub up: bool,
-    /// It is the loopback interface.
+    /// Whether it is the loopback interface.
     pub loopback: bool,
-    /// What it carries.
+    /// The kind of packets that the interface carries.
     pub medium: Medium,
-    /// Its MAC address.
+    /// MAC address; `None` without a link-layer address of six bytes.
     pub mac: Option<[u8; 6]>,
-    /// Greatest packet, bytes.
+    /// MTU: the largest packet in bytes.
     pub mtu: u32,
-    /// What the kernel calls this kind of virtual interface; `None` for a network card.
+    /// The kernel's name for this kind of virtual interface; `None` for a network card.
     pub kind: Option<String>,
-    /// The bridge or bond that it is part of.
+    /// Index of the bridge or bond that the interface is part of.
     pub controller: Option<u32>,
-    /// Bits of [`feature`], where the kernel tells.
+    /// Bits of [`feature`]; `None` if the kernel does not report them.
     pub features: Option<u64>,
 }
 
-/// What an interface carries.
+/// The kind of packets that an interface carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Medium {
-    /// Ethernet frames.
+    /// Frames with an Ethernet header.
     Ethernet,
     /// IP packets without a frame around them: tun, WireGuard, PPP.
     Ip,
-    /// Something else.
+    /// Frames of any other link layer.
     #[default]
     Other,
 }
@@ -61,40 +62,40 @@ pub enum Medium {
 pub mod feature {
     /// The driver runs XDP programs.
     pub const BASIC: u64 = 1;
-    /// Frames can be redirected from it.
+    /// Frames can be redirected from the interface.
     pub const REDIRECT: u64 = 2;
-    /// Frames can be redirected to it.
+    /// Frames can be redirected to the interface.
     pub const TARGET: u64 = 4;
 }
 
-/// What the kernel answers when it is asked for a route.
+/// The kernel's answer to a route request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The address is the host's own.
+    /// Whether the destination is an address of the host itself.
     pub local: bool,
-    /// Interface by which packets leave.
+    /// Index of the interface by which packets leave.
     pub interface: u32,
-    /// The next router; `None` where the address itself is the next hop.
+    /// The next router; `None` if the destination itself is the next hop.
     pub gateway: Option<IpAddr>,
-    /// Source that the host would use.
+    /// The source address that the host would use.
     pub source: Option<IpAddr>,
-    /// Greatest packet, where the route has a limit of its own, bytes.
+    /// MTU of the route in bytes, if the route has one of its own.
     pub mtu: Option<u32>,
 }
 
-/// Where a backend is, as the `nat` path sees it.
+/// The location of a backend, as the `nat` path distinguishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// On this host, in this network namespace.
     Local,
-    /// Behind this host, which is its way to the world: a container, another namespace.
+    /// Behind this host, which is its default router: a container or another namespace.
     Container,
-    /// On another host.
+    /// On another host of the network.
     Remote,
 }
 
 impl Class {
-    /// Its name in `status`.
+    /// The name of the class in `status`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -104,35 +105,36 @@ impl Class {
     }
 }
 
-/// The way to a backend.
+/// The route to a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// Where it is.
+    /// The location of the backend.
     pub class: Class,
-    /// Interface by which packets leave.
+    /// Index of the interface by which packets leave.
     pub interface: u32,
-    /// Its name.
+    /// Name of that interface.
     pub name: String,
-    /// What the interface carries.
+    /// The kind of packets that the interface carries.
     pub medium: Medium,
-    /// Who gets the frames.
+    /// The next hop, which gets the frames.
     pub next_hop: IpAddr,
-    /// Source that the host would use.
+    /// The source address that the host would use.
     pub source: Option<IpAddr>,
-    /// Greatest packet, where the route has a limit of its own, bytes.
+    /// MTU of the route in bytes, if the route has one of its own.
     pub mtu: Option<u16>,
 }
 
-/// Kinds of interfaces that join this host with namespaces on it.
+/// Kinds of interfaces that connect this host with namespaces on it.
 const INWARD: [&str; 7] = [
     "veth", "bridge", "macvlan", "ipvlan", "netkit", "tun", "macvtap",
 ];
 
-/// Kinds whose drivers have XDP of their own although they are no network cards.
+/// Kinds of virtual interfaces whose drivers have native XDP.
 const WITH_XDP: [&str; 4] = ["veth", "bond", "tun", "netkit"];
 
 impl Survey {
-    /// The way to `address`, to which `route` leads.
+    /// The way to `address`, given the kernel's `route`. `None` if the interface of the route is
+    /// unknown.
     pub fn way(&self, address: IpAddr, route: &Route) -> Option<Way> {
         let interface = self.interfaces.get(&route.interface)?;
         let class = if route.local {
@@ -156,8 +158,8 @@ impl Survey {
         })
     }
 
-    /// Whether what is on an interface has this host as its way to the world: a link to
-    /// namespaces by which the host itself does not reach the world.
+    /// Whether hosts on an interface use this host as their way to the world. That is a link to
+    /// namespaces, unless the host itself reaches the world by it.
     fn is_inward(&self, interface: &Interface) -> bool {
         let inward = |interface: &Interface| {
             interface
@@ -165,7 +167,7 @@ impl Survey {
                 .as_deref()
                 .is_some_and(|kind| INWARD.contains(&kind))
         };
-        // A bridge with a network card in it is the network outside.
+        // A bridge with a network card in it belongs to the network outside.
         let bridged_out = self
             .interfaces
             .values()
@@ -180,8 +182,8 @@ impl Survey {
             .find(|interface| interface.name == name)
     }
 
-    /// The interfaces by which most clients come: those that are configured, else those that lead to
-    /// the world, else, on a host that knows no router, all that have an address.
+    /// The interfaces by which most clients come. These are the configured ones, or else those that
+    /// lead to the world. On a host without a router, all interfaces with an address count.
     pub fn client_side(&self, configured: &[InterfaceConfig]) -> Vec<(&Interface, Attach)> {
         let usable = |interface: &&Interface| interface.up && !interface.loopback;
         if !configured.is_empty() {
@@ -207,8 +209,8 @@ impl Survey {
 }
 
 impl Survey {
-    /// Other interfaces by which clients may come: all that have an address, unless interfaces are
-    /// configured.
+    /// Other interfaces by which clients may come. These are all that have an address, or none if
+    /// interfaces are configured.
     pub fn other_sides(&self, configured: &[InterfaceConfig]) -> Vec<&Interface> {
         if !configured.is_empty() {
             return Vec::new();
@@ -224,19 +226,19 @@ impl Survey {
     }
 }
 
-/// Where the programs go on an interface, and why not to the driver.
+/// The place of the programs on an interface, with the reason if it is not the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// To the driver, if it takes them.
+    /// At the driver, if it takes the programs.
     Driver,
-    /// Behind the driver.
+    /// Behind the driver (tc), with the reason.
     Behind(String),
-    /// Nowhere.
+    /// No programs on this interface, with the reason.
     Nowhere(String),
 }
 
 impl Interface {
-    /// Where the programs go, as far as can be told without trying.
+    /// The place of the programs, as far as it can be told without trying.
     pub fn place(&self, attach: Attach) -> Place {
         match self.medium {
             Medium::Ethernet => {}
@@ -254,8 +256,7 @@ impl Interface {
             Attach::Auto => {}
         }
         match kind {
-            // Frames from the other end come with the checksum left for a network card, which XDP
-            // cannot see.
+            // Frames from the peer leave the checksum to a network card, and XDP cannot see that.
             Some("veth" | "tun" | "netkit") => {
                 Place::Behind("senders on this host leave out checksums".to_owned())
             }
@@ -269,7 +270,7 @@ impl Interface {
         }
     }
 
-    /// Whether frames can be redirected to it by XDP.
+    /// Whether XDP can redirect frames to the interface.
     pub fn takes_xdp(&self) -> bool {
         self.features
             .is_some_and(|bits| bits & feature::TARGET != 0)
@@ -332,7 +333,7 @@ mod tests {
         );
         assert_eq!(class(&survey, 3, None), Class::Container);
         assert_eq!(class(&survey, 4, None), Class::Container);
-        // Behind another router, which may know another way to the world.
+        // The backend is behind another router, which may have another way to the world.
         assert_eq!(class(&survey, 3, Some("10.0.0.1")), Class::Remote);
         assert_eq!(class(&survey, 2, None), Class::Remote);
     }

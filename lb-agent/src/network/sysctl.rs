@@ -1,24 +1,24 @@
-//! Settings of interfaces that the packet paths need, and what they were before.
+//! Changes settings of interfaces that the packet paths need, and restores them.
 //!
-//! The kernel answers questions about routes only for interfaces that forward. Turning forwarding
-//! on for IPv6 would end the use of router advertisements there, unless they are asked for twice.
+//! The kernel answers route lookups only for interfaces that forward. Forwarding of IPv6 would end
+//! the use of router advertisements there. The setting `accept_ra` = 2 keeps them in use.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// File in the state directory that keeps what settings were.
+/// File in the state directory that keeps the original settings.
 const FILE: &str = "network.json";
 
-/// Settings that were changed, with what they were.
+/// The changed settings, with their original values.
 pub struct Sysctls {
     file: PathBuf,
     before: BTreeMap<String, String>,
 }
 
 impl Sysctls {
-    /// Those that an earlier agent has noted in `state_dir`.
+    /// The changes that an earlier agent has recorded in `state_dir`.
     pub fn open(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
         let before = fs::read(&file)
@@ -28,7 +28,8 @@ impl Sysctls {
         Self { file, before }
     }
 
-    /// Lets the interface `name` forward. Returns what cannot be changed, and how it could.
+    /// Turns on forwarding for the interface `name`. Returns the settings that cannot be changed,
+    /// each with a remedy.
     pub fn forward(&mut self, name: &str) -> Vec<String> {
         let mut problems = Vec::new();
         let ipv6 = format!("net/ipv6/conf/{name}");
@@ -40,8 +41,8 @@ impl Sysctls {
         for key in [
             format!("net/ipv4/conf/{name}/forwarding"),
             format!("{ipv6}/forwarding"),
-            // What the stack is left to send on it otherwise drops, unless all interfaces forward.
-            // Since Linux 6.17.
+            // Without this setting, the stack drops the packets left to it on this interface,
+            // unless all interfaces forward. It exists since Linux 6.17.
             format!("{ipv6}/force_forwarding"),
         ] {
             self.set(&key, "1", &mut problems);
@@ -49,7 +50,7 @@ impl Sysctls {
         problems
     }
 
-    /// Whether the host forwards what comes by the interface `name`, over IPv4.
+    /// Whether the host forwards IPv4 packets that come by the interface `name`.
     pub fn forwards(name: &str) -> bool {
         read(&format!("net/ipv4/conf/{name}/forwarding")).is_ok_and(|value| value == "1")
     }
@@ -57,7 +58,7 @@ impl Sysctls {
     fn set(&mut self, key: &str, value: &str, problems: &mut Vec<String>) {
         let now = match read(key) {
             Ok(now) => now,
-            // A host without IPv6, or an interface that has just gone.
+            // The host has no IPv6, or the interface has just gone.
             Err(_) => return,
         };
         if now == value {
@@ -65,7 +66,7 @@ impl Sysctls {
         }
         let known = self.before.contains_key(key);
         self.before.entry(key.to_owned()).or_insert(now);
-        // Noted first: what is changed and not noted could not be put back.
+        // The record comes first: a change without a record could not be restored.
         let done = if known { Ok(()) } else { self.keep() };
         if let Err(error) = done.and_then(|()| write(key, value)) {
             let name = key.replace('/', ".");
@@ -83,9 +84,9 @@ impl Sysctls {
         fs::rename(fresh, &self.file)
     }
 
-    /// Puts everything back to what it was.
+    /// Restores all changed settings.
     pub fn restore(&mut self) {
-        // Forwarding first: it comes with changes of its own.
+        // The forwarding settings come first, as the kernel changes other settings with them.
         for (key, value) in self.before.iter().rev() {
             if let Err(error) = write(key, value) {
                 tracing::debug!(%error, key, "a setting of an interface cannot be put back");
@@ -96,19 +97,19 @@ impl Sysctls {
     }
 }
 
-/// The first and the last port that the host takes for connections of its own.
+/// The first and the last port that the host gives to its own connections.
 pub fn local_ports() -> (u16, u16) {
     let range = read("net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut ports = range.split_whitespace().map(str::parse);
     match (ports.next(), ports.next()) {
         (Some(Ok(first)), Some(Ok(last))) => (first, last),
-        // The kernel's own default.
+        // The kernel's default range.
         _ => (32_768, 60_999),
     }
 }
 
-/// Whether the stack forwards IPv6 between interfaces that [`Sysctls::forward`] was asked for: it does
-/// since Linux 6.17, before only where all interfaces forward.
+/// Whether the stack forwards IPv6 between interfaces prepared by [`Sysctls::forward`]. It does
+/// since Linux 6.17. Before, it does so only if all interfaces forward.
 pub fn stack_forwards_ipv6() -> bool {
     path("net/ipv6/conf/all/force_forwarding").exists()
         || read("net/ipv6/conf/all/forwarding").is_ok_and(|value| value == "1")

@@ -1,5 +1,5 @@
-//! Noticing that interfaces, addresses, routes or the MAC addresses of neighbours have changed: the
-//! kernel tells a netlink socket.
+//! Notices changes of interfaces, addresses, routes and the MAC addresses of neighbours. The kernel
+//! reports them on a netlink socket.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,10 +24,10 @@ const IPV6_ROUTE: u32 = 11;
 const IPV4_RULE: u32 = 8;
 const IPV6_RULE: u32 = 19;
 
-/// Changes seldom come alone: what follows within this time is told with the first.
+/// Changes seldom come alone. Changes within this time are reported together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// Calls `changed` after each change, on a thread of its own that lives as long as the process.
+/// Calls `changed` after each change, on its own thread that lives as long as the process.
 pub(super) fn start(changed: impl Fn() + Send + 'static) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind(&SocketAddr::new(0, 0))?;
@@ -51,7 +51,7 @@ pub(super) fn start(changed: impl Fn() + Send + 'static) -> io::Result<()> {
             let mut news = false;
             match socket.recv(&mut &mut buffer[..], 0) {
                 Ok(size) => news |= neighbours.is_news(&buffer[..size]),
-                // More came than could be kept: something has changed.
+                // The socket's buffer has overflowed, so something has changed.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => news = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -76,16 +76,16 @@ pub(super) fn start(changed: impl Fn() + Send + 'static) -> io::Result<()> {
         .map(drop)
 }
 
-/// MAC addresses by interface and address: neighbours are heard of all the time, and most often it
-/// is only that they are still there.
+/// MAC addresses of neighbours by interface and address. The kernel reports neighbours all the
+/// time, most often only that they are still reachable.
 #[derive(Default)]
 struct Neighbours(HashMap<(u32, IpAddr), Vec<u8>>);
 
-/// More neighbours than this are not kept in mind.
+/// The most neighbours that are remembered.
 const MOST_NEIGHBOURS: usize = 65_536;
 
 impl Neighbours {
-    /// Whether a datagram of the kernel tells of a change.
+    /// Whether a datagram of the kernel reports a change.
     fn is_news(&mut self, datagram: &[u8]) -> bool {
         let mut news = false;
         let read = messages(datagram, &mut |message| {
@@ -95,11 +95,11 @@ impl Neighbours {
                 _ => true,
             };
         });
-        // What cannot be read may be one.
+        // An unreadable datagram may report a change.
         news || read.is_err()
     }
 
-    /// Whether a neighbour has another MAC address than before.
+    /// Whether the MAC address of a neighbour has changed.
     fn has_moved(&mut self, neighbour: &NeighbourMessage) -> bool {
         let (mut address, mut mac) = (None, None);
         for attribute in &neighbour.attributes {
