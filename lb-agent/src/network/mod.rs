@@ -5,7 +5,7 @@
 //! | `netlink` | questions to the kernel, rtnetlink(7) |
 //! | `features` | XDP features of drivers, from generic netlink |
 //! | [`status`] | the status of the packet paths |
-//! | [`survey`] | the network as it was found, and conclusions: the class of each backend, the interfaces of clients, the place of the programs |
+//! | [`survey`] | the network as it was found; classes of backends, interfaces of clients, places of programs |
 //! | `watch` | notices of changes |
 //! | [`sysctl`] | settings of interfaces that have to be changed and restored |
 //!

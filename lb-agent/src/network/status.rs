@@ -29,7 +29,7 @@ pub struct PacketFigures {
     pub established: u64,
     /// The most established flows that the tables can hold.
     pub capacity: u64,
-    /// Flows whose handshake is not complete, as of the last sweep.
+    /// Opening flows (handshake not complete), as of the last sweep.
     pub opening: u64,
     /// Flows of the `dsr` path that are remembered because their slot changed hands.
     pub tracked: u64,

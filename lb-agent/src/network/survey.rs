@@ -26,7 +26,7 @@ pub struct Survey {
 pub struct Interface {
     /// Interface index of the kernel.
     pub index: u32,
-    /// Name of the interface.
+    /// Name of the interface, such as `eth0`.
     pub name: String,
     /// Whether the interface is up administratively.
     pub up: bool,
@@ -112,7 +112,7 @@ pub struct Way {
     pub class: Class,
     /// Index of the interface by which packets leave.
     pub interface: u32,
-    /// Name of that interface.
+    /// Name of the interface by which packets leave.
     pub name: String,
     /// The kind of packets that the interface carries.
     pub medium: Medium,
@@ -129,7 +129,7 @@ const INWARD: [&str; 7] = [
     "veth", "bridge", "macvlan", "ipvlan", "netkit", "tun", "macvtap",
 ];
 
-/// Kinds of virtual interfaces whose drivers have native XDP.
+/// Kinds of virtual interfaces with native XDP in their drivers.
 const WITH_XDP: [&str; 4] = ["veth", "bond", "tun", "netkit"];
 
 impl Survey {
@@ -175,7 +175,7 @@ impl Survey {
         inward(interface) && !bridged_out && !self.world.contains(&interface.index)
     }
 
-    /// The interface called `name`.
+    /// The interface called `name`; `None` if there is none.
     pub fn named(&self, name: &str) -> Option<&Interface> {
         self.interfaces
             .values()

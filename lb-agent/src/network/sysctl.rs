@@ -84,7 +84,7 @@ impl Sysctls {
         fs::rename(fresh, &self.file)
     }
 
-    /// Restores all changed settings.
+    /// Restores all changed settings, and removes the record of them.
     pub fn restore(&mut self) {
         // The forwarding settings come first, as the kernel changes other settings with them.
         for (key, value) in self.before.iter().rev() {

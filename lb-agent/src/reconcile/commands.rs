@@ -419,7 +419,7 @@ fn about_drain(timeout: Duration, at_end: AtEnd, moved: bool) -> String {
     }
 }
 
-/// "1 backend", "2 backends".
+/// A number with its noun, as in "1 backend" or "2 backends".
 pub(super) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -158,7 +158,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A host whose own addresses are the loopback ones.
+    /// A host with the loopback addresses as its only own addresses.
     pub(crate) struct Loopback {
         pub(crate) can_steer: bool,
     }

@@ -26,7 +26,7 @@ pub struct Desired {
 /// The desired state of one service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
-    /// Name of the service.
+    /// Name of the service in the configuration.
     pub name: String,
     /// Former names, the latest first.
     pub was: Vec<String>,
@@ -56,7 +56,7 @@ pub struct Service {
 /// The desired state of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Address of the application.
+    /// Address or unix socket of the application.
     pub address: BackendAddress,
     /// Weight as configured or as given at run time.
     pub weight: u16,
@@ -120,14 +120,14 @@ impl Desired {
             .collect()
     }
 
-    /// The service called `name`.
+    /// The service called `name`; `None` if there is none.
     pub fn service(&self, name: &str) -> Option<&Service> {
         self.services.iter().find(|service| service.name == name)
     }
 }
 
 impl Service {
-    /// The backend at `address`.
+    /// The backend of the service at `address`; `None` if there is none.
     pub fn backend(&self, address: &BackendAddress) -> Option<&Backend> {
         self.backends
             .iter()

@@ -20,7 +20,7 @@ pub struct Overlay {
     pub added: Vec<Added>,
     /// Backends of the configuration that were removed.
     pub removed: Vec<Target>,
-    /// Backends being drained, and those whose drain is over.
+    /// Backends with a drain, under way or over.
     pub drained: Vec<Drained>,
     /// Services that have had another name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,9 +41,9 @@ pub struct Renamed {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// Name of the service.
+    /// Name of the service in the configuration.
     pub service: String,
-    /// Address of the backend.
+    /// Address or unix socket of the backend.
     pub address: BackendAddress,
 }
 
@@ -160,7 +160,7 @@ impl Overlay {
         }
     }
 
-    /// Drains `target` until `until_unix_ms`.
+    /// Drains `target` until `until_unix_ms`, with [`AtEnd::Leave`].
     #[cfg(test)]
     pub fn drain(&mut self, target: Target, until_unix_ms: u64) {
         self.put_drain(Drained {
@@ -178,7 +178,7 @@ impl Overlay {
         self.drained.push(drained);
     }
 
-    /// The backends whose connections are to be closed at the time `now_ms`.
+    /// The drains that have connections to close at the time `now_ms`.
     pub fn to_close(&self, now_ms: u64) -> impl Iterator<Item = &Drained> {
         self.drained.iter().filter(move |drained| {
             drained.at_end == AtEnd::Close && drained.until_unix_ms <= now_ms

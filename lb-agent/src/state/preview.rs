@@ -53,7 +53,7 @@ pub struct ServicePreview {
     /// The part of the slots that would change their owner, 0 to 1. It is also the part of the
     /// clients still unknown that would go to another backend.
     pub slots_moved: f64,
-    /// Known clients whose next connection would go to another backend.
+    /// Known clients that would move to another backend with their next connection.
     pub clients: Moved,
     /// Open connections of backends that would get no clients any more, or that would leave the
     /// packet paths. On the packet paths these connections end. On the other paths they go on.
@@ -75,7 +75,7 @@ pub enum Change {
 /// The effect of a change on one backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendPreview {
-    /// Address of the backend.
+    /// Address or unix socket of the backend.
     pub address: BackendAddress,
     /// Whether the backend is added, removed or changed.
     pub change: Change,
@@ -94,7 +94,7 @@ pub struct BackendPreview {
 pub struct Moved {
     /// The number that would move.
     pub moved: u64,
-    /// The total number.
+    /// The total number, moved ones included.
     pub of: u64,
 }
 
@@ -110,7 +110,7 @@ impl Moved {
 /// One of the two states that are compared.
 #[derive(Clone, Copy)]
 pub struct Picture<'a> {
-    /// The desired state.
+    /// The desired state of all services.
     pub desired: &'a Desired,
     /// The tables that follow from the desired state.
     pub observed: &'a Observed,
@@ -123,9 +123,9 @@ pub type Known = (AffinityKey, Affinity);
 pub struct Present {
     /// The remembered clients, sorted by service id.
     known: Vec<Known>,
-    /// Open connections by backend.
+    /// Open connections by backend, over all paths.
     open: HashMap<BackendId, u64>,
-    /// CLOCK_BOOTTIME in nanoseconds.
+    /// The present time by CLOCK_BOOTTIME, in nanoseconds.
     now_ns: u64,
 }
 
@@ -208,7 +208,7 @@ pub fn preview(before: Picture<'_>, after: Picture<'_>, present: &Present) -> Pr
 }
 
 impl ServicePreview {
-    /// Whether anything would change.
+    /// Whether anything of the service would change.
     fn is_any(&self) -> bool {
         self.change != Change::Changed
             || self.was.is_some()

@@ -14,7 +14,7 @@ pub enum StoreError {
     /// The operating system refused an operation.
     #[error("{what} {}", path.display())]
     Io {
-        /// The operation that failed.
+        /// The operation that failed, such as "open".
         what: &'static str,
         /// The file or directory of the operation.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum StoreError {
         path.display()
     )]
     Damaged {
-        /// The damaged file.
+        /// The damaged file of run-time changes.
         path: PathBuf,
         /// The defect that was found.
         reason: String,
@@ -41,7 +41,7 @@ pub enum StoreError {
         path.display()
     )]
     Secret {
-        /// The damaged file.
+        /// The damaged file of the secret.
         path: PathBuf,
     },
     /// Another user could write files that the agent trusts.

@@ -15,9 +15,9 @@ const MOST_SOURCE_BITS: u8 = 16;
 /// The range of source ports that the packet paths give out, outside the host's own range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// The first port.
+    /// The first port of the range.
     pub first: u16,
-    /// The number of ports.
+    /// The number of ports in the range.
     pub count: u16,
 }
 
