@@ -6,7 +6,7 @@
 //! | `features` | XDP features of drivers, from generic netlink |
 //! | [`status`] | the status of the packet paths |
 //! | [`survey`] | the network as it was found; classes of backends, interfaces of clients, places of programs |
-//! | `watch` | notices of changes |
+//! | `watch` | notifications of changes |
 //! | [`sysctl`] | settings of interfaces that have to be changed and restored |
 //!
 //! This module does not depend on BPF.

@@ -88,7 +88,7 @@ pub struct Route {
 pub enum Class {
     /// On this host, in this network namespace.
     Local,
-    /// Behind this host, which is its default router: a container or another namespace.
+    /// Behind this host, which is its way to the world: a container or another namespace.
     Container,
     /// On another host of the network.
     Remote,

@@ -173,7 +173,7 @@ impl Reconciler {
         self.health.clone()
     }
 
-    /// Checks the health of the backends of `desired`, and of no others.
+    /// Makes the health checks cover the backends of `desired`, and no others.
     fn watch(&self, desired: &Desired) {
         let mut wanted = Vec::new();
         for service in &desired.services {

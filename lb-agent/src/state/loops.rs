@@ -1,5 +1,6 @@
-//! Forwarding loops: takes out backends whose connections would come back to the agent. The check
-//! of the configuration cannot see every loop, and the host may have got another address since.
+//! Takes backends out of service if their connections would come back to the agent (a forwarding
+//! loop). The check of the configuration cannot see every loop, and the host may have got another
+//! address since.
 
 use std::net::{IpAddr, SocketAddr};
 

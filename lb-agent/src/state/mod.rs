@@ -1,9 +1,8 @@
-//! The desired state, the observed state, and the plan that leads from the observed to the desired
-//! one.
+//! The desired state, the observed state, and the plan that leads from the second to the first.
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `table` | tables of services, and what they are built from |
+//! | `table` | tables of services, and their specs |
 //! | `action` | single changes of the tables |
 //! | `overlay`, `store` | changes made at run time, and their file |
 //! | `verdict`, `targets`, `route` | the health verdict of a backend, its packet target, the path to it |

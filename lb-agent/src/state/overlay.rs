@@ -150,7 +150,7 @@ impl Overlay {
         Some(&renamed.first)
     }
 
-    /// Moves the changes of the service `from` to the service `to`.
+    /// Moves the changes of the backends of the service `from` to the service `to`.
     pub fn rename(&mut self, from: &str, to: &str) {
         let added = self.added.iter_mut().map(|added| &mut added.target);
         let drained = self.drained.iter_mut().map(|drained| &mut drained.target);
@@ -178,7 +178,8 @@ impl Overlay {
         self.drained.push(drained);
     }
 
-    /// The drains that have connections to close at the time `now_ms`.
+    /// The drains with connections to close: those that have ended at the time `now_ms`, with
+    /// [`AtEnd::Close`].
     pub fn to_close(&self, now_ms: u64) -> impl Iterator<Item = &Drained> {
         self.drained.iter().filter(move |drained| {
             drained.at_end == AtEnd::Close && drained.until_unix_ms <= now_ms

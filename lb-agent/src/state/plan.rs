@@ -138,7 +138,7 @@ fn round(
     }
 }
 
-/// The steps of a plan by kind, each in its order.
+/// The steps of a plan, grouped by kind.
 #[derive(Default)]
 struct Steps {
     names: Vec<Action>,

@@ -22,8 +22,8 @@ pub struct Preview {
     /// The services that would change, in the order of the new configuration. Removed services come
     /// last.
     pub services: Vec<ServicePreview>,
-    /// The greatest part of its known clients or open connections that a service would lose, 0 to
-    /// 1. For a service without affinity, the part of its moved slots counts too.
+    /// The greatest part (0 to 1) of its known clients or open connections that a service would
+    /// lose. For a service without affinity, the part of its moved slots counts too.
     pub moved: f64,
     /// Notes about services that are removed or renamed, a sentence each.
     #[serde(default)]

@@ -53,8 +53,8 @@ pub fn vips(desired: &Desired, ids: &HashMap<&str, ServiceId>) -> HashMap<VipKey
             );
         }
     }
-    // A specific listen address outranks a wildcard. If its service is not on the packet paths, it
-    // does not belong to a wildcard's service that is.
+    // A specific listen address outranks a wildcard. The address of a service that is not on the
+    // packet paths does not belong to a wildcard's service that is.
     for service in desired
         .services
         .iter()
