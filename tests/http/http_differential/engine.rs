@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 
 use lb_agent::dataplane::Connections as _;
 use lb_agent::dataplane::memory::Memory;
