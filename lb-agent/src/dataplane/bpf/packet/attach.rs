@@ -1,6 +1,6 @@
-//! The packet programs on interfaces, by links that are pinned, one pin for each program and
-//! interface. A program of an earlier agent is replaced through its link, so that no packet meets a
-//! gap; a program of somebody else is left where it is.
+//! Attaches the packet programs to interfaces by pinned links, one pin for each program and interface. A
+//! program of an earlier agent is replaced through its link, so that no packet passes unhandled. A foreign
+//! program stays attached.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,25 +23,25 @@ use crate::errors::chain;
 use crate::network::remove_clsact;
 use crate::network::survey::Place;
 
-/// Programs, in the order in which they are told apart in the names of pins.
+/// Names of the programs. The same names begin the names of pins.
 const XDP: &str = "lb_xdp";
 const INGRESS: &str = "lb_tc_ingress";
 const EGRESS: &str = "lb_tc_egress";
-/// [`EGRESS`] where packets have no Ethernet header.
+/// [`EGRESS`] for interfaces without Ethernet headers.
 const BARE_EGRESS: &str = "lb_tc_egress_bare";
 pub(super) const PROGRAMS: [&str; 4] = [XDP, INGRESS, EGRESS, BARE_EGRESS];
 
-/// Greatest packet that drivers without multi-buffer XDP commonly take: a page of 4,096 bytes less
-/// headroom, frame header and the kernel's own bookkeeping.
+/// Largest MTU, in bytes, that drivers without multi-buffer XDP commonly accept. It is a page of 4,096
+/// bytes less headroom, frame header and the kernel's own bookkeeping.
 const COMMON_MTU: u32 = 3498;
-/// Where the filters are on kernels without TCX (before 6.6).
+/// Priority and handle of the filters on kernels without TCX (before 6.6).
 const FILTER: NlOptions = NlOptions {
     priority: 0xcafe,
     handle: TcHandle::new(0, 1),
     classid: None,
 };
 
-/// Whether the kernel has taken the programs; else why not.
+/// The kernel's answers to loading the programs; an error is its text.
 #[derive(Clone, Debug)]
 struct Loaded {
     /// `lb_xdp`.
@@ -51,28 +51,28 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// The refusals of one or both.
+    /// The errors of the programs that the kernel refused.
     fn refusals(&self) -> impl Iterator<Item = &String> {
         [&self.xdp, &self.tc]
             .into_iter()
             .filter_map(|loaded| loaded.as_ref().err())
     }
 
-    /// Whether one of them can serve.
+    /// Whether at least one kind of program can forward packets.
     fn serves(&self) -> bool {
         self.xdp.is_ok() || self.tc.is_ok()
     }
 }
 
-/// What is attached where.
+/// The programs and the interfaces that they are attached to.
 pub(super) struct Attachments {
     pin_dir: PathBuf,
-    /// Has the programs.
+    /// The loaded eBPF object with the programs.
     object: Ebpf,
-    /// What the kernel has said of them, once it was asked.
+    /// The kernel's answers; `None` until the programs are first loaded.
     loaded: Option<Loaded>,
     attached: BTreeMap<u32, (Wanted, InterfaceState)>,
-    /// Whether what an earlier agent has left has been looked through.
+    /// Whether the pins of an earlier agent have been checked.
     adopted: bool,
 }
 
@@ -87,10 +87,10 @@ impl Attachments {
         }
     }
 
-    /// Has the kernel load the programs, unless it has. Whether one of them can serve: where `lb_xdp` is
-    /// refused packets are forwarded behind the driver, where those for TC are, by drivers alone.
+    /// Loads the programs unless that was done. Returns whether at least one kind can serve. Without
+    /// `lb_xdp` packets are forwarded behind the driver; without the TC programs, only by drivers.
     ///
-    /// Only when they are needed: checking them takes the kernel some time.
+    /// Loading waits until the programs are needed, because the verifier takes some time.
     pub(super) fn load(&mut self) -> bool {
         let (object, pin_dir) = (&mut self.object, &self.pin_dir);
         let loaded = self.loaded.get_or_insert_with(|| {
@@ -106,13 +106,13 @@ impl Attachments {
         loaded.serves()
     }
 
-    /// Why programs that were needed cannot serve.
+    /// The reasons for which the kernel refused programs that were needed.
     pub(super) fn refusals(&self) -> Vec<String> {
         let loaded = self.loaded.iter();
         loaded.flat_map(Loaded::refusals).cloned().collect()
     }
 
-    /// Has the programs on the interfaces `wanted`, and on no others.
+    /// Attaches the programs to the interfaces `wanted`, and detaches them from all others.
     pub(super) fn follow(&mut self, wanted: &[Wanted]) -> Vec<InterfaceState> {
         let keep = |index: u32| wanted.iter().any(|wanted| wanted.index == index);
         if !self.adopted {
@@ -141,7 +141,7 @@ impl Attachments {
             .collect()
     }
 
-    /// Where programs are that stay for a while, which nobody follows.
+    /// Interfaces that keep their programs until open flows have ended, although no service needs them.
     pub(super) fn left(&self) -> Vec<InterfaceState> {
         let state = |name: String, mode: &str| InterfaceState {
             name,
@@ -188,12 +188,12 @@ impl Attachments {
         state
     }
 
-    /// Whether the programs are still there; somebody may have detached them.
+    /// Whether the programs are still attached; another process may have detached them.
     fn is_attached(&self, wanted: &Wanted, state: &InterfaceState) -> bool {
         let program = match &state.mode[..] {
             "xdp" => XDP,
             "tcx" => INGRESS,
-            // Filters tell nobody; a link that failed is not tried again and again.
+            // Detached filters cannot be noticed. A link that failed is not retried.
             _ => return true,
         };
         link::is_live(&pin_of(&self.pin_dir, program, wanted.index))
@@ -232,7 +232,7 @@ fn load_tc(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Loads a program, and tries it.
+/// Loads a TC program, and runs it on test frames.
 fn check_tc(object: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
     let program: &mut SchedClassifier = programs::program(object, name)?;
     program.load().map_err(programs::refused(name))?;
@@ -241,8 +241,8 @@ fn check_tc(object: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Loads the program for replies that leave by an interface without Ethernet headers, unless that was done:
-/// few hosts need it.
+/// Loads the program for replies that leave by an interface without Ethernet headers, unless that was done.
+/// Few hosts need it.
 fn load_bare(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
     let program: &mut SchedClassifier = programs::program(object, BARE_EGRESS)?;
     if program.fd().is_ok() {
@@ -260,8 +260,8 @@ fn none(wanted: &Wanted, why: String) -> InterfaceState {
     }
 }
 
-/// Attaches the programs to an interface: one for what comes in, and where replies of backends on
-/// this host leave by it, one for them.
+/// Attaches the programs to an interface: one for incoming packets. If replies of backends on this host
+/// leave by it, it also gets one for egress.
 fn attach(object: &mut Ebpf, wanted: &Wanted, pin_dir: &Path) -> InterfaceState {
     let pin = |program| pin_of(pin_dir, program, wanted.index);
     let mut state = match &wanted.place {
@@ -276,7 +276,7 @@ fn attach(object: &mut Ebpf, wanted: &Wanted, pin_dir: &Path) -> InterfaceState 
         },
         Place::Behind(why) => behind(object, wanted, &pin(INGRESS), why.clone()),
     };
-    // One of both: a packet must not be looked at twice.
+    // Only one of the two is attached, so that no packet is processed twice.
     if state.mode != "xdp" {
         detach(&pin(XDP));
     } else {
@@ -308,8 +308,10 @@ fn behind(object: &mut Ebpf, wanted: &Wanted, pin: &Path, why: String) -> Interf
     }
 }
 
-/// Attaches `lb_xdp` to the driver, or puts it in the place of what the link at `pin` runs; else
-/// says why that cannot be.
+/// Attaches `lb_xdp` to the driver, or replaces the program of the link at `pin`.
+///
+/// # Errors
+/// The reason, as a text for the operator.
 fn to_driver(object: &mut Ebpf, wanted: &Wanted, pin: &Path) -> Result<(), String> {
     let program: &mut Xdp = programs::program(object, XDP).map_err(|error| chain(&error))?;
     let fd = program.fd().map_err(|_| not_taken(XDP))?;
@@ -325,20 +327,20 @@ fn to_driver(object: &mut Ebpf, wanted: &Wanted, pin: &Path) -> Result<(), Strin
     keep_xdp(link, pin)
 }
 
-/// Of a program that was not loaded; [`Attachments::refusals`] has the whole of it.
+/// The short error for a program that was not loaded; [`Attachments::refusals`] has the full text.
 fn not_taken(name: &str) -> String {
     format!("the kernel refuses {name}")
 }
 
 fn keep_xdp(link: XdpLink, pin: &Path) -> Result<(), String> {
-    // Without a link (before Linux 5.9) the program would go with the agent.
+    // Without a link (before Linux 5.9) the program would be detached when the agent ends.
     let link: FdLink = link
         .try_into()
         .map_err(|_| "the kernel has no XDP links".to_owned())?;
     link.pin(pin).map(drop).map_err(|error| error.to_string())
 }
 
-/// Why a driver does not take the program, in words.
+/// The reason for which a driver refuses the program, as a text for the operator.
 fn refusal(error: &ProgramError, wanted: &Wanted) -> String {
     let errno = match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
@@ -364,7 +366,8 @@ fn refusal(error: &ProgramError, wanted: &Wanted) -> String {
     }
 }
 
-/// Attaches a program behind the driver, or puts it in the place of what runs there. Returns how.
+/// Attaches a program behind the driver, or replaces the one of the link at `pin`. Returns the mode: `tcx`
+/// or `tc`.
 fn to_tc(
     object: &mut Ebpf,
     name: &'static str,
@@ -395,13 +398,13 @@ fn to_tc(
     }
 }
 
-/// The same by a filter of the `clsact` queueing discipline, which stays when the agent goes.
+/// Attaches the program as a filter of the `clsact` queueing discipline, which outlives the agent.
 fn filter(
     program: &mut SchedClassifier,
     wanted: &Wanted,
     kind: TcAttachType,
 ) -> Result<(), String> {
-    // It may be there already.
+    // An error is ignored: the qdisc may exist already.
     let _ = tc::qdisc_add_clsact(&wanted.name);
     let ours = SchedClassifierLink::attached(
         &wanted.name,
@@ -419,20 +422,20 @@ fn filter(
             .map_err(|error| error.to_string())?,
     };
     let link = program.take_link(id).map_err(|error| error.to_string())?;
-    // Dropped, it would be detached.
+    // Dropping the link would detach the filter.
     std::mem::forget(link);
     Ok(())
 }
 
-/// Removes the filters that were attached to interfaces without links.
+/// Removes the agent's filters from interfaces that have no links (kernels before 6.6).
 pub(crate) fn remove_filters_of(interfaces: &[String]) {
     interfaces
         .iter()
         .for_each(|interface| remove_filters(interface));
 }
 
-/// Removes our filters from an interface, and with the last of them the queueing discipline that they
-/// were filters of.
+/// Removes the agent's filters from an interface. The queueing discipline goes with the last of its
+/// filters.
 fn remove_filters(interface: &str) {
     let ends = [
         (TcAttachType::Ingress, INGRESS),
@@ -440,7 +443,7 @@ fn remove_filters(interface: &str) {
         (TcAttachType::Egress, BARE_EGRESS),
     ];
     let removed = ends.map(|(kind, program)| {
-        // There may be none.
+        // An error is ignored: there may be no filter.
         tc::qdisc_detach_program(interface, kind, program).is_ok()
     });
     if removed.contains(&true) {
@@ -448,8 +451,8 @@ fn remove_filters(interface: &str) {
     }
 }
 
-/// Where the link of a program on an interface is pinned. (In the names of pins no dot is
-/// allowed, as there is in the names of some interfaces.)
+/// Path of the pin of a program's link on an interface. It has the interface's index: names of pins must
+/// not contain dots, which some names of interfaces do.
 fn pin_of(pin_dir: &Path, program: &str, index: u32) -> PathBuf {
     link::pin_of(pin_dir, &format!("{program}_{index}"))
 }
@@ -474,7 +477,7 @@ fn pins(pin_dir: &Path) -> Vec<(PathBuf, &'static str, u32)> {
 
 /// Detaches and removes the link at `pin`, if there is one.
 fn detach(pin: &Path) {
-    // One whose interface is gone has nothing to be detached from.
+    // An error is ignored: the interface of the link may be gone.
     let _ = link::detach(pin);
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

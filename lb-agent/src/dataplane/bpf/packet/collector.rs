@@ -1,8 +1,8 @@
-//! Flows that are over are taken out, in small batches: a thread walks over the tables, some
-//! thousand entries at a time, and never looks at a whole table at once.
+//! Garbage collection of flows: a thread walks over the flow tables in small batches and removes flows that
+//! have ended or expired. It never reads a whole table at once.
 //!
-//! Ages are those of the packets, kept in the entries by the kernel's own clock: an agent that
-//! starts on tables which another one has left finds nothing older than it is.
+//! The age of a flow is the time since its packets, which the programs store in its entry by the kernel's
+//! clock. An agent that takes over the tables of an earlier one therefore sees no flow older than it is.
 
 use std::collections::{HashMap as StdMap, HashSet};
 use std::io;
@@ -25,20 +25,21 @@ use crate::dataplane::bpf::pod;
 use crate::privilege::keep_or_warn;
 use lb_net::clock::monotonic_s;
 
-/// Entries of `TRACKED` that are looked at together.
+/// Entries of `TRACKED` in one batch.
 const BATCH: u32 = 512;
-/// The same of sets of flows.
+/// Sets of flows in one batch.
 const SETS: u32 = 512;
-/// Time between two batches.
+/// Pause between two batches.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Time between the beginnings of two walks over everything, at least.
+/// Least time between the beginnings of two walks over all tables.
 const PASS: Duration = Duration::from_secs(1);
-/// How long a place has to be given to another flow until nobody can still be at it.
+/// Age of a reservation in a table at which its writer counts as dead.
 const STUCK: Duration = Duration::from_secs(5);
-/// How long a flow that is given up is kept, so that the answers of its ends are understood.
+/// Seconds for which an abandoned flow stays in the table, so that its ends' answers to the reset are
+/// matched.
 const FAREWELL_S: u32 = 3;
 
-/// What the last walk over the tables found.
+/// The results of the last walk over the tables.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Swept {
     pub(super) established: u64,
@@ -47,19 +48,19 @@ pub(super) struct Swept {
     pub(super) opening_capacity: u64,
     pub(super) tracked: u64,
     pub(super) tracked_capacity: u64,
-    /// Since the agent's start, this one included.
+    /// Walks since the agent's start, this one included.
     pub(super) walks: u64,
-    /// Since the agent's start.
+    /// Expired flows since the agent's start.
     pub(super) expired: u64,
-    /// The same.
+    /// Flows that lost their backend, since the agent's start.
     pub(super) orphaned: u64,
     active: StdMap<BackendId, u64>,
-    /// Attempts to open a flow that a backend has left without an answer, since the agent's start.
+    /// Attempts to open a flow that a backend did not answer, by backend, since the agent's start.
     unanswered: StdMap<BackendId, u64>,
     away: Arc<HashSet<(FlowKey, BackendId)>>,
 }
 
-/// The thread's side that others see.
+/// The collector's results and controls, shared between its thread and the agent.
 pub(super) struct Collector {
     swept: Mutex<Swept>,
     run_now: AtomicBool,
@@ -68,7 +69,7 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// What the last walk found.
+    /// A copy of the last walk's results.
     pub(super) fn swept(&self) -> Swept {
         self.lock().clone()
     }
@@ -78,22 +79,22 @@ impl Collector {
         self.lock().active.get(&backend).copied().unwrap_or(0)
     }
 
-    /// Attempts to open a flow that a backend has left without an answer.
+    /// Attempts to open a flow that a backend did not answer, since the agent's start.
     pub(super) fn unanswered(&self, backend: BackendId) -> u64 {
         self.lock().unanswered.get(&backend).copied().unwrap_or(0)
     }
 
-    /// The flows of the `dsr` path that are tracked, each with its backend.
+    /// The tracked flows of the `dsr` path, each with its backend.
     pub(super) fn tracked(&self) -> Arc<HashSet<(FlowKey, BackendId)>> {
         Arc::clone(&self.lock().away)
     }
 
-    /// The kernel's clock as of the last batch, CLOCK_MONOTONIC in seconds.
+    /// The kernel's clock at the last batch: CLOCK_MONOTONIC, in seconds.
     pub(super) fn now_s(&self) -> u32 {
         self.now_s.load(Ordering::Relaxed)
     }
 
-    /// Begins the next walk now: a backend is gone, or out of service.
+    /// Starts the next walk now, because a backend is gone or out of service.
     pub(super) fn run_now(&self) {
         self.run_now.store(true, Ordering::Release);
         self.wake.notify_all();
@@ -116,7 +117,7 @@ impl Collector {
     }
 }
 
-/// Begins to walk over the tables pinned in `pin_dir`.
+/// Starts the thread that walks over the tables pinned in `pin_dir`.
 pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Collector>> {
     let tables = Tables::open(pin_dir).map_err(io::Error::other)?;
     let flows = Flows::open(pin_dir, ages)?;
@@ -145,7 +146,7 @@ pub(super) fn start(pin_dir: &Path, ages: PacketSettings) -> io::Result<Arc<Coll
     std::thread::Builder::new()
         .name("flow-sweep".into())
         .spawn(move || {
-            // Its sockets and maps are open.
+            // The thread drops its capabilities: its sockets and maps are open.
             keep_or_warn(&[]);
             walk.for_ever();
         })?;
@@ -156,7 +157,7 @@ struct Tables {
     tracked: HashMap<MapData, pod::FlowKey, pod::Tracked>,
     targets: Array<MapData, pod::Target>,
     backends: Array<MapData, pod::Backend>,
-    /// `tracked`, to be walked over.
+    /// A second handle of the map `tracked`, for the batched walk.
     walked: MapData,
     tracked_capacity: u64,
 }
@@ -188,7 +189,7 @@ impl Tables {
     }
 }
 
-/// A flow that was met before: family, set, way and version of its entry.
+/// Identity of a flow between two walks: family, set, way and version of its entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Known(u8, u32, u16, u32);
 
@@ -198,17 +199,17 @@ impl From<&At> for Known {
     }
 }
 
-/// One walk after the other.
+/// The state of the collector's thread, which repeats its walk.
 struct Walk {
     tables: Tables,
     flows: Flows,
     ages: PacketSettings,
     resets: Option<Resets>,
-    /// Flows whose backend is gone and whose ends have been told, and when.
+    /// Abandoned flows with the time of the reset to their ends, in seconds of the kernel's clock.
     farewells: StdMap<Known, u32>,
-    /// Places that somebody gave to another flow when the last walk met them, and since when.
+    /// Reserved places that the last walk met, each with the time of its first sighting.
     stuck: StdMap<Known, Instant>,
-    /// When the last walk over the flows began, and this one; the kernel's clock.
+    /// Starts of the previous and of this walk over the flows, in seconds of the kernel's clock.
     looks_s: [u32; 2],
     swept: Swept,
     collector: Arc<Collector>,
@@ -267,7 +268,8 @@ impl Walk {
         }
     }
 
-    /// Somebody gives this place to another flow. Programs take less than a microsecond for that.
+    /// Handles a place that is reserved for a new flow. A program holds a reservation for less than a
+    /// microsecond, so one older than `STUCK` is repaired.
     fn somebody_is_at(&mut self, at: &At, before: &StdMap<Known, Instant>) {
         let known = Known::from(at);
         let since = before.get(&known).copied().unwrap_or_else(Instant::now);
@@ -309,7 +311,7 @@ impl Walk {
         }
     }
 
-    /// Counts a flow. One that ends is not open any more.
+    /// Counts a flow. A flow that is closing does not count as open.
     fn count(&mut self, flow: &Met, gone: bool) {
         if !flow.has(state::ESTABLISHED) {
             self.swept.opening += 1;
@@ -321,10 +323,10 @@ impl Walk {
         }
     }
 
-    /// Tells both ends of a flow that it is over. That is for good, also when its backend is back
-    /// before it is taken out, or another agent does that.
+    /// Abandons a flow and resets both of its ends. The flow stays abandoned even if its backend returns,
+    /// or another agent takes over, before the entry is removed.
     fn give_up(&mut self, flow: &Met, now_s: u32) {
-        // First, as answers come at once.
+        // The mark precedes the resets, because answers arrive at once.
         self.flows.give_up(&flow.at);
         self.farewells.insert(Known::from(&flow.at), now_s);
         let Some(resets) = &self.resets else {

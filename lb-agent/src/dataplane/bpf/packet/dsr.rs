@@ -1,9 +1,9 @@
-//! Tables of services on the `dsr` path: who owns a slot, and who still has what was there before.
+//! Tables of services on the `dsr` path: the owner of each slot, and the former owner that keeps its flows.
 //!
-//! While a slot has had one owner nothing is stored for it. When it changes hands, the former owner
-//! stays its *base* and the slot is not clean: what is not tracked goes to the base, what is new to
-//! the owner and is tracked. It becomes clean when the base's flows are over: nothing was sent
-//! there for as long as an idle flow is kept, or the base is gone.
+//! A slot that has had one owner stores no flows. When it gets a new owner, the former one stays its *base*
+//! and the slot is not clean. Untracked flows then go to the base. New flows go to the owner and are
+//! tracked. The slot becomes clean when the base's flows have ended. They have ended when the base has had
+//! no packet for the idle timeout, or is gone.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd as _;
@@ -22,11 +22,11 @@ use lb_net::clock::monotonic_s;
 
 /// The tables, by service.
 ///
-/// Each is pinned: the kernel tells the number of a map in an array of maps, and opens a map by its number for
-/// CAP_SYS_ADMIN alone, which the agent has not.
+/// Each map is pinned. The kernel returns only the id of a map inside an array of maps. Opening a map by
+/// its id takes CAP_SYS_ADMIN, which the agent does not have.
 pub(super) struct Tables {
     outer: MapData,
-    /// Where the maps are pinned.
+    /// Directory of the pinned maps.
     pins: PathBuf,
     head: HashMap<ServiceId, ServiceHead>,
 }
@@ -40,7 +40,7 @@ impl Tables {
         }
     }
 
-    /// Puts the slots of a service in force, with what is left of those before.
+    /// Puts the slots of a service in force. Slots keep the bases that still have flows.
     pub(super) fn put(
         &mut self,
         id: ServiceId,
@@ -68,8 +68,8 @@ impl Tables {
         self.write(id, &fresh)
     }
 
-    /// Cleans slots whose bases have had nothing for `idle_s`. `tracked` are the flows that are
-    /// tracked, each with its backend.
+    /// Cleans slots without traffic to their bases for `idle_s` seconds. `tracked` holds the tracked flows,
+    /// each with its backend.
     pub(super) fn clean(
         &mut self,
         now_s: u32,
@@ -115,7 +115,7 @@ impl Tables {
         Ok(Some(table))
     }
 
-    /// The table of a service, whose map has this number.
+    /// Opens the table of a service, a map with the id `number`.
     fn open(&self, id: ServiceId, number: u32) -> Result<MapData, MapError> {
         for pin in [self.pin(id), self.next_pin(id)] {
             let found = MapData::from_pin(pin).ok();
@@ -124,17 +124,18 @@ impl Tables {
                 return Ok(map);
             }
         }
-        // Of an agent that did not pin them.
+        // An earlier agent may have made the map without a pin.
         MapData::from_id(number)
     }
 
     fn write(&self, id: ServiceId, table: &pod::DsrTable) -> Result<(), MapError> {
         let inner = DSR_TABLES.inner_with(table)?;
         let (pin, next) = (self.pin(id), self.next_pin(id));
-        // Whenever the agent ends in here, the map that is in force has one of the two pins.
+        // At every step the map in force has one of the two pins, so the agent may be killed at any of
+        // them.
         let swapped = remove(&next)
             .and_then(|()| sys::pin(inner.as_fd(), &next))
-            // The kernel returns when no program reads the old one any more.
+            // The kernel returns when no program reads the old map any more.
             .and_then(|()| sys::put_inner(self.outer.fd().as_fd(), id.0, inner.as_fd()))
             .and_then(|()| fs::rename(&next, &pin));
         swapped.map_err(MapError::IoError)
@@ -149,7 +150,7 @@ impl Tables {
     }
 }
 
-/// Removes a pin, if it is there.
+/// Removes a pin, if it exists.
 fn remove(pin: &Path) -> io::Result<()> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -157,12 +158,12 @@ fn remove(pin: &Path) -> io::Result<()> {
     }
 }
 
-/// The backend that gets what is new in a slot: its owner, or while that takes nothing, the first
-/// that does among the owners of slots met in strides. Balancers with the same backends agree.
+/// The backend for new flows of a slot. It is the slot's owner if that is usable, else the first usable
+/// owner among slots visited in strides. Balancers with the same backends agree.
 fn owner(table: &ServiceTable, slot: usize, usable: &dyn Fn(BackendId) -> bool) -> BackendId {
     let stride = 1 + slot * 40_503 % (TABLE_SLOTS - 1);
     let mut at = slot;
-    // The table has some of every member within a few strides, unless there are a thousand.
+    // A few strides visit slots of every member, unless there are a thousand members.
     for _ in 0..1024 {
         let id = table.slots[at];
         if usable(id) {
@@ -174,8 +175,8 @@ fn owner(table: &ServiceTable, slot: usize, usable: &dyn Fn(BackendId) -> bool) 
     members.find(|id| usable(*id)).unwrap_or_default()
 }
 
-/// A slot after `owner` has taken it, and whether it has another base than before. `known` says
-/// which backends still get what they have.
+/// A slot after `owner` has taken it over, and whether its base has changed. `known` tells whether a
+/// backend keeps its existing flows.
 fn handed_over(
     old: DsrSlot,
     owner: BackendId,
@@ -183,7 +184,7 @@ fn handed_over(
 ) -> (DsrSlot, bool) {
     let base = dsr::id(old.base);
     let slot = |base| DsrSlot { owner, base };
-    // The base as long as it has what it had.
+    // The base stays as long as it keeps its flows.
     let rest = if known(base) { base } else { owner };
     if old.owner == owner {
         let mark = old.base.0 & dsr::TRACKED;
@@ -194,8 +195,8 @@ fn handed_over(
         };
     }
     if old.is_clean() {
-        // What the owner of before had is lost if nothing gets there any more. It goes on where nobody
-        // takes what is new.
+        // If the former owner is gone, its flows are lost. If it still takes its existing flows, it becomes
+        // the base. Existing flows also continue while no backend takes new ones.
         return if known(old.owner) {
             (slot(old.owner), true)
         } else {
@@ -203,15 +204,15 @@ fn handed_over(
         };
     }
     if old.owner == BackendId::NONE && base == old.base {
-        // Nobody had it in between, so that nothing is tracked.
+        // The slot had no owner in between, so no flow is tracked.
         return (slot(rest), false);
     }
-    // Flows to the owner of before are tracked; they stay where they are.
+    // Flows of the former owner are tracked, and stay with it.
     (slot(BackendId(rest.0 | dsr::TRACKED)), false)
 }
 
-/// A slot, cleaner than it was: without its base if that is `idle`, and without the mark if none of
-/// the backends `others`, to which flows are tracked, is another than its owner.
+/// A cleaned slot. It loses its base if the base is `idle`. It loses its mark unless `others`, the backends
+/// of tracked flows, has one besides its owner.
 fn cleaned(slot: DsrSlot, idle: bool, others: &[BackendId]) -> DsrSlot {
     if slot.is_clean() {
         return slot;
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn a_clean_slot_keeps_its_former_owner_as_base() {
         assert_eq!(handed_over(slot(A, A), B, &|_| true), (slot(B, A), true));
-        // Of an owner that is gone nothing is left to keep.
+        // An owner that is gone leaves no flows to keep.
         assert_eq!(handed_over(slot(A, A), B, &|_| false), (slot(B, B), false));
     }
 
@@ -272,14 +273,14 @@ mod tests {
         assert_eq!((drained, changed), (slot(nobody, A), true));
         assert_eq!(handed_over(drained, A, &known).0, slot(A, A), "it is back");
         assert_eq!(handed_over(drained, B, &known).0, slot(B, A));
-        // Removed, it has nothing any more.
+        // A removed backend keeps no flows.
         assert_eq!(
             handed_over(drained, nobody, &|_| false).0,
             slot(nobody, nobody)
         );
         assert_eq!(handed_over(drained, B, &|id| id == B).0, slot(B, B));
         assert_eq!(cleaned(drained, true, &[]), slot(nobody, nobody));
-        // Flows that were tracked before stay so.
+        // Flows that were tracked before stay tracked.
         let (twice, _) = handed_over(slot(B, A), nobody, &known);
         assert_eq!(twice, slot(nobody, marked(A)));
         assert_eq!(handed_over(twice, C, &known).0, slot(C, marked(A)));

@@ -1,4 +1,4 @@
-//! What becomes of a flow that is looked at: pure.
+//! The expiry policy of flows, as a pure function.
 
 use lb_common::abi::packet::{PacketSettings, state};
 use lb_common::abi::protocol;
@@ -6,31 +6,31 @@ use lb_common::abi::protocol;
 use super::flows::Met;
 use lb_common::flows::End;
 
-/// What becomes of a flow.
+/// The collector's decision about a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
-    /// It goes on.
+    /// The flow stays in the table.
     Keep,
-    /// It is over, and both ends know.
+    /// The flow has ended, and both ends know it: its entry is removed.
     Forget,
-    /// It is given up: nothing has come for too long, and the ends may not know.
+    /// The flow has been idle for too long: both ends are told, since they may not know.
     Expire,
-    /// It is one of TCP whose backend is gone.
+    /// A TCP flow has lost its backend: both ends are told.
     Orphan,
 }
 
-/// What has become of the backend of a flow.
+/// The state of a flow's backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Served {
-    /// It has its clients.
+    /// The backend serves its clients.
     Here,
-    /// It is out of service: down, or its drain is over.
+    /// The backend is out of service: it is down, or its drain is over.
     Down,
-    /// It was removed, or its flows were given up.
+    /// The backend was removed, or its flows were closed.
     Gone,
 }
 
-/// What becomes of a flow at `now_s`.
+/// The decision about a flow at `now_s`, in seconds of the kernel's clock.
 pub(super) fn expiry(flow: &Met, served: Served, now_s: u32, ages: &PacketSettings) -> Expiry {
     let idle_s = now_s.saturating_sub(flow.last_s());
     let tcp = is_tcp(flow);
@@ -43,9 +43,9 @@ pub(super) fn expiry(flow: &Met, served: Served, now_s: u32, ages: &PacketSettin
     }
     match (served, tcp) {
         (Served::Gone, true) => return Expiry::Orphan,
-        // A sender of datagrams never ends by itself: its next one finds another backend.
+        // A UDP flow has no end of its own: its client's next datagram goes to another backend.
         (Served::Down, false) => return Expiry::Forget,
-        // Of UDP the program tells the client, with its next datagram.
+        // The packet program tells a UDP client when its next datagram arrives.
         _ => {}
     }
     let (limit_s, tell) = match (tcp, flow.has(state::ESTABLISHED)) {
@@ -64,12 +64,12 @@ fn is_tcp(flow: &Met) -> bool {
     flow.key.protocol == u32::from(protocol::TCP)
 }
 
-/// How long a client waits for an answer to its SYN before the attempt counts as failed. It sends
-/// another after one second, and after two and four more (RFC 6298, section 2).
+/// Seconds without an answer to a client's SYN after which the attempt counts as failed. A client repeats
+/// its SYN after one second, then after two and four more (RFC 6298, section 2).
 const PATIENCE_S: u32 = 2;
 
-/// Whether an attempt to open a connection has become too old between these two looks without an
-/// answer, so that each one is counted once.
+/// Whether an unanswered attempt to open a connection has passed its time limit between these two walks.
+/// Each attempt is thus counted once.
 pub(super) fn is_silent(flow: &Met, [last_s, now_s]: [u32; 2]) -> bool {
     let [client_s, _] = flow.seen_s;
     let due_s = client_s.saturating_add(PATIENCE_S);
@@ -101,7 +101,7 @@ mod tests {
         key: [0; 6],
     };
 
-    /// What both sides have shown.
+    /// The given state bits, set for both ends of a flow.
     const fn both(bits: u32) -> u32 {
         bits | End::Backend.bits(bits)
     }
