@@ -1,4 +1,4 @@
-//! The flow tables in the kernel's memory, which is mapped here: `lb_common::flows` over it.
+//! The flow tables of `lb_common::flows` over the kernel's memory, which is mapped into the agent.
 
 use std::io;
 use std::mem::offset_of;
@@ -13,18 +13,18 @@ use lb_common::flows::{self, At, End, NewFlow, Ports, Set};
 
 use super::pinned;
 
-/// An array of the kernel's that is mapped.
+/// An array of the kernel, mapped into the agent's memory.
 struct Mapped {
     base: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: memory of the kernel's, which others use too; it is touched by atomic accesses, or copied
+// SAFETY: memory of the kernel's, which the programs use too; it is touched by atomic accesses, or copied
 // and then checked.
 unsafe impl Send for Mapped {}
 
 impl Mapped {
-    /// Maps `count` elements of `size` bytes each of the array pinned in `pin_dir`.
+    /// Maps `count` elements of `size` bytes each of the array `name`, which is pinned in `pin_dir`.
     fn open(pin_dir: &Path, name: &str, size: usize, count: u32) -> io::Result<Self> {
         let map = pinned(pin_dir, name).map_err(io::Error::other)?;
         if map.info().map_err(io::Error::other)?.max_entries() < count {
@@ -53,21 +53,21 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: it was mapped so, and nobody has a reference into it.
+        // SAFETY: `open` mapped these bytes, and no reference into them exists.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
 
-/// A flow as it was when it was met.
+/// A copy of a flow's entry, taken during a walk.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Met {
-    /// Where.
+    /// Place and state of the entry.
     pub(super) at: At,
-    /// Packets from the client as they come in.
+    /// Addresses and ports of the client's packets as they arrive.
     pub(super) key: FlowKey,
-    /// The same as they leave.
+    /// Addresses and ports of the client's packets as they leave.
     pub(super) out: FlowKey,
-    /// Its backend.
+    /// The flow's backend.
     pub(super) backend: BackendId,
     /// See [`FlowEntry::seen_s`].
     pub(super) seen_s: [u32; 2],
@@ -76,7 +76,7 @@ pub(super) struct Met {
 }
 
 impl Met {
-    /// When the last packet came.
+    /// Time of the last packet from either end, in seconds of the kernel's clock.
     pub(super) const fn last_s(&self) -> u32 {
         flows::latest(self.seen_s)
     }
@@ -87,7 +87,7 @@ impl Met {
     }
 }
 
-/// `FLOWS4`, `FLOWS6` and `NAT_PORTS`.
+/// The mapped tables `FLOWS4`, `FLOWS6` and `NAT_PORTS`.
 pub(super) struct Flows {
     v4: Mapped,
     v6: Mapped,
@@ -96,26 +96,26 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    /// Flows for which there is a set with twice as many places.
+    /// Flows per set at the intended load: a set has twice as many places.
     const A_SET: u32 = FlowSet::<3>::WAYS as u32 / 2;
 
-    /// Sets for so many flows.
+    /// Sets that `flows` flows need.
     pub(super) fn sets_for(flows: u32) -> u32 {
         flows.div_ceil(Self::A_SET)
     }
 
-    /// Flows that so many sets have room for.
+    /// Flows for which `sets` sets have room.
     pub(super) fn flows_of(sets: u32) -> u32 {
         sets * Self::A_SET
     }
 
-    /// Places for the source ports of so many flows. One in four is taken when there are as many new
-    /// flows of one family as find room.
+    /// Source ports that `flows` flows need. One in four is taken if new flows of one family fill their
+    /// table.
     pub(super) fn ports_for(flows: u32) -> u32 {
         flows.saturating_mul(8).max(4096).next_power_of_two()
     }
 
-    /// Maps what is pinned in `pin_dir`. `settings` say how much of it is used.
+    /// Maps the tables pinned in `pin_dir`. `settings` hold the number of elements in use.
     pub(super) fn open(pin_dir: &Path, settings: PacketSettings) -> io::Result<Self> {
         let open = |name, size, count| Mapped::open(pin_dir, name, size, count);
         Ok(Self {
@@ -126,31 +126,31 @@ impl Flows {
         })
     }
 
-    /// How many sets there are for each family.
+    /// Sets of each family.
     pub(super) fn sets(&self) -> u32 {
         self.settings.sets
     }
 
-    /// Established flows that were asked for, of each family.
+    /// Configured number of established flows of each family.
     pub(super) fn capacity(&self) -> u64 {
         u64::from(Self::flows_of(self.settings.sets))
     }
 
-    /// Places that there are, of both families.
+    /// Places for flows of both families.
     pub(super) fn places(&self) -> u64 {
         4 * self.capacity()
     }
 
-    /// A set of flows of so many words, 3 or 9.
+    /// A set of flows with keys of `N` words: 3 for IPv4, 9 for IPv6.
     fn set<const N: usize>(&self, number: u32) -> Place<N> {
         const { assert!(N == 3 || N == 9) };
         let table = if N == 3 { &self.v4 } else { &self.v6 };
         let sets: *mut FlowSet<N> = table.base.as_ptr().cast();
-        // SAFETY: it is mapped.
+        // SAFETY: the index is below the number of sets, all of which are mapped.
         Place(unsafe { sets.add((number % self.settings.sets) as usize) })
     }
 
-    /// What is in a set of one family: flows, and places that somebody gives to another flow.
+    /// Reads a set of one family. A flow is `Ok`; a place that a writer has reserved is `Err`.
     pub(super) fn met(&self, v6: bool, set: u32) -> Vec<Result<Met, At>> {
         if v6 {
             self.set::<9>(set).met(set)
@@ -159,7 +159,7 @@ impl Flows {
         }
     }
 
-    /// Has the programs answer what still comes for a flow as if its backend were gone.
+    /// Marks a flow as abandoned: the programs answer its packets as if its backend were gone.
     pub(super) fn give_up(&self, at: &At) {
         if at.v6 == 0 {
             flows::mark(&mut self.set::<3>(at.set), at, state::GIVEN_UP, 0);
@@ -168,8 +168,8 @@ impl Flows {
         }
     }
 
-    /// Takes a flow out. One that has gone since, or has changed its way back in this moment, is
-    /// met again if it is there.
+    /// Removes a flow. If another writer has just removed it or changed its return path, nothing happens.
+    /// The next walk meets the flow again if it is still there.
     pub(super) fn remove(&self, at: &At) {
         let (settings, mut ports) = (&self.settings, PortTable(self));
         let _ = if at.v6 == 0 {
@@ -179,7 +179,7 @@ impl Flows {
         };
     }
 
-    /// Mends an entry that nobody is at any more.
+    /// Repairs a place that a dead writer has left reserved.
     pub(super) fn unstick(&self, at: &At) {
         let (settings, mut ports) = (&self.settings, PortTable(self));
         if at.v6 == 0 {
@@ -204,7 +204,7 @@ impl Ports for PortTable<'_> {
     }
 }
 
-/// A set.
+/// A set of flows in mapped memory.
 #[derive(Clone, Copy)]
 struct Place<const N: usize>(*mut FlowSet<N>);
 
@@ -216,13 +216,13 @@ impl<const N: usize> Place<N> {
     }
 
     fn word(&self, way: usize, at: usize) -> &AtomicU32 {
-        // SAFETY: an aligned word of the entry.
+        // SAFETY: the word lies in the mapped entry and is aligned.
         unsafe { AtomicU32::from_ptr(self.entry(way).wrapping_byte_add(at).cast()) }
     }
 
-    /// An entry as it is now, whatever others write.
+    /// A copy of an entry, which the programs may be changing.
     fn copy(self, way: usize) -> FlowEntry<N> {
-        // SAFETY: mapped and aligned, and any bytes are a value.
+        // SAFETY: the entry is mapped and aligned, and any bytes are a valid value.
         unsafe { ptr::read_volatile(self.entry(way)) }
     }
 
@@ -261,7 +261,7 @@ impl<const N: usize> Place<N> {
 
 impl<const N: usize> Set<N> for Place<N> {
     fn state(&self, way: usize) -> u32 {
-        // What was read before is not read later, and what is read afterwards not before.
+        // The fence and the load keep earlier reads before this one, and later reads after it.
         fence(Ordering::Acquire);
         let state = self.word(way, offset_of!(FlowEntry<N>, state));
         state.load(Ordering::Acquire)
@@ -306,7 +306,8 @@ impl<const N: usize> Set<N> for Place<N> {
         let from = (&raw const entry).wrapping_byte_add(skipped).cast::<u8>();
         let to = self.entry(way).wrapping_byte_add(skipped).cast::<u8>();
         let len = size_of::<FlowEntry<N>>() - skipped;
-        // SAFETY: both are that long, and the entry is this one's to write but for what is skipped.
+        // SAFETY: both ranges have `len` bytes, and this thread has reserved all of the entry except the
+        // skipped bytes.
         unsafe { ptr::copy_nonoverlapping(from, to, len) };
     }
 }

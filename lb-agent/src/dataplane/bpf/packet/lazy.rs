@@ -1,5 +1,5 @@
-//! The packet paths, opened when the first backend needs them: until then none of their maps takes
-//! memory, and the verifier sees none of their programs.
+//! The packet paths, opened when the first backend needs them. Until then none of their maps takes memory,
+//! and the verifier sees none of their programs.
 
 use std::path::{Path, PathBuf};
 
@@ -16,17 +16,17 @@ use crate::errors::chain;
 pub(in crate::dataplane::bpf) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-packets.o"));
 
-/// [`Packets`], or what it takes to open them.
+/// [`Packets`], or the settings to open them with.
 pub(in crate::dataplane::bpf) struct LazyPackets {
     pin_dir: PathBuf,
     flows: FlowSettings,
     open: Option<Packets>,
-    /// Why they could not be opened when they were needed.
+    /// The error of the last attempt to open them.
     refusal: Option<String>,
 }
 
 impl LazyPackets {
-    /// Opens them at once where an earlier agent has left their maps.
+    /// Opens the packet paths at once if an earlier agent has left their maps.
     pub(in crate::dataplane::bpf) fn new(
         pin_dir: &Path,
         flows: &FlowSettings,
@@ -48,7 +48,7 @@ impl LazyPackets {
         self.open.as_mut()
     }
 
-    /// The packet paths, opened now unless they are.
+    /// The packet paths, which are opened now unless they are open.
     ///
     /// # Errors
     /// When the kernel refuses a map.
@@ -64,7 +64,8 @@ impl LazyPackets {
         Ok(self.open.insert(packets))
     }
 
-    /// Whether they serve, or will as far as is known, if they are not open yet.
+    /// Whether the packet paths serve. Paths that are not open yet count as serving unless an attempt to
+    /// open them has failed.
     pub(in crate::dataplane::bpf) fn may_serve(&mut self) -> bool {
         match &mut self.open {
             Some(packets) => packets.check(),
@@ -72,14 +73,14 @@ impl LazyPackets {
         }
     }
 
-    /// Why programs or maps that were needed cannot serve.
+    /// The reasons for which the kernel refused programs or maps that were needed.
     pub(in crate::dataplane::bpf) fn refusals(&self) -> Vec<String> {
         let programs = self.open.iter().flat_map(Packets::refusals);
         self.refusal.iter().cloned().chain(programs).collect()
     }
 }
 
-/// Whether the maps of the packet paths are there.
+/// Whether the maps of the packet paths are pinned.
 pub(in crate::dataplane::bpf) fn is_pinned(pin_dir: &Path) -> bool {
     maps::is_pinned(pin_dir, "PACKET_SETTINGS")
 }
@@ -89,7 +90,7 @@ fn open(pin_dir: &Path, flows: &FlowSettings) -> Result<Packets, OpenError> {
         .make(&maps::dir(pin_dir))
         .map_err(MapError::IoError)?;
     let mut loader = EbpfLoader::new();
-    // Nothing in the programs depends on the kernel's own types, which take some ten megabytes.
+    // The programs do not depend on the kernel's own types, which take some ten megabytes.
     loader.btf(None);
     size_maps(&mut loader, flows);
     for name in CHOICES.into_iter().chain(NAMES) {
@@ -99,7 +100,7 @@ fn open(pin_dir: &Path, flows: &FlowSettings) -> Result<Packets, OpenError> {
     Ok(Packets::take(object, pin_dir, flows)?)
 }
 
-/// Makes the maps that grow with what is kept as large as that.
+/// Sets the sizes of the maps that depend on the configured number of flows.
 pub(in crate::dataplane::bpf) fn size_maps(loader: &mut EbpfLoader<'_>, flows: &FlowSettings) {
     loader.map_max_entries("FLOWS4", flows.sets());
     loader.map_max_entries("FLOWS6", flows.sets());

@@ -3,13 +3,13 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `attach` | programs on interfaces, by links that are pinned |
-//! | `dsr` | tables of services on the `dsr` path, and what they remember when a slot changes hands |
+//! | `dsr` | tables of services on the `dsr` path, and former owners of their slots |
 //! | `flows` | the flow tables in the kernel's memory |
-//! | `lazy` | when all of it is opened |
-//! | `collector` | flows that are over, in small batches |
-//! | `vips` | who listens where |
-//! | `expiry` | what becomes of a flow; pure |
-//! | `reset` | telling both ends of a flow that it is over |
+//! | `lazy` | opening of the packet paths at first use |
+//! | `collector` | garbage collection of flows, in small batches |
+//! | `vips` | listen addresses and the address filter |
+//! | `expiry` | expiry policy of flows; pure |
+//! | `reset` | resets to both ends of a flow |
 
 mod attach;
 mod collector;
@@ -61,12 +61,12 @@ pub(super) const NAMES: [&str; 15] = [
     "PACKET_STATS",
 ];
 
-/// What the packet paths are told.
+/// Configuration of the packet paths.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowSettings {
-    /// Established flows that can be kept.
+    /// Established flows of each family that the tables can hold.
     pub flows: u32,
-    /// Ages at which flows are over; CPUs and the seed are filled in.
+    /// Timeouts of flows. The number of CPUs and the seed are filled in later.
     pub ages: PacketSettings,
 }
 
@@ -86,13 +86,13 @@ impl Default for FlowSettings {
 }
 
 impl FlowSettings {
-    /// Elements of `FLOWS4`, and of `FLOWS6`.
+    /// Number of elements of `FLOWS4`, and of `FLOWS6`.
     pub fn sets(&self) -> u32 {
         Flows::sets_for(self.flows)
     }
 
-    /// The flows that the tables pinned in `pin_dir` have room for, if there are any and that is not what
-    /// is wanted.
+    /// The number of flows that the tables pinned in `pin_dir` have room for. `None` without tables, or if
+    /// they have the configured size.
     pub(super) fn others_in_force(&self, pin_dir: &Path) -> Result<Option<u32>, MapError> {
         if !lazy::is_pinned(pin_dir) {
             return Ok(None);
@@ -101,18 +101,18 @@ impl FlowSettings {
         Ok((sets != self.sets()).then(|| Flows::flows_of(sets)))
     }
 
-    /// Elements of `NAT_PORTS`.
+    /// Number of elements of `NAT_PORTS`.
     pub fn ports(&self) -> u32 {
         Flows::ports_for(self.flows)
     }
 
-    /// Entries of `TRACKED`.
+    /// Number of entries of `TRACKED`.
     pub(super) fn tracked_entries(&self) -> u32 {
         self.flows.clamp(1024, 262_144)
     }
 }
 
-/// Maps and programs.
+/// The maps and programs of the packet paths.
 pub(super) struct Packets {
     vips: vips::Vips,
     targets: Array<MapData, pod::Target>,
@@ -124,22 +124,22 @@ pub(super) struct Packets {
     dsr: dsr::Tables,
     attachments: attach::Attachments,
     collector: Option<Arc<collector::Collector>>,
-    /// The walk over the flows after which no backend has had a target.
+    /// Number of the walk over the flows since which no backend has had a target.
     bereft_at: Option<u64>,
-    /// Targets of backends whose flows have been closed.
+    /// Targets of backends that stay although their flows were closed.
     closed: std::collections::HashMap<BackendId, Target>,
     ages: PacketSettings,
     pin_dir: PathBuf,
 }
 
-/// What another agent has left.
+/// State that an earlier agent has left in the maps.
 pub(super) struct Left {
     pub(super) targets: Vec<Target>,
     pub(super) vips: Vec<(VipKey, Vip)>,
 }
 
 impl Packets {
-    /// Takes the maps out of the loaded object, and keeps it for its programs.
+    /// Takes the maps out of the loaded object, and keeps the object for its programs.
     pub(super) fn take(
         mut object: Ebpf,
         pin_dir: &Path,
@@ -181,7 +181,8 @@ impl Packets {
         Ok(packets)
     }
 
-    /// What another agent has left: ways to backends, and known addresses.
+    /// Reads the state that an earlier agent has left: the targets of backends, and the addresses of
+    /// services.
     pub(super) fn read_back(&self, backends: &[Backend]) -> Result<Left, MapError> {
         let mut targets = Vec::new();
         for backend in backends.iter().filter(|b| b.id != BackendId::NONE) {
@@ -194,7 +195,7 @@ impl Packets {
         Ok(Left { targets, vips })
     }
 
-    /// Says how packets get to a backend.
+    /// Sets the route of packets to a backend. A new backend starts with counts of zero.
     pub(super) fn put_target(&mut self, target: &Target) -> Result<(), MapError> {
         let index = target.id.index();
         self.closed.remove(&target.id);
@@ -206,8 +207,8 @@ impl Packets {
         self.targets.set(index, pod::Target(*target), 0)
     }
 
-    /// Packets do not get to a backend any more: its flows end at their next packet, or when the
-    /// sweep finds them.
+    /// Removes the route of packets to a backend. Each of its flows ends at its next packet, or when the
+    /// collector finds it.
     pub(super) fn drop_target(&mut self, id: BackendId) -> Result<(), MapError> {
         let none = pod::Target(Target::default());
         self.targets.set(id.index(), none, 0)?;
@@ -217,15 +218,15 @@ impl Packets {
         Ok(())
     }
 
-    /// A backend is out of service: its flows of UDP are ended now.
+    /// Ends the UDP flows of backends that are out of service, by a walk that starts now.
     pub(super) fn out_of_service(&self) {
         if let Some(collector) = &self.collector {
             collector.run_now();
         }
     }
 
-    /// Ends the flows of a backend that stays: its target is kept here until it is in service again.
-    /// Returns how many are open.
+    /// Ends the flows of a backend that stays. Its target is kept in `closed` until the backend is in
+    /// service again. Returns the number of open flows.
     pub(super) fn close(&mut self, id: BackendId) -> Result<u64, MapError> {
         let target = self.targets.get(&id.index(), 0)?.0;
         if target.id == id {
@@ -236,10 +237,10 @@ impl Packets {
         Ok(swept.map_or(0, |collector| collector.active(id)))
     }
 
-    /// A backend is in service: packets get to it, also if its flows were closed before.
+    /// Restores the target of a backend that is in service again, if its flows were closed before.
     pub(super) fn reopen(&mut self, id: BackendId) -> Result<(), MapError> {
         match self.closed.remove(&id) {
-            // As it was: its counts go on.
+            // The target goes back without a reset of the counts.
             Some(target) => self.targets.set(id.index(), pod::Target(target), 0),
             None => Ok(()),
         }
@@ -253,8 +254,8 @@ impl Packets {
         self.vips.remove(key)
     }
 
-    /// Puts the slots of a service on the `dsr` path in force. `usable` says which backends can
-    /// get what is new, `known` which still get what they have.
+    /// Puts the slots of a service on the `dsr` path in force. `usable` tells whether a backend takes new
+    /// flows, `known` whether it keeps its existing ones.
     pub(super) fn put_dsr(
         &mut self,
         id: ServiceId,
@@ -265,18 +266,18 @@ impl Packets {
         self.dsr.put(id, table, usable, known)
     }
 
-    /// Whether the kernel takes programs enough to forward packets.
+    /// Whether the kernel accepts enough of the programs to forward packets.
     pub(super) fn check(&mut self) -> bool {
         self.attachments.load()
     }
 
-    /// Why programs that were needed cannot serve.
+    /// The reasons for which the kernel refused programs that were needed.
     pub(super) fn refusals(&self) -> Vec<String> {
         self.attachments.refusals()
     }
 
-    /// Has the programs on the interfaces `wanted`, and on no others. With `has_rules` new flows have to pass
-    /// the routing rules of this host.
+    /// Attaches the programs to the interfaces `wanted`, and detaches them from all others. With
+    /// `has_rules` new flows have to pass the routing rules of this host.
     pub(super) fn follow(&mut self, wanted: &[Wanted], has_rules: bool) -> Vec<InterfaceState> {
         self.ages.rules = has_rules.into();
         let written = self
@@ -304,8 +305,8 @@ impl Packets {
         self.collector.as_deref()
     }
 
-    /// Where programs are, those of an earlier agent included, as long as there are flows: nobody
-    /// else can tell their ends what the kernel's own stack does not know.
+    /// Interfaces that keep their programs, those of an earlier agent included, as long as flows are left.
+    /// The kernel's own stack does not know these flows, so only the programs can reset their ends.
     pub(super) fn linger(&mut self) -> Vec<InterfaceState> {
         let states = self.attachments.left();
         if states.is_empty() {
@@ -314,7 +315,7 @@ impl Packets {
         let Some(swept) = self.start_collector().map(collector::Collector::swept) else {
             return Vec::new();
         };
-        // The walk that is under way may have begun before.
+        // The current walk may have begun before the last target was removed.
         let first = *self.bereft_at.get_or_insert(swept.walks) + 2;
         if swept.walks >= first && swept.established + swept.opening == 0 {
             return Vec::new();
@@ -328,9 +329,9 @@ impl Packets {
         self.settings.set(0, pod::PacketSettings(self.ages), 0)
     }
 
-    /// Has the programs ask the routes again.
+    /// Makes the programs look up all routes again.
     pub(super) fn distrust_routes(&mut self) -> Result<(), MapError> {
-        // What was found within this very second may be from before.
+        // Routes found within the current second may be older than the change.
         self.ages.routes_s = monotonic_s() + 1;
         self.settings.set(0, pod::PacketSettings(self.ages), 0)
     }
@@ -363,7 +364,8 @@ impl Packets {
         for wanted in wanted {
             let entry = described(wanted);
             let place = Interface::place(wanted.index);
-            // One that has no Ethernet header is misread without its entry.
+            // If two interfaces share a place, the one without Ethernet headers gets it. Its packets would
+            // be misread without an entry.
             if wanted.bare || !places.contains_key(&place) {
                 places.insert(place, entry);
             }
@@ -377,7 +379,7 @@ impl Packets {
         Ok(())
     }
 
-    /// Takes the slots of the `dsr` path on as flows of earlier owners end.
+    /// Cleans slots of the `dsr` path as flows of their former owners end.
     pub(super) fn clean_slots(&mut self) -> Result<(), MapError> {
         let Some(collector) = &self.collector else {
             return Ok(());
@@ -389,7 +391,7 @@ impl Packets {
         )
     }
 
-    /// What is counted for a backend.
+    /// The counts of a backend, summed over all CPUs.
     pub(super) fn backend_counts(&self, id: BackendId) -> Result<BackendCounts, MapError> {
         let totals = self.backends.get(&id.index(), 0)?;
         let sum = |of: fn(&lb_common::abi::packet::PacketBackend) -> u64| {
@@ -408,7 +410,7 @@ impl Packets {
         })
     }
 
-    /// Everything counted.
+    /// All counters of packets and the results of the last walk.
     pub(super) fn figures(&self) -> Result<PacketFigures, MapError> {
         let mut counts = [0; PacketCounter::COUNT];
         for (index, count) in (0..).zip(&mut counts) {
@@ -435,7 +437,7 @@ impl Packets {
         })
     }
 
-    /// How full the tables are.
+    /// Entries and capacity of the flow tables.
     pub(super) fn tables(&self) -> Vec<TableCounts> {
         let Some(collector) = &self.collector else {
             return Vec::new();
@@ -454,13 +456,13 @@ impl Packets {
     }
 }
 
-/// The pinned map `name`.
+/// Opens the pinned map `name`.
 fn pinned(pin_dir: &Path, name: &str) -> Result<MapData, MapError> {
     MapData::from_pin(maps::pin_of(pin_dir, name))
 }
 
-/// Elements of the smallest of these pinned maps. An agent that was killed between two may have left
-/// one of another size.
+/// Number of elements of the smallest of these pinned maps. An agent that was killed while it made them may
+/// have left one of another size.
 pub(super) fn smallest<'a>(
     pin_dir: &Path,
     names: impl IntoIterator<Item = &'a str>,
@@ -472,7 +474,8 @@ pub(super) fn smallest<'a>(
     Ok(least)
 }
 
-/// The key that flows are looked for by: that of before, if there is one, since they lie accordingly.
+/// The key of the flow tables' hash. A key of an earlier agent stays, because it determines the places of
+/// the existing flows.
 fn flow_key(before: [u64; 6]) -> Result<[u64; 6], MapError> {
     if before != [0; 6] {
         return Ok(before);
@@ -483,7 +486,7 @@ fn flow_key(before: [u64; 6]) -> Result<[u64; 6], MapError> {
     }
     Ok(key)
 }
-/// What the programs are told of an interface.
+/// The entry of an interface for the programs.
 fn described(wanted: &Wanted) -> Interface {
     let half = |at: usize, mac: &[u8; 6]| u16::from_ne_bytes([mac[at], mac[at + 1]]);
     let mac = wanted.mac.unwrap_or_default();

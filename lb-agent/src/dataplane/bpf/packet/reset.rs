@@ -1,10 +1,10 @@
-//! Telling both ends of a TCP flow that it is over.
+//! Resets both ends of a TCP flow that is over.
 //!
-//! Each end gets an RST with the sequence number that the flow's entry keeps (RFC 9293, section
-//! 3.10.7.4). The entry notes it once a second, so that it may be behind: what is behind is not
-//! obeyed. Therefore each end also gets an empty segment from before its window, to which it
-//! answers with what it expects (RFC 9293, section 3.10.7.4, first check); the program, which finds
-//! the backend gone or the flow unknown, answers that with an RST that is exact.
+//! Each end gets an RST with the sequence number that the flow's entry holds (RFC 9293, section 3.10.7.4).
+//! The entry is updated once a second, so the number may be too low, and the end then ignores the RST. Each
+//! end therefore also gets an empty segment from before its window. It answers with the number that it
+//! expects (RFC 9293, section 3.10.7.4, first check). The program finds the backend gone or the flow
+//! unknown, and replies to that answer with an exact RST.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,32 +16,32 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// TCP flags.
 const RST: u8 = 4;
 const ACK: u8 = 16;
-/// IPPROTO_RAW: what is sent brings its own IP header.
+/// IPPROTO_RAW: each packet brings its own IP header.
 const OWN_HEADER: i32 = 255;
 const HOPS: u8 = 64;
 const TCP: u8 = 6;
 
-/// Sockets to send with.
+/// Raw sockets for the segments.
 pub(super) struct Resets {
     v4: Socket,
     v6: Option<Socket>,
 }
 
 impl Resets {
-    /// Opens them, for which it takes CAP_NET_RAW.
+    /// Opens the sockets, which takes CAP_NET_RAW.
     pub(super) fn open() -> io::Result<Self> {
         let raw = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(OWN_HEADER)));
         let v4 = raw(Domain::IPV4)?;
         let v6 = raw(Domain::IPV6).ok();
         for socket in [Some(&v4), v6.as_ref()].into_iter().flatten() {
-            // A full queue is no reason to wait: the next packet of the flow is answered, too.
+            // The sender does not wait for a full queue: the next packet of the flow is answered, too.
             socket.set_nonblocking(true)?;
         }
         Ok(Self { v4, v6 })
     }
 
-    /// Tells the end to which packets go out as `out` that it is over; `next_seq` is the sequence
-    /// number that it is taken to expect, `ack` what it has sent.
+    /// Resets the end that receives the packets `out`. `next_seq` is the sequence number that this end
+    /// probably expects, `ack` the number up to which it has sent.
     pub(super) fn tell(&self, out: &FlowKey, next_seq: u32, ack: u32) -> io::Result<()> {
         self.send(out, next_seq, 0, RST)?;
         self.send(out, next_seq.wrapping_sub(1), ack, ACK)
@@ -57,7 +57,7 @@ impl Resets {
             IpAddr::V4(_) => &self.v4,
             IpAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?,
         };
-        // The ports of raw sockets mean nothing.
+        // Raw sockets ignore the port.
         socket
             .send_to(&packet, &SocketAddr::new(dst, 0).into())
             .map(drop)

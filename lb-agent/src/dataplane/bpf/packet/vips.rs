@@ -1,23 +1,23 @@
-//! Addresses of services and of this host, and two shortcuts to them: marks, by which the programs
-//! know in one look what is not for them, and places where the entries of ports are found at once.
+//! Addresses of services and of this host, with two shortcuts. An address filter of marks lets the programs
+//! skip foreign packets by one lookup. An array holds the entries of ports for direct access.
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use lb_common::abi::packet::{AddressMarks, NearVip, Target, Vip, VipKey};
 
 use super::super::pod;
 
-/// What listens where.
+/// The maps of listen addresses and their shortcuts.
 pub(super) struct Vips {
     entries: HashMap<MapData, pod::VipKey, pod::Vip>,
     near: Array<MapData, pod::NearVip>,
     marks_map: Array<MapData, pod::AddressMarks>,
-    /// Written before what they tell of, and not taken back: one that is there for nothing costs a
-    /// look into the maps, and flows of backends may outlive the agent that had them.
+    /// The address filter. A mark is written before its entry and never removed. A needless mark costs one
+    /// map lookup, and flows of backends may outlive the agent that had them.
     marks: Box<AddressMarks>,
 }
 
 impl Vips {
-    /// What is in the maps, which another agent may have left.
+    /// Opens the maps with their contents, which an earlier agent may have left.
     pub(super) fn open(
         entries: HashMap<MapData, pod::VipKey, pod::Vip>,
         near: Array<MapData, pod::NearVip>,
@@ -32,7 +32,7 @@ impl Vips {
         })
     }
 
-    /// All of them.
+    /// Reads all entries.
     pub(super) fn read(&self) -> Result<Vec<(VipKey, Vip)>, MapError> {
         let entries = self.entries.iter().map(|entry| {
             let (key, vip) = entry?;
@@ -41,7 +41,7 @@ impl Vips {
         entries.collect()
     }
 
-    /// Enters one, or changes it.
+    /// Adds or changes an entry.
     pub(super) fn put(&mut self, key: &VipKey, vip: &Vip) -> Result<(), MapError> {
         let new = self.marks.note_vip(key, vip);
         self.write_marks(new)?;
@@ -52,7 +52,7 @@ impl Vips {
         if key.port_be == 0 || taken {
             return Ok(());
         }
-        // A program may read while this is written: the key is there only beside its own value.
+        // A program may read during this write, so the key is present only beside its own value.
         let without_key = NearVip {
             vip: *vip,
             ..NearVip::NONE
@@ -67,7 +67,7 @@ impl Vips {
         Ok(())
     }
 
-    /// Takes one out.
+    /// Removes an entry.
     pub(super) fn remove(&mut self, key: &VipKey) -> Result<(), MapError> {
         let place = NearVip::place(key);
         if self.near.get(&place, 0)?.0.key == *key {
@@ -76,7 +76,7 @@ impl Vips {
         self.entries.remove(&pod::VipKey(*key))
     }
 
-    /// Marks the address of a backend, which is entered next.
+    /// Marks the address of a backend, before its target is entered.
     pub(super) fn note_target(&mut self, target: &Target) -> Result<(), MapError> {
         let new = self.marks.note_target(target);
         self.write_marks(new)

@@ -1,4 +1,4 @@
-//! Several threads at one set in shared memory, through the agent's [`Place`].
+//! Several threads use one set in shared memory, through the agent's [`Place`].
 
 use std::array;
 use std::sync::atomic::{AtomicBool, AtomicPtr};
@@ -11,22 +11,22 @@ use lb_common::flows::{Entered, PortRange, Wanted};
 
 use super::*;
 
-/// How long they are at it.
+/// Duration of the test.
 const RUNS: Duration = Duration::from_millis(800);
-/// Steps of one writer at most.
+/// Most steps of one writer.
 const STEPS: u32 = 400_000;
-/// And at least, however late it is.
+/// Fewest steps of one writer, even when the time is over.
 const FEWEST_STEPS: u32 = 1000;
-/// Threads that write.
+/// Number of writing threads.
 const WRITERS: u32 = 3;
-/// Places for source ports.
+/// Number of source ports.
 const PORTS: usize = 64;
-/// One clock for all: nothing becomes too old.
+/// The constant clock of all threads, in seconds: no flow becomes too old.
 const NOW_S: u32 = 100;
-/// In `next_seq`, beside a flow's number.
+/// Upper half of `next_seq`; the lower half is the flow's number.
 const TELLS: u32 = 0x5a5a_0000;
 
-/// A set and the source ports, in memory that threads share.
+/// A set and the source ports, in memory that all threads share.
 struct Shared {
     set: AtomicPtr<FlowSet<3>>,
     ports: [AtomicU32; PORTS],
@@ -37,7 +37,7 @@ struct Shared {
 impl Shared {
     fn new() -> Self {
         Self {
-            // Never given back: it is a small one, and this test's file has no unsafe code.
+            // The set is leaked: it is small, and this file has no unsafe code to free it.
             set: AtomicPtr::new(Box::leak(Box::new(FlowSet::EMPTY))),
             ports: array::from_fn(|_| AtomicU32::new(0)),
             settings: PacketSettings {
@@ -68,7 +68,7 @@ impl Shared {
     }
 }
 
-/// Source ports.
+/// The shared source ports as a table.
 struct Taken<'a>(&'a [AtomicU32; PORTS]);
 
 impl Ports for Taken<'_> {
@@ -79,7 +79,7 @@ impl Ports for Taken<'_> {
     }
 }
 
-/// A flow all of whose fields tell its number; every other one gets a source port.
+/// A flow with its number in every field. Every other flow gets a source port.
 fn flow(number: u32) -> NewFlow {
     let key = FlowKey {
         src: Ip::v4(number.wrapping_mul(0x9e37_79b1)),
@@ -108,7 +108,7 @@ fn flow(number: u32) -> NewFlow {
     }
 }
 
-/// Whether all that was met is of one flow.
+/// Whether all fields of the copy belong to one flow.
 fn is_whole(met: &Met) -> bool {
     let mut flow = flow(met.backend.0);
     if met.has(state::GIVEN_OUT) {
@@ -122,8 +122,8 @@ fn is_whole(met: &Met) -> bool {
     same && met.next_seq == [flow.next_seq, 0] && met.seen_s == [NOW_S; 2]
 }
 
-/// Numbers without end that seem random (Marsaglia, "Xorshift RNGs", Journal of Statistical
-/// Software 8(14), 2003).
+/// An endless sequence of pseudorandom numbers (Marsaglia, "Xorshift RNGs", Journal of Statistical Software
+/// 8(14), 2003).
 fn random(state: &mut u32) -> u32 {
     *state ^= *state << 13;
     *state ^= *state >> 17;
@@ -131,7 +131,7 @@ fn random(state: &mut u32) -> u32 {
     *state
 }
 
-/// Enters flows of its own, and does to them and to what others have entered what programs do.
+/// Enters flows, and changes or removes flows of all writers, as the programs do.
 fn write(shared: &Shared, writer: u32) -> u32 {
     let mut set = shared.place();
     let mut seed = writer + 1;
@@ -145,7 +145,7 @@ fn write(shared: &Shared, writer: u32) -> u32 {
         let at = found[word as usize % found.len()];
         match word >> 16 & 15 {
             0..=5 => {
-                // Of one writer alone, as a flow's packets come to one CPU.
+                // Each number belongs to one writer, as a flow's packets come to one CPU.
                 let number = step % 0x1000 * WRITERS + writer;
                 if let Some(new) = shared.enter(number) {
                     found[word as usize % found.len()] = new.at;
@@ -161,7 +161,7 @@ fn write(shared: &Shared, writer: u32) -> u32 {
                 }
             }
             13 => {
-                // What the others have entered.
+                // This flow may be one that another thread has entered.
                 let way = word as usize % FlowSet::<3>::WAYS;
                 if let Some(Ok(met)) = set.meet(0, way) {
                     assert!(is_whole(&met), "{met:?}");
@@ -174,7 +174,7 @@ fn write(shared: &Shared, writer: u32) -> u32 {
     entered
 }
 
-/// Looks at all places until the writers have ended; how many flows it has met.
+/// Reads all places until the writers have ended. Returns the number of flows read.
 fn look(shared: &Shared) -> u32 {
     let mut met = 0;
     loop {
@@ -189,7 +189,7 @@ fn look(shared: &Shared) -> u32 {
     }
 }
 
-/// The counts of each half and the source ports are those of what is there, and nobody is at it.
+/// The counts of each half and the source ports match the flows in the set, and no place is reserved.
 fn check(shared: &Shared) {
     let set = shared.place();
     let of = |half: usize, bit: u32| {
