@@ -1,6 +1,7 @@
-//! Which agent steers a listen address: two with pins of their own would both choose a socket for the same
-//! connection, and the later one win. A claim is a listening unix socket with an abstract name (unix(7)): that
-//! name belongs to the network namespace, and the claim ends with its process, however that ends.
+//! Claims on listen addresses. Two agents with separate pins would both choose a socket for the same
+//! connection, and the later choice would win. A claim is a listening unix socket with an abstract name
+//! (unix(7)). That name belongs to the network namespace, and the claim ends with its process, however that
+//! ends.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,11 +12,11 @@ use lb_common::addr;
 use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The claims of this agent.
+/// The claims of this agent, each with its socket.
 #[derive(Default)]
 pub(super) struct AddressClaims(HashMap<ServiceKey, Option<Socket>>);
 
-/// Why an address cannot be had.
+/// Another agent holds the claim to a listen address.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{protocol} {address} is steered by another lb-agent, process {pid} (stop that one, or give one of the \
@@ -28,11 +29,11 @@ pub struct Claimed {
 }
 
 impl AddressClaims {
-    /// Claims an address, unless this agent has it. A claim that cannot be made for another reason than an
-    /// agent is no claim: any user may take such a name.
+    /// Claims an address, unless this agent has claimed it. If the claim fails for another reason than a
+    /// living agent, the address is used without one, because any user may take such a name.
     ///
     /// # Errors
-    /// Another living agent has it.
+    /// Another living agent has claimed the address.
     pub(super) fn take(&mut self, key: &ServiceKey) -> Result<(), Claimed> {
         if self.0.contains_key(key) {
             return Ok(());
@@ -65,7 +66,7 @@ impl AddressClaims {
         Ok(())
     }
 
-    /// Claims all of them.
+    /// Claims all addresses of `keys`.
     ///
     /// # Errors
     /// As [`AddressClaims::take`].
@@ -76,7 +77,7 @@ impl AddressClaims {
         keys.try_for_each(|key| self.take(key))
     }
 
-    /// Gives an address up.
+    /// Releases the claim on an address.
     pub(super) fn give_up(&mut self, key: &ServiceKey) {
         self.0.remove(key);
     }
@@ -89,10 +90,10 @@ fn listen(name: &str) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The process that has a name, if that is one of root's or of this agent's own user.
+/// The process that listens at a name, if it belongs to root or to this agent's own user.
 fn holder(name: &str) -> Option<i32> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
-    // Somebody else may let those who connect wait.
+    // The owner of the name may be a foreign process that lets a connect(2) block.
     socket.set_nonblocking(true).ok()?;
     socket.connect(&SockAddr::unix(name).ok()?).ok()?;
     let peer = socket_peercred(&socket).ok()?;

@@ -1,8 +1,9 @@
-//! The addresses of this host for the connect hooks: read, and followed as they come and go.
+//! The addresses of this host for the connect hooks. The agent reads them at the start and follows their
+//! changes.
 //!
-//! A service on all addresses is on those of this host, and a client that has not bound an address
-//! has the one that the kernel would take. Neither can be asked by a program at connect(2), so the
-//! agent does, before.
+//! A service on all addresses listens on every address of this host. A client without a bound address has
+//! the source address that the kernel would choose. A program cannot query either at connect(2), so the
+//! agent looks them up in advance.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,13 +17,13 @@ use nix::ifaddrs::getifaddrs;
 use super::maps::LocalAddresses;
 use crate::privilege::keep_or_warn;
 
-/// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (`linux/rtnetlink.h`): addresses that come and go.
+/// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (`linux/rtnetlink.h`): changes of addresses.
 const ADDRESSES_OF_BOTH_FAMILIES: u32 = 0x10 | 0x100;
 
-/// Fills `map`, and keeps it up to date by a thread of its own for as long as the agent lives.
-/// Returns what stood in the way: local clients are then served as those from elsewhere are.
+/// Fills `map`, and keeps it current by a thread of its own until the agent ends. Returns the reason of a
+/// failure; local clients are then served like remote ones.
 pub(super) fn keep(mut map: LocalAddresses) -> Option<String> {
-    // First the subscription, so that nothing is missed between it and the reading.
+    // The subscription precedes the first reading, so that no change is missed between them.
     let started = subscribe().and_then(|news| {
         refresh(&mut map)?;
         std::thread::Builder::new()
@@ -45,7 +46,7 @@ fn subscribe() -> io::Result<Socket> {
 }
 
 fn follow(news: &Socket, map: &mut LocalAddresses) {
-    // What has changed is not read: the whole is little, and news may have been lost.
+    // The messages are not parsed: the list of addresses is short, and messages may have been lost.
     let mut message = Vec::with_capacity(16 * 1024);
     loop {
         message.clear();
@@ -65,7 +66,7 @@ fn follow(news: &Socket, map: &mut LocalAddresses) {
     }
 }
 
-/// Brings the map up to date.
+/// Updates the map from the host's current addresses.
 fn refresh(map: &mut LocalAddresses) -> io::Result<()> {
     let wanted = own_addresses()?;
     let known: HashMap<Addr, Addr> = map
@@ -97,20 +98,20 @@ fn ip_of(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
-/// The source address that the kernel takes for a connection to `own`, which for a second address
-/// of an interface is the first one.
+/// The source address that the kernel chooses for a connection to `own`. For a second address of an
+/// interface it is the first one.
 fn source_towards(own: IpAddr) -> IpAddr {
     let any: IpAddr = if own.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    // Nothing is sent, and no service has port 0.
+    // No packet is sent. The port is arbitrary, since no service has port 0.
     let asked = UdpSocket::bind((any, 0)).and_then(|socket| {
         socket.connect((own, 0))?;
         socket.local_addr()
     });
-    // An address that cannot be used yet (RFC 4862, section 5.4) is its own source when it can.
+    // An address that is still tentative (RFC 4862, section 5.4) will be its own source later.
     asked.map_or(own, |source| source.ip())
 }
 

@@ -1,7 +1,8 @@
-//! Listening sockets that `lb_listen` has not seen: those of before its time, and UDP sockets.
+//! Adopts listening sockets that `lb_listen` has not seen: those opened before it was attached, and UDP
+//! sockets.
 //!
-//! The socket is borrowed from its process (pidfd_getfd(2), which takes CAP_SYS_PTRACE) for as
-//! long as it takes to enter it.
+//! The agent borrows a socket from its process (pidfd_getfd(2), which takes CAP_SYS_PTRACE) just long
+//! enough to enter it into the map.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
@@ -22,7 +23,7 @@ use super::mptcp::MptcpListeners;
 use super::pod;
 use crate::dataplane::Error;
 
-/// `bpf_map_update_elem`: only if the key is not there.
+/// Flag of `bpf_map_update_elem`: fail if the key exists.
 const BPF_NOEXIST: u64 = 1;
 
 /// The addresses that a socket of `backend` may be bound to, most specific first.
@@ -30,8 +31,7 @@ pub(super) fn bound_addresses(backend: &Backend) -> [Addr; 3] {
     [backend.addr, addr::wildcard_of(&backend.addr), addr::ANY_V6]
 }
 
-/// Enters the listening sockets of `backends` that are not entered yet. Returns what stood in the
-/// way.
+/// Enters the listening sockets of `backends` that are not entered yet. Returns the reasons of failures.
 pub(super) fn adopt(maps: &mut Maps, backends: &[Backend]) -> Vec<String> {
     let steered: Vec<&Backend> = backends
         .iter()
@@ -50,9 +50,9 @@ pub(super) fn adopt(maps: &mut Maps, backends: &[Backend]) -> Vec<String> {
     problems
 }
 
-/// Which sockets are those of backends.
+/// The sockets that belong to backends, by address and port.
 struct Wanted {
-    /// What they are bound to.
+    /// Bound addresses and ports of the backends' sockets.
     bound: HashSet<(Addr, u16)>,
     /// Ports of backends with an IPv6 address.
     ports_v6: HashSet<u16>,
@@ -69,8 +69,8 @@ impl Wanted {
         }
     }
 
-    /// Whether a listener for IPv6 alone is at the port of IPv4 backends: it is none of them, and must
-    /// not get their IPv6 clients.
+    /// Whether a listener for IPv6 alone uses the port of IPv4 backends. It belongs to none of them, and
+    /// must not get their IPv6 clients.
     fn is_strange(&self, listener: &Listener) -> bool {
         listener.is_any_v6_only() && !self.ports_v6.contains(&listener.bound.port())
     }
@@ -90,7 +90,7 @@ fn adopt_protocol(
     noted.retain(|key| {
         let is_strange = key.protocol == protocol && strange.contains(&(key.addr, key.port));
         if is_strange {
-            // A socket that was closed meanwhile is out of the map.
+            // An error is ignored: a closed socket has already left the map.
             let _ = maps.listeners.remove(&pod::ListenKey(*key));
         }
         !is_strange
@@ -150,7 +150,7 @@ fn adopt_protocol(
     tell_of_hidden(&out_of_sight, protocol, problems)
 }
 
-/// Takes the listeners out that are none of a backend's, and returns what they alone are bound to.
+/// Removes the listeners that belong to no backend. Returns the addresses that only they are bound to.
 fn take_out_strange(listeners: &mut Vec<Listener>, wanted: &Wanted) -> HashSet<(Addr, u16)> {
     let strange = listeners.iter().filter(|l| wanted.is_strange(l));
     let mut bound: HashSet<_> = strange.map(Listener::key).collect();
@@ -161,8 +161,8 @@ fn take_out_strange(listeners: &mut Vec<Listener>, wanted: &Wanted) -> HashSet<(
     bound
 }
 
-/// Tells of sockets of which no process is seen to hold them, but for those that were closed since the
-/// kernel was asked.
+/// Reports sockets without a visible process. Sockets that were closed since the kernel's list are left
+/// out.
 fn tell_of_hidden(
     out_of_sight: &[Listener],
     protocol: u8,
@@ -199,17 +199,18 @@ fn hidden_problem(bound: SocketAddr, protocol: u8) -> String {
     }
 }
 
-/// The backends of which a socket waits for clients.
+/// The backends with a socket that waits for clients.
 ///
 /// # Errors
-/// When the kernel does not list its sockets.
+/// The kernel does not list its sockets.
 pub(super) fn listening(
     maps: &Maps,
     backends: &[Backend],
     mptcp: &MptcpListeners,
 ) -> Result<HashSet<BackendId>, Error> {
     let noted = noted(maps).map_err(|error| Error::table("list the listening sockets", error))?;
-    // Sockets are noted only where connections or datagrams are handed to them: the kernel knows all.
+    // The map has only sockets that receive connections or datagrams from the programs; the kernel lists
+    // all sockets.
     let is_asked = |backend: &Backend| backend.protocol == protocol::UDP || !is_handed(backend);
     let of_kernel = |protocol| {
         let of_protocol = |backend: &&Backend| backend.protocol == protocol;
@@ -238,12 +239,12 @@ pub(super) fn listening(
     Ok(backends.iter().filter(is_bound).map(|b| b.id).collect())
 }
 
-/// Whether the kernel hands connections to the backend's own sockets.
+/// Whether the kernel hands connections to the backend's own sockets (the `socket` path).
 fn is_handed(backend: &Backend) -> bool {
     backend.path == path::SOCKET
 }
 
-/// The keys of all sockets that are entered.
+/// The keys of all entered sockets.
 pub(super) fn noted(maps: &Maps) -> Result<HashSet<ListenKey>, MapError> {
     maps.listeners
         .keys()
@@ -251,8 +252,8 @@ pub(super) fn noted(maps: &Maps) -> Result<HashSet<ListenKey>, MapError> {
         .collect()
 }
 
-/// Enters one socket, as `lb_listen` would have done, unless it is in there; it cannot be where none of
-/// its group is `entered`.
+/// Enters one socket as `lb_listen` would, unless it is in the map. It cannot be there if no socket of its
+/// group is `entered`.
 fn enter(
     maps: &mut Maps,
     holder: &Holder,

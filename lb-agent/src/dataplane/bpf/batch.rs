@@ -1,7 +1,7 @@
-//! Walking over a hash map many entries at a time: BPF_MAP_LOOKUP_BATCH (Linux 5.6).
+//! Reads a hash map in batches: BPF_MAP_LOOKUP_BATCH (Linux 5.6).
 //!
-//! What comes or goes meanwhile may be missed; nothing is met twice. Walking by keys would begin
-//! anew whenever the entry that was met last is gone.
+//! A walk may miss entries that are added or removed meanwhile; it returns no entry twice. A walk by keys
+//! would restart whenever its last key is removed.
 
 use std::io;
 
@@ -9,28 +9,29 @@ use aya::maps::MapData;
 
 use super::sys;
 
-/// Whether there is more.
+/// The progress of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// There may be.
+    /// More entries may follow.
     More,
-    /// These were the last.
+    /// The walk is complete.
     End,
 }
 
-/// A walk over a map.
+/// A walk over a map in batches.
 pub(super) struct Batches<'a, K, V> {
     map: &'a MapData,
     keys: Vec<K>,
     values: Vec<V>,
-    /// Where the kernel goes on: the number of a bucket.
+    /// Number of the bucket at which the kernel continues; `None` at the start.
     from: Option<u32>,
     count: usize,
 }
 
 impl<'a, K: aya::Pod, V: aya::Pod> Batches<'a, K, V> {
-    /// A walk over the hash map `map`, `batch` entries at a time; a bucket has to fit. The sizes of
-    /// keys and values are those of the map and multiples of eight. `key` and `value` are any.
+    /// Starts a walk over the hash map `map`, `batch` entries at a time. A bucket must fit into a batch.
+    /// The sizes of keys and values are those of the map, and multiples of eight bytes. `key` and `value`
+    /// only fill the buffers.
     pub(super) fn new(map: &'a MapData, batch: u32, key: K, value: V) -> Self {
         const { assert!(size_of::<K>().is_multiple_of(8) && size_of::<V>().is_multiple_of(8)) };
         Self {
@@ -42,7 +43,7 @@ impl<'a, K: aya::Pod, V: aya::Pod> Batches<'a, K, V> {
         }
     }
 
-    /// Reads the next entries.
+    /// Reads the next batch.
     pub(super) fn next(&mut self) -> io::Result<Next> {
         let read = sys::lookup_batch(self.map, self.from, &mut self.keys, &mut self.values)?;
         self.count = read.entries;
@@ -50,7 +51,7 @@ impl<'a, K: aya::Pod, V: aya::Pod> Batches<'a, K, V> {
         Ok(if read.is_end { Next::End } else { Next::More })
     }
 
-    /// What was read last.
+    /// The entries of the last batch.
     pub(super) fn entries(&self) -> Vec<(K, V)> {
         let keys = self.keys.iter().take(self.count);
         keys.copied().zip(self.values.iter().copied()).collect()

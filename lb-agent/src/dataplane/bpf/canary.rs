@@ -1,11 +1,13 @@
-//! A trial of a new program before it takes the place of the one that runs (BPF_PROG_TEST_RUN).
+//! Tests a new program before it replaces the running one (BPF_PROG_TEST_RUN).
 //!
-//! `lb_steer` is asked where made-up clients would go, over the tables that are in force: whoever
-//! finds a socket by the program that runs must find one by the new program. It counts nothing for
-//! clients with port 0, which no real one has. The packet programs are given frames that are for no
-//! service: what passes by them is the traffic of the whole host, and has to pass as it is. For
-//! `lb_listen` there is no such trial: the kernel has none for sock_ops programs, so it is the verifier
-//! alone that vouches for it.
+//! `lb_steer` runs on made-up clients, over the tables in force. If the running program finds a socket for
+//! a client, the new one must find one, too. The program counts nothing for clients with port 0, which no
+//! real client has.
+//!
+//! The packet programs run on frames that are for no service. Such frames are the other traffic of the
+//! host, and must pass unchanged.
+//!
+//! The kernel has no test run for sock_ops programs, so only the verifier checks `lb_listen`.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -17,49 +19,49 @@ use lb_common::addr;
 use super::link::open_pin;
 use super::sys;
 
-/// Listen addresses that are tried.
+/// Most listen addresses that are tested.
 const MOST_SERVICES: usize = 64;
-/// Clients that come to each.
+/// Test clients for each listen address.
 const CLIENTS: u8 = 8;
-/// What the program returns for a connection that goes on.
+/// SK_PASS: return value of the program for a connection that continues.
 const SK_PASS: u32 = 1;
 
-/// Why a new program is not let in.
+/// The reason for which a new program is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum CanaryError {
-    /// The trial itself failed.
+    /// The test run itself failed.
     #[error("try the new program")]
     Run(#[source] io::Error),
-    /// It would not let other traffic of this host be.
+    /// The new program would drop or change other traffic of this host.
     #[error(
         "the new {program} would drop or change frames that are for no service; it is not let in \
          (start the version before again)"
     )]
     Meddles {
-        /// Its name.
+        /// Name of the program.
         program: &'static str,
     },
-    /// It would turn away who is served now.
+    /// The new program would reject clients that the running one serves.
     #[error(
         "the new lb_steer would turn away clients of {service} that the one that runs serves; it goes \
          on running (start the version before again)"
     )]
     Worse {
-        /// Where they come to.
+        /// Listen address of the service that would lose clients.
         service: String,
     },
 }
 
-/// Tries `new` on `services`, against the program pinned at `running` if there is one.
+/// Tests `new` on `services`, against the program pinned at `running` if there is one.
 ///
 /// # Errors
-/// When the trial cannot be made, or the new program does worse.
+/// The test cannot be run, or the new program serves fewer clients.
 pub fn check(
     new: BorrowedFd<'_>,
     running: &Path,
     services: &[ServiceKey],
 ) -> Result<(), CanaryError> {
-    // Whom no service concerns, it must leave alone.
+    // The program must ignore a connection to no service.
     let nobody = Context::new(&ServiceKey::new(addr::ANY_V4, 0, protocol::TCP), 0);
     let verdict = run(new, &nobody).map_err(CanaryError::Run)?;
     if verdict
@@ -93,25 +95,26 @@ pub fn check(
     Ok(())
 }
 
-/// What the packet programs return for a frame that is not theirs.
+/// Return values of the packet programs for a frame that passes unchanged.
 pub mod pass {
-    /// XDP_PASS.
+    /// XDP_PASS, for `lb_xdp`.
     pub const XDP: u32 = 2;
-    /// TC_ACT_UNSPEC.
+    /// TC_ACT_UNSPEC, for the TC programs.
     pub const TC: u32 = u32::MAX;
 }
 
-/// Tries the packet program `name`, which returns `pass` for what it lets be (one of [`pass`]).
+/// Tests the packet program `name`, which returns `pass` (one of [`pass`]) for a frame that passes
+/// unchanged.
 ///
 /// # Errors
-/// When the trial cannot be made, or the program does not let be what is for no service.
+/// The test cannot be run, or the program drops or changes a frame that is for no service.
 pub fn check_packets(
     program: BorrowedFd<'_>,
     name: &'static str,
     pass: u32,
 ) -> Result<(), CanaryError> {
     for frame in others() {
-        // The kernel's limit for what fits without fragments is far above.
+        // The frames are short, so the kernel's limit for frames without fragments is no concern.
         let mut after = [0u8; 256];
         let (returned, left) =
             sys::run_on_frame(program, &frame, &mut after).map_err(CanaryError::Run)?;
@@ -122,8 +125,8 @@ pub fn check_packets(
     Ok(())
 }
 
-/// Frames that are for no service, whatever is configured: not IP, an IP protocol that none is
-/// reached by (RFC 3692), and TCP to nowhere.
+/// Frames that belong to no service in any configuration: not IP, an experimental IP protocol (RFC 3692),
+/// and TCP to an unused address.
 fn others() -> [Vec<u8>; 4] {
     const EXPERIMENT: u8 = 253;
     let ethernet = |kind: [u8; 2], packet: &[u8]| {
@@ -136,7 +139,7 @@ fn others() -> [Vec<u8>; 4] {
     let v4 = |protocol| {
         let mut packet = [0; 40];
         packet[..10].copy_from_slice(&[0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, protocol]);
-        // A SYN, should it be TCP.
+        // The bytes of a SYN, used if the protocol is TCP.
         packet[32..34].copy_from_slice(&[0x50, 2]);
         ethernet([8, 0], &packet)
     };
@@ -153,7 +156,7 @@ fn others() -> [Vec<u8>; 4] {
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
     pass: bool,
-    /// Cookie of the socket that it was handed to; 0 for none.
+    /// Cookie of the chosen socket; 0 for none.
     socket: u64,
 }
 
@@ -164,8 +167,8 @@ fn run(program: BorrowedFd<'_>, context: &Context) -> io::Result<Verdict> {
             pass: returned == SK_PASS,
             socket: after.cookie,
         }),
-        // A socket was chosen, and it is one of a SO_REUSEPORT group: the kernel does not try the
-        // choice within it (kernel commit 7c32e8f8bc33, bpf_prog_test_run_sk_lookup).
+        // The program chose a socket of a SO_REUSEPORT group, and the kernel does not run the choice within
+        // the group. See kernel commit 7c32e8f8bc33 (bpf_prog_test_run_sk_lookup).
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Verdict {
             pass: true,
             socket: u64::MAX,
@@ -193,7 +196,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// A client of `key` from an address that is nobody's (RFC 5737, RFC 3849), and from port 0.
+    /// A client of `key` with port 0 and an address for documentation (RFC 5737, RFC 3849).
     fn new(key: &ServiceKey, client: u8) -> Self {
         let mut context = Self {
             protocol: key.protocol.into(),
@@ -208,7 +211,7 @@ impl Context {
         } else {
             context.family = libc::AF_INET6 as u32;
             context.remote_ip6[0] = u32::from_be(0x2001_0db8);
-            // Another /64 for each.
+            // Each client has a /64 of its own.
             context.remote_ip6[1] = u32::from(client).to_be();
             for (word, bytes) in context.local_ip6.iter_mut().zip(key.addr.chunks_exact(4)) {
                 *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);

@@ -1,4 +1,4 @@
-//! Remembered clients and open connections, for choices that are made on the host.
+//! Remembered clients and open connections, for choices that the agent makes itself.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use super::maps::{ClientMaps, Remembered};
 use super::pod;
 use lb_net::Clients;
 
-/// The kernel's memory of clients, for choices made on the host.
+/// The kernel's maps of remembered clients, for choices that the agent makes itself.
 pub(super) struct KernelClients(Mutex<ClientMaps>);
 
 impl KernelClients {
@@ -16,7 +16,7 @@ impl KernelClients {
         Self(Mutex::new(maps))
     }
 
-    /// From now on UDP clients are remembered, too.
+    /// Adds the map of UDP clients, once it exists.
     pub(super) fn remember_udp(&self, clients: Remembered) {
         self.lock().udp = Some(clients);
     }
@@ -27,7 +27,7 @@ impl KernelClients {
 }
 
 impl ClientMaps {
-    /// Those of a protocol; `None` of UDP as long as there is no such service.
+    /// The remembered clients of a protocol; `None` for UDP as long as there is no UDP service.
     fn of(&mut self, protocol: u8) -> Option<&mut Remembered> {
         if protocol == abi::protocol::UDP {
             self.udp.as_mut()

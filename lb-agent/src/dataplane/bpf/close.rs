@@ -1,5 +1,5 @@
-//! Closing the open connections of a backend on the socket path: the kernel is asked which sockets
-//! have its id in their storage, and told to end them.
+//! Closes the open connections of a backend on the socket path. The kernel finds the sockets with the
+//! backend's id in their storage, and destroys them.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,10 +16,10 @@ use super::holders::one_each;
 use super::maps::pin_of;
 use crate::sockdiag::{self, Connection};
 
-/// Closes the connections of `backend`; returns how many there were.
+/// Closes the connections of `backend`; returns their number.
 ///
-/// SOCK_DESTROY resets both ends. A kernel without it (CONFIG_INET_DIAG_DESTROY) leaves the other
-/// way: the sockets are borrowed from their processes and shut down.
+/// SOCK_DESTROY resets both ends. On a kernel without it (CONFIG_INET_DIAG_DESTROY) the agent borrows the
+/// sockets from their processes and shuts them down.
 pub(super) fn close(pin_dir: &Path, backend: BackendId) -> io::Result<usize> {
     let storage = MapData::from_pin(pin_of(pin_dir, "SOCKET_OWNER")).map_err(io::Error::other)?;
     let fd = storage.fd().as_fd().as_raw_fd();
@@ -36,7 +36,7 @@ pub(super) fn close(pin_dir: &Path, backend: BackendId) -> io::Result<usize> {
     Ok(open.len())
 }
 
-/// The backend that a socket is counted for.
+/// The backend id in the storage of a socket.
 fn owner(value: &[u8]) -> Option<BackendId> {
     const AT: usize = std::mem::offset_of!(SocketOwner, backend);
     let id = value.get(AT..)?.first_chunk()?;
@@ -44,13 +44,13 @@ fn owner(value: &[u8]) -> Option<BackendId> {
 }
 
 fn unsupported(error: &io::Error) -> bool {
-    // The kernel's own ENOTSUPP, which it should not show, is 524.
+    // 524 is the kernel's internal ENOTSUPP, which it should not return to user space.
     [libc::EOPNOTSUPP, 524]
         .map(Some)
         .contains(&error.raw_os_error())
 }
 
-/// Shuts connections down by way of the processes that have them open.
+/// Shuts connections down through descriptors borrowed from their processes.
 fn shut_down(connections: &[Connection]) -> io::Result<usize> {
     let inodes: HashSet<u32> = connections.iter().map(Connection::inode).collect();
     let mut shut = 0;

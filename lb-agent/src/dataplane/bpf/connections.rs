@@ -1,4 +1,4 @@
-//! Connections that were handed to backends, and the clients that are remembered.
+//! Connections that the kernel handed to backends, and remembered clients.
 
 use std::sync::Arc;
 

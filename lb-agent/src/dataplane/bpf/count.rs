@@ -1,5 +1,5 @@
-//! How many clients are remembered: the kernel keeps no count of an LRU map's entries, so they are
-//! walked over, many at a time, and seldom.
+//! Counts the remembered clients. The kernel keeps no count of an LRU map's entries, so the agent walks
+//! over them in batches, at most every ten seconds.
 
 use std::io;
 use std::path::Path;
@@ -12,12 +12,12 @@ use aya::maps::{MapData, MapError};
 use super::{maps, sys};
 use crate::privilege::keep_or_warn;
 
-/// How old a count may be.
+/// Age at which a count is renewed.
 const GOOD_FOR: Duration = Duration::from_secs(10);
-/// Entries that are read at once. A bucket of the map has to fit.
+/// Entries in one batch. A bucket of the map must fit.
 const BATCH: u32 = 4096;
 
-/// A pinned map whose entries are counted now and then.
+/// A pinned map with a cached count of its entries.
 pub(super) struct Counted {
     map: MapData,
     key_size: usize,
@@ -28,7 +28,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// The map `name` of the pins.
+    /// Opens the pinned map `name`.
     pub(super) fn open(pin_dir: &Path, name: &str) -> Result<Arc<Self>, MapError> {
         let map = MapData::from_pin(maps::pin_of(pin_dir, name))?;
         let info = map.info()?;
@@ -42,7 +42,7 @@ impl Counted {
         }))
     }
 
-    /// The entries, as they were some seconds ago: nobody waits for a new count but the first.
+    /// Number of entries, as of some seconds ago. Only the first count blocks its caller.
     pub(super) fn entries(self: &Arc<Self>) -> io::Result<u64> {
         let last = *self.last();
         let Some((at, count)) = last else {

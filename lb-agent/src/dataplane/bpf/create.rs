@@ -1,8 +1,8 @@
-//! Maps that aya does not make as they have to be: arrays of maps, and what is put into them.
+//! Creates maps that aya cannot create as needed: arrays of maps, and their inner maps.
 //!
-//! The kernel takes a map into an array of maps only if it is like the template that the array was made
-//! with. In Linux 6.1 a template with type information (BTF) is unlike a map without
-//! (`bpf_map_meta_equal`), and aya makes templates with it, inner maps without. So both are made here.
+//! The kernel accepts an inner map only if it equals the template of its array. In Linux 6.1 a template
+//! with type information (BTF) does not equal a map without (`bpf_map_meta_equal`). aya creates templates
+//! with BTF and inner maps without, so this module creates both.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -38,51 +38,52 @@ impl Shape {
     }
 }
 
-/// An array of maps.
+/// An array of maps and the shape of its inner maps.
 pub(super) struct Outer {
     name: &'static str,
     entries: u32,
     inner: Shape,
 }
 
-/// The tables of services, which are swapped in whole.
+/// The tables of services, each replaced as a whole.
 pub(super) const TABLES: Outer = Outer {
     name: "TABLES",
     entries: MAX_SERVICES as u32,
     inner: Shape::array::<ServiceTable>(),
 };
 
-/// The same of those on the `dsr` path.
+/// The tables of services on the `dsr` path, each replaced as a whole.
 pub(super) const DSR_TABLES: Outer = Outer {
     name: "DSR_TABLES",
     entries: MAX_SERVICES as u32,
     inner: Shape::array::<DsrTable>(),
 };
 
-/// The one map of UDP clients, once there is a UDP service.
+/// Holds the map of UDP clients, once there is a UDP service.
 pub(super) const UDP_CLIENTS: Outer = Outer {
     name: "UDP_CLIENTS",
     entries: 1,
     inner: Shape::lru::<AffinityKey, Affinity>(),
 };
 
-/// The same of UDP sockets of this host.
+/// Holds the map of UDP sockets of this host, once there is a UDP service.
 pub(super) const UDP_LOCAL: Outer = Outer {
     name: "UDP_LOCAL",
     entries: 1,
     inner: Shape::lru::<LocalDatagram, Asked>(),
 };
 
-/// What [`UDP_CLIENTS`] has, where its only map is pinned.
+/// Pin of the only inner map of [`UDP_CLIENTS`].
 pub(super) const AFFINITY_UDP: &str = "AFFINITY_UDP";
-/// The same of [`UDP_LOCAL`].
+/// Pin of the only inner map of [`UDP_LOCAL`].
 const LOCAL_DATAGRAMS: &str = "LOCAL_DATAGRAMS";
 
 impl Outer {
-    /// Makes and pins it in `dir`, before aya would make it from the object, unless it is there.
+    /// Creates the array and pins it in `dir`, unless it exists. This must precede aya's creation of maps
+    /// from the object.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// The kernel refuses.
     pub(super) fn make(&self, dir: &Path) -> io::Result<()> {
         let pin = dir.join(self.name);
         if pin.exists() {
@@ -97,10 +98,10 @@ impl Outer {
         sys::pin(outer.as_fd(), &pin)
     }
 
-    /// A map of one value, to be put in.
+    /// Creates an inner map with one value.
     ///
     /// # Errors
-    /// When the kernel has no memory for it.
+    /// The kernel has no memory for it.
     pub(super) fn inner_with<V: aya::Pod>(&self, value: &V) -> Result<OwnedFd, MapError> {
         let map = sys::create_map(&self.inner, 1, "", None).map_err(MapError::IoError)?;
         let data = MapData::from_fd(map.try_clone().map_err(MapError::IoError)?)?;
@@ -109,10 +110,10 @@ impl Outer {
         Ok(map)
     }
 
-    /// Puts maps of one value each in, at these indices, all of them by one call.
+    /// Puts maps of one value each into the array, at these indices, by one system call.
     ///
     /// # Errors
-    /// When the kernel refuses; some may be in then.
+    /// The kernel refuses; some of the maps may be in the array then.
     pub(super) fn put_all<V: aya::Pod>(
         &self,
         dir: &Path,
@@ -127,11 +128,11 @@ impl Outer {
         Ok(sys::put_inner_batch(outer.as_fd(), &indices, &inner)?)
     }
 
-    /// Puts its first map in, with so many entries, which is pinned in `dir` as `name`; it is made unless it
-    /// is there.
+    /// Puts the first inner map into the array. It has `entries` entries, is pinned in `dir` as `name`, and
+    /// is created unless it exists.
     ///
     /// # Errors
-    /// When the kernel has no memory for it.
+    /// The kernel has no memory for it.
     pub(super) fn fill(&self, name: &str, entries: u32, dir: &Path) -> io::Result<()> {
         let pin = dir.join(name);
         let inner = if pin.exists() {
@@ -146,10 +147,10 @@ impl Outer {
     }
 }
 
-/// Makes the maps that only UDP services need, pinned in `dir`, unless they are there.
+/// Creates the maps that only UDP services need, pinned in `dir`, unless they exist.
 ///
 /// # Errors
-/// When the kernel has no memory for them.
+/// The kernel has no memory for them.
 pub(super) fn make_udp(dir: &Path, clients: u32) -> io::Result<()> {
     UDP_CLIENTS.fill(AFFINITY_UDP, clients, dir)?;
     UDP_LOCAL.fill(LOCAL_DATAGRAMS, MAX_LOCAL_DATAGRAMS as u32, dir)

@@ -1,4 +1,4 @@
-//! `lb_decap` on an interface of a backend: attached for as long as this is held, or pinned.
+//! Attaches `lb_decap` to an interface of a backend, until the value is dropped or for good by pins.
 
 use std::fs;
 use std::io;
@@ -18,29 +18,30 @@ use super::{addresses, pod};
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-decap.o"));
 
-/// Where pins are by default: a directory for each interface.
+/// Default directory of the pins; it has a subdirectory for each interface.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/lb-agent-decap";
 
-/// What to unwrap.
+/// Settings of the decapsulation.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// UDP port of GUE; `None` for no GUE.
     pub gue_port: Option<u16>,
-    /// Who may wrap, each an address and how many of its 128 bits count; everybody if empty.
+    /// Allowed sources of encapsulated packets, each an address and its prefix length out of 128 bits. An
+    /// empty list allows all.
     pub from: Vec<(Addr, u32)>,
 }
 
-/// Where in the kernel a program runs.
+/// The attachment point of an XDP program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// In the driver.
+    /// In the driver, before the kernel allocates memory for a packet.
     Native,
-    /// In the stack, on a packet that has memory of the kernel's own already.
+    /// In the network stack, after the kernel has allocated memory for a packet.
     Generic,
 }
 
 impl Mode {
-    /// As it is printed.
+    /// The mode's name in output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -49,16 +50,16 @@ impl Mode {
     }
 }
 
-/// Why packets cannot be unwrapped.
+/// The reason for which packets cannot be decapsulated.
 #[derive(Debug, thiserror::Error)]
 pub enum DecapError {
     /// The binary carries no eBPF programs.
     #[error("this binary was built without its eBPF programs (build it with `cargo xtask build`)")]
     NoObject,
-    /// There is no such interface.
+    /// No interface has this name.
     #[error("no interface {0} (see: ip link)")]
     NoInterface(String),
-    /// The interface has a program already.
+    /// The interface has an XDP program already.
     #[error("{0} has an XDP program already (see: ip link show {0}; --detach takes off ours)")]
     Busy(String),
     /// The kernel refused a program or map.
@@ -70,37 +71,37 @@ pub enum DecapError {
     /// The kernel refused the program.
     #[error("load lb_decap")]
     Program(#[from] ProgramError),
-    /// The kernel refused to attach it.
+    /// The kernel refused to attach the program.
     #[error("attach lb_decap to {interface} in {} mode", mode.name())]
     Attach {
-        /// Where.
+        /// Name of the interface.
         interface: String,
-        /// How.
+        /// Requested attachment point.
         mode: Mode,
         /// The kernel's answer.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A pin could not be made, read or removed.
+    /// A pin could not be created, read or removed.
     #[error("{what} {}", path.display())]
     Pin {
-        /// What was tried.
+        /// The failed action, for the message.
         what: &'static str,
-        /// On which file.
+        /// Path of the pin.
         path: PathBuf,
         /// The kernel's answer.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Nothing is pinned for the interface.
+    /// No pins exist for the interface.
     #[error("nothing of ours is pinned for {0} (a `decap` in the foreground ends with Ctrl-C)")]
     NotPinned(String),
 }
 
-/// Packets counted, by [`Outcome`].
+/// Counters of packets, indexed by [`Outcome`].
 pub type Counts = [u64; Outcome::COUNT];
 
-/// The program, loaded and attached; detached when dropped, unless it has been pinned.
+/// The loaded and attached program; dropping it detaches the program, unless it has been pinned.
 pub struct Decap {
     object: Ebpf,
     link: FdLink,
@@ -110,8 +111,8 @@ pub struct Decap {
 }
 
 impl Decap {
-    /// Loads the program and attaches it to `interface`, in the driver if `mode` is `None` and the
-    /// driver can, else in the stack.
+    /// Loads the program and attaches it to `interface`. Without a `mode` the driver is tried first, then
+    /// the stack.
     pub fn attach(
         interface: &str,
         mode: Option<Mode>,
@@ -124,7 +125,7 @@ impl Decap {
             return Err(DecapError::NoInterface(interface.to_owned()));
         }
         let mut object = EbpfLoader::new().load(OBJECT)?;
-        // The program holds its maps from when it is loaded; then they can be taken out.
+        // Once loaded, the program keeps references to its maps, so they can be taken out of the object.
         program(&mut object)?.load()?;
         let notes = fill(&mut object, settings)?;
         let program = program(&mut object)?;
@@ -149,34 +150,34 @@ impl Decap {
         })
     }
 
-    /// Where it runs.
+    /// The attachment point in use.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The error because of which it runs in the stack, although that was not requested.
+    /// The driver's error, if no mode was requested and the program runs in the stack.
     pub fn not_native(&self) -> Option<&DecapError> {
         self.not_native.as_ref()
     }
 
-    /// What an operator should know.
+    /// Warnings for the operator.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// What it has counted.
+    /// The packet counters, summed over all CPUs.
     pub fn counts(&self) -> Result<Counts, DecapError> {
         let stats = self.object.map("DECAP_STATS").ok_or(DecapError::NoObject)?;
         Ok(sums(&PerCpuArray::try_from(stats)?)?)
     }
 
-    /// Leaves it attached to `interface`, with what belongs to it pinned under `pin_dir`.
+    /// Leaves the program attached to `interface`, with its link and maps pinned under `pin_dir`.
     pub fn pin(self, pin_dir: &Path, interface: &str) -> Result<(), DecapError> {
         let dir = dir_of(pin_dir, interface);
         fs::create_dir_all(&dir).map_err(|error| failed("make the directory", &dir, error))?;
         let pinned = pin_all(self, &dir);
         if pinned.is_err() {
-            // Nothing is left behind of what did not work.
+            // A failed attempt leaves no pins.
             let _ = remove(&dir);
         }
         pinned
@@ -242,7 +243,7 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-/// Fills the maps; returns what an operator should know.
+/// Fills the maps; returns warnings for the operator.
 fn fill(object: &mut Ebpf, settings: &Settings) -> Result<Vec<String>, DecapError> {
     let mut array: Array<_, pod::DecapSettings> = taken(object, "DECAP_SETTINGS")?.try_into()?;
     let value = DecapSettings {
@@ -270,7 +271,7 @@ fn sums<T: std::borrow::Borrow<MapData>>(stats: &PerCpuArray<T, u64>) -> Result<
     Ok(counts)
 }
 
-/// What a pinned program has counted.
+/// The packet counters of a pinned program.
 pub fn pinned_counts(pin_dir: &Path, interface: &str) -> Result<Counts, DecapError> {
     let pin = dir_of(pin_dir, interface).join("stats");
     if !pin.exists() {
@@ -280,14 +281,14 @@ pub fn pinned_counts(pin_dir: &Path, interface: &str) -> Result<Counts, DecapErr
     Ok(sums(&stats)?)
 }
 
-/// Detaches what has been pinned for `interface`.
+/// Detaches the program that is pinned for `interface`, and removes its pins.
 pub fn detach(pin_dir: &Path, interface: &str) -> Result<(), DecapError> {
     let dir = dir_of(pin_dir, interface);
     if !dir.exists() {
         return Err(DecapError::NotPinned(interface.to_owned()));
     }
     let link = dir.join("link");
-    // A link whose interface is gone has nothing to be detached from.
+    // If the interface is gone, its link is detached already.
     if let Err(error) = super::link::detach(&link) {
         tracing::debug!(%error, path = %link.display(), "detach");
     }
@@ -307,8 +308,8 @@ fn remove(dir: &Path) -> Result<(), DecapError> {
     fs::remove_dir(dir).map_err(|error| failed("remove", dir, error))
 }
 
-/// The names of interfaces (VLANs) may have dots, those in a bpf file system may not; with colons
-/// it is the other way round.
+/// The directory of an interface's pins. Names of interfaces (VLANs) may contain dots, which a bpf file
+/// system refuses. Colons are the reverse: the file system allows them, and names of interfaces do not.
 fn dir_of(pin_dir: &Path, interface: &str) -> PathBuf {
     pin_dir.join(interface.replace('.', ":"))
 }

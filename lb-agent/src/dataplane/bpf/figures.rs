@@ -1,4 +1,4 @@
-//! Figures of backends, services, tables and packets, as the programs count them.
+//! Reads the counters of backends, services, tables and packets from the maps of the programs.
 
 use lb_common::abi::{
     self, Counter, MAX_BACKENDS, MAX_LISTEN, MAX_LISTENERS, MAX_SERVICES, ServiceId, path, state,
@@ -14,7 +14,7 @@ impl Counts for Bpf {
         let failed = |error| Error::table("read the counters of a backend", error);
         let index = backend.id.index();
         let stats = self.maps.backend_stats.get(&index, 0).map_err(failed)?;
-        // On the packet paths these are clients on this host, who are connected directly.
+        // On the packet paths these are clients on this host, which the programs connect directly.
         let mut counts = BackendCounts {
             active: self.maps.active.get(&index, 0).map_err(failed)?,
             total: stats
