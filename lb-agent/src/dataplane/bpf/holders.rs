@@ -1,4 +1,4 @@
-//! Which processes have a socket open, found by its inode in `/proc/PID/fd`.
+//! Finds the processes that have a socket open, by its inode in `/proc/PID/fd`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -9,14 +9,14 @@ use rustix::process::Pid;
 
 /// A process that has a socket open.
 pub struct Holder {
-    /// The process.
+    /// The process's id.
     pub(super) pid: Pid,
-    /// The lowest number that the socket has there.
+    /// The lowest descriptor of the socket in that process.
     pub(super) fd: i32,
 }
 
 impl Holder {
-    /// The process by name and number, as in "nginx (pid 12)".
+    /// Name and id of the process, as in "nginx (pid 12)".
     pub fn name(&self) -> String {
         let pid = self.pid.as_raw_pid();
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -24,8 +24,8 @@ impl Holder {
     }
 }
 
-/// The holders of the sockets with these inodes, each process once. Processes that this one may not
-/// look into are left out.
+/// The holders of the sockets with these inodes, each process once. Processes that the agent may not
+/// inspect are left out.
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -50,7 +50,7 @@ pub fn holders(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Vec<Holder>>> 
     Ok(found)
 }
 
-/// One holder of each of the sockets with these inodes.
+/// One holder for each of the sockets with these inodes.
 ///
 /// # Errors
 /// As [`holders`].
@@ -61,8 +61,8 @@ pub(super) fn one_each(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Holder
         .collect())
 }
 
-/// The sockets that the process at `dir` of `/proc` has open, by inode and number; none of a process
-/// that is gone or that this one may not look into.
+/// The open sockets of the process at `dir` of `/proc`, as pairs of inode and descriptor. The result is
+/// empty if the process is gone or the agent may not inspect it.
 pub(super) fn sockets(dir: &Path) -> impl Iterator<Item = (u32, i32)> {
     let open = fs::read_dir(dir.join("fd")).into_iter().flatten().flatten();
     open.filter_map(|entry| {
@@ -71,7 +71,7 @@ pub(super) fn sockets(dir: &Path) -> impl Iterator<Item = (u32, i32)> {
     })
 }
 
-/// 12345 from `socket:[12345]`.
+/// Parses a link of `/proc/PID/fd`: 12345 from `socket:[12345]`.
 fn socket_inode(target: &Path) -> Option<u32> {
     target
         .to_str()?

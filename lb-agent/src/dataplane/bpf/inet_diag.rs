@@ -1,4 +1,4 @@
-//! Which sockets listen in this network namespace, asked of the kernel (sock_diag(7)).
+//! Lists the listening sockets of this network namespace through the kernel's sock_diag(7).
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -18,37 +18,37 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 /// A socket that waits for clients: a listening TCP socket, or an unconnected UDP one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listener {
-    /// What it is bound to.
+    /// Bound address and port.
     pub bound: SocketAddr,
-    /// One of [`protocol`].
+    /// IP protocol, one of [`protocol`].
     pub protocol: u8,
-    /// Its inode, by which `/proc/PID/fd` names it.
+    /// Inode of the socket, which `/proc/PID/fd` also shows.
     pub inode: u32,
-    /// Whether it is an MPTCP socket.
+    /// Whether the socket is an MPTCP socket.
     pub mptcp: bool,
-    /// The interface that it is bound to (SO_BINDTODEVICE); 0 for none.
+    /// Index of the bound interface (SO_BINDTODEVICE); 0 for none.
     pub interface: u32,
-    /// Whether it takes IPv6 alone (IPV6_V6ONLY).
+    /// Whether the socket takes IPv6 alone (IPV6_V6ONLY).
     pub only_v6: bool,
 }
 
 impl Listener {
-    /// What it is bound to, as maps have it.
+    /// Bound address and port in the form of the maps.
     pub(super) fn key(&self) -> (Addr, u16) {
         (addr::from_ip(self.bound.ip()), self.bound.port())
     }
 
-    /// Whether it is bound to all IPv6 addresses and takes no IPv4 clients.
+    /// Whether the socket is bound to all IPv6 addresses and takes no IPv4 clients.
     pub(super) fn is_any_v6_only(&self) -> bool {
         self.only_v6 && self.bound.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     }
 }
 
-/// Attribute with the protocol on top of TCP (`enum` of INET_DIAG_ULP_INFO in `linux/inet_diag.h`).
+/// Attribute for the protocol on top of TCP (`enum` of INET_DIAG_ULP_INFO in `linux/inet_diag.h`).
 const ULP_INFO: u16 = 19;
-/// Attribute in it with that protocol's name.
+/// Nested attribute with the name of that protocol.
 const ULP_NAME: u16 = 1;
-/// Bytes of an attribute before its value: length and kind.
+/// Bytes of an attribute's header: length and kind.
 const ATTRIBUTE_HEAD: usize = 4;
 
 /// Whether the attributes of a socket name MPTCP as the protocol on top of TCP.
@@ -63,7 +63,7 @@ fn is_mptcp(attributes: &[Nla]) -> bool {
     })
 }
 
-/// The name in the attributes that the value of [`ULP_INFO`] consists of.
+/// The protocol's name from the nested attributes in the value of [`ULP_INFO`].
 fn ulp_name(mut nested: &[u8]) -> Option<&[u8]> {
     while let Some(&[low, high, kind_low, kind_high]) = nested.first_chunk() {
         let length = usize::from(u16::from_ne_bytes([low, high])).max(ATTRIBUTE_HEAD);
@@ -76,24 +76,24 @@ fn ulp_name(mut nested: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// The waiting sockets of `protocol`.
+/// The sockets of `protocol` that wait for clients, of both address families.
 pub(super) fn listeners(protocol: u8) -> io::Result<Vec<Listener>> {
     let mut found = dump(protocol, AF_INET)?;
     found.extend(dump(protocol, AF_INET6)?);
     Ok(found)
 }
 
-/// Whether an application of this network namespace waits for datagrams at `address`, on the address
-/// itself or on a wildcard.
+/// Whether an application of this network namespace waits for datagrams at `address`, by a socket bound to
+/// it or to a wildcard.
 ///
 /// # Errors
-/// The kernel cannot be asked.
+/// The kernel does not list its sockets.
 pub fn takes_datagrams(address: SocketAddr) -> io::Result<bool> {
     let found = listeners(protocol::UDP)?;
     Ok(found.iter().any(|listener| covers(listener.bound, address)))
 }
 
-/// Whether a socket that is bound to `bound` gets what is sent to `address`.
+/// Whether a socket bound to `bound` receives packets to `address`.
 pub(super) fn covers(bound: SocketAddr, address: SocketAddr) -> bool {
     let (a, b) = (bound.ip().to_canonical(), address.ip().to_canonical());
     let everybody = a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
@@ -117,7 +117,7 @@ fn dump(protocol: u8, family: u8) -> io::Result<Vec<Listener>> {
 }
 
 fn request(protocol: u8, family: u8) -> Vec<u8> {
-    // An unconnected UDP socket counts as closed.
+    // The kernel reports an unconnected UDP socket as closed.
     let states = if protocol == protocol::TCP {
         StateFlags::LISTEN
     } else {
@@ -131,7 +131,7 @@ fn request(protocol: u8, family: u8) -> Vec<u8> {
     let request = InetRequest {
         family,
         protocol,
-        // With it comes the protocol on top of TCP.
+        // This extension includes the protocol on top of TCP.
         extensions: ExtensionFlags::INFO,
         states,
         socket_id,

@@ -1,28 +1,28 @@
-//! The running kernel's version, and the oldest that takes the programs.
+//! The running kernel's version, and the oldest supported one.
 
 use std::fs;
 
-/// The first kernel that everything is tested on. What differs before is not only features (cookies of
-/// network namespaces came with 5.14, the helpers of the packet programs with 5.16) but how much of a
-/// program the verifier understands.
+/// The oldest kernel that all tests run on. Older kernels lack features: network namespace cookies came
+/// with 5.14, the helpers of the packet programs with 5.16. Their verifiers also understand less of a
+/// program.
 pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
-/// A kernel.
+/// The version of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
-    /// Its release, for example `6.1.0-57-amd64`.
+    /// Release of the kernel, for example `6.1.0-57-amd64`.
     pub release: String,
     version: (u32, u32),
 }
 
 impl Kernel {
-    /// That of this machine.
+    /// The kernel of this machine.
     pub fn running() -> Self {
         let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self::of(text.trim())
     }
 
-    /// The kernel of a release.
+    /// The kernel with a release; parts of the version that cannot be parsed count as 0.
     pub fn of(release: &str) -> Self {
         let mut numbers = release
             .split(|c: char| !c.is_ascii_digit())
@@ -33,7 +33,7 @@ impl Kernel {
         }
     }
 
-    /// Whether it is older than [`OLDEST_KERNEL`].
+    /// Whether the kernel is older than [`OLDEST_KERNEL`].
     pub fn is_too_old(&self) -> bool {
         self.version < OLDEST_KERNEL
     }

@@ -1,4 +1,4 @@
-//! Pinned programs of an earlier agent that still steer connections, seen by an agent that does not load
+//! Detects pinned programs of an earlier agent that still steer connections, for an agent that loads no
 //! programs itself.
 
 use std::fs;
@@ -10,7 +10,7 @@ use lb_common::abi::META_MAGIC;
 use super::{link, load, maps};
 use crate::errors::chain;
 
-/// Why a user-space agent must not serve beside the pins of an earlier agent.
+/// The reason for which a user-space agent must not serve beside the pins of an earlier agent.
 #[derive(Debug, thiserror::Error)]
 pub enum Leftover {
     /// Pinned programs are attached and serve this network namespace.
@@ -21,18 +21,18 @@ pub enum Leftover {
     Unknown {
         /// Directory of the pins.
         dir: PathBuf,
-        /// The kernel's answer.
+        /// Text of the error.
         why: String,
     },
 }
 
-/// Looks for programs that are pinned in `pin_dir` and attached for this network namespace.
+/// Looks for programs that are pinned in `pin_dir` and attached to this network namespace.
 ///
-/// A namespace cookie is never given out twice, so pins with another cookie do not concern this
+/// The kernel never reuses a namespace cookie. Pins with another cookie therefore do not concern this
 /// namespace, whether theirs still exists or not.
 ///
 /// # Errors
-/// When there are such programs, or when that cannot be found out.
+/// Such programs exist, or their absence cannot be verified.
 pub fn check(pin_dir: &Path) -> Result<(), Leftover> {
     let unknown = |why: String| Leftover::Unknown {
         dir: pin_dir.to_owned(),
@@ -47,7 +47,7 @@ pub fn check(pin_dir: &Path) -> Result<(), Leftover> {
     if meta.is_some_and(|meta| meta.magic == META_MAGIC && meta.netns_cookie != own) {
         return Ok(());
     }
-    // A link that may not be opened is taken for an attached one.
+    // A link without permission to open counts as attached.
     let attached = |pin: &PathBuf| link::target(pin).map_or(true, |target| target != 0);
     if links.iter().any(attached) {
         Err(Leftover::InForce(pin_dir.to_owned()))

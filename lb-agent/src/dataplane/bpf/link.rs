@@ -1,5 +1,4 @@
-//! Attaching programs by links that are pinned, and replacing a program through its link so that
-//! nothing is detached in between.
+//! Attaches programs by pinned links, and replaces a program through its link without a gap.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +10,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramFd, SkLookup, SockO
 
 use super::sys;
 
-/// Why a program could not be attached.
+/// The reason for which a program could not be attached.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct AttachError {
@@ -31,8 +30,7 @@ impl AttachError {
     }
 }
 
-/// Attaches `lb_steer` to this network namespace, or puts it in the place of the program that the
-/// pinned link at `pin` runs.
+/// Attaches `lb_steer` to this network namespace, or replaces the program of the pinned link at `pin`.
 pub(super) fn steer(program: &mut SkLookup, pin: &Path) -> Result<(), AttachError> {
     let attach = |program: &mut SkLookup| -> Result<FdLink, BoxedError> {
         let id = program.attach(File::open("/proc/thread-self/ns/net")?)?;
@@ -45,11 +43,10 @@ pub(super) fn steer(program: &mut SkLookup, pin: &Path) -> Result<(), AttachErro
     keep(attach(program).map_err(failed)?, pin)
 }
 
-/// Attaches `lb_listen` to `cgroup`, or puts it in the place of the program that the pinned link
-/// at `pin` runs.
+/// Attaches `lb_listen` to `cgroup`, or replaces the program of the pinned link at `pin`.
 pub(super) fn listen(program: &mut SockOps, cgroup: &Path, pin: &Path) -> Result<(), AttachError> {
     let attach = |program: &mut SockOps| -> Result<FdLink, BoxedError> {
-        // Links always let other programs run too; aya wants `Single` for them.
+        // Links always allow other programs beside them; aya expects `Single` for links.
         let id = program.attach(File::open(cgroup)?, CgroupAttachMode::Single)?;
         Ok(program.take_link(id)?.try_into()?)
     };
@@ -60,7 +57,8 @@ pub(super) fn listen(program: &mut SockOps, cgroup: &Path, pin: &Path) -> Result
     keep(attach(program).map_err(failed)?, pin)
 }
 
-/// The same for the program called `name`, at a system call that names an address.
+/// Attaches the program `name` to its system call with an address, or replaces the program of the pinned
+/// link at `pin`.
 pub(super) fn at_system_call(
     name: &str,
     program: &mut CgroupSockAddr,
@@ -91,8 +89,8 @@ fn keep(link: FdLink, pin: &Path) -> Result<(), AttachError> {
         .map_err(|error| AttachError::new(format!("pin the link {}", pin.display()), error))
 }
 
-/// Runs `program` in the place of what the link pinned at `pin` runs. `false` when there is no
-/// such link, or none that is attached to anything any more; that one is removed.
+/// Replaces the program of the link pinned at `pin`. Returns `false` if there is no such link. A link that
+/// is no longer attached is removed and also returns `false`.
 pub(super) fn replace(program: &ProgramFd, pin: &Path) -> Result<bool, AttachError> {
     let link = match open_pin(pin) {
         Ok(link) => link,
@@ -106,7 +104,7 @@ pub(super) fn replace(program: &ProgramFd, pin: &Path) -> Result<bool, AttachErr
     };
     match sys::update_link(link.as_fd(), program.as_fd()) {
         Ok(()) => Ok(true),
-        // What it was attached to is gone: a network namespace or a cgroup that was removed.
+        // The link's network namespace or cgroup was removed.
         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
             remove(pin)?;
             Ok(false)
@@ -118,7 +116,7 @@ pub(super) fn replace(program: &ProgramFd, pin: &Path) -> Result<bool, AttachErr
     }
 }
 
-/// Has the link pinned at `link` run the program pinned at `program` again.
+/// Makes the link pinned at `link` run the program pinned at `program` again.
 pub(super) fn put_back(program: &Path, link: &Path) -> io::Result<()> {
     let (program, link) = (open_pin(program)?, open_pin(link)?);
     sys::update_link(link.as_fd(), program.as_fd())
@@ -134,23 +132,23 @@ pub(super) fn is_live(pin: &Path) -> bool {
     target(pin).is_ok_and(|target| target != 0)
 }
 
-/// Number of the namespace, cgroup or interface that the link pinned at `pin` is attached to; 0 for a
-/// dead link.
+/// Number of the namespace, cgroup or interface that the link pinned at `pin` is attached to; 0 for a dead
+/// link.
 pub(super) fn target(pin: &Path) -> io::Result<u64> {
     open_pin(pin).and_then(|link| target_of(link.as_fd()))
 }
 
-/// Detaches the link pinned at `pin` now. Removing the pin alone lets go of it only once the kernel
-/// gets to it.
+/// Detaches the link pinned at `pin` now. Removal of the pin alone leaves the time of the detachment to the
+/// kernel.
 pub(super) fn detach(pin: &Path) -> io::Result<()> {
     sys::detach_link(open_pin(pin)?.as_fd())
 }
 
-/// Kinds of links that are attached to something with a number of 32 bits: a network namespace,
-/// or an interface (`enum bpf_link_type` in `linux/bpf.h`: NETNS, XDP, TCX).
+/// Types of links with targets of 32 bits: a network namespace or an interface (`enum bpf_link_type` in
+/// `linux/bpf.h`: NETNS, XDP, TCX).
 const NARROW: [u32; 3] = [5, 6, 11];
 
-/// Opens what is pinned at `pin`. aya's own way hides the descriptor that `sys` needs.
+/// Opens the object pinned at `pin`. aya's own function hides the descriptor that `sys` needs.
 pub(super) fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     sys::open(pin, 0)
 }
@@ -170,7 +168,7 @@ fn target_of(link: BorrowedFd<'_>) -> io::Result<u64> {
     })
 }
 
-/// Where the pin of the link of `program` is.
+/// Path of the pin of a program's link.
 pub(super) fn pin_of(pin_dir: &Path, program: &str) -> PathBuf {
     pin_dir.join("links").join(program)
 }

@@ -1,4 +1,4 @@
-//! Listening sockets of this host: the kernel hands connections to them.
+//! Listening sockets of this host, to which the kernel hands connections.
 
 use std::collections::HashSet;
 use std::sync::Arc;

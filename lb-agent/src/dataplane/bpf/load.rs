@@ -1,4 +1,4 @@
-//! From nothing, or from what another agent left, to loaded and attached programs on pinned maps.
+//! Loads and attaches the programs on pinned maps. The maps are new, or left by an earlier agent.
 
 use std::fs;
 use std::io;
@@ -24,39 +24,38 @@ use super::programs::{pin_program, program, refused};
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lb-ebpf.o"));
 
-/// Names of the programs.
+/// Names of the programs for sockets.
 pub(super) const PROGRAMS: [&str; 2] = ["lb_listen", "lb_steer"];
-/// What to load, and where to leave it.
+/// Settings for loading the programs and pinning them.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Directory of the pins, in a bpf file system.
     pub pin_dir: PathBuf,
-    /// Clients that are remembered per protocol.
+    /// Remembered clients per protocol.
     pub max_clients: u32,
-    /// The cgroup whose sockets are seen; the root of the hierarchy by default.
+    /// The cgroup of the observed sockets; the root of the hierarchy by default.
     pub cgroup: Option<PathBuf>,
-    /// What the packet paths are told.
+    /// Configuration of the packet paths.
     pub flows: FlowSettings,
 }
 
-/// What has been loaded.
+/// The loaded programs and their maps.
 pub(super) struct Loaded {
-    /// Maps for the agent.
+    /// The maps that the agent reads and writes.
     pub maps: Maps,
-    /// Maps for choices on the host.
+    /// The maps of clients, for choices that the agent makes itself.
     pub clients: ClientMaps,
-    /// What an operator should know.
+    /// Warnings for the operator.
     pub notes: Vec<String>,
-    /// The object, for its log and the programs that are not loaded yet.
+    /// The eBPF object, for its log and for programs that are loaded later.
     pub object: Ebpf,
-    /// The cgroup whose sockets are seen.
+    /// The cgroup of the observed sockets.
     pub cgroup: PathBuf,
-    /// Keeps other agents from the pins for as long as it lives.
+    /// A lock that keeps other agents from the pins until it is dropped.
     pub lock: fs::File,
 }
 
-/// Loads the programs, on the maps that are pinned if there are any, and attaches them, in the
-/// place of those that run if there are any.
+/// Loads the programs on the pinned maps, or on new ones. Attaches them, or replaces the running programs.
 pub(super) fn load(settings: &Settings) -> Result<Loaded, OpenError> {
     if OBJECT.is_empty() {
         return Err(OpenError::NoObject);
@@ -66,14 +65,14 @@ pub(super) fn load(settings: &Settings) -> Result<Loaded, OpenError> {
     make_pin_dir(pin_dir)?;
     let lock = lock_pins(pin_dir)?;
     open(settings, lock).inspect_err(|_| {
-        // A first start that fails leaves nothing behind.
+        // A failed first start leaves no pins.
         if fresh && let Err(error) = purge(pin_dir) {
             tracing::warn!("{error}");
         }
     })
 }
 
-/// The state directory is locked as well, but two agents may share pins and nothing else.
+/// The state directory is locked too, but two agents may share their pins and no state directory.
 fn lock_pins(pin_dir: &Path) -> Result<fs::File, OpenError> {
     let lock = fs::File::open(pin_dir).map_err(io_error("open", pin_dir))?;
     match lock.try_lock() {
@@ -117,7 +116,7 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
     let mut notes = size_notes(settings)?;
     notes.extend(addresses::keep(maps::local_addresses(&mut object)?));
 
-    // First all listeners are noted, then connections are steered to them.
+    // Listeners are noted before connections are steered to them.
     let listen: &mut SockOps = program(&mut object, "lb_listen")?;
     listen.load().map_err(refused("lb_listen"))?;
     let steer: &mut SkLookup = program(&mut object, "lb_steer")?;
@@ -128,7 +127,7 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
     link::listen(listen, &cgroup, &link::pin_of(pin_dir, "lb_listen"))?;
     let steer: &mut SkLookup = program(&mut object, "lb_steer")?;
     link::steer(steer, &link::pin_of(pin_dir, "lb_steer")).inspect_err(|_| {
-        // The two fit together: the one before gets its old companion back.
+        // The two programs belong together, so the old one gets its old companion back.
         let old = pin_dir.join("programs/lb_listen");
         if let Err(error) = link::put_back(&old, &link::pin_of(pin_dir, "lb_listen")) {
             tracing::warn!(%error, "the lb_listen of before is not put back");
@@ -159,7 +158,7 @@ fn services(maps: &Maps) -> Result<Vec<ServiceKey>, OpenError> {
 
 fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {
     let mut loader = EbpfLoader::new();
-    // Nothing in the programs depends on the kernel's own types, which take some ten megabytes.
+    // The programs do not depend on the kernel's own types, which take some ten megabytes.
     loader.btf(None);
     size_maps(&mut loader, settings.max_clients);
     for name in maps::NAMES {
@@ -168,13 +167,14 @@ fn load_object(settings: &Settings) -> Result<Ebpf, OpenError> {
     Ok(loader.load(OBJECT)?)
 }
 
-/// Makes the maps that grow with the number of clients as large as that.
+/// Sets the sizes of the maps that depend on the number of clients.
 pub(super) fn size_maps(loader: &mut EbpfLoader<'_>, clients: u32) {
     loader.map_max_entries("AFFINITY", clients);
 }
 
-/// Lets an agent without privileges read which network namespace the pins serve: names of pins and
-/// `META`. Where the modes cannot be changed, such an agent refuses to start beside the pins.
+/// Makes the names of pins and `META` readable without privileges. An unprivileged agent then sees the
+/// network namespace that the pins serve. If the modes cannot be changed, such an agent refuses to start
+/// beside the pins.
 fn show_owner(pin_dir: &Path) {
     let meta = maps::pin_of(pin_dir, "META");
     let shown = [
@@ -190,7 +190,7 @@ fn show_owner(pin_dir: &Path) {
     }
 }
 
-/// Makes the directories for the pins, if they are in a bpf file system.
+/// Creates the directories for the pins, if they are in a bpf file system.
 fn make_pin_dir(pin_dir: &Path) -> Result<(), OpenError> {
     let there = pin_dir
         .ancestors()
@@ -212,13 +212,12 @@ fn make_pin_dir(pin_dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Refuses pins that this agent must not touch. Those of a network namespace that is gone are
-/// cleared away.
+/// Refuses pins that this agent must not change. Pins of a removed network namespace are deleted.
 fn check_meta(pin_dir: &Path, netns_cookie: u64) -> Result<(), OpenError> {
     let Some(meta) = maps::pinned_meta(pin_dir)? else {
         return Ok(());
     };
-    // All zero: the last start got no further than making the map.
+    // A zero magic: an earlier start ended right after the creation of the map.
     if meta.magic == 0 {
         return Ok(());
     }
@@ -239,8 +238,8 @@ fn check_meta(pin_dir: &Path, netns_cookie: u64) -> Result<(), OpenError> {
     make_pin_dir(pin_dir)
 }
 
-/// Removes every pin of ours, and with them the programs and maps: links first, so that no
-/// program runs on half of its maps.
+/// Removes every pin of the agent, and with them the programs and maps. Links are removed first, so that no
+/// program runs with some of its maps missing.
 pub(super) fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
     if !pin_dir.exists() {
         return Ok(false);
@@ -254,8 +253,7 @@ pub(super) fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
         };
         for entry in entries {
             let path = entry.map_err(io_error("read", &dir))?.path();
-            // A link whose namespace or cgroup is gone has nothing to be detached from; without its
-            // pin it goes in any case.
+            // A link without its namespace or cgroup is detached already; it ends with its pin.
             if part == "links"
                 && let Err(error) = link::detach(&path)
             {
@@ -265,12 +263,12 @@ pub(super) fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
         }
         fs::remove_dir(&dir).map_err(io_error("remove", &dir))?;
     }
-    // Something of somebody else's may be in it.
+    // An error is ignored: the directory may contain foreign files.
     let _ = fs::remove_dir(pin_dir);
     Ok(true)
 }
 
-/// The root of the cgroup v2 hierarchy, wherever it is mounted.
+/// Mount point of the cgroup v2 hierarchy.
 fn cgroup_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").ok()?;
     mounts.lines().find_map(|line| {
@@ -280,7 +278,7 @@ fn cgroup_root() -> Option<PathBuf> {
     })
 }
 
-/// The number that the kernel knows this network namespace by (SO_NETNS_COOKIE, Linux 5.14).
+/// The kernel's cookie of this network namespace (SO_NETNS_COOKIE, Linux 5.14).
 pub(super) fn netns_cookie() -> io::Result<u64> {
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
     let mut cookie = 0u64;
@@ -303,7 +301,7 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
     }
 }
 
-/// Settings that are not in force: a pinned map keeps the size that it was made with.
+/// Warnings about sizes that are not in force: a pinned map keeps its original size.
 fn size_notes(settings: &Settings) -> Result<Vec<String>, OpenError> {
     let note = |key, wanted: u32, found: u32| {
         format!(
@@ -316,7 +314,7 @@ fn size_notes(settings: &Settings) -> Result<Vec<String>, OpenError> {
         .into_iter()
         .filter(|name| maps::is_pinned(pin_dir, name));
     let clients = packet::smallest(pin_dir, there)?;
-    // A map that is larger, as a default of before may have been, does what was asked for.
+    // A larger map, as an earlier default may have made, is sufficient.
     let clients = (clients < wanted).then(|| note("max_clients", wanted, clients));
     let flows = settings.flows.others_in_force(pin_dir)?;
     let flows = flows.map(|found| note("flow_table", settings.flows.flows, found));

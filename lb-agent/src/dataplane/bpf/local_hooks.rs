@@ -1,5 +1,5 @@
-//! The programs for clients on this host. They see every connect(2) and datagram of the machine, so
-//! they are attached with the first backend that takes them, one on the `nat` or `dsr` path.
+//! The programs for clients on this host. They run at every connect(2) and datagram of the machine. They
+//! are therefore attached with the first backend that needs them, one on the `nat` or `dsr` path.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::open_error::OpenError;
 use super::programs::{pin_program, program, refused};
 use crate::errors::chain;
 
-/// Names of the programs. What comes back is mended before anything is sent elsewhere.
+/// Names of the programs. Those that restore the addresses of replies precede those that redirect.
 const NAMES: [&str; 8] = [
     "lb_getpeername4",
     "lb_getpeername6",
@@ -24,18 +24,18 @@ const NAMES: [&str; 8] = [
     "lb_connect6",
 ];
 
-/// The programs, attached or not.
+/// The programs for local clients, attached or not.
 pub(super) struct LocalHooks {
-    /// Has the programs.
+    /// The eBPF object with the programs.
     object: Ebpf,
     cgroup: PathBuf,
     pin_dir: PathBuf,
-    /// What came of attaching them, once that was tried.
+    /// Result of the attempt to attach them; `None` before it.
     attached: Option<Result<(), String>>,
 }
 
 impl LocalHooks {
-    /// Replaces at once the programs that an earlier agent has attached.
+    /// Opens the hooks. Programs of an earlier agent are replaced at once.
     pub(super) fn new(object: Ebpf, cgroup: PathBuf, pin_dir: &Path) -> Self {
         let mut hooks = Self {
             object,
@@ -52,7 +52,7 @@ impl LocalHooks {
         hooks
     }
 
-    /// Attaches the programs if `backend` takes them, unless that was tried before.
+    /// Attaches the programs if `backend` needs them, unless that was tried before.
     pub(super) fn serve(&mut self, backend: &Backend) {
         let rewritten = matches!(backend.path, path::NAT | path::DSR);
         if rewritten && backend.state != state::REMOVED && self.attached.is_none() {
@@ -71,12 +71,12 @@ impl LocalHooks {
         self.attached = Some(attached);
     }
 
-    /// Why the programs do not serve.
+    /// The error of a failed attempt to attach the programs.
     pub(super) fn refusal(&self) -> Option<String> {
         self.attached.as_ref()?.as_ref().err().cloned()
     }
 
-    /// Nothing is attached before the kernel has taken all of them.
+    /// Attaches all programs, after the kernel has accepted every one of them.
     fn attach_all(&mut self) -> Result<(), OpenError> {
         for name in NAMES {
             let hook: &mut CgroupSockAddr = program(&mut self.object, name)?;

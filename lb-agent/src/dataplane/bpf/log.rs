@@ -11,14 +11,14 @@ use crate::privilege::keep_or_warn;
 pub struct KernelLog(aya_log::EbpfLogger<&'static dyn ::log::Log>);
 
 impl KernelLog {
-    /// The log of the programs in an object.
+    /// Opens the log of the programs in an object.
     pub(super) fn of(object: &mut Ebpf) -> io::Result<Self> {
         aya_log::EbpfLogger::init(object)
             .map(Self)
             .map_err(io::Error::other)
     }
 
-    /// Passes the lines on as they come, on a thread of its own: they are few.
+    /// Forwards the log lines as they arrive, on a thread of its own. They are few.
     pub fn forward(mut self) {
         let read = move || {
             keep_or_warn(&[]);

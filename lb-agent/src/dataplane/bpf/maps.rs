@@ -1,4 +1,4 @@
-//! The pinned maps, each with its type, and where they are pinned.
+//! The pinned maps with their types and the paths of their pins.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,8 @@ use super::create::AFFINITY_UDP;
 use super::link;
 use super::pod;
 
-/// Every map of the eBPF object that is pinned: all but the log's, which is of one agent's life.
+/// Names of all pinned maps of the eBPF object. The map of the log is not pinned and lives as long as its
+/// agent.
 pub(super) const NAMES: [&str; 18] = [
     "META",
     "NAMES",
@@ -38,7 +39,7 @@ pub(super) const NAMES: [&str; 18] = [
     "UDP_LOCAL",
 ];
 
-/// Those among them that choices are made from, which the packet programs use, too.
+/// Names of the maps that determine the choice of a backend. The packet programs use them, too.
 pub(super) const CHOICES: [&str; 7] = [
     "TABLES",
     "BACKENDS",
@@ -49,7 +50,7 @@ pub(super) const CHOICES: [&str; 7] = [
     "SERVICE_STATS",
 ];
 
-/// Those that count what `lb_listen` sees: worth nothing once it has been away.
+/// Maps with counts by `lb_listen`. They are invalid after a time in which it was not attached.
 pub(super) const COUNTED_BY_LISTEN: [&str; 4] =
     ["ACTIVE", "SERVICE_ACTIVE", "SOCKET_OWNER", "LISTENERS"];
 
@@ -69,17 +70,16 @@ pub(super) struct Maps {
     pub socket_owner: SkStorage<MapData, pod::SocketOwner>,
 }
 
-/// Addresses of this host, each with the source address of a connection to it, as bytes in network
-/// order.
+/// Addresses of this host, each with the source address of a connection to it, in network byte order.
 pub(super) type LocalAddresses = HashMap<MapData, Addr, Addr>;
 
-/// Clients, and where they went.
+/// Clients with the backends they were sent to.
 pub(super) type Remembered = HashMap<MapData, pod::AffinityKey, pod::Affinity>;
 
-/// The maps that are read for choices made on the host.
+/// The maps that the agent reads for its own choices.
 pub(super) struct ClientMaps {
     pub tcp: Remembered,
-    /// Once there is a UDP service.
+    /// The UDP clients, once there is a UDP service.
     pub udp: Option<Remembered>,
     pub active: Array<MapData, u64>,
     pub service_active: Array<MapData, u64>,
@@ -106,7 +106,8 @@ impl Maps {
 }
 
 impl ClientMaps {
-    /// Takes the maps out of the loaded object; `ACTIVE`, which [`Maps`] has too, from its pin.
+    /// Takes the maps out of the loaded object. `ACTIVE` is opened by its pin, because [`Maps`] has taken
+    /// it already.
     pub(super) fn take(object: &mut Ebpf, pin_dir: &Path) -> Result<Self, MapError> {
         let active = MapData::from_pin(pin_of(pin_dir, "ACTIVE"))?;
         Ok(Self {
@@ -118,7 +119,7 @@ impl ClientMaps {
     }
 }
 
-/// Takes the addresses of this host, for the thread that keeps them.
+/// Takes the map of this host's addresses, for the thread that updates it.
 pub(super) fn local_addresses(object: &mut Ebpf) -> Result<LocalAddresses, MapError> {
     take(object, "LOCAL_ADDRESSES")?.try_into()
 }
@@ -141,20 +142,20 @@ pub(super) fn pinned_meta(pin_dir: &Path) -> Result<Option<abi::Meta>, MapError>
     Ok(Some(meta.get(&0, 0)?.0))
 }
 
-/// The maps of clients; the second one is there once there is a UDP service.
+/// Names of the maps of clients; the second exists once there is a UDP service.
 pub(super) const CLIENTS: [&str; 2] = ["AFFINITY", AFFINITY_UDP];
 
-/// The map of clients `name`, by its pin.
+/// Opens the map of clients `name` by its pin.
 pub(super) fn remembered(pin_dir: &Path, name: &str) -> Result<Remembered, MapError> {
     Map::LruHashMap(MapData::from_pin(pin_of(pin_dir, name))?).try_into()
 }
 
-/// Whether the map `name` is there.
+/// Whether the map `name` is pinned.
 pub(super) fn is_pinned(pin_dir: &Path, name: &str) -> bool {
     pin_of(pin_dir, name).exists()
 }
 
-/// Everybody in the maps of clients. An entry that comes or goes meanwhile may be missing.
+/// All entries of the maps of clients. Entries that are added or removed meanwhile may be missing.
 pub(super) fn known_clients(
     pin_dir: &Path,
 ) -> Result<Vec<(abi::AffinityKey, abi::Affinity)>, MapError> {
@@ -165,7 +166,7 @@ pub(super) fn known_clients(
             let key = key?;
             match map.get(&key, 0) {
                 Ok(affinity) => known.push((key.0, affinity.0)),
-                // Pushed out since.
+                // The kernel has evicted the entry since.
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(error),
             }
@@ -174,17 +175,17 @@ pub(super) fn known_clients(
     Ok(known)
 }
 
-/// Where the maps are pinned.
+/// Directory of the maps' pins.
 pub(super) fn dir(pin_dir: &Path) -> PathBuf {
     pin_dir.join("maps")
 }
 
-/// Where the map `name` is pinned.
+/// Path of the pin of the map `name`.
 pub(super) fn pin_of(pin_dir: &Path, name: &str) -> PathBuf {
     dir(pin_dir).join(name)
 }
 
-/// Removes the pins of the maps `names`; what is not there is no error.
+/// Removes the pins of the maps `names`; a missing pin is no error.
 pub(super) fn unpin(pin_dir: &Path, names: &[&str]) -> io::Result<()> {
     names
         .iter()
@@ -194,13 +195,13 @@ pub(super) fn unpin(pin_dir: &Path, names: &[&str]) -> io::Result<()> {
         })
 }
 
-/// `value` for each CPU that there may be.
+/// A copy of `value` for each possible CPU.
 pub(super) fn per_cpu<T: aya::Pod>(value: T) -> Result<PerCpuValues<T>, MapError> {
     let cpus = aya::util::nr_cpus().map_err(|(_, io_error)| MapError::IoError(io_error))?;
     PerCpuValues::try_from(vec![value; cpus]).map_err(MapError::IoError)
 }
 
-/// Where a counter of a service is in `SERVICE_STATS`.
+/// Index of a service's counter in `SERVICE_STATS`.
 pub(super) fn counter_index(service: ServiceId, counter: u32) -> u32 {
     service.0 * Counter::COUNT as u32 + counter
 }

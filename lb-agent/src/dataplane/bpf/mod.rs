@@ -1,6 +1,6 @@
-//! The kernel's data plane: pinned maps, and the programs that read them. The only user of aya.
+//! The data plane in the kernel: pinned maps, and the programs that read them. The only user of aya.
 //!
-//! Nothing in here has to be alive for connections to be forwarded.
+//! Established forwarding does not need a running agent.
 
 mod address_claims;
 mod addresses;
@@ -63,25 +63,25 @@ use packet::LazyPackets;
 use super::{Describe, Error, Listeners as _};
 use crate::state::observed::Observed;
 
-/// Why there are no packet paths with BPF.
+/// The reason that `status` shows if the kernel refuses the packet paths.
 const REFUSED: &str = "the kernel refuses the packet programs";
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The pinned maps and what is in them.
+/// The pinned maps and the agent's copy of their contents.
 pub struct Bpf {
     maps: Maps,
     clients: Arc<KernelClients>,
     observed: Observed,
     owners: HashMap<OwnerKey, BackendId>,
-    /// Who should be in there, once that was looked at.
+    /// The intended contents of `owners`; `None` before the first change.
     claims: Option<Claims>,
-    /// Whether the kernel takes many tables at once.
+    /// Whether the kernel replaces many tables by one system call.
     puts_together: bool,
     pin_dir: PathBuf,
     packets: Arc<Mutex<LazyPackets>>,
     local_hooks: LocalHooks,
-    /// Those of TCP, and those of UDP once there is such a service.
+    /// The remembered TCP clients, and the UDP clients once there is a UDP service.
     remembered: Vec<Arc<count::Counted>>,
     max_clients: u32,
     mptcp: Arc<mptcp::MptcpListeners>,
@@ -89,18 +89,18 @@ pub struct Bpf {
     _lock: std::fs::File,
 }
 
-/// What opening the data plane came with.
+/// The result of [`Bpf::open`].
 pub struct Opened {
-    /// The data plane.
+    /// The opened data plane.
     pub plane: Bpf,
-    /// What an operator should know.
+    /// Warnings for the operator.
     pub notes: Vec<String>,
     /// The log of the eBPF programs.
     pub log: KernelLog,
 }
 
 impl Bpf {
-    /// Loads and attaches the programs, or takes over what another agent has left.
+    /// Loads and attaches the programs, or takes over those of an earlier agent.
     pub fn open(settings: &Settings) -> Result<Opened, OpenError> {
         let mut loaded = load::load(settings)?;
         let log = KernelLog::of(&mut loaded.object).map_err(|source| OpenError::Io {
@@ -140,9 +140,9 @@ impl Bpf {
         })
     }
 
-    /// Lets `lb_steer` hand connections of an address family (AF_INET, AF_INET6; for the L7 path
-    /// with [`lb_common::abi::PROXY_HTTP`]) to the agent's own listener, in the place of that of an earlier
-    /// agent.
+    /// Lets `lb_steer` hand connections to the agent's own listener. It replaces the listener of an earlier
+    /// agent. `family` is AF_INET or AF_INET6, combined with [`lb_common::abi::PROXY_HTTP`] for the L7
+    /// path.
     pub fn offer(&mut self, family: u32, listener: &TcpListener) -> Result<(), Error> {
         self.maps
             .proxy
@@ -204,13 +204,13 @@ impl Describe for Bpf {
     }
 }
 
-/// Removes every pin in `pin_dir`, and with them the programs and tables. `false` when there was
+/// Removes every pin in `pin_dir`, and with them the programs and tables. Returns `false` if there was
 /// none.
 pub fn purge(pin_dir: &Path) -> Result<bool, OpenError> {
     load::purge(pin_dir)
 }
 
-/// Removes what was attached to interfaces without links, on kernels before 6.6.
+/// Removes the programs that were attached to interfaces as filters, on kernels before 6.6.
 pub fn remove_filters(interfaces: &[String]) {
     packet::remove_filters_of(interfaces);
 }
