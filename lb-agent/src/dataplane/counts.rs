@@ -1,4 +1,4 @@
-//! Figures of a data plane: of its backends, services, tables and packets.
+//! Statistics of a data plane: of its backends, services, tables and packets.
 
 use std::ops;
 
@@ -7,20 +7,20 @@ use lb_common::abi::{Backend, Counter, ServiceId};
 use super::Error;
 use super::packets::PacketFigures;
 
-/// What is counted for one backend.
+/// Counters of one backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendCounts {
-    /// Open connections.
+    /// Number of open connections.
     pub active: u64,
     /// Connections, or UDP datagrams, since the agent's tables were made.
     pub total: u64,
-    /// Attempts that it refused or did not answer, as far as the agent made them.
+    /// Failed attempts to connect, refused or unanswered, among those that the agent observed.
     pub failures: u64,
-    /// Bytes from its clients, as far as they passed by.
+    /// Bytes from the backend's clients, if they pass this balancer.
     pub bytes_in: u64,
-    /// Bytes to its clients.
+    /// Bytes to the backend's clients.
     pub bytes_out: u64,
-    /// Packets from its clients, on the packet paths.
+    /// Packets from the backend's clients, on the packet paths.
     pub packets_in: u64,
 }
 
@@ -35,31 +35,31 @@ impl ops::AddAssign for BackendCounts {
     }
 }
 
-/// How full a table is.
+/// Entries and capacity of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableCounts {
-    /// Its name.
+    /// Name of the table.
     pub table: &'static str,
-    /// Entries it has.
+    /// Number of entries in use.
     pub entries: u64,
-    /// Entries it can have.
+    /// Largest number of entries.
     pub capacity: u64,
 }
 
 /// Counters of one service, by [`Counter`].
 pub type ServiceCounts = [u64; Counter::COUNT];
 
-/// Reads the figures. Nothing is changed.
+/// Reads the statistics, without changing anything.
 pub trait Counts {
-    /// Counts of one backend.
+    /// The counters of one backend.
     fn backend_counts(&self, backend: &Backend) -> Result<BackendCounts, Error>;
-    /// Counts of one service.
+    /// The counters of one service.
     fn service_counts(&self, service: ServiceId) -> Result<ServiceCounts, Error>;
-    /// How full the tables are. The remembered clients may be those of some seconds ago.
+    /// Entries and capacity of the tables. The number of remembered clients may be some seconds old.
     fn tables(&self) -> Result<Vec<TableCounts>, Error> {
         Ok(Vec::new())
     }
-    /// What is counted of packets; `None` where none are forwarded.
+    /// Statistics of the packet paths; `None` if the data plane forwards no packets.
     fn packet_figures(&self) -> Result<Option<PacketFigures>, Error> {
         Ok(None)
     }

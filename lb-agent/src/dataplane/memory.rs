@@ -1,5 +1,5 @@
-//! Tables in the agent's own memory: for hosts where BPF cannot serve, and for tests, which may
-//! make any step fail.
+//! Tables in the agent's own memory, for hosts without usable BPF. Tests use them too, with injected
+//! failures.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -20,11 +20,11 @@ use crate::state::observed::Observed;
 use crate::state::preview::Known;
 use lb_net::Clients;
 
-/// Tables in memory. Nothing of them outlives the agent.
+/// Tables in the agent's memory, which end with it.
 pub struct Memory {
     observed: Observed,
     clients: Arc<RememberedClients>,
-    /// Number of changes that still succeed, for tests; `None` for all.
+    /// Number of changes that still succeed, for tests; `None` for no limit.
     pub fail_after: Option<usize>,
 }
 
@@ -131,7 +131,7 @@ impl PacketPaths for Memory {}
 
 type Cache = Mutex<LruCache<(u8, AffinityKey), Affinity>>;
 
-/// Where clients were sent last; the one unseen for longest goes first.
+/// The last backend of each client. The client that has been unseen for longest is evicted first.
 struct RememberedClients {
     cache: Cache,
 }
@@ -146,7 +146,7 @@ impl RememberedClients {
 }
 
 impl RememberedClients {
-    /// How many there are and can be.
+    /// Current number of clients, and the most that fit.
     fn size(&self) -> (usize, usize) {
         let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         (cache.len(), cache.cap().get())
@@ -174,7 +174,7 @@ impl Clients for RememberedClients {
         cache.put((protocol, *key), affinity);
     }
 
-    // Connections on the userspace path are counted where they are made.
+    // Connections on the userspace path are counted by their proxy.
     fn active(&self, _backend: BackendId) -> u64 {
         0
     }

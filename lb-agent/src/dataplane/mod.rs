@@ -1,7 +1,7 @@
-//! Data planes move connections: `bpf` (the only user of aya) and `memory` (tables on the host
-//! alone, for the userspace path and for tests).
+//! Data planes forward connections. `bpf` is the only user of aya. `memory` holds tables in the agent
+//! alone, for the userspace path and for tests.
 //!
-//! A data plane implements a trait for each purpose. Users take the smallest that they need; only
+//! A data plane implements one trait for each purpose. A user takes the smallest trait that it needs; only
 //! the reconciler has their sum, [`DataPlane`].
 
 pub mod bpf;
@@ -23,25 +23,25 @@ use crate::state::observed::Observed;
 use crate::state::preview::Known;
 use lb_net::Clients;
 
-/// Why a data plane refused.
+/// The reason for which a data plane refused an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A map could not be read or written.
     #[error("{what}")]
     Table {
-        /// What was tried on which map.
+        /// The failed action and the name of the map.
         what: String,
         /// The kernel's answer.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A data plane for tests was told to fail.
+    /// A test made the data plane fail.
     #[error("told to fail at {0}")]
     Injected(&'static str),
 }
 
 impl Error {
-    /// An error of `what` ("write map ACTIVE") with its cause.
+    /// An error with the failed action `what` ("write map ACTIVE") and its cause.
     pub fn table(
         what: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -53,18 +53,21 @@ impl Error {
     }
 }
 
-/// What is in the tables, for those who only look: it is read while the owner of the tables goes on.
+/// Reads the contents of the tables for other tasks than the owner, which is not blocked meanwhile.
 pub trait Reader: Send + Sync {
-    /// Whether the application at an address of this host listens by MPTCP, which cannot be handed over.
+    /// Whether the application at an address of this host listens by MPTCP. The kernel cannot hand
+    /// connections to such a socket.
     fn is_mptcp(&self, _: SocketAddr) -> bool {
         false
     }
-    /// Whether packets can be forwarded, as far as that is known without trying; else why not, in a few
-    /// words.
+    /// Whether packets can be forwarded, as far as that is known without trying.
+    ///
+    /// # Errors
+    /// The reason, in a few words.
     fn packets(&self) -> Result<(), &'static str> {
         Err(NO_PACKETS)
     }
-    /// The clients that are remembered.
+    /// The remembered clients with their backends.
     fn known_clients(&self) -> Result<Vec<Known>, Error>;
     /// Open flows of a backend on the packet paths, which [`Clients::active`] does not count.
     fn open_flows(&self, _: &Backend) -> Result<u64, Error> {
@@ -74,13 +77,13 @@ pub trait Reader: Send + Sync {
 
 const NO_PACKETS: &str = "no packets without BPF";
 
-/// The tables: changed by the reconciler alone, through actions.
+/// The tables, which only the reconciler changes, through actions.
 pub trait Tables {
-    /// What is in force, as far as it can be read back: the tables of services are not.
+    /// Reads back the state in force, except for the tables of services.
     fn observe(&self) -> Result<Observed, Error>;
-    /// Puts one change in force; it is when this returns.
+    /// Applies one change, which is in force when this returns.
     fn apply(&mut self, action: &Action) -> Result<(), Error>;
-    /// Puts changes in force in their order. `done` is told of each that is.
+    /// Applies changes in their order. `done` is called after each one that is in force.
     fn apply_all(
         &mut self,
         actions: &[Action],
@@ -92,19 +95,19 @@ pub trait Tables {
             Ok(())
         })
     }
-    /// Takes everything out of the kernel that would outlive the agent.
+    /// Removes everything from the kernel that would outlive the agent.
     fn purge(&mut self) -> Result<(), Error>;
-    /// A reader of the tables as they are now.
+    /// A reader of the tables in their current state.
     fn reader(&self) -> Arc<dyn Reader>;
 }
 
-/// Connections that are open, and the clients that had some.
+/// Open connections and remembered clients.
 pub trait Connections {
-    /// The remembered clients and open connections.
+    /// A handle of the remembered clients and open connections.
     fn clients(&self) -> Arc<dyn Clients>;
     /// Whether connections of a removed backend are still open at an index of the backends.
     fn busy(&self, index: u32) -> bool;
-    /// Closes the open connections that were handed to a backend; returns how many there were.
+    /// Closes the open connections that were handed to a backend; returns their number.
     fn close_connections(&self, backend: &Backend) -> Result<usize, Error>;
 }
 
@@ -112,21 +115,21 @@ pub trait Connections {
 pub trait Listeners {
     /// Whether connections can be handed to listening sockets, or the agent must take them all.
     fn steers(&self) -> bool;
-    /// Enters listening sockets that the kernel side cannot see by itself: those of before its
-    /// time, and UDP sockets. Returns what stood in the way, for `status`.
+    /// Enters listening sockets that the programs cannot observe: those opened before the programs were
+    /// attached, and UDP sockets. Returns the reasons of failures, for `status`.
     fn adopt_listeners(&mut self, observed: &Observed) -> Vec<String>;
-    /// Asks anew which kinds of sockets listen on this host. Returns whether the path of a backend may have
-    /// to change.
+    /// Lists the kinds of listening sockets on this host again. Returns whether the path of a backend may
+    /// have to change.
     fn look_for_listeners(&mut self) -> bool {
         false
     }
-    /// Which backends have a listening socket on this host; `None` where that is not known.
+    /// The backends with a listening socket on this host; `None` if that is unknown.
     fn listening(&self) -> Result<Option<HashSet<BackendId>>, Error>;
 }
 
-/// The name of a data plane and the faults of its programs, for `status`.
+/// Name of a data plane and faults of its programs, for `status`.
 pub trait Describe {
-    /// `bpf` or `userspace`.
+    /// Name of the data plane: `bpf` or `userspace`.
     fn name(&self) -> &'static str;
     /// Programs that were needed and that the kernel refused, each with its reason.
     fn refusals(&self) -> Vec<String> {
@@ -134,7 +137,7 @@ pub trait Describe {
     }
 }
 
-/// All of a data plane, for the reconciler, which owns it.
+/// The whole data plane, which the reconciler owns.
 pub trait DataPlane:
     Describe + Tables + Connections + Listeners + Counts + PacketPaths + Send
 {

@@ -1,4 +1,4 @@
-//! What the packet paths are told and tell, whatever moves the packets.
+//! Settings and statistics of the packet paths, independent of the data plane that forwards the packets.
 
 use lb_common::abi::packet::PacketCounter;
 
@@ -6,50 +6,55 @@ use super::{Error, NO_PACKETS};
 pub use crate::network::status::{InterfaceState, PacketFigures};
 use crate::network::survey::Place;
 
-/// An interface that the packet programs are to be on.
+/// An interface for the packet programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its number.
+    /// Index of the interface.
     pub index: u32,
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// Greatest packet, bytes.
+    /// MTU, in bytes.
     pub mtu: u32,
-    /// Where the programs go.
+    /// Attachment point of the programs.
     pub place: Place,
-    /// Frames can be redirected to it by XDP.
+    /// Whether XDP can redirect frames to the interface.
     pub takes_xdp: bool,
-    /// Frames that XDP sends back by it go out whoever is at the other end; not so on a veth.
+    /// Whether frames that XDP sends back by the interface leave it regardless of the peer. That is not so
+    /// on a veth.
     pub sends_back: bool,
-    /// Replies of backends on this host leave by it.
+    /// Whether replies of backends on this host leave by the interface.
     pub mends_replies: bool,
-    /// Its packets have no Ethernet header.
+    /// Whether its packets have no Ethernet header.
     pub bare: bool,
-    /// Its MAC address.
+    /// MAC address; `None` for an interface without one.
     pub mac: Option<[u8; 6]>,
 }
 
-/// Programs that forward packets, and the interfaces that they are on. A data plane without them
-/// implements nothing of it.
+/// Programs that forward packets, and the interfaces that they are on. All methods have defaults for a data
+/// plane without such programs.
 pub trait PacketPaths {
-    /// Whether packets can be forwarded; else why not, in a few words.
+    /// Whether packets can be forwarded.
+    ///
+    /// # Errors
+    /// The reason, in a few words.
     fn packets(&self) -> Result<(), &'static str> {
         Err(NO_PACKETS)
     }
-    /// Has the packet programs on these interfaces, and on no others.
+    /// Attaches the packet programs to these interfaces, and detaches them from all others. Returns the
+    /// state of each.
     fn follow(&mut self, _wanted: &[Wanted], _has_rules: bool) -> Vec<InterfaceState> {
         Vec::new()
     }
-    /// Where the packet programs are, which stay there as long as flows are left: their ends are to
-    /// be told that they are over. Empty when there are none.
+    /// Keeps the packet programs attached as long as flows are left, because only they can reset the flows'
+    /// ends. Returns their interfaces; the list is empty when no program is attached.
     fn linger(&mut self) -> Vec<InterfaceState> {
         Vec::new()
     }
-    /// Routes or neighbours have changed: what the packet programs found of them is not trusted.
+    /// Makes the packet programs look up all routes and neighbours again, after a change of these.
     fn distrust_routes(&mut self) -> Result<(), Error> {
         Ok(())
     }
-    /// Lets slots of the `dsr` path go whose former owners have nothing left.
+    /// Releases slots of the `dsr` path from former owners that have no flows left.
     fn clean_slots(&mut self) -> Result<(), Error> {
         Ok(())
     }

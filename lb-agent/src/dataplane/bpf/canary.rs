@@ -126,7 +126,7 @@ pub fn check_packets(
 }
 
 /// Frames that belong to no service in any configuration: not IP, an experimental IP protocol (RFC 3692),
-/// and TCP to an unused address.
+/// and TCP to port 0 of 0.0.0.0.
 fn others() -> [Vec<u8>; 4] {
     const EXPERIMENT: u8 = 253;
     let ethernet = |kind: [u8; 2], packet: &[u8]| {

@@ -22,7 +22,7 @@ impl Kernel {
         Self::of(text.trim())
     }
 
-    /// The kernel with a release; parts of the version that cannot be parsed count as 0.
+    /// The kernel with a release; missing parts of the version count as 0.
     pub fn of(release: &str) -> Self {
         let mut numbers = release
             .split(|c: char| !c.is_ascii_digit())

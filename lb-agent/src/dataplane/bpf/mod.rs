@@ -1,6 +1,6 @@
 //! The data plane in the kernel: pinned maps, and the programs that read them. The only user of aya.
 //!
-//! Established forwarding does not need a running agent.
+//! The kernel goes on forwarding connections without a running agent.
 
 mod address_claims;
 mod addresses;

@@ -1,8 +1,8 @@
-//! MPTCP listeners: which addresses of this network namespace have one.
+//! Tracks the addresses of this network namespace with MPTCP listeners.
 //!
-//! The kernel takes no MPTCP socket into a sockhash (EOPNOTSUPP: neither `mptcp_prot` nor its subflows have
-//! `psock_update_sk_prot`, Linux `net/mptcp/`), so `lb_steer` has nothing to assign. They accept ordinary
-//! TCP connections, as the agent makes them on the proxy path.
+//! The kernel accepts no MPTCP socket in a sockhash (EOPNOTSUPP), so `lb_steer` cannot assign one. Neither
+//! `mptcp_prot` nor its subflows have `psock_update_sk_prot` (Linux `net/mptcp/`). MPTCP listeners accept
+//! ordinary TCP connections, which the agent opens to them on the proxy path.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -14,31 +14,32 @@ use lb_common::addr::{self, Addr};
 
 use super::inet_diag::{self, Listener};
 
-/// For how long an address without a listener counts as what it was: an application that restarts does
+/// Time for which an address without a listener keeps its kind. A restart of an application therefore does
 /// not change its path.
 const RESTART: Duration = Duration::from_secs(60);
 
-/// An address, and a port.
+/// A bound address and port.
 pub(super) type Bound = (Addr, u16);
 
-/// The listening TCP sockets of this network namespace, by their kind.
+/// The listening TCP sockets of this network namespace, plain and MPTCP.
 #[derive(Clone, Default)]
 pub(super) struct MptcpListeners {
-    /// Addresses where all listeners are MPTCP.
+    /// Addresses with MPTCP listeners only.
     now: HashSet<Bound>,
-    /// Addresses with a listener of plain TCP, which can be handed over.
+    /// Addresses with a plain TCP listener, to which the kernel can hand connections.
     plain: HashSet<Bound>,
     /// Inodes of listeners on all addresses that take IPv6 alone.
     only_v6: HashSet<u32>,
-    /// Addresses that were MPTCP, and when last.
+    /// Addresses with MPTCP listeners now or within `RESTART`, each with the time of the last sighting.
     seen: HashMap<Bound, Instant>,
 }
 
 impl MptcpListeners {
-    /// Asks the kernel. Returns whether a path, or what is handed to a socket, may have to change.
+    /// Lists the kernel's sockets. Returns whether the path of a backend or the sockets of the map may have
+    /// to change.
     ///
     /// # Errors
-    /// When the kernel does not list its sockets.
+    /// The kernel does not list its sockets.
     pub(super) fn look(&mut self) -> io::Result<bool> {
         let listeners = inet_diag::listeners(protocol::TCP)?;
         Ok(self.update(&listeners, Instant::now()))
@@ -62,7 +63,7 @@ impl MptcpListeners {
         before != (self.decisive(), self.only_v6.clone())
     }
 
-    /// All that [`MptcpListeners::is_at`] depends on: MPTCP addresses, and plain ones of the same ports.
+    /// The inputs of [`MptcpListeners::is_at`]: MPTCP addresses, and plain ones of the same ports.
     fn decisive(&self) -> (HashSet<Bound>, HashSet<Bound>) {
         let ports: HashSet<u16> = self.seen.keys().map(|(_, port)| *port).collect();
         let plain = self.plain.iter().filter(|(_, port)| ports.contains(port));
@@ -81,7 +82,7 @@ impl MptcpListeners {
         known.is_some_and(|key| self.seen.contains_key(&key))
     }
 
-    /// Addresses that have MPTCP listeners alone.
+    /// Addresses with MPTCP listeners only.
     pub(super) fn listening(&self) -> &HashSet<Bound> {
         &self.now
     }

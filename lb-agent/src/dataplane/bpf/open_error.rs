@@ -1,4 +1,4 @@
-//! Why the kernel's data plane cannot serve.
+//! Errors of opening the kernel's data plane.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::address_claims::Claimed;
 use super::canary::CanaryError;
 use super::link::AttachError;
 
-/// Why the kernel's data plane cannot serve.
+/// The reason for which the kernel's data plane cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The binary carries no eBPF programs.
@@ -21,49 +21,49 @@ pub enum OpenError {
         "{} is not in a bpf file system (mount one: mount -t bpf bpf /sys/fs/bpf)", dir.display()
     )]
     NotBpffs {
-        /// The directory.
+        /// Directory of the pins.
         dir: PathBuf,
     },
     /// There is no cgroup v2 hierarchy.
     #[error("no cgroup v2 hierarchy is mounted (mount one: mount -t cgroup2 none /sys/fs/cgroup)")]
     NoCgroup,
-    /// Another agent that runs has the pins.
+    /// Another running agent uses the pins.
     #[error(
         "another lb-agent uses the pins in {} (stop it first, or give this one a state_dir, control \
          and pin_dir of its own)",
         dir.display()
     )]
     InUse {
-        /// The directory.
+        /// Directory of the pins.
         dir: PathBuf,
     },
-    /// The pins are of another network namespace.
+    /// The pins belong to another network namespace.
     #[error(
         "the pins in {} serve another network namespace (give this agent a pin_dir of its own)",
         dir.display()
     )]
     OtherNamespace {
-        /// The directory.
+        /// Directory of the pins.
         dir: PathBuf,
     },
-    /// The pins are of another version.
+    /// The pins have another layout version.
     #[error(
         "the pins in {} have layout version {found}, this agent has {ABI_VERSION} (run \
          `lb-agent stop --purge` and start again: open connections stay, remembered clients are \
          forgotten)", dir.display()
     )]
     OtherAbi {
-        /// The directory.
+        /// Directory of the pins.
         dir: PathBuf,
-        /// Version of the pins.
+        /// Layout version of the pins.
         found: u32,
     },
     /// A file could not be read or written.
     #[error("{what} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed action, for the message.
         what: &'static str,
-        /// On which file.
+        /// Path of the file.
         path: PathBuf,
         /// The kernel's answer.
         #[source]
@@ -72,41 +72,41 @@ pub enum OpenError {
     /// The kernel refused a map or a program.
     #[error("load the eBPF programs")]
     Load(#[from] EbpfError),
-    /// The kernel refused a program.
+    /// The kernel refused a program of the agent.
     #[error("load the program {name}")]
     Program {
-        /// Which.
+        /// Name of the program.
         name: &'static str,
-        /// Its answer.
+        /// The kernel's answer.
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
-    /// The same, of any program.
+    /// The kernel refused a program of a [`super::trial::Trial`].
     #[error("load the program {name}")]
     Trial {
-        /// Which.
+        /// Name of the program.
         name: String,
-        /// Its answer.
+        /// The kernel's answer.
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
-    /// A map is not what it should be.
+    /// A map is missing, has another type, or cannot be opened.
     #[error("open the maps")]
     Map(#[from] aya::maps::MapError),
     /// A program could not be attached.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// The new program does worse than the one that runs.
+    /// The new program failed the test against the running one.
     #[error(transparent)]
     Canary(#[from] CanaryError),
-    /// Another agent steers an address that is in force here.
+    /// Another agent has claimed a listen address of this one.
     #[error(transparent)]
     Claimed(#[from] Claimed),
 }
 
 impl OpenError {
-    /// Whether another data plane may serve instead. What other agents left must not be passed
-    /// by: two balancers would answer on the same addresses.
+    /// Whether another data plane may serve instead. It may not if pins or claims of other agents exist,
+    /// because two balancers would answer on the same addresses.
     pub fn may_fall_back(&self) -> bool {
         !matches!(
             self,
@@ -119,7 +119,7 @@ impl OpenError {
     }
 }
 
-/// The failure of something that was tried on a file.
+/// Makes an error from a failed action on a file.
 pub(super) fn io_error<P: AsRef<Path>>(
     what: &'static str,
     path: P,

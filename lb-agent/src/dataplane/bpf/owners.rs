@@ -1,4 +1,4 @@
-//! The `OWNERS` map: which backend of its service each bound address serves.
+//! Maintains the `OWNERS` map: for each bound address the backend that the socket belongs to.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -8,8 +8,9 @@ use lb_common::abi::{self, BackendId, OwnerKey, path, state};
 use super::adopt::bound_addresses;
 use super::{Bpf, pod};
 
-/// What a backend claims a bound address by: how well that fits, and its index. A socket bound to the very
-/// address is nobody else's; where two backends would share a socket, the first counts its connections.
+/// A backend's claim to a bound address: the rank of the address (0 is the most specific) and the backend's
+/// index. A socket on the exact address belongs to that backend alone. If two backends share a socket, the
+/// first one counts its connections.
 type Claim = (usize, u32);
 
 /// All claims, by bound address.
@@ -48,7 +49,7 @@ impl Claims {
     }
 }
 
-/// The addresses that the sockets of a backend can be bound to.
+/// The claims of a backend to the addresses that its sockets can be bound to.
 fn claims_of(backend: &abi::Backend) -> impl Iterator<Item = (OwnerKey, Claim)> + use<> {
     let steered = backend.state != state::REMOVED && backend.path == path::SOCKET;
     let backend = *backend;
@@ -67,7 +68,7 @@ fn claims_of(backend: &abi::Backend) -> impl Iterator<Item = (OwnerKey, Claim)> 
 }
 
 impl Bpf {
-    /// Brings the map up to date after the entry of a backend has changed from `before`.
+    /// Updates the map after the entry of a backend has changed from `before`.
     pub(super) fn write_owners(
         &mut self,
         before: &abi::Backend,
@@ -81,7 +82,7 @@ impl Bpf {
                 let touched = claims_of(before).chain(claims_of(&after));
                 touched.map(|(key, _)| key).collect()
             }
-            // The first time all that an earlier agent has left is looked at.
+            // The first call also checks all entries that an earlier agent has left.
             None => {
                 let claims = self.claims.insert(Claims::of(&self.observed.backends));
                 claims.0.keys().chain(self.owners.keys()).copied().collect()
@@ -149,7 +150,7 @@ mod tests {
         assert_eq!(claims.owner(&first[0], &backends), id(1));
         assert_eq!(claims.owner(&second[0], &backends), id(2));
         assert_eq!(claims.owner(&first[1], &backends), id(1));
-        // The other one has it when the first goes.
+        // The second backend becomes the owner after the first is removed.
         let before = backends[1];
         backends[1].state = state::REMOVED;
         claims.remove(&before);

@@ -1,4 +1,4 @@
-//! The packet programs, as far as they are loaded: they are with the first backend that needs them.
+//! The packet paths of the data plane. Their programs are loaded with the first backend that needs them.
 
 use super::{Bpf, REFUSED};
 use crate::dataplane::packets::{InterfaceState, Wanted};

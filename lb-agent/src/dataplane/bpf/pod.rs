@@ -1,4 +1,4 @@
-//! `lb_common`'s layouts as aya wants them: plain old data, by a transparent newtype each.
+//! Wraps the layouts of `lb_common` in transparent newtypes that implement aya's trait for plain old data.
 
 use lb_common::abi;
 
@@ -69,7 +69,7 @@ packet_pod!(
     VipKey,
 );
 
-/// A value of zeros on the heap, for those that are too large for a stack.
+/// A zeroed value on the heap, for types that are too large for the stack.
 pub(super) fn zeroed<T: aya::Pod>() -> Box<T> {
     let value = Box::<T>::new_zeroed();
     // SAFETY: plain old data: zeros are a value.

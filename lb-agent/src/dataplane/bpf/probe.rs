@@ -1,4 +1,4 @@
-//! What the kernel offers, found out by trying: for `lb-agent doctor`. Nothing stays behind.
+//! Tests the kernel's features by trying them, for `lb-agent doctor`. The tests leave nothing behind.
 
 use std::fs::File;
 use std::io;
@@ -19,14 +19,14 @@ const BPF_SK_LOOKUP: u32 = 36;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 
-/// Something that was tried, and what came of it.
+/// A feature with the result of its test.
 #[derive(Clone, Debug)]
 pub struct Tried {
-    /// What.
+    /// Name of the feature.
     pub what: String,
-    /// Whether lb-agent cannot do without it.
+    /// Whether lb-agent requires the feature.
     pub needed: bool,
-    /// The answer, in words if it is no.
+    /// The result; an error is a text for the operator.
     pub outcome: Result<(), String>,
 }
 
@@ -89,7 +89,7 @@ pub fn features() -> Vec<Tried> {
     programs.into_iter().chain(maps).chain([tcx]).collect()
 }
 
-/// Loads the programs that this binary carries on maps of their own, and tries them.
+/// Loads the programs of this binary on separate maps, and tests them.
 pub fn programs() -> Vec<Tried> {
     if load::OBJECT.is_empty() || packet::OBJECT.is_empty() {
         return vec![Tried {
@@ -99,7 +99,7 @@ pub fn programs() -> Vec<Tried> {
         }];
     }
     let mut loader = EbpfLoader::new();
-    // The least that there can be: nothing of it is used.
+    // The smallest size is enough, because the maps stay empty.
     load::size_maps(loader.btf(None), 1);
     let sockets = of_object(loader.load(load::OBJECT), true);
     let mut loader = EbpfLoader::new();
@@ -109,7 +109,7 @@ pub fn programs() -> Vec<Tried> {
     [sockets, packets].concat()
 }
 
-/// Loads the programs of an object. Those that are not `needed` are for backends elsewhere.
+/// Loads the programs of an object. Programs that are not `needed` serve backends on other hosts.
 fn of_object(object: Result<Ebpf, EbpfError>, needed: bool) -> Vec<Tried> {
     let mut object = match object {
         Ok(object) => object,
@@ -137,7 +137,7 @@ fn of_object(object: Result<Ebpf, EbpfError>, needed: bool) -> Vec<Tried> {
                 Program::Xdp(program) => program.load().map_err(|error| chain(&error)),
                 Program::SchedClassifier(program) => program.load().map_err(|error| chain(&error)),
                 Program::CgroupSockAddr(program) => program.load().map_err(|error| chain(&error)),
-                // No program of ours; whoever adds one adds it here.
+                // The agent has no program of this type. A new type must be added here.
                 _ => Err("doctor does not know how to load it".to_owned()),
             };
         tried.push(Tried {
@@ -156,7 +156,10 @@ pub fn on_sk_lookup() -> io::Result<Vec<String>> {
     Ok(names(&ids))
 }
 
-/// Names of the programs on the TCX hooks of an interface. An error where there are no such hooks.
+/// Names of the programs on the TCX hooks of an interface.
+///
+/// # Errors
+/// The kernel has no such hooks, or cannot list their programs.
 pub fn on_interface(index: u32) -> io::Result<Vec<String>> {
     let mut ids = sys::programs_on(index, BPF_TCX_INGRESS)?;
     ids.extend(sys::programs_on(index, BPF_TCX_EGRESS)?);
@@ -178,11 +181,11 @@ fn names(ids: &[u32]) -> Vec<String> {
     ids.iter().map(name).collect()
 }
 
-/// Pins of an agent.
+/// The pins of an agent.
 pub struct Pins {
-    /// Where.
+    /// Directory of the pins.
     pub dir: PathBuf,
-    /// Version of their layouts.
+    /// Version of the pinned maps' layouts.
     pub abi_version: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Programs of a loaded object, by their names.
+//! Finds, loads and pins the programs of a loaded object by their names.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use aya::programs::{Program, ProgramError};
 
 use super::open_error::{OpenError, io_error};
 
-/// The program `name`.
+/// Finds the program `name`, which must have the type `T`.
 pub(super) fn program<'a, T>(
     object: &'a mut Ebpf,
     name: &'static str,
@@ -21,10 +21,10 @@ where
     program.try_into().map_err(refused(name))
 }
 
-/// The kernel's refusal of the program `name`.
+/// Makes an error from the kernel's refusal of the program `name`.
 pub(super) fn refused(name: &'static str) -> impl FnOnce(ProgramError) -> OpenError {
     move |source| {
-        // Elsewhere only its last words are told.
+        // The error has only the last lines of this log.
         if let ProgramError::LoadError { verifier_log, .. } = &source {
             tracing::debug!("the verifier's log of {name}:\n{verifier_log}");
         }
@@ -35,7 +35,8 @@ pub(super) fn refused(name: &'static str) -> impl FnOnce(ProgramError) -> OpenEr
     }
 }
 
-/// Pins a program under a name of its own, then takes the old pin's place: there is one always.
+/// Pins a program under a temporary name, then renames that pin. At every moment one of the two pins
+/// exists.
 pub(super) fn pin_program(
     object: &mut Ebpf,
     name: &'static str,

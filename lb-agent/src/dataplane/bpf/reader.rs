@@ -1,4 +1,4 @@
-//! What plans need to know of the kernel's tables, read without the task that changes them.
+//! Reads the kernel's tables for plans, without the task that changes them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ impl Reader for KernelReader {
     }
 
     fn known_clients(&self) -> Result<Vec<Known>, Error> {
-        // By pins of its own: those who serve do not wait for the end of a long list.
+        // Separate handles of the maps keep this long list from blocking other readers.
         maps::known_clients(&self.pin_dir)
             .map_err(|error| Error::table("list the clients that are remembered", error))
     }

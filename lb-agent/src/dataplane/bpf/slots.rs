@@ -1,4 +1,4 @@
-//! Slots of the `dsr` path change hands after changes of a service's table, backends and targets.
+//! Updates the slots of the `dsr` path after changes of a service's table, backends and targets.
 
 use lb_common::abi::{self, BackendId, ServiceId, path, state};
 
@@ -8,7 +8,7 @@ use crate::dataplane::Error;
 use crate::state::action::Action;
 
 impl Bpf {
-    /// Has slots on the `dsr` path change hands after `action`.
+    /// Updates the slots of the `dsr` path after `action`.
     pub(super) fn follow_dsr(&self, action: &Action) -> Result<(), Error> {
         match self.dsr_touched(action) {
             Some(service) => self
@@ -18,7 +18,7 @@ impl Bpf {
         }
     }
 
-    /// The service on the `dsr` path whose slots may have to change hands after `action`.
+    /// The service on the `dsr` path with slots that `action` may affect.
     fn dsr_touched(&self, action: &Action) -> Option<ServiceId> {
         let service = match action {
             Action::PutTable(id, _) => *id,
@@ -42,7 +42,7 @@ impl Bpf {
             let entry = &observed.backends[id.index() as usize];
             entry.id == id && entry.state == state::UP && there(id)
         };
-        // UDP has no connections that could be left to a backend which is out of service.
+        // UDP has no connections to keep at a backend that is out of service.
         let known = |id: BackendId| {
             let entry = &observed.backends[id.index() as usize];
             let over = entry.protocol == abi::protocol::UDP && entry.state == state::DOWN;

@@ -1,5 +1,5 @@
-//! Applications that listen where a service does, and are none of its backends: their port is taken over without
-//! their knowing.
+//! Finds applications that listen on the address of a service without being its backends. The service takes
+//! over their port without their knowledge.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,20 +9,20 @@ use std::path::Path;
 use super::holders::{Holder, one_each, sockets};
 use super::inet_diag::{self, Listener, covers};
 
-/// A socket that waits where a service listens.
+/// A foreign socket that waits on the address of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranger {
-    /// What it is bound to.
+    /// Bound address and port.
     pub bound: SocketAddr,
-    /// "nginx (pid 12)", or that it cannot be seen whose it is.
+    /// Name and id of the process, as "nginx (pid 12)", or a note that the process is hidden.
     pub whose: String,
 }
 
-/// The strangers at one of the addresses `listen` of a service, but for those at one of `backends`. A socket of
-/// this process is none.
+/// Foreign sockets at the addresses `listen` of a service, without those at `backends` and those of this
+/// process.
 ///
 /// # Errors
-/// The kernel cannot be asked.
+/// The kernel does not list its sockets.
 pub fn strangers(
     protocol: u8,
     listen: &[SocketAddr],
@@ -55,7 +55,7 @@ pub fn strangers(
     Ok(found.iter().map(stranger).collect())
 }
 
-/// Whether there is an address for which a socket and a service would both be meant.
+/// Whether some address matches both the socket and the service.
 fn meet(bound: SocketAddr, address: SocketAddr) -> bool {
     covers(bound, address) || covers(address, bound)
 }

@@ -1,7 +1,7 @@
-//! The bpf system call, for the commands that aya does not offer as they are needed here.
+//! The bpf system call, for commands that aya does not offer in the required form.
 //!
-//! Each command has a function that takes references and slices, so that no address or length that the
-//! kernel is given comes from outside of this file.
+//! Each command has a function with references and slices as parameters. All addresses and lengths for the
+//! kernel therefore originate in this file.
 
 use std::ffi::CString;
 use std::io;
@@ -14,20 +14,19 @@ use aya::maps::{MapData, MapType};
 /// A command's part of the kernel's `union bpf_attr` (`linux/bpf.h`).
 ///
 /// # Safety
-/// The type is `#[repr(C)]`, laid out as the kernel has it for [`Attr::COMMAND`], without implicit padding.
+/// The type is `#[repr(C)]`, laid out as in the kernel for [`Attr::COMMAND`], without implicit padding.
 unsafe trait Attr {
     /// One of `enum bpf_cmd`.
     const COMMAND: libc::c_long;
 }
 
-/// Makes the call.
+/// Makes the system call.
 ///
 /// # Safety
-/// Every address in `attr` is valid for what the command reads or writes there, for as long as the call
-/// takes.
+/// Every address in `attr` is valid for the command's reads and writes until the call returns.
 unsafe fn bpf<A: Attr>(attr: &mut A) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is as the kernel has it (`Attr`) and valid for its size; for the addresses in it the
-    // caller answers.
+    // SAFETY: `attr` is laid out as in the kernel (`Attr`) and valid for its size; the caller guarantees
+    // the addresses in it.
     let done = unsafe { libc::syscall(libc::SYS_bpf, A::COMMAND, attr, size_of::<A>()) };
     if done < 0 {
         Err(io::Error::last_os_error())
@@ -36,18 +35,18 @@ unsafe fn bpf<A: Attr>(attr: &mut A) -> io::Result<libc::c_long> {
     }
 }
 
-/// The same, for a command that returns a new descriptor.
+/// Makes the system call of a command that returns a new descriptor.
 ///
 /// # Safety
-/// As that of [`bpf`]; the command returns a descriptor.
+/// As for [`bpf`]; the command returns a descriptor.
 unsafe fn bpf_fd<A: Attr>(attr: &mut A) -> io::Result<OwnedFd> {
-    // SAFETY: the caller answers for it.
+    // SAFETY: the caller guarantees the same conditions.
     let fd = unsafe { bpf(attr) }?;
-    // SAFETY: the kernel has just made it, for this process alone.
+    // SAFETY: the kernel has just created this descriptor, for this process alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Declares a part of `union bpf_attr`.
+/// Declares a command's part of `union bpf_attr`.
 macro_rules! attr {
     ($(#[$doc:meta])* $name:ident = $command:literal { $($field:ident: $type:ty,)+ }) => {
         $(#[$doc])*
@@ -55,7 +54,7 @@ macro_rules! attr {
         #[derive(Default)]
         struct $name { $($field: $type,)+ }
 
-        // SAFETY: the fields are those of the command in `linux/bpf.h`, padding spelled out.
+        // SAFETY: the fields are those of the command in `linux/bpf.h`, with explicit padding.
         unsafe impl Attr for $name {
             const COMMAND: libc::c_long = $command;
         }
@@ -129,17 +128,17 @@ attr! {
     LinkDetach = 34 { link_fd: u32, }
 }
 
-/// Opens a map for reading alone.
+/// Flag: opens a map for reading only.
 pub(super) const BPF_F_RDONLY: u32 = 1 << 3;
 
 fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd() as u32
 }
 
-/// What a map is made of.
+/// Type and sizes of a map.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
-    /// `enum bpf_map_type` in `linux/bpf.h`.
+    /// Type of the map, one of `enum bpf_map_type` in `linux/bpf.h`.
     pub(super) map_type: u32,
     /// Bytes of a key.
     pub(super) key_size: u32,
@@ -147,7 +146,7 @@ pub(super) struct Shape {
     pub(super) value_size: u32,
 }
 
-/// Makes a map. `template` is like the maps that an array of maps will hold.
+/// Creates a map. `template` is a map like the inner ones, for an array of maps.
 pub(super) fn create_map(
     shape: &Shape,
     max_entries: u32,
@@ -170,11 +169,11 @@ pub(super) fn create_map(
     unsafe { bpf_fd(&mut attr) }
 }
 
-/// Reads the value at `index` of an array into `value`, for values that are too large for a stack.
-/// The value of an array of maps is the id of the inner map.
+/// Reads the value at `index` of an array into `value`, for values that are too large for a stack. The
+/// value of an array of maps is the id of the inner map.
 ///
 /// # Errors
-/// When there is none, or the map is not an array of such values.
+/// There is no such value, or the map is not an array of values with this size.
 pub(super) fn lookup<T: aya::Pod>(map: &MapData, index: u32, value: &mut T) -> io::Result<()> {
     let info = map.info().map_err(io::Error::other)?;
     let is_array = matches!(info.map_type(), Ok(MapType::Array | MapType::ArrayOfMaps));
@@ -210,10 +209,10 @@ pub(super) fn put_inner(
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
-/// Puts each of `inner` into the array of maps `outer`, at the index of the same place in `indices`.
+/// Puts each of `inner` into the array of maps `outer`, at the index in the same position of `indices`.
 ///
 /// # Errors
-/// When the kernel refuses, or is too old for it; some may be in then.
+/// The kernel refuses, or is too old for the command. Some maps may be in the array then.
 pub(super) fn put_inner_batch(
     outer: BorrowedFd<'_>,
     indices: &[u32],
@@ -235,7 +234,7 @@ pub(super) fn put_inner_batch(
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
-/// Pins `object` at `pin`.
+/// Pins the map, program or link `object` at `pin`.
 pub(super) fn pin(object: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = ObjPin {
@@ -243,11 +242,11 @@ pub(super) fn pin(object: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
         bpf_fd: number(object),
         file_flags: 0,
     };
-    // SAFETY: the address is that of a string with its end, which outlives the call.
+    // SAFETY: the address is that of a zero-terminated string, which outlives the call.
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
-/// Opens what is pinned at `pin`, with flags as [`BPF_F_RDONLY`].
+/// Opens the object pinned at `pin`, with flags as [`BPF_F_RDONLY`].
 pub(super) fn open(pin: &Path, file_flags: u32) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = ObjGet {
@@ -259,7 +258,7 @@ pub(super) fn open(pin: &Path, file_flags: u32) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(&mut attr) }
 }
 
-/// Has `link` run `program`.
+/// Makes `link` run `program`.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdate {
         link_fd: number(link),
@@ -270,7 +269,7 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
-/// Detaches `link`.
+/// Detaches `link` from its target.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkDetach {
         link_fd: number(link),
@@ -279,23 +278,23 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
-/// The head of the kernel's `struct bpf_link_info`; in the union of what a link is attached to,
-/// all links of ours begin with the number that identifies it (`netns.netns_ino`, `xdp.ifindex`,
-/// `tcx.ifindex`, and `cgroup.cgroup_id`, which is 64 bits wide).
+/// The head of the kernel's `struct bpf_link_info`. All links of the agent begin their part of the union
+/// with the number of their target. These are `netns.netns_ino`, `xdp.ifindex`, `tcx.ifindex` and
+/// `cgroup.cgroup_id`; the last one is 64 bits wide.
 #[repr(C)]
 #[derive(Default)]
 pub(super) struct LinkInfo {
-    /// One of `enum bpf_link_type`.
+    /// Type of the link, one of `enum bpf_link_type`.
     pub(super) kind: u32,
     id: u32,
     prog_id: u32,
     pad: u32,
-    /// What it is attached to; 0 for nothing any more.
+    /// Number of the link's target; 0 for a detached link.
     pub(super) target: u64,
     rest: [u64; 8],
 }
 
-/// What the kernel tells of `link`.
+/// The kernel's information about `link`.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let mut attr = InfoByFd {
@@ -308,7 +307,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(info)
 }
 
-/// Programs of one hook that are named.
+/// Most programs of one hook that are listed.
 const MOST_PROGRAMS: usize = 64;
 
 /// Ids of the programs on a hook of `target`, an interface or the descriptor of a namespace.
@@ -327,8 +326,8 @@ pub(super) fn programs_on(target: u32, attach_type: u32) -> io::Result<Vec<u32>>
     Ok(ids)
 }
 
-/// Runs the packet program `program` on `frame`. Returns what it returned, and writes the frame that is left
-/// to `after`, of which it returns the length.
+/// Runs the packet program `program` on `frame`. Writes the resulting frame to `after`. Returns the
+/// program's return value and the length of the resulting frame.
 pub(super) fn run_on_frame(
     program: BorrowedFd<'_>,
     frame: &[u8],
@@ -347,8 +346,8 @@ pub(super) fn run_on_frame(
     Ok((attr.retval, (attr.data_size_out as usize).min(after.len())))
 }
 
-/// Runs `program` on `context`, which is as the kernel has it for its type, and leaves there what the
-/// kernel says afterwards. Returns what the program returned.
+/// Runs `program` on `context`, which has the kernel's layout for the program's type. The kernel writes the
+/// resulting context back. Returns the program's return value.
 pub(super) fn run_on_context<C: aya::Pod>(
     program: BorrowedFd<'_>,
     context: &mut C,
@@ -363,27 +362,27 @@ pub(super) fn run_on_context<C: aya::Pod>(
         ctx_out: &raw mut *context as u64,
         ..ProgTestRun::default()
     };
-    // SAFETY: the kernel reads and writes no more than a `C`, and any bytes are one (`Pod`).
+    // SAFETY: the kernel reads and writes no more than a `C`, and any bytes are a valid one (`Pod`).
     unsafe { bpf(&mut attr) }?;
     Ok(attr.retval)
 }
 
-/// What one reading of a batch came to.
+/// The result of one batched read.
 pub(super) struct Batch {
-    /// How many entries were read.
+    /// Number of entries read.
     pub(super) entries: usize,
-    /// Where the kernel goes on: the number of a bucket.
+    /// Number of the bucket at which the kernel continues.
     pub(super) to: u32,
-    /// Whether these were the last.
+    /// Whether this batch reached the end of the map.
     pub(super) is_end: bool,
 }
 
-/// Reads entries of the hash map `map`, from the bucket `from` or from the first, as many as there is
-/// room for in `keys` and `values`, which are of the map's sizes, each rounded up to a multiple of eight
-/// bytes. A bucket has to fit.
+/// Reads entries of the hash map `map`, from the bucket `from` or from the first, until `keys` and `values`
+/// are full. The elements of both have the map's sizes, each rounded up to a multiple of eight bytes. A
+/// bucket must fit.
 ///
 /// # Errors
-/// When the kernel refuses, or the map is not a hash map with one value a key.
+/// The kernel refuses, or the map is not a hash map with one value per key.
 pub(super) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
     map: &MapData,
     from: Option<u32>,
@@ -408,11 +407,12 @@ pub(super) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
         map_fd: number(map.fd().as_fd()),
         ..LookupBatch::default()
     };
-    // SAFETY: the kernel writes at most `count` keys and values, of a hash map one value a key, for which
-    // both slices have room (any bytes are a `K` and a `V`: `Pod`), and the number of a bucket to `to`.
+    // SAFETY: the map is a hash map with one value per key. The kernel writes at most `count` keys and
+    // values, for which both slices have room. Any bytes are a `K` and a `V` (`Pod`). The kernel also
+    // writes the number of a bucket to `to`.
     let is_end = match unsafe { bpf(&mut attr) } {
         Ok(_) => false,
-        // What was left has been read all the same.
+        // The remaining entries were read all the same.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
         Err(error) => return Err(error),
     };

@@ -1,8 +1,8 @@
-//! Tables of the kernel, changed by actions.
+//! Applies actions to the kernel's tables.
 //!
-//! Tables of services that come together are put in force together: for each one by itself the kernel waits until
-//! nobody reads the table before it (synchronize_rcu, some 15 ms), for many together it does so once. That is so since
-//! Linux 6.8; before, it waits for each.
+//! The tables of several services are replaced by one system call. After a replacement the kernel waits
+//! until no program reads the old table (synchronize_rcu, some 15 ms). Since Linux 6.8 it waits once for a
+//! whole batch; older kernels wait for each table.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::dataplane::{Error, Reader, Tables};
 use crate::state::action::Action;
 use crate::state::observed::Observed;
 
-/// Tables that are swapped in together, 260 KiB each.
+/// Most tables that are replaced by one call, 260 KiB each.
 const TOGETHER: usize = 32;
 
 impl Tables for Bpf {
@@ -66,7 +66,8 @@ impl Tables for Bpf {
 }
 
 impl Bpf {
-    /// Puts changes in force in their order, tables in a row together. `done` is told of each.
+    /// Applies changes in their order, with consecutive tables in batches. `done` is called after each
+    /// change.
     fn apply_in_rows(
         &mut self,
         actions: &[Action],
@@ -108,7 +109,7 @@ impl Bpf {
         TABLES.put_all(&maps::dir(&self.pin_dir), tables)
     }
 
-    /// Notes that a table is in force.
+    /// Records that a table is in force, and updates the slots of the `dsr` path.
     fn follow_table(&mut self, action: &Action) -> Result<(), Error> {
         self.observed.note(action);
         self.follow_dsr(action)

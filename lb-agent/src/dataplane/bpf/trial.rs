@@ -1,5 +1,5 @@
-//! Every program loaded and none attached: what the verifier makes of them, and pins on which they
-//! can be run without a network (BPF_PROG_TEST_RUN).
+//! Loads every program without attaching it. This measures the verifier's work, and pins programs to run
+//! without a network (BPF_PROG_TEST_RUN).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,38 +14,38 @@ use super::load::{OBJECT, size_maps};
 use super::open_error::OpenError;
 use super::packet::{self, FlowSettings};
 
-/// Clients that can be kept.
+/// Most clients that the maps can hold.
 const CLIENTS: u32 = 65_536;
 
-/// What loading a program took.
+/// Cost of loading a program.
 #[derive(Clone, Debug)]
 pub struct Figures {
-    /// Its name.
+    /// Name of the program.
     pub name: String,
-    /// Instructions that the verifier looked at, each as often as it did (Linux 5.16); the limit is
-    /// a million.
+    /// Instructions that the verifier processed, each as often as it did (Linux 5.16); the limit is a
+    /// million.
     pub verified: u32,
-    /// Size after the verifier was through, bytes; an instruction has eight.
+    /// Size of the program after verification, in bytes; an instruction has eight.
     pub translated: u32,
-    /// Time of the whole.
+    /// Duration of the whole load.
     pub time: Duration,
 }
 
-/// The loaded programs, on maps of their own.
+/// The loaded programs, on separate maps.
 pub struct Trial {
     object: Ebpf,
     pins: Option<PathBuf>,
 }
 
 impl Trial {
-    /// Loads the object with the programs for sockets, and no program yet.
+    /// Loads the object of the socket programs, without loading a program yet.
     pub fn sockets() -> Result<Self, OpenError> {
         let mut loader = EbpfLoader::new();
         size_maps(&mut loader, CLIENTS);
         Self::load_object(&mut loader, OBJECT)
     }
 
-    /// The same with the programs for packets, and maps for so many flows and clients.
+    /// Loads the object of the packet programs, with maps for `flows` flows and [`CLIENTS`] clients.
     pub fn packets(flows: u32) -> Result<Self, OpenError> {
         let mut loader = EbpfLoader::new();
         let settings = FlowSettings {
@@ -57,7 +57,7 @@ impl Trial {
         Self::load_object(&mut loader, packet::OBJECT)
     }
 
-    /// The same for the object of `lb_decap`.
+    /// Loads the object of `lb_decap`.
     pub fn decap() -> Result<Self, OpenError> {
         Self::load_object(&mut EbpfLoader::new(), decap::OBJECT)
     }
@@ -86,7 +86,7 @@ impl Trial {
     /// Loads one program.
     ///
     /// # Panics
-    /// When there is none of that name, or of a type that the agent does not use.
+    /// The object has no program of that name, or the agent does not use its type.
     pub fn load(&mut self, name: &str) -> Result<Figures, OpenError> {
         let program = self.object.program_mut(name).expect("a program");
         let begun = Instant::now();
@@ -113,14 +113,14 @@ impl Trial {
         })
     }
 
-    /// Pins a loaded program and every map under `dir` by their names, until this is dropped.
+    /// Pins a loaded program and every map under `dir` by their names, until this value is dropped.
     ///
     /// # Panics
-    /// When the program is not there, or the kernel refuses.
+    /// The program is not loaded, or the kernel refuses.
     pub fn pin(&mut self, name: &str, dir: &Path) {
         fs::create_dir_all(dir).expect("a directory in a bpf file system");
         self.pins = Some(dir.to_owned());
-        // Those of the compiler (".rodata") have names that a bpf file system does not take.
+        // A bpf file system refuses the dots in names of the compiler's maps (".rodata").
         let maps = self.object.maps().filter(|(name, _)| !name.contains('.'));
         for (name, map) in maps {
             map.pin(dir.join(name)).expect("pin a map");

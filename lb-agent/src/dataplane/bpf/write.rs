@@ -1,4 +1,4 @@
-//! Single changes of the pinned maps.
+//! Applies single changes to the pinned maps.
 
 use aya::maps::{Array, MapData, MapError};
 use lb_common::abi::{self, BackendId, BackendStats, Counter, MAX_NAME, ServiceId, state};
@@ -10,7 +10,7 @@ use crate::state::action::Action;
 use crate::state::table::{Built, TableSpec};
 
 impl Bpf {
-    /// Writes `action` to the maps. What is known of them stays as it was.
+    /// Writes `action` to the maps. The agent's copy of their contents is not updated.
     pub(super) fn write(&mut self, action: &Action) -> Result<(), BoxedError> {
         match action {
             Action::NameService(id, name) => self.name_service(*id, name)?,
@@ -58,7 +58,7 @@ impl Bpf {
         packets.get().map_or(Ok(()), |p| p.drop_target(id))
     }
 
-    /// Makes the maps that only UDP services need, unless that is done.
+    /// Creates the maps that only UDP services need, unless that was done.
     pub(super) fn remember_udp(&mut self) -> Result<(), MapError> {
         if self.remembered.len() == maps::CLIENTS.len() {
             return Ok(());
@@ -101,11 +101,12 @@ impl Bpf {
     fn put_table(&mut self, id: ServiceId, table: &abi::ServiceTable) -> Result<(), MapError> {
         let mut inner: Array<MapData, pod::ServiceTable> = Array::create(1, 0)?;
         inner.set(0, pod::ServiceTable(*table), 0)?;
-        // The kernel returns when no program reads the old one any more.
+        // The kernel returns when no program reads the old map any more.
         self.maps.tables.set(id.0, &inner, 0)
     }
 
-    /// A table without members takes no part; an entry cannot be taken out of its map.
+    /// Replaces the table of a service by one without members, which the programs ignore. An array of maps
+    /// cannot lose an entry.
     fn drop_service(&mut self, id: ServiceId) -> Result<(), MapError> {
         let empty = self.observed.tables.get(&id).map(|built| {
             let mut head = built.spec().head;
@@ -124,7 +125,7 @@ impl Bpf {
     }
 }
 
-/// Why `action` is not in force.
+/// Makes an error for an action that is not in force.
 pub(super) fn refused(action: &Action, error: BoxedError) -> Error {
     Error::table(format!("change the kernel's tables ({action:?})"), error)
 }
