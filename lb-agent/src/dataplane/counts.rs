@@ -7,10 +7,10 @@ use lb_common::abi::{Backend, Counter, ServiceId};
 use super::Error;
 use super::packets::PacketFigures;
 
-/// Counters of one backend.
+/// Counters of one backend; unsupported ones stay 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendCounts {
-    /// Number of open connections.
+    /// Number of connections that are open now.
     pub active: u64,
     /// Connections, or UDP datagrams, since the agent's tables were made.
     pub total: u64,
@@ -38,11 +38,11 @@ impl ops::AddAssign for BackendCounts {
 /// Entries and capacity of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableCounts {
-    /// Name of the table.
+    /// Name of the table in `status` and metrics.
     pub table: &'static str,
     /// Number of entries in use.
     pub entries: u64,
-    /// Largest number of entries.
+    /// Entries that the table can hold.
     pub capacity: u64,
 }
 

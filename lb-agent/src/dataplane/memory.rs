@@ -174,7 +174,7 @@ impl Clients for RememberedClients {
         cache.put((protocol, *key), affinity);
     }
 
-    // Connections on the userspace path are counted by their proxy.
+    // Connections on the userspace path are counted by the code that opens them.
     fn active(&self, _backend: BackendId) -> u64 {
         0
     }

@@ -105,7 +105,7 @@ pub trait Tables {
 pub trait Connections {
     /// A handle of the remembered clients and open connections.
     fn clients(&self) -> Arc<dyn Clients>;
-    /// Whether connections of a removed backend are still open at an index of the backends.
+    /// Whether connections of a removed backend are still open at this index of the table of backends.
     fn busy(&self, index: u32) -> bool;
     /// Closes the open connections that were handed to a backend; returns their number.
     fn close_connections(&self, backend: &Backend) -> Result<usize, Error>;
@@ -113,7 +113,8 @@ pub trait Connections {
 
 /// Listening sockets of applications on this host.
 pub trait Listeners {
-    /// Whether connections can be handed to listening sockets, or the agent must take them all.
+    /// Whether the kernel hands connections to listening sockets. Otherwise the agent must accept all of
+    /// them.
     fn steers(&self) -> bool;
     /// Enters listening sockets that the programs cannot observe: those opened before the programs were
     /// attached, and UDP sockets. Returns the reasons of failures, for `status`.

@@ -9,11 +9,11 @@ use crate::network::survey::Place;
 /// An interface for the packet programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Index of the interface.
+    /// The kernel's index of the interface (`ifindex`).
     pub index: u32,
     /// Name of the interface.
     pub name: String,
-    /// MTU, in bytes.
+    /// MTU of the interface, in bytes.
     pub mtu: u32,
     /// Attachment point of the programs.
     pub place: Place,
@@ -60,7 +60,7 @@ pub trait PacketPaths {
     }
 }
 
-/// All counters of packets.
+/// All counters of packets, in the order of their output.
 pub const COUNTERS: [PacketCounter; PacketCounter::COUNT] = {
     use PacketCounter::*;
     [

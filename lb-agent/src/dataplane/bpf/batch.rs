@@ -43,7 +43,7 @@ impl<'a, K: aya::Pod, V: aya::Pod> Batches<'a, K, V> {
         }
     }
 
-    /// Reads the next batch.
+    /// Reads the next batch, replacing the last one.
     pub(super) fn next(&mut self) -> io::Result<Next> {
         let read = sys::lookup_batch(self.map, self.from, &mut self.keys, &mut self.values)?;
         self.count = read.entries;

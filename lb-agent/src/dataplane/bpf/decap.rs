@@ -21,7 +21,7 @@ pub(super) static OBJECT: &[u8] =
 /// Default directory of the pins; it has a subdirectory for each interface.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/lb-agent-decap";
 
-/// Settings of the decapsulation.
+/// Settings of the decapsulation: port and allowed sources.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// UDP port of GUE; `None` for no GUE.
@@ -74,7 +74,7 @@ pub enum DecapError {
     /// The kernel refused to attach the program.
     #[error("attach lb_decap to {interface} in {} mode", mode.name())]
     Attach {
-        /// Name of the interface.
+        /// Name of the requested interface.
         interface: String,
         /// Requested attachment point.
         mode: Mode,

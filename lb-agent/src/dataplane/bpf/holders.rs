@@ -9,7 +9,6 @@ use rustix::process::Pid;
 
 /// A process that has a socket open.
 pub struct Holder {
-    /// The process's id.
     pub(super) pid: Pid,
     /// The lowest descriptor of the socket in that process.
     pub(super) fd: i32,

@@ -63,7 +63,7 @@ use packet::LazyPackets;
 use super::{Describe, Error, Listeners as _};
 use crate::state::observed::Observed;
 
-/// The reason that `status` shows if the kernel refuses the packet paths.
+/// Error text of the packet paths if the kernel refuses their programs.
 const REFUSED: &str = "the kernel refuses the packet programs";
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;

@@ -33,7 +33,7 @@ impl Reader for KernelReader {
     }
 
     fn known_clients(&self) -> Result<Vec<Known>, Error> {
-        // Separate handles of the maps keep this long list from blocking other readers.
+        // This call opens the maps by their pins, so a long list does not block the serving tasks.
         maps::known_clients(&self.pin_dir)
             .map_err(|error| Error::table("list the clients that are remembered", error))
     }

@@ -165,7 +165,7 @@ pub(super) fn create_map(
         map_name,
         ..MapCreate::default()
     };
-    // SAFETY: there is no address in it, and the command returns a descriptor.
+    // SAFETY: `attr` has no address, and the command returns a descriptor.
     unsafe { bpf_fd(&mut attr) }
 }
 
@@ -204,8 +204,8 @@ pub(super) fn put_inner(
         value: &raw const fd as u64,
         ..MapUpdate::default()
     };
-    // SAFETY: an array of maps has keys and values of four bytes, as `index` and `fd`, and the kernel only
-    // reads them.
+    // SAFETY: an array of maps has keys and values of four bytes, like `index` and `fd`. The kernel only
+    // reads both.
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
@@ -229,8 +229,8 @@ pub(super) fn put_inner_batch(
         map_fd: number(outer),
         ..UpdateBatch::default()
     };
-    // SAFETY: an array of maps has keys and values of four bytes; both slices have `count` of them, which the
-    // kernel only reads.
+    // SAFETY: an array of maps has keys and values of four bytes. Both slices have `count` of them, which
+    // the kernel only reads.
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
@@ -265,7 +265,7 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         new_prog_fd: number(program),
         ..LinkUpdate::default()
     };
-    // SAFETY: there is no address in it.
+    // SAFETY: `attr` has no address.
     unsafe { bpf(&mut attr) }.map(drop)
 }
 
@@ -274,7 +274,7 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkDetach {
         link_fd: number(link),
     };
-    // SAFETY: there is no address in it.
+    // SAFETY: `attr` has no address.
     unsafe { bpf(&mut attr) }.map(drop)
 }
 

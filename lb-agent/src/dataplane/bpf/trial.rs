@@ -45,7 +45,7 @@ impl Trial {
         Self::load_object(&mut loader, OBJECT)
     }
 
-    /// Loads the object of the packet programs, with maps for `flows` flows and [`CLIENTS`] clients.
+    /// Loads the object of the packet programs, with maps for `flows` flows and as many clients.
     pub fn packets(flows: u32) -> Result<Self, OpenError> {
         let mut loader = EbpfLoader::new();
         let settings = FlowSettings {

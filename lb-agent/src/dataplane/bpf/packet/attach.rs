@@ -393,7 +393,7 @@ fn to_tc(
             link.pin(pin).map_err(|error| error.to_string())?;
             Ok("tcx")
         }
-        // No TCX before Linux 6.6.
+        // Kernels before 6.6 have no TCX.
         Err(_) => filter(program, wanted, kind).map(|()| "tc"),
     }
 }

@@ -67,7 +67,6 @@ pub(super) struct Met {
     pub(super) key: FlowKey,
     /// Addresses and ports of the client's packets as they leave.
     pub(super) out: FlowKey,
-    /// The flow's backend.
     pub(super) backend: BackendId,
     /// See [`FlowEntry::seen_s`].
     pub(super) seen_s: [u32; 2],

@@ -32,7 +32,7 @@ impl Vips {
         })
     }
 
-    /// Reads all entries.
+    /// Reads all listen addresses with their entries.
     pub(super) fn read(&self) -> Result<Vec<(VipKey, Vip)>, MapError> {
         let entries = self.entries.iter().map(|entry| {
             let (key, vip) = entry?;
@@ -67,7 +67,7 @@ impl Vips {
         Ok(())
     }
 
-    /// Removes an entry.
+    /// Removes a listen address and its shortcut.
     pub(super) fn remove(&mut self, key: &VipKey) -> Result<(), MapError> {
         let place = NearVip::place(key);
         if self.near.get(&place, 0)?.0.key == *key {
