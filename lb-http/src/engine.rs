@@ -90,8 +90,7 @@ impl Engine {
     }
 
     /// Opens sockets on `address`, one a worker, for connections that the kernel hands over. The first of
-    /// them
-    /// is returned: it stands for the group, which systemd knows as `name`.
+    /// them is returned: it stands for the group, which systemd knows as `name`.
     pub fn listen_handed_over(
         &mut self,
         address: SocketAddr,

@@ -116,8 +116,9 @@ fn a_client_stays_with_its_server() {
     assert_eq!(seen["ports"], serde_json::json!([5000, 5001]));
 }
 
-#[test]
-fn a_server_that_ends_as_it_should_fails_no_call() {
+/// The outcome of eight users' calls, sticky to two servers, one of which is ended by `end` and started again
+/// three times.
+fn calls_while_a_server_restarts(end: fn(&mut Process)) -> Value {
     let hosts = Hosts::new();
     let two = "'127.0.0.1:5000', '127.0.0.1:5001'";
     let sticky = "stickiness = { header = 'X-User' }";
@@ -128,13 +129,20 @@ fn a_server_that_ends_as_it_should_fails_no_call() {
     let mut calls = Process::start(calls, &dir.join("calls.log"));
     for _ in 0..3 {
         std::thread::sleep(Duration::from_secs(1));
-        let pid = rustix::process::Pid::from_raw(first.pid() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(first.wait().success());
+        end(&mut first);
         first = server(&hosts.balancer, 5000, dir);
     }
     let line = calls.wait_for("{\"");
-    let seen: Value = serde_json::from_str(&line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn a_server_that_ends_as_it_should_fails_no_call() {
+    let seen = calls_while_a_server_restarts(|server| {
+        let pid = rustix::process::Pid::from_raw(server.pid() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(server.wait().success());
+    });
     assert_eq!(seen["errors"], serde_json::json!({}), "{seen}");
     assert!(seen["ports"]["5000"].as_u64() > Some(50), "{seen}");
     assert!(seen["ports"]["5001"].as_u64() > Some(50), "{seen}");
@@ -142,21 +150,7 @@ fn a_server_that_ends_as_it_should_fails_no_call() {
 
 #[test]
 fn a_server_that_is_killed_fails_what_it_was_doing_and_nothing_else() {
-    let hosts = Hosts::new();
-    let two = "'127.0.0.1:5000', '127.0.0.1:5001'";
-    let sticky = "stickiness = { header = 'X-User' }";
-    let agent = Agent::start(&hosts.balancer, &services(two, sticky));
-    let dir = agent.dir();
-    let [mut first, _second] = [5000, 5001].map(|port| server(&hosts.balancer, port, dir));
-    let calls = client(&hosts.clients, 80, &[], &[("HAMMER", "8")]);
-    let mut calls = Process::start(calls, &dir.join("calls.log"));
-    for _ in 0..3 {
-        std::thread::sleep(Duration::from_secs(1));
-        first.kill();
-        first = server(&hosts.balancer, 5000, dir);
-    }
-    let line = calls.wait_for("{\"");
-    let seen: Value = serde_json::from_str(&line).unwrap();
+    let seen = calls_while_a_server_restarts(Process::kill);
     // Each of eight clients has one call under way, which may have arrived and is not sent again. Its answer
     // has begun or not.
     let errors = seen["errors"].as_object().unwrap();
