@@ -26,3 +26,5 @@ pub mod headers;
 pub mod maglev;
 pub mod packet;
 pub mod select;
+#[cfg(feature = "alloc")]
+pub mod table;

@@ -29,7 +29,7 @@ use crate::dataplane::{BackendCounts, ServiceCounts};
 use crate::health::FailureReports;
 use crate::host::HostTables;
 use crate::state::observed::{Observed, address_of};
-use crate::state::table::Built;
+use lb_common::table::Built;
 use lb_net::Clients;
 use lb_net::admission::Admission;
 use lb_net::admission::listener::Listener;

@@ -3,7 +3,7 @@
 use lb_common::abi::packet::{Target, Vip, VipKey};
 use lb_common::abi::{Backend, BackendId, ServiceId, ServiceKey};
 
-use super::table::Built;
+use lb_common::table::Built;
 
 /// One change of the tables. Each change is atomic for the connections that arrive meanwhile.
 #[derive(Clone, Debug)]

@@ -10,8 +10,8 @@ use super::loops;
 use super::overlay::{Overlay, Target};
 use super::route::route;
 use super::surroundings::Surroundings;
-use super::table::HeadSettings;
 use super::vips;
+use lb_common::table::HeadSettings;
 use lb_config::health::Health;
 use lb_config::{BackendAddress, Config, Mode};
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::overlay::AtEnd;
 use super::route::{ByPackets, Route};
-use super::table::HeadSettings;
 use crate::network::survey::Way;
+use lb_common::table::HeadSettings;
 use lb_config::health::Health;
 use lb_config::http::{HttpService, ProxyVersion};
 use lb_config::value::BadValue;

@@ -2,7 +2,6 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `table` | tables of services, and their specs |
 //! | `action` | single changes of the tables |
 //! | `overlay`, `store` | changes made at run time, and their file |
 //! | `verdict`, `targets`, `route` | the health verdict of a backend, its packet target, the path to it |
@@ -26,7 +25,6 @@ pub mod rename;
 pub mod route;
 pub mod store;
 pub mod surroundings;
-pub mod table;
 pub mod targets;
 pub mod verdict;
 pub mod vips;

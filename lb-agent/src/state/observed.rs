@@ -12,7 +12,7 @@ use lb_common::addr;
 
 use super::action::Action;
 use super::desired::Desired;
-use super::table::Built;
+use lb_common::table::Built;
 use lb_config::BackendAddress;
 use lb_config::http::ProxyVersion;
 

@@ -16,8 +16,8 @@ use lb_common::maglev::Member;
 use super::action::Action;
 use super::desired::{Backend, Desired, Service};
 use super::observed::Observed;
-use super::table::{Built, TableSpec};
 use super::{targets, vips};
+use lb_common::table::{Built, TableSpec};
 
 /// The reasons why no plan leads to the desired state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use lb_common::abi::{
-    Affinity, AffinityKey, Backend, BackendId, MAX_MEMBERS, ServiceHead, ServiceId, ServiceKey,
-    ServiceTable, TABLE_SLOTS, path, protocol, state,
+    Affinity, AffinityKey, Backend, BackendId, ServiceId, ServiceKey, ServiceTable, path, protocol,
+    state,
 };
 use lb_common::addr;
-use lb_common::hash::{self, ClientHash};
-use lb_common::maglev::{self, Member};
+use lb_common::maglev::Member;
+use lb_common::table::{Built, HeadSettings, TableSpec};
 use lb_config::{BackendAddress, Config, Service};
 use lb_http::ServiceTables;
 use lb_net::Clients;
@@ -19,7 +19,7 @@ const HASH_KEY: [u64; 2] = [1, 2];
 
 /// One state of all services.
 pub(crate) struct Tables {
-    services: Vec<(String, Box<ServiceTable>)>,
+    services: Vec<(String, Built)>,
     listen: HashMap<ServiceKey, ServiceId>,
     /// At the indexes of their ids.
     backends: Vec<(Backend, BackendAddress)>,
@@ -62,50 +62,30 @@ impl Tables {
             self.listen.insert(key, id);
         }
         let table = table(service, id, &self.backends[first..]);
-        self.services.push((service.name.clone(), Box::new(table)));
+        self.services.push((service.name.clone(), table));
     }
 }
 
 /// The table by which the clients of `service` are spread over `backends`.
-fn table(service: &Service, id: ServiceId, backends: &[(Backend, BackendAddress)]) -> ServiceTable {
-    let of = |(entry, _): &(Backend, BackendAddress)| Member {
-        addr: entry.addr,
-        port: entry.port,
-        weight: entry.weight,
+fn table(service: &Service, id: ServiceId, backends: &[(Backend, BackendAddress)]) -> Built {
+    let members = backends.iter().map(|(entry, _)| {
+        let member = Member {
+            addr: entry.addr,
+            port: entry.port,
+            weight: entry.weight,
+        };
+        (member, entry.id)
+    });
+    let settings = HeadSettings {
+        hash_key: HASH_KEY,
+        affinity_ns: u64::try_from(service.affinity.timeout.as_nanos()).unwrap(),
+        max_load_permille: 0,
+        ipv4_prefix: service.affinity.ipv4_prefix,
+        ipv6_prefix: service.affinity.ipv6_prefix,
+        http: true,
     };
-    let mut ordered: Vec<(Member, BackendId)> =
-        backends.iter().map(|one| (of(one), one.0.id)).collect();
-    ordered.sort_unstable_by_key(|(member, _)| (member.addr, member.port));
-    let members: Vec<Member> = ordered.iter().map(|(member, _)| *member).collect();
-    let mut table = ServiceTable {
-        head: ServiceHead {
-            clients: ClientHash::new(HASH_KEY, hash::salt(&service.name)),
-            hash_key: HASH_KEY,
-            affinity_ns: u64::try_from(service.affinity.timeout.as_nanos()).unwrap(),
-            total_weight: members.iter().map(|member| u64::from(member.weight)).sum(),
-            id,
-            members: u32::try_from(members.len()).unwrap(),
-            max_load_permille: 0,
-            ipv4_prefix: service.affinity.ipv4_prefix,
-            ipv6_prefix: service.affinity.ipv6_prefix,
-            flags: ServiceHead::HTTP,
-        },
-        members: [BackendId::NONE; MAX_MEMBERS],
-        slots: [BackendId::NONE; TABLE_SLOTS],
-        pad: 0,
-    };
-    for (place, (_, id)) in table.members.iter_mut().zip(&ordered) {
-        *place = *id;
-    }
-    let mut owners = vec![0; TABLE_SLOTS];
-    maglev::fill(&members, &mut owners).unwrap();
-    for (slot, owner) in table.slots.iter_mut().zip(owners) {
-        // Without members no backend owns a slot.
-        *slot = ordered
-            .get(owner as usize)
-            .map_or(BackendId::NONE, |(_, id)| *id);
-    }
-    table
+    let head = settings.head(id, &service.name);
+    Built::new(TableSpec::new(head, members.collect()))
 }
 
 impl ServiceTables for Tables {
@@ -132,8 +112,8 @@ impl ServiceTables for Tables {
     }
 
     fn table(&self, service: ServiceId) -> Option<&ServiceTable> {
-        let (_, table) = self.services.get(service.0 as usize)?;
-        Some(table)
+        let (_, built) = self.services.get(service.0 as usize)?;
+        Some(built.table())
     }
 
     fn entry(&self, id: BackendId) -> Option<&Backend> {

@@ -7,7 +7,7 @@ use super::maps::{counter_index, per_cpu};
 use super::{BoxedError, Bpf, count, create, maps, pod};
 use crate::dataplane::Error;
 use crate::state::action::Action;
-use crate::state::table::{Built, TableSpec};
+use lb_common::table::{Built, TableSpec};
 
 impl Bpf {
     /// Writes `action` to the maps. The agent's copy of their contents is not updated.

@@ -1,10 +1,12 @@
 //! The tables of services, and the specs from which they are built.
 
-use std::sync::Arc;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
 
-use lb_common::abi::{BackendId, MAX_MEMBERS, ServiceHead, ServiceId, ServiceTable, TABLE_SLOTS};
-use lb_common::hash::{self, ClientHash};
-use lb_common::maglev::{self, Member};
+use crate::abi::{BackendId, MAX_MEMBERS, ServiceHead, ServiceId, ServiceTable, TABLE_SLOTS};
+use crate::hash::{self, ClientHash};
+use crate::maglev::{self, Member};
 
 /// The table of a service, and the spec from which it was built.
 #[derive(Clone, Debug)]
