@@ -165,7 +165,8 @@ enable() {
         else
             say "neither update-rc.d nor chkconfig is there: it is not started at boot"
         fi
-        "$INIT" restart
+        # No client is refused, where the agent that runs is of a version that hands over.
+        "$INIT" upgrade || "$INIT" restart
         ;;
     none)
         say "no init system is known here; start it by: lb-agent run --config $CONFIG"

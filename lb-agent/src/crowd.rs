@@ -11,6 +11,19 @@ use tokio::time::sleep;
 /// For how long a connection may be silent while others wait for room.
 const SILENT_TIME: Duration = Duration::from_millis(500);
 
+/// What the agent does with connections to its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It accepts them.
+    Serving,
+    /// They wait: another agent may be about to take over.
+    Waiting,
+    /// It ends.
+    Ending,
+    /// It ends, and another agent has the sockets.
+    TakenOver,
+}
+
 /// The connections of one listener.
 pub struct Crowd {
     most: usize,

@@ -20,6 +20,7 @@
 //! | [`doctor`] | obstacles on this machine |
 //! | [`report`] | the answers to `status` and `lookup` |
 //! | [`reconcile`] | the one task that changes anything |
+//! | [`takeover`] | the change from one agent to the next without a gap |
 //! | [`run`] | the life of the agent, from start to stop |
 //! | [`cli`] | arguments, commands, everything that is printed |
 
@@ -42,3 +43,4 @@ pub mod report;
 pub mod run;
 pub mod sockdiag;
 pub mod state;
+pub mod takeover;

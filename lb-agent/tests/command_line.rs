@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use lb_agent::control::message::{Command as Request, Refusal, RefusalKind, Reply};
 use lb_agent::control::queue::{Call, queue};
 use lb_agent::control::server;
+use lb_agent::crowd::Phase;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 fn lb_agent(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lb-agent"));
@@ -45,6 +47,7 @@ fn write(dir: &Path, text: &str) -> String {
 /// Refuses everything that names port 9, and does the rest.
 struct FakeAgent {
     _runtime: Runtime,
+    _phase: watch::Sender<Phase>,
     dir: tempfile::TempDir,
 }
 
@@ -57,12 +60,13 @@ impl FakeAgent {
             server::bind(&dir.path().join("control.sock"), None).unwrap()
         };
         let (calls, mut inbox) = queue();
+        let (phase, serving) = watch::channel(Phase::Serving);
         runtime.spawn(server::serve(
             listener,
             calls,
             lb_agent::metrics::server::response,
             8,
-            std::future::pending(),
+            serving,
         ));
         runtime.spawn(async move {
             while let Some(Call { command, reply, .. }) = inbox.next().await {
@@ -71,6 +75,7 @@ impl FakeAgent {
         });
         Self {
             _runtime: runtime,
+            _phase: phase,
             dir,
         }
     }

@@ -111,7 +111,7 @@ impl Engine {
             group = self.kept.make_way(address, Type::STREAM, open)?;
         }
         bind::tcp_members(address, self.wanted, &mut group)?;
-        handover::keep(name, &group[old..]);
+        self.kept.keep(name, &group[old..]);
         Ok(group)
     }
 
@@ -181,7 +181,8 @@ impl Engine {
             for worker in &self.workers {
                 worker.tell(Message::Unlisten(*key));
             }
-            handover::forget(&handover::name_of("http", listen_address(key)));
+            self.kept
+                .forget(&handover::name_of("http", listen_address(key)));
         }
         self.serving.retain(|key| wanted.contains(key));
         self.problems.keep_only(&wanted);

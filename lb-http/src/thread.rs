@@ -115,7 +115,7 @@ async fn wind_down(
 ) {
     worker.stop();
     clock::wake_all();
-    if accept_policy != AcceptPolicy::Refused {
+    if accept_policy.serves_newcomers() {
         until_quiet(worker, deadline).await;
     }
     drop(listeners);

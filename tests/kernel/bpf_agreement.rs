@@ -17,6 +17,7 @@ use lb_agent::state::overlay::Overlay;
 use lb_agent::state::plan::plan;
 use lb_agent::state::surroundings::Surroundings;
 use lb_common::abi::{self, protocol};
+use lb_net::handover::FdStore;
 use lb_tests::prog_run::{Steer, cookie};
 
 const CLIENTS: usize = 10_000;
@@ -80,6 +81,7 @@ fn agree() {
         max_clients: 1024,
         cgroup: None,
         flows: bpf::FlowSettings::default(),
+        kept: FdStore::default(),
     };
     let mut opened = Bpf::open(&settings).expect("load the programs");
     let mut listeners: HashMap<SocketAddr, TcpListener> = (5001..=5005)

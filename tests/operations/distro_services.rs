@@ -121,6 +121,9 @@ fn sysvinit_starts_reloads_restarts_and_stops_it() {
     assert_eq!(service("restart"), Some(0));
     assert_ne!(system.agent(), first);
     system.assert_serves();
+    assert_eq!(service("upgrade"), Some(0));
+    assert_eq!(service("status"), Some(0), "its process id is known");
+    system.assert_serves();
 
     let config = system.root.path("etc/lb-agent/config.toml");
     let good = fs::read_to_string(&config).unwrap();

@@ -135,6 +135,17 @@ impl<'a> Agent<'a> {
         self.process = Some(process);
     }
 
+    /// Has another one take over (`lb-agent run --take-over`); it serves when this returns. Dropping the returned
+    /// process, the one before, kills it.
+    #[track_caller]
+    pub fn take_over(&mut self) -> Process {
+        let before = self.process.take().expect("an agent that runs");
+        let mut command = self.run_command();
+        command.arg("--take-over");
+        self.start_as(command);
+        before
+    }
+
     /// `lb-agent run` as [`Agent::start_again`] starts it.
     pub fn run_command(&self) -> Command {
         let mut command = self.host.command(program());

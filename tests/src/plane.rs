@@ -16,6 +16,7 @@ use lb_agent::state::surroundings::Surroundings;
 use lb_common::abi;
 use lb_common::select::Client;
 use lb_config::BackendAddress;
+use lb_net::handover::FdStore;
 
 use crate::topology::hosts::Host;
 
@@ -148,6 +149,7 @@ fn open(pin_dir: &Path) -> Bpf {
         max_clients: 4096,
         cgroup: None,
         flows: bpf::FlowSettings::default(),
+        kept: FdStore::default(),
     };
     Bpf::open(&settings).expect("load the programs").plane
 }

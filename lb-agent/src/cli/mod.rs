@@ -24,6 +24,7 @@ mod status;
 mod status_table;
 mod stop;
 mod top;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -83,6 +84,7 @@ enum Command {
     Generate(generate::Generate),
     Lookup(lookup::Lookup),
     Stop(stop::Stop),
+    Upgrade(upgrade::Upgrade),
     Decap(decap::DecapCommand),
 }
 
@@ -134,6 +136,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::Generate(generate) => generate.carry_out(),
         Command::Lookup(lookup) => lookup.carry_out(&control),
         Command::Stop(stop) => stop.carry_out(&control),
+        Command::Upgrade(upgrade) => upgrade.carry_out(&control),
         Command::Decap(decap) => decap.carry_out(),
     }
 }

@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::failure::{self, Failure};
 use super::{Control, output};
 use crate::metrics::events::Keep;
-use crate::run::{End, WillNotHelp};
+use crate::run::{End, Start, WillNotHelp};
 use lb_http::check_certificates;
 
 /// Log filter in the absence of [`FILTER`].
@@ -35,8 +35,8 @@ const LIBRARIES: [&str; 7] = [
 /// Run the agent in the foreground
 ///
 /// It logs to standard error; the variable LB_AGENT_LOG sets the level, as in "debug" or
-/// "info,lb_agent::control=debug". SIGTERM and SIGINT end it (exit code 0), so does `lb-agent stop`
-/// (exit code 4, so that a supervisor does not start it again). SIGHUP reloads the configuration, SIGUSR1 opens
+/// "info,lb_agent::control=debug". SIGTERM, SIGINT and an agent with --take-over end it (exit code 0).
+/// `lb-agent stop` ends it, too (exit code 4, so that a supervisor does not start it again). SIGHUP reloads the configuration, SIGUSR1 opens
 /// the access logs anew. The kernel goes on forwarding without the agent.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent run --config /etc/lb-agent/config.toml --log json")]
@@ -47,6 +47,12 @@ pub(super) struct Run {
     /// Form of the log
     #[arg(long, value_enum, default_value_t = Log::Human, value_name = "FORM")]
     log: Log,
+    /// Replace the agent that runs, if there is one, without a gap. See also "lb-agent upgrade"
+    #[arg(long)]
+    take_over: bool,
+    /// Log where the replaced agent did
+    #[arg(long, hide = true, requires = "take_over")]
+    take_output: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -76,8 +82,14 @@ impl Run {
         for warning in lb_config::warnings(&config) {
             tracing::warn!("{warning}");
         }
-        match crate::run::run(config, self.config) {
-            Ok(End::Signal) => Ok(()),
+        let start = match self.take_over {
+            false => Start::Alone,
+            true => Start::TakeOver {
+                takes_output: self.take_output,
+            },
+        };
+        match crate::run::run(config, self.config, start) {
+            Ok(End::Signal | End::TakenOver) => Ok(()),
             Ok(End::Told) => Err(Failure::shown(failure::TOLD_TO_STOP)),
             // The supervisor need not try again.
             Err(error) if error.is::<WillNotHelp>() => {

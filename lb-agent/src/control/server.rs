@@ -14,6 +14,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::api::{self, No};
@@ -23,7 +24,7 @@ use super::peer::Peer;
 use super::queue::Calls;
 use super::quota::{Quotas, Share};
 use super::stats::Stats;
-use crate::crowd::{Asking, Crowd};
+use crate::crowd::{Asking, Crowd, Phase};
 use lb_net::seldom::Seldom;
 
 /// For the head of a request.
@@ -45,16 +46,16 @@ const MAX_HEAD: usize = 16 << 10;
 /// Writes figures as metrics, in the format that an `Accept` header asks for.
 pub type AsMetrics = fn(&Stats, Option<&HeaderValue>) -> Response<Full<Bytes>>;
 
-/// Serves `listener` until `shutdown`, with at most `most` connections at a time. Every request becomes a
-/// command in `calls`; `metrics` writes the figures for requests in metrics format. Further connections
-/// wait in the socket's backlog. After the shutdown the socket is removed, and open connections get half a
-/// second more.
+/// Serves `listener` until `phase` says that the agent ends, with at most `most` connections at a time. Every request
+/// becomes a command in `calls`; `metrics` writes the figures for requests in metrics format. Further connections
+/// wait in the socket's backlog. At the end the socket is removed, unless it was taken over, and open connections get
+/// half a second more.
 pub async fn serve(
     listener: UnixListener,
     calls: Calls,
     metrics: AsMetrics,
     most: usize,
-    shutdown: impl Future<Output = ()>,
+    mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let mut crowd = Crowd::new(most);
     let agent = Agent {
@@ -62,11 +63,16 @@ pub async fn serve(
         metrics,
         quotas: Quotas::default(),
     };
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        let has_room = crowd.has_room();
+    let last = loop {
+        let now = *phase.borrow_and_update();
+        if matches!(now, Phase::Ending | Phase::TakenOver) {
+            break now;
+        }
+        let has_room = crowd.has_room() && now == Phase::Serving;
         tokio::select! {
-            () = &mut shutdown => break,
+            told = phase.changed() => if told.is_err() {
+                break Phase::Ending;
+            },
             accepted = listener.accept(), if has_room => match accepted {
                 Ok((stream, _)) => crowd.serve(|asking| connection(stream, agent.clone(), asking)),
                 // Out of descriptors or memory.
@@ -81,9 +87,11 @@ pub async fn serve(
             },
             () = crowd.changed() => {}
         }
-    }
+    };
     // While the listener lives no other agent takes the path, so the file removed here is this agent's.
-    if let Some(path) = listener.local_addr()?.as_pathname() {
+    if last == Phase::Ending
+        && let Some(path) = listener.local_addr()?.as_pathname()
+    {
         let _ = std::fs::remove_file(path);
     }
     drop(listener);

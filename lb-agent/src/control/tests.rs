@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::client::{CallError, Client};
@@ -15,6 +15,7 @@ use super::message::{AffinityFound, Command, Lookup, Refusal, RefusalKind, Reply
 use super::queue::{Call, queue};
 use super::server::{bind, serve};
 use super::status::{AgentStatus, Status};
+use crate::crowd::Phase;
 use crate::metrics::server::response;
 use lb_config::BackendAddress;
 
@@ -22,7 +23,7 @@ use lb_config::BackendAddress;
 struct Fake {
     path: PathBuf,
     seen: Arc<Mutex<Vec<Command>>>,
-    stop: oneshot::Sender<()>,
+    phase: watch::Sender<Phase>,
     server: JoinHandle<std::io::Result<()>>,
     _dir: tempfile::TempDir,
 }
@@ -48,14 +49,12 @@ impl Fake {
                 let _ = reply.send(answer(command));
             }
         });
-        let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(serve(listener, calls, response, 1024, async {
-            let _ = stopped.await;
-        }));
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let server = tokio::spawn(serve(listener, calls, response, 1024, phases));
         Self {
             path,
             seen,
-            stop,
+            phase,
             server,
             _dir: dir,
         }
@@ -312,7 +311,7 @@ async fn when_the_agent_stops_its_socket_goes() {
     let fake = Fake::start();
     let _idle = UnixStream::connect(&fake.path).await.unwrap();
     let start = Instant::now();
-    fake.stop.send(()).unwrap();
+    fake.phase.send(Phase::Ending).unwrap();
     fake.server.await.unwrap().unwrap();
     // It does not wait for the head of a request.
     assert!(start.elapsed() < Duration::from_secs(4));
@@ -327,13 +326,9 @@ async fn an_agent_that_is_going_away_says_so() {
     let path = dir.path().join("control.sock");
     let (calls, inbox) = queue();
     drop(inbox);
-    tokio::spawn(serve(
-        bind(&path, None).unwrap(),
-        calls,
-        response,
-        8,
-        std::future::pending(),
-    ));
+    let (_phase, serving) = watch::channel(Phase::Serving);
+    let listener = bind(&path, None).unwrap();
+    tokio::spawn(serve(listener, calls, response, 8, serving));
     let error = Client::new(&path).text(&Command::Status).await.unwrap_err();
     assert_eq!(error.to_string(), "the agent is stopping");
 }

@@ -95,6 +95,10 @@ pub trait Tables {
             Ok(())
         })
     }
+    /// Takes the tables and programs back after another agent had them.
+    fn reclaim(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
     /// Removes everything from the kernel that would outlive the agent.
     fn purge(&mut self) -> Result<(), Error>;
     /// A reader of the tables in their current state.

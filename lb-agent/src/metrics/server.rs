@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,15 +19,16 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 
 use super::{collect, text};
 use crate::control::message::{Command, Reply};
 use crate::control::queue::Calls;
 use crate::control::stats::{Family, Stats};
-use crate::crowd::{Asking, Crowd};
+use crate::crowd::{Asking, Crowd, Phase};
 use lb_config::MetricsAddress;
+use lb_net::handover::FdStore;
 use lb_net::seldom::Seldom;
 
 /// For the head of a request.
@@ -35,6 +37,8 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 const WHOLE_TIME: Duration = Duration::from_secs(30);
 /// Time limit for the agent's answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// Name of the socket among those that the next agent gets.
+const NAME: &str = "metrics";
 /// How long a snapshot is good for.
 const FRESH: Duration = Duration::from_millis(250);
 
@@ -51,7 +55,33 @@ enum Stream {
     Unix(UnixStream),
 }
 
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
 impl Listener {
+    /// The socket of an earlier agent, if it is at `address`.
+    fn taken_over(address: &MetricsAddress, kept: &FdStore) -> io::Result<Option<Self>> {
+        match address {
+            MetricsAddress::Tcp(wanted) => {
+                let mut found = kept.called(NAME);
+                found.retain(|listener| listener.local_addr().is_ok_and(|it| it == *wanted));
+                let listener = found.pop().map(TcpListener::from_std).transpose()?;
+                Ok(listener.map(Self::Tcp))
+            }
+            MetricsAddress::Unix(path) => {
+                let listener = kept.unix_listener(NAME, path);
+                let listener = listener.map(UnixListener::from_std).transpose()?;
+                Ok(listener.map(Self::Unix))
+            }
+        }
+    }
+
     async fn accept(&self) -> io::Result<Stream> {
         Ok(match self {
             Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
@@ -60,11 +90,12 @@ impl Listener {
     }
 }
 
-/// Listens at `address`. A unix socket without a living server is replaced.
+/// Listens at `address`, with the socket of an earlier agent if `kept` has it. A unix socket without a living server
+/// is replaced.
 ///
 /// # Errors
 /// The operating system's, with the address in words.
-pub async fn bind(address: &MetricsAddress) -> io::Result<Listener> {
+pub async fn bind(address: &MetricsAddress, kept: &FdStore) -> io::Result<Listener> {
     let failed = |error: io::Error| {
         let hint = "give [agent] metrics another address, or see who is there with `ss -lpn`";
         io::Error::new(
@@ -72,13 +103,14 @@ pub async fn bind(address: &MetricsAddress) -> io::Result<Listener> {
             format!("serve metrics on {address}: {error} ({hint})"),
         )
     };
-    match address {
-        MetricsAddress::Tcp(address) => TcpListener::bind(address)
-            .await
-            .map(Listener::Tcp)
-            .map_err(failed),
-        MetricsAddress::Unix(path) => bind_unix(path).map(Listener::Unix).map_err(failed),
-    }
+    let bound = match (Listener::taken_over(address, kept), address) {
+        (Ok(Some(listener)), _) => Ok(listener),
+        (_, MetricsAddress::Tcp(address)) => TcpListener::bind(address).await.map(Listener::Tcp),
+        (_, MetricsAddress::Unix(path)) => bind_unix(path).map(Listener::Unix),
+    };
+    let listener = bound.map_err(failed)?;
+    kept.hold(NAME, [&listener]);
+    Ok(listener)
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
@@ -90,18 +122,27 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves `listener` for as long as the agent answers `calls`, `most` connections at a time; more
-/// wait in the backlog.
-pub async fn serve(listener: Listener, calls: Calls, most: usize) {
+/// wait in the backlog, and all in a `phase` of waiting.
+pub async fn serve(
+    listener: Listener,
+    calls: Calls,
+    most: usize,
+    mut phase: watch::Receiver<Phase>,
+) {
     let snapshots = Arc::new(Snapshots {
         calls,
         last: Mutex::new(None),
     });
     let mut crowd = Crowd::new(most);
     loop {
-        let has_room = crowd.has_room();
+        let has_room = *phase.borrow_and_update() == Phase::Serving && crowd.has_room();
         let accepted = tokio::select! {
             accepted = listener.accept(), if has_room => accepted,
             () = crowd.changed() => continue,
+            told = phase.changed() => match told {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
         };
         let snapshots = Arc::clone(&snapshots);
         match accepted {
@@ -239,7 +280,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (calls, _inbox) = queue();
-        let server = tokio::spawn(serve(Listener::Tcp(listener), calls, MOST));
+        let (_phase, serving) = watch::channel(Phase::Serving);
+        let server = tokio::spawn(serve(Listener::Tcp(listener), calls, MOST, serving));
         let mut others = Vec::new();
         for _ in 0..MOST {
             others.push(asked(address).await);

@@ -135,7 +135,7 @@ impl ListenerSet {
             if !stays {
                 // Open connections go on; no task is left to take the message back.
                 stop.send_replace(Some(Farewell::to_newcomers(Instant::now() + FOR_GOOD)));
-                handover::forget(&name_of(key));
+                self.kept.forget(&name_of(key));
             }
             stays
         });
@@ -241,7 +241,7 @@ impl ListenerSet {
             None => {
                 let open = || bind::udp(address);
                 let socket = self.kept.make_way(address, Type::DGRAM, open)?;
-                handover::keep(&name, [&socket]);
+                self.kept.keep(&name, &[&socket]);
                 socket
             }
         };
@@ -266,7 +266,7 @@ impl ListenerSet {
         }
         let open = || bind::tcp(address);
         let listener = self.kept.make_way(address, Type::STREAM, open)?;
-        handover::keep(name, [&listener]);
+        self.kept.keep(name, &[&listener]);
         Ok(listener)
     }
 

@@ -29,7 +29,7 @@ use super::{Candidate, Chooser, Farewell, Open, Traffic, Visit, asked_to_end, as
 use lb_config::http::ProxyVersion;
 use lb_net::admission::listener::{Client, Listener};
 use lb_net::admission::{Admission, is_scarcity, lacks_port};
-use lb_net::handover::AcceptPolicy;
+
 use lb_net::proxy_protocol;
 use lb_net::sockopt::save_syn;
 
@@ -91,7 +91,7 @@ impl TcpProxy {
             }
         };
         let mut last = JoinSet::new();
-        if accept_policy != AcceptPolicy::Refused {
+        if accept_policy.serves_newcomers() {
             // The end does not wait for slow connections.
             let until = deadline.checked_sub(FOR_THE_LAST).unwrap_or(deadline);
             loop {

@@ -27,7 +27,6 @@ use super::datagram::{Listener, Route};
 use super::hops::Hops;
 use super::{Candidate, Chooser, Open, Shutdown, Visit, asked_to_stop};
 use lb_net::admission::{Admission, is_scarcity};
-use lb_net::handover::AcceptPolicy;
 
 /// More than the longest datagram (65,507 bytes).
 const LONGEST: usize = 64 * 1024;
@@ -106,10 +105,10 @@ impl UdpProxy {
                 biased;
                 asked = asked_to_stop(&mut shutdown), if deadline.is_none() => {
                     let soon = asked.deadline.min(Instant::now() + LAST_ANSWERS);
-                    let another_comes = asked.accept_policy != AcceptPolicy::Refused;
+                    let another_comes = asked.accept_policy.another_comes();
                     deadline = Some(if another_comes { soon } else { asked.deadline });
                     flows.closing = !another_comes;
-                    reads = asked.accept_policy != AcceptPolicy::Wait;
+                    reads = !asked.accept_policy.leaves_datagrams();
                 }
                 () = sleep_until(deadline.unwrap_or(shared.started)), if deadline.is_some() => {
                     info!(flows = flows.entries.len(), "closed when the drain time was over");

@@ -168,6 +168,14 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Puts the desired state in force again, after another agent may have changed the tables.
+    pub fn resume(&mut self) -> Result<(), ReconcileError> {
+        self.plane.reclaim()?;
+        self.observed = Arc::new(self.plane.observe()?);
+        let desired = Arc::clone(&self.desired);
+        self.carry_out(&desired)
+    }
+
     /// The health of the backends. The caller runs [`Reconciler::tick`] after each change of it.
     pub fn health(&self) -> Health {
         self.health.clone()
@@ -325,7 +333,7 @@ impl Reconciler {
         drop((store, plane));
         let mut http = std::pin::pin!(l7.wind_down(longest, accept_policy));
         let before = match accept_policy {
-            AcceptPolicy::Refused => Duration::ZERO,
+            AcceptPolicy::TakenOver | AcceptPolicy::Refused => Duration::ZERO,
             AcceptPolicy::Wait | AcceptPolicy::Served => longest,
         };
         let over = tokio::time::timeout(before, &mut http).await.is_ok();

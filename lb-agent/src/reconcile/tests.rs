@@ -138,7 +138,7 @@ impl Bench {
     /// A new agent on the same state directory and tables.
     fn agent(&self) -> Reconciler {
         let config = lb_config::load(Some(&self.config_path())).unwrap();
-        let store = Store::open(&config.agent.state_dir).unwrap();
+        let store = Store::open(&config.agent.state_dir, &FdStore::default()).unwrap();
         let front = ListenerSet::new(
             self.plane.clients(),
             true,

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use super::overlay::{Overlay, VERSION};
+use lb_net::handover::FdStore;
 
 /// The reasons why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,8 +135,8 @@ pub struct Store {
 impl Store {
     /// Locks the directory, and makes it with mode 0700 if it is missing. A directory that others
     /// may write, or with files of others, is refused. Its writers would decide the backends of
-    /// clients.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+    /// clients. The lock may come from `kept`.
+    pub fn open(dir: &Path, kept: &FdStore) -> Result<Self, StoreError> {
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700);
         make.create(dir).map_err(io_error("make directory", dir))?;
@@ -151,8 +152,8 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
+        match kept.lock("lock", lock) {
+            Ok(lock) => Ok(Self {
                 dir: dir.to_owned(),
                 _lock: lock,
             }),
@@ -260,7 +261,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), &FdStore::default()).unwrap();
         (dir, store)
     }
 
@@ -333,14 +334,14 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("a/state");
-        drop(Store::open(&dir).unwrap());
+        drop(Store::open(&dir, &FdStore::default()).unwrap());
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&dir), mode(&parent.path().join("a"))), (0o700, 0o700));
         let set = |path: &Path, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
         let refused = |remedy: &str| {
-            let error = Store::open(&dir).unwrap_err();
+            let error = Store::open(&dir, &FdStore::default()).unwrap_err();
             assert!(matches!(error, StoreError::Exposed { .. }), "{error}");
             assert!(error.to_string().contains(remedy), "{error}");
         };
@@ -354,7 +355,7 @@ mod tests {
         set(&file, 0o666);
         refused("chmod go-w");
         set(&file, 0o644);
-        drop(Store::open(&dir).unwrap());
+        drop(Store::open(&dir, &FdStore::default()).unwrap());
         fs::rename(&file, parent.path().join("other")).unwrap();
         std::os::unix::fs::symlink(parent.path().join("other"), &file).unwrap();
         refused("put the file itself there");
@@ -372,18 +373,20 @@ mod tests {
             if std::os::unix::fs::chown(path, Some(54_321), None).is_err() {
                 return;
             }
-            let error = Store::open(dir.path()).unwrap_err().to_string();
+            let error = Store::open(dir.path(), &FdStore::default())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("belongs to user 54321"), "{error}");
             std::os::unix::fs::chown(path, Some(before), None).unwrap();
         }
-        assert!(Store::open(dir.path()).is_ok());
+        assert!(Store::open(dir.path(), &FdStore::default()).is_ok());
     }
 
     #[test]
     fn a_second_agent_is_refused() {
         let (dir, _store) = store();
         assert!(matches!(
-            Store::open(dir.path()),
+            Store::open(dir.path(), &FdStore::default()),
             Err(StoreError::Locked { .. })
         ));
     }

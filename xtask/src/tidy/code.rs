@@ -17,7 +17,7 @@ const UNSAFE_FILES: [&str; 38] = [
     "lb-agent/src/dataplane/bpf/pod.rs",
     "lb-agent/src/dataplane/bpf/sys.rs",
     "lb-agent/src/doctor/ethtool.rs",
-    "lb-net/src/handover.rs",
+    "lb-net/src/handover/store.rs",
     "lb-agent/src/privilege/maps.rs",
     "lb-net/src/sockopt.rs",
     "lb-ebpf/src/ask.rs",

@@ -121,7 +121,7 @@ const HTTP_MODULES: [&str; 51] = [
 ];
 
 const AGENT: &str = "lb-agent/src/lib.rs";
-const AGENT_MODULES: [&str; 19] = [
+const AGENT_MODULES: [&str; 20] = [
     "allocator",
     "errors",
     "sockdiag",
@@ -139,6 +139,7 @@ const AGENT_MODULES: [&str; 19] = [
     "doctor",
     "report",
     "reconcile",
+    "takeover",
     "run",
     "cli",
 ];

@@ -9,12 +9,16 @@ use std::net::SocketAddr;
 
 use lb_common::abi::{ServiceKey, protocol};
 use lb_common::addr;
+use lb_net::handover::FdStore;
 use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The claims of this agent, each with its socket.
-#[derive(Default)]
-pub(super) struct AddressClaims(HashMap<ServiceKey, Option<Socket>>);
+pub(super) struct AddressClaims {
+    claims: HashMap<ServiceKey, Option<Socket>>,
+    /// Has the claims of an earlier agent, and keeps these for the next one.
+    kept: FdStore,
+}
 
 /// Another agent holds the claim to a listen address.
 #[derive(Debug, thiserror::Error)]
@@ -29,23 +33,27 @@ pub struct Claimed {
 }
 
 impl AddressClaims {
+    /// No claims yet.
+    pub(super) fn new(kept: FdStore) -> Self {
+        Self {
+            claims: HashMap::new(),
+            kept,
+        }
+    }
+
     /// Claims an address, unless this agent has claimed it. If the claim fails for another reason than a
     /// living agent, the address is used without one, because any user may take such a name.
     ///
     /// # Errors
     /// Another living agent has claimed the address.
     pub(super) fn take(&mut self, key: &ServiceKey) -> Result<(), Claimed> {
-        if self.0.contains_key(key) {
+        if self.claims.contains_key(key) {
             return Ok(());
         }
-        let address = SocketAddr::new(addr::to_ip(&key.addr), key.port);
-        let protocol = if key.protocol == protocol::UDP {
-            "UDP"
-        } else {
-            "TCP"
-        };
-        let name = format!("\0lb-agent/{protocol}/{address}");
-        let claim = match listen(&name) {
+        let (protocol, address) = described(key);
+        let name = name_of(key);
+        let inherited = self.kept.other(&name).map(Socket::from);
+        let claim = match inherited.map_or_else(|| listen(&name), Ok) {
             Ok(claim) => Some(claim),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => match holder(&name) {
                 Some(pid) => {
@@ -59,10 +67,11 @@ impl AddressClaims {
             },
             Err(_) => None,
         };
+        self.kept.hold(&name, &claim);
         if claim.is_none() {
             tracing::warn!(%address, protocol, "another agent would not be told that this one steers here");
         }
-        self.0.insert(*key, claim);
+        self.claims.insert(*key, claim);
         Ok(())
     }
 
@@ -79,8 +88,25 @@ impl AddressClaims {
 
     /// Releases the claim on an address.
     pub(super) fn give_up(&mut self, key: &ServiceKey) {
-        self.0.remove(key);
+        if self.claims.remove(key).is_some() {
+            self.kept.release(&name_of(key));
+        }
     }
+}
+
+fn described(key: &ServiceKey) -> (&'static str, SocketAddr) {
+    let protocol = match key.protocol {
+        protocol::UDP => "UDP",
+        _ => "TCP",
+    };
+    let address = SocketAddr::new(addr::to_ip(&key.addr), key.port);
+    (protocol, address)
+}
+
+/// The abstract name that stands for an address.
+fn name_of(key: &ServiceKey) -> String {
+    let (protocol, address) = described(key);
+    format!("\0lb-agent/{protocol}/{address}")
 }
 
 fn listen(name: &str) -> io::Result<Socket> {
@@ -112,7 +138,9 @@ mod tests {
 
     #[test]
     fn address_of_another_agent_cannot_be_had_until_that_gives_it_up() {
-        let (mut one, mut other) = (AddressClaims::default(), AddressClaims::default());
+        let kept = FdStore::default();
+        let mut one = AddressClaims::new(kept.clone());
+        let mut other = AddressClaims::new(FdStore::default());
         let web = key(80, protocol::TCP);
         one.take(&web).unwrap();
         one.take(&web).unwrap();
@@ -124,7 +152,11 @@ mod tests {
         other.take(&key(81, protocol::TCP)).unwrap();
         one.give_up(&web);
         other.take(&web).unwrap();
+        let mut next = AddressClaims::new(FdStore::of(kept.held().unwrap()));
+        assert!(next.take(&web).is_err(), "it was given up");
         drop(other);
         one.take(&web).unwrap();
+        let mut next = AddressClaims::new(FdStore::of(kept.held().unwrap()));
+        next.take(&web).unwrap();
     }
 }

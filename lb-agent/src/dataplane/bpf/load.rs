@@ -19,6 +19,7 @@ use super::open_error::{OpenError, io_error};
 use super::packet::{self, FlowSettings};
 use super::pod;
 use super::programs::{pin_program, program, refused};
+use lb_net::handover::FdStore;
 
 /// The eBPF programs for sockets; empty when the agent was built without them.
 pub(super) static OBJECT: &[u8] =
@@ -37,6 +38,8 @@ pub struct Settings {
     pub cgroup: Option<PathBuf>,
     /// Configuration of the packet paths.
     pub flows: FlowSettings,
+    /// Descriptors of an earlier agent: its lock on the pins, and its claims on listen addresses.
+    pub kept: FdStore,
 }
 
 /// The loaded programs and their maps.
@@ -63,7 +66,7 @@ pub(super) fn load(settings: &Settings) -> Result<Loaded, OpenError> {
     let pin_dir = &settings.pin_dir;
     let fresh = !pin_dir.exists();
     make_pin_dir(pin_dir)?;
-    let lock = lock_pins(pin_dir)?;
+    let lock = lock_pins(pin_dir, &settings.kept)?;
     open(settings, lock).inspect_err(|_| {
         // A failed first start leaves no pins.
         if fresh && let Err(error) = purge(pin_dir) {
@@ -73,10 +76,10 @@ pub(super) fn load(settings: &Settings) -> Result<Loaded, OpenError> {
 }
 
 /// The state directory is locked too, but two agents may share their pins and no state directory.
-fn lock_pins(pin_dir: &Path) -> Result<fs::File, OpenError> {
+fn lock_pins(pin_dir: &Path, kept: &FdStore) -> Result<fs::File, OpenError> {
     let lock = fs::File::open(pin_dir).map_err(io_error("open", pin_dir))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
+    match kept.lock("pins", lock) {
+        Ok(lock) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse {
             dir: pin_dir.to_owned(),
         }),
@@ -144,6 +147,17 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
         cgroup,
         lock,
     })
+}
+
+/// Puts the programs for sockets in force again that another agent has replaced.
+pub(super) fn put_back(object: &mut Ebpf, pin_dir: &Path) -> Result<(), OpenError> {
+    for name in PROGRAMS {
+        let program = object.program(name).ok_or(OpenError::NoObject)?;
+        let fd = program.fd().map_err(refused(name))?;
+        link::replace(fd, &link::pin_of(pin_dir, name))?;
+        pin_program(object, name, pin_dir)?;
+    }
+    Ok(())
 }
 
 /// The listen addresses in force.

@@ -52,6 +52,11 @@ impl LocalHooks {
         hooks
     }
 
+    /// The object with the programs.
+    pub(super) fn object(&mut self) -> &mut Ebpf {
+        &mut self.object
+    }
+
     /// Attaches the programs if `backend` needs them, unless that was tried before.
     pub(super) fn serve(&mut self, backend: &Backend) {
         let rewritten = matches!(backend.path, path::NAT | path::DSR);

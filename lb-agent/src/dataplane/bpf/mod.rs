@@ -124,7 +124,7 @@ impl Bpf {
             local_hooks: LocalHooks::new(loaded.object, loaded.cgroup, &settings.pin_dir),
             pin_dir: settings.pin_dir.clone(),
             mptcp: Arc::default(),
-            addresses: Default::default(),
+            addresses: address_claims::AddressClaims::new(settings.kept.clone()),
             _lock: loaded.lock,
         };
         plane.look_for_listeners();

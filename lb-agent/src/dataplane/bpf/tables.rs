@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::create::TABLES;
 use super::reader::KernelReader;
 use super::write::refused;
-use super::{BoxedError, Bpf, maps, pod, purge};
+use super::{BoxedError, Bpf, load, maps, pod, purge};
 use crate::dataplane::{Error, Reader, Tables};
 use crate::state::action::Action;
 use crate::state::observed::Observed;
@@ -45,6 +45,16 @@ impl Tables for Bpf {
         done: &mut dyn FnMut(&Action),
     ) -> Result<(), Error> {
         self.apply_in_rows(actions, done)
+    }
+
+    fn reclaim(&mut self) -> Result<(), Error> {
+        load::put_back(self.local_hooks.object(), &self.pin_dir)
+            .map_err(|error| Error::table("put the programs back", error))?;
+        self.observed = Observed::default();
+        self.owners.clear();
+        self.claims = None;
+        self.read_back()
+            .map_err(|error| Error::table("read the tables back", error))
     }
 
     fn purge(&mut self) -> Result<(), Error> {

@@ -376,7 +376,7 @@ async fn before_another_agent_new_ones_are_served_as_long_as_there_are_old_ones(
     assert_open(&mut client, &mut backend).await;
     let farewell = Farewell {
         deadline: Instant::now() + HOUR,
-        accept_policy: AcceptPolicy::Wait,
+        accept_policy: lb_net::handover::AcceptPolicy::Wait,
     };
     proxy.stop.send(Some(farewell)).unwrap();
     let mut new = proxy.connect().await;

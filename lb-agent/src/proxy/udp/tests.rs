@@ -353,7 +353,7 @@ async fn before_another_agent_datagrams_wait_and_answers_are_passed_on() {
     let (_, flow) = soon(backend.recv_from(&mut buffer)).await.unwrap();
     let farewell = Farewell {
         deadline: Instant::now() + HOUR,
-        accept_policy: AcceptPolicy::Wait,
+        accept_policy: lb_net::handover::AcceptPolicy::Wait,
     };
     // It is seen before anything else.
     stop.send(Some(farewell)).unwrap();
