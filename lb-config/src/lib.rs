@@ -79,6 +79,8 @@ pub struct Config {
     pub agent: AgentConfig,
     /// The services in the order of the file; at least one.
     pub services: Vec<Service>,
+    /// Whether the services are the built-in ones, as there is no file or the file has none.
+    pub is_built_in: bool,
     /// The file it was read from; `None` for the built-in default.
     pub source: Option<PathBuf>,
 }
@@ -192,8 +194,7 @@ fn memory_bytes() -> u64 {
 }
 
 /// The text that reads as [`Config::default`].
-pub(crate) const BUILT_IN: &str =
-    "[[service]]\nname = \"web\"\nlisten = [\"0.0.0.0:80\", \"[::]:80\"]\n";
+pub(crate) const BUILT_IN: &str = "[agent]\n";
 
 /// The configuration in force without a file: one service `web` on port 80, with no backend yet.
 impl Default for Config {
@@ -218,6 +219,7 @@ impl Default for Config {
         Self {
             agent: AgentConfig::default(),
             services: vec![web],
+            is_built_in: true,
             source: None,
         }
     }

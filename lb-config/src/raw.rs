@@ -14,7 +14,7 @@ use super::reader::Table;
 use super::schema::fields::{Flat, OnlyIf, PLACE, Required};
 use super::schema::kinds::{List, Maybe, Placed, Sub, Thousandths, one_of, sub};
 use super::schema::{Field, Key, Kind, Show, section};
-use super::{Affinity, AgentConfig, Mode, ServicePaths, value};
+use super::{Affinity, AgentConfig, Config, Mode, Service, ServicePaths, value};
 
 const LISTEN: &str = "[\"0.0.0.0:80\", \"[::]:80\"]";
 const MAX_LOAD: Thousandths = Thousandths {
@@ -32,7 +32,7 @@ section! {
     pub(super) struct Raw {
         /// Settings of the agent itself.
         pub(super) agent: AgentConfig = AgentConfig::default(), sub("[agent]");
-        /// The services, at least one.
+        /// The services. A file with `[agent]` and no service has the built-in one: `web` on port 80.
         pub(super) services as "service": Vec<RawService> = Vec::new(), Services;
     }
 }
@@ -160,7 +160,12 @@ impl Field<Vec<RawService>> for Services {
         problems: &mut Problems,
     ) -> Option<Vec<RawService>> {
         let Some(value) = table.take(key) else {
-            let message = "there is no service (add [[service]] with a name and listen addresses)";
+            if table.has("agent") {
+                return Some(RawService::built_in());
+            }
+            // An empty file is more likely a truncated one, which must not replace services by a reload.
+            let message = "there is no service (add [[service]] with a name and listen addresses, or [agent] \
+                           alone for the built-in service on port 80)";
             problems.add(&Place::FILE, message);
             return None;
         };
@@ -200,13 +205,39 @@ impl Field<Vec<RawService>> for Services {
     fn describe(&self, key: Key, _: &Vec<RawService>, keys: &mut Vec<Key>) {
         keys.push(Key {
             shape: List("[[service]]", SERVICE).shape(),
-            required: true,
             ..key
         });
     }
 }
 
 impl RawService {
+    /// The services of [`Config::default`].
+    fn built_in() -> Vec<Self> {
+        let place = Place::FILE;
+        let services = Config::default().services.into_iter();
+        let built_in = |service: Service| Self {
+            listen: service
+                .listen
+                .into_iter()
+                .map(|value| Located {
+                    value,
+                    place: place.clone(),
+                })
+                .collect(),
+            name: Some(Located {
+                value: service.name,
+                place: place.clone(),
+            }),
+            ..Self::default()
+        };
+        services.map(built_in).collect()
+    }
+
+    /// Whether it is a built-in service, which has no place in the file.
+    pub(super) fn is_built_in(&self) -> bool {
+        self.place.path.is_empty()
+    }
+
     /// The backends of a route as a service: without listen addresses, and otherwise like the
     /// service that it is inside of.
     pub(super) fn inside(&self, inner: http::Inner) -> Self {

@@ -6,6 +6,9 @@ use crate::error::Problems;
 use crate::schema::{Section as _, Show};
 use crate::{BUILT_IN, ConfigError, DEFAULT_FILE, raw, reader, text, validate};
 
+/// The first line of a text whose services are in no file.
+const NO_SERVICE: &str = "# No [[service]] is written in a file. This one is built in.\n\n";
+
 /// The file at `path` in TOML, with the keys that `show` says; without a path that of [`crate::load`].
 pub fn show(path: Option<&Path>, show: Show) -> Result<String, ConfigError> {
     let source = path.unwrap_or(Path::new(DEFAULT_FILE));
@@ -25,12 +28,15 @@ fn of_text(text: &str, source: &Path, show: Show) -> Result<String, ConfigError>
     let document = reader::document(text, &mut problems);
     let raw = document.map(|document| raw::read(&document, &mut problems));
     let mut table = toml::Table::new();
+    let mut head = "";
     if let Some(raw) = raw {
         raw.put(show, &mut table);
-        validate::checked(raw, &mut problems);
+        if validate::checked(raw, &mut problems).is_built_in {
+            head = NO_SERVICE;
+        }
     }
     if problems.is_empty() {
-        Ok(table.to_string())
+        Ok(format!("{head}{table}"))
     } else {
         Err(problems.into_error(source))
     }
@@ -46,7 +52,9 @@ mod tests {
         let text = format!("{config:#?}");
         let names_a_line = |line: &&str| {
             let line = line.trim_start();
-            line.starts_with("line: ") || line.starts_with("\"/") && line.contains("\": ")
+            line.starts_with("line: ")
+                || line.starts_with("is_built_in: ")
+                || line.starts_with("\"/") && line.contains("\": ")
         };
         let lines = text.lines().filter(|line| !names_a_line(line));
         lines.collect::<Vec<_>>().join("\n")
@@ -59,7 +67,8 @@ mod tests {
             let shown = of_text(text, source, show).unwrap();
             let again = parse(&shown, source).unwrap_or_else(|error| panic!("{error}\n{shown}"));
             assert_eq!(meaning(&again), meaning(&config), "{shown}");
-            assert_eq!(of_text(&shown, source, show).unwrap(), shown);
+            let written = shown.trim_start_matches(NO_SERVICE);
+            assert_eq!(of_text(&shown, source, show).unwrap(), written);
         }
     }
 
@@ -83,7 +92,12 @@ mod tests {
     fn defaults_are_shown_with_effective_alone() {
         let source = Path::new("f");
         let changed = of_text(BUILT_IN, source, Show::Changed).unwrap();
-        assert!(!changed.contains("affinity"), "{changed}");
+        assert_eq!(
+            changed,
+            format!(
+                "{NO_SERVICE}[[service]]\nname = \"web\"\nlisten = [\"0.0.0.0:80\", \"[::]:80\"]\n"
+            )
+        );
         let effective = of_text(BUILT_IN, source, Show::Effective).unwrap();
         assert!(effective.contains("timeout = \"3h\""), "{effective}");
         assert!(effective.contains("flow_table = 65536"), "{effective}");
@@ -92,6 +106,6 @@ mod tests {
     #[test]
     fn bad_configuration_is_not_shown() {
         let error = of_text("[agent]\nx = 1", Path::new("f"), Show::Changed).unwrap_err();
-        assert_eq!(error.problems().len(), 2, "{error}");
+        assert_eq!(error.problems().len(), 1, "{error}");
     }
 }

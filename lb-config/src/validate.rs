@@ -23,6 +23,7 @@ const TOTAL_BACKENDS: usize = MAX_BACKENDS - 1;
 /// Checks the written values as a whole. The result is good only if no problem was noted.
 pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
     let mut services = Vec::new();
+    let is_built_in = raw.services.iter().all(RawService::is_built_in);
     for service in raw.services {
         services.extend(expand(service, problems));
     }
@@ -37,6 +38,7 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
     Config {
         agent: raw.agent,
         services: services.into_iter().map(service).collect(),
+        is_built_in,
         source: None,
     }
 }

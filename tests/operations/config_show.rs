@@ -37,6 +37,24 @@ fn mistakes_are_told_as_by_check_and_nothing_is_shown() {
 }
 
 #[test]
+fn file_with_agent_alone_has_the_built_in_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    std::fs::write(&file, "[agent]\nl7_workers = 2\n").unwrap();
+    let output = config(&["show", file.to_str().unwrap()]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.starts_with("# No [[service]]"), "{shown}");
+    assert!(shown.contains("0.0.0.0:80"), "{shown}");
+    let mut check = Command::new(program());
+    let output = check.arg("check").arg("--config").arg(&file).output();
+    let told = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(
+        told.contains("1 service, 0 backends (built in, as"),
+        "{told}"
+    );
+}
+
+#[test]
 fn schema_is_json_with_the_keys_and_their_meanings() {
     let output = config(&["schema"]);
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -73,10 +73,10 @@ fn summary(config: &Config) -> String {
         count(backends, "backend")
     );
     if config.source.is_none() {
-        text.push_str(&format!(
-            " (built in, as there is no {})",
-            lb_config::DEFAULT_FILE
-        ));
+        let file = lb_config::DEFAULT_FILE;
+        text.push_str(&format!(" (built in, as there is no {file})"));
+    } else if config.is_built_in {
+        text.push_str(" (built in, as the file has no [[service]]: \"web\" on port 80)");
     }
     text
 }

@@ -24,6 +24,10 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let state_dir = &config.agent.state_dir;
     let status = running(&config.agent.control);
     let mut findings = vec![match &config.source {
+        Some(file) if config.is_built_in => Finding::ok(
+            "configuration",
+            format!("{}, which has no service: one on port 80", file.display()),
+        ),
         Some(file) => Finding::ok("configuration", file.display().to_string()),
         None => Finding::ok("configuration", "built in: one service on port 80"),
     }];

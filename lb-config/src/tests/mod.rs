@@ -112,9 +112,27 @@ fn a_short_file_gets_the_defaults() {
     let config = parse(text, FilePath::new("f")).unwrap();
     let expected = Config {
         source: Some("f".into()),
+        is_built_in: false,
         ..Config::default()
     };
     assert_eq!(config, expected);
+}
+
+#[test]
+fn a_file_with_agent_alone_has_the_built_in_service() {
+    for (text, data_plane) in [
+        ("[agent]", DataPlane::Auto),
+        ("[agent]\ndata_plane = 'bpf'", DataPlane::Bpf),
+    ] {
+        let config = parse(text, FilePath::new("f")).unwrap();
+        assert!(config.is_built_in);
+        assert_eq!(config.services, Config::default().services);
+        assert_eq!(config.agent.data_plane, data_plane);
+    }
+    assert_eq!(
+        errors("[agent]\n[[services]]\nname = 'a'"),
+        ["2: services: unknown key (did you mean service?)"]
+    );
 }
 
 #[test]
@@ -152,9 +170,11 @@ listen = ["0.0.0.0:80"]
 
 #[test]
 fn a_file_without_services_says_how_to_write_one() {
-    let missing = [" there is no service (add [[service]] with a name and listen addresses)"];
+    let missing = [
+        " there is no service (add [[service]] with a name and listen addresses, or [agent] alone for the built-in \
+         service on port 80)",
+    ];
     assert_eq!(errors(""), missing);
-    assert_eq!(errors("[agent]"), missing);
     let one = ["1: service: expected a list (write [[service]], with two brackets on each side)"];
     assert_eq!(errors("[service]\nname = 'web'"), one);
     let bare = [
