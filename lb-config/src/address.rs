@@ -101,7 +101,7 @@ impl TryFrom<String> for BackendAddress {
     }
 }
 
-/// An IP address and a port, or `unix:` and a path.
+/// An IP address and a port, `localhost` and a port, a port alone, or `unix:` and a path.
 impl FromStr for BackendAddress {
     type Err = BadValue;
 
@@ -125,6 +125,33 @@ mod tests {
         assert_eq!(one, key("unix:/run/a.sock"));
         assert_ne!(one, key("unix:/run/b.sock"));
         assert_eq!(key("127.0.0.1:80"), "127.0.0.1:80".parse().unwrap());
+    }
+
+    #[test]
+    fn localhost_and_a_port_alone_are_127_0_0_1() {
+        for text in ["5003", "localhost:5003", "LocalHost:5003", "127.0.0.1:5003"] {
+            let address: BackendAddress = text.parse().unwrap();
+            assert_eq!(address.to_string(), "127.0.0.1:5003", "{text}");
+        }
+        let wrong = |text: &str| text.parse::<BackendAddress>().unwrap_err().to_string();
+        for (text, problem) in [
+            ("0", "127.0.0.1:0 has port 0"),
+            ("localhost:0", "127.0.0.1:0 has port 0"),
+            ("65536", "\"65536\" is not a port"),
+            ("localhost:99999", "\"99999\" is not a port"),
+            ("localhost:http", "\"http\" is not a port"),
+            ("localhost:", "\"\" is not a port"),
+            (
+                "localhost",
+                "\"localhost\" has no port (write \"localhost:5000\")",
+            ),
+            ("localhost.example:80", "names are not looked up"),
+            (":5003", "has no address (write \"127.0.0.1:5003\")"),
+            ("-1", "not an address"),
+        ] {
+            let told = wrong(text);
+            assert!(told.contains(problem), "{text}: {told}");
+        }
     }
 
     #[test]

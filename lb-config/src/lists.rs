@@ -3,12 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr as _;
 
-use super::error::{Located, Place};
+use super::error::{Located, Place, Problems};
+use super::reader::Value;
 use super::schema::fields::Required;
 use super::schema::kinds::{
-    Code, List, Made, Maybe, NonEmpty, OneOrMore, Placed, Short, Text, one_of, sub, text,
+    Code, List, Made, Maybe, NonEmpty, OneOrMore, Placed, Short, Text, one_of, sub, text, whole,
 };
-use super::schema::{Kind, section};
+use super::schema::{Kind, Shape, Show, section};
 use super::value::{self, BadValue};
 use super::{BackendAddress, Path};
 
@@ -27,11 +28,12 @@ const LISTEN_ADDRESS: Placed<Texts<SocketAddr>> = Placed(text(
     "\"0.0.0.0:80\"",
     value::listen_address,
 ));
-const BACKEND_ADDRESS: Placed<Texts<BackendAddress>> = Placed(text(
+const BACKEND_ADDRESS: Placed<AddressOrPort> = Placed(AddressOrPort);
+const ADDRESS: Texts<BackendAddress> = text(
     "IP address and port, or unix socket",
     "\"127.0.0.1:5000\"",
     BackendAddress::from_str,
-));
+);
 const WEIGHT: Code<u16, BadValue> = Code {
     example: "1",
     range: 1..=65_535,
@@ -39,11 +41,37 @@ const WEIGHT: Code<u16, BadValue> = Code {
     print: |weight| (*weight).into(),
 };
 
+/// A text, or a port of 127.0.0.1 as a number.
+#[derive(Clone, Copy)]
+struct AddressOrPort;
+
+impl Kind for AddressOrPort {
+    type Value = BackendAddress;
+
+    fn read(&self, value: &Value<'_, '_>, problems: &mut Problems) -> Option<BackendAddress> {
+        if value.is_integer() {
+            let port = value.integer_in(1..=u16::MAX, problems)?;
+            return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into());
+        }
+        ADDRESS.read(value, problems)
+    }
+
+    fn write(&self, value: &BackendAddress, show: Show) -> Option<toml::Value> {
+        ADDRESS.write(value, show)
+    }
+
+    fn shape(&self) -> Shape {
+        let port = whole(1..=u16::MAX, "");
+        Shape::Either(vec![ADDRESS.shape(), port.shape()])
+    }
+}
+
 section! {
     Reload, "0.1";
     /// A backend.
     pub(super) struct RawBackend {
-        /// The address of the application: IP address and port, or for HTTP `unix:` and an absolute path.
+        /// The address of the application: IP address and port, or for HTTP `unix:` and an absolute path. `5000` and
+        /// `"localhost:5000"` are 127.0.0.1:5000.
         pub(super) address: Located<BackendAddress> = nowhere(), Required("\"127.0.0.1:5000\"", BACKEND_ADDRESS);
         /// Its share of new clients, in relation to the weights of the others.
         pub(super) weight: u16 = 1, WEIGHT;

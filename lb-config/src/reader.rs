@@ -276,6 +276,10 @@ impl<'a, 'i> Value<'a, 'i> {
         entries.into_iter()
     }
 
+    pub(super) fn is_integer(&self) -> bool {
+        self.value.is_integer()
+    }
+
     pub(super) fn is_string(&self) -> bool {
         self.value.is_str()
     }

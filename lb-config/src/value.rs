@@ -54,9 +54,13 @@ pub fn unix_socket(text: &str) -> Result<PathBuf, BadValue> {
     Ok(path)
 }
 
-/// The address of a backend that is not a unix socket: an IP address and a port.
+/// The address of a backend that is not a unix socket: an IP address and a port. `localhost:5000` and a port alone
+/// stand for 127.0.0.1.
 pub fn backend_ip(text: &str) -> Result<SocketAddr, BadValue> {
-    let address = socket_address(text, Use::Backend)?;
+    let address = match port_of_this_host(text) {
+        Some(port) => socket_address(&format!("127.0.0.1:{port}"), Use::Backend)?,
+        None => socket_address(text, Use::Backend)?,
+    };
     let (ip, port) = (address.ip(), address.port());
     if ip.is_unspecified() {
         let here = loopback_like(ip);
@@ -208,6 +212,16 @@ pub fn hash_seed(text: &str) -> Result<[u8; 16], BadValue> {
     }
 }
 
+/// The digits of `5000` and `localhost:5000`. They may be no port.
+fn port_of_this_host(text: &str) -> Option<&str> {
+    let port = match text.split_once(':') {
+        Some((host, port)) => host.eq_ignore_ascii_case("localhost").then_some(port)?,
+        None => text,
+    };
+    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(port)
+}
+
 /// The use of an address, which decides about the example in messages.
 #[derive(Clone, Copy)]
 enum Use {
@@ -286,7 +300,7 @@ fn why_not_an_address(text: &str, wanted: Use) -> BadValue {
     } else if let Some((host, port)) = text.rsplit_once(':') {
         why_not_a_host_and_port(host, port, wanted)
     } else if is_host_name(text) {
-        host_name(text, wanted.port())
+        host_without_port(text, wanted)
     } else {
         (
             format!("{shown} is not an address and a port"),
@@ -315,6 +329,10 @@ fn why_not_a_host_and_port(host: &str, port: &str, wanted: Use) -> (String, Stri
             "use 1 to 65535".to_owned(),
         ),
         (Err(_), Ok(port)) if is_host_name(host) => host_name(host, port),
+        (Err(_), Err(_)) if host.eq_ignore_ascii_case("localhost") => (
+            format!("{} is not a port", quoted(port)),
+            "use 1 to 65535".to_owned(),
+        ),
         _ => (
             format!(
                 "{} is not an address and a port",
@@ -325,11 +343,23 @@ fn why_not_a_host_and_port(host: &str, port: &str, wanted: Use) -> (String, Stri
     }
 }
 
+fn host_without_port(host: &str, wanted: Use) -> (String, String) {
+    let port = wanted.port();
+    match wanted {
+        Use::Backend if host.eq_ignore_ascii_case("localhost") => (
+            format!("{} has no port", quoted(host)),
+            format!("write \"{host}:{port}\""),
+        ),
+        _ => host_name(host, port),
+    }
+}
+
 fn host_name(host: &str, port: u16) -> (String, String) {
     let remedy = if host.eq_ignore_ascii_case("localhost") {
         format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\"")
     } else {
-        format!("write its IP address, as in \"192.0.2.1:{port}\"")
+        let lookup = quoted(&format!("getent hosts {host}"));
+        format!("write its IP address, which {lookup} prints, as in \"192.0.2.1:{port}\"")
     };
     let problem = format!(
         "{} is a host name, and names are not looked up",

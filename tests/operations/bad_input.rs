@@ -27,10 +27,15 @@ fn commands_that_make_no_sense_are_refused_and_nothing_changes() {
     let agent = Agent::start(&hosts.balancer, SERVICES);
     let [_app] = node::copies(&hosts.balancer, [5000], agent.dir());
     let before = agent.status()["services"].clone();
-    let cases: [(&[&str], i32, &str); 12] = [
+    let cases: [(&[&str], i32, &str); 15] = [
         (&["add-backend", "127.0.0.1:0"], 2, "port"),
         (&["add-backend", "127.0.0.1"], 2, "127.0.0.1:"),
-        (&["add-backend", "localhost:5001"], 2, "localhost"),
+        (&["add-backend", "localhost:0"], 2, "port"),
+        (
+            &["add-backend", "app.example:5001"],
+            2,
+            "getent hosts app.example",
+        ),
         (&["add-backend", "0.0.0.0:5001"], 2, "0.0.0.0"),
         (&["add-backend", "unix:/run/a.sock"], 2, "for HTTP"),
         (
@@ -49,6 +54,8 @@ fn commands_that_make_no_sense_are_refused_and_nothing_changes() {
             "web",
         ),
         (&["add-backend", "127.0.0.1:5000"], 1, "already"),
+        (&["add-backend", "localhost:5000"], 1, "already"),
+        (&["add-backend", "5000"], 1, "already"),
         (&["remove-backend", "127.0.0.1:5009"], 1, "not a backend"),
         (
             &["drain-backend", "127.0.0.1:5000", "--timeout", "soon"],

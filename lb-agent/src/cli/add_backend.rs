@@ -23,7 +23,7 @@ use lb_config::BackendAddress;
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent add-backend 127.0.0.1:5001 --weight 2")]
 pub(super) struct AddBackend {
-    /// Address of the application
+    /// Address of the application; a port alone, or localhost and a port, means 127.0.0.1
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
     address: BackendAddress,
     /// Service that gets it; may be left out when there is only one

@@ -107,6 +107,17 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn backend_of_this_host_may_be_its_port_alone() {
+    let text = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n\
+                backends = [5000, '5001', 'localhost:5002', { address = 5003 }]";
+    let config = parse(text, FilePath::new("f")).unwrap();
+    let backends = config.services[0].backends.iter();
+    let addresses: Vec<String> = backends.map(|b| b.address.to_string()).collect();
+    let expected = [5000, 5001, 5002, 5003].map(|port| format!("127.0.0.1:{port}"));
+    assert_eq!(addresses, expected);
+}
+
+#[test]
 fn a_short_file_gets_the_defaults() {
     let text = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']";
     let config = parse(text, FilePath::new("f")).unwrap();

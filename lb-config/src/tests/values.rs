@@ -26,12 +26,12 @@ fn what_is_wrong_with_one_value_is_said_in_one_line() {
             "service[0].backends[0]: \"99999\" is not a port (use 1 to 65535)",
         ),
         (
-            "backends = ['localhost:5000']",
-            "service[0].backends[0]: \"localhost\" is a host name, and names are not looked up (write \"127.0.0.1:5000\" or \"[::1]:5000\")",
+            "backends = ['localhost']",
+            "service[0].backends[0]: \"localhost\" has no port (write \"localhost:5000\")",
         ),
         (
             "backends = ['app.example']",
-            "service[0].backends[0]: \"app.example\" is a host name, and names are not looked up (write its IP address, as in \"192.0.2.1:5000\")",
+            "service[0].backends[0]: \"app.example\" is a host name, and names are not looked up (write its IP address, which \"getent hosts app.example\" prints, as in \"192.0.2.1:5000\")",
         ),
         (
             "backends = [':5000']",
@@ -46,8 +46,16 @@ fn what_is_wrong_with_one_value_is_said_in_one_line() {
             "service[0].backends[0]: \"\" is not an address and a port (write it like \"127.0.0.1:5000\" or \"[::1]:5000\")",
         ),
         (
-            "backends = [5000]",
-            "service[0].backends[0]: expected a string, not a whole number (write something like \"127.0.0.1:5000\")",
+            "backends = [65536]",
+            "service[0].backends[0]: 65536 is out of range (use 1 to 65535)",
+        ),
+        (
+            "backends = ['65536']",
+            "service[0].backends[0]: \"65536\" is not a port (use 1 to 65535)",
+        ),
+        (
+            "backends = [true]",
+            "service[0].backends[0]: expected a string, not true or false (write something like \"127.0.0.1:5000\")",
         ),
         (
             "backends = ['0.0.0.0:5000']",
