@@ -125,18 +125,28 @@ pub(super) struct Located<T> {
     pub(super) place: Place,
 }
 
+/// A remedy for an unknown key, by the path of its table and its name.
+pub(super) type Hint = fn(&str, &str) -> Option<String>;
+
 /// Collects the problems of one file while it is read.
 pub(super) struct Problems {
     newlines: Vec<usize>,
     found: Vec<Problem>,
+    hint: Hint,
 }
 
 impl Problems {
-    pub(super) fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str, hint: Hint) -> Self {
         Self {
             newlines: text.match_indices('\n').map(|(at, _)| at).collect(),
             found: Vec::new(),
+            hint,
         }
+    }
+
+    /// A remedy for the unknown `key` of the table at `path`, if there is one beside the keys of that table.
+    pub(super) fn hint(&self, path: &str, key: &str) -> Option<String> {
+        (self.hint)(path, key)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -154,6 +164,15 @@ impl Problems {
             line: place.offset.map(|offset| self.line(offset)),
             path: place.path.clone(),
             message: message.to_string(),
+        });
+    }
+
+    /// Notes a problem of a whole line, which is counted from 0.
+    pub(super) fn add_to_line(&mut self, line: usize, message: String) {
+        self.found.push(Problem {
+            line: Some(line + 1),
+            path: String::new(),
+            message,
         });
     }
 

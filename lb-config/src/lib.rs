@@ -3,6 +3,8 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `error` | problems, each with its line and key path; all of them are reported at once |
+//! | `foreign` | words of nginx, HAProxy and Caddy, for messages |
+//! | `hints` | remedies for unknown keys |
 //! | `choice` | values among some that have names |
 //! | `reader` | walking the parsed TOML with typed fields and known keys |
 //! | `schema` | how sections are declared; reading, writing, the reference and the JSON schema follow from that |
@@ -27,7 +29,9 @@ mod address;
 mod agent;
 mod choice;
 mod error;
+mod foreign;
 pub mod health;
+mod hints;
 pub mod http;
 mod lists;
 pub mod loops;
@@ -314,7 +318,7 @@ pub fn parse(text: &str, source: &FilePath) -> Result<Config, ConfigError> {
 }
 
 fn inspect_text(text: &str, source: &FilePath) -> Inspected {
-    let mut problems = error::Problems::new(text);
+    let mut problems = error::Problems::new(text, hints::of_key);
     let config = reader::document(text, &mut problems)
         .map(|document| raw::read(&document, &mut problems))
         .map(|raw| validate::checked(raw, &mut problems))

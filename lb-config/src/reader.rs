@@ -7,12 +7,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::choice::Choice;
 use super::error::{Located, Place, Problems};
+use super::foreign;
 use super::value::quoted;
 
 /// Parses `text`. A syntax error is noted, and there is no document. Reading the rest would only
 /// bring up problems that are not there.
 pub(super) fn document<'i>(text: &'i str, problems: &mut Problems) -> Option<DeTable<'i>> {
     let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Some(table.into_inner());
+    }
+    if let Some((line, message)) = foreign::whole_file(text) {
+        problems.add_to_line(line, message);
+        return None;
+    }
     // One mistake often leads the parser into several errors on the same line.
     let mut lines = BTreeSet::new();
     for error in &errors {
@@ -22,10 +30,20 @@ pub(super) fn document<'i>(text: &'i str, problems: &mut Problems) -> Option<DeT
                 offset: Some(offset),
                 ..Place::FILE
             };
-            problems.add(&place, error.message().trim().replace('\n', ", "));
+            let message = error.message().trim().replace('\n', ", ");
+            match directive(text, offset) {
+                Some(hint) => problems.add(&place, format!("{message} ({hint})")),
+                None => problems.add(&place, message),
+            }
         }
     }
-    errors.is_empty().then(|| table.into_inner())
+    None
+}
+
+/// A hint about the line at `offset`, if it begins with a directive of another program.
+fn directive(text: &str, offset: usize) -> Option<String> {
+    let start = text.get(..offset)?.rfind('\n').map_or(0, |at| at + 1);
+    foreign::key(text[start..].split_whitespace().next()?)
 }
 
 /// A table with keys that are taken one after the other.
@@ -121,10 +139,8 @@ impl<'a, 'i> Table<'a, 'i> {
                     path: self.path_of(key),
                     offset: Some(name.span().start),
                 };
-                problems.add(
-                    &place,
-                    format!("unknown key ({})", instead_of(key, &self.known)),
-                );
+                let remedy = instead_of(key, &self, problems);
+                problems.add(&place, format!("unknown key ({remedy})"));
             }
         }
     }
@@ -163,9 +179,11 @@ impl<'a, 'i> Value<'a, 'i> {
         let example = format!("\"{}\"", names[0]);
         self.string(&example, problems, |text| {
             let found = T::ALL.iter().find(|(name, ..)| *name == text);
-            found
-                .map(|(_, choice, _)| *choice)
-                .ok_or_else(|| format!("{} is unknown (use {})", quoted(text), either(&names)))
+            found.map(|(_, choice, _)| *choice).ok_or_else(|| {
+                let key = self.place.path.rsplit('.').next().unwrap_or_default();
+                let remedy = foreign::instead_of_value(key, text, &either(&names));
+                format!("{} is unknown ({remedy})", quoted(text))
+            })
         })
     }
 
@@ -309,17 +327,25 @@ impl<'a, 'i> Value<'a, 'i> {
     }
 }
 
-/// A remedy for the unknown `key`: the known key that is nearest to it.
-fn instead_of(key: &str, known: &[&str]) -> String {
-    let distance = |name: &&&str| strsim::damerau_levenshtein(key, name);
+/// A remedy for the unknown `key` of `table`: a key that differs by a letter or its end, a hint, the nearest
+/// key, or all keys.
+fn instead_of(key: &str, table: &Table<'_, '_>, problems: &Problems) -> String {
+    let known = table.known.as_slice();
+    let distance = |name: &&str| strsim::damerau_levenshtein(key, name);
     // Comparing costs time in the product of the lengths: nothing that long is meant to be a key.
     let nearest = (key.len() <= 64)
-        .then(|| known.iter().min_by_key(distance))
-        .flatten()
-        .filter(|name| distance(name) <= 1 + name.len() / 4 || name.starts_with(key));
-    match nearest {
-        Some(name) => format!("did you mean {name}?"),
-        None => format!("there is {}", all(known)),
+        .then(|| known.iter().copied().min_by_key(distance))
+        .flatten();
+    let near = nearest.filter(|name| distance(name) <= 1 + name.len() / 4 || name.starts_with(key));
+    let is_typo = near.is_some_and(|name| {
+        let is_beginning = key.len() > 3 && name.starts_with(key);
+        is_beginning || distance(&name) == 1
+    });
+    let hint = || problems.hint(&table.place.path, key);
+    match (near, (!is_typo).then(hint).flatten()) {
+        (_, Some(hint)) => hint,
+        (Some(name), None) => format!("did you mean {name}?"),
+        (None, None) => format!("there is {}", all(known)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::Problems;
 use crate::schema::{Section as _, Show};
-use crate::{BUILT_IN, ConfigError, DEFAULT_FILE, raw, reader, text, validate};
+use crate::{BUILT_IN, ConfigError, DEFAULT_FILE, hints, raw, reader, text, validate};
 
 /// The first line of a text whose services are in no file.
 const NO_SERVICE: &str = "# No [[service]] is written in a file. This one is built in.\n\n";
@@ -24,7 +24,7 @@ pub fn show(path: Option<&Path>, show: Show) -> Result<String, ConfigError> {
 
 /// `text`, which came from `source`, written anew.
 fn of_text(text: &str, source: &Path, show: Show) -> Result<String, ConfigError> {
-    let mut problems = Problems::new(text);
+    let mut problems = Problems::new(text, hints::of_key);
     let document = reader::document(text, &mut problems);
     let raw = document.map(|document| raw::read(&document, &mut problems));
     let mut table = toml::Table::new();

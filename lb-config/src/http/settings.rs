@@ -10,6 +10,7 @@ use super::sections::{AccessLog, Compression, ErrorPages, Limits, Timeouts, Upst
 use super::value::{self, Cidr};
 use crate::choice::choice;
 use crate::error::Problems;
+use crate::foreign;
 use crate::lists::Texts;
 use crate::reader::{Table, Value};
 use crate::schema::fields::OnlyIf;
@@ -224,11 +225,13 @@ fn sticky_word(text: &str) -> Result<Stickiness, String> {
     match text {
         "address" => Ok(Stickiness::Address),
         "socketio" => Ok(Stickiness::SocketIo),
-        _ => Err(format!(
-            "{} is unknown (use \"address\", \"socketio\", {EXAMPLE}, {{ header = \"X-User\" }} \
-             or {{ query = \"room\" }})",
-            quoted(text)
-        )),
+        _ => {
+            let choices = format!(
+                "\"address\", \"socketio\", {EXAMPLE}, {{ header = \"X-User\" }} or {{ query = \"room\" }}"
+            );
+            let remedy = foreign::instead_of_value("stickiness", text, &choices);
+            Err(format!("{} is unknown ({remedy})", quoted(text)))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::foreign;
 use crate::value::{BadValue, quoted};
 
 /// A text with variables, which are replaced for each request.
@@ -142,9 +143,10 @@ fn variable(name: &str) -> Result<Variable, BadValue> {
         let distance = |known: &&Variable| strsim::damerau_levenshtein(name, known.name());
         let near = Variable::ALL.iter().min_by_key(distance);
         let near = near.filter(|known| name.len() <= 64 && distance(known) <= 3);
-        let remedy = match near {
-            Some(known) => format!("did you mean ${}?", known.name()),
-            None => format!("there is {}", all()),
+        let remedy = match (foreign::variable(name), near) {
+            (Some(ours), _) => format!("for ${name} of nginx write ${ours}"),
+            (None, Some(known)) => format!("did you mean ${}?", known.name()),
+            (None, None) => format!("there is {}", all()),
         };
         BadValue {
             problem: format!("{} is not a variable", quoted(&format!("${name}"))),
@@ -200,6 +202,10 @@ mod tests {
         assert_eq!(
             wrong("$clientip"),
             "\"$clientip\" is not a variable (did you mean $client_ip?)"
+        );
+        assert_eq!(
+            wrong("https://$host$request_uri"),
+            "\"$request_uri\" is not a variable (for $request_uri of nginx write $uri)"
         );
         assert!(wrong("$zzzzzzzzzzzz").contains("(there is $client_ip, $remote_port, "));
         assert_eq!(

@@ -19,7 +19,7 @@ mod shape;
 use super::error::Problems;
 use super::reader::{Table, Value};
 pub use reference::Reference;
-pub(super) use reference::reference;
+pub(super) use reference::{Place, places, reference};
 pub(super) use shape::Shape;
 pub(super) use shape::json_schema;
 

@@ -32,6 +32,28 @@ pub(crate) fn reference<S: Section>() -> Vec<Reference> {
     tables.iter().skip(1).map(of).collect()
 }
 
+/// A table of the configuration and the names of its keys, for hints.
+pub(crate) struct Place {
+    /// The path of the table, as in `service.http.timeouts`; empty for the document.
+    pub(crate) path: String,
+    /// The same in TOML, as in `[service.http.timeouts]`.
+    pub(crate) heading: String,
+    /// The names of its keys.
+    pub(crate) keys: Vec<&'static str>,
+}
+
+/// Every table of a document that is a section, once, without the document itself.
+pub(crate) fn places<S: Section>() -> Vec<Place> {
+    let mut tables = Tables::new();
+    find(&Shape::table::<S>(), "", false, &mut tables);
+    let of = |table: Table| Place {
+        path: table.path,
+        heading: table.heading,
+        keys: table.keys.iter().map(|key| key.name).collect(),
+    };
+    tables.into_iter().skip(1).map(of).collect()
+}
+
 /// A table as it was found.
 struct Table {
     name: &'static str,
