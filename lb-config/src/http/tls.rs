@@ -62,7 +62,7 @@ section! {
         pub(super) min_version: TlsVersion = TlsVersion::V1_2, one_of();
         /// Whether HTTP/2 is offered.
         pub(super) http2: bool = true, Flag;
-        /// Whether plain requests are redirected to HTTPS, by 308.
+        /// Whether plain requests are redirected to HTTPS, by 308. HTTP challenges of ACME, as certbot has them, are not.
         pub(super) redirect_http: Located<bool> = Located { value: false, place: Place::FILE }, Placed(Flag);
         /// `Strict-Transport-Security`: a duration, or a table. Without the key the header is not sent.
         pub(super) hsts: Option<Hsts> = None, Maybe(hsts());

@@ -1,7 +1,7 @@
 //! Plain requests are sent to TLS, and browsers are told to come by TLS alone (RFC 6797).
 
-use hyper::StatusCode;
-use lb_http1::Name;
+use hyper::{Method, StatusCode};
+use lb_http1::{Name, RequestHead};
 
 use super::{Filter, Response, Verdict};
 use crate::answers;
@@ -30,10 +30,10 @@ impl Filter for Https {
         let Some(port) = self.redirect_port else {
             return Ok(None);
         };
-        if request.is_tls() || request.asker.https {
+        let head = &request.head;
+        if request.is_tls() || request.asker.https || is_acme_challenge(head) {
             return Ok(None);
         }
-        let head = &request.head;
         let to = redirect_target(head.host(), port, head.target());
         let to = to.ok_or(StatusCode::BAD_REQUEST)?;
         let mut answer = answers::plain(StatusCode::PERMANENT_REDIRECT);
@@ -61,6 +61,16 @@ fn hsts(hsts: &Hsts) -> String {
         text.push_str("; preload");
     }
     text
+}
+
+/// Whether a certificate authority asks for the answer to an HTTP challenge. It asks over plain HTTP, as there
+/// may be no certificate yet (RFC 8555, section 8.3). Only the exact spelling counts, with a token of the
+/// base64url alphabet. So no other path can be meant, however a backend reads it.
+fn is_acme_challenge(head: &RequestHead) -> bool {
+    let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let token = head.target().strip_prefix(b"/.well-known/acme-challenge/");
+    matches!(head.method, Method::GET | Method::HEAD)
+        && token.is_some_and(|token| !token.is_empty() && token.iter().all(is_of_token))
 }
 
 /// The HTTPS URL for a plain request (RFC 9110, section 10.2.2); `None` without a host.
@@ -100,6 +110,37 @@ mod tests {
         );
         assert_eq!(to("[::1]", 443, "/").as_deref(), Some("https://[::1]/"));
         assert_eq!(to("", 443, "/"), None);
+    }
+
+    #[test]
+    fn only_the_exact_path_of_a_challenge_is_one() {
+        let is = |method: Method, target: &str| {
+            let head = RequestHead::new(method, target.as_bytes(), hyper::Version::HTTP_11);
+            is_acme_challenge(&head)
+        };
+        let token = "/.well-known/acme-challenge/evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr_oA";
+        assert!(is(Method::GET, token) && is(Method::HEAD, token));
+        assert!(!is(Method::POST, token));
+        for other in [
+            "/.well-known/acme-challenge",
+            "/.well-known/acme-challenge/",
+            "/.well-known/acme-challenges/a",
+            "/.well-known/acme-challenge/a/b",
+            "/.well-known/acme-challenge/a?b",
+            "/.well-known/acme-challenge/..",
+            "/.well-known/acme-challenge/../../login",
+            "/.well-known/acme-challenge/%2e%2e%2f%2e%2e%2flogin",
+            "/.well-known/acme-challenge/..%2flogin",
+            "/.well-known/acme-challenge/..;/login",
+            "/.well-known/acme-challenge/..\\login",
+            "/.well-known/acme-challenge/%61",
+            "/%2ewell-known/acme-challenge/a",
+            "//.well-known/acme-challenge/a",
+            "/x/../.well-known/acme-challenge/a",
+            "/.WELL-KNOWN/acme-challenge/a",
+        ] {
+            assert!(!is(Method::GET, other), "{other}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod framing;
 mod h2;
 mod h2c;
 mod hop_by_hop;
+mod https;
 mod limits;
 mod log;
 mod messages;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::https::Certificate;
 use super::{Backend, Client, OK, Proxy, field};
 
 const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -126,20 +127,9 @@ fn idle_connection_is_told_to_go_and_closed() {
 
 #[test]
 fn plain_request_is_sent_to_tls_over_http_2_too() {
-    let files = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
-    let path = |name: &str| files.path().join(name);
-    std::fs::write(path("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(path("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let settings = format!(
-        "[service.tls]\nlisten = ['{}']\nredirect_http = true\n\
-         certificates = [{{ certificate = '{}', key = '{}' }}]",
-        super::own_address(),
-        path("cert.pem").display(),
-        path("key.pem").display()
-    );
+    let files = Certificate::new();
     let backend = Backend::new();
-    let proxy = Proxy::new(&[&backend], &settings);
+    let proxy = Proxy::new(&[&backend], &files.settings());
     let mut client = proxy.connect();
     write(&mut client, &[PREFACE.as_bytes(), &SETTINGS, &GET].concat());
     let (_, block) = frame_of(&mut client, HEADERS);
