@@ -29,6 +29,7 @@ use crate::http;
 use crate::metrics::Sources;
 use crate::proxy::listener_set::ListenerSet;
 use crate::report::{self, figures::Evicted};
+use crate::state::action::Action;
 use crate::state::desired::{self, Desired};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Overlay, Target};
@@ -404,18 +405,33 @@ impl Reconciler {
 
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
         let actions = plan(desired, &self.observed, &self.busy())?;
-        // Other holders of the old state keep it until the new one is published to them.
-        let observed = Arc::make_mut(&mut self.observed);
-        let outcome = self
-            .plane
-            .apply_all(&actions, &mut |action| observed.note(action));
+        let outcome = self.apply(&actions);
         // The userspace path must know the state in force even after a failure.
-        observed.complete(desired);
+        Arc::make_mut(&mut self.observed).complete(desired);
         self.front.publish(&self.observed);
         http::publish(&mut self.l7, desired, &self.observed);
         outcome?;
         self.adopt();
         self.follow(desired);
+        Ok(())
+    }
+
+    /// Applies the steps of a plan. The sockets of backends that already listen are entered before a table or an
+    /// address leads to them: clients would be refused in between.
+    fn apply(&mut self, actions: &[Action]) -> Result<(), dataplane::Error> {
+        let leads = |action: &Action| matches!(action, Action::PutTable(..) | Action::Listen(..));
+        let is_backend = |action: &Action| matches!(action, Action::PutBackend(_));
+        let mut has_backends = false;
+        for part in actions.chunk_by(|action, next| leads(action) || !leads(next)) {
+            if has_backends && part.first().is_some_and(leads) {
+                self.adopt();
+            }
+            // Other holders of the old state keep it until the new one is published to them.
+            let observed = Arc::make_mut(&mut self.observed);
+            let mut note = |action: &Action| observed.note(action);
+            self.plane.apply_all(part, &mut note)?;
+            has_backends = part.iter().any(is_backend);
+        }
         Ok(())
     }
 
