@@ -2,8 +2,12 @@
 // listen, and drains it when PM2 stops it (SIGINT), before it gets SIGTERM.
 //
 //   LB_BACKEND        where the application listens, as in 127.0.0.1:5000
+//   LB_SERVICE        the service of the backend [the one that has it, else the only one]
 //   LB_AGENT          the program [lb-agent]
 //   LB_DRAIN_TIMEOUT  how long known clients may stay [10s]
+//
+// If the drain is refused, the application ends all the same, as PM2 would kill it. A line in the
+// error log and the exit code 1 tell that its clients were not moved before.
 'use strict';
 const { execFile } = require('child_process');
 const net = require('net');
@@ -15,27 +19,37 @@ const timeout = process.env.LB_DRAIN_TIMEOUT || '10s';
 function lbAgent(args, then) {
   execFile(program, args, (error, stdout, stderr) => {
     process.stdout.write(stdout);
-    process.stderr.write(stderr);
+    // A program that could not be started has said nothing.
+    process.stderr.write(error && !stderr ? `lb-agent.js: ${error.message}\n` : stderr);
     then(error);
   });
 }
 
+function end() {
+  process.kill(process.pid, 'SIGTERM');
+}
+
 if (backend) {
+  const drain = ['drain-backend', backend, '--timeout', timeout];
   const listen = net.Server.prototype.listen;
   net.Server.prototype.listen = function (...args) {
     this.once('listening', () => {
       const bound = this.address();
       if (!bound || String(bound.port) !== backend.split(':').pop()) return;
       lbAgent(['add-backend', backend, '--wait', '30s', '--ensure'], (error) => {
-        if (!error && process.send) process.send('ready');
+        if (error) console.error(`lb-agent.js: ${backend} is NOT IN SERVICE`);
+        else if (process.send) process.send('ready');
       });
     });
     return listen.apply(this, args);
   };
   process.once('SIGINT', () => {
-    // That connections are left when the time is over is no reason not to stop.
-    lbAgent(['drain-backend', backend, '--timeout', timeout, '--wait'], () => {
-      process.kill(process.pid, 'SIGTERM');
+    lbAgent(drain, (error) => {
+      // That connections are left when the time is over is no reason not to stop.
+      if (!error) return lbAgent([...drain, '--wait'], end);
+      console.error(`lb-agent.js: ${backend} stops WITHOUT A DRAIN`);
+      process.once('exit', () => { process.exitCode = 1; });
+      end();
     });
   });
 }

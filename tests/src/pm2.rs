@@ -1,6 +1,7 @@
 //! PM2, with the files of `examples/pm2`: four copies of the web application on 127.0.0.1:5000 to
 //! 5003, which put themselves in service and are drained before they are stopped.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -34,6 +35,21 @@ impl<'a> Pm2<'a> {
         self.run(&["restart", &format!("app-{port}")]);
     }
 
+    /// The standard error of the copy on `port`.
+    pub fn errors(&self, port: u16) -> String {
+        let log = format!("logs/app-{port}-error.log");
+        fs::read_to_string(self.home().join(log)).unwrap_or_default()
+    }
+
+    /// The log of the daemon, which has the exit codes.
+    pub fn events(&self) -> String {
+        fs::read_to_string(self.home().join("pm2.log")).unwrap_or_default()
+    }
+
+    fn home(&self) -> PathBuf {
+        self.agent.dir().join("pm2")
+    }
+
     #[track_caller]
     fn run(&self, arguments: &[&str]) {
         let outcome: Outcome = self.command(arguments).output().expect("pm2").into();
@@ -45,7 +61,7 @@ impl<'a> Pm2<'a> {
         command
             .args(arguments)
             .current_dir(examples().join("pm2"))
-            .env("PM2_HOME", self.agent.dir().join("pm2"))
+            .env("PM2_HOME", self.home())
             .env("APP_SCRIPT", apps_dir().join("server.js"))
             .env("LB_AGENT", program())
             .env("LB_AGENT_CONTROL", self.agent.control())

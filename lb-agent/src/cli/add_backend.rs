@@ -26,8 +26,8 @@ pub(super) struct AddBackend {
     /// Address of the application; a port alone, or localhost and a port, means 127.0.0.1
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
     address: BackendAddress,
-    /// Service that gets it; may be left out when there is only one
-    #[arg(long, value_name = "NAME", value_parser = super::service_name)]
+    /// Service that gets it [default: the one that has or had it, else the only one]
+    #[arg(long, value_name = "NAME", env = super::SERVICE, value_parser = super::service_name)]
     service: Option<String>,
     /// Its share in relation to the other backends [default: 1]
     #[arg(long, value_name = "N", value_parser = super::weight, allow_negative_numbers = true)]
@@ -50,7 +50,7 @@ impl AddBackend {
             ensure,
         } = self;
         if let Some(patience) = wait {
-            let udp = wait_for(is_udp(control, service.as_deref()))?;
+            let udp = wait_for(is_udp(control, service.as_deref(), &address))?;
             wait_for(ready(&address, udp, patience))??;
         }
         let command = Command::AddBackend {
@@ -71,12 +71,19 @@ impl AddBackend {
 }
 
 /// Whether the service that is meant balances UDP. If that cannot be found out, the command itself says why.
-async fn is_udp(control: &Control, service: Option<&str>) -> bool {
+async fn is_udp(control: &Control, service: Option<&str>, address: &BackendAddress) -> bool {
     let status: Result<Status, _> = control.client().read(&Command::Status).await;
-    let is_meant = |found: &&ServiceStatus| service.is_none_or(|name| name == found.name);
+    let has_it = |found: &ServiceStatus| {
+        let mut backends = found.backends.iter();
+        backends.any(|backend| backend.address == *address)
+    };
     status.is_ok_and(|status| {
-        let mut meant = status.services.iter().filter(is_meant);
-        meant.next().is_some_and(|found| found.mode == "udp")
+        let services = || status.services.iter();
+        let meant = match service {
+            Some(name) => services().find(|found| found.name == name),
+            None => services().find(|found| has_it(found)).or(services().next()),
+        };
+        meant.is_some_and(|found| found.mode == "udp")
     })
 }
 

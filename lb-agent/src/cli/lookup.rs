@@ -19,8 +19,8 @@ pub(super) struct Lookup {
     /// Address of the client
     #[arg(value_name = "CLIENT", value_parser = super::client_address)]
     client: IpAddr,
-    /// Service that the client asks; may be left out when there is only one
-    #[arg(long, value_name = "NAME", value_parser = super::service_name)]
+    /// Service that the client asks [default: the only one]
+    #[arg(long, value_name = "NAME", env = super::SERVICE, value_parser = super::service_name)]
     service: Option<String>,
     /// Print JSON
     #[arg(long)]

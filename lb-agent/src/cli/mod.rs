@@ -51,6 +51,9 @@ struct Cli {
     command: Command,
 }
 
+/// The environment variable that stands for `--service`.
+const SERVICE: &str = "LB_SERVICE";
+
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no agent answers
 Example: lb-agent add-backend 127.0.0.1:5000";

@@ -118,7 +118,7 @@ const HEAD: &str = "\
 This page is generated from the program's own help. `lb-agent help status` shows the same text.
 
 All commands except `run`, `check`, `doctor` and `decap` talk to the agent through its control socket. The option
-`--control PATH` or the variable `LB_AGENT_CONTROL` names another socket.
+`--control PATH` or the variable `LB_AGENT_CONTROL` names another socket. The variable `LB_SERVICE` stands for `--service`.
 
 | exit code | meaning |
 | --- | --- |

@@ -17,8 +17,8 @@ pub(super) struct RemoveBackend {
     /// Address of the application
     #[arg(value_name = "ADDR", value_parser = super::backend_address)]
     address: BackendAddress,
-    /// Service that has it; may be left out when there is only one
-    #[arg(long, value_name = "NAME", value_parser = super::service_name)]
+    /// Service that has it [default: the only one that does]
+    #[arg(long, value_name = "NAME", env = super::SERVICE, value_parser = super::service_name)]
     service: Option<String>,
 }
 

@@ -196,7 +196,7 @@ impl Reconciler {
         service: Option<&str>,
         weight: Option<u16>,
     ) -> Result<Reply, Refusal> {
-        let service = self.named(service)?;
+        let service = self.taker(service, &address)?;
         let (target, present) = self.target(service, address);
         let address = &target.address;
         lb_config::check_backend(service.mode, address).map_err(|problem| {
@@ -252,7 +252,7 @@ impl Reconciler {
         address: BackendAddress,
         service: Option<&str>,
     ) -> Result<Reply, Refusal> {
-        let service = self.named(service)?;
+        let service = self.holder(service, &address)?;
         let (target, present) = self.target(service, address);
         present.ok_or_else(|| no_such_backend(&target))?;
         let in_file = self.in_file(&target);
@@ -279,7 +279,7 @@ impl Reconciler {
         timeout: Duration,
         (at_end, moved): (AtEnd, bool),
     ) -> Result<Reply, Refusal> {
-        let service = self.named(service)?;
+        let service = self.holder(service, &address)?;
         let (target, present) = self.target(service, address);
         present.ok_or_else(|| no_such_backend(&target))?;
         let mut overlay = self.overlay.clone();
@@ -314,33 +314,6 @@ impl Reconciler {
             "{verb} {address} ({service}: {})",
             count(backends, "backend")
         ))
-    }
-
-    fn named(&self, name: Option<&str>) -> Result<&Service, Refusal> {
-        let names = || {
-            let names: Vec<&str> = self
-                .desired
-                .services
-                .iter()
-                .map(|s| s.name.as_str())
-                .collect();
-            names.join(", ")
-        };
-        match (name, self.desired.services.as_slice()) {
-            (Some(name), _) => self.desired.service(name).ok_or_else(|| {
-                let error = format!("there is no service {name:?} (there is: {})", names());
-                refuse(RefusalKind::NotFound, error, None)
-            }),
-            (None, [only]) => Ok(only),
-            (None, _) => {
-                let error = format!("which service? there are several: {}", names());
-                Err(refuse(
-                    RefusalKind::BadRequest,
-                    error,
-                    Some("name it with --service"),
-                ))
-            }
-        }
     }
 
     fn target(&self, service: &Service, address: BackendAddress) -> (Target, Option<Backend>) {

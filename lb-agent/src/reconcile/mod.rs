@@ -9,6 +9,7 @@ mod reload;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+mod which;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
