@@ -18,6 +18,7 @@ mod output;
 mod plan;
 mod reload;
 mod remove_backend;
+mod reset_backend;
 mod run;
 mod stats;
 mod status;
@@ -80,6 +81,7 @@ enum Command {
     AddBackend(add_backend::AddBackend),
     RemoveBackend(remove_backend::RemoveBackend),
     DrainBackend(drain_backend::DrainBackend),
+    ResetBackend(reset_backend::ResetBackend),
     Status(status::Status),
     Stats(stats::Stats),
     Top(top::Top),
@@ -132,6 +134,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::AddBackend(add) => add.carry_out(&control),
         Command::RemoveBackend(remove) => remove.carry_out(&control),
         Command::DrainBackend(drain) => drain.carry_out(&control),
+        Command::ResetBackend(reset) => reset.carry_out(&control),
         Command::Status(status) => status.carry_out(&control),
         Command::Stats(stats) => stats.carry_out(&control),
         Command::Top(top) => top.carry_out(&control),

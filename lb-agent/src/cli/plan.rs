@@ -13,7 +13,7 @@ use crate::state::preview::{BackendPreview, Change, Moved, ServicePreview};
 /// Preview the changes of a configuration
 ///
 /// The agent compares it with the tables in force: services, addresses, backends, and clients that
-/// would move. Changes made at run time stay, as in a reload.
+/// would move. Changes made at run time stay, as in a reload, unless --forget-runtime is given.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent plan --config new.toml --max-moved 5%")]
 pub(super) struct Plan {
@@ -30,6 +30,9 @@ pub(super) struct Options {
     /// Fail if more of a service's known clients, or of its open connections, would move than this
     #[arg(long, value_name = "PERCENT", value_parser = super::percent)]
     pub(super) max_moved: Option<Part>,
+    /// Forget what was changed at run time in services of the file
+    #[arg(long)]
+    pub(super) forget_runtime: bool,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -62,7 +65,11 @@ pub(super) fn show(
     options: &Options,
 ) -> Result<(), Failure> {
     let failed = |error| Failure::of_call(tried, error);
-    let text = wait_for(control.client().text(&Command::Plan { config }))?.map_err(failed)?;
+    let command = Command::Plan {
+        config,
+        forget_runtime: options.forget_runtime,
+    };
+    let text = wait_for(control.client().text(&command))?.map_err(failed)?;
     let preview: Preview = serde_json::from_str(&text)
         .map_err(|error| Failure::failed(format!("{tried}: the agent's answer: {error}")))?;
     if options.json {

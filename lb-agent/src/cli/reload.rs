@@ -9,7 +9,7 @@ use crate::control::message::Command;
 
 /// Put the configuration file in force
 ///
-/// A configuration with problems changes nothing. Changes made at run time stay.
+/// A configuration with problems changes nothing. Changes made at run time stay, unless --forget-runtime ends them.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent reload --max-moved 5%")]
 pub(super) struct Reload {
@@ -29,7 +29,10 @@ impl Reload {
             let remedy = "reload: --json is for --dry-run (leave it out)";
             return Err(Failure::usage(remedy));
         }
-        let max_moved = self.options.max_moved;
-        control.change("reload", &Command::Reload { max_moved })
+        let command = Command::Reload {
+            max_moved: self.options.max_moved,
+            forget_runtime: self.options.forget_runtime,
+        };
+        control.change("reload", &command)
     }
 }

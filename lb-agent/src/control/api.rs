@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::message::{Command, Part, Refusal, RefusalDocument, RefusalKind, Submitted};
 use crate::state::overlay::AtEnd;
+use lb_config::BackendAddress;
 use lb_config::value::{self, BadValue};
 
 /// Longest body that is taken, in bytes.
@@ -101,13 +102,14 @@ pub(super) enum Endpoint {
     AddBackend,
     RemoveBackend,
     DrainBackend,
+    ResetBackend,
     Reload,
     Plan,
     Stop,
 }
 
 /// Every route of the control socket. `docs/openapi.json` describes the same ones.
-pub(super) static ROUTES: [(Method, &str, Endpoint); 10] = [
+pub(super) static ROUTES: [(Method, &str, Endpoint); 11] = [
     (Method::GET, "/v1/status", Endpoint::Status),
     (Method::GET, "/v1/stats", Endpoint::Stats),
     (Method::GET, "/metrics", Endpoint::Metrics),
@@ -115,6 +117,7 @@ pub(super) static ROUTES: [(Method, &str, Endpoint); 10] = [
     (Method::POST, "/v1/backends", Endpoint::AddBackend),
     (Method::DELETE, "/v1/backends", Endpoint::RemoveBackend),
     (Method::POST, "/v1/backends/drain", Endpoint::DrainBackend),
+    (Method::POST, "/v1/backends/reset", Endpoint::ResetBackend),
     (Method::POST, "/v1/reload", Endpoint::Reload),
     (Method::POST, "/v1/plan", Endpoint::Plan),
     (Method::POST, "/v1/stop", Endpoint::Stop),
@@ -161,15 +164,28 @@ pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Co
         Endpoint::AddBackend => add_backend(body),
         Endpoint::RemoveBackend => remove_backend(body),
         Endpoint::DrainBackend => drain_backend(body),
+        Endpoint::ResetBackend => reset_backend(body),
         Endpoint::Reload => {
-            let Reload { max_moved } = document(body, r#"{"max_moved": 0.05}"#)?;
+            let Reload {
+                max_moved,
+                forget_runtime,
+            } = document(body, r#"{"max_moved": 0.05}"#)?;
             let max_moved = max_moved.map(value::part).transpose()?.map(Part);
-            Ok(Command::Reload { max_moved })
+            Ok(Command::Reload {
+                max_moved,
+                forget_runtime,
+            })
         }
         Endpoint::Plan => {
             const EXAMPLE: &str = r#"{"config": {"text": "[[service]]…", "source": "new.toml"}}"#;
-            let Plan { config } = document(body, EXAMPLE)?;
-            Ok(Command::Plan { config })
+            let Plan {
+                config,
+                forget_runtime,
+            } = document(body, EXAMPLE)?;
+            Ok(Command::Plan {
+                config,
+                forget_runtime,
+            })
         }
         Endpoint::Stop => {
             let Stop { purge } = document(body, r#"{"purge": false}"#)?;
@@ -182,12 +198,16 @@ pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Co
 #[serde(deny_unknown_fields)]
 struct Reload {
     max_moved: Option<f64>,
+    #[serde(default)]
+    forget_runtime: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Plan {
     config: Option<Submitted>,
+    #[serde(default)]
+    forget_runtime: bool,
 }
 
 #[derive(Deserialize)]
@@ -207,7 +227,7 @@ struct Add {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Remove {
+struct OneBackend {
     address: String,
     service: Option<String>,
 }
@@ -255,12 +275,19 @@ fn add_backend(body: &[u8]) -> Result<Command, No> {
 }
 
 fn remove_backend(body: &[u8]) -> Result<Command, No> {
+    let (address, service) = one_backend(body)?;
+    Ok(Command::RemoveBackend { address, service })
+}
+
+fn reset_backend(body: &[u8]) -> Result<Command, No> {
+    let (address, service) = one_backend(body)?;
+    Ok(Command::ResetBackend { address, service })
+}
+
+fn one_backend(body: &[u8]) -> Result<(BackendAddress, Option<String>), No> {
     const EXAMPLE: &str = r#"{"address": "127.0.0.1:5000", "service": "web"}"#;
-    let Remove { address, service } = document(body, EXAMPLE)?;
-    Ok(Command::RemoveBackend {
-        address: address.parse()?,
-        service: checked_name(service)?,
-    })
+    let OneBackend { address, service } = document(body, EXAMPLE)?;
+    Ok((address.parse()?, checked_name(service)?))
 }
 
 fn drain_backend(body: &[u8]) -> Result<Command, No> {

@@ -237,6 +237,10 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
             let body = json!({ "address": address, "service": service });
             (Method::DELETE, "/v1/backends".to_owned(), Some(body))
         }
+        Command::ResetBackend { address, service } => {
+            let body = json!({ "address": address, "service": service });
+            (Method::POST, "/v1/backends/reset".to_owned(), Some(body))
+        }
         Command::DrainBackend {
             address,
             service,
@@ -250,12 +254,21 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
             });
             (Method::POST, "/v1/backends/drain".to_owned(), Some(body))
         }
-        Command::Reload { max_moved } => {
-            let body = json!({ "max_moved": max_moved.map(Part::fraction) });
+        Command::Reload {
+            max_moved,
+            forget_runtime,
+        } => {
+            let body = json!({
+                "max_moved": max_moved.map(Part::fraction),
+                "forget_runtime": forget_runtime,
+            });
             (Method::POST, "/v1/reload".to_owned(), Some(body))
         }
-        Command::Plan { config } => {
-            let body = json!({ "config": config });
+        Command::Plan {
+            config,
+            forget_runtime,
+        } => {
+            let body = json!({ "config": config, "forget_runtime": forget_runtime });
             (Method::POST, "/v1/plan".to_owned(), Some(body))
         }
         Command::Stop { purge } => {

@@ -11,7 +11,7 @@ use crate::state::overlay::AtEnd;
 pub use crate::state::preview::Preview;
 use lb_config::BackendAddress;
 
-/// A command to the agent. `service: None` means the only service.
+/// A command to the agent. `service: None` means the only service; for a backend, the one that its address tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Report the state of the agent, its services and backends.
@@ -29,7 +29,7 @@ pub enum Command {
     AddBackend {
         /// Address of the backend to add or change.
         address: BackendAddress,
-        /// Service name; `None` for the only service.
+        /// Service name; `None` for the one that has or had the address, else the only one.
         service: Option<String>,
         /// Weight, at least 1. `None` keeps the present weight, or 1 for a new backend.
         weight: Option<u16>,
@@ -39,6 +39,13 @@ pub enum Command {
         /// Address of the backend to remove.
         address: BackendAddress,
         /// Service name; `None` for the only service.
+        service: Option<String>,
+    },
+    /// Forget what was changed at run time for a backend.
+    ResetBackend {
+        /// Address of the backend to reset.
+        address: BackendAddress,
+        /// Service name; `None` for the only one with changes of this backend.
         service: Option<String>,
     },
     /// Give a backend no new clients; let the known ones stay for a while.
@@ -58,11 +65,15 @@ pub enum Command {
     Reload {
         /// Refuse if a greater part than this of a service's clients or connections would move.
         max_moved: Option<Part>,
+        /// Forget what was changed at run time in services of the file.
+        forget_runtime: bool,
     },
     /// Report the changes that a configuration would make, without making them.
     Plan {
         /// Which; the agent's own file, read again, if not given.
         config: Option<Submitted>,
+        /// As if what was changed at run time in its services were forgotten.
+        forget_runtime: bool,
     },
     /// Stop the agent process.
     Stop {
@@ -115,6 +126,11 @@ pub enum Reply {
     /// A change is in force.
     Changed {
         /// Summary of the change, one line.
+        message: String,
+    },
+    /// Nothing had to be changed.
+    Unchanged {
+        /// The state in force, one line.
         message: String,
     },
     /// Answer to a [`Command::Status`] request.

@@ -92,11 +92,20 @@ mod tests {
             tokio::spawn(async move { calls.ask(Command::Status, None).await });
         }
         tokio::task::yield_now().await;
-        let reload = Command::Reload { max_moved: None };
+        let reload = Command::Reload {
+            max_moved: None,
+            forget_runtime: false,
+        };
         let asked = tokio::spawn(async move { calls.ask(reload, None).await });
         tokio::task::yield_now().await;
         let first = inbox.next().await.unwrap();
-        assert_eq!(first.command, Command::Reload { max_moved: None });
+        assert_eq!(
+            first.command,
+            Command::Reload {
+                max_moved: None,
+                forget_runtime: false
+            }
+        );
         assert_eq!(inbox.next().await.unwrap().command, Command::Status);
         drop(first);
         assert_eq!(asked.await.unwrap(), None);

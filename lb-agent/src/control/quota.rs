@@ -145,7 +145,10 @@ mod tests {
     use super::*;
 
     fn plan() -> Command {
-        Command::Plan { config: None }
+        Command::Plan {
+            config: None,
+            forget_runtime: false,
+        }
     }
 
     #[test]

@@ -163,7 +163,10 @@ async fn every_command_arrives_as_it_was_sent() {
             at_end: Default::default(),
             now: false,
         },
-        Command::Reload { max_moved: None },
+        Command::Reload {
+            max_moved: None,
+            forget_runtime: false,
+        },
         Command::Stop { purge: true },
     ];
     for command in &commands {
@@ -336,7 +339,10 @@ async fn an_agent_that_is_going_away_says_so() {
 #[tokio::test]
 async fn second_plan_of_a_user_is_refused_while_the_first_is_being_made() {
     let fake = Arc::new(Fake::start());
-    let plan = Command::Plan { config: None };
+    let plan = Command::Plan {
+        config: None,
+        forget_runtime: false,
+    };
     let asking = tokio::spawn({
         let (client, plan) = (fake.client(), plan.clone());
         async move { client.text(&plan).await }

@@ -11,6 +11,7 @@ use crate::control::status::Status;
 use crate::dataplane::bpf::strangers::{Stranger, strangers};
 use crate::errors::chain;
 use crate::report::{self, figures::Figures};
+use crate::state::changes::removed;
 use crate::state::desired::{Backend, Service};
 use crate::state::overlay::{self, AtEnd, Drained, Overlay, Target};
 use lb_config::BackendAddress;
@@ -34,6 +35,9 @@ impl Reconciler {
             Command::RemoveBackend { address, service } => {
                 self.remove_backend(address, service.as_deref())
             }
+            Command::ResetBackend { address, service } => {
+                self.reset_backend(address, service.as_deref())
+            }
             Command::DrainBackend {
                 address,
                 service,
@@ -44,9 +48,18 @@ impl Reconciler {
                 let timeout = timeout.unwrap_or(DEFAULT_DRAIN);
                 self.drain_backend(address, service.as_deref(), timeout, (at_end, now))
             }
-            Command::Reload { max_moved } => self.reload(max_moved),
+            Command::Reload {
+                max_moved,
+                forget_runtime,
+            } => self.reload(max_moved, forget_runtime),
             // The agent's loop makes plans on a thread instead: see [`super::snapshot`].
-            Command::Plan { config } => self.snapshot().plan(config.as_ref()).map(Reply::Plan),
+            Command::Plan {
+                config,
+                forget_runtime,
+            } => {
+                let plan = self.snapshot().plan(config.as_ref(), forget_runtime);
+                plan.map(Reply::Plan)
+            }
             // The caller ends the agent after this answer.
             Command::Stop { purge: false } => changed(if self.plane.steers() {
                 "stopping; the kernel goes on forwarding"
@@ -86,6 +99,7 @@ impl Reconciler {
         let notes = notes.chain(self.l7.problems());
         let notes = notes.chain(self.plane.refusals());
         let notes = notes.chain(self.surveyed.problems.iter().cloned());
+        let notes = notes.chain(removed(&self.config, &self.overlay));
         let notes = notes.chain(self.crowded()).chain(self.strangers());
         let loops = self.desired.loops().into_iter();
         let notes = notes.chain(loops.map(|line| format!("{line}; it gets nobody")));
@@ -299,12 +313,12 @@ impl Reconciler {
         ))
     }
 
-    fn change_overlay(&mut self, overlay: Overlay) -> Result<(), Refusal> {
+    pub(super) fn change_overlay(&mut self, overlay: Overlay) -> Result<(), Refusal> {
         self.change(self.config.clone(), overlay)
             .map_err(|error| not_changed("make the change", &error))
     }
 
-    fn say(&self, verb: &str, target: &Target) -> Result<Reply, Refusal> {
+    pub(super) fn say(&self, verb: &str, target: &Target) -> Result<Reply, Refusal> {
         let Target { service, address } = target;
         let backends = self
             .desired
@@ -325,7 +339,7 @@ impl Reconciler {
         (target, present)
     }
 
-    fn in_file(&self, target: &Target) -> bool {
+    pub(super) fn in_file(&self, target: &Target) -> bool {
         self.config.services.iter().any(|service| {
             service.name == target.service
                 && service
@@ -370,7 +384,7 @@ pub(super) fn not_changed(what: &str, error: &ReconcileError) -> Refusal {
     }
 }
 
-fn no_such_backend(target: &Target) -> Refusal {
+pub(super) fn no_such_backend(target: &Target) -> Refusal {
     refuse(
         RefusalKind::NotFound,
         format!("{} is not a backend of {}", target.address, target.service),

@@ -6,6 +6,7 @@ mod drain;
 mod packets;
 mod passive;
 mod reload;
+mod reset;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;

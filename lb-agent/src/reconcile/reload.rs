@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use super::Reconciler;
 use super::commands::{changed, count, not_changed, refuse};
-use super::snapshot::{bad, check_loops, next};
+use super::snapshot::{Next, bad, check_loops, next};
 use crate::control::message::{Part, Refusal, RefusalKind, Reply};
+use crate::state::changes::{removed, staying};
 use crate::state::overlay::Overlay;
 use crate::state::preview::Preview;
 use crate::state::rename::notes;
@@ -13,7 +14,11 @@ use lb_http::check_certificates;
 
 impl Reconciler {
     /// Reads the configuration again. A bad configuration changes nothing.
-    pub(super) fn reload(&mut self, max_moved: Option<Part>) -> Result<Reply, Refusal> {
+    pub(super) fn reload(
+        &mut self,
+        max_moved: Option<Part>,
+        forget_runtime: bool,
+    ) -> Result<Reply, Refusal> {
         let config = lb_config::load(self.config_path.as_deref()).map_err(|error| bad(&error))?;
         let certificates = check_certificates(&config, SystemTime::now());
         if !certificates.unusable.is_empty() {
@@ -24,8 +29,9 @@ impl Reconciler {
             ));
         }
         check_loops(&self.compose(&config, &Overlay::default()))?;
+        let next = next(config.clone(), &self.config, &self.overlay, forget_runtime)?;
         if let Some(most) = max_moved {
-            let preview = self.snapshot().preview(config.clone())?;
+            let preview = self.snapshot().preview(config, forget_runtime)?;
             if preview.moved > most.fraction() {
                 return Err(too_many(&preview, most));
             }
@@ -35,7 +41,13 @@ impl Reconciler {
         }
         self.l7.read_certificates_again();
         let before = self.desired.clone();
-        let (config, overlay, restart) = next(config, &self.config, &self.overlay);
+        let Next {
+            config,
+            overlay,
+            restart,
+            forgotten,
+        } = next;
+        let stay = staying(&self.config, &config, &overlay);
         self.change(config, overlay)
             .map_err(|error| not_changed("reload", &error))?;
         let backends: usize = self.desired.services.iter().map(|s| s.backends.len()).sum();
@@ -44,9 +56,21 @@ impl Reconciler {
         for note in &notes {
             tracing::warn!("{note}");
         }
-        let lines: String = notes.iter().map(|note| format!("\n{note}")).collect();
+        let runtime = [removed(&self.config, &self.overlay), stay].concat();
+        for note in &runtime {
+            tracing::info!("{note}");
+        }
+        let lines = notes.iter().chain(&runtime);
+        let lines: String = lines.map(|note| format!("\n{note}")).collect();
+        let forgotten = match forgotten {
+            0 => String::new(),
+            some => format!(
+                "; forgot changes of {} made at run time",
+                count(some, "backend")
+            ),
+        };
         changed(format!(
-            "reloaded: {}, {}{}{lines}",
+            "reloaded: {}, {}{forgotten}{}{lines}",
             count(services, "service"),
             count(backends, "backend"),
             if restart {

@@ -20,6 +20,7 @@ use crate::health::Health;
 use crate::network::Network;
 use crate::network::survey::Way;
 use crate::privilege::keep_or_warn;
+use crate::state::changes::{forget, removed, staying};
 use crate::state::desired::Desired;
 use crate::state::observed::Observed;
 use crate::state::overlay::{self, Overlay, Target};
@@ -121,14 +122,14 @@ impl Reconciler {
 impl Snapshot {
     /// Answers a call for the plan of a configuration. The plan runs on a thread of its own with a
     /// lower priority than the agent.
-    pub fn answer(self, call: Call, config: Option<Submitted>) {
+    pub fn answer(self, call: Call, config: Option<Submitted>, forget_runtime: bool) {
         let work = move || {
             // The configuration may be readable for its owner only.
             keep_or_warn(&[Capability::CAP_DAC_READ_SEARCH]);
             if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
                 tracing::debug!(%error, "a plan is made with the priority of the agent");
             }
-            let plan = self.plan(config.as_ref()).map(Reply::Plan);
+            let plan = self.plan(config.as_ref(), forget_runtime).map(Reply::Plan);
             drop(self);
             allocator::give_back();
             // The caller may have gone, so a send error is ignored.
@@ -140,22 +141,32 @@ impl Snapshot {
         }
     }
 
-    /// Predicts the effect of a configuration: the submitted one, or else the agent's own file.
+    /// Predicts the effect of a configuration: the submitted one, or else the agent's own file. With
+    /// `forget_runtime` as if its services lost their changes made at run time.
     ///
     /// # Errors
     /// A refusal if the configuration is bad or does not fit, or if tables cannot be read.
-    pub fn plan(&self, submitted: Option<&Submitted>) -> Result<Preview, Refusal> {
+    pub fn plan(
+        &self,
+        submitted: Option<&Submitted>,
+        forget_runtime: bool,
+    ) -> Result<Preview, Refusal> {
         let config = match submitted {
             Some(Submitted { text, source }) => lb_config::parse(text, Path::new(source)),
             None => lb_config::load(self.config_path.as_deref()),
         };
-        self.preview(config.map_err(|error| bad(&error))?)
+        self.preview(config.map_err(|error| bad(&error))?, forget_runtime)
     }
 
     /// Predicts the effect of a reload with `config`.
-    pub(super) fn preview(&self, config: Config) -> Result<Preview, Refusal> {
+    pub(super) fn preview(&self, config: Config, forget_runtime: bool) -> Result<Preview, Refusal> {
         check_loops(&self.compose(&config, &Overlay::default()))?;
-        let (config, overlay, restart) = next(config, &self.config, &self.overlay);
+        let Next {
+            config,
+            overlay,
+            restart,
+            ..
+        } = next(config, &self.config, &self.overlay, forget_runtime)?;
         let desired = self.compose(&config, &overlay);
         let mut after = Observed::clone(&self.observed);
         after.unix_sockets = desired.unix_sockets();
@@ -174,6 +185,10 @@ impl Snapshot {
             observed: &after,
         };
         let mut preview = preview(before, after, &present);
+        preview.notes.extend(removed(&config, &overlay));
+        preview
+            .notes
+            .extend(staying(&self.config, &config, &overlay));
         preview.restart = restart;
         Ok(preview)
     }
@@ -220,9 +235,33 @@ pub(super) fn check_loops(desired: &Desired) -> Result<(), Refusal> {
     }
 }
 
-/// The configuration after a reload in the place of `now`, and the run-time changes that stay. The
-/// third value tells whether a part of it takes effect with a restart only.
-pub(super) fn next(mut config: Config, now: &Config, overlay: &Overlay) -> (Config, Overlay, bool) {
+/// The state after a reload.
+pub(super) struct Next {
+    pub(super) config: Config,
+    /// The changes made at run time that stay.
+    pub(super) overlay: Overlay,
+    /// Whether a part of the configuration takes effect with a restart only.
+    pub(super) restart: bool,
+    /// Number of backends with changes made at run time that are forgotten.
+    pub(super) forgotten: usize,
+}
+
+/// The state after a reload of `config` in the place of `now`. `forget_runtime` ends the changes made at run time
+/// in services of a file.
+pub(super) fn next(
+    mut config: Config,
+    now: &Config,
+    overlay: &Overlay,
+    forget_runtime: bool,
+) -> Result<Next, Refusal> {
+    if forget_runtime && config.source.is_none() {
+        return Err(refuse(
+            RefusalKind::Conflict,
+            "there is no configuration file that changes made at run time could be dropped for"
+                .to_owned(),
+            Some("nothing was changed; remove-backend removes a backend"),
+        ));
+    }
     let mut overlay = overlay.clone();
     let is_known = |name: &str| now.services.iter().any(|service| service.name == name);
     carry_over(&mut overlay, &config, &is_known);
@@ -236,11 +275,20 @@ pub(super) fn next(mut config: Config, now: &Config, overlay: &Overlay) -> (Conf
                     .any(|backend| backend.address == target.address)
         })
     });
+    let forgotten = match forget_runtime {
+        true => forget(&config, &mut overlay),
+        false => 0,
+    };
     // The control socket may come from the command line.
     config.agent.control.clone_from(&now.agent.control);
     let restart = config.agent != now.agent;
     config.agent = now.agent.clone();
-    (config, overlay, restart)
+    Ok(Next {
+        config,
+        overlay,
+        restart,
+        forgotten,
+    })
 }
 
 /// The refusal of a configuration that cannot be read.

@@ -1,5 +1,7 @@
 //! Runs commands on in-memory tables that fail on request.
 
+mod runtime;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -364,12 +366,20 @@ fn a_bad_file_changes_nothing_and_a_good_one_everything_at_once() {
     )
     .unwrap();
     let refusal = agent
-        .handle(Command::Reload { max_moved: None })
+        .handle(Command::Reload {
+            max_moved: None,
+            forget_runtime: false,
+        })
         .unwrap_err();
     assert!(refusal.error.contains("config.toml:3"), "{}", refusal.error);
     assert_eq!(backends(&mut agent), ["127.0.0.1:5000 up file"]);
     bench.configure("'127.0.0.1:6000', '127.0.0.1:6001'");
-    agent.handle(Command::Reload { max_moved: None }).unwrap();
+    agent
+        .handle(Command::Reload {
+            max_moved: None,
+            forget_runtime: false,
+        })
+        .unwrap();
     assert_eq!(
         backends(&mut agent),
         ["127.0.0.1:6000 up file", "127.0.0.1:6001 up file"]
@@ -384,7 +394,12 @@ fn a_removed_backend_of_the_file_stays_away_until_it_is_added_again() {
         panic!("no message");
     };
     assert!(message.contains("still in the configuration"), "{message}");
-    agent.handle(Command::Reload { max_moved: None }).unwrap();
+    agent
+        .handle(Command::Reload {
+            max_moved: None,
+            forget_runtime: false,
+        })
+        .unwrap();
     assert_eq!(backends(&mut agent), ["127.0.0.1:5000 up file"]);
     agent.handle(add("127.0.0.1:5001")).unwrap();
     assert_eq!(status(&mut agent).services[0].backends[1].weight, 7);
@@ -400,7 +415,12 @@ fn another_weight_is_a_change_and_outlives_a_reload() {
         weight: Some(5),
     };
     agent.handle(heavier).unwrap();
-    agent.handle(Command::Reload { max_moved: None }).unwrap();
+    agent
+        .handle(Command::Reload {
+            max_moved: None,
+            forget_runtime: false,
+        })
+        .unwrap();
     assert_eq!(status(&mut agent).services[0].backends[0].weight, 5);
 }
 
@@ -423,11 +443,14 @@ fn changes_are_made_while_a_plan_is() {
     let shut = bench.plane.gate.lock().unwrap();
     let (reply, mut replied) = tokio::sync::oneshot::channel();
     let call = Call {
-        command: Command::Plan { config: None },
+        command: Command::Plan {
+            config: None,
+            forget_runtime: false,
+        },
         reply,
         share: None,
     };
-    agent.snapshot().answer(call, None);
+    agent.snapshot().answer(call, None, false);
     agent.handle(add("127.0.0.1:5001")).unwrap();
     agent.tick();
     assert_eq!(backends(&mut agent).len(), 2);
@@ -462,7 +485,12 @@ fn backends_added_at_run_time_go_with_a_renamed_service_over_reload_and_restart(
     agent.handle(add("127.0.0.1:5001")).unwrap();
     let two = ["127.0.0.1:5000 up file", "127.0.0.1:5001 up runtime"];
     rename(&bench, "shop", "was = 'web'");
-    let told = agent.handle(Command::Reload { max_moved: None }).unwrap();
+    let told = agent
+        .handle(Command::Reload {
+            max_moved: None,
+            forget_runtime: false,
+        })
+        .unwrap();
     let Reply::Changed { message } = told else {
         panic!("{told:?}")
     };
@@ -494,7 +522,10 @@ fn rename_that_fails_half_way_is_taken_back_with_its_id() {
     rename(&bench, "shop", "was = 'web'\nmax_load = 2");
     // The step that names the service succeeds, the next one fails.
     bench.plane.get().fail_after = Some(1);
-    let reload = Command::Reload { max_moved: None };
+    let reload = Command::Reload {
+        max_moved: None,
+        forget_runtime: false,
+    };
     assert!(agent.handle(reload.clone()).is_err());
     bench.plane.get().fail_after = None;
     agent.tick();

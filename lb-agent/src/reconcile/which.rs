@@ -1,10 +1,10 @@
 //! The service of a command that names none. It follows from the address of the backend where that is unambiguous.
 
 use super::Reconciler;
-use super::commands::refuse;
+use super::commands::{no_such_backend, refuse};
 use crate::control::message::{Refusal, RefusalKind};
 use crate::state::desired::Service;
-use crate::state::overlay::Overlay;
+use crate::state::overlay::{Overlay, Target};
 use lb_config::BackendAddress;
 
 impl Reconciler {
@@ -35,6 +35,42 @@ impl Reconciler {
         address: &BackendAddress,
     ) -> Result<&Service, Refusal> {
         taker(&self.desired.services, &self.overlay, name, address)
+    }
+}
+
+impl Reconciler {
+    /// The service that loses its changes made at run time: the one called `name`, or the only one that has
+    /// changes at `address`, or the one with that backend.
+    pub(super) fn changed_one(
+        &self,
+        name: Option<&str>,
+        address: &BackendAddress,
+    ) -> Result<&Service, Refusal> {
+        let has_changes = |service: &&Service| {
+            let mut targets = self.overlay.targets();
+            targets.any(|it| it.service == service.name && it.address == *address)
+        };
+        let services = self.desired.services.iter();
+        let changed: Vec<&Service> = services.filter(has_changes).collect();
+        match (name, changed.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, [_, _, ..]) => Err(ambiguous(
+                &format!("{address} was changed in several"),
+                changed,
+            )),
+            _ => {
+                let service = self.holder(name, address)?;
+                let known = service.backend(address).is_some()
+                    || changed.iter().any(|it| it.name == service.name);
+                let target = || Target {
+                    service: service.name.clone(),
+                    address: address.clone(),
+                };
+                known
+                    .then_some(service)
+                    .ok_or_else(|| no_such_backend(&target()))
+            }
+        }
     }
 }
 
@@ -140,7 +176,6 @@ mod tests {
     use std::path::Path;
 
     use crate::state::desired::Desired;
-    use crate::state::overlay::Target;
     use crate::state::surroundings::Surroundings;
 
     const ROUTES: &str = "[[service]]

@@ -336,7 +336,7 @@ async fn answer(reconciler: &mut Reconciler, mut inbox: Inbox, next: Next) -> an
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
             _ = hangup.recv() => {
-                let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload { max_moved: None }));
+                let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload { max_moved: None, forget_runtime: false }));
                 if let Err(refusal) = answer {
                     tracing::error!("reload on SIGHUP: {}", refusal.error);
                 }
@@ -358,9 +358,13 @@ async fn answer(reconciler: &mut Reconciler, mut inbox: Inbox, next: Next) -> an
 
 /// Carries out one call. Returns whether it has ended the agent.
 fn carry_out(reconciler: &mut Reconciler, mut call: Call) -> bool {
-    if let Command::Plan { config } = &mut call.command {
-        let config = config.take();
-        reconciler.snapshot().answer(call, config);
+    if let Command::Plan {
+        config,
+        forget_runtime,
+    } = &mut call.command
+    {
+        let (config, forget_runtime) = (config.take(), *forget_runtime);
+        reconciler.snapshot().answer(call, config, forget_runtime);
         return false;
     }
     let Call {

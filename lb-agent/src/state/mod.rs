@@ -8,11 +8,13 @@
 //! | `surroundings` | the facts about the host that these depend on, beside the configuration |
 //! | `desired` | the desired state |
 //! | `judge`, `loops`, `vips` | the effect of health, forwarding loops and listen addresses on the desired state |
+//! | `changes` | the changes made at run time against the configuration |
 //! | `compose` | the configuration with the changes made at run time laid over it |
 //! | `observed` | the state that a data plane has in force |
 //! | `plan`, `preview`, `rename` | the steps from the observed to the desired state; pure |
 
 pub mod action;
+pub mod changes;
 mod compose;
 pub mod desired;
 mod judge;

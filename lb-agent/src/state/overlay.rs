@@ -131,6 +131,13 @@ impl Overlay {
         self.added.push(Added { target, weight });
     }
 
+    /// The backends that were added, removed or drained. Some come more than once.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        let added = self.added.iter().map(|added| &added.target);
+        let drained = self.drained.iter().map(|drained| &drained.target);
+        added.chain(&self.removed).chain(drained)
+    }
+
     /// Undoes all changes of `target`.
     pub fn forget(&mut self, target: &Target) {
         self.added.retain(|added| added.target != *target);

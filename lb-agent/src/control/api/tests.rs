@@ -56,7 +56,18 @@ fn requests_become_commands() {
     };
     let body = r#"{"address":"127.0.0.1:5000","service":null}"#;
     assert_eq!(ask(Method::DELETE, "/v1/backends", body).unwrap(), expected);
-    assert_eq!(post("/v1/reload", ""), Command::Reload { max_moved: None });
+    let expected = Command::ResetBackend {
+        address: address.clone(),
+        service: None,
+    };
+    assert_eq!(post("/v1/backends/reset", body), expected);
+    assert_eq!(
+        post("/v1/reload", ""),
+        Command::Reload {
+            max_moved: None,
+            forget_runtime: false
+        }
+    );
     assert_eq!(post("/v1/stop", ""), Command::Stop { purge: false });
     assert_eq!(
         post("/v1/stop", r#"{"purge":true}"#),
