@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use lb_tests::agent::Agent;
 use lb_tests::load::Load;
 use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
-use lb_tests::{http, node, wait};
+use lb_tests::topology::routed::{self, BALANCER, Bulk, CONTAINER, Net, bulk_server};
+use lb_tests::{http, node, prog_run, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nmode = 'http'\nlisten = ['0.0.0.0:80']\n\
                         backends = ['127.0.0.1:5000', '127.0.0.1:5001']\n";
@@ -81,6 +82,58 @@ fn no_client_is_refused_while_agents_change_in_user_space() {
     nobody_is_refused("userspace");
 }
 
+/// Has another agent end when it has sockets and programs already.
+#[track_caller]
+fn upgrade_in_vain(agent: &Agent<'_>) {
+    let state = agent.dir().join("state/state.json");
+    let sound = fs::read(&state).ok();
+    let programs = || {
+        let mut pinned = prog_run::pinned(agent.pin_dir());
+        pinned.sort();
+        pinned
+    };
+    let before = programs();
+    fs::write(&state, "{").unwrap();
+    let outcome = agent.run(&["upgrade"]);
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("state.json"), "{outcome:?}");
+    match sound {
+        Some(sound) => fs::write(&state, sound).unwrap(),
+        None => fs::remove_file(&state).unwrap(),
+    }
+    assert!(agent.log().contains("another agent has not taken over"));
+    wait::until("the programs of before", || {
+        (programs() == before).then_some(())
+    });
+}
+
+#[test]
+fn flows_of_packets_go_on_whether_the_next_agent_serves_or_not() {
+    let net = Net::new();
+    bulk_server(&net.container, SocketAddr::new(CONTAINER[0], 5000));
+    let services = format!(
+        "[[service]]\nname = 'web'\npath = 'nat'\nlisten = ['{}:80']\nbackends = ['{}:5000']\n",
+        BALANCER[0], CONTAINER[0]
+    );
+    let agent = Agent::start(&net.balancer, &services);
+    let [client, _] = routed::client(1);
+    let to = SocketAddr::new(BALANCER[0], 80);
+    let transfer = |flow: &mut Bulk| net.clients.run(|| flow.transfer(100_000, 100_000).unwrap());
+    let begin = || net.clients.run(|| Bulk::connect(client, to).unwrap());
+    let mut first = begin();
+    transfer(&mut first);
+    upgrade_in_vain(&agent);
+    transfer(&mut first);
+    let mut second = begin();
+    transfer(&mut second);
+    let before = pid(&agent);
+    agent.ok(&["upgrade"]);
+    assert_ne!(pid(&agent), before);
+    for flow in [&mut first, &mut second, &mut begin()] {
+        transfer(flow);
+    }
+}
+
 #[test]
 fn running_agent_goes_on_when_the_next_one_cannot_serve() {
     let hosts = Hosts::new();
@@ -99,18 +152,10 @@ fn running_agent_goes_on_when_the_next_one_cannot_serve() {
         "{outcome:?}"
     );
 
-    // It ends when it has the sockets, the programs and other addresses already.
     agent.configure(&format!("{SERVICES}{MORE}"));
     agent.ok(&["add-backend", "127.0.0.1:5002"]);
-    let state = agent.dir().join("state/state.json");
-    let sound = fs::read(&state).unwrap();
-    fs::write(&state, "{").unwrap();
-    let outcome = agent.run(&["upgrade"]);
-    assert_eq!(outcome.code, 1, "{outcome:?}");
-    assert!(outcome.stderr.contains("state.json"), "{outcome:?}");
-    fs::write(&state, sound).unwrap();
+    upgrade_in_vain(&agent);
     assert_eq!(pid(&agent), running);
-    assert!(agent.log().contains("another agent has not taken over"));
 
     agent.ok(&[
         "drain-backend",

@@ -87,6 +87,18 @@ impl LocalHooks {
             let hook: &mut CgroupSockAddr = program(&mut self.object, name)?;
             hook.load().map_err(refused(name))?;
         }
+        self.attach_loaded()
+    }
+
+    /// Puts the programs in force again that another agent has replaced, if they were attached.
+    pub(super) fn put_back(&mut self) -> Result<(), OpenError> {
+        match self.attached {
+            Some(Ok(())) => self.attach_loaded(),
+            _ => Ok(()),
+        }
+    }
+
+    fn attach_loaded(&mut self) -> Result<(), OpenError> {
         for name in NAMES {
             let hook: &mut CgroupSockAddr = program(&mut self.object, name)?;
             let pin = link::pin_of(&self.pin_dir, name);

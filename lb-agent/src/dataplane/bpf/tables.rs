@@ -49,7 +49,11 @@ impl Tables for Bpf {
 
     fn reclaim(&mut self) -> Result<(), Error> {
         load::put_back(self.local_hooks.object(), &self.pin_dir)
+            .and_then(|()| self.local_hooks.put_back())
             .map_err(|error| Error::table("put the programs back", error))?;
+        if let Some(packets) = Bpf::packets(self).get() {
+            packets.distrust_attachments();
+        }
         self.observed = Observed::default();
         self.owners.clear();
         self.claims = None;

@@ -141,6 +141,12 @@ impl Attachments {
             .collect()
     }
 
+    /// Has the programs attached anew by the next [`Attachments::follow`], as another agent may have replaced them.
+    pub(super) fn distrust(&mut self) {
+        self.attached.clear();
+        self.adopted = false;
+    }
+
     /// Interfaces that keep their programs until open flows have ended, although no service needs them.
     pub(super) fn left(&self) -> Vec<InterfaceState> {
         let state = |name: String, mode: &str| InterfaceState {

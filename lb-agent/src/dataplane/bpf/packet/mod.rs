@@ -276,6 +276,11 @@ impl Packets {
         self.attachments.refusals()
     }
 
+    /// See [`Attachments::distrust`].
+    pub(super) fn distrust_attachments(&mut self) {
+        self.attachments.distrust();
+    }
+
     /// Attaches the programs to the interfaces `wanted`, and detaches them from all others. With
     /// `has_rules` new flows have to pass the routing rules of this host.
     pub(super) fn follow(&mut self, wanted: &[Wanted], has_rules: bool) -> Vec<InterfaceState> {
