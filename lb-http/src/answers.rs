@@ -11,6 +11,8 @@ use super::pages::Shown;
 pub(super) struct Answer {
     pub(super) head: ResponseHead,
     pub(super) body: Bytes,
+    /// It says why there is no other answer.
+    pub(super) is_page: bool,
 }
 
 impl Answer {
@@ -19,6 +21,7 @@ impl Answer {
         Self {
             head: ResponseHead::new(status),
             body: Bytes::new(),
+            is_page: false,
         }
     }
 
@@ -47,7 +50,10 @@ pub(super) fn plain(status: StatusCode) -> Answer {
 
 /// A page for `status`.
 pub(super) fn page(status: StatusCode, shown: Shown) -> Answer {
-    Answer::new(status, shown.content_type, shown.body)
+    Answer {
+        is_page: true,
+        ..Answer::new(status, shown.content_type, shown.body)
+    }
 }
 
 /// An answer to a poll of Engine.IO.

@@ -10,12 +10,13 @@ use lb_http1::body::{BodyError, Piece};
 use lb_http1::{Fields, ResponseHead};
 use tokio::task::AbortHandle;
 
-use super::access_log::{End, Record};
+use super::access_log::End;
 use super::clock;
 use super::connection::{Given, InFlight, NOTHING};
 use super::download::DownloadError;
 use super::h2c::{fields_of, headers_of};
 use super::peer::{Peer, PeerError};
+use super::record::Record;
 use super::transfer::Transfer;
 
 /// The client of a request of HTTP/2.
@@ -78,7 +79,8 @@ pub(super) struct Stream {
     request: Upload,
     transfer: Option<Transfer>,
     in_flight: InFlight,
-    record: Option<Box<Record>>,
+    /// `None` once it is written.
+    record: Option<Record>,
     trailers: Option<Fields>,
     /// How long the backend may pause.
     pause: Option<Duration>,
@@ -103,7 +105,7 @@ impl Stream {
         asking: Asking,
         mut transfer: Transfer,
         in_flight: InFlight,
-        record: Option<Box<Record>>,
+        record: Record,
         pause: Option<Duration>,
     ) -> Self {
         let given = in_flight.stream();
@@ -120,7 +122,7 @@ impl Stream {
             request,
             transfer: Some(transfer),
             in_flight,
-            record,
+            record: Some(record),
             trailers: None,
             pause,
             given,
@@ -150,6 +152,11 @@ impl Stream {
             Piece::More => {}
         });
         let progress = &self.in_flight.progress;
+        if let Some(record) = &mut self.record
+            && !transfer.is_over()
+        {
+            record.goes_on();
+        }
         if polled.is_pending() {
             self.given.set(NOTHING);
             ready!(progress.poll_deadline(context));
@@ -169,7 +176,7 @@ impl Stream {
             clock::now_ms()
         });
         if let Some(record) = &mut self.record {
-            record.bytes += data.len() as u64;
+            record.sent(data.len() as u64);
         }
         if data.is_empty() {
             return self.poll(context);

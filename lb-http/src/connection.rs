@@ -12,6 +12,7 @@ use lb_common::select::Reason;
 use super::clock;
 use super::forwarded::Origin;
 use super::handshake::Agreed;
+use super::metrics::ServiceMeter;
 use super::progress::{Phase, Progress};
 use super::settings::Service;
 use super::sticky::Key;
@@ -36,7 +37,7 @@ pub(super) struct Connection {
     /// The affinity that was last written for its client, and when.
     remembered: Cell<Option<(ServiceId, Key, BackendId, u64)>>,
     /// The service that its requests go to, with the generation of the settings.
-    service: RefCell<Option<(u64, Arc<Service>)>>,
+    service: RefCell<Option<InForce>>,
     /// The result of the TLS handshake, if there was one.
     pub(super) tls: Option<Agreed>,
     /// HTTP/2 is spoken.
@@ -49,6 +50,14 @@ pub(super) struct Connection {
     head: Cell<Duration>,
     /// How long it may take to make room for more of an answer.
     pub(super) send: Cell<Option<Duration>>,
+}
+
+/// The service of a connection.
+struct InForce {
+    /// Of the settings that it comes from.
+    generation: u64,
+    service: Arc<Service>,
+    meter: ServiceMeter,
 }
 
 /// When a stream was last given something that it has not made room behind, in milliseconds of the
@@ -199,7 +208,7 @@ impl Connection {
     /// Whether its address is not listened on any more, so that it is to end.
     pub(super) fn is_left_over(&self) -> bool {
         let known = self.service.borrow();
-        let known = known.as_ref().map(|(generation, _)| *generation);
+        let known = known.as_ref().map(|known| known.generation);
         let snapshot = self.worker.snapshot();
         known != Some(snapshot.generation) && snapshot.service_at(self.local).is_none()
     }
@@ -209,17 +218,30 @@ impl Connection {
     pub(super) fn service(&self) -> Option<Arc<Service>> {
         let snapshot = self.worker.snapshot();
         let mut known = self.service.borrow_mut();
-        if let Some((generation, service)) = &*known
-            && (*generation == snapshot.generation || snapshot.service_at(self.local).is_none())
+        if let Some(known) = &*known
+            && (known.generation == snapshot.generation
+                || snapshot.service_at(self.local).is_none())
         {
-            return Some(Arc::clone(service));
+            return Some(Arc::clone(&known.service));
         }
         let service = Arc::clone(snapshot.service_at(self.local)?);
         let timeouts = &service.http.settings.timeouts;
         self.idle.set(timeouts.idle);
         self.head.set(timeouts.header);
         self.send.set(timeouts.send);
-        *known = Some((snapshot.generation, Arc::clone(&service)));
+        *known = Some(InForce {
+            generation: snapshot.generation,
+            meter: self.worker.meters.service(&service.http.name),
+            service: Arc::clone(&service),
+        });
         Some(service)
+    }
+
+    /// The counters of `service`, which a request of this connection goes to.
+    pub(super) fn meter(&self, service: &Service) -> ServiceMeter {
+        match &*self.service.borrow() {
+            Some(known) if std::ptr::eq(&*known.service, service) => known.meter.clone(),
+            _ => self.worker.meters.service(&service.http.name),
+        }
     }
 }

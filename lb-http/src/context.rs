@@ -4,17 +4,19 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::{Method, StatusCode, Version};
+use hyper::{StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
 use lb_http1::{Framing, Name, RequestHead, ResponseHead, hop};
 
-use super::access_log::{LogFields, Record};
+use super::access_log::{Line, LogFields};
 use super::answers::{self, Answer};
 use super::compiled::RouteConfig;
 use super::connection::Connection;
 use super::filters::{Cleared, Permit, Source, Stopped};
 use super::forwarded::{self, Asker};
 use super::h2c::is_grpc;
+use super::metrics::Method;
+use super::record::Record;
 use super::request::Request;
 use super::settings::Service;
 use super::sticky::engineio;
@@ -35,8 +37,6 @@ pub(super) struct RequestContext {
     pub(super) named: Vec<Vec<u8>>,
     /// The client asks for trailers (`TE`).
     asks_for_trailers: bool,
-    /// Its log record, if its service has an access log.
-    pub(super) record: Option<Box<Record>>,
 }
 
 impl Deref for RequestContext {
@@ -62,7 +62,7 @@ impl RequestContext {
         mut head: RequestHead,
         framing: Framing,
         extended: Option<String>,
-    ) -> Box<Self> {
+    ) -> (Box<Self>, Record) {
         let mut record = record(connection, &service, head.version, &LogFields::of(&head));
         let place = match service.compiled.is_plain() {
             true => service.compiled.without_route(),
@@ -84,20 +84,20 @@ impl RequestContext {
             forwarded::drop_underscores(&mut head.fields);
         }
         let asker = forwarded::forward(&mut head.fields, &connection.origin, settings);
-        if let Some(record) = &mut record {
-            record.client = asker.ip;
-            record.identify(asker.request_id.as_bytes());
+        if let Some(line) = &mut record.line {
+            line.client = asker.ip;
+            line.identify(asker.request_id.as_bytes());
         }
         let request = request(connection, head, framing, asker, upgrade);
-        Box::new(Self {
+        let context = Box::new(Self {
             connection: Rc::clone(connection),
             service,
             place,
             request,
             named: hop.named,
             asks_for_trailers: hop.trailers,
-            record,
-        })
+        });
+        (context, record)
     }
 
     /// A request that is refused as it is none. `log_fields` is what can be noted of one whose head could not be
@@ -107,20 +107,20 @@ impl RequestContext {
         service: Arc<Service>,
         head: RequestHead,
         log_fields: Option<&LogFields<'_>>,
-    ) -> Box<Self> {
+    ) -> (Box<Self>, Record) {
         let of_head = LogFields::of(&head);
         let log_fields = log_fields.unwrap_or(&of_head);
         let record = record(connection, &service, head.version, log_fields);
         let asker = Asker::of_connection(&connection.origin);
-        Box::new(Self {
+        let context = Box::new(Self {
             connection: Rc::clone(connection),
             place: service.compiled.without_route(),
             service,
             request: request(connection, head, Framing::None, asker, None),
             named: Vec::new(),
             asks_for_trailers: false,
-            record,
-        })
+        });
+        (context, record)
     }
 
     /// The configuration of its route.
@@ -147,11 +147,11 @@ impl RequestContext {
     /// 9.2.2).
     pub(super) fn is_idempotent(&self) -> bool {
         [
-            Method::GET,
-            Method::HEAD,
-            Method::OPTIONS,
-            Method::PUT,
-            Method::DELETE,
+            hyper::Method::GET,
+            hyper::Method::HEAD,
+            hyper::Method::OPTIONS,
+            hyper::Method::PUT,
+            hyper::Method::DELETE,
         ]
         .contains(&self.head.method)
     }
@@ -210,7 +210,7 @@ impl RequestContext {
     /// Kept from the head, for when its backend turns out to be gone.
     fn closing_packet(&self) -> Option<&'static str> {
         match self.sticky.key {
-            Key::Session(_) if self.head.method == Method::GET => {
+            Key::Session(_) if self.head.method == hyper::Method::GET => {
                 engineio::farewell(self.head.query()?)
             }
             _ => None,
@@ -305,15 +305,19 @@ fn request(
     }
 }
 
-/// The log record of a request that begins, if its service has an access log.
+/// The record of a request that begins now.
 fn record(
     connection: &Connection,
     service: &Service,
     version: Version,
     log_fields: &LogFields<'_>,
-) -> Option<Box<Record>> {
-    let sink = service.listener.log.as_ref()?;
-    let mut record = Record::begin(sink, connection.origin.peer.ip(), version, log_fields);
-    record.tls = connection.tls.map(|agreed| agreed.version);
-    Some(Box::new(record))
+) -> Record {
+    let line = service.listener.log.as_ref().map(|sink| {
+        let client = connection.origin.peer.ip();
+        let mut line = Box::new(Line::begin(sink, client, version, log_fields));
+        line.tls = connection.tls.map(|agreed| agreed.version);
+        line
+    });
+    let method = Method::of(log_fields.method);
+    Record::begin(connection.meter(service), method, line)
 }

@@ -14,6 +14,7 @@ use socket2::Type;
 use crate::compiled::Compiler;
 use crate::counts::{Counts, RequestCounts};
 use crate::listener_config::ListenerConfigs;
+use crate::metrics::{BackendFigures, Registry, ServiceFigures, SessionFigures};
 use crate::settings::{self, Snapshot};
 use crate::sticky::sessions::Sessions;
 use crate::tables::{Confine, PassiveHealth, ServiceTables};
@@ -38,6 +39,7 @@ pub struct Engine {
     steers: bool,
     clients: Arc<dyn Clients>,
     counts: Arc<Counts>,
+    metrics: Arc<Registry>,
     listener_configs: ListenerConfigs,
     sessions: Arc<Sessions>,
     health: Option<Arc<dyn PassiveHealth>>,
@@ -71,6 +73,7 @@ impl Engine {
             steers,
             clients,
             counts: Arc::default(),
+            metrics: Arc::default(),
             listener_configs: ListenerConfigs::new(confine),
             sessions: Arc::new(Sessions::new(MOST_SESSIONS)),
             health: None,
@@ -134,10 +137,12 @@ impl Engine {
             tables,
             clients: Arc::clone(&self.clients),
             counts: Arc::clone(&self.counts),
+            metrics: Arc::clone(&self.metrics),
             sessions: Arc::clone(&self.sessions),
             health: self.health.clone(),
             admission: self.admission.clone(),
         });
+        self.metrics.keep_only(&snapshot.names());
         self.start(&snapshot);
         let (done, confirmed) = mpsc::channel();
         for worker in &self.workers {
@@ -243,6 +248,25 @@ impl Engine {
     /// The counters of a backend.
     pub fn backend_counts(&self, id: BackendId) -> RequestCounts {
         self.counts.of(id)
+    }
+
+    /// The figures of the requests to the service called `name`.
+    pub fn service_figures(&self, name: &str) -> ServiceFigures {
+        self.metrics.of_service(name)
+    }
+
+    /// The figures of a backend's answers.
+    pub fn backend_figures(&self, id: BackendId) -> BackendFigures {
+        self.metrics.of_backend(id)
+    }
+
+    /// The memory of Socket.IO sessions.
+    pub fn sessions(&self) -> SessionFigures {
+        SessionFigures {
+            remembered: self.sessions.remembered() as u64,
+            capacity: MOST_SESSIONS as u64,
+            evicted: self.sessions.evicted(),
+        }
     }
 
     /// Closes the tunnels to these backends. A request that is under way is answered.

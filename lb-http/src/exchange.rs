@@ -24,9 +24,11 @@ use super::download::{self, Download, Terms};
 use super::failure::Failure;
 use super::filters::{Cleared, Permit, Source};
 use super::h2c::Call;
+use super::metrics::Cause;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
-use super::selector::{AGAIN, Connected, UpstreamSelector};
+use super::record::Record;
+use super::selector::{AGAIN, Connected, Unreached, UpstreamSelector};
 use super::settings::Service;
 use super::sticky::Key;
 use super::stream::Stream;
@@ -75,12 +77,13 @@ pub(super) struct Reply {
 /// Has a backend answer a request.
 pub(super) async fn proxy(
     _permit: Permit,
-    context: &mut RequestContext,
+    (context, record): (&mut RequestContext, &mut Record),
     (of_service, route, service): (&Service, &RouteConfig, Option<ServiceId>),
     peer: &mut impl Peer,
     progress: &Progress,
 ) -> Outcome {
     let Some(service) = service else {
+        record.failed(Cause::NoBackend);
         return Outcome::Own(context.refuse(StatusCode::SERVICE_UNAVAILABLE));
     };
     if context.upgrade.is_some() && route.protocol == Protocol::H2c {
@@ -91,6 +94,7 @@ pub(super) async fn proxy(
         route,
         service,
         progress,
+        record,
         all_down: false,
     };
     let status = match exchange.run(context, of_service, peer).await {
@@ -110,6 +114,7 @@ struct Exchange<'a> {
     /// That of the backends.
     service: ServiceId,
     progress: &'a Progress,
+    record: &'a mut Record,
     /// No backend could be had.
     all_down: bool,
 }
@@ -151,17 +156,20 @@ impl Exchange<'_> {
             let mut connected = match unless_gone(peer, selector.reach()).await {
                 None => return Ok(Outcome::Gone),
                 Some(Ok(connected)) => connected,
-                Some(Err(status)) => {
+                Some(Err(Unreached { status, cause })) => {
                     self.all_down = status != StatusCode::GONE;
+                    self.record.failed(cause);
                     return Err(status);
                 }
             };
             let id = connected.upstream.backend;
-            if let Some(record) = &mut request.record {
-                record.chose(&connected.upstream.name, connected.why);
-                record.connect = Some(connected.connect);
+            self.record.chose(&worker.meters, id);
+            if let Some(line) = &mut self.record.line {
+                line.chose(&connected.upstream.name, connected.why);
+                line.connect = Some(connected.connect);
             }
             request.backend_chosen(id);
+            upload.counts_for(self.record.counters());
             let carrier = &mut connected.upstream.carrier;
             upload.begin(&request.head, request.framing, carrier);
             let begun_ms = clock::now_ms();
@@ -203,6 +211,7 @@ impl Exchange<'_> {
             if matches!(failure, Failure::Timeout) && !self.progress.awaits_body() {
                 connected.upstream.carrier.doubt();
             }
+            self.record.failed(failure.cause());
             let status = self.failed(request, &failure, id, begun_ms);
             let may_repeat = match &failure {
                 Failure::Unsent => repeats < MOST_REPEATS && worker.budget.spend(),
@@ -327,7 +336,7 @@ impl Exchange<'_> {
 
     /// The answer as the client gets it.
     fn finish(
-        &self,
+        &mut self,
         request: &mut RequestContext,
         connected: Connected,
         start: ResponseStart,
@@ -361,10 +370,12 @@ impl Exchange<'_> {
             && head.status.is_success()
         {
             // To CONNECT that would be consent.
+            self.record.failed(Cause::Malformed);
             return Err(StatusCode::BAD_GATEWAY);
         }
         let framing = head.framing(&request.head.method);
         let framing = framing.map_err(|Malformed(what)| {
+            self.record.failed(Cause::Malformed);
             self.failed(request, &Failure::Malformed(what), backend, 0);
             StatusCode::BAD_GATEWAY
         })?;
@@ -432,7 +443,7 @@ impl Exchange<'_> {
 
     /// The client gets another protocol, if it has asked for the one that was granted.
     fn upgrade(
-        &self,
+        &mut self,
         request: &RequestContext,
         mut head: ResponseHead,
         backend: BackendId,
@@ -441,6 +452,7 @@ impl Exchange<'_> {
         let hop = hop::strip(&mut head.fields);
         let granted = hop::upgrade_to(&head.fields, request.upgrade.as_slice());
         let Some(protocol) = granted.filter(|_| hop.upgrade) else {
+            self.record.failed(Cause::Malformed);
             return Err(StatusCode::BAD_GATEWAY);
         };
         if request.head.version == Version::HTTP_2 {

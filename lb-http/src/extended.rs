@@ -13,8 +13,8 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use lb_http1::{Name, RequestHead};
 
-use super::access_log::Record;
 use super::connection::{Connection, InFlight};
+use super::record::Record;
 use super::tunnel::{End, Tunnel};
 
 /// A stream of HTTP/2 that is to become a tunnel.
@@ -49,12 +49,7 @@ impl Extended {
     }
 
     /// Joins the stream, once it is there, with the backend.
-    pub(super) fn join(
-        self,
-        connection: &Rc<Connection>,
-        tunnel: Tunnel,
-        record: Option<Box<Record>>,
-    ) {
+    pub(super) fn join(self, connection: &Rc<Connection>, tunnel: Tunnel, record: Record) {
         // The connection is in use for as long as the tunnel lives.
         let in_flight = InFlight::begin(connection);
         connection.worker.spawn(async move {

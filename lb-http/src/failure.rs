@@ -3,6 +3,7 @@
 use h2::Reason;
 
 use super::h2c::Unanswered;
+use super::metrics::Cause;
 use super::upload::UploadError;
 
 /// Why there is no answer.
@@ -41,6 +42,17 @@ impl From<Unanswered> for Failure {
 }
 
 impl Failure {
+    /// The cause, as metrics have it.
+    pub(super) const fn cause(&self) -> Cause {
+        match self {
+            Self::Unsent | Self::Broken | Self::Reset(_) => Cause::Broken,
+            Self::Refused => Cause::Refused,
+            Self::Malformed(_) => Cause::Malformed,
+            Self::Timeout => Cause::Timeout,
+            Self::Unsendable | Self::Upload(_) | Self::Gone => Cause::Other,
+        }
+    }
+
     /// The reason for the reset of the client's stream.
     pub(super) fn reason(&self) -> Option<Reason> {
         match self {

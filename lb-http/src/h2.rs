@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lb_http1::request::Refusal;
 use lb_http1::{Framing, Name, RequestHead, ResponseHead};
 
-use super::access_log::{End, Record};
+use super::access_log::End;
 use super::answers::Answer;
 use super::body::{Body, Stream as Streamed};
 use super::clock::Deadline;
@@ -27,6 +27,7 @@ use super::extended::Extended;
 use super::h2c::headers_of;
 use super::prefixed::Prefixed;
 use super::progress::Phase;
+use super::record::Record;
 use super::{answers, body, handle};
 
 /// Streams that a client may open and reset before they were looked at (CVE-2023-44487). hyper
@@ -120,8 +121,9 @@ async fn answer(
 ) -> Result<Response<Body>, h2::Error> {
     let in_flight = InFlight::begin(&connection);
     let Some(service) = connection.service() else {
+        // No service: it has never listened here.
         let answer = answers::plain(StatusCode::SERVICE_UNAVAILABLE);
-        return Ok(own(answer, in_flight, None, false));
+        return Ok(whole(answer, in_flight, false));
     };
     let extended = Extended::of(&mut request);
     let has_body = !hyper::body::Body::is_end_stream(request.body());
@@ -144,42 +146,38 @@ async fn answer(
     });
     let mut asking = body::Asking::new(incoming);
     let progress = Rc::clone(&in_flight.progress);
-    let (mut context, outcome) = match checked {
+    let (context, mut record, outcome) = match checked {
         Err(status) => {
-            let context = RequestContext::refused(&connection, service, head, None);
+            let (context, record) = RequestContext::refused(&connection, service, head, None);
             let refused = Outcome::Own(context.refuse(status));
-            (context, refused)
+            (context, record, refused)
         }
         Ok((framing, extended)) => {
-            let mut context = RequestContext::new(&connection, service, head, framing, extended);
-            let outcome = handle::handle(&mut context, &mut asking, &progress).await;
-            (context, outcome)
+            let (mut context, mut record) =
+                RequestContext::new(&connection, service, head, framing, extended);
+            let outcome = handle::handle(&mut context, &mut record, &mut asking, &progress).await;
+            (context, record, outcome)
         }
     };
     progress.answer();
-    let mut record = context.record.take();
     Ok(match outcome {
         Outcome::Own(answer) => {
             let is_head = context.is_head();
             own(answer.into_inner(), in_flight, record, is_head)
         }
         Outcome::Reset(reason) => {
-            if let Some(mut record) = record {
-                record.answered(StatusCode::BAD_GATEWAY);
-                record.finish(End::Aborted);
-            }
+            record.reset();
+            record.finish(End::Aborted);
             return Err(reason.into());
         }
         Outcome::Gone => {
             // The client does not get this answer: the stream was reset.
             let answer = answers::plain(StatusCode::BAD_REQUEST);
-            own(answer, in_flight, None, false)
+            whole(answer, in_flight, false)
         }
         Outcome::Tunnel(head, tunnel) => {
             let head = head.into_inner();
-            if let Some(record) = &mut record {
-                record.answered(head.status);
-            }
+            record.answered(head.status);
             if let Some(extended) = extended {
                 extended.join(&connection, *tunnel, record);
             }
@@ -187,9 +185,7 @@ async fn answer(
         }
         Outcome::Backend(reply) => {
             let mut head = reply.head.into_inner();
-            if let Some(record) = &mut record {
-                record.answered(head.status);
-            }
+            record.answered(head.status);
             if let Some(length) = reply.length
                 && head.status != StatusCode::NO_CONTENT
             {
@@ -207,23 +203,20 @@ async fn answer(
 }
 
 /// An answer that is at hand.
-fn own(
-    mut answer: Answer,
-    in_flight: InFlight,
-    record: Option<Box<Record>>,
-    is_head: bool,
-) -> Response<Body> {
+fn own(answer: Answer, in_flight: InFlight, mut record: Record, is_head: bool) -> Response<Body> {
+    record.answered_by(&answer);
+    if !is_head {
+        record.sent(answer.body.len() as u64);
+    }
+    record.finish(End::Complete);
+    whole(answer, in_flight, is_head)
+}
+
+/// An answer of which nothing is still to come.
+fn whole(mut answer: Answer, in_flight: InFlight, is_head: bool) -> Response<Body> {
     let length = answer.body.len() as u64;
     if !matches!(answer.head.status.as_u16(), 204 | 304) {
         answer.head.fields.set_number(Name::ContentLength, length);
-    }
-    let mut record = record;
-    if let Some(record) = &mut record {
-        record.answered(answer.head.status);
-        record.bytes = if is_head { 0 } else { length };
-    }
-    if let Some(record) = record {
-        record.finish(End::Complete);
     }
     let body = match is_head {
         true => Body::empty(),

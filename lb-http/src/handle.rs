@@ -13,11 +13,13 @@ use super::exchange::{self, Outcome};
 use super::filters::{Cleared, Permit, Source, Stopped};
 use super::peer::Peer;
 use super::progress::Progress;
+use super::record::Record;
 use super::rules;
 
 /// Answers a request.
 pub(super) async fn handle(
     context: &mut RequestContext,
+    record: &mut Record,
     peer: &mut impl Peer,
     progress: &Progress,
 ) -> Outcome {
@@ -34,7 +36,7 @@ pub(super) async fn handle(
         Target::Backends(backends) => {
             exchange::proxy(
                 permit,
-                context,
+                (context, record),
                 (&service, route, *backends),
                 peer,
                 progress,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rustls::{ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use super::clock::Deadline;
@@ -20,6 +20,8 @@ pub(super) struct Agreed {
     pub(super) version: &'static str,
     /// Whether HTTP/2 is spoken (ALPN, RFC 7301).
     pub(super) http2: bool,
+    /// Whether a ticket of an earlier connection was taken.
+    pub(super) is_resumed: bool,
 }
 
 /// Shakes hands; `None` if that came to nothing `within` the time.
@@ -48,6 +50,7 @@ pub(super) async fn accept(
             _ => "TLSv1.3",
         },
         http2: connection.alpn_protocol() == Some(b"h2"),
+        is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
     };
     Some((Stream::Tls(Box::new(stream)), agreed))
 }

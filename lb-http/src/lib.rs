@@ -45,6 +45,8 @@
 //! | `tls` | TLS for clients: certificates, server names, session tickets |
 //! | `clock` | deadlines |
 //! | `counts` | the counters for `status` |
+//! | [`metrics`] | the figures of requests, by service and by backend |
+//! | `record` | the record of a request: counted, and logged, once, at its end |
 //! | `ids` | maps by ids |
 //! | [`fuzz`] | properties that must hold for any bytes from the network |
 
@@ -79,11 +81,13 @@ mod handshake;
 mod http1;
 mod ids;
 mod listener_config;
+pub mod metrics;
 mod pages;
 mod peer;
 mod prefixed;
 mod progress;
 mod proxied;
+mod record;
 mod request;
 mod respond;
 mod routes;

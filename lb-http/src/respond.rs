@@ -13,7 +13,7 @@ use lb_http1::fields::line_to;
 use lb_http1::{Framing, Name, RequestHead, ResponseHead, buffer_pool};
 use tokio::io::AsyncWrite as _;
 
-use super::access_log::{End, LogFields, Record};
+use super::access_log::{End, LogFields};
 use super::answers::Answer;
 use super::client::{Asking, Conn};
 use super::clock;
@@ -22,7 +22,9 @@ use super::context::RequestContext;
 use super::download::DownloadError;
 use super::exchange::{Outcome, Reply};
 use super::handle;
+use super::metrics::Cause;
 use super::peer::{Peer as _, PeerError};
+use super::record::Record;
 use super::settings::Service;
 use super::transfer::Transfer;
 use super::tunnel::Tunnel;
@@ -44,7 +46,7 @@ pub(super) enum After {
     /// It is of no use any more.
     Broken,
     /// It goes on with another protocol.
-    Tunnel(Box<Tunnel>, Option<Box<Record>>),
+    Tunnel(Box<Tunnel>, Record),
 }
 
 /// How the body of an answer goes to its client.
@@ -71,25 +73,25 @@ pub(super) async fn exchange(
         Ok(framing) => framing,
         Err(refusal) => {
             closes |= refusal.is_unsound();
-            let context = RequestContext::refused(connection, service, head, None);
-            let after = refuse(conn, context, refusal.status(), closes).await;
+            let refused = RequestContext::refused(connection, service, head, None);
+            let after = refuse(conn, refused, refusal.status(), closes).await;
             return match after {
                 After::Close if refusal.is_unsound() => After::Linger,
                 after => after,
             };
         }
     };
-    let mut context = RequestContext::new(connection, service, head, framing, None);
+    let (mut context, mut record) = RequestContext::new(connection, service, head, framing, None);
     let mut asking = Asking {
         conn,
         body: Decoder::new(framing),
         expects: expects && !framing.is_empty(),
         version,
     };
-    let outcome = handle::handle(&mut context, &mut asking, &connection.progress).await;
+    let progress = &connection.progress;
+    let outcome = handle::handle(&mut context, &mut record, &mut asking, progress).await;
     connection.progress.answer();
     closes |= connection.worker.is_stopping() || connection.is_left_over();
-    let record = context.record.take();
     let after = match outcome {
         Outcome::Gone | Outcome::Reset(_) => return After::Broken,
         Outcome::Tunnel(head, tunnel) => {
@@ -104,7 +106,8 @@ pub(super) async fn exchange(
             closes |= asking.is_cut_off();
             match stream(&mut asking, connection, *reply, closes, record).await {
                 Ok(after) => after,
-                Err(Unsent(record)) => {
+                Err(Unsent(mut record)) => {
+                    record.failed(Cause::Malformed);
                     let page = context.refuse(StatusCode::BAD_GATEWAY);
                     send(asking.conn, &context, page.into_inner(), closes, record).await
                 }
@@ -137,13 +140,12 @@ fn must_close(status: StatusCode) -> bool {
 /// Answers a request that is refused with a page for `status`.
 async fn refuse(
     conn: &mut Conn,
-    mut context: Box<RequestContext>,
+    (context, record): (Box<RequestContext>, Record),
     status: StatusCode,
     closes: bool,
 ) -> After {
     context.connection.progress.answer();
     let answer = context.refuse(status).into_inner();
-    let record = context.record.take();
     send(conn, &context, answer, closes, record).await
 }
 
@@ -176,8 +178,8 @@ pub(super) async fn refuse_malformed(
         _ => Method::GET,
     };
     let head = RequestHead::new(method, b"/", Version::HTTP_11);
-    let context = RequestContext::refused(connection, service, head, Some(&log_fields));
-    match refuse(conn, context, status, true).await {
+    let refused = RequestContext::refused(connection, service, head, Some(&log_fields));
+    match refuse(conn, refused, status, true).await {
         After::Broken => After::Broken,
         _ => After::Linger,
     }
@@ -234,12 +236,10 @@ async fn send(
     context: &RequestContext,
     mut answer: Answer,
     mut closes: bool,
-    mut record: Option<Box<Record>>,
+    mut record: Record,
 ) -> After {
     let version = context.head.version;
-    if let Some(record) = &mut record {
-        record.answered(answer.head.status);
-    }
+    record.answered_by(&answer);
     let has_body = !context.is_head();
     let is_bare = matches!(answer.head.status.as_u16(), 204 | 304);
     let framed = Framed {
@@ -254,21 +254,17 @@ async fn send(
     );
     if has_body {
         conn.out.extend_from_slice(&answer.body);
-        if let Some(record) = &mut record {
-            record.bytes = answer.body.len() as u64;
-        }
+        record.sent(answer.body.len() as u64);
     }
-    if !flush(conn, &context.connection).await {
+    if !flush(conn, &context.connection, &mut record).await {
         return After::Broken;
     }
-    if let Some(record) = record {
-        record.finish(End::Complete);
-    }
+    record.finish(End::Complete);
     if closes { After::Close } else { After::Next }
 }
 
 /// Writes all that there is; false if the client does not take it.
-async fn flush(conn: &mut Conn, connection: &Connection) -> bool {
+async fn flush(conn: &mut Conn, connection: &Connection, record: &mut Record) -> bool {
     connection.progress.awaits(connection.send.get());
     poll_fn(|context| {
         let polled = conn.poll_out(context);
@@ -277,7 +273,10 @@ async fn flush(conn: &mut Conn, connection: &Connection) -> bool {
                 .poll_flush(context)
                 .map(|flushed| flushed.is_ok()),
             Poll::Ready(Err(_)) => Poll::Ready(false),
-            Poll::Pending => connection.progress.poll_deadline(context).map(|()| false),
+            Poll::Pending => {
+                record.goes_on();
+                connection.progress.poll_deadline(context).map(|()| false)
+            }
         }
     })
     .await
@@ -289,22 +288,20 @@ async fn upgrade(
     connection: &Rc<Connection>,
     mut head: ResponseHead,
     tunnel: Box<Tunnel>,
-    mut record: Option<Box<Record>>,
+    mut record: Record,
 ) -> After {
-    if let Some(record) = &mut record {
-        record.answered(head.status);
-    }
+    record.answered(head.status);
     add_date(&mut head);
     head.write(&mut conn.out);
     conn.out.extend_from_slice(b"\r\n");
-    match flush(conn, connection).await {
+    match flush(conn, connection, &mut record).await {
         true => After::Tunnel(tunnel, record),
         false => After::Broken,
     }
 }
 
 /// The bytes behind the head of an answer are no body, and nothing of it was sent.
-struct Unsent(Option<Box<Record>>);
+struct Unsent(Record);
 
 /// Passes the answer of a backend on, and the rest of the request the other way.
 async fn stream(
@@ -312,7 +309,7 @@ async fn stream(
     connection: &Rc<Connection>,
     reply: Reply,
     mut closes: bool,
-    mut record: Option<Box<Record>>,
+    mut record: Record,
 ) -> Result<After, Unsent> {
     let Reply {
         head,
@@ -322,9 +319,7 @@ async fn stream(
         transfer,
     } = reply;
     let mut head = head.into_inner();
-    if let Some(record) = &mut record {
-        record.answered(head.status);
-    }
+    record.answered(head.status);
     let framed = Framed { length, has_body };
     let version = asking.version;
     let out = &mut asking.conn.out;
@@ -365,7 +360,14 @@ async fn stream(
         transfer.suspect(connection);
         return Err(Unsent(record));
     }
-    if !poll_fn(|context| streaming.poll(context)).await {
+    let polled = poll_fn(|context| {
+        let polled = streaming.poll(context);
+        if polled.is_pending() {
+            streaming.record.goes_on();
+        }
+        polled
+    });
+    if !polled.await {
         return Ok(After::Broken);
     }
     let Streaming {
@@ -375,9 +377,7 @@ async fn stream(
         ..
     } = streaming;
     transfer.end();
-    if let Some(record) = record {
-        record.finish(End::Complete);
-    }
+    record.finish(End::Complete);
     Ok(if closes { After::Close } else { After::Next })
 }
 
@@ -389,7 +389,7 @@ struct Streaming<'a, 'b> {
     encoder: Encoder,
     /// How long the backend may pause.
     pause: Option<Duration>,
-    record: Option<Box<Record>>,
+    record: Record,
     /// The request is still on its way.
     uploads: bool,
     awaited: Awaited,
@@ -487,9 +487,7 @@ impl Streaming<'_, '_> {
                 Piece::End(trailers) => encoder.end(trailers.as_ref(), &mut conn.out),
                 Piece::More => {}
             });
-        if let Some(record) = &mut self.record {
-            record.bytes += passed as u64;
-        }
+        self.record.sent(passed as u64);
         polled.map_ok(|()| passed)
     }
 

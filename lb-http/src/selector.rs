@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::carrier::Carrier;
 use super::connection::{Chosen, Connection};
 use super::counts::Active;
+use super::metrics::Cause;
 use super::request::Backends as _;
 use super::settings::{Service, Snapshot};
 use super::sticky::Key;
@@ -40,6 +41,13 @@ pub(super) struct Connected {
     pub(super) connect: Duration,
 }
 
+/// No connection.
+pub(super) struct Unreached {
+    /// The status to answer with: 410 means that the session of the request is over.
+    pub(super) status: StatusCode,
+    pub(super) cause: Cause,
+}
+
 /// One request's way to a backend.
 pub(super) struct UpstreamSelector<'a> {
     pub(super) connection: &'a Connection,
@@ -59,20 +67,20 @@ pub(super) struct UpstreamSelector<'a> {
 }
 
 impl UpstreamSelector<'_> {
-    /// A connection to the backend of this client: an idle one, or a new one. The error is the
-    /// status to answer with: 410 means that the session of the request is over.
-    pub(super) async fn reach(&mut self) -> Result<Connected, StatusCode> {
+    /// A connection to the backend of this client: an idle one, or a new one.
+    pub(super) async fn reach(&mut self) -> Result<Connected, Unreached> {
         let worker = &self.connection.worker;
         loop {
             let snapshot = worker.snapshot();
             let Some((id, reason)) = self.choose() else {
                 snapshot.counts.chosen(self.target, None);
-                return Err(match self.passed.as_slice() {
-                    _ if self.is_of_session() => StatusCode::GONE,
-                    [] => StatusCode::SERVICE_UNAVAILABLE,
-                    _ if self.late => StatusCode::GATEWAY_TIMEOUT,
-                    _ => StatusCode::BAD_GATEWAY,
-                });
+                let (status, cause) = match self.passed.as_slice() {
+                    _ if self.is_of_session() => (StatusCode::GONE, Cause::Other),
+                    [] => (StatusCode::SERVICE_UNAVAILABLE, Cause::NoBackend),
+                    _ if self.late => (StatusCode::GATEWAY_TIMEOUT, Cause::Timeout),
+                    _ => (StatusCode::BAD_GATEWAY, Cause::Connect),
+                };
+                return Err(Unreached { status, cause });
             };
             let active = Active::new(&snapshot.counts, self.target, id);
             if let Some(upstream) = self.ready(id, &snapshot) {
@@ -103,7 +111,10 @@ impl UpstreamSelector<'_> {
                 Err(error) if is_scarcity(&error) => {
                     tracing::debug!(%error, backend = %address, "cannot connect");
                     worker.pool.clear();
-                    return Err(StatusCode::SERVICE_UNAVAILABLE);
+                    return Err(Unreached {
+                        status: StatusCode::SERVICE_UNAVAILABLE,
+                        cause: Cause::Resources,
+                    });
                 }
                 Err(error) if lacks_port(&error) => self.passed.push(id),
                 Err(error) => {

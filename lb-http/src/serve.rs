@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use hyper::body::Bytes;
 
 use super::connection::Connection;
 use super::forwarded::Origin;
+use super::handshake::Agreed;
+use super::metrics::Handshake;
 use super::prefixed::Prefixed;
-use super::settings::Snapshot;
+use super::settings::{Service, Snapshot};
 use super::stream::Stream;
 use super::worker::Worker;
 use super::{h2, handshake, http1, proxied};
@@ -51,18 +54,37 @@ async fn establish(
     let snapshot = worker.snapshot();
     let service = snapshot.service_at(local);
     let over_tls = service.filter(|service| Snapshot::is_tls(service, local));
-    let (stream, tls) = match over_tls.map(|service| service.listener.tls.clone()) {
+    let (stream, tls) = match over_tls.map(Arc::clone) {
         None => (Stream::Client(stream), None),
-        Some(config) => {
+        Some(service) => {
             drop(snapshot);
-            let accepted = handshake::accept(config?, stream, Timeouts::default().header);
             // Boxed: those without TLS need not hold room for it.
-            let (stream, agreed) = Box::pin(accepted).await?;
+            let (stream, agreed) = Box::pin(shake_hands(&worker, &service, stream)).await?;
             (stream, Some(agreed))
         }
     };
     origin.https = tls.is_some();
     Some((stream, Connection::new(worker, local, origin, tls)?))
+}
+
+/// TLS with a client, counted; `None` if that came to nothing.
+async fn shake_hands(
+    worker: &Worker,
+    service: &Service,
+    stream: Client,
+) -> Option<(Stream, Agreed)> {
+    let accepted = match service.listener.tls.clone() {
+        Some(config) => handshake::accept(config, stream, Timeouts::default().header).await,
+        None => None,
+    };
+    let outcome = match &accepted {
+        Some((_, agreed)) if agreed.is_resumed => Handshake::Resumed,
+        Some(_) => Handshake::Full,
+        None => Handshake::Failed,
+    };
+    let meter = worker.meters.service(&service.http.name);
+    meter.handshake(outcome);
+    accepted
 }
 
 /// The client of the connection, from its PROXY header if a trusted proxy is to send one. `None` if there

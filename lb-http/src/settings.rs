@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use foldhash::{HashMap, HashMapExt as _};
+use foldhash::{HashMap, HashMapExt as _, HashSet};
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, ServiceKey, ServiceTable,
     protocol, state,
@@ -16,6 +16,7 @@ use super::affinity_cache;
 use super::compiled::{CompiledService, Compiler};
 use super::counts::Counts;
 use super::listener_config::{ListenerConfig, ListenerConfigs};
+use super::metrics::Registry;
 use super::request::Backends;
 use super::sticky::Key;
 use super::sticky::sessions::Sessions;
@@ -39,6 +40,8 @@ pub(super) struct Snapshot {
     pub(super) clients: Arc<dyn Clients>,
     /// The counters of the workers.
     pub(super) counts: Arc<Counts>,
+    /// The figures of requests.
+    pub(super) metrics: Arc<Registry>,
     /// The backends of Socket.IO sessions.
     pub(super) sessions: Arc<Sessions>,
     /// The receiver of reports of backends that cannot be used.
@@ -101,6 +104,12 @@ impl Snapshot {
     pub(super) fn limit(&self, local: SocketAddr) -> Option<(ServiceId, Option<u32>)> {
         let key = ServiceKey::new(addr::from_ip(local.ip()), local.port(), protocol::TCP);
         self.tables.limit(&key)
+    }
+
+    /// The names of the services.
+    pub(super) fn names(&self) -> HashSet<&str> {
+        let services = self.services.values();
+        services.map(|it| it.http.name.as_str()).collect()
     }
 
     /// The service that listens on `local`.

@@ -14,9 +14,10 @@ use std::time::Duration;
 use hyper::body::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::access_log::{self, Record};
+use super::access_log;
 use super::clock::Deadline;
 use super::counts::Active;
+use super::record::Record;
 use super::stream::Stream;
 
 /// Most bytes read at once, and so the most kept for one direction of a tunnel.
@@ -36,7 +37,7 @@ struct Direction {
     ended: bool,
     /// And passed on.
     closed: bool,
-    /// Bytes that the other side took.
+    /// Bytes that the other side took and that are not counted yet.
     passed: u64,
 }
 
@@ -138,31 +139,34 @@ impl Tunnel {
     pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         self,
         client: End<S>,
-        record: Option<Box<Record>>,
+        mut record: Record,
     ) -> (S, Stream, io::Result<()>) {
         let backend = End {
             stream: self.stream,
             early: Bytes::from(self.early),
         };
         let stop = || self.active.is_to_end();
-        let (client, backend, ended, bytes) = copy(client, backend, self.idle, stop).await;
-        if let Some(mut record) = record {
-            record.bytes = bytes;
-            record.finish(access_log::End::Complete);
-        }
+        record.becomes_tunnel();
+        let count = |received, sent| {
+            record.counters().received(received);
+            record.sent(sent);
+        };
+        let (client, backend, ended) = copy(client, backend, self.idle, stop, count).await;
+        record.finish(access_log::End::Complete);
         (client, backend, ended)
     }
 }
 
 /// Copies both ways until both sides have ended, nothing has moved for `idle`, or `stop` says so. `stop` is
-/// asked whenever something happens or all deadlines are woken. An error means that one side was reset, or
-/// is to be. The number is that of the bytes that the client took.
+/// asked whenever something happens or all deadlines are woken. `count` is told how many bytes each side has
+/// taken since: the backend, then the client. An error means that one side was reset, or is to be.
 async fn copy<A, B>(
     client: End<A>,
     backend: End<B>,
     idle: Option<Duration>,
     stop: impl Fn() -> bool,
-) -> (A, B, io::Result<()>, u64)
+    mut count: impl FnMut(u64, u64),
+) -> (A, B, io::Result<()>)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -174,8 +178,13 @@ where
     deadline.set(idle);
     let ended = poll_fn(|context| {
         let mut moved = false;
-        let there = there.poll(&mut a, &mut b, &mut moved, context)?;
-        let back = back.poll(&mut b, &mut a, &mut moved, context)?;
+        let polled_there = there.poll(&mut a, &mut b, &mut moved, context);
+        let polled_back = back.poll(&mut b, &mut a, &mut moved, context);
+        count(
+            std::mem::take(&mut there.passed),
+            std::mem::take(&mut back.passed),
+        );
+        let (there, back) = (polled_there?, polled_back?);
         if there.is_ready() && back.is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -189,5 +198,5 @@ where
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     })
     .await;
-    (a, b, ended, back.passed)
+    (a, b, ended)
 }

@@ -10,6 +10,7 @@ use super::carrier::Carrier;
 use super::compiled::RouteConfig;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
+use super::record::Counters;
 use lb_config::http::Protocol;
 
 /// A request up to this many bytes is kept until its answer begins, so that it can be sent again.
@@ -42,6 +43,8 @@ pub(super) struct Upload {
     pause: Option<Duration>,
     /// How long the answer may take after the end of the body.
     first_byte: Option<Duration>,
+    /// For the bytes of the body; none are needed without one.
+    counters: Option<Counters>,
 }
 
 /// Why a request cannot go on.
@@ -75,6 +78,14 @@ impl Upload {
             named,
             pause: route.timeouts.body,
             first_byte: route.timeouts.first_byte,
+            counters: None,
+        }
+    }
+
+    /// From now on the bytes of the body are counted there.
+    pub(super) fn counts_for(&mut self, counters: &Counters) {
+        if !self.is_read {
+            self.counters = Some(counters.clone());
         }
     }
 
@@ -209,6 +220,9 @@ impl Upload {
             }
             Piece::More => {}
         });
+        if let Some(counters) = &self.counters {
+            counters.received(length as u64);
+        }
         if too_large {
             return Poll::Ready(Err(UploadError::TooLarge));
         }

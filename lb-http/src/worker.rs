@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::breaker::{CircuitBreaker, RetryBudget};
+use super::metrics::Meters;
 use super::settings::Snapshot;
 use super::sticky::spread::Spread;
 use super::upstream::Pool;
@@ -25,6 +26,8 @@ pub(super) struct Worker {
     pub(super) breaker: CircuitBreaker,
     /// How many retries there may be.
     pub(super) budget: RetryBudget,
+    /// The counters that this thread alone writes.
+    pub(super) meters: Meters,
     stopping: Cell<bool>,
     /// Tasks that are not over.
     open: Cell<usize>,
@@ -34,6 +37,7 @@ impl Worker {
     /// A worker to which nothing has happened.
     pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
         Self {
+            meters: Meters::new(Arc::clone(&snapshot.metrics)),
             snapshot: RefCell::new(Rc::new(snapshot)),
             pool: Rc::default(),
             spread: Spread::default(),
@@ -46,6 +50,7 @@ impl Worker {
 
     /// Puts settings in force.
     pub(super) fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.meters.keep_only(&snapshot.names());
         *self.snapshot.borrow_mut() = Rc::new(snapshot);
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +14,6 @@ use lb_http1::{Name, RequestHead, buffer_pool};
 pub(crate) struct Entry {
     texts: Vec<u8>,
     request: Spans,
-    begun: Instant,
     pub(super) version: Version,
     /// The client's address: the real one, behind trusted proxies.
     pub(crate) client: IpAddr,
@@ -25,10 +24,6 @@ pub(crate) struct Entry {
     pub(super) id: Option<Range<usize>>,
     /// How long the connection to the backend took; zero for one that was there.
     pub(crate) connect: Option<Duration>,
-    pub(super) first_byte: Option<Duration>,
-    status: Option<StatusCode>,
-    /// Bytes of the answer's body so far.
-    pub(crate) bytes: u64,
 }
 
 /// The fields of a request that its line shows.
@@ -77,22 +72,37 @@ pub(crate) enum End {
     Aborted,
 }
 
+/// The outcome of a request.
+pub(crate) struct Ended {
+    pub(crate) status: Option<StatusCode>,
+    /// The time from the request to the head of its answer.
+    pub(crate) first_byte: Option<Duration>,
+    /// The time from the request to its end.
+    pub(crate) total: Duration,
+    /// Bytes of the answer's body, or of a tunnel.
+    pub(crate) bytes: u64,
+    pub(crate) end: End,
+}
+
+impl Ended {
+    /// The status, or 499 for a client that did not wait for one.
+    pub(super) fn status(&self) -> u16 {
+        self.status.map_or(499, |status| status.as_u16())
+    }
+}
+
 impl Entry {
-    /// Of a request that begins now, as the client sent it.
+    /// Of a request as the client sent it.
     pub(super) fn begin(client: IpAddr, version: Version, log_fields: &LogFields<'_>) -> Self {
         let mut entry = Self {
             texts: buffer_pool::take(),
             request: Spans::default(),
-            begun: Instant::now(),
             version,
             client,
             tls: None,
             backend: None,
             id: None,
             connect: None,
-            first_byte: None,
-            status: None,
-            bytes: 0,
         };
         entry.copy(log_fields);
         entry
@@ -127,17 +137,6 @@ impl Entry {
         self.id = Some(self.text(id));
     }
 
-    /// The head of the answer is there.
-    pub(crate) fn answered(&mut self, status: StatusCode) {
-        self.first_byte = Some(self.begun.elapsed());
-        self.status = Some(status);
-    }
-
-    /// How long ago the request began.
-    pub(super) fn age(&self) -> Duration {
-        self.begun.elapsed()
-    }
-
     pub(super) fn method(&self) -> &[u8] {
         &self.texts[self.request.method.clone()]
     }
@@ -169,11 +168,6 @@ impl Entry {
     pub(super) fn backend(&self) -> Option<(&[u8], &'static str)> {
         let (name, why) = self.backend.as_ref()?;
         Some((&self.texts[name.clone()], why))
-    }
-
-    /// The status, or 499 for a client that did not wait for one.
-    pub(super) fn status(&self) -> u16 {
-        self.status.map_or(499, |status| status.as_u16())
     }
 
     fn at(&self, span: Option<&Range<usize>>) -> Option<&[u8]> {

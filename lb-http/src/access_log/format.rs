@@ -1,25 +1,24 @@
 //! The line of a request, written into a buffer that is used again.
 
 use std::io::Write as _;
-use std::time::Duration;
 
 use hyper::Version;
 
-use super::entry::{End, Entry};
+use super::entry::{End, Ended, Entry};
 use super::stamp;
 use lb_config::http::LogFormat;
 
 /// Adds the line of `entry` to `out`.
-pub(super) fn line(format: LogFormat, entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
+pub(super) fn line(format: LogFormat, entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     match format {
-        LogFormat::Combined => combined(entry, total, end, out),
-        LogFormat::Json => json(entry, total, end, out),
+        LogFormat::Combined => combined(entry, ended, out),
+        LogFormat::Json => json(entry, ended, out),
     }
     out.push(b'\n');
 }
 
 /// Apache's combined format, which every log reader knows. Fields that it lacks come after it.
-fn combined(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
+fn combined(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     address(entry, out);
     out.extend_from_slice(b" - ");
     match entry.user() {
@@ -35,9 +34,9 @@ fn combined(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
     out.push(b' ');
     out.extend_from_slice(protocol(entry.version).as_bytes());
     out.extend_from_slice(b"\" ");
-    number(u64::from(entry.status()), out);
+    number(u64::from(ended.status()), out);
     out.push(b' ');
-    number(entry.bytes, out);
+    number(ended.bytes, out);
     for text in [entry.referer(), entry.user_agent()] {
         out.extend_from_slice(b" \"");
         escape(text.unwrap_or(b"-"), &TEXT, out);
@@ -50,8 +49,8 @@ fn combined(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
     out.extend_from_slice(why.as_bytes());
     let times = [
         (" connect=", entry.connect),
-        (" first_byte=", entry.first_byte),
-        (" total=", Some(total)),
+        (" first_byte=", ended.first_byte),
+        (" total=", Some(ended.total)),
     ];
     for (name, time) in times {
         out.extend_from_slice(name.as_bytes());
@@ -64,13 +63,13 @@ fn combined(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
     escape(entry.request_id().unwrap_or(b"-"), &TEXT, out);
     out.extend_from_slice(b" tls=");
     out.extend_from_slice(entry.tls.unwrap_or("-").as_bytes());
-    if end == End::Aborted {
+    if ended.end == End::Aborted {
         out.extend_from_slice(b" aborted");
     }
 }
 
 /// One JSON object. Times are in milliseconds.
-fn json(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
+fn json(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"time\":\"");
     stamp::iso(out);
     out.extend_from_slice(b"\",\"client\":\"");
@@ -82,17 +81,17 @@ fn json(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
     text("protocol", Some(protocol(entry.version).as_bytes()), out);
     text("host", entry.host(), out);
     out.extend_from_slice(b",\"status\":");
-    number(u64::from(entry.status()), out);
+    number(u64::from(ended.status()), out);
     out.extend_from_slice(b",\"bytes\":");
-    number(entry.bytes, out);
+    number(ended.bytes, out);
     text("referer", entry.referer(), out);
     text("user_agent", entry.user_agent(), out);
     text("backend", entry.backend().map(|(name, _)| name), out);
     text("why", entry.backend().map(|(_, why)| why.as_bytes()), out);
     let times = [
         (",\"connect_ms\":", entry.connect),
-        (",\"first_byte_ms\":", entry.first_byte),
-        (",\"total_ms\":", Some(total)),
+        (",\"first_byte_ms\":", ended.first_byte),
+        (",\"total_ms\":", Some(ended.total)),
     ];
     for (name, time) in times {
         if let Some(time) = time {
@@ -102,7 +101,7 @@ fn json(entry: &Entry, total: Duration, end: End, out: &mut Vec<u8>) {
     }
     text("request_id", entry.request_id(), out);
     text("tls", entry.tls.map(str::as_bytes), out);
-    if end == End::Aborted {
+    if ended.end == End::Aborted {
         out.extend_from_slice(b",\"aborted\":true");
     }
     out.push(b'}');
@@ -223,6 +222,8 @@ fn escape(text: &[u8], escapes: &Escapes, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::access_log::LogFields;
     use hyper::{Method, StatusCode};
@@ -238,8 +239,16 @@ mod tests {
     }
 
     fn written(format: LogFormat, entry: &Entry, end: End) -> String {
+        let is_complete = end == End::Complete;
+        let ended = Ended {
+            status: is_complete.then_some(StatusCode::OK),
+            first_byte: is_complete.then_some(Duration::from_micros(2_500)),
+            total: Duration::from_micros(12_345),
+            bytes: if is_complete { 5120 } else { 0 },
+            end,
+        };
         let mut out = Vec::new();
-        line(format, entry, Duration::from_micros(12_345), end, &mut out);
+        line(format, entry, &ended, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -262,9 +271,6 @@ mod tests {
         entry.chose("127.0.0.1:5000", "slot");
         entry.identify(b"abc123");
         entry.connect = Some(Duration::from_micros(400));
-        entry.answered(StatusCode::OK);
-        entry.first_byte = Some(Duration::from_micros(2_500));
-        entry.bytes = 5120;
         entry.tls = Some("TLSv1.3");
         entry
     }

@@ -2,7 +2,7 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `record` | a request under way, whose line is written at its end |
+//! | `line` | the line of a request under way, which is written at its end |
 //! | `entry` | the log fields of a request |
 //! | `format` | the line of it: combined or JSON |
 //! | `stamp` | the time, put into words once a second |
@@ -15,12 +15,12 @@
 
 mod entry;
 mod format;
-mod record;
+mod line;
 mod sink;
 mod stamp;
 mod writer;
 
-pub(super) use entry::{End, LogFields};
-pub(super) use record::Record;
+pub(super) use entry::{End, Ended, LogFields};
+pub(super) use line::Line;
 pub(super) use sink::{Sink, flush_thread};
 pub(super) use writer::Writer;

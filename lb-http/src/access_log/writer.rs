@@ -205,7 +205,7 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access_log::{End, LogFields, Record, flush_thread};
+    use crate::access_log::{End, Ended, Line, LogFields, flush_thread};
     use hyper::{Method, Version};
     use lb_config::http::LogFormat;
     use lb_http1::RequestHead;
@@ -219,13 +219,19 @@ mod tests {
 
     fn write(sink: &Arc<Sink>, target: &str) {
         let head = RequestHead::new(Method::GET, target.as_bytes(), Version::HTTP_11);
-        Record::begin(
+        Line::begin(
             sink,
             [127, 0, 0, 1].into(),
             head.version,
             &LogFields::of(&head),
         )
-        .finish(End::Complete);
+        .write(&Ended {
+            status: None,
+            first_byte: None,
+            total: Duration::ZERO,
+            bytes: 0,
+            end: End::Complete,
+        });
     }
 
     fn lines(path: &Path) -> usize {

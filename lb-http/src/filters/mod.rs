@@ -253,7 +253,11 @@ impl Chain {
         source: Source,
         answer: Answer,
     ) -> Cleared<Answer> {
-        let Answer { head, mut body } = answer;
+        let Answer {
+            head,
+            mut body,
+            is_page,
+        } = answer;
         let length = Some(body.len() as u64);
         let (Cleared(mut head), coding) = self.clear(request, backends, source, head, length);
         if let Some(algorithm) = coding
@@ -267,6 +271,10 @@ impl Chain {
                 }
             }
         }
-        Cleared(Answer { head, body })
+        Cleared(Answer {
+            head,
+            body,
+            is_page,
+        })
     }
 }

@@ -2,6 +2,7 @@
 //! requests of Socket.IO come here, so a lock, of one part of sixteen, is no matter.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ const AFTER_TUNNEL: Duration = Duration::from_secs(2 * 60);
 pub(crate) struct Sessions {
     secret: [u64; 2],
     parts: [Mutex<LruCache<u128, Session>>; PARTS],
+    evicted: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
@@ -48,6 +50,7 @@ impl Sessions {
         Self {
             secret: [(words >> 64) as u64, words as u64],
             parts: std::array::from_fn(|_| Mutex::new(growing(each))),
+            evicted: AtomicU64::new(0),
         }
     }
 
@@ -58,7 +61,20 @@ impl Sessions {
             until: Instant::now() + AGE,
         };
         let key = self.key(service, sid);
-        self.part(key).put(key, session);
+        let pushed_out = self.part(key).push(key, session);
+        if pushed_out.is_some_and(|(other, _)| other != key) {
+            self.evicted.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many are remembered, those included that are over since the last [`Sessions::tidy`].
+    pub(crate) fn remembered(&self) -> usize {
+        self.parts.iter().map(|part| locked(part).len()).sum()
+    }
+
+    /// How many had to make room for others.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted.load(Relaxed)
     }
 
     /// Which backend has it, if that is known.
@@ -157,8 +173,11 @@ mod tests {
         for n in 0..10_000 {
             sessions.learn(WEB, &n.to_string(), BackendId(1));
         }
-        let remembered: usize = sessions.parts.iter().map(|part| locked(part).len()).sum();
+        let remembered = sessions.remembered();
         assert!(remembered <= 160);
+        assert_eq!(sessions.evicted(), 10_000 - remembered as u64);
+        sessions.learn(WEB, "9999", BackendId(2));
+        assert_eq!(sessions.remembered(), remembered, "learnt again");
         assert!(sessions.backend_of(WEB, "9999").is_some());
     }
 }

@@ -6,10 +6,12 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lb_http::metrics::ServiceFigures;
 use lb_net::handover::AcceptPolicy;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use super::figures::{figures, requests};
 use super::log::Log;
 use super::{Backend, Client, OK, PATIENCE, Proxy, field, own_address};
 
@@ -513,4 +515,34 @@ fn x5_a_tunnel_has_its_line_in_the_access_log_at_its_end() {
     }
     assert_eq!(lines[0]["status"], 200, "{lines:?}");
     assert_eq!(lines[0]["bytes"], 6, "{lines:?}");
+    let figures = figures(&secure.proxy, |figures| figures.tunnels_active == 0);
+    assert_eq!(requests(&figures, "GET", "2xx"), 1);
+    assert_eq!(figures.tunnels, 1);
+    assert_eq!((figures.received, figures.sent), (3, 6));
+}
+
+#[test]
+fn requests_and_handshakes_are_counted() {
+    let backend = Backend::new();
+    let secure = Secure::new(&backend);
+    let mut connection = secure.connect();
+    connection.send(HEADERS, END_HEADERS | END_STREAM, 1, &fields(&GET));
+    let (mut behind, _) = backend.request();
+    behind.send(OK);
+    assert_eq!(connection.outcome(), Outcome::Answer(200));
+    let malformed = [&GET[..], &[("host", "b.test")]].concat();
+    connection.send(HEADERS, END_HEADERS | END_STREAM, 3, &fields(&malformed));
+    assert_eq!(connection.outcome(), Outcome::Answer(400));
+    let is_there = |figures: &ServiceFigures| {
+        requests(figures, "GET", "2xx") == 1 && requests(figures, "GET", "4xx") == 1
+    };
+    assert_eq!(figures(&secure.proxy, is_there).handshakes, [1, 0, 0]);
+    // The ticket of the first connection.
+    drop(secure.connect().next());
+    figures(&secure.proxy, |figures| figures.handshakes == [1, 1, 0]);
+    let mut plain = TcpStream::connect(secure.address).unwrap();
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    figures(&secure.proxy, |figures| figures.handshakes == [1, 1, 1]);
 }

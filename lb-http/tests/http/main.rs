@@ -5,6 +5,7 @@
 mod change;
 mod engine;
 mod faults;
+mod figures;
 mod framing;
 mod h2;
 mod h2c;

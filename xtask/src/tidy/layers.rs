@@ -66,10 +66,11 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 51] = [
+const HTTP_MODULES: [&str; 53] = [
     "clock",
     "forwarded",
     "ids",
+    "metrics",
     "pages",
     "peer",
     "proxied",
@@ -80,6 +81,7 @@ const HTTP_MODULES: [&str; 51] = [
     "access_log",
     "affinity_cache",
     "answers",
+    "record",
     "breaker",
     "client",
     "counts",

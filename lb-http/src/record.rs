@@ -1,0 +1,222 @@
+//! The record of a request: counted, and logged if its service has an access log, once, at its end.
+//!
+//! A request that comes to an answer, a refusal or nothing at all has one from its head on. It is written by
+//! [`Record::finish`], else when it is dropped: no request ends without being counted.
+
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+use lb_common::abi::BackendId;
+
+use super::access_log::{End, Ended, Line};
+use super::answers::Answer;
+use super::metrics::{BackendMeter, Cause, Meters, Method, ServiceMeter, Status};
+
+/// A request under way.
+pub(super) struct Record {
+    counters: Counters,
+    begun: Instant,
+    first_byte: FirstByte,
+    status: Option<StatusCode>,
+    source: Source,
+    method: Method,
+    cause: Cause,
+    is_tunnel: bool,
+    is_over: bool,
+    bytes: u64,
+    /// Its line in the access log.
+    pub(super) line: Option<Box<Line>>,
+}
+
+/// The counters that the bytes of a request belong to.
+#[derive(Clone)]
+pub(super) struct Counters {
+    service: ServiceMeter,
+    backend: Option<BackendMeter>,
+}
+
+/// When the head of the answer was there.
+#[derive(Clone, Copy)]
+enum FirstByte {
+    /// It is not.
+    Awaited,
+    /// It is, and the clock was not read since.
+    Now,
+    After(Duration),
+}
+
+/// The source of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Backend,
+    /// The configuration of a route.
+    Route,
+    /// A page of the gateway: there is no other answer.
+    Page,
+}
+
+impl Counters {
+    /// Counts bytes from the client.
+    pub(super) fn received(&self, bytes: u64) {
+        self.service.received.add(bytes);
+        if let Some(backend) = &self.backend {
+            backend.received.add(bytes);
+        }
+    }
+
+    /// Counts bytes to the client.
+    fn sent(&self, bytes: u64) {
+        self.service.sent.add(bytes);
+        if let Some(backend) = &self.backend {
+            backend.sent.add(bytes);
+        }
+    }
+}
+
+impl Record {
+    /// A request that begins now.
+    pub(super) fn begin(service: ServiceMeter, method: Method, line: Option<Box<Line>>) -> Self {
+        Self {
+            counters: Counters {
+                service,
+                backend: None,
+            },
+            begun: Instant::now(),
+            first_byte: FirstByte::Awaited,
+            status: None,
+            source: Source::Route,
+            method,
+            cause: Cause::Other,
+            is_tunnel: false,
+            is_over: false,
+            bytes: 0,
+            line,
+        }
+    }
+
+    /// The backend that was chosen; the last one counts.
+    pub(super) fn chose(&mut self, meters: &Meters, backend: BackendId) {
+        self.counters.backend = Some(meters.backend(backend));
+    }
+
+    /// The counters for the bytes of the request.
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Why no backend answers; the last reason counts.
+    pub(super) fn failed(&mut self, cause: Cause) {
+        self.cause = cause;
+    }
+
+    /// The head of a backend's answer is there.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.begin_answer(status, Source::Backend);
+    }
+
+    /// An answer of the gateway's own takes the place of a backend's.
+    pub(super) fn answered_by(&mut self, answer: &Answer) {
+        self.counters.backend = None;
+        let source = match answer.is_page {
+            true => Source::Page,
+            false => Source::Route,
+        };
+        self.begin_answer(answer.head.status, source);
+    }
+
+    /// The backend has reset the stream, and the client's is reset too: as good as a bad gateway.
+    pub(super) fn reset(&mut self) {
+        self.counters.backend = None;
+        self.begin_answer(StatusCode::BAD_GATEWAY, Source::Page);
+    }
+
+    fn begin_answer(&mut self, status: StatusCode, source: Source) {
+        self.first_byte = FirstByte::Now;
+        self.status = Some(status);
+        self.source = source;
+    }
+
+    /// The answer is not at its end yet. The clock is read for its head; the head of one that ends at once is
+    /// as late as its end.
+    pub(super) fn goes_on(&mut self) {
+        if matches!(self.first_byte, FirstByte::Now) {
+            self.first_byte = FirstByte::After(self.begun.elapsed());
+        }
+    }
+
+    /// Bytes of the answer's body, or of a tunnel, were handed to the client.
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.counters.sent(bytes);
+    }
+
+    /// The request goes on as a tunnel.
+    pub(super) fn becomes_tunnel(&mut self) {
+        self.goes_on();
+        self.is_tunnel = true;
+        self.counters.service.tunnels_begun.add(1);
+    }
+
+    /// The request is over.
+    pub(super) fn finish(mut self, end: End) {
+        self.write(end);
+    }
+
+    fn write(&mut self, end: End) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        let total = self.begun.elapsed();
+        let first_byte = match self.first_byte {
+            FirstByte::Awaited => None,
+            FirstByte::Now => Some(total),
+            FirstByte::After(time) => Some(time),
+        };
+        self.count(end, first_byte, total);
+        if let Some(line) = self.line.take() {
+            line.write(&Ended {
+                status: self.status,
+                first_byte,
+                total,
+                bytes: self.bytes,
+                end,
+            });
+        }
+    }
+
+    fn count(&self, end: End, first_byte: Option<Duration>, total: Duration) {
+        let Counters { service, backend } = &self.counters;
+        let status = Status::of(self.status);
+        let backend = backend.as_ref().filter(|_| self.source == Source::Backend);
+        service.request(self.method, status);
+        if let Some(time) = first_byte {
+            service.first_byte.observe(time);
+        }
+        if let Some(backend) = backend {
+            backend.request(status);
+            if let Some(time) = first_byte {
+                backend.first_byte.observe(time);
+            }
+        }
+        if self.is_tunnel {
+            service.tunnels_ended.add(1);
+        } else {
+            service.duration.observe(total);
+            if let Some(backend) = backend {
+                backend.duration.observe(total);
+            }
+        }
+        match self.status {
+            Some(status) if self.source == Source::Page => service.page(status, self.cause),
+            Some(_) if end == End::Aborted => service.aborted.add(1),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Record {
+    /// A request that ends early is counted too.
+    fn drop(&mut self) {
+        self.write(End::Aborted);
+    }
+}
