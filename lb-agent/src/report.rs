@@ -1,11 +1,12 @@
 //! The answers to `status` and `lookup`, put together from the desired and the observed state.
 
 pub mod figures;
+mod requests;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use lb_common::abi::{self, BackendId, Counter, path, protocol, state};
 use lb_common::addr;
@@ -13,7 +14,8 @@ use lb_common::select::Reason;
 
 use crate::control::message::{AffinityFound, Lookup};
 use crate::control::status::{
-    AffinityStatus, AgentStatus, BackendStatus, CounterStatus, HealthStatus, ServiceStatus, Status,
+    AffinityStatus, AgentStatus, BackendStatus, CertificateStatus, CounterStatus, HealthStatus,
+    ServiceStatus, Status, TlsStatus,
 };
 use crate::dataplane::{BackendCounts, Counts, Error, Listeners};
 use crate::health::{About as Known, Health, State};
@@ -124,6 +126,7 @@ impl Sources<'_> {
             }
             .to_owned(),
             listen: service.listen.clone(),
+            tls: self.tls(service),
             affinity: AffinityStatus {
                 timeout_seconds: Duration::from_nanos(settings.affinity_ns).as_secs(),
                 ipv4_prefix: settings.ipv4_prefix,
@@ -138,6 +141,15 @@ impl Sources<'_> {
                 refused: counts[Counter::Refused as usize],
             },
             backends,
+        })
+    }
+
+    fn tls(&self, service: &Service) -> Option<TlsStatus> {
+        let tls = service.http.as_ref()?.tls.as_ref()?;
+        let certificates = self.l7.certificates(&tls.certificates);
+        Some(TlsStatus {
+            listen: tls.listen.clone(),
+            certificates: certificates.into_iter().map(certificate).collect(),
         })
     }
 
@@ -203,6 +215,16 @@ impl Sources<'_> {
             .to_owned(),
             health: None,
         })
+    }
+}
+
+fn certificate(status: lb_http::CertificateStatus) -> CertificateStatus {
+    let since_1970 = status.not_after.duration_since(UNIX_EPOCH);
+    CertificateStatus {
+        file: status.certificate,
+        names: status.names,
+        not_after_unix_seconds: since_1970.map_or(0, |time| time.as_secs()),
+        problem: status.problem,
     }
 }
 

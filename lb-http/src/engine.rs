@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lb_common::abi::{Affinity, AffinityKey, BackendId, Counter, ServiceId, ServiceKey};
-use lb_config::http::HttpService;
+use lb_config::http::{CertificateFiles, HttpService};
 use socket2::Type;
 
 use crate::compiled::Compiler;
@@ -19,6 +19,7 @@ use crate::settings::{self, Snapshot};
 use crate::sticky::sessions::Sessions;
 use crate::tables::{Confine, PassiveHealth, ServiceTables};
 use crate::thread::{Handle, Message};
+use crate::tls::CertificateStatus;
 use lb_net::Clients;
 use lb_net::admission::Admission;
 use lb_net::bind::{self, Listening, Problems, listen_address};
@@ -229,6 +230,11 @@ impl Engine {
     /// Has certificates read again by the next [`Engine::publish`]; they were found to be good.
     pub fn read_certificates_again(&mut self) {
         self.listener_configs.read_certificates_again();
+    }
+
+    /// The certificates in force of a service with these files; none if they cannot be used.
+    pub fn certificates(&self, files: &[CertificateFiles]) -> Vec<CertificateStatus> {
+        self.listener_configs.certificates_of(files)
     }
 
     /// Opens the files of the access logs anew, after they were moved away.

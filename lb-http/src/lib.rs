@@ -110,4 +110,4 @@ pub use counts::RequestCounts;
 pub use engine::Engine;
 pub use pages::check_config as check_pages;
 pub use tables::{Confine, PassiveHealth, Role, ServiceTables};
-pub use tls::{Findings, check_config as check_certificates};
+pub use tls::{CertificateStatus, Findings, check_config as check_certificates};

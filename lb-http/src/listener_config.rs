@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 
 use super::access_log::{Sink, Writer};
 use super::tables::Confine;
-use super::tls::{Certificates, TicketKeys, Watcher, server_config};
+use super::tls::{CertificateStatus, Certificates, TicketKeys, Watcher, server_config};
 use lb_config::http::{AccessLog, CertificateFiles, HttpService, Tls};
 
 /// The settings for the connections of one service.
@@ -111,6 +111,14 @@ impl ListenerConfigs {
         });
         let of_logs = self.writer.iter().flat_map(Writer::problems);
         self.problems.iter().cloned().chain(of_files).chain(of_logs)
+    }
+
+    /// The certificates in force that were read from these files; none if they cannot be used.
+    pub(super) fn certificates_of(&self, files: &[CertificateFiles]) -> Vec<CertificateStatus> {
+        let known = self.certificates.get(files);
+        known
+            .map(|certificates| certificates.status())
+            .unwrap_or_default()
     }
 
     /// Opens the files of the access logs anew.

@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::{Control, output, wait_for};
 use crate::control::client::Client;
 use crate::control::message::Command;
+use crate::control::stats::http::HttpStats;
 use crate::control::stats::{Stats as Figures, TrafficStats};
 
 /// Show counters: connections, clients, drops, tables
@@ -96,6 +97,10 @@ fn render(stats: &Figures, before: Option<&Figures>) -> String {
     );
     text.push('\n');
     text += &services(stats);
+    if !stats.http.is_empty() {
+        text.push('\n');
+        text += &requests(&stats.http);
+    }
     text.push('\n');
     text += &table(
         &["TABLE", "ENTRIES", "OF", "EVICTED"],
@@ -174,6 +179,42 @@ fn services(stats: &Figures) -> String {
     )
 }
 
+/// Answers of services with `mode = "http"` by class, and how long they took.
+fn requests(rows: &[HttpStats]) -> String {
+    let rows = rows.iter().map(|row| {
+        let classes = ["2xx", "3xx", "4xx", "5xx", "none"];
+        let counts = classes.map(|class| row.of_class(class).to_string());
+        let times = [
+            row.first_byte.quantile(0.5),
+            row.first_byte.quantile(0.99),
+            row.duration.quantile(0.5),
+            row.duration.quantile(0.99),
+        ];
+        let times = times.map(|time| time.map_or_else(|| "-".to_owned(), milliseconds));
+        let cells = [row.service.clone()].into_iter();
+        let cells = cells.chain(counts).chain([row.tunnels_active.to_string()]);
+        cells.chain(times).collect()
+    });
+    table(
+        &[
+            "SERVICE", "2XX", "3XX", "4XX", "5XX", "LEFT", "TUNNELS", "HEAD P50", "P99", "ALL P50",
+            "P99",
+        ],
+        1,
+        rows,
+    )
+}
+
+/// Seconds as milliseconds, with a fraction below ten.
+fn milliseconds(seconds: f64) -> String {
+    let ms = seconds * 1000.0;
+    if ms < 10.0 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{ms:.0} ms")
+    }
+}
+
 /// Connections a second since an earlier snapshot.
 pub(super) fn rate(now: &Figures, before: &Figures, row: &TrafficStats) -> Option<u64> {
     let same = |other: &&TrafficStats| {
@@ -215,6 +256,37 @@ fn table(heads: &[&str], numbers: usize, rows: impl Iterator<Item = Vec<String>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::stats::http::{LatencyStats, RequestStats};
+
+    #[test]
+    fn requests_are_shown_by_class_with_their_latency() {
+        let row = |method: &str, status: &str, count| RequestStats {
+            method: method.to_owned(),
+            status: status.to_owned(),
+            count,
+        };
+        let latency = LatencyStats {
+            count: 4,
+            sum_seconds: 1.0,
+            buckets: vec![(0.001, 2), (0.05, 2)],
+        };
+        let web = HttpStats {
+            service: "web".to_owned(),
+            requests: vec![
+                row("GET", "2xx", 3),
+                row("PUT", "2xx", 1),
+                row("PUT", "none", 2),
+            ],
+            first_byte: latency.clone(),
+            tunnels_active: 7,
+            ..HttpStats::default()
+        };
+        assert_eq!(
+            requests(&[web]),
+            "SERVICE  2XX  3XX  4XX  5XX  LEFT  TUNNELS  HEAD P50    P99  ALL P50  P99\n\
+             web        4    0    0    0     2        7    1.0 ms  49 ms        -    -\n"
+        );
+    }
 
     #[test]
     fn a_table_has_columns_as_wide_as_they_have_to_be() {

@@ -1,6 +1,8 @@
 //! The table of `lb-agent status`.
 
-use std::time::Duration;
+mod tls;
+
+use std::time::{Duration, SystemTime};
 
 use anstyle::{AnsiColor, Style};
 
@@ -75,6 +77,9 @@ fn heading(page: &mut Page, service: &ServiceStatus) {
     });
     if let Some(load) = service.max_load {
         words.push((format!("max load {load}"), PLAIN));
+    }
+    if let Some(tls) = &service.tls {
+        words.push(tls::word(tls, SystemTime::now()));
     }
     words.insert(0, (service.name.clone(), BOLD));
     page.words(&words, "  ");

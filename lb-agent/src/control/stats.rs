@@ -1,8 +1,11 @@
 //! The answer to `stats` and the source of the metrics: figures as flat rows, which are easy to extend.
 
+pub mod http;
+
 use serde::{Deserialize, Serialize};
 
 use super::status::Status;
+use http::{HttpBackendStats, HttpStats};
 
 /// Every figure that the agent has, at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +22,12 @@ pub struct Stats {
     pub traffic: Vec<TrafficStats>,
     /// One row for each service and reason for which something was not forwarded.
     pub drops: Vec<DropStats>,
+    /// One row for each service with `mode = "http"`.
+    #[serde(default)]
+    pub http: Vec<HttpStats>,
+    /// One row for each backend of such a service that has answered.
+    #[serde(default)]
+    pub http_backends: Vec<HttpBackendStats>,
     /// One row for each table with a limit.
     pub tables: Vec<TableStats>,
     /// Recent log events of the agent, the latest last.
@@ -135,7 +144,7 @@ pub struct Family {
     pub name: String,
     /// A sentence without a full stop.
     pub help: String,
-    /// Counter or gauge.
+    /// Counter, gauge or histogram.
     pub kind: Kind,
     /// One for each combination of labels.
     pub samples: Vec<Sample>,
@@ -149,6 +158,8 @@ pub enum Kind {
     Counter,
     /// It goes up and down.
     Gauge,
+    /// Counts of values in buckets.
+    Histogram,
 }
 
 /// One value of a metric.
@@ -156,8 +167,11 @@ pub enum Kind {
 pub struct Sample {
     /// Label names and values.
     pub labels: Vec<(String, String)>,
-    /// Value of the sample.
+    /// Value of the sample; of a histogram the sum of its values.
     pub value: f64,
+    /// Upper bounds of a histogram up to infinity, each with the count of its bucket alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<(f64, u64)>,
 }
 
 impl Family {
@@ -173,10 +187,16 @@ impl Family {
 
     /// Adds a sample with these labels.
     pub fn add(&mut self, labels: &[(&str, &str)], value: f64) {
+        self.add_histogram(labels, value, Vec::new());
+    }
+
+    /// Adds the sample of a histogram: the sum of its values, and its buckets.
+    pub fn add_histogram(&mut self, labels: &[(&str, &str)], value: f64, buckets: Vec<(f64, u64)>) {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.samples.push(Sample {
             labels: labels.iter().map(owned).collect(),
             value,
+            buckets,
         });
     }
 

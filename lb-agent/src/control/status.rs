@@ -48,6 +48,9 @@ pub struct ServiceStatus {
     pub mode: String,
     /// Listen addresses of the service.
     pub listen: Vec<SocketAddr>,
+    /// HTTPS, if the service has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
     /// Stickiness of the service.
     pub affinity: AffinityStatus,
     /// Greatest load of a backend as a multiple of its fair share.
@@ -56,6 +59,28 @@ pub struct ServiceStatus {
     pub counters: CounterStatus,
     /// In the order of the configuration, then of their addition.
     pub backends: Vec<BackendStatus>,
+}
+
+/// HTTPS of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// Listen addresses for HTTPS, which `listen` of the service has too.
+    pub listen: Vec<SocketAddr>,
+    /// Certificates in force, in the order of the configuration; none if one of them cannot be used.
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// A certificate in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// File that it was read from.
+    pub file: String,
+    /// Host names that it is for.
+    pub names: Vec<String>,
+    /// When it ends, seconds since 1970.
+    pub not_after_unix_seconds: u64,
+    /// Why newer files are not in force, or that it is out of its time.
+    pub problem: Option<String>,
 }
 
 /// Stickiness settings and table of a service.

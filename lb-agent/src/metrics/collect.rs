@@ -1,5 +1,6 @@
 //! Which metrics there are: from a snapshot to families with names by the Prometheus conventions.
 
+use super::http;
 use crate::control::stats::{Family, Kind, ProcessStats, Stats, TrafficStats};
 use crate::control::status::{BackendStatus, ServiceStatus, Status};
 use crate::network::status::PacketStatus;
@@ -17,6 +18,7 @@ pub fn families(stats: &Stats) -> Vec<Family> {
         backends(&stats.status.services),
         traffic(&stats.traffic),
         tables(stats),
+        http::families(stats),
         stats
             .status
             .agent

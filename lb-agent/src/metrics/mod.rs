@@ -1,12 +1,15 @@
 //! The figures of the agent as metrics: made of one snapshot ([`Stats`]), never of a map.
 //!
-//! `collect` says which metrics there are, `text` writes them, `server` serves them on a socket of
-//! their own. A part of the agent that counts something implements [`Source`] and is put into the
+//! `collect` says which metrics there are, with `http` for those of HTTP. `text` writes them, `server` serves them
+//! on a socket of their own. A part of the agent that counts something implements [`Source`] and is put into the
 //! [`Sources`] at its start; its figures are then in `stats --json` and in the metrics.
 
 mod admission;
 pub mod collect;
+#[cfg(test)]
+mod documented;
 pub mod events;
+mod http;
 pub mod process;
 pub mod server;
 pub mod text;

@@ -4,7 +4,7 @@
 use std::fmt::{self, Write as _};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -64,13 +64,23 @@ impl Collector for Families {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
             };
             let mut metric = encoder.encode_descriptor(&family.name, &family.help, None, kind)?;
-            for Sample { labels, value } in &family.samples {
-                let one = metric.encode_family(labels)?;
+            for sample in &family.samples {
+                let Sample {
+                    labels,
+                    value,
+                    buckets,
+                } = sample;
+                let mut one = metric.encode_family(labels)?;
                 match family.kind {
                     Kind::Counter => ConstCounter::new(*value).encode(one)?,
                     Kind::Gauge => ConstGauge::new(*value).encode(one)?,
+                    Kind::Histogram => {
+                        let count = buckets.iter().map(|(_, count)| count).sum();
+                        one.encode_histogram::<NoLabelSet>(*value, count, buckets, None)?;
+                    }
                 }
             }
         }

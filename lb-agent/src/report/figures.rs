@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use lb_common::abi::{Counter, path, protocol};
 
+use super::requests;
+use crate::control::stats::http::{HttpBackendStats, HttpStats};
 use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficStats};
 use crate::control::status::Status;
 use crate::dataplane::packets::PacketFigures;
@@ -16,6 +18,7 @@ use crate::state::observed::Observed;
 use crate::state::overlay;
 use lb_config::Mode;
 use lb_http::Engine;
+use lb_http::metrics::BackendFigures;
 use lb_net::admission::Refused;
 
 /// Sources of the figures.
@@ -81,10 +84,42 @@ impl Figures<'_> {
             clients,
             traffic,
             drops,
+            http: self.http(),
+            http_backends: self.http_backends(),
             tables: self.tables(&arrived, evicted_flows)?,
             events: events::last(),
             families: self.sources.families(),
         })
+    }
+
+    /// The services that clients ask; those inside others have backends alone.
+    fn http(&self) -> Vec<HttpStats> {
+        let services = self.desired.services.iter();
+        let http = services.filter_map(|service| service.http.as_ref());
+        http.map(|http| {
+            let figures = self.l7.service_figures(&http.name);
+            requests::service(&http.name, &figures, http.tls.is_some())
+        })
+        .collect()
+    }
+
+    fn http_backends(&self) -> Vec<HttpBackendStats> {
+        let services = self.desired.services.iter();
+        let all = services
+            .filter(|service| service.mode == Mode::Http)
+            .flat_map(|service| {
+                service
+                    .backends
+                    .iter()
+                    .map(move |backend| (service, backend))
+            });
+        all.filter_map(|(service, backend)| {
+            let entry = super::entry(service, backend.address.key(), self.observed)?;
+            let figures = self.l7.backend_figures(entry.id);
+            let row = || requests::backend(&service.name, backend.address.to_string(), &figures);
+            (figures != BackendFigures::default()).then(row)
+        })
+        .collect()
     }
 
     fn service_counts(&self, service: &Service) -> Result<ServiceCounts, Error> {
@@ -138,10 +173,13 @@ impl Figures<'_> {
         }
         if service.mode == Mode::Http {
             let requests = self.l7.backend_counts(entry.id);
+            let figures = self.l7.backend_figures(entry.id);
             rows.push(TrafficStats {
                 active: requests.active,
                 connections: requests.total,
                 failures: Some(requests.failures),
+                bytes_in: Some(figures.received),
+                bytes_out: Some(figures.sent),
                 ..row("proxy")
             });
             return Ok(rows);
@@ -168,27 +206,40 @@ impl Figures<'_> {
     ) -> Result<Vec<TableStats>, Error> {
         let of = |protocol: u8| arrived.get(&protocol).copied().unwrap_or(0);
         let counts = self.counts.tables()?;
-        Ok(counts
-            .into_iter()
-            .map(|counts| {
-                let arrived = match counts.table {
-                    "affinity" if !self.steers => Some(of(protocol::TCP) + of(protocol::UDP)),
-                    "affinity" => Some(of(protocol::TCP)),
-                    "affinity_udp" => Some(of(protocol::UDP)),
-                    _ => None,
-                };
-                let missing = match counts.table {
-                    "flows_new" => evicted_flows,
-                    _ => arrived.map(|arrived| arrived.saturating_sub(counts.entries)),
-                };
-                TableStats {
-                    table: counts.table.to_owned(),
-                    entries: counts.entries,
-                    capacity: counts.capacity,
-                    evictions: missing.map(|missing| self.evicted.at_least(counts.table, missing)),
-                }
-            })
-            .collect())
+        let of_kernel = counts.into_iter().map(|counts| {
+            let arrived = match counts.table {
+                "affinity" if !self.steers => Some(of(protocol::TCP) + of(protocol::UDP)),
+                "affinity" => Some(of(protocol::TCP)),
+                "affinity_udp" => Some(of(protocol::UDP)),
+                _ => None,
+            };
+            let missing = match counts.table {
+                "flows_new" => evicted_flows,
+                _ => arrived.map(|arrived| arrived.saturating_sub(counts.entries)),
+            };
+            TableStats {
+                table: counts.table.to_owned(),
+                entries: counts.entries,
+                capacity: counts.capacity,
+                evictions: missing.map(|missing| self.evicted.at_least(counts.table, missing)),
+            }
+        });
+        Ok(of_kernel.chain(self.sessions()).collect())
+    }
+}
+
+impl Figures<'_> {
+    /// The memory of Socket.IO sessions, if there is a service with `mode = "http"`.
+    fn sessions(&self) -> Option<TableStats> {
+        let mut services = self.desired.services.iter();
+        let is_used = services.any(|service| service.http.is_some());
+        let sessions = self.l7.sessions();
+        is_used.then(|| TableStats {
+            table: "http_sessions".to_owned(),
+            entries: sessions.remembered,
+            capacity: sessions.capacity,
+            evictions: Some(sessions.evicted),
+        })
     }
 }
 

@@ -29,6 +29,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use check::{Findings, check_config};
 pub(crate) use server::{TicketKeys, server_config};
+pub use store::CertificateStatus;
 pub(crate) use store::Certificates;
 pub(crate) use watch::Watcher;
 

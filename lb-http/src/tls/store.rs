@@ -35,7 +35,7 @@ struct Slot {
 
 /// The status of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CertificateStatus {
+pub struct CertificateStatus {
     /// Its file.
     pub certificate: String,
     /// The names in it.

@@ -33,6 +33,7 @@ fn web() -> ServiceStatus {
         name: "web".to_owned(),
         mode: "tcp".to_owned(),
         listen: vec!["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()],
+        tls: None,
         affinity: AffinityStatus {
             timeout_seconds: 10_800,
             ipv4_prefix: 32,
