@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use lb_tests::agent::Agent;
+use lb_tests::tls::{self, Authority, Files};
 use lb_tests::topology::hosts::{Host, Hosts, SERVICE_V4, SERVICE_V6, client_v4, client_v6};
 use lb_tests::topology::routed::{BALANCER, Bulk, CONTAINER, Net, bulk_server, client, connecting};
 use lb_tests::{http, node, wait};
@@ -285,6 +286,88 @@ fn stats_prints_tables_json_and_rates() {
     assert!(child.wait().unwrap().success());
 }
 
+/// Plain HTTP of the service that [`site`] configures.
+const SITE: SocketAddr = SocketAddr::new(SERVICE_V4.ip(), 83);
+
+/// A service with `mode = "http"`.
+fn site(certificate: &Files) -> String {
+    format!(
+        "[[service]]\nname = 'site'\nmode = 'http'\nlisten = ['0.0.0.0:83']\n\
+         backends = ['127.0.0.1:5000']\n[service.tls]\nlisten = ['0.0.0.0:443']\n\
+         certificates = [{}]\n[[service.route]]\npath = '/broken'\nbackends = ['127.0.0.1:5999']\n",
+        certificate.toml()
+    )
+}
+
+#[test]
+fn requests_are_told_by_class_latency_and_cause_and_certificates_by_their_end() {
+    let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
+    let authority = Authority::new(dir.path());
+    let certificate = authority.issue("a", &["a.test", "*.b.test"]);
+    let services = format!("metrics = '127.0.0.1:9600'\n{}", site(&certificate));
+    let agent = Agent::start(&hosts.balancer, &services);
+    let _app = node::copies(&hosts.balancer, [5000], agent.dir());
+    let trust = authority.certificate();
+    let secure = SocketAddr::new(SERVICE_V4.ip(), 443);
+    let get = |more: &[&str]| {
+        let all = [&["--cacert", trust.to_str().unwrap()], more].concat();
+        assert_eq!(tls::curl(&hosts.clients, secure, &all).code, 0, "{more:?}");
+    };
+    get(&["https://a.test/id", "https://a.test/id"]);
+    get(&["--http2", "-d", "hello", "https://a.test/request"]);
+    get(&["https://a.test/broken"]);
+    let text = wait::until("four requests", || {
+        let text = scrape(&hosts);
+        (sum(&text, "lb_agent_http_requests_total", &[]) == 4.0).then_some(text)
+    });
+    promtool(&text);
+    let of = |metric, labels: &[&str]| sum(&text, metric, labels);
+    let requests = |labels: &[&str]| of("lb_agent_http_requests_total", labels);
+    assert_eq!(
+        requests(&["service=\"site\"", "\"GET\"", "\"2xx\""]),
+        2.0,
+        "{text}"
+    );
+    assert_eq!(requests(&["method=\"POST\"", "status=\"2xx\""]), 1.0);
+    assert_eq!(requests(&["status=\"5xx\""]), 1.0);
+    let errors = "lb_agent_http_gateway_errors_total";
+    assert_eq!(
+        of(errors, &["status=\"503\"", "cause=\"connect\""]),
+        1.0,
+        "{text}"
+    );
+    let answers = "lb_agent_http_backend_requests_total";
+    assert_eq!(of(answers, &["backend=\"127.0.0.1:5000\""]), 3.0);
+    for (histogram, count) in [
+        ("lb_agent_http_first_byte_seconds", 4.0),
+        ("lb_agent_http_request_seconds", 4.0),
+        ("lb_agent_http_backend_first_byte_seconds", 3.0),
+        ("lb_agent_http_backend_request_seconds", 3.0),
+    ] {
+        let counted = sum(&text, &format!("{histogram}_count"), &[]);
+        assert_eq!(counted, count, "{histogram}");
+        let all = sum(&text, &format!("{histogram}_bucket"), &["le=\"+Inf\""]);
+        assert_eq!(all, count, "{histogram}");
+    }
+    assert_eq!(of("lb_agent_bytes_total", &["direction=\"in\""]), 5.0);
+    assert_eq!(of("lb_agent_tls_handshakes_total", &["failed"]), 0.0);
+    assert!(of("lb_agent_tls_handshakes_total", &[]) >= 3.0, "{text}");
+    for name in ["a.test", "*.b.test"] {
+        let label = format!("name=\"{name}\"");
+        let end = of("lb_agent_certificate_expiry_timestamp_seconds", &[&label]);
+        assert!(end > 1.6e9, "{end}");
+    }
+    let status = agent.ok(&["status"]);
+    assert!(
+        status.contains("tls, certificate for a.test and 1 more until 2"),
+        "{status}"
+    );
+    let page = agent.ok(&["stats"]);
+    for word in ["HEAD P50", "TUNNELS", "http_sessions"] {
+        assert!(page.contains(word), "{page}");
+    }
+}
+
 #[test]
 fn the_dashboard_shows_metrics_that_exist() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/grafana/lb-agent.json");
@@ -306,19 +389,28 @@ fn the_dashboard_shows_metrics_that_exist() {
         .collect();
     assert!(named.len() >= 10, "{named:?}");
 
-    let hosts = Hosts::new();
+    let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
+    let certificate = Authority::new(dir.path()).issue("a", &["a.test"]);
     let services = "metrics = '127.0.0.1:9600'\n[[service]]\nname = 'web'\nlisten = ['[::]:80']\n\
                     backends = ['127.0.0.1:5000']\n[[service]]\nname = 'far'\n\
                     listen = ['0.0.0.0:81']\nbackends = ['10.99.0.250:5000']\n\
                     [[service]]\nname = 'checked'\nlisten = ['0.0.0.0:82']\n\
                     backends = ['127.0.0.1:5000']\n[service.health]\ninterval = '100ms'\n";
-    let agent = Agent::start(&hosts.balancer, services);
+    let agent = Agent::start(
+        &hosts.balancer,
+        &format!("{services}{}", site(&certificate)),
+    );
     let _app = node::copies(&hosts.balancer, [5000], agent.dir());
     hosts
         .clients
         .run(|| http::get(client_v6(1), SERVICE_V6).unwrap());
-    let text = wait::until("a health check", || {
-        Some(scrape(&hosts)).filter(|text| text.contains("lb_agent_backend_health_check_seconds{"))
+    hosts.clients.run(|| http::get(client_v4(1), SITE).unwrap());
+    let text = wait::until("a health check, and a request", || {
+        let is_there = |text: &String| {
+            text.contains("lb_agent_backend_health_check_seconds{")
+                && text.contains("lb_agent_http_backend_requests_total{")
+        };
+        Some(scrape(&hosts)).filter(is_there)
     });
     let told = samples(&text);
     let told: BTreeSet<&str> = told
