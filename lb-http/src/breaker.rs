@@ -1,9 +1,8 @@
-//! The passive health of backends as one worker sees it. It holds backends that refuse connections and
-//! since when, backends that fail too often, and the retry budget.
+//! The passive health of backends as one worker sees it. It holds backends that fail too often, and the retry
+//! budget.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::time::Duration;
 
 use lb_common::abi::BackendId;
 
@@ -21,8 +20,6 @@ pub(super) struct CircuitBreaker {
 
 #[derive(Default)]
 struct Fault {
-    /// When it first refused a connection, if it has not accepted one since.
-    refused_since_ms: Option<u64>,
     failures: u32,
     /// When the first of them was.
     failing_since_ms: u64,
@@ -44,25 +41,6 @@ impl CircuitBreaker {
             .iter()
             .filter(|(_, fault)| fault.open_until_ms > now_ms);
         ejected.map(|(id, _)| *id).collect()
-    }
-
-    /// A connection was refused. Whether the backend may be restarting, and is worth waiting for.
-    pub(super) fn refused(&self, backend: BackendId, grace: Duration) -> bool {
-        self.any.set(true);
-        let mut backends = self.backends.borrow_mut();
-        let fault = backends.entry(backend).or_default();
-        let now_ms = clock::now_ms();
-        let since_ms = *fault.refused_since_ms.get_or_insert(now_ms);
-        now_ms - since_ms < grace.as_millis() as u64
-    }
-
-    /// A connection was made.
-    pub(super) fn connected(&self, backend: BackendId) {
-        if self.any.get()
-            && let Some(fault) = self.backends.borrow_mut().get_mut(&backend)
-        {
-            fault.refused_since_ms = None;
-        }
     }
 
     /// A request has failed: no connection, no answer, or none in time.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use lb_common::abi::{Affinity, AffinityKey, BackendId, Counter, ServiceId, ServiceKey};
+use lb_common::abi::{Affinity, AffinityKey, BackendId, Counter, ServiceId, ServiceKey, state};
 use lb_config::http::{CertificateFiles, HttpService};
 use socket2::Type;
 
@@ -15,6 +15,7 @@ use crate::compiled::Compiler;
 use crate::counts::{Counts, RequestCounts};
 use crate::listener_config::ListenerConfigs;
 use crate::metrics::{BackendFigures, Registry, ServiceFigures, SessionFigures};
+use crate::presence::Presences;
 use crate::settings::{self, Snapshot};
 use crate::sticky::sessions::Sessions;
 use crate::tables::{Confine, PassiveHealth, ServiceTables};
@@ -43,6 +44,7 @@ pub struct Engine {
     metrics: Arc<Registry>,
     listener_configs: ListenerConfigs,
     sessions: Arc<Sessions>,
+    presences: Presences,
     health: Option<Arc<dyn PassiveHealth>>,
     compiler: Compiler,
     generation: u64,
@@ -77,6 +79,7 @@ impl Engine {
             metrics: Arc::default(),
             listener_configs: ListenerConfigs::new(confine),
             sessions: Arc::new(Sessions::new(MOST_SESSIONS)),
+            presences: Presences::default(),
             health: None,
             compiler: Compiler::default(),
             generation: 0,
@@ -86,6 +89,11 @@ impl Engine {
             admission,
             confine,
         }
+    }
+
+    /// The presence of the backends, for reports of the kernel.
+    pub fn presences(&self) -> &Presences {
+        &self.presences
     }
 
     /// Tells of backends that could not be used, from the next [`Engine::publish`] on.
@@ -130,6 +138,10 @@ impl Engine {
         if services.is_empty() && self.workers.is_empty() {
             return;
         }
+        self.presences.keep_only(|id| {
+            let entry = tables.entry(id);
+            entry.is_some_and(|entry| entry.id == id && entry.state != state::REMOVED)
+        });
         self.generation += 1;
         let wanted: HashSet<ServiceKey> = services.keys().copied().collect();
         let snapshot = Arc::new(Snapshot {
@@ -140,6 +152,7 @@ impl Engine {
             counts: Arc::clone(&self.counts),
             metrics: Arc::clone(&self.metrics),
             sessions: Arc::clone(&self.sessions),
+            presences: self.presences.clone(),
             health: self.health.clone(),
             admission: self.admission.clone(),
         });

@@ -4,6 +4,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `engine` | the workers, started, told of new settings and ended |
+//! | `presence` | whether the applications of the backends listen |
 //! | `tables` | the interface to the process around: backends, threads, the health of backends |
 //! | `access_log` | a line for each request |
 //! | `thread`, `accept` | threads, each with a runtime and listeners of its own |
@@ -85,6 +86,7 @@ pub mod metrics;
 mod pages;
 mod peer;
 mod prefixed;
+mod presence;
 mod progress;
 mod proxied;
 mod record;
@@ -109,5 +111,6 @@ mod worker;
 pub use counts::RequestCounts;
 pub use engine::Engine;
 pub use pages::check_config as check_pages;
+pub use presence::{Presence, Presences};
 pub use tables::{Confine, PassiveHealth, Role, ServiceTables};
 pub use tls::{CertificateStatus, Findings, check_config as check_certificates};

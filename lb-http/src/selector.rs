@@ -228,11 +228,13 @@ impl UpstreamSelector<'_> {
         }
     }
 
-    /// A new connection. A backend that refuses may be restarting: it is waited for.
+    /// A new connection. A backend that refuses may be restarting. It is waited for until `restart_grace` has
+    /// passed since it was there. A backend that was never there is not waited for.
     async fn connect(&self, id: BackendId, address: &BackendAddress) -> io::Result<Upstream> {
         let settings = &self.service.http.settings;
         let timeouts = &settings.timeouts;
-        let breaker = &self.connection.worker.breaker;
+        let presences = self.connection.worker.snapshot().presences.clone();
+        let begun = Instant::now();
         loop {
             let carrier = match timeout(timeouts.connect, self.carrier(id, address)).await {
                 Ok(carrier) => carrier,
@@ -240,7 +242,7 @@ impl UpstreamSelector<'_> {
             };
             match carrier {
                 Ok(mut carrier) => {
-                    breaker.connected(id);
+                    presences.connected(id);
                     if let Carrier::Own(stream) = &mut carrier {
                         self.introduce(stream).await?;
                     }
@@ -250,7 +252,10 @@ impl UpstreamSelector<'_> {
                     let snapshot = self.connection.worker.snapshot();
                     // It may have been removed meanwhile; a session is not there after a restart.
                     let is_there = snapshot.backend(id).is_some() && !self.is_of_session();
-                    if !breaker.refused(id, timeouts.restart_grace) || !is_there {
+                    let may_restart = presences
+                        .refused(id)
+                        .is_some_and(|away| away.max(begun.elapsed()) < timeouts.restart_grace);
+                    if !may_restart || !is_there {
                         return Err(error);
                     }
                 }

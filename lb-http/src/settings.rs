@@ -17,6 +17,7 @@ use super::compiled::{CompiledService, Compiler};
 use super::counts::Counts;
 use super::listener_config::{ListenerConfig, ListenerConfigs};
 use super::metrics::Registry;
+use super::presence::Presences;
 use super::request::Backends;
 use super::sticky::Key;
 use super::sticky::sessions::Sessions;
@@ -44,6 +45,8 @@ pub(super) struct Snapshot {
     pub(super) metrics: Arc<Registry>,
     /// The backends of Socket.IO sessions.
     pub(super) sessions: Arc<Sessions>,
+    /// Whether the applications of the backends listen.
+    pub(super) presences: Presences,
     /// The receiver of reports of backends that cannot be used.
     pub(super) health: Option<Arc<dyn PassiveHealth>>,
     /// The admission of clients.

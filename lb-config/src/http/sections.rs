@@ -47,7 +47,7 @@ section! {
         pub idle: Duration = Duration::from_secs(75), ANY_TIME;
         /// Of a WebSocket or another tunnel without a byte in either direction. `"0"` is for ever.
         pub tunnel: Option<Duration> = None, FOR_EVER;
-        /// How long a backend that refuses connections is waited for. `"0"` is not at all.
+        /// How long after its end a backend that refuses connections is waited for. `"0"` is not at all.
         pub restart_grace: Duration = Duration::from_secs(3), ANY_TIME;
         /// How long WebSockets and requests may go on when the agent ends.
         pub drain: Duration = Duration::from_secs(30), ANY_TIME;

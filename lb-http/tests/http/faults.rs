@@ -2,7 +2,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
+use lb_http::Presence;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Backend, Echo, OK, Proxy};
@@ -144,6 +146,58 @@ fn a_backend_that_stays_away_is_passed_by() {
     for _ in 0..4 {
         assert_eq!(proxy.ask(GET).status(), 200);
     }
+}
+
+/// Asks for 16 users, who are spread over all backends. Returns the time that the slowest waits.
+fn ask_for_users(proxy: &Proxy) -> Duration {
+    let asked = (0..16).map(|user| {
+        let begun = Instant::now();
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\n\r\n");
+        assert_eq!(proxy.ask(&request).status(), 200, "user {user}");
+        begun.elapsed()
+    });
+    asked.max().unwrap()
+}
+
+/// `restart_grace` is longer than any test.
+const PATIENT: &str = "timeouts = { restart_grace = '50s' }\nstickiness = { header = 'X-User' }";
+
+#[test]
+fn port_that_never_listened_is_not_waited_for() {
+    let (gone, echo) = (Backend::new(), Echo::new(OK));
+    let proxy = Proxy::new(&[&gone, &echo.backend], PATIENT);
+    drop(gone);
+    let slowest = ask_for_users(&proxy);
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+}
+
+#[test]
+fn port_that_the_kernel_knows_dead_for_longer_than_the_grace_is_not_waited_for() {
+    let (gone, echo) = (Backend::new(), Echo::new(OK));
+    let proxy = Proxy::new(&[&gone, &echo.backend], PATIENT);
+    drop(gone);
+    proxy.report(0, Presence::Listening);
+    let long_ago = Instant::now() - Duration::from_secs(60);
+    proxy.report(0, Presence::Gone(long_ago));
+    let slowest = ask_for_users(&proxy);
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+}
+
+#[test]
+fn port_that_the_kernel_saw_listening_is_waited_for_before_the_first_connection() {
+    let gone = Backend::new();
+    let proxy = Proxy::new(&[&gone], PATIENT);
+    let address = gone.address;
+    drop(gone);
+    proxy.report(0, Presence::Listening);
+    let mut client = proxy.ask(GET);
+    client.is_silent();
+    let back = Backend {
+        listener: TcpListener::bind(address).unwrap(),
+        address,
+    };
+    answer(back.try_accept(super::PATIENCE).unwrap());
+    assert_eq!(client.status(), 200);
 }
 
 #[test]

@@ -26,7 +26,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use lb_http::Engine;
+use lb_common::abi::BackendId;
+use lb_http::{Engine, Presence};
 use lb_net::admission::Admission;
 use lb_net::handover::{AcceptPolicy, FdStore};
 
@@ -90,6 +91,12 @@ impl Proxy {
         let engine = self.engine.as_mut().unwrap();
         engine.publish(&services, Arc::new(tables::Tables::new(&config)));
         assert_eq!(engine.problems().collect::<Vec<_>>(), Vec::<String>::new());
+    }
+
+    /// Reports the presence of the backend at `index`, as the kernel tells it.
+    fn report(&self, index: u16, presence: Presence) {
+        let presences = self.engine.as_ref().unwrap().presences();
+        presences.report([(BackendId::new(index, 1), presence)]);
     }
 
     fn connect(&self) -> Client {

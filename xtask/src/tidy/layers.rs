@@ -66,13 +66,14 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 53] = [
+const HTTP_MODULES: [&str; 54] = [
     "clock",
     "forwarded",
     "ids",
     "metrics",
     "pages",
     "peer",
+    "presence",
     "proxied",
     "routes",
     "sticky",

@@ -162,6 +162,7 @@ async fn backend_that_refuses_is_waited_for() {
     let address = backend.address;
     let proxy = proxy(&backend);
     drop(backend);
+    proxy.report(0, Presence::Listening);
     let client = proxy.ask(GET);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let listener = std::net::TcpListener::bind(address).unwrap();
