@@ -112,10 +112,11 @@ impl Sources<'_> {
                 .zip(self.l7.choices(id))
                 .for_each(|((sum, proxied), requests)| *sum += proxied + requests);
         }
+        let listens = Listens::new(service, self.observed, listening);
         let backends = service
             .backends
             .iter()
-            .map(|backend| self.backend(service, backend, listening))
+            .map(|backend| self.backend(service, backend, &listens))
             .collect::<Result<_, _>>()?;
         Ok(ServiceStatus {
             name: service.name.clone(),
@@ -157,7 +158,7 @@ impl Sources<'_> {
         &self,
         service: &Service,
         backend: &Backend,
-        listening: Option<&HashSet<BackendId>>,
+        listens: &Listens,
     ) -> Result<BackendStatus, Error> {
         let entry = entry(service, backend.address.key(), self.observed);
         let mut counts = match entry {
@@ -169,16 +170,16 @@ impl Sources<'_> {
             counts += beside(kernel, self.front.backend_counts(entry.id));
             counts += self.l7.backend_counts(entry.id).into();
         }
-        let ip = backend.address.ip().map(|address| address.ip());
-        let on_this_host = ip.is_some_and(crate::dataplane::is_local);
-        let share = |entry: &abi::Backend| self.observed.share(entry);
+        let share = |entry: &abi::Backend| {
+            self.observed
+                .share(entry, &|entry| !listens.dead.contains(&entry.id))
+        };
+        let listening = listens.of(backend, entry);
+        let state = state_of(backend, listening);
         Ok(BackendStatus {
             address: backend.address.clone(),
-            state: state_of(backend).to_owned(),
-            listening: listening
-                .filter(|_| on_this_host)
-                .zip(entry)
-                .map(|(listening, entry)| listening.contains(&entry.id)),
+            state: state.to_owned(),
+            listening,
             path: backend.route.name().to_owned(),
             class: backend
                 .packets
@@ -196,10 +197,10 @@ impl Sources<'_> {
             connections: counts.total,
             drain_seconds_left: backend
                 .drain
-                .filter(|drain| state_of(backend) == "draining" && !drain.over)
+                .filter(|drain| state == "draining" && !drain.over)
                 .map(|drain| drain.until_unix_ms.saturating_sub(overlay::steady_ms()))
                 .map(|left_ms| left_ms.div_ceil(1000)),
-            down_because: (state_of(backend) == "down").then(|| {
+            down_because: (state == "down").then(|| {
                 match (&backend.comes_back, backend.fit) {
                     (Some(_), _) => "loop",
                     (None, true) => "drained",
@@ -228,6 +229,46 @@ fn certificate(status: lb_http::CertificateStatus) -> CertificateStatus {
     }
 }
 
+/// Whether the applications of a service's backends listen.
+struct Listens<'a> {
+    /// The backends with a listening socket on this host; `None` if that is unknown.
+    listening: Option<&'a HashSet<BackendId>>,
+    /// The entries whose applications are known not to listen.
+    dead: HashSet<BackendId>,
+}
+
+impl<'a> Listens<'a> {
+    fn new(
+        service: &Service,
+        observed: &Observed,
+        listening: Option<&'a HashSet<BackendId>>,
+    ) -> Self {
+        let here = service.backends.iter().filter(|backend| is_here(backend));
+        let here: HashSet<SocketAddr> = here.map(|backend| backend.address.key()).collect();
+        let entries = observed.service(&service.name).into_iter();
+        let entries = entries.flat_map(|id| observed.backends_of(id));
+        let is_dead = |entry: &&abi::Backend| {
+            listening.is_some_and(|listening| !listening.contains(&entry.id))
+                && here.contains(&address_of(entry))
+        };
+        Self {
+            listening,
+            dead: entries.filter(is_dead).map(|entry| entry.id).collect(),
+        }
+    }
+
+    /// Whether the application of a backend listens; `None` if that is unknown, as for other hosts.
+    fn of(&self, backend: &Backend, entry: Option<&abi::Backend>) -> Option<bool> {
+        self.listening.filter(|_| is_here(backend))?;
+        Some(!self.dead.contains(&entry?.id))
+    }
+}
+
+/// Whether the kernel of this host knows the backend's socket.
+fn is_here(backend: &Backend) -> bool {
+    !backend.elsewhere && backend.address.ip().is_some()
+}
+
 /// The counters of the userspace path, combined with the kernel's of the same backend, if it is one of the
 /// kernel's. The kernel then has chosen the backend of each datagram, and counted it, before the agent got
 /// it.
@@ -246,8 +287,9 @@ fn beside(kernel: Option<&abi::Backend>, proxied: BackendCounts) -> BackendCount
 
 /// The state of a backend as its operator thinks of it. A drain lasts until its time is over, even if its
 /// clients have been moved at once.
-fn state_of(backend: &Backend) -> &'static str {
+fn state_of(backend: &Backend, listening: Option<bool>) -> &'static str {
     match (backend.state, backend.drain) {
+        (state::UP, _) if listening == Some(false) => "no listener",
         (state::UP, _) => "up",
         (state::DRAINING, _) => "draining",
         _ if backend.comes_back.is_some() => "down",

@@ -84,12 +84,12 @@ fn it_shows_what_happens_and_its_keys_drain_and_undrain() {
     terminal.keys("d");
     terminal.shows(&["draining 127.0.0.1:5001 of web", "> web"]);
     wait::until("the drain", || {
-        (agent.backend("127.0.0.1:5001")["state"] != "up").then_some(())
+        (agent.backend("127.0.0.1:5001")["state"] == "draining").then_some(())
     });
     assert_eq!(agent.backend("127.0.0.1:5000")["state"], "up");
     terminal.keys("u");
     terminal.shows(&["put back in service 127.0.0.1:5001"]);
-    assert_eq!(agent.backend("127.0.0.1:5001")["state"], "up");
+    assert_eq!(agent.backend("127.0.0.1:5001")["state"], "no listener");
     terminal.keys("q");
     terminal.shows(&["ended with 0"]);
 }

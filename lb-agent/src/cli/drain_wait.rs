@@ -146,7 +146,7 @@ impl Drained {
 
     fn stand(&self, backend: &BackendStatus) -> Result<Stand, Failure> {
         match (backend.state.as_str(), backend.drain_seconds_left) {
-            ("up", _) => Err(Failure::failed(format!(
+            ("up" | "no listener", _) => Err(Failure::failed(format!(
                 "drain-backend: {} has been put back in service meanwhile",
                 self.address
             ))),

@@ -175,7 +175,7 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
             style = RED;
         }
     }
-    if backend.listening == Some(false) {
+    if backend.listening == Some(false) && backend.state != "no listener" {
         notes.push("not listening".to_owned());
         style = RED;
     }
@@ -200,7 +200,6 @@ fn health_note(health: &HealthStatus) -> Option<String> {
 
 fn state_style(backend: &BackendStatus) -> Style {
     match backend.state.as_str() {
-        "up" if backend.listening == Some(false) => RED,
         "up" => GREEN,
         "draining" => YELLOW,
         _ => RED,

@@ -112,7 +112,7 @@ pub struct CounterStatus {
 pub struct BackendStatus {
     /// Address of the application.
     pub address: BackendAddress,
-    /// Backend state: `up`, `draining` or `down`.
+    /// Backend state: `up`, `no listener`, `draining` or `down`.
     pub state: String,
     /// Whether a socket listens on the address; `None` if the agent cannot tell.
     pub listening: Option<bool>,

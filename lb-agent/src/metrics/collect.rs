@@ -6,7 +6,7 @@ use crate::control::status::{BackendStatus, ServiceStatus, Status};
 use crate::network::status::PacketStatus;
 
 /// States that a backend can be in, for the metric that says which.
-const STATES: [&str; 3] = ["up", "draining", "down"];
+const STATES: [&str; 4] = ["up", "no listener", "draining", "down"];
 
 /// All metrics of a snapshot.
 pub fn families(stats: &Stats) -> Vec<Family> {
@@ -130,7 +130,7 @@ fn clients(stats: &Stats) -> Vec<Family> {
 fn backends(services: &[ServiceStatus]) -> Vec<Family> {
     let mut up = gauge(
         "lb_agent_backend_up",
-        "1 if the backend gets new clients, 0 while it drains or is down",
+        "1 if the backend gets new clients, 0 while it drains, is down or has no listener",
     );
     let mut listening = gauge(
         "lb_agent_backend_listening",
@@ -147,7 +147,7 @@ fn backends(services: &[ServiceStatus]) -> Vec<Family> {
     let mut weight = gauge("lb_agent_backend_weight", "Weight of the backend");
     let mut share = gauge(
         "lb_agent_backend_share_ratio",
-        "Fraction of the slots that the backend owns",
+        "Fraction of the new clients that the backend gets",
     );
     for service in services {
         for backend in &service.backends {

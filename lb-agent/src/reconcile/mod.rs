@@ -5,6 +5,7 @@ mod commands;
 mod drain;
 mod packets;
 mod passive;
+mod presence;
 mod reload;
 mod reset;
 pub mod snapshot;
@@ -72,7 +73,7 @@ const LISTEN_AGAIN: Duration = Duration::from_millis(250);
 /// Delay before sockets that could not be adopted are tried again.
 const ADOPT_AGAIN: Duration = Duration::from_secs(5);
 
-/// Interval between two looks at the kinds of listening sockets.
+/// Interval between two looks at the listening sockets of applications.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Owner of the desired and the observed state.
@@ -101,6 +102,7 @@ pub struct Reconciler {
     adopted_at: Instant,
     failures: passive::Failures,
     looks: drain::Looks,
+    sightings: presence::Sightings,
     /// Time of the next step of a slow start.
     ramp: Option<Instant>,
     surveyed: Surveyed,
@@ -149,6 +151,7 @@ impl Reconciler {
             retry: None,
             adopted_at: Instant::now(),
             looks: drain::Looks::default(),
+            sightings: presence::Sightings::default(),
             ramp: None,
             failures: passive::Failures::default(),
             surveyed,
@@ -284,9 +287,14 @@ impl Reconciler {
         self.tick();
     }
 
-    /// Checks the kinds of the applications' listening sockets again, as the kernel does not report
-    /// new MPTCP sockets. The caller does so about every [`LOOK_AGAIN`].
+    /// Looks again which applications listen, and by which kinds of sockets. The kernel reports
+    /// neither new MPTCP sockets nor closed ones. The caller does so about every [`LOOK_AGAIN`].
     pub fn look_for_listeners(&mut self) {
+        self.look_for_kinds();
+        self.follow_presence();
+    }
+
+    fn look_for_kinds(&mut self) {
         let concerns = |backend: &desired::Backend| {
             backend.route.path == path::SOCKET || backend.route.why == MPTCP
         };

@@ -26,6 +26,8 @@ struct Shared {
     memory: Arc<Mutex<Memory>>,
     /// A lock that listing the clients waits for.
     gate: Arc<Mutex<()>>,
+    /// The ports on which an application listens; `None` if that is unknown.
+    listening: Arc<Mutex<Option<Vec<u16>>>>,
 }
 
 impl Shared {
@@ -33,6 +35,7 @@ impl Shared {
         Self {
             memory: Arc::new(Mutex::new(Memory::new(16))),
             gate: Arc::default(),
+            listening: Arc::default(),
         }
     }
 
@@ -94,7 +97,13 @@ impl Listeners for Shared {
     fn listening(
         &self,
     ) -> Result<Option<std::collections::HashSet<lb_common::abi::BackendId>>, Error> {
-        self.get().listening()
+        let ports = self.listening.lock().unwrap();
+        let observed = self.get().observe()?;
+        Ok(ports.as_ref().map(|ports| {
+            let backends = observed.backends.iter();
+            let listens = backends.filter(|entry| ports.contains(&entry.port));
+            listens.map(|entry| entry.id).collect()
+        }))
     }
 }
 
@@ -534,5 +543,48 @@ fn rename_that_fails_half_way_is_taken_back_with_its_id() {
     assert_eq!(
         names.into_iter().collect::<Vec<_>>(),
         [(abi::ServiceId(0), "shop".to_owned())]
+    );
+}
+
+#[test]
+fn backend_whose_application_does_not_listen_has_a_state_of_its_own_and_no_share() {
+    let bench = Bench::new("'127.0.0.1:5000', '127.0.0.1:5001'");
+    let mut agent = bench.agent();
+    *bench.plane.listening.lock().unwrap() = Some(vec![5001]);
+    assert_eq!(
+        backends(&mut agent),
+        ["127.0.0.1:5000 no listener file", "127.0.0.1:5001 up file"]
+    );
+    assert_eq!(shares(&mut agent), [0.0, 1.0]);
+    agent
+        .handle(drain("127.0.0.1:5000", Duration::from_secs(60)))
+        .unwrap();
+    assert_eq!(
+        backends(&mut agent)[0],
+        "127.0.0.1:5000 draining file",
+        "a drain is what the operator has asked for"
+    );
+}
+
+#[test]
+fn l7_path_hears_which_applications_listen() {
+    let bench = Bench::new("'127.0.0.1:5000', '192.0.2.1:80'");
+    let mut agent = bench.agent();
+    let presences = |agent: &mut Reconciler| {
+        agent.look_for_listeners();
+        agent.sightings.by_port()
+    };
+    *bench.plane.listening.lock().unwrap() = Some(vec![]);
+    assert_eq!(presences(&mut agent), [(5000, lb_http::Presence::Never)]);
+    *bench.plane.listening.lock().unwrap() = Some(vec![5000]);
+    assert_eq!(
+        presences(&mut agent),
+        [(5000, lb_http::Presence::Listening)]
+    );
+    *bench.plane.listening.lock().unwrap() = Some(vec![]);
+    let gone = presences(&mut agent);
+    assert!(
+        matches!(gone[..], [(5000, lb_http::Presence::Gone(_))]),
+        "{gone:?}"
     );
 }

@@ -157,17 +157,19 @@ impl Observed {
     }
 
     /// The part of a service's new clients that a backend gets, 0 to 1. The part of a backend that
-    /// gets none goes to the others by their weights.
-    pub fn share(&self, entry: &Backend) -> f64 {
+    /// gets none goes to the others by their weights. `can_serve` tells whether a backend's
+    /// application may take clients.
+    pub fn share(&self, entry: &Backend, can_serve: &dyn Fn(&Backend) -> bool) -> f64 {
         let Some(built) = self.tables.get(&entry.service) else {
             return 0.0;
         };
-        if entry.state != state::UP {
+        let gets_clients = |backend: &&Backend| backend.state == state::UP && can_serve(backend);
+        if !gets_clients(&entry) {
             return 0.0;
         }
         let in_service = self.backends_of(entry.service);
         let taken: f64 = in_service
-            .filter(|backend| backend.state == state::UP)
+            .filter(gets_clients)
             .map(|backend| built.share(backend.id))
             .sum();
         if taken > 0.0 {

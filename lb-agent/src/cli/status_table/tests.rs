@@ -57,7 +57,9 @@ fn web() -> ServiceStatus {
                 ..backend("127.0.0.1:5001")
             },
             BackendStatus {
+                state: "no listener".to_owned(),
                 listening: Some(false),
+                share: 0.0,
                 active: 0,
                 ..backend("127.0.0.1:5002")
             },
@@ -85,12 +87,11 @@ fn status(services: Vec<ServiceStatus>) -> Status {
 fn the_usual_table_fits_in_eighty_columns() {
     let expected = "\
 web  tcp  0.0.0.0:80  [::]:80  affinity 3h by /32 and /64
-  BACKEND         STATE     PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
-  127.0.0.1:5000  up        socket       1  25.0%     120  10234  file
-  127.0.0.1:5001  draining  socket       2  50.0%     120  10234  runtime
+  BACKEND         STATE        PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
+  127.0.0.1:5000  up           socket       1  25.0%     120  10234  file
+  127.0.0.1:5001  draining     socket       2  50.0%     120  10234  runtime
                   draining, 12 s left
-  127.0.0.1:5002  up        socket       1  25.0%       0  10234  file
-                  not listening
+  127.0.0.1:5002  no listener  socket       1   0.0%       0  10234  file
   chosen by affinity 9000, by slot 1200, as the next 34; refused 0
 
 lb-agent 0.1.0  pid 4711  up 3h 12m  data plane bpf  /etc/lb-agent/config.toml
@@ -108,7 +109,6 @@ fn with_room_a_note_stands_in_the_line_of_its_backend() {
     };
     let shown = render(&status(vec![web()]), wide);
     assert!(shown.contains("120  10234  runtime  draining, 12 s left\n"));
-    assert!(shown.contains("0  10234  file     not listening\n"));
     assert!(shown.ends_with("data plane bpf  /etc/lb-agent/config.toml\n"));
 }
 
@@ -184,7 +184,7 @@ fn colours_change_no_column() {
         ..EIGHTY
     };
     let shown = render(&status(vec![web()]), colour);
-    assert!(shown.contains("\u{1b}[31mnot listening\u{1b}[0m"));
+    assert!(shown.contains("\u{1b}[31mno listener\u{1b}[0m"));
     let mut bare = String::new();
     for (index, part) in shown.split('\u{1b}').enumerate() {
         let text = if index == 0 {

@@ -209,34 +209,78 @@ pub(super) fn listening(
     mptcp: &MptcpListeners,
 ) -> Result<HashSet<BackendId>, Error> {
     let noted = noted(maps).map_err(|error| Error::table("list the listening sockets", error))?;
+    let unlisted = |error| Error::table("list the sockets of the host", error);
     // The map has only sockets that receive connections or datagrams from the programs; the kernel lists
     // all sockets.
     let is_asked = |backend: &Backend| backend.protocol == protocol::UDP || !is_handed(backend);
     let of_kernel = |protocol| {
         let of_protocol = |backend: &&Backend| backend.protocol == protocol;
         match backends.iter().filter(of_protocol).any(is_asked) {
-            true => inet_diag::listeners(protocol)
-                .map_err(|error| Error::table("list the sockets of the host", error)),
+            true => inet_diag::listeners(protocol).map_err(unlisted),
             false => Ok(Vec::new()),
         }
     };
-    let (tcp, udp) = (of_kernel(protocol::TCP)?, of_kernel(protocol::UDP)?);
-    let heard: HashSet<_> = tcp.iter().map(Listener::key).collect();
+    let tcp = Heard::of(&of_kernel(protocol::TCP)?);
+    let udp = Heard::of(&of_kernel(protocol::UDP)?);
     let mptcp = mptcp.listening().iter();
-    let udp = udp.iter().map(Listener::key);
-    let bound: HashSet<_> = noted
+    let handed: HashSet<_> = noted
         .iter()
         .map(|key| (key.addr, key.port, key.protocol))
         .chain(mptcp.map(|(addr, port)| (*addr, *port, protocol::TCP)))
-        .chain(udp.map(|(addr, port)| (addr, port, protocol::UDP)))
         .collect();
     let is_bound = |backend: &&Backend| {
-        bound_addresses(backend).iter().any(|addr| {
-            bound.contains(&(*addr, backend.port, backend.protocol))
-                || !is_handed(backend) && heard.contains(&(*addr, backend.port))
-        })
+        let is_entered = |addr: &Addr| handed.contains(&(*addr, backend.port, backend.protocol));
+        match backend.protocol {
+            protocol::UDP => udp.reaches(backend),
+            _ if is_handed(backend) => bound_addresses(backend).iter().any(is_entered),
+            _ => tcp.reaches(backend),
+        }
     };
     Ok(backends.iter().filter(is_bound).map(|b| b.id).collect())
+}
+
+/// The backends with a socket that waits for clients in this network namespace, by the kernel's list alone.
+/// That needs no privilege.
+///
+/// # Errors
+/// The kernel does not list its sockets.
+pub fn listening_by_list(backends: &[Backend]) -> io::Result<HashSet<BackendId>> {
+    let tcp = Heard::of(&inet_diag::listeners(protocol::TCP)?);
+    let udp = Heard::of(&inet_diag::listeners(protocol::UDP)?);
+    let is_bound = |backend: &&Backend| match backend.protocol {
+        protocol::UDP => udp.reaches(backend),
+        _ => tcp.reaches(backend),
+    };
+    Ok(backends.iter().filter(is_bound).map(|b| b.id).collect())
+}
+
+/// The listening sockets of one protocol.
+struct Heard {
+    bound: HashSet<(Addr, u16)>,
+    /// Ports with a socket on all addresses that takes IPv6 alone.
+    only_v6: HashSet<u16>,
+}
+
+impl Heard {
+    fn of(listeners: &[Listener]) -> Self {
+        let (only_v6, others): (Vec<&Listener>, Vec<&Listener>) = listeners
+            .iter()
+            .partition(|listener| listener.is_any_v6_only());
+        Self {
+            bound: others.iter().map(|listener| listener.key()).collect(),
+            only_v6: only_v6
+                .iter()
+                .map(|listener| listener.bound.port())
+                .collect(),
+        }
+    }
+
+    /// Whether one of them takes connections to the address of `backend`.
+    fn reaches(&self, backend: &Backend) -> bool {
+        let is_bound = |addr: &Addr| self.bound.contains(&(*addr, backend.port));
+        bound_addresses(backend).iter().any(is_bound)
+            || !addr::is_v4(&backend.addr) && self.only_v6.contains(&backend.port)
+    }
 }
 
 /// Whether the kernel hands connections to the backend's own sockets (the `socket` path).

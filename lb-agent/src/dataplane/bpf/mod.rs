@@ -49,6 +49,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aya::maps::MapError;
 use lb_common::abi::{BackendId, MAX_BACKENDS, MAX_SERVICES, OwnerKey, ServiceId};
 
+pub use adopt::listening_by_list;
 use clients::KernelClients;
 pub use inet_diag::takes_datagrams;
 pub use load::Settings;
