@@ -24,7 +24,7 @@ use crate::proxy::listener_set::ListenerSet;
 use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Target};
-use lb_config::{Config, Mode};
+use lb_config::{BackendAddress, Config, Mode};
 use lb_http::Engine;
 use lb_net::Clients;
 use lb_net::clock::boot_ns;
@@ -262,6 +262,19 @@ impl<'a> Listens<'a> {
         self.listening.filter(|_| is_here(backend))?;
         Some(!self.dead.contains(&entry?.id))
     }
+}
+
+/// Whether nothing listens at the address of a service's backend on this host. `listening` has the backends with a
+/// listening socket.
+pub fn has_no_listener(
+    service: &Service,
+    observed: &Observed,
+    listening: Option<&HashSet<BackendId>>,
+    address: &BackendAddress,
+) -> bool {
+    let listens = Listens::new(service, observed, listening);
+    let entry = entry(service, address.key(), observed);
+    entry.is_some_and(|entry| listens.dead.contains(&entry.id))
 }
 
 /// Whether the kernel of this host knows the backend's socket.

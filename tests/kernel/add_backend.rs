@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
 use lb_tests::node::{self, Clients};
@@ -91,5 +92,27 @@ fn a_change_is_in_force_when_the_command_returns() {
         assert_eq!(get(1 + round).unwrap().port, port, "round {round}");
         agent.ok(&["remove-backend", &address]);
         assert!(get(1 + round).is_err(), "round {round}");
+    }
+}
+
+#[test]
+fn backend_that_cannot_serve_yet_is_added_with_a_word_about_it() {
+    for data_plane in ["bpf", "userspace"] {
+        let hosts = Hosts::new();
+        let agent = Agent::start_on(&hosts.balancer, SERVICES, data_plane);
+        let local = "(nothing listens there yet)";
+        let dead = agent.ok(&["add-backend", "127.0.0.1:5002"]);
+        assert!(dead.trim_end().ends_with(local), "{dead}");
+        let _apps = node::copies(&hosts.balancer, [5003], agent.dir());
+        let alive = agent.ok(&["add-backend", "127.0.0.1:5003"]);
+        assert!(alive.trim_end().ends_with("backends)"), "{alive}");
+        let begun = Instant::now();
+        let remote = agent.ok(&["add-backend", "10.99.77.77:80"]);
+        assert!(
+            remote.trim_end().ends_with("(it does not answer yet)"),
+            "{remote}"
+        );
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
     }
 }

@@ -16,6 +16,9 @@ use crate::control::status::{ServiceStatus, Status};
 use crate::dataplane::{self, bpf::takes_datagrams};
 use lb_config::BackendAddress;
 
+/// Time for an application on another host to take a connection, before the command says that it does not.
+const ANSWER: Duration = Duration::from_millis(300);
+
 /// Add a backend, or put one back in service
 ///
 /// New clients go to it as soon as the command returns. Known clients of other backends stay there. It
@@ -54,12 +57,18 @@ impl AddBackend {
             wait_for(ready(&address, udp, patience))??;
         }
         let command = Command::AddBackend {
-            address,
-            service,
+            address: address.clone(),
+            service: service.clone(),
             weight,
         };
         let outcome = wait_for(control.client().change(&command))?;
         match outcome {
+            Ok(message) if wait.is_none() && !wait_for(answers(control, &address, service))? => {
+                // Notes about others follow in lines of their own.
+                let first = message.lines().next().unwrap_or_default();
+                let rest = &message[first.len()..];
+                output::line(&format!("{first} (it does not answer yet){rest}"))
+            }
             Ok(message) => output::line(&message),
             // It is there as it was asked for: a script that starts it again is content.
             Err(CallError::Refused(refusal)) if ensure && refusal.kind == RefusalKind::Conflict => {
@@ -85,6 +94,17 @@ async fn is_udp(control: &Control, service: Option<&str>, address: &BackendAddre
         };
         meant.is_some_and(|found| found.mode == "udp")
     })
+}
+
+/// Whether an application on another host takes connections. The answer is yes where nothing can be said: of
+/// datagrams, and of this host, about which the agent has told already.
+async fn answers(control: &Control, address: &BackendAddress, service: Option<String>) -> bool {
+    let remote = address.ip().filter(|ip| !dataplane::is_local(ip.ip()));
+    let Some(remote) = remote else {
+        return true;
+    };
+    let connected = timeout(ANSWER, TcpStream::connect(remote)).await;
+    matches!(connected, Ok(Ok(_))) || is_udp(control, service.as_deref(), address).await
 }
 
 /// Waits until the application at `address` is there: by a connection, or with `udp` by its socket.

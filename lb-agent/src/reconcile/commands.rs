@@ -254,11 +254,23 @@ impl Reconciler {
         let mut services = self.desired.services.iter();
         let service = services.find(|service| service.name == target.service);
         let strangers = service.map_or(Vec::new(), |service| self.strangers_of(service));
-        let Reply::Changed { message } = self.say(verb, &target)? else {
+        let Reply::Changed { mut message } = self.say(verb, &target)? else {
             return changed(verb);
         };
+        if service.is_some_and(|service| self.has_no_listener(service, &target.address)) {
+            message += " (nothing listens there yet)";
+        }
         let lines: String = strangers.iter().map(|line| format!("\n{line}")).collect();
         changed(format!("{message}{lines}"))
+    }
+
+    /// Whether nothing listens at the address of a backend on this host.
+    fn has_no_listener(&self, service: &Service, address: &BackendAddress) -> bool {
+        let listening = self.plane.listening().unwrap_or_else(|error| {
+            tracing::debug!(error = %chain(&error), "who listens is not known");
+            None
+        });
+        report::has_no_listener(service, &self.observed, listening.as_ref(), address)
     }
 
     fn remove_backend(
