@@ -90,6 +90,7 @@ impl From<RequestCounts> for BackendCounts {
             active,
             total,
             failures,
+            tunnels: _,
         } = counts;
         Self {
             active,

@@ -3,7 +3,7 @@
 pub mod figures;
 mod requests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -165,15 +165,14 @@ impl Sources<'_> {
             Some(entry) => self.counts.backend_counts(entry)?,
             None => Default::default(),
         };
+        let mut websockets = service.http.as_ref().map(|_| 0);
         if let Some(entry) = entry {
             let kernel = self.listeners.steers().then_some(entry);
             counts += beside(kernel, self.front.backend_counts(entry.id));
-            counts += self.l7.backend_counts(entry.id).into();
+            let requests = self.l7.backend_counts(entry.id);
+            websockets = websockets.map(|_| requests.tunnels);
+            counts += requests.into();
         }
-        let share = |entry: &abi::Backend| {
-            self.observed
-                .share(entry, &|entry| !listens.dead.contains(&entry.id))
-        };
         let listening = listens.of(backend, entry);
         let state = state_of(backend, listening);
         Ok(BackendStatus {
@@ -187,20 +186,21 @@ impl Sources<'_> {
                 .map(|packets| packets.way.class.name().to_owned()),
             why: backend.route.why.to_owned(),
             weight: backend.weight,
-            share: entry.map_or(0.0, share),
+            share: entry.map_or(0.0, |entry| listens.share(entry.id)),
             source: match backend.source {
                 Source::File => "file",
                 Source::Runtime => "runtime",
             }
             .to_owned(),
             active: counts.active,
+            websockets,
             connections: counts.total,
             drain_seconds_left: backend
                 .drain
                 .filter(|drain| state == "draining" && !drain.over)
                 .map(|drain| drain.until_unix_ms.saturating_sub(overlay::steady_ms()))
                 .map(|left_ms| left_ms.div_ceil(1000)),
-            down_because: (state == "down").then(|| {
+            down_because: matches!(state, "down" | "drained").then(|| {
                 match (&backend.comes_back, backend.fit) {
                     (Some(_), _) => "loop",
                     (None, true) => "drained",
@@ -235,6 +235,8 @@ struct Listens<'a> {
     listening: Option<&'a HashSet<BackendId>>,
     /// The entries whose applications are known not to listen.
     dead: HashSet<BackendId>,
+    /// The parts of the new clients that the others get.
+    shares: HashMap<BackendId, f64>,
 }
 
 impl<'a> Listens<'a> {
@@ -245,16 +247,23 @@ impl<'a> Listens<'a> {
     ) -> Self {
         let here = service.backends.iter().filter(|backend| is_here(backend));
         let here: HashSet<SocketAddr> = here.map(|backend| backend.address.key()).collect();
-        let entries = observed.service(&service.name).into_iter();
-        let entries = entries.flat_map(|id| observed.backends_of(id));
+        let id = observed.service(&service.name);
+        let entries = id.into_iter().flat_map(|id| observed.backends_of(id));
         let is_dead = |entry: &&abi::Backend| {
             listening.is_some_and(|listening| !listening.contains(&entry.id))
                 && here.contains(&address_of(entry))
         };
+        let dead: HashSet<BackendId> = entries.filter(is_dead).map(|entry| entry.id).collect();
+        let is_alive = |entry: &abi::Backend| !dead.contains(&entry.id);
         Self {
             listening,
-            dead: entries.filter(is_dead).map(|entry| entry.id).collect(),
+            shares: id.map_or_else(HashMap::new, |id| observed.shares(id, &is_alive)),
+            dead,
         }
+    }
+
+    fn share(&self, id: BackendId) -> f64 {
+        self.shares.get(&id).copied().unwrap_or(0.0)
     }
 
     /// Whether the application of a backend listens; `None` if that is unknown, as for other hosts.
@@ -307,6 +316,7 @@ fn state_of(backend: &Backend, listening: Option<bool>) -> &'static str {
         (state::DRAINING, _) => "draining",
         _ if backend.comes_back.is_some() => "down",
         (_, Some(drain)) if backend.fit && !drain.over => "draining",
+        (_, Some(_)) if backend.fit => "drained",
         _ => "down",
     }
 }

@@ -17,6 +17,8 @@ pub struct RequestCounts {
     pub total: u64,
     /// Attempts that the backend refused or did not answer.
     pub failures: u64,
+    /// WebSockets and other tunnels that are open.
+    pub tunnels: u64,
 }
 
 /// Counts of all services and backends.
@@ -30,6 +32,7 @@ struct OfBackend {
     active: AtomicU64,
     total: AtomicU64,
     failures: AtomicU64,
+    tunnels: AtomicU64,
     /// Its tunnels are to be closed.
     ending: AtomicBool,
 }
@@ -92,6 +95,7 @@ impl Counts {
                 active: counts.active.load(Relaxed),
                 total: counts.total.load(Relaxed),
                 failures: counts.failures.load(Relaxed),
+                tunnels: counts.tunnels.load(Relaxed),
             })
     }
 
@@ -129,6 +133,7 @@ pub(super) struct Active {
     counts: std::sync::Arc<Counts>,
     service: ServiceId,
     backend: BackendId,
+    is_tunnel: bool,
     /// The session that ends with it.
     pub(super) session: Option<Box<TunnelledSession>>,
 }
@@ -151,7 +156,16 @@ impl Active {
             counts: std::sync::Arc::clone(counts),
             service,
             backend,
+            is_tunnel: false,
             session: None,
+        }
+    }
+
+    /// Counts it as a tunnel from now on, too.
+    pub(super) fn becomes_tunnel(&mut self) {
+        self.is_tunnel = true;
+        if let Some(of_backend) = self.counts.of_backend(self.backend) {
+            of_backend.tunnels.fetch_add(1, Relaxed);
         }
     }
 
@@ -166,6 +180,9 @@ impl Drop for Active {
     fn drop(&mut self) {
         if let Some(of_backend) = self.counts.of_backend(self.backend) {
             of_backend.active.fetch_sub(1, Relaxed);
+            if self.is_tunnel {
+                of_backend.tunnels.fetch_sub(1, Relaxed);
+            }
         }
         if let Some(of_service) = self.counts.services.get(self.service.0 as usize) {
             of_service.active.fetch_sub(1, Relaxed);

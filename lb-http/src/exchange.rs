@@ -357,6 +357,7 @@ impl Exchange<'_> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let Carrier::Own(stream) = upstream.carrier
         {
+            active.becomes_tunnel();
             active.session = request.tunnelled(self.service);
             return self.upgrade(request, head, backend, |idle| Tunnel {
                 stream,

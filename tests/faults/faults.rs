@@ -160,7 +160,7 @@ fn a_clock_that_is_stepped_moves_nobody() {
     agent.ok(&["drain-backend", "127.0.0.1:5001", "--timeout", "1s"]);
     clock.step("-400d");
     wait::until("the end of the drain", || {
-        (drained()["state"] == "down").then_some(())
+        (drained()["state"] == "drained").then_some(())
     });
 }
 

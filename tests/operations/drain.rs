@@ -46,7 +46,7 @@ fn known_clients_stay_until_the_drain_is_over_and_new_ones_go_elsewhere() {
     // Another drain takes the place of the first.
     agent.ok(&["drain-backend", "127.0.0.1:5001", "--timeout", "0s"]);
     wait::until("the end of the drain", || {
-        (agent.backend("127.0.0.1:5001")["state"] == "down").then_some(())
+        (agent.backend("127.0.0.1:5001")["state"] == "drained").then_some(())
     });
     assert!(known.iter().all(|n| get(*n) == 5000), "the drain is over");
     sockets.echo(1000);
@@ -78,7 +78,7 @@ fn a_drain_ends_by_itself_at_its_time() {
     let agent = Agent::start(&hosts.balancer, SERVICES);
     agent.ok(&["drain-backend", "127.0.0.1:5001", "--timeout", "1s"]);
     wait::until("the end of the drain", || {
-        (agent.backend("127.0.0.1:5001")["state"] == "down").then_some(())
+        (agent.backend("127.0.0.1:5001")["state"] == "drained").then_some(())
     });
 }
 
@@ -140,7 +140,13 @@ fn waiting_counts_down_and_ends_when_the_last_connection_does() {
             "{lines:?}"
         );
         assert!(
-            lines[1].starts_with("127.0.0.1:5001: 3 connections left, "),
+            lines[1].starts_with(
+                "3 connections are open; they stay until their clients close them: --at-end close"
+            ),
+            "{lines:?}"
+        );
+        assert!(
+            lines[2].starts_with("127.0.0.1:5001: 3 connections left, "),
             "{lines:?}"
         );
         assert_eq!(lines.last(), Some(&"127.0.0.1:5001 is empty"));
@@ -216,6 +222,12 @@ fn websockets_through_the_agent_are_closed_at_the_end() {
     let open = |address: &str| agent.backend(address)["active"].as_u64().unwrap();
     let (others, own) = (open("127.0.0.1:5000"), open("127.0.0.1:5001"));
     assert!(own > 0 && others > 0 && own + others == 30);
+    assert_eq!(agent.backend("127.0.0.1:5001")["websockets"], own);
+    let outcome = drain_and_wait(&agent, &["--timeout", "1s"], || ());
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    let told = format!("{own} WebSockets are open; they stay until their clients close them");
+    assert!(outcome.stdout.contains(&told), "{outcome:?}");
+    assert_eq!(agent.backend("127.0.0.1:5001")["state"], "drained");
     let more = ["--timeout", "1s", "--at-end", "close"];
     let outcome = drain_and_wait(&agent, &more, || ());
     assert_eq!(outcome.code, 0, "{outcome:?}\n{}", agent.log());

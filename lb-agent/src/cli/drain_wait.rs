@@ -50,6 +50,8 @@ struct Look {
     walks: Option<u64>,
     /// No counter exists for its connections (`dsr`).
     uncounted: bool,
+    /// Number and kind of the connections that last as long as their clients like.
+    lasting: (u64, &'static str),
 }
 
 /// Nothing seems to be left, since this moment and number of walks.
@@ -81,7 +83,13 @@ impl Drained {
         let mut first = None;
         loop {
             let look = self.look().await?;
-            let first = *first.get_or_insert_with(|| Empty::new(look.walks));
+            let first = match first {
+                Some(first) => first,
+                None => {
+                    self.tell_of_lasting(&look)?;
+                    *first.insert(Empty::new(look.walks))
+                }
+            };
             let left = match look.stand {
                 Stand::Going(..) if look.uncounted => {
                     sleep(LOOK).await;
@@ -141,6 +149,10 @@ impl Drained {
             stand,
             walks: walks.filter(|_| backend.path == "nat"),
             uncounted: backend.path == "dsr",
+            lasting: match backend.websockets {
+                Some(open) => (open, "WebSocket"),
+                None => (backend.active, "connection"),
+            },
         })
     }
 
@@ -185,6 +197,17 @@ impl Drained {
                     self.address
                 ))
             })
+    }
+
+    /// Tells before the countdown what the drain alone does not end.
+    fn tell_of_lasting(&self, look: &Look) -> Result<(), Failure> {
+        match (look.lasting, &look.stand) {
+            ((0, _), _) | (_, Stand::Over(_)) => Ok(()),
+            _ if self.json || look.uncounted => Ok(()),
+            ((number, what), Stand::Going(_, seconds)) => {
+                output::line(&lasting(number, what, *seconds, self.closes))
+            }
+        }
     }
 
     fn tell(
@@ -257,10 +280,45 @@ fn failed(error: CallError) -> Failure {
     Failure::of_call("drain-backend", error)
 }
 
+/// The fate of connections that only their clients end, unless the drain closes them.
+fn lasting(number: u64, what: &str, seconds: u64, closes: bool) -> String {
+    let time = humantime::format_duration(Duration::from_secs(seconds));
+    let (s, are, they, stay, their, clients_close, them) = match number {
+        1 => ("", "is", "it", "stays", "its", "client closes", "it"),
+        _ => ("s", "are", "they", "stay", "their", "clients close", "them"),
+    };
+    if closes {
+        return format!("{number} {what}{s} {are} open; {they} {are} closed after {time}");
+    }
+    format!(
+        "{number} {what}{s} {are} open; {they} {stay} until {their} {clients_close} {them}: --at-end close \
+         ends {them} after {time}"
+    )
+}
+
 /// "1 connection", "2 connections".
 fn connections(number: u64) -> String {
     format!(
         "{number} connection{} left",
         if number == 1 { "" } else { "s" }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_clients_end_is_told_with_the_way_out() {
+        assert_eq!(
+            lasting(2, "WebSocket", 30, false),
+            "2 WebSockets are open; they stay until their clients close them: --at-end close ends them after 30s"
+        );
+        assert_eq!(
+            lasting(1, "connection", 90, false),
+            "1 connection is open; it stays until its client closes it: --at-end close ends it after 1m 30s"
+        );
+        let closed = "1 WebSocket is open; it is closed after 30s";
+        assert_eq!(lasting(1, "WebSocket", 30, true), closed);
+    }
 }

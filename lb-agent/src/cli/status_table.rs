@@ -162,9 +162,6 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
         notes.push(format!("draining, {seconds} s left"));
         style = YELLOW;
     }
-    if backend.down_because.as_deref() == Some("drained") {
-        notes.push("drained".to_owned());
-    }
     if backend.down_because.as_deref() == Some("loop") {
         notes.push("leads back to lb-agent".to_owned());
         style = RED;

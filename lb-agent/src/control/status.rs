@@ -112,7 +112,7 @@ pub struct CounterStatus {
 pub struct BackendStatus {
     /// Address of the application.
     pub address: BackendAddress,
-    /// Backend state: `up`, `no listener`, `draining` or `down`.
+    /// Backend state: `up`, `no listener`, `draining`, `drained` or `down`.
     pub state: String,
     /// Whether a socket listens on the address; `None` if the agent cannot tell.
     pub listening: Option<bool>,
@@ -131,14 +131,17 @@ pub struct BackendStatus {
     pub source: String,
     /// Number of open connections.
     pub active: u64,
+    /// Number of open WebSockets and other tunnels; `None` if the mode is not `http`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub websockets: Option<u64>,
     /// Number of connections so far.
     pub connections: u64,
     /// Time until the drain ends, in seconds.
     pub drain_seconds_left: Option<u64>,
     /// Which clients it gets: `all`, `known` or `none`.
     pub clients: String,
-    /// Reason for the state `down`: `drained`, `unhealthy`, or `loop` if its connections would come back to
-    /// the agent.
+    /// Reason for the states `drained` (`drained`) and `down`: `unhealthy`, or `loop` if its connections would
+    /// come back to the agent.
     pub down_because: Option<String>,
     /// Results of the health checks; `None` without health checks.
     pub health: Option<HealthStatus>,

@@ -6,7 +6,7 @@ use crate::control::status::{BackendStatus, ServiceStatus, Status};
 use crate::network::status::PacketStatus;
 
 /// States that a backend can be in, for the metric that says which.
-const STATES: [&str; 4] = ["up", "no listener", "draining", "down"];
+const STATES: [&str; 5] = ["up", "no listener", "draining", "drained", "down"];
 
 /// All metrics of a snapshot.
 pub fn families(stats: &Stats) -> Vec<Family> {

@@ -299,7 +299,7 @@ fn a_change_that_cannot_be_kept_is_not_made() {
 }
 
 #[test]
-fn a_drain_that_is_over_is_down_and_add_backend_brings_it_back() {
+fn a_drain_that_is_over_has_its_state_and_add_backend_brings_it_back() {
     let bench = Bench::new("'127.0.0.1:5000', '127.0.0.1:5001'");
     let mut agent = bench.agent();
     agent
@@ -311,7 +311,7 @@ fn a_drain_that_is_over_is_down_and_add_backend_brings_it_back() {
         .unwrap();
     assert_eq!(agent.next_tick(), None);
     agent.tick();
-    assert_eq!(backends(&mut agent)[1], "127.0.0.1:5001 down file");
+    assert_eq!(backends(&mut agent)[1], "127.0.0.1:5001 drained file");
     assert_eq!(shares(&mut agent), [1.0, 0.0]);
     agent.handle(add("127.0.0.1:5001")).unwrap();
     assert_eq!(backends(&mut agent)[1], "127.0.0.1:5001 up file");

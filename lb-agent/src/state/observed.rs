@@ -156,27 +156,31 @@ impl Observed {
         }
     }
 
-    /// The part of a service's new clients that a backend gets, 0 to 1. The part of a backend that
-    /// gets none goes to the others by their weights. `can_serve` tells whether a backend's
-    /// application may take clients.
-    pub fn share(&self, entry: &Backend, can_serve: &dyn Fn(&Backend) -> bool) -> f64 {
-        let Some(built) = self.tables.get(&entry.service) else {
-            return 0.0;
+    /// The part of a service's new clients that each backend gets, 0 to 1, without those that get none. Their
+    /// parts go to the others by their weights. `can_serve` tells whether a backend's application may take
+    /// clients.
+    pub fn shares(
+        &self,
+        service: ServiceId,
+        can_serve: &dyn Fn(&Backend) -> bool,
+    ) -> HashMap<BackendId, f64> {
+        let Some(built) = self.tables.get(&service) else {
+            return HashMap::new();
         };
-        let gets_clients = |backend: &&Backend| backend.state == state::UP && can_serve(backend);
-        if !gets_clients(&entry) {
-            return 0.0;
+        let in_service = self.backends_of(service);
+        let mut owned: HashMap<BackendId, u32> = in_service
+            .filter(|backend| backend.state == state::UP && can_serve(backend))
+            .map(|backend| (backend.id, 0))
+            .collect();
+        for slot in &built.table().slots {
+            if let Some(slots) = owned.get_mut(slot) {
+                *slots += 1;
+            }
         }
-        let in_service = self.backends_of(entry.service);
-        let taken: f64 = in_service
-            .filter(gets_clients)
-            .map(|backend| built.share(backend.id))
-            .sum();
-        if taken > 0.0 {
-            built.share(entry.id) / taken
-        } else {
-            0.0
-        }
+        let taken: u32 = owned.values().sum();
+        let part = |slots: u32| f64::from(slots) / f64::from(taken.max(1));
+        let owned = owned.into_iter();
+        owned.map(|(id, slots)| (id, part(slots))).collect()
     }
 
     /// The service that listens on an address, and its limit on clients that go through the agent.

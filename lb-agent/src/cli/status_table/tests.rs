@@ -20,6 +20,7 @@ fn backend(address: &str) -> BackendStatus {
         share: 0.25,
         source: "file".to_owned(),
         active: 120,
+        websockets: None,
         connections: 10_234,
         drain_seconds_left: None,
         clients: "all".to_owned(),
@@ -124,7 +125,7 @@ fn a_proxied_backend_and_a_drained_one_say_why() {
                 ..backend("[2001:db8::1]:80")
             },
             BackendStatus {
-                state: "down".to_owned(),
+                state: "drained".to_owned(),
                 down_because: Some("drained".to_owned()),
                 share: 0.0,
                 ..backend("127.0.0.1:5000")
@@ -134,10 +135,10 @@ fn a_proxied_backend_and_a_drained_one_say_why() {
     };
     let expected = "\
 web  tcp  0.0.0.0:80  [::]:80  affinity 3h by /32 and /64  max load 1.25
-  BACKEND           STATE  PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
-  [2001:db8::1]:80  up     proxy        1  25.0%     120  10234  file
+  BACKEND           STATE    PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
+  [2001:db8::1]:80  up       proxy        1  25.0%     120  10234  file
                     on another host
-  127.0.0.1:5000    down   socket       1   0.0%     120  10234  file    drained
+  127.0.0.1:5000    drained  socket       1   0.0%     120  10234  file
 ";
     let shown = render(&status(vec![service]), EIGHTY);
     assert!(shown.starts_with(expected), "{shown}");

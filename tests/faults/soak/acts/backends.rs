@@ -118,7 +118,7 @@ fn drain(world: &mut World<'_>, how: &[&str]) -> (u16, &'static [Way]) {
         .agent
         .ok(&[&["drain-backend"], &name[..], how].concat());
     wait::until("the end of the drain", || {
-        (world.backend(port)["state"] == "down").then_some(())
+        (world.backend(port)["state"] == "drained").then_some(())
     });
     world.agent.ok(&[&["add-backend"], &name[..]].concat());
     world.wait_until_fit(port);
