@@ -1,7 +1,9 @@
 //! The answers to `status` and `lookup`, put together from the desired and the observed state.
 
+pub mod applications;
 pub mod figures;
 mod requests;
+mod settings;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +17,7 @@ use lb_common::select::Reason;
 use crate::control::message::{AffinityFound, Lookup};
 use crate::control::status::{
     AffinityStatus, AgentStatus, BackendStatus, CertificateStatus, CounterStatus, HealthStatus,
-    ServiceStatus, Status, TlsStatus,
+    ServiceStatus, Status, StickinessStatus, TlsStatus,
 };
 use crate::dataplane::{BackendCounts, Counts, Error, Listeners};
 use crate::health::{About as Known, Health, State};
@@ -24,6 +26,7 @@ use crate::proxy::listener_set::ListenerSet;
 use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Target};
+use lb_config::health::AllDown;
 use lb_config::{BackendAddress, Config, Mode};
 use lb_http::Engine;
 use lb_net::Clients;
@@ -128,6 +131,14 @@ impl Sources<'_> {
             .to_owned(),
             listen: service.listen.clone(),
             tls: self.tls(service),
+            routes: service
+                .http
+                .as_deref()
+                .map_or_else(Vec::new, settings::routes),
+            stickiness: service
+                .http
+                .as_deref()
+                .map_or_else(StickinessStatus::default, settings::stickiness),
             affinity: AffinityStatus {
                 timeout_seconds: Duration::from_nanos(settings.affinity_ns).as_secs(),
                 ipv4_prefix: settings.ipv4_prefix,
@@ -135,6 +146,13 @@ impl Sources<'_> {
             },
             max_load: (settings.max_load_permille != 0)
                 .then(|| f64::from(settings.max_load_permille) / 1000.0),
+            all_down: service.all_down().map(|all_down| {
+                match all_down {
+                    AllDown::Serve => "serve",
+                    AllDown::Refuse => "refuse",
+                }
+                .to_owned()
+            }),
             counters: CounterStatus {
                 affinity: counts[Counter::Affinity as usize],
                 slot: counts[Counter::Slot as usize],
@@ -179,6 +197,8 @@ impl Sources<'_> {
             address: backend.address.clone(),
             state: state.to_owned(),
             listening,
+            processes: Vec::new(),
+            through_the_agent: None,
             path: backend.route.name().to_owned(),
             class: backend
                 .packets

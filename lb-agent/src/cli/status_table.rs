@@ -1,6 +1,7 @@
 //! The table of `lb-agent status`.
 
 mod tls;
+mod words;
 
 use std::time::{Duration, SystemTime};
 
@@ -55,7 +56,6 @@ pub(super) fn render(status: &Status, look: Look) -> String {
 }
 
 fn heading(page: &mut Page, service: &ServiceStatus) {
-    let affinity = &service.affinity;
     let mut words = vec![(service.mode.clone(), PLAIN)];
     words.extend(
         service
@@ -63,18 +63,7 @@ fn heading(page: &mut Page, service: &ServiceStatus) {
             .iter()
             .map(|listen| (listen.to_string(), PLAIN)),
     );
-    words.push(match affinity.timeout_seconds {
-        0 => ("no affinity".to_owned(), PLAIN),
-        seconds => (
-            format!(
-                "affinity {} by /{} and /{}",
-                span(seconds),
-                affinity.ipv4_prefix,
-                affinity.ipv6_prefix
-            ),
-            PLAIN,
-        ),
-    });
+    words.push((words::stickiness(service), PLAIN));
     if let Some(load) = service.max_load {
         words.push((format!("max load {load}"), PLAIN));
     }
@@ -83,6 +72,10 @@ fn heading(page: &mut Page, service: &ServiceStatus) {
     }
     words.insert(0, (service.name.clone(), BOLD));
     page.words(&words, "  ");
+    for route in &service.routes {
+        page.pad(INDENT);
+        page.words(&words::route(route).map(|word| (word, PLAIN)), "  ");
+    }
 }
 
 fn no_backend(page: &mut Page, service: &ServiceStatus, several: bool) {
@@ -156,7 +149,7 @@ fn note(page: &mut Page, widths: &[usize], backend: &BackendStatus) {
 }
 
 fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = words::processes(backend).into_iter().collect();
     let mut style = PLAIN;
     if let (true, Some(seconds)) = (backend.state == "draining", backend.drain_seconds_left) {
         notes.push(format!("draining, {seconds} s left"));
@@ -176,6 +169,7 @@ fn note_of(backend: &BackendStatus) -> Option<(String, Style)> {
         notes.push("not listening".to_owned());
         style = RED;
     }
+    notes.extend(words::through_the_agent(backend));
     if backend.path != "socket" {
         notes.extend(backend.class.clone());
         notes.push(backend.why.clone());
@@ -209,7 +203,7 @@ fn cells(backend: &BackendStatus) -> [String; COLUMNS.len()] {
         backend.state.clone(),
         backend.path.clone(),
         backend.weight.to_string(),
-        format!("{:.1}%", backend.share * 100.0),
+        backend.share_text(),
         backend.active.to_string(),
         backend.connections.to_string(),
         backend.source.clone(),
@@ -217,15 +211,18 @@ fn cells(backend: &BackendStatus) -> [String; COLUMNS.len()] {
 }
 
 fn counters(page: &mut Page, service: &ServiceStatus) {
+    if let Some(treatment) = &service.all_down {
+        page.pad(INDENT);
+        page.styled(RED, &words::all_down(treatment));
+        page.end_line();
+    }
     let counters = &service.counters;
-    page.pad(INDENT);
-    page.plain(&format!(
-        "chosen by affinity {}, by slot {}, as the next {}; refused ",
-        counters.affinity, counters.slot, counters.next
-    ));
     let style = if counters.refused == 0 { PLAIN } else { RED };
-    page.styled(style, &counters.refused.to_string());
-    page.end_line();
+    let words = words::clients(counters, service.max_load).map(|word| (word, PLAIN));
+    let refused = (format!("{} refused", counters.refused), style);
+    let words: Vec<_> = words.into_iter().chain([refused]).collect();
+    page.pad(INDENT);
+    page.words(&words, " ");
 }
 
 fn agent(page: &mut Page, agent: &AgentStatus) {

@@ -51,10 +51,19 @@ pub struct ServiceStatus {
     /// HTTPS, if the service has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
-    /// Stickiness of the service.
+    /// Hosts and paths that have a route of their own, in the order of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteStatus>,
+    /// The property of a request or a connection that keeps a client with its backend.
+    #[serde(default)]
+    pub stickiness: StickinessStatus,
+    /// Memory of the clients by their addresses.
     pub affinity: AffinityStatus,
     /// Greatest load of a backend as a multiple of its fair share.
     pub max_load: Option<f64>,
+    /// The treatment of clients while no backend is healthy, `serve` or `refuse`; `None` at other times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_down: Option<String>,
     /// Reasons for the choice of backends, counted since the tables were created.
     pub counters: CounterStatus,
     /// In the order of the configuration, then of their addition.
@@ -83,7 +92,37 @@ pub struct CertificateStatus {
     pub problem: Option<String>,
 }
 
-/// Stickiness settings and table of a service.
+/// A route of an HTTP service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// Hosts of the requests; empty for all hosts.
+    pub hosts: Vec<String>,
+    /// Beginning of the paths of the requests, as `/api`; `/` for every path.
+    pub path: String,
+    /// Target of the requests: `backends of NAME`, `redirect to URL`, or `answer STATUS`.
+    pub to: String,
+}
+
+/// The property that keeps a client with its backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StickinessStatus {
+    /// `address`, `socketio`, `cookie`, `header` or `query`.
+    pub by: String,
+    /// Name of the cookie, header or key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl Default for StickinessStatus {
+    fn default() -> Self {
+        Self {
+            by: "address".to_owned(),
+            name: None,
+        }
+    }
+}
+
+/// Memory of the clients of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AffinityStatus {
     /// How long a client is remembered; 0 for not at all.
@@ -116,6 +155,13 @@ pub struct BackendStatus {
     pub state: String,
     /// Whether a socket listens on the address; `None` if the agent cannot tell.
     pub listening: Option<bool>,
+    /// Processes of the application, if it is on this host; only in the answer to `status`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessStatus>,
+    /// Address family of clients that reach the application through the agent, as its socket does not take them:
+    /// `IPv4` or `IPv6`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through_the_agent: Option<String>,
     /// `socket`, `nat`, `dsr` or `proxy`.
     pub path: String,
     /// Location of the backend on the packet paths: `local`, `container` or `remote`.
@@ -145,6 +191,25 @@ pub struct BackendStatus {
     pub down_because: Option<String>,
     /// Results of the health checks; `None` without health checks.
     pub health: Option<HealthStatus>,
+}
+
+impl BackendStatus {
+    /// The part of the new clients in per cent; "-" for a backend that gets nobody at all.
+    pub fn share_text(&self) -> String {
+        match self.state.as_str() {
+            "no listener" | "drained" | "down" => "-".to_owned(),
+            _ => format!("{:.1}%", self.share * 100.0),
+        }
+    }
+}
+
+/// A process that has the socket of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// Process ID.
+    pub pid: u32,
+    /// Name of the program.
+    pub program: String,
 }
 
 /// Results of a backend's health checks.

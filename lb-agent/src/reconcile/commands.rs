@@ -24,7 +24,7 @@ impl Reconciler {
     /// Carries out one command. The caller drops the reconciler after [`Command::Stop`].
     pub fn handle(&mut self, command: Command) -> Result<Reply, Refusal> {
         match command {
-            Command::Status => self.status().map(Reply::Status),
+            Command::Status => self.status_with_applications().map(Reply::Status),
             Command::Stats => self.stats(),
             Command::Lookup { client, service } => self.lookup(client, service.as_deref()),
             Command::AddBackend {
@@ -92,6 +92,18 @@ impl Reconciler {
             .stats(status)
             .map(|stats| Reply::Stats(Box::new(stats)))
             .map_err(|error| failed("read the tables", &error))
+    }
+
+    /// The status with the processes of backends, which figures do without.
+    fn status_with_applications(&mut self) -> Result<Status, Refusal> {
+        let mut status = self.status()?;
+        report::applications::add(
+            &mut status,
+            &mut self.applications,
+            &self.desired,
+            &self.observed,
+        );
+        Ok(status)
     }
 
     fn status(&self) -> Result<Status, Refusal> {

@@ -25,6 +25,7 @@ pub use commands::DEFAULT_DRAIN;
 use packets::Surveyed;
 use snapshot::Here;
 
+use crate::dataplane::bpf::applications::Applications;
 use crate::dataplane::{self, DataPlane};
 use crate::errors::chain;
 use crate::health::{Health, Watched};
@@ -103,6 +104,7 @@ pub struct Reconciler {
     failures: passive::Failures,
     looks: drain::Looks,
     sightings: presence::Sightings,
+    applications: Applications,
     /// Time of the next step of a slow start.
     ramp: Option<Instant>,
     surveyed: Surveyed,
@@ -152,6 +154,7 @@ impl Reconciler {
             adopted_at: Instant::now(),
             looks: drain::Looks::default(),
             sightings: presence::Sightings::default(),
+            applications: Applications::default(),
             ramp: None,
             failures: passive::Failures::default(),
             surveyed,

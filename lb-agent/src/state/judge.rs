@@ -7,7 +7,7 @@ use super::overlay::Target;
 use super::surroundings::Surroundings;
 use super::verdict::{FULL_RAMP, Verdict};
 use lb_config::Mode;
-use lb_config::health::AllDown;
+use lb_config::health::{AllDown, Health};
 
 /// Applies the health verdicts to the backends of a service.
 pub(super) fn judge(
@@ -38,13 +38,7 @@ pub(super) fn judge(
     }
     let in_service = |backend: &Backend| backend.state == state::UP;
     let none_fit = !service.backends.iter().any(|b| in_service(b) && b.fit);
-    // HTTP has a 503 response, which is better than a broken answer. TCP and UDP have no such
-    // response.
-    let usual = match config.mode {
-        Mode::Tcp | Mode::Udp => AllDown::Serve,
-        Mode::Http => AllDown::Refuse,
-    };
-    let all_down = health.all_down.unwrap_or(usual);
+    let all_down = treatment(&health, config.mode);
     // If no backend is known to be fit, an answer of a possibly broken backend is better than none.
     // Drained backends stay out of service.
     if !(none_fit && all_down == AllDown::Serve) {
@@ -53,6 +47,33 @@ pub(super) fn judge(
         }
     }
     ramp_up(&mut service.backends, &verdicts);
+}
+
+/// What happens while no backend is fit.
+fn treatment(health: &Health, mode: Mode) -> AllDown {
+    // HTTP has a 503 response, which is better than a broken answer. TCP and UDP have no such
+    // response.
+    let usual = match mode {
+        Mode::Tcp | Mode::Udp => AllDown::Serve,
+        Mode::Http => AllDown::Refuse,
+    };
+    health.all_down.unwrap_or(usual)
+}
+
+impl Service {
+    /// What happens to clients because the health checks have found no backend fit; `None` while one
+    /// is, or if the backends are out of service for other reasons.
+    pub fn all_down(&self) -> Option<AllDown> {
+        let health = self.health.as_ref()?;
+        let mut in_service = self
+            .backends
+            .iter()
+            .filter(|backend| backend.drain.is_none() && backend.comes_back.is_none())
+            .peekable();
+        in_service.peek()?;
+        let none_fit = in_service.all(|backend| !backend.fit);
+        none_fit.then(|| treatment(health, self.mode))
+    }
 }
 
 /// Gives recovering backends a part of their weight (slow start). Weights are whole numbers, so the

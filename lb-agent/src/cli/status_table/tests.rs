@@ -1,7 +1,9 @@
 //! The exact text that a reader sees.
 
 use super::*;
-use crate::control::status::{AffinityStatus, CounterStatus};
+use crate::control::status::{
+    AffinityStatus, CounterStatus, ProcessStatus, RouteStatus, StickinessStatus,
+};
 
 const EIGHTY: Look = Look {
     colour: false,
@@ -13,6 +15,8 @@ fn backend(address: &str) -> BackendStatus {
         address: address.parse().unwrap(),
         state: "up".to_owned(),
         listening: Some(true),
+        processes: Vec::new(),
+        through_the_agent: None,
         path: "socket".to_owned(),
         class: None,
         why: "on this host".to_owned(),
@@ -35,12 +39,15 @@ fn web() -> ServiceStatus {
         mode: "tcp".to_owned(),
         listen: vec!["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()],
         tls: None,
+        routes: Vec::new(),
+        stickiness: StickinessStatus::default(),
         affinity: AffinityStatus {
             timeout_seconds: 10_800,
             ipv4_prefix: 32,
             ipv6_prefix: 64,
         },
         max_load: None,
+        all_down: None,
         counters: CounterStatus {
             affinity: 9000,
             slot: 1200,
@@ -87,13 +94,14 @@ fn status(services: Vec<ServiceStatus>) -> Status {
 #[test]
 fn the_usual_table_fits_in_eighty_columns() {
     let expected = "\
-web  tcp  0.0.0.0:80  [::]:80  affinity 3h by /32 and /64
+web  tcp  0.0.0.0:80  [::]:80  sticky by address (/32, /64) for 3h
   BACKEND         STATE        PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
   127.0.0.1:5000  up           socket       1  25.0%     120  10234  file
   127.0.0.1:5001  draining     socket       2  50.0%     120  10234  runtime
                   draining, 12 s left
-  127.0.0.1:5002  no listener  socket       1   0.0%       0  10234  file
-  chosen by affinity 9000, by slot 1200, as the next 34; refused 0
+  127.0.0.1:5002  no listener  socket       1      -       0  10234  file
+  clients: 9000 returning, 1200 new, 34 moved on because their backend was away;
+    0 refused
 
 lb-agent 0.1.0  pid 4711  up 3h 12m  data plane bpf  /etc/lb-agent/config.toml
 ";
@@ -134,11 +142,12 @@ fn a_proxied_backend_and_a_drained_one_say_why() {
         ..web()
     };
     let expected = "\
-web  tcp  0.0.0.0:80  [::]:80  affinity 3h by /32 and /64  max load 1.25
+web  tcp  0.0.0.0:80  [::]:80  sticky by address (/32, /64) for 3h
+    max load 1.25
   BACKEND           STATE    PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
   [2001:db8::1]:80  up       proxy        1  25.0%     120  10234  file
                     on another host
-  127.0.0.1:5000    drained  socket       1   0.0%     120  10234  file
+  127.0.0.1:5000    drained  socket       1      -     120  10234  file
 ";
     let shown = render(&status(vec![service]), EIGHTY);
     assert!(shown.starts_with(expected), "{shown}");
@@ -222,4 +231,82 @@ fn what_a_check_found_wrong_is_shown_while_it_matters() {
     let doubt = "failed 2 times in a row: http GET /up: status 503";
     assert_eq!(note("up", 2).as_deref(), Some(doubt));
     assert_eq!(note("up", 0), None);
+}
+
+#[test]
+fn http_service_names_its_stickiness_its_routes_and_the_processes_behind() {
+    let process = |pid| ProcessStatus {
+        pid,
+        program: "node".to_owned(),
+    };
+    let service = ServiceStatus {
+        mode: "http".to_owned(),
+        listen: vec!["0.0.0.0:80".parse().unwrap()],
+        routes: vec![
+            RouteStatus {
+                hosts: Vec::new(),
+                path: "/api".to_owned(),
+                to: "backends of web/api".to_owned(),
+            },
+            RouteStatus {
+                hosts: vec!["a.example".to_owned(), "*.b.example".to_owned()],
+                path: "/".to_owned(),
+                to: "redirect to https://c.example/".to_owned(),
+            },
+        ],
+        stickiness: StickinessStatus {
+            by: "cookie".to_owned(),
+            name: Some("lb".to_owned()),
+        },
+        all_down: Some("refuse".to_owned()),
+        backends: vec![
+            BackendStatus {
+                processes: vec![process(4711)],
+                ..backend("127.0.0.1:5000")
+            },
+            BackendStatus {
+                processes: (1..=4).map(process).collect(),
+                through_the_agent: Some("IPv6".to_owned()),
+                ..backend("127.0.0.1:5001")
+            },
+        ],
+        counters: CounterStatus {
+            next: 1,
+            ..CounterStatus::default()
+        },
+        ..web()
+    };
+    let expected = "\
+web  http  0.0.0.0:80  sticky by cookie lb
+  route  any host  /api  backends of web/api
+  route  a.example, *.b.example  /  redirect to https://c.example/
+  BACKEND         STATE  PATH    WEIGHT  SHARE  ACTIVE  TOTAL  SOURCE
+  127.0.0.1:5000  up     socket       1  25.0%     120  10234  file
+                  node (pid 4711)
+  127.0.0.1:5001  up     socket       1  25.0%     120  10234  file
+                  node (pid 1), node (pid 2), 2 more; IPv6 clients through the agent: it listens on IPv4 only
+  no backend is healthy: clients are refused (all_down = \"refuse\")
+  clients: 0 returning, 0 new, 1 moved on because its backend was away; 0 refused
+";
+    let shown = render(&status(vec![service]), EIGHTY);
+    assert!(shown.starts_with(expected), "{shown}");
+}
+
+#[test]
+fn stickiness_beside_the_address_is_named_with_what_follows_it() {
+    let named = |by: &str, name: Option<&str>, timeout_seconds| {
+        let mut service = web();
+        service.affinity.timeout_seconds = timeout_seconds;
+        service.stickiness = StickinessStatus {
+            by: by.to_owned(),
+            name: name.map(str::to_owned),
+        };
+        words::stickiness(&service)
+    };
+    let address = "sticky by address (/32, /64), not remembered";
+    assert_eq!(named("address", None, 0), address);
+    let socketio = "sticky by socketio, else by address (/32, /64) for 3h";
+    assert_eq!(named("socketio", None, 10_800), socketio);
+    let header = "sticky by header x-user, else by address (/32, /64) for 1m";
+    assert_eq!(named("header", Some("x-user"), 60), header);
 }

@@ -206,7 +206,7 @@ impl Model {
             state,
             health,
             backend.path.clone(),
-            format!("{:.1}%", backend.share * 100.0),
+            backend.share_text(),
             backend.active.to_string(),
             new.to_string(),
             backend.connections.to_string(),

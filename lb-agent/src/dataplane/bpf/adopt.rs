@@ -214,7 +214,7 @@ pub(super) fn listening(
     // all sockets.
     let is_asked = |backend: &Backend| backend.protocol == protocol::UDP || !is_handed(backend);
     let of_kernel = |protocol| {
-        let of_protocol = |backend: &&Backend| backend.protocol == protocol;
+        let of_protocol = |backend: &&Backend| is_present(backend) && backend.protocol == protocol;
         match backends.iter().filter(of_protocol).any(is_asked) {
             true => inet_diag::listeners(protocol).map_err(unlisted),
             false => Ok(Vec::new()),
@@ -236,7 +236,8 @@ pub(super) fn listening(
             _ => tcp.reaches(backend),
         }
     };
-    Ok(backends.iter().filter(is_bound).map(|b| b.id).collect())
+    let present = backends.iter().filter(is_present);
+    Ok(present.filter(is_bound).map(|b| b.id).collect())
 }
 
 /// The backends with a socket that waits for clients in this network namespace, by the kernel's list alone.
@@ -251,7 +252,12 @@ pub fn listening_by_list(backends: &[Backend]) -> io::Result<HashSet<BackendId>>
         protocol::UDP => udp.reaches(backend),
         _ => tcp.reaches(backend),
     };
-    Ok(backends.iter().filter(is_bound).map(|b| b.id).collect())
+    let present = backends.iter().filter(is_present);
+    Ok(present.filter(is_bound).map(|b| b.id).collect())
+}
+
+fn is_present(backend: &&Backend) -> bool {
+    backend.state != state::REMOVED
 }
 
 /// The listening sockets of one protocol.

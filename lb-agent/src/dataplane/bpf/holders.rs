@@ -17,9 +17,27 @@ pub struct Holder {
 impl Holder {
     /// Name and id of the process, as in "nginx (pid 12)".
     pub fn name(&self) -> String {
+        format!("{} (pid {})", self.program(), self.pid.as_raw_pid())
+    }
+
+    /// Name of the process; empty if it is gone.
+    pub(super) fn program(&self) -> String {
         let pid = self.pid.as_raw_pid();
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        format!("{} (pid {pid})", name.trim())
+        match name.trim() {
+            // Recent releases of Node.js call their main thread so.
+            "MainThread" => {
+                let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+                let name = program.file_name().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            }
+            name => name.to_owned(),
+        }
+    }
+
+    /// Id of the process.
+    pub(super) fn id(&self) -> u32 {
+        self.pid.as_raw_pid().unsigned_abs()
     }
 }
 
@@ -47,6 +65,12 @@ pub fn holders(inodes: &HashSet<u32>) -> io::Result<BTreeMap<u32, Vec<Holder>>> 
         }
     }
     Ok(found)
+}
+
+/// Whether a process still has the socket with this inode under its descriptor.
+pub(super) fn is_held(inode: u32, holder: &Holder) -> bool {
+    let link = format!("/proc/{}/fd/{}", holder.pid.as_raw_pid(), holder.fd);
+    fs::read_link(link).is_ok_and(|target| socket_inode(&target) == Some(inode))
 }
 
 /// One holder for each of the sockets with these inodes.

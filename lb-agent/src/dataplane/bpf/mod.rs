@@ -5,6 +5,7 @@
 mod address_claims;
 mod addresses;
 mod adopt;
+pub mod applications;
 mod batch;
 pub mod canary;
 mod clients;
