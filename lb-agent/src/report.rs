@@ -7,7 +7,7 @@ mod settings;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use lb_common::abi::{self, BackendId, Counter, path, protocol, state};
@@ -46,10 +46,15 @@ impl About {
         Self {
             started: Instant::now(),
             data_plane,
-            config: config.source.clone(),
+            config: config.source.as_deref().map(absolute),
             notes,
         }
     }
+}
+
+/// `path` without relation to the directory that the agent was started in.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Inputs of the `status` report.

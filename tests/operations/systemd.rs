@@ -162,7 +162,10 @@ fn the_service_does_everything_within_what_its_unit_allows() {
     }
     assert_eq!(serves(82), 5009, "{:#}", status());
     let doctor = system.ok(&["lb-agent", "doctor"]);
-    assert!(doctor.contains("0 failures"), "{doctor}");
+    assert!(
+        doctor.contains("0 failures") || doctor.contains("all ok"),
+        "{doctor}"
+    );
     let log = root.join("var/log/lb-agent/access.log");
     wait::until("a line in the access log", || {
         fs::read_to_string(&log)

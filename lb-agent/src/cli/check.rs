@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use clap::Args;
 
 use super::failure::Failure;
-use super::output;
+use super::output::{self, count};
 use crate::dataplane;
 use lb_config::{Config, loops};
 use lb_http::check_certificates;
@@ -79,10 +79,4 @@ fn summary(config: &Config) -> String {
         text.push_str(" (built in, as the file has no [[service]]: \"web\" on port 80)");
     }
     text
-}
-
-/// "1 service", "2 services".
-fn count(number: usize, what: &str) -> String {
-    let s = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{s}")
 }

@@ -20,6 +20,7 @@ mod reload;
 mod remove_backend;
 mod reset_backend;
 mod run;
+mod running;
 mod stats;
 mod status;
 mod status_table;
@@ -138,7 +139,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::Status(status) => status.carry_out(&control),
         Command::Stats(stats) => stats.carry_out(&control),
         Command::Top(top) => top.carry_out(&control),
-        Command::Doctor(doctor) => doctor.carry_out(control),
+        Command::Doctor(doctor) => doctor.carry_out(&control),
         Command::Generate(generate) => generate.carry_out(),
         Command::Lookup(lookup) => lookup.carry_out(&control),
         Command::Stop(stop) => stop.carry_out(&control),

@@ -37,6 +37,12 @@ pub(super) fn may_colour() -> bool {
     !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// "1 service", "2 services".
+pub(super) fn count(number: usize, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
+}
+
 /// Prints one line.
 pub(super) fn line(line: &str) -> Result<(), Failure> {
     text(&format!("{line}\n"))

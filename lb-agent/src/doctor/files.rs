@@ -5,10 +5,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use lb_common::abi::ABI_VERSION;
+use rustix::io::Errno;
 
-use super::Finding;
-use crate::control::client::Client;
-use crate::control::message::Command;
+use super::rights::Rights;
+use super::{Finding, Running};
 use crate::control::status::Status;
 use crate::dataplane::bpf::{leftover, probe};
 use lb_config::{AgentConfig, Config, DataPlane};
@@ -20,9 +20,8 @@ const MANY_FILES: u64 = 65_536;
 /// 2024-01-01: a clock that is before has not been set.
 const LONG_AGO_MS: u64 = 1_704_067_200_000;
 
-pub(super) fn examine(config: &Config) -> Vec<Finding> {
+pub(super) fn examine(config: &Config, running: &Running, rights: &Rights) -> Vec<Finding> {
     let state_dir = &config.agent.state_dir;
-    let status = running(&config.agent.control);
     let mut findings = vec![match &config.source {
         Some(file) if config.is_built_in => Finding::ok(
             "configuration",
@@ -31,15 +30,19 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
         Some(file) => Finding::ok("configuration", file.display().to_string()),
         None => Finding::ok("configuration", "built in: one service on port 80"),
     }];
-    findings.extend(state(state_dir));
-    findings.extend(pins(&config.agent, status.is_some()));
-    findings.push(agent(status.as_ref()));
-    findings.push(files(status.as_ref()));
+    findings.extend(state(state_dir, rights));
+    if rights.can_load() {
+        findings.extend(pins(&config.agent, running.status().is_some()));
+    } else {
+        findings.push(Finding::skipped("pins"));
+    }
+    findings.push(agent(running));
+    findings.push(files(running.status()));
     findings.extend(clock());
     findings
 }
 
-fn state(dir: &Path) -> Vec<Finding> {
+fn state(dir: &Path, rights: &Rights) -> Vec<Finding> {
     let check = "state directory";
     let shown = dir.display();
     let there = dir.ancestors().find(|dir| dir.exists());
@@ -48,6 +51,8 @@ fn state(dir: &Path) -> Vec<Finding> {
     let writable = rustix::fs::access(there, rustix::fs::Access::WRITE_OK);
     let stat = rustix::fs::statvfs(there);
     match writable {
+        // The agent runs as another user, whose rights cannot be told from here.
+        Err(Errno::ACCESS) if !rights.is_root => findings.push(Finding::skipped(check)),
         Err(error) => findings.push(Finding::failure(
             check,
             format!("{} cannot be written to: {error}", there.display()),
@@ -145,24 +150,18 @@ fn left(agent: &AgentConfig) -> Finding {
     }
 }
 
-fn running(control: &Path) -> Option<Status> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .ok()?;
-    runtime
-        .block_on(Client::new(control).read(&Command::Status))
-        .ok()
-}
-
-fn agent(status: Option<&Status>) -> Finding {
+fn agent(running: &Running) -> Finding {
     let check = "agent";
-    let Some(Status { agent, .. }) = status else {
-        return Finding::warning(
-            check,
-            "none is running",
-            "systemctl start lb-agent, or lb-agent run",
-        );
+    let agent = match running {
+        Running::Agent(status) => &status.agent,
+        Running::Hidden => return Finding::skipped(check),
+        Running::None => {
+            return Finding::warning(
+                check,
+                "none is running",
+                "systemctl start lb-agent, or lb-agent run",
+            );
+        }
     };
     let own = env!("CARGO_PKG_VERSION");
     if agent.version != own {

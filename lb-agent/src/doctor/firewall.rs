@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Finding;
+use super::rights::Rights;
 use crate::dataplane;
 use lb_config::{Config, Path};
 
@@ -18,13 +19,16 @@ const CHECK: &str = "firewall";
 const REMEDY: &str = "a source that is to be kept away: ip rule add from ADDRESS prohibit, which holds on these \
                       paths too; for services that need the rules: path = \"proxy\" (see docs/firewalls.md)";
 
-pub(super) fn examine(config: &Config) -> Finding {
+pub(super) fn examine(config: &Config, rights: &Rights) -> Finding {
     let services = by_packets(config);
     if services.is_empty() {
         return Finding::ok(
             CHECK,
             "its rules hold: no service has backends on packet paths",
         );
+    }
+    if !rights.can_load() {
+        return Finding::skipped(CHECK);
     }
     let mut found = nftables();
     if let Ok(tables) = fs::read_to_string("/proc/net/ip_tables_names") {

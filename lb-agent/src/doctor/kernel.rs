@@ -1,10 +1,10 @@
-//! The kernel: its version, the operations it permits, and the file systems it needs.
+//! The kernel: its version, its features by trial, and the file systems it needs.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use caps::{CapSet, Capability};
-
+use super::rights::Rights;
 use super::{Finding, Level};
 use crate::dataplane::bpf::kernel::{Kernel, OLDEST_KERNEL};
 use crate::dataplane::bpf::probe::{self, Tried};
@@ -13,28 +13,8 @@ use lb_config::{Config, DataPlane};
 /// BPF_FS_MAGIC, `linux/magic.h`.
 const BPFFS: u64 = 0xcafe_4a11;
 
-/// Purpose of each capability.
-const CAPABILITIES: [(Capability, &str); 6] = [
-    (Capability::CAP_BPF, "loads programs and makes maps"),
-    (Capability::CAP_PERFMON, "lets programs compare pointers"),
-    (Capability::CAP_NET_ADMIN, "attaches programs"),
-    (
-        Capability::CAP_SYS_PTRACE,
-        "borrows listening sockets of before the agent's start",
-    ),
-    (
-        Capability::CAP_DAC_READ_SEARCH,
-        "finds the sockets of other users' processes",
-    ),
-    (
-        Capability::CAP_NET_BIND_SERVICE,
-        "listens on ports below 1024",
-    ),
-];
-
-pub(super) fn examine(config: &Config) -> Vec<Finding> {
+pub(super) fn examine(config: &Config, rights: &Rights) -> Vec<Finding> {
     let mut findings = vec![version(&Kernel::running())];
-    findings.extend(privileges());
     if config.agent.data_plane == DataPlane::Userspace {
         findings.push(Finding::ok(
             "data plane",
@@ -46,9 +26,15 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     findings.push(cgroup(config));
     findings.push(btf());
     findings.push(jit());
+    if !rights.can_load() {
+        findings.extend(["kernel feature", "eBPF program"].map(Finding::skipped));
+        return findings;
+    }
     let fallback = config.agent.data_plane == DataPlane::Auto;
+    let mut programs = probe::programs();
+    programs.sort_by(|a, b| a.what.cmp(&b.what));
     findings.extend(tried("kernel feature", probe::features(), fallback));
-    findings.extend(tried("eBPF program", probe::programs(), fallback));
+    findings.extend(tried("eBPF program", programs, fallback));
     findings
 }
 
@@ -63,24 +49,6 @@ fn version(kernel: &Kernel) -> Finding {
         format!("{release} is older than {major}.{minor}"),
         "install a newer kernel, or set data_plane = \"userspace\"",
     )
-}
-
-fn privileges() -> Vec<Finding> {
-    let check = "privileges";
-    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-    let missing: Vec<String> = CAPABILITIES
-        .iter()
-        .filter(|(capability, _)| !has(*capability))
-        .map(|(capability, use_)| format!("{capability} ({use_})"))
-        .collect();
-    if missing.is_empty() {
-        return vec![Finding::ok(check, "all capabilities that are used")];
-    }
-    vec![Finding::failure(
-        check,
-        format!("missing: {}", missing.join(", ")),
-        "run this as root: sudo lb-agent doctor",
-    )]
 }
 
 fn bpffs(pin_dir: &Path) -> Finding {
@@ -99,7 +67,7 @@ fn bpffs(pin_dir: &Path) -> Finding {
         Err(error) => Finding::failure(
             check,
             format!("{}: {error}", there.display()),
-            "run this as root: sudo lb-agent doctor",
+            Finding::AS_ROOT,
         ),
     }
 }
@@ -142,13 +110,20 @@ fn btf() -> Finding {
 
 fn jit() -> Finding {
     let file = "/proc/sys/net/core/bpf_jit_enable";
-    match fs::read_to_string(file).unwrap_or_default().trim() {
+    let check = "BPF compiler";
+    let setting = match fs::read_to_string(file) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Finding::skipped(check);
+        }
+        setting => setting.unwrap_or_default(),
+    };
+    match setting.trim() {
         "0" => Finding::warning(
-            "BPF compiler",
+            check,
             "off: programs are interpreted, several times slower",
             "sysctl -w net.core.bpf_jit_enable=1",
         ),
-        _ => Finding::ok("BPF compiler", "on"),
+        _ => Finding::ok(check, "on"),
     }
 }
 

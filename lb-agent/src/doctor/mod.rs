@@ -2,7 +2,8 @@
 //!
 //! | file | looks at |
 //! | --- | --- |
-//! | `kernel` | version, programs and maps by trying them, mounts, privileges |
+//! | `kernel` | version, programs and maps by trying them, mounts |
+//! | `rights` | privileges, and the checks that need them |
 //! | `firewall` | rules that packets of the packet paths do not meet |
 //! | `network` | sysctls, interfaces, other users of a port or a hook |
 //! | `files` | state directory, pins, clock, limits, the agent that runs |
@@ -14,10 +15,13 @@ mod files;
 mod firewall;
 mod kernel;
 mod network;
+mod rights;
 
 use serde::Serialize;
 
+use crate::control::status::Status;
 use lb_config::Config;
+use rights::Rights;
 
 /// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,6 +29,8 @@ use lb_config::Config;
 pub enum Level {
     /// No problem found.
     Ok,
+    /// Not looked at, for want of privileges.
+    Skipped,
     /// A feature works less well, or a feature that not every site needs does not work.
     Warning,
     /// lb-agent cannot serve like this.
@@ -44,7 +50,39 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
+/// The agent that runs.
+#[derive(Clone, Debug)]
+pub enum Running {
+    /// It answered.
+    Agent(Box<Status>),
+    /// None answers.
+    None,
+    /// The caller may not speak to it.
+    Hidden,
+}
+
+impl Running {
+    fn status(&self) -> Option<&Status> {
+        match self {
+            Self::Agent(status) => Some(status),
+            Self::None | Self::Hidden => None,
+        }
+    }
+}
+
 impl Finding {
+    /// The remedy for want of privileges.
+    const AS_ROOT: &str = "run this as root: sudo lb-agent doctor";
+
+    fn skipped(check: &str) -> Self {
+        Self::bad(
+            Level::Skipped,
+            check,
+            "not looked at, for want of privileges",
+            Self::AS_ROOT,
+        )
+    }
+
     fn ok(check: impl Into<String>, found: impl Into<String>) -> Self {
         Self {
             level: Level::Ok,
@@ -77,13 +115,16 @@ impl Finding {
     }
 }
 
-/// Looks at everything that `config` needs.
-pub fn examine(config: &Config) -> Vec<Finding> {
-    [
-        kernel::examine(config),
-        network::examine(config),
-        vec![firewall::examine(config)],
-        files::examine(config),
+/// Looks at everything that `config` needs, for the agent `running` with it. The order of the findings is fixed.
+pub fn examine(config: &Config, running: &Running) -> Vec<Finding> {
+    let rights = Rights::own();
+    let findings = [
+        kernel::examine(config, &rights),
+        network::examine(config, &rights),
+        vec![firewall::examine(config, &rights)],
+        files::examine(config, running, &rights),
     ]
-    .concat()
+    .concat();
+    let privileges = rights.finding(&findings);
+    std::iter::once(privileges).chain(findings).collect()
 }

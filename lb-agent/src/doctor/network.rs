@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::rights::Rights;
 use super::{Finding, ethtool};
 use crate::dataplane::bpf::holders::{Holder, holders};
 use crate::dataplane::bpf::probe;
@@ -17,10 +18,14 @@ const OURS: &str = "lb_";
 /// Largest MTU at which a packet fits in one page together with the space that XDP needs around it.
 const XDP_MTU: u32 = 3498;
 
-pub(super) fn examine(config: &Config) -> Vec<Finding> {
+pub(super) fn examine(config: &Config, rights: &Rights) -> Vec<Finding> {
     let mut findings = sysctls();
     findings.extend(interfaces());
-    findings.push(sk_lookup());
+    if rights.can_load() {
+        findings.push(sk_lookup());
+    } else {
+        findings.extend(["TC hooks", "sk_lookup hook"].map(Finding::skipped));
+    }
     for service in &config.services {
         for listen in &service.listen {
             let udp = service.mode == Mode::Udp;
@@ -29,6 +34,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
                 listen.port(),
                 udp,
                 &service.name,
+                rights.can_see_processes(),
             ));
         }
     }
@@ -98,7 +104,7 @@ fn port_range(text: &str) -> Finding {
 /// A strict filter drops packets of a backend that arrive by another route than the one to the client.
 fn rp_filter() -> Option<Finding> {
     let check = "rp_filter";
-    let strict: Vec<String> = fs::read_dir("/proc/sys/net/ipv4/conf")
+    let mut strict: Vec<String> = fs::read_dir("/proc/sys/net/ipv4/conf")
         .ok()?
         .flatten()
         .filter(|entry| {
@@ -107,6 +113,7 @@ fn rp_filter() -> Option<Finding> {
         })
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
+    strict.sort_unstable();
     Some(if strict.is_empty() {
         Finding::ok(check, "not strict")
     } else {
@@ -246,21 +253,22 @@ fn sk_lookup() -> Finding {
                 ),
             }
         }
-        Err(error) => Finding::warning(
-            check,
-            format!("cannot be asked: {error}"),
-            "run this as root: sudo lb-agent doctor",
-        ),
+        Err(error) => {
+            Finding::warning(check, format!("cannot be asked: {error}"), Finding::AS_ROOT)
+        }
     }
 }
 
-/// The sockets on the port of a service.
-fn port(v4: bool, port: u16, udp: bool, service: &str) -> Finding {
+/// The sockets on the port of a service. Their processes are named if this process `can_see` those of other users.
+fn port(v4: bool, port: u16, udp: bool, service: &str, can_see: bool) -> Finding {
     let family = if v4 { "" } else { "6" };
     let transport = if udp { "udp" } else { "tcp" };
     let check = format!("port {port}/{transport}{family}");
     let table = fs::read_to_string(format!("/proc/net/{transport}{family}")).unwrap_or_default();
     let inodes = waiting_on(&table, port, udp);
+    if !can_see && !inodes.is_empty() {
+        return Finding::skipped(&check);
+    }
     // A socket of the agent is held by systemd as well, which keeps it for the next one.
     let holders = holders(&inodes).unwrap_or_default().into_values();
     let holders = holders.map(|all| all.iter().map(Holder::name).collect());
@@ -305,12 +313,15 @@ mod tests {
     fn a_socket_of_this_process_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port_number = listener.local_addr().unwrap().port();
-        let finding = port(true, port_number, false, "web");
+        let finding = port(true, port_number, false, "web", true);
         assert_eq!(finding.level, Level::Warning, "{finding:?}");
         let pid = format!("(pid {})", std::process::id());
         assert!(finding.found.contains(&pid), "{finding:?}");
+        let finding = port(true, port_number, false, "web", false);
+        assert_eq!(finding.level, Level::Skipped);
         drop(listener);
-        assert_eq!(port(true, port_number, false, "web").level, Level::Ok);
+        let finding = port(true, port_number, false, "web", false);
+        assert_eq!(finding.level, Level::Ok);
     }
 
     #[test]

@@ -189,7 +189,7 @@ pub struct Pins {
     pub abi_version: u32,
 }
 
-/// The pins of agents, of any version, directly below `dir`.
+/// The pins of agents, of any version, directly below `dir`, by their names.
 pub fn pins_below(dir: &Path) -> Vec<Pins> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let pins = |dir: PathBuf| {
@@ -199,5 +199,7 @@ pub fn pins_below(dir: &Path) -> Vec<Pins> {
             abi_version: meta.abi_version,
         })
     };
-    entries.filter_map(|entry| pins(entry.path())).collect()
+    let mut all: Vec<Pins> = entries.filter_map(|entry| pins(entry.path())).collect();
+    all.sort_by(|a, b| a.dir.cmp(&b.dir));
+    all
 }
