@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use lb_tests::agent::program;
+use lb_tests::agent::{Agent, program};
+use lb_tests::topology::hosts::Host;
 
 fn config(arguments: &[&str]) -> Output {
     let mut command = Command::new(program());
@@ -66,4 +67,35 @@ fn schema_is_json_with_the_keys_and_their_meanings() {
         (&"integer".into(), &1024.into())
     );
     assert!(workers["description"].as_str().unwrap().contains("threads"));
+}
+
+#[test]
+fn file_of_the_running_agent_is_read_if_none_is_named() {
+    let host = Host::new("balancer");
+    let service = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nbackends = [5000]\n";
+    let agent = Agent::start(&host, service);
+    let file = agent.config();
+    let of_agent = format!("({}, the file of the running agent)", file.display());
+    assert!(agent.ok(&["check"]).contains(&of_agent));
+    let shown = agent.ok(&["config", "show"]);
+    let comment = format!("# {}, the file of the running agent\n", file.display());
+    assert!(shown.starts_with(&comment), "{shown}");
+    assert!(shown.contains("backends = [\"127.0.0.1:5000\"]"), "{shown}");
+
+    let other = agent.dir().join("other.toml");
+    let other = other.to_str().unwrap();
+    std::fs::write(other, service.replace(":80'", "'")).unwrap();
+    for arguments in [vec!["check", other], vec!["check", "--config", other]] {
+        let outcome = agent.run(&arguments);
+        assert_eq!(outcome.code, 2, "{outcome:?}");
+        assert!(outcome.stderr.contains("other.toml:3: "), "{outcome:?}");
+    }
+    let both = agent.run(&["check", other, "--config", other]);
+    assert_eq!(both.code, 2, "{both:?}");
+    for arguments in [vec!["reload", "--config", other], vec!["reload", other]] {
+        let outcome = agent.run(&arguments);
+        assert_eq!(outcome.code, 2, "{outcome:?}");
+        let told = format!("started with, {} (change that file", file.display());
+        assert!(outcome.stderr.contains(&told), "{outcome:?}");
+    }
 }

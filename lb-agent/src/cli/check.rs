@@ -5,8 +5,10 @@ use std::time::SystemTime;
 
 use clap::Args;
 
+use super::Control;
 use super::failure::Failure;
 use super::output::{self, count};
+use super::running::Chosen;
 use crate::dataplane;
 use lb_config::{Config, loops};
 use lb_http::check_certificates;
@@ -15,16 +17,21 @@ use lb_http::check_certificates;
 ///
 /// Every problem is printed, a line each, with its line in the file.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: lb-agent check --config new.toml && lb-agent reload")]
+#[command(after_help = "Example: lb-agent check && lb-agent reload")]
 pub(super) struct Check {
-    /// Configuration [default: /etc/lb-agent/config.toml]
-    #[arg(long, value_name = "FILE")]
+    /// Configuration [default: the file of the running agent, else /etc/lb-agent/config.toml]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same as FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     config: Option<PathBuf>,
 }
 
 impl Check {
-    pub(super) fn carry_out(&self) -> Result<(), Failure> {
-        let lb_config::Inspected { config, error } = lb_config::inspect(self.config.as_deref());
+    pub(super) fn carry_out(&self, control: &Control) -> Result<(), Failure> {
+        let named = self.file.as_deref().or(self.config.as_deref());
+        let chosen = Chosen::new(named, control)?;
+        let lb_config::Inspected { config, error } = lb_config::inspect(chosen.path());
         let mut problems: Vec<String> = error
             .iter()
             .flat_map(|error| {
@@ -47,7 +54,7 @@ impl Check {
         if !problems.is_empty() {
             return Err(Failure::of_lines(problems));
         }
-        output::line(&summary(&config))?;
+        output::line(&summary(&config, &chosen.to_string()))?;
         lb_config::warnings(&config)
             .iter()
             .chain(&certificates.warnings)
@@ -61,22 +68,50 @@ fn loops_here(config: &Config) -> Vec<String> {
     loops::lines(config, steers, &dataplane::is_local)
 }
 
-fn summary(config: &Config) -> String {
-    let backends: usize = config
-        .services
-        .iter()
-        .map(|service| service.backends.len())
-        .sum();
-    let mut text = format!(
+/// `file` is the file that was read, if the user did not name it.
+fn summary(config: &Config, file: &str) -> String {
+    let backends = config.services.iter().map(|service| service.backends.len());
+    let counts = format!(
         "configuration ok: {}, {}",
         count(config.services.len(), "service"),
-        count(backends, "backend")
+        count(backends.sum(), "backend")
     );
-    if config.source.is_none() {
-        let file = lb_config::DEFAULT_FILE;
-        text.push_str(&format!(" (built in, as there is no {file})"));
-    } else if config.is_built_in {
-        text.push_str(" (built in, as the file has no [[service]]: \"web\" on port 80)");
+    let remark = match (&config.source, config.is_built_in) {
+        (None, _) => format!("built in, as there is no {}", lb_config::DEFAULT_FILE),
+        (Some(path), true) => format!(
+            "built in, as {} has no [[service]]: \"web\" on port 80",
+            path.display()
+        ),
+        (Some(_), false) => file.to_owned(),
+    };
+    match remark.as_str() {
+        "" => counts,
+        remark => format!("{counts} ({remark})"),
     }
-    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_names_the_file_that_the_user_did_not() {
+        let text = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']";
+        let config = |text| lb_config::parse(text, std::path::Path::new("/x.toml")).unwrap();
+        let ok = "configuration ok: 1 service, 0 backends";
+        assert_eq!(summary(&config(text), ""), ok);
+        let running = Chosen::Running("/x.toml".into()).to_string();
+        assert_eq!(
+            summary(&config(text), &running),
+            format!("{ok} (/x.toml, the file of the running agent)")
+        );
+        assert_eq!(
+            summary(&config("[agent]"), ""),
+            format!("{ok} (built in, as /x.toml has no [[service]]: \"web\" on port 80)")
+        );
+        assert_eq!(
+            summary(&Config::default(), ""),
+            format!("{ok} (built in, as there is no /etc/lb-agent/config.toml)")
+        );
+    }
 }

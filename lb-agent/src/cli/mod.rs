@@ -128,8 +128,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
     match command {
         Command::Run(run) => run.carry_out(control),
-        Command::Check(check) => check.carry_out(),
-        Command::Config(config) => config.carry_out(),
+        Command::Check(check) => check.carry_out(&control),
+        Command::Config(config) => config.carry_out(&control),
         Command::Plan(plan) => plan.carry_out(&control),
         Command::Reload(reload) => reload.carry_out(&control),
         Command::AddBackend(add) => add.carry_out(&control),

@@ -1,7 +1,7 @@
 //! The agent that runs, and the configuration that it reads.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use super::failure::Failure;
 use super::{Control, wait_for};
@@ -29,15 +29,56 @@ pub(super) fn config(
     Ok((config, running))
 }
 
+/// A configuration file, and the reason for its choice.
+pub(super) enum Chosen {
+    /// The user named it.
+    Named(PathBuf),
+    /// The running agent reads it.
+    Running(PathBuf),
+    /// Neither: the usual one.
+    Usual,
+}
+
+impl Chosen {
+    /// The file at `named`, else that of the running agent, else the usual one.
+    pub(super) fn new(named: Option<&Path>, control: &Control) -> Result<Self, Failure> {
+        if let Some(path) = named {
+            return Ok(Self::Named(path.to_owned()));
+        }
+        let running = ask(&control.client())?;
+        Ok(file_of(&running).map_or(Self::Usual, Self::Running))
+    }
+
+    /// The file; `None` for the usual one, which may be absent.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Named(path) | Self::Running(path) => Some(path),
+            Self::Usual => None,
+        }
+    }
+}
+
+/// The file, if the user did not name it.
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(_) => Ok(()),
+            Self::Running(path) => write!(f, "{}, the file of the running agent", path.display()),
+            Self::Usual => f.write_str(lb_config::DEFAULT_FILE),
+        }
+    }
+}
+
 /// The file that the agent reads; `None` if no agent answers, or it has none.
-fn file_of(running: &Running) -> Option<PathBuf> {
+pub(super) fn file_of(running: &Running) -> Option<PathBuf> {
     match running {
         Running::Agent(status) => status.agent.config.as_ref().map(PathBuf::from),
         Running::None | Running::Hidden => None,
     }
 }
 
-fn ask(client: &Client) -> Result<Running, Failure> {
+/// The agent at the socket of `client`.
+pub(super) fn ask(client: &Client) -> Result<Running, Failure> {
     Ok(match wait_for(client.read(&Command::Status))? {
         Ok(status) => Running::Agent(Box::new(status)),
         Err(CallError::Unreachable { source, .. })
