@@ -8,7 +8,7 @@ mod settings;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lb_common::abi::{self, BackendId, Counter, path, protocol, state};
 use lb_common::addr;
@@ -245,11 +245,14 @@ impl Sources<'_> {
 }
 
 fn certificate(status: lb_http::CertificateStatus) -> CertificateStatus {
-    let since_1970 = status.not_after.duration_since(UNIX_EPOCH);
+    let seconds = |end: SystemTime| {
+        end.duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs())
+    };
     CertificateStatus {
         file: status.certificate,
         names: status.names,
-        not_after_unix_seconds: since_1970.map_or(0, |time| time.as_secs()),
+        not_after_unix_seconds: status.not_after.map(seconds),
         problem: status.problem,
     }
 }

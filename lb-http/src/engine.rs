@@ -250,6 +250,11 @@ impl Engine {
         self.listener_configs.certificates_of(files)
     }
 
+    /// Whether a certificate from these files is in force.
+    pub fn has_certificate(&self, pair: &CertificateFiles) -> bool {
+        self.listener_configs.has_certificate(pair)
+    }
+
     /// Opens the files of the access logs anew, after they were moved away.
     pub fn reopen_logs(&self) {
         self.listener_configs.reopen_logs();

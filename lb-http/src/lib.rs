@@ -113,4 +113,4 @@ pub use engine::Engine;
 pub use pages::check_config as check_pages;
 pub use presence::{Presence, Presences};
 pub use tables::{Confine, PassiveHealth, Role, ServiceTables};
-pub use tls::{CertificateStatus, Findings, check_config as check_certificates};
+pub use tls::{Absent, CertificateStatus, Findings, check_config as check_certificates};

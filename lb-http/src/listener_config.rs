@@ -97,6 +97,11 @@ impl ListenerConfigs {
         self.certificates.clear();
     }
 
+    /// Whether a certificate from these files is in force.
+    pub(super) fn has_certificate(&self, pair: &CertificateFiles) -> bool {
+        self.certificates.values().any(|all| all.has(pair))
+    }
+
     /// Problems for `status`.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let of_files = self.certificates.values().flat_map(|all| all.status());

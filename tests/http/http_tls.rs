@@ -252,6 +252,52 @@ fn a_broken_certificate_is_named_and_does_no_harm() {
 }
 
 #[test]
+fn a_certificate_that_does_not_exist_yet_is_waited_for() {
+    let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
+    let authority = Authority::new(dir.path());
+    let files = Files {
+        certificate: dir.path().join("a.pem"),
+        key: dir.path().join("a.key"),
+    };
+    let agent = Agent::start(&hosts.balancer, &services(&[&files], ""));
+    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
+    let is_told =
+        |text: &str| text.contains("a.pem: does not exist yet; until then TLS handshakes fail");
+    assert!(is_told(&agent.log()), "{}", agent.log());
+    let config = agent.config();
+    let check = agent.ok(&["check", "--config", config.to_str().unwrap()]);
+    assert!(is_told(&check), "{check}");
+    let reload = agent.ok(&["reload"]);
+    assert!(is_told(&reload), "{reload}");
+    assert!(agent.status().to_string().contains("does not exist yet"));
+    let trust = authority.certificate();
+    let secure = ["--cacert", trust.to_str().unwrap(), "https://a.test/id"];
+    let visit = || curl(&hosts.clients, TLS, &secure).code;
+    assert_eq!(visit(), 35, "the handshake fails");
+    let plain = ["-f", "http://a.test:80/id"];
+    assert_eq!(curl(&hosts.clients, SERVICE_V4, &plain).code, 0);
+    assert_eq!(
+        authority.issue("a", &["a.test"]).certificate,
+        files.certificate
+    );
+    wait::until("the first certificate", || (visit() == 0).then_some(()));
+    assert!(!agent.status().to_string().contains("does not exist yet"));
+    // A certificate in force is not given up for files that do not exist.
+    let mistyped = Files {
+        key: dir.path().join("b.key"),
+        ..files
+    };
+    agent.configure(&services(&[&mistyped], ""));
+    let reload = agent.run(&["reload"]);
+    assert_eq!(reload.code, 2, "{reload:?}");
+    assert!(
+        reload.stderr.contains("b.key: does not exist yet"),
+        "{reload:?}"
+    );
+    assert_eq!(visit(), 0);
+}
+
+#[test]
 fn plain_requests_are_sent_to_tls_and_browsers_are_told_to_stay_there() {
     let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
     let authority = Authority::new(dir.path());

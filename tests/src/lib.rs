@@ -23,6 +23,7 @@ pub mod process;
 pub mod prog_run;
 pub mod random;
 pub mod root;
+pub mod skip;
 pub mod stub_server;
 pub mod systemd;
 pub mod tls;

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::skip::skip;
 use crate::topology::hosts::Host;
 use crate::wait;
 
@@ -16,7 +17,7 @@ pub fn has_mptcp(host: &Host) -> bool {
         host.set("net/mptcp/enabled", "1");
     }
     if enabled.is_empty() {
-        println!("SKIPPED: this kernel has no MPTCP (CONFIG_MPTCP)");
+        skip("this kernel has no MPTCP (CONFIG_MPTCP)");
     }
     !enabled.is_empty()
 }

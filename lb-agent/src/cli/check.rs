@@ -55,9 +55,10 @@ impl Check {
             return Err(Failure::of_lines(problems));
         }
         output::line(&summary(&config, &chosen.to_string()))?;
-        lb_config::warnings(&config)
-            .iter()
-            .chain(&certificates.warnings)
+        let warnings = lb_config::warnings(&config);
+        let warnings = warnings.iter().map(String::as_str);
+        warnings
+            .chain(certificates.tolerated())
             .try_for_each(|warning| output::line(&format!("warning: {warning}")))
     }
 }

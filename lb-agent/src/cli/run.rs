@@ -76,7 +76,7 @@ impl Run {
             return Err(Failure::of_lines(certificates.unusable));
         }
         // An agent that refused to start for this would serve no client at all.
-        for problem in certificates.refused.iter().chain(&certificates.warnings) {
+        for problem in certificates.tolerated() {
             tracing::warn!("{problem}");
         }
         for warning in lb_config::warnings(&config) {

@@ -79,15 +79,15 @@ pub struct TlsStatus {
     pub certificates: Vec<CertificateStatus>,
 }
 
-/// A certificate in force.
+/// A certificate in force, or one whose files do not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
     /// File that it was read from.
     pub file: String,
     /// Host names that it is for.
     pub names: Vec<String>,
-    /// When it ends, seconds since 1970.
-    pub not_after_unix_seconds: u64,
+    /// When it ends, seconds since 1970; `None` as long as the files do not exist.
+    pub not_after_unix_seconds: Option<u64>,
     /// Why newer files are not in force, or that it is out of its time.
     pub problem: Option<String>,
 }

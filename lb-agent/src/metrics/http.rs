@@ -149,7 +149,9 @@ fn certificates(services: &[ServiceStatus]) -> Vec<Family> {
         let mut ends = BTreeMap::new();
         let tls = service.tls.iter();
         for certificate in tls.flat_map(|tls| &tls.certificates) {
-            let end = certificate.not_after_unix_seconds;
+            let Some(end) = certificate.not_after_unix_seconds else {
+                continue;
+            };
             for name in &certificate.names {
                 let first = ends.entry(name.as_str()).or_insert(end);
                 *first = end.min(*first);

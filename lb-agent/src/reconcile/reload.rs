@@ -10,7 +10,7 @@ use crate::state::changes::{removed, staying};
 use crate::state::overlay::Overlay;
 use crate::state::preview::Preview;
 use crate::state::rename::notes;
-use lb_http::check_certificates;
+use lb_http::{Absent, Findings, check_certificates};
 
 impl Reconciler {
     /// Reads the configuration again. A bad configuration changes nothing.
@@ -28,6 +28,7 @@ impl Reconciler {
                 Some("nothing was changed; `lb-agent check` finds the same"),
             ));
         }
+        self.keep_tls(&certificates)?;
         check_loops(&self.compose(&config, &Overlay::default()))?;
         let next = next(config.clone(), &self.config, &self.overlay, forget_runtime)?;
         if let Some(most) = max_moved {
@@ -36,7 +37,7 @@ impl Reconciler {
                 return Err(too_many(&preview, most));
             }
         }
-        for problem in &certificates.refused {
+        for problem in certificates.tolerated() {
             tracing::warn!("{problem}");
         }
         self.l7.read_certificates_again();
@@ -60,8 +61,10 @@ impl Reconciler {
         for note in &runtime {
             tracing::info!("{note}");
         }
-        let lines = notes.iter().chain(&runtime);
-        let lines: String = lines.map(|note| format!("\n{note}")).collect();
+        let notes = notes.iter().chain(&runtime).map(|note| format!("\n{note}"));
+        let warnings = certificates.tolerated();
+        let warnings = warnings.map(|text| format!("\nwarning: {text}"));
+        let lines: String = notes.chain(warnings).collect();
         let forgotten = match forgotten {
             0 => String::new(),
             some => format!(
@@ -78,6 +81,37 @@ impl Reconciler {
             } else {
                 ""
             },
+        ))
+    }
+}
+
+impl Reconciler {
+    /// Refuses to take a certificate out of force because its files, or those in its place, do not exist. Files
+    /// that have never been there are waited for.
+    fn keep_tls(&self, findings: &Findings) -> Result<(), Refusal> {
+        let is_lost = |absent: &&Absent| {
+            let mut services = self.config.services.iter();
+            let service = services.find(|service| service.name == absent.service);
+            let tls = service.and_then(|service| service.http.as_ref()?.tls.as_ref());
+            let pairs = tls.map_or(&[][..], |tls| &tls.certificates);
+            pairs.iter().any(|pair| {
+                let concerns = absent.leaves_none || pair.are_same(&absent.files);
+                concerns && self.l7.has_certificate(pair)
+            })
+        };
+        let lost: Vec<&str> = findings
+            .absent
+            .iter()
+            .filter(is_lost)
+            .map(|absent| absent.text.as_str())
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(refuse(
+            RefusalKind::BadRequest,
+            lost.join("\n"),
+            Some("nothing was changed; the certificate that is in force stays"),
         ))
     }
 }

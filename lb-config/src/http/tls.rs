@@ -56,7 +56,7 @@ section! {
         /// Addresses to listen on for HTTPS.
         pub(crate) listen: Vec<Located<SocketAddr>> = Vec::new(), Required(LISTEN, lists::listen(LISTEN));
         /// Certificates. The server name of the client picks one by the names in them: an exact one, a wildcard, else
-        /// the first. Renewed files are in force within seconds, without a reload.
+        /// the first. Renewed files are in force within seconds, without a reload. So are files that did not exist.
         pub(super) certificates: Vec<CertificateFiles> = Vec::new(), Required(CERTIFICATES, certificates());
         /// The oldest version of TLS that is spoken.
         pub(super) min_version: TlsVersion = TlsVersion::V1_2, one_of();
@@ -80,6 +80,13 @@ section! {
         pub key: PathBuf = PathBuf::new(), Required(KEY.example, KEY);
         /// The line of the configuration, for messages.
         pub line: usize = 0, Found(|table, problems| table.place.offset.map_or(0, |at| problems.line(at)));
+    }
+}
+
+impl CertificateFiles {
+    /// Whether both are of the same files, at whatever lines.
+    pub fn are_same(&self, other: &Self) -> bool {
+        (&self.certificate, &self.key) == (&other.certificate, &other.key)
     }
 }
 

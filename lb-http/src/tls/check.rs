@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use super::load::{Loaded, Validity, load};
+use super::load::{LoadError, Loaded, Validity, load};
 use super::names::Name;
 use lb_config::Config;
 use lb_config::http::CertificateFiles;
@@ -13,10 +13,34 @@ use lb_config::http::CertificateFiles;
 pub struct Findings {
     /// Certificates that cannot be used at all: with one, a configuration is not put in force.
     pub unusable: Vec<String>,
+    /// Certificates that do not exist yet; they are waited for.
+    pub absent: Vec<Absent>,
     /// Certificates that clients will refuse, now or for the time being.
     pub refused: Vec<String>,
     /// Certificates that work, but perhaps not as expected.
     pub warnings: Vec<String>,
+}
+
+/// A pair of files of which one does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// The service that it is for.
+    pub service: String,
+    /// The pair.
+    pub files: CertificateFiles,
+    /// Whether the service has no other certificate.
+    pub leaves_none: bool,
+    /// The file and the consequence, a line.
+    pub text: String,
+}
+
+impl Findings {
+    /// All findings with which a configuration is put in force nevertheless.
+    pub fn tolerated(&self) -> impl Iterator<Item = &str> {
+        let absent = self.absent.iter().map(|absent| absent.text.as_str());
+        let others = self.refused.iter().chain(&self.warnings);
+        absent.chain(others.map(String::as_str))
+    }
 }
 
 /// Reads all certificates of `config` and tells everything that is wrong with them at `now`.
@@ -32,14 +56,24 @@ pub fn check_config(config: &Config, now: SystemTime) -> Findings {
         let tls = service.http.as_ref().and_then(|http| http.tls.as_ref());
         let files = tls.map_or(&[][..], |tls| &tls.certificates);
         for finding in check(files, now) {
+            let pair = &files[finding.index];
             let line = format!(
                 "{}:{}: service[{index}].tls.certificates[{}]: {}",
                 source.display(),
-                files[finding.index].line,
+                pair.line,
                 finding.index,
                 finding.message
             );
             let list = match finding.severity {
+                Severity::Absent { leaves_none } => {
+                    findings.absent.push(Absent {
+                        service: service.name.clone(),
+                        files: pair.clone(),
+                        leaves_none,
+                        text: line,
+                    });
+                    continue;
+                }
                 Severity::Unusable => &mut findings.unusable,
                 Severity::Refused => &mut findings.refused,
                 Severity::Warning => &mut findings.warnings,
@@ -55,6 +89,11 @@ pub fn check_config(config: &Config, now: SystemTime) -> Findings {
 enum Severity {
     /// It cannot be used at all.
     Unusable,
+    /// It does not exist yet.
+    Absent {
+        /// Whether no other one is there.
+        leaves_none: bool,
+    },
     /// Clients will refuse it.
     Refused,
     /// It works, and not as one may think.
@@ -74,45 +113,63 @@ struct Finding {
 
 /// Reads all pairs and tells everything that is wrong with them at `now`.
 fn check(pairs: &[CertificateFiles], now: SystemTime) -> Vec<Finding> {
+    let all: Vec<_> = pairs.iter().map(load).collect();
+    let leaves_none = !all.iter().any(Result::is_ok);
     let mut findings = Vec::new();
     let mut owners = Owners::new();
-    for (index, pair) in pairs.iter().enumerate() {
-        let mut add = |severity, message| {
+    for (index, (pair, read)) in pairs.iter().zip(&all).enumerate() {
+        let mut add = |(severity, message)| {
             findings.push(Finding {
                 index,
                 severity,
                 message,
             });
         };
-        let loaded = match load(pair) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                add(Severity::Unusable, error.to_string());
-                continue;
+        match read {
+            Ok(loaded) => {
+                let file = pair.certificate.display();
+                let names = taken(loaded, index, &mut owners);
+                let problems = problems(loaded, &names, now).into_iter();
+                problems.for_each(|(severity, text)| add((severity, format!("{file}: {text}"))));
             }
-        };
-        let file = pair.certificate.display();
-        match loaded.validity(now) {
-            Validity::Valid => {}
-            Validity::ExpiresSoon(text) => add(Severity::Warning, format!("{file}: {text}")),
-            Validity::Invalid(text) => add(Severity::Refused, format!("{file}: {text}")),
-        }
-        if loaded.names.is_empty() {
-            let message = format!(
-                "{file}: has no host name in it, so browsers refuse it (request it anew with the \
-                 names of the site)"
-            );
-            add(Severity::Warning, message);
-        }
-        for name in taken(&loaded, index, &mut owners) {
-            let message = format!(
-                "{file}: {name} is in an earlier certificate too, which is the one that is used \
-                 (remove one of them)"
-            );
-            add(Severity::Warning, message);
+            Err(error @ LoadError::Absent(_)) => add(absent(error, leaves_none)),
+            Err(error) => add((Severity::Unusable, error.to_string())),
         }
     }
     findings
+}
+
+fn absent(error: &LoadError, leaves_none: bool) -> (Severity, String) {
+    let meanwhile = if leaves_none {
+        "until then TLS handshakes fail"
+    } else {
+        "until then its clients are shown another certificate"
+    };
+    let severity = Severity::Absent { leaves_none };
+    (severity, format!("{error}; {meanwhile}"))
+}
+
+/// What is wrong with a certificate of which an earlier one has the names `taken`.
+fn problems(loaded: &Loaded, taken: &[&Name], now: SystemTime) -> Vec<(Severity, String)> {
+    let mut problems = Vec::new();
+    match loaded.validity(now) {
+        Validity::Valid => {}
+        Validity::ExpiresSoon(text) => problems.push((Severity::Warning, text)),
+        Validity::Invalid(text) => problems.push((Severity::Refused, text)),
+    }
+    if loaded.names.is_empty() {
+        let text = "has no host name in it, so browsers refuse it (request it anew with the names \
+                    of the site)";
+        problems.push((Severity::Warning, text.to_owned()));
+    }
+    problems.extend(taken.iter().map(|name| {
+        let text = format!(
+            "{name} is in an earlier certificate too, which is the one that is used (remove one of \
+             them)"
+        );
+        (Severity::Warning, text)
+    }));
+    problems
 }
 
 /// Names and kinds of keys (RFC 5246, section 7.4.1.4.1) with the first certificate that has both.
@@ -144,8 +201,12 @@ mod tests {
             key: "/nowhere/key.pem".into(),
             ..good.pair()
         };
+        let mixed = CertificateFiles {
+            key: expired.pair().key,
+            ..good.pair()
+        };
         let nameless = Written::new(&Made::new(&[]));
-        let pairs = [good.pair(), expired.pair(), missing, nameless.pair()];
+        let pairs = [good.pair(), expired.pair(), missing, mixed, nameless.pair()];
         let found = check(&pairs, now);
         let short: Vec<_> = found
             .iter()
@@ -155,13 +216,30 @@ mod tests {
             short,
             [
                 (1, Severity::Refused),
-                (2, Severity::Unusable),
-                (3, Severity::Warning)
+                (2, Severity::Absent { leaves_none: false }),
+                (3, Severity::Unusable),
+                (4, Severity::Warning)
             ],
             "{found:?}"
         );
         assert!(found[0].message.contains("expired on"));
-        assert!(found[1].message.contains("/nowhere/key.pem"));
+        let absent =
+            "/nowhere/key.pem: does not exist yet; until then its clients are shown another";
+        assert!(found[1].message.starts_with(absent), "{found:?}");
+        assert!(found[2].message.contains("does not fit the key"));
+    }
+
+    #[test]
+    fn without_any_certificate_handshakes_are_said_to_fail() {
+        let missing = CertificateFiles {
+            certificate: "/nowhere/fullchain.pem".into(),
+            key: "/nowhere/privkey.pem".into(),
+            line: 1,
+        };
+        let found = check(&[missing.clone(), missing], SystemTime::now());
+        let alone = Severity::Absent { leaves_none: true };
+        assert_eq!([found[0].severity, found[1].severity], [alone, alone]);
+        assert!(found[0].message.contains("TLS handshakes fail"));
     }
 
     #[test]

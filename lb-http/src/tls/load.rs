@@ -29,6 +29,9 @@ pub(super) struct Loaded {
 /// Why a pair cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
+    /// A file is not there, as before the first certificate of an ACME client.
+    #[error("{}: does not exist yet", .0.display())]
+    Absent(PathBuf),
     /// A file cannot be read.
     #[error("{}: cannot be read: {cause} (lb-agent has to be able to read it)", path.display())]
     Unreadable {
@@ -192,9 +195,12 @@ fn key(path: &Path) -> Result<Arc<dyn SigningKey>, LoadError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    std::fs::read(path).map_err(|cause| LoadError::Unreadable {
-        path: path.to_owned(),
-        cause,
+    std::fs::read(path).map_err(|cause| match cause.kind() {
+        io::ErrorKind::NotFound => LoadError::Absent(path.to_owned()),
+        _ => LoadError::Unreadable {
+            path: path.to_owned(),
+            cause,
+        },
     })
 }
 
@@ -315,6 +321,8 @@ mod tests {
         std::fs::write(&pair.key, broken).unwrap();
         assert!(error(&pair).contains("not a key that can be used"));
         std::fs::remove_file(&pair.key).unwrap();
+        assert!(error(&pair).contains("does not exist yet"));
+        std::fs::create_dir(&pair.key).unwrap();
         assert!(error(&pair).contains("cannot be read"));
     }
 }

@@ -27,7 +27,7 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-pub use check::{Findings, check_config};
+pub use check::{Absent, Findings, check_config};
 pub(crate) use server::{TicketKeys, server_config};
 pub use store::CertificateStatus;
 pub(crate) use store::Certificates;

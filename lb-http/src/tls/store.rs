@@ -1,12 +1,13 @@
 //! The certificates of one service, kept fresh. Good files on disk are taken over; with bad ones the
-//! certificate in force stays.
+//! certificate in force stays. Files that do not exist yet are waited for: without any certificate in force,
+//! handshakes fail.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -17,7 +18,8 @@ use lb_config::http::CertificateFiles;
 /// The certificates of a service. Handshakes read them without a lock.
 #[derive(Debug)]
 pub(crate) struct Certificates {
-    table: ArcSwap<NameTable>,
+    /// `None` while no certificate is in force.
+    table: ArcSwapOption<NameTable>,
     slots: Mutex<Vec<Slot>>,
 }
 
@@ -25,7 +27,8 @@ pub(crate) struct Certificates {
 #[derive(Debug)]
 struct Slot {
     pair: CertificateFiles,
-    loaded: Loaded,
+    /// `None` until there are good files.
+    loaded: Option<Loaded>,
     /// The fingerprint of the last files that were tried, good or not.
     tried: Fingerprint,
     /// The fingerprint of the last look; files are tried when it is seen twice.
@@ -40,8 +43,8 @@ pub struct CertificateStatus {
     pub certificate: String,
     /// The names in it.
     pub names: Vec<String>,
-    /// When the one in force ends.
-    pub not_after: SystemTime,
+    /// When the one in force ends; `None` without one.
+    pub not_after: Option<SystemTime>,
     /// Why the files' present content is not in force, or that the certificate is out of its time.
     pub problem: Option<String>,
 }
@@ -56,22 +59,32 @@ pub(crate) enum Change {
 }
 
 impl Certificates {
-    /// Reads all pairs; every one that cannot be used is reported. At least one pair is needed.
+    /// Reads all pairs; every one that cannot be used is reported. At least one pair is needed. One that does not
+    /// exist is waited for.
     pub(crate) fn load(pairs: &[CertificateFiles]) -> Result<Arc<Self>, Vec<LoadError>> {
         let (mut slots, mut errors) = (Vec::new(), Vec::new());
         for pair in pairs {
             // Before reading: a write meanwhile is seen as a change.
             let fingerprint = Fingerprint::of(pair);
             match load(pair) {
-                Ok(loaded) => slots.push(Slot::new(pair.clone(), loaded, fingerprint)),
-                Err(error) => errors.push(error),
+                Err(error) if !matches!(error, LoadError::Absent(_)) => errors.push(error),
+                read => slots.push(Slot::new(pair.clone(), read, fingerprint)),
             }
         }
-        let table = table(&slots).filter(|_| errors.is_empty()).ok_or(errors)?;
+        if !errors.is_empty() || slots.is_empty() {
+            return Err(errors);
+        }
         Ok(Arc::new(Self {
-            table: ArcSwap::from_pointee(table),
+            table: ArcSwapOption::new(table(&slots).map(Arc::new)),
             slots: Mutex::new(slots),
         }))
+    }
+
+    /// Whether a certificate from these files is in force.
+    pub(crate) fn has(&self, pair: &CertificateFiles) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_force = slots.iter().filter(|slot| slot.loaded.is_some());
+        in_force.any(|slot| slot.pair.are_same(pair))
     }
 
     /// Looks whether files have changed, and takes over the good ones. A change is taken up at the second
@@ -84,7 +97,7 @@ impl Certificates {
             .any(|change| matches!(change, Change::Taken(_)))
             && let Some(table) = table(&slots)
         {
-            self.table.store(Arc::new(table));
+            self.table.store(Some(Arc::new(table)));
         }
         changes
     }
@@ -100,26 +113,33 @@ impl Certificates {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let table = self.table.load();
-        Some(table.choose(hello.server_name(), hello.signature_schemes()))
+        let chosen =
+            |table: &Arc<NameTable>| table.choose(hello.server_name(), hello.signature_schemes());
+        table.as_ref().map(chosen)
     }
 }
 
 fn table(slots: &[Slot]) -> Option<NameTable> {
-    NameTable::new(
-        slots
-            .iter()
-            .map(|slot| (&slot.loaded.key, slot.loaded.names.as_slice())),
-    )
+    let in_force = slots.iter().filter_map(|slot| slot.loaded.as_ref());
+    NameTable::new(in_force.map(|loaded| (&loaded.key, loaded.names.as_slice())))
 }
 
 impl Slot {
-    fn new(pair: CertificateFiles, loaded: Loaded, fingerprint: Fingerprint) -> Self {
+    fn new(
+        pair: CertificateFiles,
+        read: Result<Loaded, LoadError>,
+        fingerprint: Fingerprint,
+    ) -> Self {
+        let (loaded, problem) = match read {
+            Ok(loaded) => (Some(loaded), None),
+            Err(error) => (None, Some(format!("{error}; {NONE_IN_FORCE}"))),
+        };
         Self {
             pair,
             loaded,
             tried: fingerprint,
             seen: fingerprint,
-            problem: None,
+            problem,
         }
     }
 
@@ -132,12 +152,16 @@ impl Slot {
         self.tried = now;
         match load(&self.pair) {
             Ok(loaded) => {
-                self.loaded = loaded;
+                self.loaded = Some(loaded);
                 self.problem = None;
                 Some(Change::Taken(self.pair.certificate.display().to_string()))
             }
             Err(error) => {
-                let problem = format!("{error}; the certificate of before stays in force");
+                let in_force = match self.loaded {
+                    Some(_) => "the certificate of before stays in force",
+                    None => NONE_IN_FORCE,
+                };
+                let problem = format!("{error}; {in_force}");
                 self.problem = Some(problem.clone());
                 Some(Change::Refused(problem))
             }
@@ -145,18 +169,23 @@ impl Slot {
     }
 
     fn status(&self, now: SystemTime) -> CertificateStatus {
-        let out_of_time = match self.loaded.validity(now) {
-            Validity::Valid => None,
-            Validity::ExpiresSoon(text) | Validity::Invalid(text) => Some(text),
+        let loaded = self.loaded.as_ref();
+        let out_of_time = match loaded.map(|loaded| loaded.validity(now)) {
+            None | Some(Validity::Valid) => None,
+            Some(Validity::ExpiresSoon(text) | Validity::Invalid(text)) => Some(text),
         };
+        let names = loaded.into_iter().flat_map(|loaded| &loaded.names);
         CertificateStatus {
             certificate: self.pair.certificate.display().to_string(),
-            names: self.loaded.names.iter().map(ToString::to_string).collect(),
-            not_after: self.loaded.not_after,
+            names: names.map(ToString::to_string).collect(),
+            not_after: loaded.map(|loaded| loaded.not_after),
             problem: self.problem.clone().or(out_of_time),
         }
     }
 }
+
+/// Said of a pair of files whose certificate has never been read.
+const NONE_IN_FORCE: &str = "no certificate of these files is in force";
 
 /// Tells the contents of two files apart without reading them: device, inode, size, time of change.
 /// Symbolic links are followed. Certbot and Kubernetes renew by changing a link's target, which a watch on
@@ -183,8 +212,11 @@ mod tests {
     use crate::tls::testing::{Made, Written};
 
     fn in_force(certificates: &Certificates, made: &Made) -> bool {
-        let chosen = certificates.table.load().choose(Some("a.test"), &[]);
-        chosen.cert[0].as_ref() == made.der()
+        let table = certificates.table.load();
+        let chosen = table
+            .as_ref()
+            .map(|table| table.choose(Some("a.test"), &[]));
+        chosen.is_some_and(|chosen| chosen.cert[0].as_ref() == made.der())
     }
 
     #[test]
@@ -225,6 +257,35 @@ mod tests {
     }
 
     #[test]
+    fn files_that_do_not_exist_yet_are_waited_for() {
+        let made = Made::new(&["a.test"]);
+        let files = Written::new(&made);
+        let pair = files.pair();
+        let hidden = pair.key.with_extension("hidden");
+        std::fs::rename(&pair.key, &hidden).unwrap();
+        let certificates = Certificates::load(std::slice::from_ref(&pair)).unwrap();
+        assert!(!in_force(&certificates, &made) && !certificates.has(&pair));
+        let status = &certificates.status()[0];
+        assert_eq!(status.not_after, None);
+        let problem = status.problem.as_deref().unwrap();
+        assert!(problem.contains("does not exist yet"), "{problem}");
+        std::fs::rename(&hidden, &pair.key).unwrap();
+        certificates.refresh();
+        certificates.refresh();
+        assert!(in_force(&certificates, &made) && certificates.has(&pair));
+        assert_eq!(certificates.status()[0].problem, None);
+        // Gone again, it stays in force.
+        std::fs::remove_file(&pair.key).unwrap();
+        certificates.refresh();
+        let changes = certificates.refresh();
+        assert!(
+            matches!(&changes[..], [Change::Refused(text)] if text.contains("stays in force")),
+            "{changes:?}"
+        );
+        assert!(in_force(&certificates, &made));
+    }
+
+    #[test]
     fn a_changed_symbolic_link_is_a_change() {
         let (old, new) = (Made::new(&["a.test"]), Made::new(&["a.test"]));
         let (old_files, new_files) = (Written::new(&old), Written::new(&new));
@@ -251,11 +312,11 @@ mod tests {
     #[test]
     fn every_pair_that_cannot_be_used_is_reported() {
         let good = Written::new(&Made::new(&["a.test"]));
-        let missing = CertificateFiles {
-            certificate: "/nowhere/a.pem".into(),
+        let broken = CertificateFiles {
+            certificate: good.pair().key,
             ..good.pair()
         };
-        let errors = Certificates::load(&[missing.clone(), good.pair(), missing]).unwrap_err();
+        let errors = Certificates::load(&[broken.clone(), good.pair(), broken]).unwrap_err();
         assert_eq!(errors.len(), 2);
         assert!(Certificates::load(&[]).unwrap_err().is_empty());
     }

@@ -96,7 +96,7 @@ const MANAGERS: [Manager; 4] = [
 
 /// Debian's name of a package, and those of the other managers in the order of [`Kind`]. Packages
 /// with one name everywhere are left out. An empty name: the distribution has no such package.
-const NAMES: [(&str, [&str; 3]); 10] = [
+const NAMES: [(&str, [&str; 3]); 11] = [
     ("g++", ["gcc-c++", "gcc-c++", "gcc"]),
     ("iproute2", ["iproute", "iproute2", "iproute2"]),
     ("nodejs", ["nodejs", "nodejs-default", "nodejs"]),
@@ -116,6 +116,7 @@ const NAMES: [(&str, [&str; 3]); 10] = [
     ),
     ("libnginx-mod-stream", ["nginx-mod-stream", "nginx", ""]),
     ("nghttp2-client", ["nghttp2", "nghttp2", "nghttp2"]),
+    ("pebble", ["", "", ""]),
     ("wrk", ["wrk", "wrk", ""]),
 ];
 

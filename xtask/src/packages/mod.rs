@@ -101,6 +101,15 @@ impl<'a> Packages<'a> {
         })
     }
 
+    /// Whether the distribution has a package that Debian calls `name`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let Some(own) = self.manager.name(name) else {
+            return false;
+        };
+        let is_known = || self.candidate(own).is_some();
+        self.is_installed(own) || is_known() || (self.refresh().is_ok() && is_known())
+    }
+
     /// The version that would be installed.
     pub(crate) fn candidate(&self, name: &str) -> Option<String> {
         let text = self.ask(self.manager.ask, name)?;

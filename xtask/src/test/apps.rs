@@ -1,7 +1,8 @@
 //! The Node.js applications of the end-to-end tests: Node.js itself, and the packages of the
 //! committed lock file.
 
-use crate::packages;
+use crate::machine::Machine;
+use crate::packages::{self, Packages};
 use crate::sh::{self, CommandExt, find_program, say};
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -37,10 +38,21 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     if find_program("nginx").is_none() {
         packages::ensure_without_services(&["nginx"], "comparing with nginx", &["nginx"])?;
     }
+    ensure_acme()?;
     check_node()?;
     let dir = sh::workspace().join("tests/apps");
     install_packages(&dir)?;
     Ok(dir)
+}
+
+/// The ACME server Pebble, which few distributions have, and a client. Without them a test is skipped.
+fn ensure_acme() -> Result<()> {
+    let machine = Machine::this();
+    if Packages::of(&machine).is_some_and(|packages| packages.has("pebble")) {
+        let wanted = ["certbot", "pebble"];
+        packages::ensure_without_services(&wanted, "certificates by ACME", &[])?;
+    }
+    Ok(())
 }
 
 fn check_node() -> Result<()> {

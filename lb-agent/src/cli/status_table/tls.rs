@@ -14,15 +14,16 @@ const SOON: u64 = 14;
 /// TLS and the certificate that ends first, as in "tls, certificate for example.com until 2027-01-03 (34 days)".
 pub(super) fn word(tls: &TlsStatus, now: SystemTime) -> (String, Style) {
     let all = &tls.certificates;
-    let Some(first) = all.iter().min_by_key(|it| it.not_after_unix_seconds) else {
+    let ends = |it: &CertificateStatus| Some((it.not_after_unix_seconds?, names(it)));
+    let Some((end, names)) = all.iter().filter_map(ends).min() else {
         return ("tls, no certificate in force".to_owned(), RED);
     };
     let others = match all.len() - 1 {
         0 => String::new(),
-        others => format!(", {others} later"),
+        others => format!(", {others} more"),
     };
-    let (end, style) = until(first, now);
-    let text = format!("tls, certificate for {} {end}{others}", names(first));
+    let (end, style) = until(end, now);
+    let text = format!("tls, certificate for {names} {end}{others}");
     (text, style)
 }
 
@@ -35,8 +36,7 @@ fn names(certificate: &CertificateStatus) -> String {
     }
 }
 
-fn until(certificate: &CertificateStatus, now: SystemTime) -> (String, Style) {
-    let end = certificate.not_after_unix_seconds;
+fn until(end: u64, now: SystemTime) -> (String, Style) {
     let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(end)).to_string();
     let date = date.split('T').next().unwrap_or_default();
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -60,7 +60,7 @@ mod tests {
         CertificateStatus {
             file: "/etc/cert.pem".to_owned(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
-            not_after_unix_seconds: end,
+            not_after_unix_seconds: Some(end),
             problem: None,
         }
     }
@@ -94,13 +94,18 @@ mod tests {
         let (said, _) = words(several, 20);
         assert_eq!(
             said,
-            "tls, certificate for a.test and 2 more until 2027-01-03 (20 days), 1 later"
+            "tls, certificate for a.test and 2 more until 2027-01-03 (20 days), 1 more"
         );
         assert!(
             words(vec![certificate(&[], END)], 20)
                 .0
                 .contains("/etc/cert.pem")
         );
-        assert_eq!(words(Vec::new(), 20).1, RED);
+        let absent = CertificateStatus {
+            not_after_unix_seconds: None,
+            ..certificate(&[], END)
+        };
+        let said = "tls, no certificate in force";
+        assert_eq!(words(vec![absent], 20), (said.to_owned(), RED));
     }
 }
