@@ -14,12 +14,14 @@ module.exports = {
   apps: ports.map((port) => ({
     name: `app-${port}`,
     script: process.env.APP_SCRIPT || '/srv/app/server.js',
+    // The port for the application is in PORT, which most read, and among the arguments.
     args: `127.0.0.1 ${port}`,
-    // One process for each port: lb-agent does the balancing, so "cluster" is not wanted.
+    // One process for each port. In "cluster" mode all would share one: PM2 deals connections out in
+    // turn, and no client stays with its process.
     exec_mode: 'fork',
     // Tells lb-agent of the start and of the stop.
     node_args: `--require ${path.join(__dirname, 'lb-agent.js')}`,
-    env: { LB_BACKEND: `127.0.0.1:${port}` },
+    env: { PORT: port, LB_BACKEND: `127.0.0.1:${port}` },
     // A start is over when lb-agent.js says "ready": the copy listens and is in service.
     wait_ready: true,
     listen_timeout: 30000,

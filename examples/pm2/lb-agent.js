@@ -6,6 +6,9 @@
 //   LB_AGENT          the program [lb-agent]
 //   LB_DRAIN_TIMEOUT  how long known clients may stay [10s]
 //
+// An application that is written for PM2 alone needs no change: its own "ready" is held back until it is
+// in service, and its handlers of SIGINT run after the drain, at SIGTERM.
+//
 // If the drain is refused, the application ends all the same, as PM2 would kill it. A line in the
 // error log and the exit code 1 tell that its clients were not moved before.
 'use strict';
@@ -29,6 +32,22 @@ function end() {
   process.kill(process.pid, 'SIGTERM');
 }
 
+// Holds back what the application would do too early. Returns what reports "ready" to PM2.
+function hold() {
+  const send = (process.send || (() => {})).bind(process);
+  if (process.send) process.send = (message, ...more) => message === 'ready' || send(message, ...more);
+  process.on('newListener', (signal, handler) => {
+    if (signal !== 'SIGINT') return;
+    process.nextTick(() => {
+      process.removeListener('SIGINT', handler);
+      // Many applications have one handler for both signals.
+      if (process.listeners('SIGTERM').includes(handler)) return;
+      process.once('SIGTERM', () => handler.call(process, 'SIGINT', 2));
+    });
+  });
+  return () => send('ready');
+}
+
 if (backend) {
   const drain = ['drain-backend', backend, '--timeout', timeout];
   const listen = net.Server.prototype.listen;
@@ -38,7 +57,7 @@ if (backend) {
       if (!bound || String(bound.port) !== backend.split(':').pop()) return;
       lbAgent(['add-backend', backend, '--wait', '30s', '--ensure'], (error) => {
         if (error) console.error(`lb-agent.js: ${backend} is NOT IN SERVICE`);
-        else if (process.send) process.send('ready');
+        else ready();
       });
     });
     return listen.apply(this, args);
@@ -52,4 +71,5 @@ if (backend) {
       end();
     });
   });
+  const ready = hold();
 }

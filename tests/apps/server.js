@@ -1,6 +1,6 @@
 // One copy of a web application: Express, Socket.IO and plain WebSockets.
 // usage: node server.js HOST PORT, or PATH NUMBER for a unix socket. Prints "listening" once it does.
-// It calls itself by its port, or by NUMBER from the environment.
+// It calls itself by its port, or by NUMBER from the environment. END_AT names the signal that ends it.
 'use strict';
 const http = require('http');
 const express = require('express');
@@ -44,7 +44,7 @@ server.listen(where, () => console.log('listening'));
 
 // Ends well: takes nothing new, answers what is under way, closes WebSockets. (Engine.IO's own
 // close makes clients come back by themselves; socket.disconnect() would tell them to stay away.)
-process.on('SIGTERM', () => {
+process.on(process.env.END_AT || 'SIGTERM', () => {
   server.close(() => process.exit(0));
   server.closeIdleConnections();
   io.engine.close();

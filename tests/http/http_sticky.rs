@@ -66,7 +66,7 @@ fn three_hundred_socket_io_clients_behind_one_address_spread_evenly_and_stay() {
 fn of_three_hundred_behind_one_address_only_those_of_a_restarted_backend_notice_and_come_back() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, &service("'socketio'"));
-    let pm2 = Pm2::start(&hosts.balancer, &agent);
+    let pm2 = Pm2::start(&hosts.balancer, &agent, "server.js");
     let kinds = ["polling", "both", "websocket"];
     let mut open: Vec<Clients> = Vec::new();
     for kind in kinds {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use lb_tests::agent::{Agent, Outcome, program};
 use lb_tests::load::{Load, Visit};
@@ -190,14 +191,8 @@ fn a_rolling_restart_by_the_systemd_template_loses_no_request() {
 fn a_rolling_restart_by_pm2_loses_no_request() {
     let hosts = Hosts::new();
     let agent = Agent::start(&hosts.balancer, SERVICES);
-    let pm2 = Pm2::start(&hosts.balancer, &agent);
-    for port in PORTS {
-        let backend = agent.backend(&format!("127.0.0.1:{port}"));
-        assert_eq!(
-            (&backend["state"], &backend["listening"]),
-            (&"up".into(), &true.into())
-        );
-    }
+    let pm2 = Pm2::start(&hosts.balancer, &agent, "server.js");
+    PORTS.iter().for_each(|port| is_in_service(&agent, *port));
     let visitors = visitors(&hosts, &agent);
     for port in PORTS {
         pm2.restart(port);
@@ -211,7 +206,7 @@ fn pm2_drains_beside_a_route_and_tells_when_it_cannot() {
     let services = "[[service]]\nname = 'web'\nmode = 'http'\nlisten = ['0.0.0.0:80']\n\
                     [[service.route]]\npath = '/api'\nbackends = ['127.0.0.1:6000']\n";
     let agent = Agent::start(&hosts.balancer, services);
-    let pm2 = Pm2::start(&hosts.balancer, &agent);
+    let pm2 = Pm2::start(&hosts.balancer, &agent, "server.js");
     pm2.restart(5000);
     let log = agent.log();
     assert!(log.contains("draining 127.0.0.1:5000 of web"), "{log}");
@@ -232,6 +227,35 @@ fn pm2_drains_beside_a_route_and_tells_when_it_cannot() {
         "{events}"
     );
     assert_eq!(agent.backend("127.0.0.1:5001")["state"], "up");
+}
+
+#[track_caller]
+fn is_in_service(agent: &Agent<'_>, port: u16) {
+    let backend = agent.backend(&format!("127.0.0.1:{port}"));
+    assert_eq!(
+        (&backend["state"], &backend["listening"]),
+        (&"up".into(), &true.into())
+    );
+}
+
+#[test]
+fn an_application_written_for_pm2_alone_is_drained_before_its_handler_of_sigint_runs() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, SERVICES);
+    let pm2 = Pm2::start(&hosts.balancer, &agent, "pm2.js");
+    PORTS.iter().for_each(|port| is_in_service(&agent, *port));
+    let mut sessions = Clients::new(&hosts.clients, agent.dir(), "sessions");
+    let clients: Vec<IpAddr> = (101..=140).map(client_v4).collect();
+    sessions.open("websocket", SERVICE_V4, &clients);
+    assert!(sessions.ports().values().any(|port| *port == PORTS[0]));
+    let begun = Instant::now();
+    pm2.restart(PORTS[0]);
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_secs(3),
+        "WebSockets kept it: {took:?}"
+    );
+    is_in_service(&agent, PORTS[0]);
 }
 
 #[test]

@@ -18,13 +18,18 @@ pub fn examples() -> PathBuf {
 pub struct Pm2<'a> {
     host: &'a Host,
     agent: &'a Agent<'a>,
+    script: &'static str,
 }
 
 impl<'a> Pm2<'a> {
-    /// Starts the copies; they are in service when this returns.
+    /// Starts copies of a test application; they are in service when this returns.
     #[track_caller]
-    pub fn start(host: &'a Host, agent: &'a Agent<'a>) -> Self {
-        let pm2 = Self { host, agent };
+    pub fn start(host: &'a Host, agent: &'a Agent<'a>, script: &'static str) -> Self {
+        let pm2 = Self {
+            host,
+            agent,
+            script,
+        };
         pm2.run(&["start", "ecosystem.config.js"]);
         pm2
     }
@@ -62,7 +67,7 @@ impl<'a> Pm2<'a> {
             .args(arguments)
             .current_dir(examples().join("pm2"))
             .env("PM2_HOME", self.home())
-            .env("APP_SCRIPT", apps_dir().join("server.js"))
+            .env("APP_SCRIPT", apps_dir().join(self.script))
             .env("LB_AGENT", program())
             .env("LB_AGENT_CONTROL", self.agent.control())
             .env("LB_DRAIN_TIMEOUT", "3s")
