@@ -219,6 +219,9 @@ fn gateway_errors_are_counted_by_their_cause() {
     drop(backend);
     assert_eq!(proxy.ask(GET).status(), 503);
     is_gateway_error(&after(&proxy, 1), "503", "connect");
+    let proxy = Proxy::new(&[], "");
+    assert_eq!(proxy.ask(GET).status(), 503);
+    is_gateway_error(&after(&proxy, 1), "503", "no_backend");
 }
 
 /// One gateway error, and no other.
