@@ -71,10 +71,9 @@ fn heading(page: &mut Page, service: &ServiceStatus) {
         words.push(tls::word(tls, SystemTime::now()));
     }
     words.insert(0, (service.name.clone(), BOLD));
-    page.words(&words, "  ");
+    page.words(0, &words, "  ");
     for route in &service.routes {
-        page.pad(INDENT);
-        page.words(&words::route(route).map(|word| (word, PLAIN)), "  ");
+        page.words(INDENT, &words::route(route).map(|word| (word, PLAIN)), "  ");
     }
 }
 
@@ -221,8 +220,7 @@ fn counters(page: &mut Page, service: &ServiceStatus) {
     let words = words::clients(counters, service.max_load).map(|word| (word, PLAIN));
     let refused = (format!("{} refused", counters.refused), style);
     let words: Vec<_> = words.into_iter().chain([refused]).collect();
-    page.pad(INDENT);
-    page.words(&words, " ");
+    page.words(INDENT, &words, " ");
 }
 
 fn agent(page: &mut Page, agent: &AgentStatus) {
@@ -239,7 +237,7 @@ fn agent(page: &mut Page, agent: &AgentStatus) {
     ];
     let degraded = agent.degraded.then(|| ("degraded".to_owned(), RED));
     let words: Vec<_> = words.into_iter().chain(degraded).collect();
-    page.words(&words, "  ");
+    page.words(0, &words, "  ");
     if let Some(packets) = &agent.packets {
         packet_paths(page, packets);
     }
@@ -316,16 +314,17 @@ impl Page {
         self.text.extend(std::iter::repeat_n(' ', columns));
     }
 
-    /// Words in a line, and in more lines if they do not fit.
-    fn words(&mut self, words: &[(String, Style)], between: &str) {
-        let mut column = 0;
-        for (word, style) in words {
+    /// Words in a line that is indented by `indent` columns, and in more lines if they do not fit.
+    fn words(&mut self, indent: usize, words: &[(String, Style)], between: &str) {
+        self.pad(indent);
+        let mut column = indent;
+        for (index, (word, style)) in words.iter().enumerate() {
             let length = word.chars().count();
-            if column > 0 && column + between.len() + length > self.look.width {
+            if index > 0 && column + between.len() + length > self.look.width {
                 self.end_line();
                 self.pad(2 * INDENT);
                 column = 2 * INDENT;
-            } else if column > 0 {
+            } else if index > 0 {
                 self.plain(between);
                 column += between.len();
             }

@@ -310,3 +310,20 @@ fn stickiness_beside_the_address_is_named_with_what_follows_it() {
     let header = "sticky by header x-user, else by address (/32, /64) for 1m";
     assert_eq!(named("header", Some("x-user"), 60), header);
 }
+
+#[test]
+fn route_that_is_two_columns_too_long_is_broken_into_lines() {
+    let host = "a-host-with-a-long-name.example".to_owned();
+    let service = ServiceStatus {
+        routes: vec![RouteStatus {
+            hosts: vec![host.clone()],
+            path: "/a/long/path".to_owned(),
+            to: "backends of web/ten-letter".to_owned(),
+        }],
+        ..web()
+    };
+    let shown = render(&status(vec![service]), EIGHTY);
+    let expected = format!("  route  {host}  /a/long/path\n    backends of web/");
+    assert!(shown.contains(&expected), "{shown}");
+    assert!(shown.lines().all(|line| line.len() <= 80), "{shown}");
+}
