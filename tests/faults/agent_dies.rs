@@ -96,7 +96,9 @@ fn a_stopped_agent_leaves_the_kernel_forwarding_and_purge_takes_everything_out()
     assert_eq!(get().unwrap().port, 5000, "the kernel goes on");
     agent.start_again();
     assert_eq!(get().unwrap().port, 5000);
-    agent.ok(&["stop", "--purge"]);
+    let state = format!("{}/state is left: ", agent.dir().display());
+    let told = agent.ok(&["stop", "--purge"]);
+    assert!(told.contains(&state), "{told}");
     assert!(!agent.pin_dir().exists(), "no pin is left");
     assert_eq!(
         get().unwrap_err().kind(),
@@ -108,7 +110,8 @@ fn a_stopped_agent_leaves_the_kernel_forwarding_and_purge_takes_everything_out()
     agent.kill();
     assert!(agent.pin_dir().exists());
     let config = agent.config();
-    agent.ok(&["stop", "--purge", "--config", config.to_str().unwrap()]);
+    let told = agent.ok(&["stop", "--purge", "--config", config.to_str().unwrap()]);
+    assert!(told.contains(&state), "{told}");
     assert!(!agent.pin_dir().exists());
 }
 

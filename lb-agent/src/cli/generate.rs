@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
 use super::failure::Failure;
-use super::{Cli, output};
+use super::{Cli, man, output};
 
 /// Write manual pages, shell completions and the schema of configurations
 #[derive(Debug, Args)]
@@ -24,12 +24,12 @@ impl Generate {
             Failure::failed(format!("write to {directory}: {error}"))
         };
         let mut command = Cli::command();
-        let man = self.directory.join("man");
+        let pages = self.directory.join("man");
         let completions = self.directory.join("completions");
-        for directory in [&man, &completions] {
+        for directory in [&pages, &completions] {
             fs::create_dir_all(directory).map_err(failed)?;
         }
-        clap_mangen::generate_to(command.clone(), man).map_err(failed)?;
+        man::write_all(&pages).map_err(failed)?;
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             clap_complete::generate_to(shell, &mut command, "lb-agent", &completions)
                 .map_err(failed)?;

@@ -6,6 +6,7 @@
 
 mod add_backend;
 mod check;
+mod completions;
 mod config;
 mod decap;
 mod doctor;
@@ -14,6 +15,7 @@ mod drain_wait;
 mod failure;
 mod generate;
 mod lookup;
+mod man;
 mod output;
 mod plan;
 mod reload;
@@ -92,6 +94,8 @@ enum Command {
     Stop(stop::Stop),
     Upgrade(upgrade::Upgrade),
     Decap(decap::DecapCommand),
+    Man(man::Print),
+    Completions(completions::Completions),
 }
 
 impl Control {
@@ -140,6 +144,8 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::Stats(stats) => stats.carry_out(&control),
         Command::Top(top) => top.carry_out(&control),
         Command::Doctor(doctor) => doctor.carry_out(&control),
+        Command::Man(print) => print.carry_out(),
+        Command::Completions(completions) => completions.carry_out(),
         Command::Generate(generate) => generate.carry_out(),
         Command::Lookup(lookup) => lookup.carry_out(&control),
         Command::Stop(stop) => stop.carry_out(&control),

@@ -117,9 +117,9 @@ const HEAD: &str = "\
 
 This page is generated from the program's own help. `lb-agent help status` shows the same text.
 
-All commands except `run` and `decap` talk to the agent through its control socket. `check`, `config` and `doctor` work
-without an agent, too. The option `--control PATH` or the variable `LB_AGENT_CONTROL` names another socket. The variable
-`LB_SERVICE` stands for `--service`.
+All commands except `run`, `decap`, `man` and `completions` talk to the agent through its control socket. `check`,
+`config` and `doctor` work without an agent, too. The option `--control PATH` or the variable `LB_AGENT_CONTROL` names
+another socket. The variable `LB_SERVICE` stands for `--service`.
 
 | exit code | meaning |
 | --- | --- |

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::failure::Failure;
-use super::{Control, output, wait_for};
+use super::{Control, output, running, wait_for};
 use crate::control::client::{CallError, Client};
 use crate::control::message::Command;
 use lb_config::{Config, DEFAULT_CONTROL};
@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Stop the agent
 ///
-/// The kernel goes on forwarding; with --purge that ends too, and nothing of the agent is left but
-/// its state directory. --purge also works when no agent is running.
+/// The kernel goes on forwarding. With --purge that ends too, and only the state directory is left, which the command
+/// names. --purge also works without a running agent.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent stop --purge")]
 pub(super) struct Stop {
@@ -41,14 +41,17 @@ impl Stop {
         let usual = named
             .as_ref()
             .map_or(Path::new(DEFAULT_CONTROL), |config| &config.agent.control);
-        match wait_for(self.ask(&control.client_or(usual)))? {
+        let client = control.client_or(usual);
+        let state = self.purge.then(|| state_dir(named.as_ref(), &client));
+        match wait_for(self.ask(&client))? {
             Err(error) if self.purge && is_absent(&error) => {
                 purge_alone(&named.map_or_else(|| load(None), Ok)?)
             }
             outcome => {
                 let (message, agent) = outcome.map_err(|error| Failure::of_call("stop", error))?;
                 agent.map_or(Ok(()), |agent| wait_for_end(&agent))?;
-                output::line(&message)
+                output::line(&message)?;
+                state.flatten().map_or(Ok(()), |state| name_state(&state))
             }
         }
     }
@@ -64,6 +67,26 @@ impl Stop {
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
     lb_config::load(path).map_err(|error| Failure::of_config(&error))
+}
+
+/// The state directory of the agent that is to be stopped, if its configuration can be read.
+fn state_dir(named: Option<&Config>, client: &Client) -> Option<PathBuf> {
+    let config = match named {
+        Some(config) => config.clone(),
+        None => lb_config::load(running::file_of(&running::ask(client).ok()?).as_deref()).ok()?,
+    };
+    Some(config.agent.state_dir)
+}
+
+/// Tells that the state directory is left, if it is there.
+fn name_state(directory: &Path) -> Result<(), Failure> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    output::line(&format!(
+        "{} is left: changes made at run time, and the key of the hash",
+        directory.display()
+    ))
 }
 
 fn process(pid: i32) -> Option<OwnedFd> {
@@ -99,10 +122,14 @@ fn is_absent(error: &CallError) -> bool {
 fn purge_alone(config: &Config) -> Result<(), Failure> {
     let pins = config.agent.pin_dir.display();
     match crate::run::purge(config) {
-        Ok(true) => output::line(&format!("no agent was running; removed {pins}")),
-        Ok(false) => output::line(&format!(
-            "no agent was running, and there was nothing at {pins}"
-        )),
+        Ok(is_removed) => {
+            output::line(&if is_removed {
+                format!("no agent was running; removed {pins}")
+            } else {
+                format!("no agent was running, and there was nothing at {pins}")
+            })?;
+            name_state(&config.agent.state_dir)
+        }
         Err(error) => Err(Failure::failed(format!("purge {pins}: {error:#}"))),
     }
 }
