@@ -342,7 +342,8 @@ fn a_change_is_told_in_one_line_and_a_refusal_ends_with_1() {
     let agent = FakeAgent::start();
     let (code, stdout, stderr) = agent.outcome(&["add-backend", "127.0.0.1:5000", "--weight", "3"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
-    let expected = "AddBackend { address: 127.0.0.1:5000, service: None, weight: Some(3) }\n";
+    let expected =
+        "AddBackend { address: 127.0.0.1:5000, service: None, weight: Some(3), ensure: false }\n";
     assert_eq!(stdout, expected);
     let (code, stdout, stderr) = agent.outcome(&["add-backend", "127.0.0.1:9"]);
     assert_eq!((code, stdout.as_str()), (1, ""));

@@ -43,12 +43,23 @@ pub enum Role {
     Certificates,
 }
 
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::AccessLog => "access log",
+            Self::Certificates => "certificates",
+        }
+    }
+}
+
 /// Takes from the calling thread, which begins, the privileges that its role does not need.
 pub type Confine = fn(Role) -> io::Result<()>;
 
 /// Confines a thread that does its work in any case: a failure is logged.
 pub(super) fn confine_or_warn(confine: Confine, role: Role) {
     if let Err(error) = confine(role) {
-        tracing::warn!(%error, ?role, "a thread keeps capabilities that it does not need");
+        let role = role.name();
+        tracing::warn!(%error, role, "a thread keeps capabilities that it does not need");
     }
 }

@@ -9,9 +9,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::Failure;
-use super::{Control, output, wait_for};
-use crate::control::client::CallError;
-use crate::control::message::{Command, RefusalKind};
+use super::{Control, wait_for};
+use crate::control::message::Command;
 use crate::control::status::{ServiceStatus, Status};
 use crate::dataplane::{self, bpf::takes_datagrams};
 use lb_config::BackendAddress;
@@ -60,22 +59,17 @@ impl AddBackend {
             address: address.clone(),
             service: service.clone(),
             weight,
+            ensure,
         };
-        let outcome = wait_for(control.client().change(&command))?;
-        match outcome {
-            Ok(message) if wait.is_none() && !wait_for(answers(control, &address, service))? => {
-                // Notes about others follow in lines of their own.
-                let first = message.lines().next().unwrap_or_default();
-                let rest = &message[first.len()..];
-                output::line(&format!("{first} (it does not answer yet){rest}"))
-            }
-            Ok(message) => output::line(&message),
-            // It is there as it was asked for: a script that starts it again is content.
-            Err(CallError::Refused(refusal)) if ensure && refusal.kind == RefusalKind::Conflict => {
-                output::line(&refusal.error)
-            }
-            Err(error) => Err(Failure::of_call("add-backend", error)),
+        let message = wait_for(control.client().change(&command))?
+            .map_err(|error| Failure::of_call("add-backend", error))?;
+        if wait.is_some() || wait_for(answers(control, &address, service))? {
+            return output::line(&message);
         }
+        // Notes about others follow in lines of their own.
+        let first = message.lines().next().unwrap_or_default();
+        let rest = &message[first.len()..];
+        output::line(&format!("{first} (it does not answer yet){rest}"))
     }
 }
 

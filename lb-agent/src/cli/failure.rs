@@ -4,6 +4,9 @@ use std::io;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use tracing::Level;
+
+use super::journal::{is_journal, prefix};
 use crate::control::client::CallError;
 use crate::control::message::{Refusal, RefusalKind};
 use lb_config::ConfigError;
@@ -95,9 +98,13 @@ impl Failure {
     /// Prints it and gives the exit code.
     pub(super) fn report(self) -> ExitCode {
         let mut stderr = io::stderr().lock();
+        let prefix = match is_journal(&stderr) {
+            true => prefix(Level::ERROR),
+            false => "",
+        };
         for line in &self.lines {
             // Without a reader of stderr, the exit code has to do.
-            let _ = writeln!(stderr, "lb-agent: {line}");
+            let _ = writeln!(stderr, "{prefix}lb-agent: {line}");
         }
         ExitCode::from(self.code)
     }

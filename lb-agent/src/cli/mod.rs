@@ -14,6 +14,8 @@ mod drain_backend;
 mod drain_wait;
 mod failure;
 mod generate;
+mod journal;
+mod log;
 mod lookup;
 mod man;
 mod output;

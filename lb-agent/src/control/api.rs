@@ -223,6 +223,8 @@ struct Add {
     address: String,
     service: Option<String>,
     weight: Option<i64>,
+    #[serde(default)]
+    ensure: bool,
 }
 
 #[derive(Deserialize)]
@@ -265,12 +267,14 @@ fn add_backend(body: &[u8]) -> Result<Command, No> {
         address,
         service,
         weight,
+        ensure,
     } = document(body, EXAMPLE)?;
     let weight = weight.map(|weight| value::weight(weight.into()));
     Ok(Command::AddBackend {
         address: address.parse()?,
         service: checked_name(service)?,
         weight: weight.transpose()?,
+        ensure,
     })
 }
 

@@ -229,8 +229,11 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
             address,
             service,
             weight,
+            ensure,
         } => {
-            let body = json!({ "address": address, "service": service, "weight": weight });
+            let body = json!({
+                "address": address, "service": service, "weight": weight, "ensure": ensure,
+            });
             (Method::POST, "/v1/backends".to_owned(), Some(body))
         }
         Command::RemoveBackend { address, service } => {

@@ -33,6 +33,8 @@ pub enum Command {
         service: Option<String>,
         /// Weight, at least 1. `None` keeps the present weight, or 1 for a new backend.
         weight: Option<u16>,
+        /// A backend that is in service already is no reason to refuse.
+        ensure: bool,
     },
     /// Take a backend out at once.
     RemoveBackend {
@@ -110,6 +112,42 @@ impl std::fmt::Debug for Submitted {
 }
 
 impl Command {
+    /// Name of the command on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Stats => "stats",
+            Self::Lookup { .. } => "lookup",
+            Self::AddBackend { .. } => "add-backend",
+            Self::RemoveBackend { .. } => "remove-backend",
+            Self::ResetBackend { .. } => "reset-backend",
+            Self::DrainBackend { .. } => "drain-backend",
+            Self::Reload { .. } => "reload",
+            Self::Plan { .. } => "plan",
+            Self::Stop { .. } => "stop",
+        }
+    }
+
+    /// The backend that the command is about, and the service that it names.
+    pub fn subject(&self) -> (Option<&BackendAddress>, Option<&str>) {
+        match self {
+            Self::AddBackend {
+                address, service, ..
+            }
+            | Self::RemoveBackend { address, service }
+            | Self::ResetBackend { address, service }
+            | Self::DrainBackend {
+                address, service, ..
+            } => (Some(address), service.as_deref()),
+            Self::Lookup { service, .. } => (None, service.as_deref()),
+            Self::Status
+            | Self::Stats
+            | Self::Reload { .. }
+            | Self::Plan { .. }
+            | Self::Stop { .. } => (None, None),
+        }
+    }
+
     /// Whether the command changes anything. Only some users may send such a command.
     pub fn changes(&self) -> bool {
         !matches!(

@@ -177,21 +177,50 @@ async fn answer(request: Request<Incoming>, peer: Peer, agent: &Agent) -> Result
         let share = agent.quotas.take(&command, &peer)?;
         return carry_out(command, share, &agent.calls).await;
     }
-    if !peer.may_change() {
-        tracing::warn!("{command:?} is refused to {peer}");
-        return Err(No::forbidden());
-    }
-    let asked = format!("{command:?}");
-    let outcome = carry_out(command, None, &agent.calls).await;
-    match &outcome {
-        Ok(Reply::Changed { message }) => tracing::info!("{message} (asked by {peer})"),
-        Ok(_) => tracing::info!("{asked} (asked by {peer})"),
-        Err(no) => tracing::info!(
-            "{asked} was not done: {} (asked by {peer})",
-            no.document.error
-        ),
-    }
+    let asked = command.clone();
+    let outcome = match peer.may_change() {
+        true => carry_out(command, None, &agent.calls).await,
+        false => Err(No::forbidden()),
+    };
+    log(&asked, &outcome, peer);
     outcome
+}
+
+/// Logs a command that changes something, with its parts as fields. The message is a sentence without them.
+fn log(asked: &Command, outcome: &Result<Reply, No>, peer: Peer) {
+    let command = asked.name();
+    let (address, service) = asked.subject();
+    let backend = address.map(tracing::field::display);
+    let subject = address.map_or_else(String::new, |address| format!(" {address}"));
+    let no = match outcome {
+        Ok(Reply::Unchanged { message }) => {
+            tracing::debug!(command, backend, service, "{message} (asked by {peer})");
+            return;
+        }
+        // Further lines are logged where they arise.
+        Ok(Reply::Changed { message }) => {
+            let message = message.lines().next().unwrap_or_default();
+            tracing::info!(command, backend, service, %peer, "{message} (asked by {peer})");
+            return;
+        }
+        Ok(_) => {
+            tracing::info!(command, backend, service, %peer, "{command}{subject} (asked by {peer})");
+            return;
+        }
+        Err(no) => no,
+    };
+    let error = no.document.error.lines().collect::<Vec<_>>().join("; ");
+    if no.status.is_server_error() {
+        tracing::error!(
+            command, backend, service, error, %peer,
+            "{command}{subject} failed: {error} (asked by {peer})"
+        );
+    } else {
+        tracing::warn!(
+            command, backend, service, error, %peer,
+            "{command}{subject} refused: {error} (asked by {peer})"
+        );
+    }
 }
 
 /// The body, if it is not too long.

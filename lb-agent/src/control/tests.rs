@@ -150,11 +150,13 @@ async fn every_command_arrives_as_it_was_sent() {
             address: address.clone(),
             service: service.clone(),
             weight: Some(3),
+            ensure: false,
         },
         Command::AddBackend {
             address: address.clone(),
             service: None,
             weight: None,
+            ensure: false,
         },
         Command::DrainBackend {
             address: address.clone(),

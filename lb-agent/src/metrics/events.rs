@@ -26,13 +26,22 @@ impl<S: Subscriber> Layer<S> for Keep {
         if level > Level::INFO {
             return;
         }
-        let mut line = Line::default();
-        event.record(&mut line);
         keep(Event {
             at_unix_ms: unix_ms(),
             level: level.to_string(),
-            message: line.message + &line.fields,
+            message: text(event),
         });
+    }
+}
+
+/// The message of an event with its fields behind it. The message of an event with the field `command` says
+/// all of them by itself.
+pub fn text(event: &tracing::Event<'_>) -> String {
+    let mut line = Line::default();
+    event.record(&mut line);
+    match event.metadata().fields().field("command") {
+        Some(_) => line.message,
+        None => line.message + &line.fields,
     }
 }
 
@@ -80,10 +89,12 @@ mod tests {
                 tracing::info!(n, "one of many");
             }
             tracing::debug!("not this");
+            tracing::warn!(command = "stop", error = "no", "stop refused: no");
         });
         let last = last();
         assert_eq!(last.len(), KEPT);
-        assert_eq!(last[KEPT - 1].message, "one of many n=100");
-        assert_eq!(last[0].message, "one of many n=1");
+        assert_eq!(last[KEPT - 1].message, "stop refused: no");
+        assert_eq!(last[KEPT - 2].message, "one of many n=100");
+        assert_eq!(last[0].message, "one of many n=2");
     }
 }

@@ -31,7 +31,8 @@ impl Reconciler {
                 address,
                 service,
                 weight,
-            } => self.add_backend(address, service.as_deref(), weight),
+                ensure,
+            } => self.add_backend(address, service.as_deref(), weight, ensure),
             Command::RemoveBackend { address, service } => {
                 self.remove_backend(address, service.as_deref())
             }
@@ -221,6 +222,7 @@ impl Reconciler {
         address: BackendAddress,
         service: Option<&str>,
         weight: Option<u16>,
+        ensure: bool,
     ) -> Result<Reply, Refusal> {
         let service = self.taker(service, &address)?;
         let (target, present) = self.target(service, address);
@@ -244,9 +246,13 @@ impl Reconciler {
                 "put back in service"
             }
             Some(backend) if weight.is_none_or(|weight| weight == backend.weight) => {
+                let message = format!("{address} is already a backend of {}", target.service);
+                if ensure {
+                    return Ok(Reply::Unchanged { message });
+                }
                 return Err(refuse(
                     RefusalKind::Conflict,
-                    format!("{address} is already a backend of {}", target.service),
+                    message,
                     Some("give --weight to change its weight, or see `lb-agent status`"),
                 ));
             }
@@ -271,6 +277,9 @@ impl Reconciler {
         };
         if service.is_some_and(|service| self.has_no_listener(service, &target.address)) {
             message += " (nothing listens there yet)";
+        }
+        for line in &strangers {
+            tracing::warn!("{line}");
         }
         let lines: String = strangers.iter().map(|line| format!("\n{line}")).collect();
         changed(format!("{message}{lines}"))

@@ -176,6 +176,7 @@ fn add(address: &str) -> Command {
         address: address.parse().unwrap(),
         service: None,
         weight: None,
+        ensure: false,
     }
 }
 
@@ -347,6 +348,7 @@ fn requests_that_make_no_sense_are_refused_with_the_reason() {
                 address: "127.0.0.1:5001".parse().unwrap(),
                 service: Some("shop".to_owned()),
                 weight: None,
+                ensure: false,
             },
             RefusalKind::NotFound,
             "no service \"shop\"",
@@ -422,6 +424,7 @@ fn another_weight_is_a_change_and_outlives_a_reload() {
         address: "127.0.0.1:5000".parse().unwrap(),
         service: Some("web".to_owned()),
         weight: Some(5),
+        ensure: false,
     };
     agent.handle(heavier).unwrap();
     agent

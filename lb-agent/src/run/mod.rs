@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::allocator;
-use crate::control::message::Command;
+use crate::control::message::{Command, Refusal, Reply};
 use crate::control::queue::{Call, Calls, Inbox, queue};
 use crate::control::server;
 use crate::crowd::Phase;
@@ -337,9 +337,7 @@ async fn answer(reconciler: &mut Reconciler, mut inbox: Inbox, next: Next) -> an
             }
             _ = hangup.recv() => {
                 let answer = tokio::task::block_in_place(|| reconciler.handle(Command::Reload { max_moved: None, forget_runtime: false }));
-                if let Err(refusal) = answer {
-                    tracing::error!("reload on SIGHUP: {}", refusal.error);
-                }
+                log_reload(answer);
             }
             stream = next.successors.next() => {
                 if next.hand_over(stream).await {
@@ -352,6 +350,22 @@ async fn answer(reconciler: &mut Reconciler, mut inbox: Inbox, next: Next) -> an
             _ = reopen.recv() => tokio::task::block_in_place(|| reconciler.reopen_logs()),
             _ = terminate.recv() => return Ok(End::Signal),
             _ = interrupt.recv() => return Ok(End::Signal),
+        }
+    }
+}
+
+/// Logs the outcome of a reload on SIGHUP.
+fn log_reload(answer: Result<Reply, Refusal>) {
+    let command = "reload";
+    match answer {
+        Ok(Reply::Changed { message }) => {
+            let message = message.lines().next().unwrap_or_default();
+            tracing::info!(command, "{message} (on SIGHUP)");
+        }
+        Ok(_) => tracing::info!(command, "reloaded (on SIGHUP)"),
+        Err(Refusal { error, .. }) => {
+            let error = error.lines().collect::<Vec<_>>().join("; ");
+            tracing::error!(command, error, "reload refused: {error} (on SIGHUP)");
         }
     }
 }

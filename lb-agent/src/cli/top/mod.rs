@@ -104,6 +104,7 @@ fn change(client: &Client, model: &mut Model, change: Change) -> Result<(), Fail
             address,
             service,
             weight: None,
+            ensure: true,
         },
     };
     let said = wait_for(client.change(&command))?;

@@ -38,6 +38,7 @@ fn requests_become_commands() {
         address: address.clone(),
         service: web(),
         weight: Some(7),
+        ensure: false,
     };
     let body = r#"{"address":"127.0.0.1:5000","service":"web","weight":7}"#;
     assert_eq!(post("/v1/backends", body), expected);
@@ -93,7 +94,7 @@ fn junk_is_told_what_is_wrong_with_it() {
         ),
         (
             "{\"adress\":\"\"}",
-            "the body cannot be used: unknown field `adress`, expected one of `address`, `service`, `weight` at line 1 column 9",
+            "the body cannot be used: unknown field `adress`, expected one of `address`, `service`, `weight`, `ensure` at line 1 column 9",
         ),
         ("{\"address\":\"127.0.0.1\"}", "\"127.0.0.1\" has no port"),
         ("{\"address\":\"127.0.0.1:0\"}", "127.0.0.1:0 has port 0"),

@@ -127,5 +127,5 @@ impl Bpf {
 
 /// Makes an error for an action that is not in force.
 pub(super) fn refused(action: &Action, error: BoxedError) -> Error {
-    Error::table(format!("change the kernel's tables ({action:?})"), error)
+    Error::table(format!("change the kernel's tables ({action})"), error)
 }
