@@ -86,7 +86,7 @@ fn everybody_reads_and_only_the_group_changes_anything() {
     assert!(
         agent
             .log()
-            .contains("is refused to uid 65534, gid 65534, pid "),
+            .contains("may change anything (asked by uid 65534, gid 65534, pid "),
         "{}",
         agent.log()
     );
