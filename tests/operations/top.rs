@@ -82,7 +82,7 @@ fn it_shows_what_happens_and_its_keys_drain_and_undrain() {
     terminal.shows(&["7 open"]);
     terminal.keys("Down");
     terminal.keys("d");
-    terminal.shows(&["draining 127.0.0.1:5001 of web", "> web"]);
+    terminal.shows(&["draining 127.0.0.1:5001 of web", "> 127.0.0.1:5001"]);
     wait::until("the drain", || {
         (agent.backend("127.0.0.1:5001")["state"] == "draining").then_some(())
     });

@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::Failure;
-use super::{Control, wait_for};
+use super::{Control, output, wait_for};
 use crate::control::message::Command;
 use crate::control::status::{ServiceStatus, Status};
 use crate::dataplane::{self, bpf::takes_datagrams};

@@ -1,6 +1,7 @@
 //! `lb-agent top`: present activity, on the whole terminal. `view` draws; this file queries the agent,
 //! listens to keys and carries out their commands.
 
+mod columns;
 mod view;
 
 use std::time::{Duration, Instant};

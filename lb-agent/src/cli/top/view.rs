@@ -8,6 +8,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table, TableState};
 
+use super::columns::{Cells, HEADS, fit, shortened};
 use crate::cli::stats::rate;
 use crate::control::stats::Stats;
 use crate::control::status::BackendStatus;
@@ -15,6 +16,8 @@ use lb_config::BackendAddress;
 
 /// Rates that are remembered for each service.
 const HISTORY: usize = 120;
+/// The sign of the chosen backend.
+const CHOSEN: &str = "> ";
 /// Lines of the log at the bottom.
 const EVENTS: u16 = 6;
 
@@ -161,23 +164,36 @@ impl Model {
     }
 
     fn draw_backends(&self, frame: &mut Frame<'_>, area: Rect) {
-        let rows = self
+        let backends: Vec<(Cells, Color)> = self
             .backends()
-            .map(|(service, backend)| self.row(service, backend));
-        let heads = [
-            "SERVICE", "BACKEND", "STATE", "HEALTH", "PATH", "SHARE", "ACTIVE", "NEW/S", "TOTAL",
-        ];
-        let widths = [12, 24, 14, 16, 7, 7, 8, 8, 12].map(Constraint::Length);
+            .map(|(service, backend)| self.cells(service, backend))
+            .collect();
+        let (cells, colours): (Vec<Cells>, Vec<Color>) = backends.into_iter().unzip();
+        // Without the borders and the sign of the chosen one.
+        let width = usize::from(area.width).saturating_sub(2 + CHOSEN.len());
+        let columns = fit(&cells, width);
+        let row = |(cells, colour): (&Cells, Color)| {
+            let cells = columns
+                .iter()
+                .map(|(nth, width)| shortened(&cells[*nth], *width));
+            Row::new(cells).style(Style::new().fg(colour))
+        };
+        let rows = cells.iter().zip(colours).map(row);
+        let heads = columns.iter().map(|(nth, _)| HEADS[*nth]);
+        let widths = columns
+            .iter()
+            .map(|(_, width)| Constraint::Length(*width as u16));
         let table = Table::new(rows, widths)
             .header(Row::new(heads).style(Style::new().add_modifier(Modifier::DIM)))
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
-            .highlight_symbol("> ")
+            .highlight_symbol(CHOSEN)
             .block(Block::bordered().title("backends"));
         let mut state = TableState::default().with_selected(self.chosen);
         frame.render_stateful_widget(table, area, &mut state);
     }
 
-    fn row(&self, service: &str, backend: &BackendStatus) -> Row<'static> {
+    /// The cells of a backend in the order of [`HEADS`], and their colour.
+    fn cells(&self, service: &str, backend: &BackendStatus) -> (Cells, Color) {
         let address = backend.address.to_string();
         let rows = self.stats.traffic.iter();
         let own = rows.filter(|row| row.service == service && row.backend == address);
@@ -200,18 +216,18 @@ impl Model {
             ("draining", _) => Color::Yellow,
             _ => Color::Red,
         };
-        Row::new([
-            service.to_owned(),
+        let cells = [
             address,
+            service.to_owned(),
             state,
             health,
-            backend.path.clone(),
-            backend.share_text(),
             backend.active.to_string(),
             new.to_string(),
+            backend.share_text(),
             backend.connections.to_string(),
-        ])
-        .style(Style::new().fg(colour))
+            backend.path.clone(),
+        ];
+        (cells, colour)
     }
 
     fn draw_events(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -230,5 +246,92 @@ impl Model {
             .collect();
         let events = Paragraph::new(lines).block(Block::bordered().title("last events"));
         frame.render_widget(events, area);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use serde_json::json;
+
+    use super::*;
+
+    fn backend(address: &str, state: &str, listening: bool) -> serde_json::Value {
+        json!({
+            "address": address, "state": state, "listening": listening, "path": "socket", "why": "local",
+            "weight": 1, "share": 0.25, "source": "file", "active": 120, "connections": 1_234_567,
+            "drain_seconds_left": (state == "draining").then_some(12), "clients": "all",
+            "down_because": null, "health": null,
+        })
+    }
+
+    fn stats() -> Stats {
+        let service = json!({
+            "name": "shop/api", "mode": "tcp", "listen": ["0.0.0.0:80"], "max_load": null,
+            "affinity": { "timeout_seconds": 60, "ipv4_prefix": 32, "ipv6_prefix": 64 },
+            "counters": { "affinity": 1, "slot": 1, "next": 1, "refused": 0 },
+            "backends": [
+                backend("127.0.0.1:5000", "up", true),
+                backend("[2001:db8:1234:5678::9abc]:5001", "draining", false),
+            ],
+        });
+        let agent = json!({
+            "version": "0.1.0", "pid": 7, "uptime_seconds": 5, "data_plane": "bpf", "notes": [],
+            "degraded": false, "config": null,
+        });
+        let process = json!({
+            "start_unix_seconds": 0.0, "resident_bytes": 1, "cpu_seconds": 0.0, "open_fds": 1,
+            "max_fds": 1, "threads": 1,
+        });
+        let stats = json!({
+            "at_unix_ms": 0, "status": { "agent": agent, "services": [service] }, "process": process,
+            "clients": [], "traffic": [], "drops": [], "tables": [], "events": [], "families": [],
+        });
+        serde_json::from_value(stats).unwrap()
+    }
+
+    /// The table of backends on a terminal of this width, without borders.
+    fn table(width: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, 24)).unwrap();
+        let model = Model::new(stats());
+        terminal.draw(|frame| model.draw(frame)).unwrap();
+        let screen = terminal.backend().buffer();
+        let lines = screen.content.chunks(usize::from(width)).map(|cells| {
+            let line: String = cells.iter().map(|cell| cell.symbol()).collect();
+            line.trim_matches(['│', ' ']).trim_end().to_owned()
+        });
+        let table = lines.skip_while(|line| !line.starts_with("BACKEND"));
+        table.take(3).collect()
+    }
+
+    #[test]
+    fn backend_is_whole_at_every_width() {
+        assert_eq!(
+            table(80),
+            [
+                "BACKEND                         STATE         HEALTH        ACTIVE NEW/S",
+                "> 127.0.0.1:5000                  up            listening     120    0",
+                "[2001:db8:1234:5678::9abc]:5001 draining 12 s not listening 120    0",
+            ]
+        );
+        assert_eq!(
+            table(100),
+            [
+                "BACKEND                         SERVICE  STATE         HEALTH        ACTIVE NEW/S SHARE TOTAL",
+                "> 127.0.0.1:5000                  shop/api up            listening     120    0     25.0% 1234567",
+                "[2001:db8:1234:5678::9abc]:5001 shop/api draining 12 s not listening 120    0     25.0% 1234567",
+            ]
+        );
+        assert_eq!(
+            table(160)[1],
+            "> 127.0.0.1:5000                  shop/api up            listening     120    0     25.0% 1234567 \
+             socket"
+        );
+    }
+
+    #[test]
+    fn narrow_terminal_shows_the_port() {
+        assert_eq!(table(20)[2], "…678::9abc]:5001");
     }
 }
