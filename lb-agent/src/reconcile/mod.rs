@@ -418,6 +418,11 @@ impl Reconciler {
 
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
         let actions = plan(desired, &self.observed, &self.busy())?;
+        if let Some(mut ahead) = self.observed.with_first_tables(&actions) {
+            // A client may come through the kernel's table before the next line is over.
+            ahead.complete(desired);
+            self.front.publish(&Arc::new(ahead));
+        }
         let outcome = self.apply(&actions);
         // The userspace path must know the state in force even after a failure.
         Arc::make_mut(&mut self.observed).complete(desired);

@@ -112,6 +112,33 @@ impl Observed {
         }
     }
 
+    /// The state in which services without a backend so far have their first table of `actions`; `None` if there is no
+    /// such service. Nothing is removed in it.
+    pub fn with_first_tables(&self, actions: &[Action]) -> Option<Self> {
+        let is_first = |id: &ServiceId| {
+            let table = self.tables.get(id);
+            table.is_none_or(|built| built.spec().members.is_empty())
+        };
+        let adds = |action: &&Action| match action {
+            Action::NameService(..) | Action::PutBackend(_) | Action::PutTarget(_) => true,
+            Action::PutTable(id, _) | Action::Listen(_, id) => is_first(id),
+            _ => false,
+        };
+        let is_table = |action: &&Action| matches!(action, Action::PutTable(..));
+        // A later round reuses the ids of removed backends.
+        let ends =
+            |action: &&Action| matches!(action, Action::RemoveBackend(_) | Action::Unlisten(_));
+        let end = actions.iter().take_while(|action| !ends(action)).count();
+        let actions = &actions[..end];
+        actions.iter().filter(adds).find(is_table)?;
+        let mut ahead = self.clone();
+        actions
+            .iter()
+            .filter(adds)
+            .for_each(|action| ahead.note(action));
+        Some(ahead)
+    }
+
     /// Takes those settings from `desired` that the data plane's tables cannot hold.
     pub fn complete(&mut self, desired: &Desired) {
         self.unix_sockets = desired.unix_sockets();

@@ -55,6 +55,20 @@ fn entries_come_before_tables_and_tables_before_addresses() {
 }
 
 #[test]
+fn a_first_table_is_known_ahead_and_a_later_one_is_not() {
+    let first = with("'127.0.0.1:5000'");
+    let (_, empty) = step(&Observed::default(), BASE);
+    for observed in [Observed::default(), empty] {
+        let (actions, after) = step(&observed, &first);
+        let ahead = observed.with_first_tables(&actions).unwrap();
+        assert_eq!(ahead.listen, after.listen);
+        assert_eq!(ahead.tables[&ServiceId(0)].spec().members.len(), 1);
+        let (actions, _) = step(&after, &with("'127.0.0.1:5001'"));
+        assert!(after.with_first_tables(&actions).is_none());
+    }
+}
+
+#[test]
 fn nothing_changes_nothing() {
     let (_, observed) = step(&Observed::default(), &with("'127.0.0.1:5000'"));
     let (actions, _) = step(&observed, &with("'127.0.0.1:5000'"));
