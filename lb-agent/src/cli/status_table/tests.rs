@@ -286,7 +286,8 @@ web  http  0.0.0.0:80  sticky by cookie lb
   127.0.0.1:5001  up     socket       1  25.0%     120  10234  file
                   node (pid 1), node (pid 2), 2 more; IPv6 clients through the agent: it listens on IPv4 only
   no backend is healthy: clients are refused (all_down = \"refuse\")
-  clients: 0 returning, 0 new, 1 moved on because its backend was away; 0 refused
+  clients: 0 returning, 0 new, 1 moved on because its backend was away;
+    0 refused
 ";
     let shown = render(&status(vec![service]), EIGHTY);
     assert!(shown.starts_with(expected), "{shown}");
