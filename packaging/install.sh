@@ -211,8 +211,21 @@ install() {
 }
 
 uninstall() {
+    if [ -e "$root$PROGRAM" ]; then
+        remove
+    elif [ "$action" = uninstall ] || [ ! -d "$root/etc/lb-agent" ] || [ -e "$root/usr/bin/lb-agent" ]; then
+        die "it is not installed at $root$PROGRAM"
+    fi
+    if [ "$action" = purge ]; then
+        forget
+        say "removed, with its configuration and state"
+    else
+        say "removed; $CONFIG and /var/lib/lb-agent are kept (--purge removes them)"
+    fi
+}
+
+remove() {
     init=$(init_system)
-    [ -e "$root$PROGRAM" ] || die "it is not installed at $root$PROGRAM"
     if live "$init"; then disable "$init"; fi
     if [ -z "$root" ]; then
         "$PROGRAM" stop --purge ||
@@ -225,18 +238,17 @@ uninstall() {
         "$root$SHARE/fish/vendor_completions.d/lb-agent.fish"
     rmdir "$root$SHARE/lb-agent" 2>/dev/null || true
     if [ "$init" = systemd ] && live systemd; then systemctl daemon-reload; fi
-    if [ "$action" = purge ]; then
-        rm -rf "$root/etc/lb-agent" "$root/var/lib/lb-agent" "$root/var/log/lb-agent" \
-            "$root/var/log/lb-agent.log"
-        if [ -z "$root" ] && grep -q '^lb-agent:' /etc/passwd; then
-            userdel lb-agent 2>/dev/null || true
-        fi
-        if [ -z "$root" ] && grep -q '^lb-agent:' /etc/group; then
-            groupdel lb-agent 2>/dev/null || delgroup lb-agent 2>/dev/null || true
-        fi
-        say "removed, with its configuration and state"
-    else
-        say "removed; $CONFIG and /var/lib/lb-agent are kept (--purge removes them)"
+}
+
+# What an uninstallation keeps.
+forget() {
+    rm -rf "$root/etc/lb-agent" "$root/var/lib/lb-agent" "$root/var/log/lb-agent" \
+        "$root/var/log/lb-agent.log"
+    if [ -z "$root" ] && grep -q '^lb-agent:' /etc/passwd; then
+        userdel lb-agent 2>/dev/null || true
+    fi
+    if [ -z "$root" ] && grep -q '^lb-agent:' /etc/group; then
+        groupdel lb-agent 2>/dev/null || delgroup lb-agent 2>/dev/null || true
     fi
 }
 

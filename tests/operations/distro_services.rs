@@ -210,4 +210,9 @@ fn openrc_starts_supervises_and_stops_it() {
         .root
         .ok(&["sh", "/opt/lb-agent/install.sh", "--uninstall"]);
     system.assert_removed();
+    // The kept files go by a second command.
+    system
+        .root
+        .ok(&["sh", "/opt/lb-agent/install.sh", "--purge"]);
+    assert!(!system.root.has("etc/lb-agent") && !system.root.has("var/lib/lb-agent"));
 }
