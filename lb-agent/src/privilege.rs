@@ -4,12 +4,15 @@
 //! loads programs, changes maps and opens sockets, keeps what [`NEEDED`] lists; each other one calls [`keep`].
 
 mod maps;
+mod worker;
 
 use std::io;
 
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+pub use worker::Worker;
+
 use rustix::thread::{
     CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits,
     set_no_new_privs,

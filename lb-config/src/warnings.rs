@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+use super::http::Action;
 use super::{Config, DataPlane, Mode, Path, Service, loops};
 
 /// Warnings about `config` before it is used, a sentence each.
@@ -91,6 +92,12 @@ fn of_service(service: &Service) -> Vec<String> {
             "{name} counts no bit of a client's address: all its clients go to one backend"
         ));
     }
+    let routes = service.http.iter().flat_map(|http| &http.routes);
+    let roots = routes.filter_map(|route| match &route.action {
+        Action::Files(files) => Some(files.root.as_path()),
+        _ => None,
+    });
+    found.extend(roots.filter_map(|root| unseen(name, root)));
     let steered_elsewhere = |backend: &&super::Backend| {
         backend.path == Path::Socket
             && service.mode == Mode::Udp
@@ -107,6 +114,23 @@ fn of_service(service: &Service) -> Vec<String> {
         ));
     }
     found
+}
+
+/// A root that the agent's systemd unit does not see.
+fn unseen(service: &str, root: &std::path::Path) -> Option<String> {
+    const HIDDEN: [(&str, &str); 5] = [
+        ("/home", "ProtectHome"),
+        ("/root", "ProtectHome"),
+        ("/run/user", "ProtectHome"),
+        ("/tmp", "PrivateTmp"),
+        ("/var/tmp", "PrivateTmp"),
+    ];
+    let (_, setting) = HIDDEN.iter().find(|(above, _)| root.starts_with(above))?;
+    Some(format!(
+        "{service}: the packages' systemd unit hides {} from the agent ({setting}): move the files, for example to \
+         /srv, or take that line back in a drop-in",
+        root.display()
+    ))
 }
 
 /// Backends that are listen addresses of another service, which may lead back.

@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use lb_common::abi::ServiceId;
 
+use super::files::Site;
 use super::filters::{Chain, Proxied, Terms};
 use super::forwarded::Via;
 use super::pages::Pages;
@@ -54,6 +55,8 @@ pub(super) enum Target {
         body: Bytes,
         content_type: String,
     },
+    /// Nowhere: they get files.
+    Files(Site),
 }
 
 impl CompiledService {
@@ -171,6 +174,10 @@ impl Target {
                 body: Bytes::from(body.clone()),
                 content_type: content_type.clone(),
             },
+            Some(Action::Files(files)) => {
+                let path = route.map_or("", |route| route.path.as_str());
+                Self::Files(Site::new(files, path))
+            }
         }
     }
 }

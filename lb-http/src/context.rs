@@ -1,9 +1,11 @@
 //! One request with its connection, its service and its route: the input of handlers.
 
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use hyper::body::Bytes;
 use hyper::{StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
 use lb_http1::{Framing, Name, RequestHead, ResponseHead, hop};
@@ -11,6 +13,7 @@ use lb_http1::{Framing, Name, RequestHead, ResponseHead, hop};
 use super::access_log::{Line, LogFields};
 use super::answers::{self, Answer};
 use super::compiled::RouteConfig;
+use super::compress;
 use super::connection::Connection;
 use super::filters::{Cleared, Permit, Source, Stopped};
 use super::forwarded::{self, Asker};
@@ -197,9 +200,20 @@ impl RequestContext {
 
     /// Has the filters look at an answer that is at hand.
     pub(super) fn clear(&self, source: Source, answer: Answer) -> Cleared<Answer> {
+        let code = |algorithm, body: &Bytes| compress::whole(algorithm, body).map(Bytes::from);
+        self.clear_coded(source, answer, &code)
+    }
+
+    /// The same, with `code` to compress its body.
+    pub(super) fn clear_coded(
+        &self,
+        source: Source,
+        answer: Answer,
+        code: &dyn Fn(Algorithm, &Bytes) -> io::Result<Bytes>,
+    ) -> Cleared<Answer> {
         let snapshot = self.connection.worker.snapshot();
         let filters = &self.route().filters;
-        filters.clear_answer(&self.request, &**snapshot, source, answer)
+        filters.clear_answer(&self.request, &**snapshot, source, answer, code)
     }
 
     /// A page for `status`, which the filters have seen.

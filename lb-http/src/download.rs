@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use super::carrier::Carrier;
 use super::compress::Coded;
 use super::counts::Active;
+use super::files::PartError;
 use super::h2c::Received;
 use super::sticky::sniffer::SessionSniffer;
 use super::upstream::Upstream;
@@ -40,6 +41,9 @@ pub(super) enum DownloadError {
     /// It cannot be compressed.
     #[error("an answer cannot be compressed")]
     Compress(#[source] io::Error),
+    /// It is a file that does not come to its end.
+    #[error(transparent)]
+    File(#[from] PartError),
 }
 
 /// An answer on its way.

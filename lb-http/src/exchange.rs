@@ -45,7 +45,7 @@ const ROOM: usize = 16 * 1024;
 /// Longest head of an answer, bytes.
 const LONGEST_HEAD: usize = 256 * 1024;
 /// Most bytes of an answer over HTTP/2 that are read at once: they wait for the window of their stream.
-const OF_STREAM: usize = 32 * 1024;
+pub(super) const OF_STREAM: usize = 32 * 1024;
 /// Interim answers to one request; a backend that sends more has lost its way.
 const MOST_INTERIM: u32 = 8;
 
@@ -53,7 +53,7 @@ const MOST_INTERIM: u32 = 8;
 pub(super) enum Outcome {
     /// An answer that is at hand.
     Own(Cleared<Answer>),
-    /// One that comes from a backend.
+    /// One that comes from a backend, or from a disk.
     Backend(Box<Reply>),
     /// The backend has reset the stream of a call, which gets the same reason.
     Reset(Reason),
@@ -63,7 +63,7 @@ pub(super) enum Outcome {
     Gone,
 }
 
-/// An answer that comes from a backend, as the client gets it.
+/// An answer whose body is on its way, as the client gets it.
 pub(super) struct Reply {
     pub(super) head: Cleared<ResponseHead>,
     /// Bytes of the body, if that is known; of that which is not sent for a HEAD.

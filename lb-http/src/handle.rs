@@ -14,7 +14,7 @@ use super::filters::{Cleared, Permit, Source, Stopped};
 use super::peer::Peer;
 use super::progress::Progress;
 use super::record::Record;
-use super::rules;
+use super::{rules, serve_files};
 
 /// Answers a request.
 pub(super) async fn handle(
@@ -43,6 +43,7 @@ pub(super) async fn handle(
             )
             .await
         }
+        Target::Files(site) => serve_files::serve(permit, (context, record), site).await,
         own => Outcome::Own(configured(permit, context, own)),
     }
 }
@@ -67,7 +68,9 @@ fn configured(_permit: Permit, context: &RequestContext, target: &Target) -> Cle
             204 | 304 => Answer::empty(*status),
             _ => Answer::new(*status, content_type, body.clone()),
         },
-        Target::Backends(_) => return context.refuse(StatusCode::INTERNAL_SERVER_ERROR),
+        Target::Backends(_) | Target::Files(_) => {
+            return context.refuse(StatusCode::INTERNAL_SERVER_ERROR);
+        }
     };
     context.clear(Source::Route, answer)
 }

@@ -23,6 +23,7 @@
 //! | `handle` | a request on its way: filters, handler, filters |
 //! | `context` | one request with its connection, service and route |
 //! | `request` | a request as filters see it |
+//! | `files`, `serve_files` | files: found, described and read; the handler that sends them |
 //! | `filters` | the filters of every request and every answer |
 //! | `progress` | how far a request is, and its deadline |
 //! | `listener_config` | the settings of connections, made from the configuration |
@@ -72,6 +73,7 @@ mod engine;
 mod exchange;
 mod extended;
 mod failure;
+mod files;
 mod filters;
 mod forwarded;
 pub mod fuzz;
@@ -96,6 +98,7 @@ mod routes;
 mod rules;
 mod selector;
 mod serve;
+mod serve_files;
 mod settings;
 mod sticky;
 mod stream;
@@ -110,6 +113,7 @@ mod worker;
 
 pub use counts::RequestCounts;
 pub use engine::Engine;
+pub use files::check_config as check_files;
 pub use pages::check_config as check_pages;
 pub use presence::{Presence, Presences};
 pub use tables::{Confine, PassiveHealth, Role, ServiceTables};

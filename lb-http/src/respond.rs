@@ -246,14 +246,18 @@ async fn send(
         length: (!is_bare).then_some(answer.body.len() as u64),
         has_body,
     };
-    begin(
+    let encoder = begin(
         &mut conn.out,
         &mut answer.head,
         &framed,
         (version, &mut closes),
     );
-    if has_body {
-        conn.out.extend_from_slice(&answer.body);
+    if has_body && !answer.body.is_empty() {
+        poll_fn(|context| {
+            put(conn, encoder, &answer.body, context);
+            Poll::Ready(())
+        })
+        .await;
         record.sent(answer.body.len() as u64);
     }
     if !flush(conn, &context.connection, &mut record).await {

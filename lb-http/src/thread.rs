@@ -65,6 +65,9 @@ impl Handle {
     }
 }
 
+/// Threads of a worker that wait for a disk, at most.
+const MOST_WAITING: usize = 16;
+
 fn run(snapshot: Arc<Snapshot>, messages: mpsc::UnboundedReceiver<Message>, confine: Confine) {
     // The thread reads bytes from any client. Its listening sockets have been opened for it.
     if let Err(error) = confine(Role::Worker) {
@@ -73,9 +76,14 @@ fn run(snapshot: Arc<Snapshot>, messages: mpsc::UnboundedReceiver<Message>, conf
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(MOST_WAITING)
         .build_local(tokio::runtime::LocalOptions::default());
     match runtime {
-        Ok(runtime) => runtime.block_on(live(snapshot, messages)),
+        Ok(runtime) => {
+            runtime.block_on(live(snapshot, messages));
+            // A disk that does not answer holds up no end.
+            runtime.shutdown_background();
+        }
         Err(error) => tracing::error!(%error, "a worker of the L7 path cannot start"),
     }
 }
@@ -141,13 +149,14 @@ async fn until_quiet(worker: &Worker, deadline: Instant) {
 /// Rounds of tidying after which sessions that are over are looked for.
 const SESSION_ROUNDS: u64 = 120;
 
-/// Ends idle connections to backends in their time, and the memory of sessions.
+/// Ends idle connections to backends in their time, and the memory of files and sessions.
 async fn tidy(worker: Rc<Worker>) {
     let mut rounds = tokio::time::interval(Duration::from_millis(500));
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for round in 1u64.. {
         rounds.tick().await;
         worker.pool.tidy();
+        worker.files.tidy();
         if round % SESSION_ROUNDS == 0 {
             worker.snapshot().sessions.tidy();
         }

@@ -9,13 +9,22 @@ use lb_http1::body::Piece;
 use super::carrier::Carrier;
 use super::connection::Connection;
 use super::download::{Download, DownloadError};
+use super::files::FileBody;
 use super::peer::Peer;
 use super::progress::Progress;
 use super::upload::{Upload, UploadError};
 use super::upstream::Pool;
 
+/// An answer on its way.
+pub(super) enum Transfer {
+    /// From a backend.
+    Proxied(Box<Proxied>),
+    /// From a disk.
+    File(FileBody),
+}
+
 /// Both ways of one exchange.
-pub(super) struct Transfer {
+pub(super) struct Proxied {
     /// `None` if it goes by itself.
     upload: Option<Upload>,
     download: Download,
@@ -33,22 +42,33 @@ impl Transfer {
         connection: &Connection,
         most_idle: usize,
     ) -> Self {
-        Self {
+        Self::Proxied(Box::new(Proxied {
             upload: Some(upload),
             download,
             pool: Rc::clone(&connection.worker.pool),
             most_idle,
-        }
+        }))
+    }
+
+    /// An answer made of files.
+    pub(super) const fn of_file(body: FileBody) -> Self {
+        Self::File(body)
     }
 
     /// Whether the answer was handed on to its end.
     pub(super) const fn is_over(&self) -> bool {
-        self.download.is_over()
+        match self {
+            Self::Proxied(proxied) => proxied.download.is_over(),
+            Self::File(body) => body.is_over(),
+        }
     }
 
     /// Whether the rest of the answer is there already.
     pub(super) fn is_at_hand(&self) -> bool {
-        self.download.is_at_hand()
+        match self {
+            Self::Proxied(proxied) => proxied.download.is_at_hand(),
+            Self::File(body) => body.is_at_hand(),
+        }
     }
 
     /// Sends the available bytes of the request.
@@ -58,10 +78,14 @@ impl Transfer {
         progress: &Progress,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), UploadError>> {
-        let Some(upload) = &mut self.upload else {
+        // No file waits for the rest of a request.
+        let Self::Proxied(proxied) = self else {
             return Poll::Ready(Ok(()));
         };
-        let backend = &mut self.download.upstream.carrier;
+        let Some(upload) = &mut proxied.upload else {
+            return Poll::Ready(Ok(()));
+        };
+        let backend = &mut proxied.download.upstream.carrier;
         let sent = ready!(upload.poll(peer, backend, progress, context));
         if sent.is_err() {
             backend.cancel();
@@ -71,10 +95,13 @@ impl Transfer {
 
     /// Takes the request's way out, if it is not at its end and can go by itself.
     pub(super) fn split(&mut self) -> Option<Upward> {
-        let Carrier::Shared(call) = &mut self.download.upstream.carrier else {
+        let Self::Proxied(proxied) = self else {
             return None;
         };
-        let upload = self.upload.take_if(|upload| !upload.is_over())?;
+        let Carrier::Shared(call) = &mut proxied.download.upstream.carrier else {
+            return None;
+        };
+        let upload = proxied.upload.take_if(|upload| !upload.is_over())?;
         let backend = Carrier::Shared(Box::new(call.split()));
         Some(Upward { upload, backend })
     }
@@ -85,12 +112,18 @@ impl Transfer {
         context: &mut Context<'_>,
         take: &mut dyn FnMut(Piece<'_>),
     ) -> Poll<Result<(), DownloadError>> {
-        self.download.poll_pieces(context, take)
+        match self {
+            Self::Proxied(proxied) => proxied.download.poll_pieces(context, take),
+            Self::File(body) => body.poll_pieces(context, take).map_err(DownloadError::from),
+        }
     }
 
     /// The bytes are no answer: the backend is reported.
     pub(super) fn suspect(self, connection: &Connection) {
-        let backend = self.download.upstream.backend;
+        let Self::Proxied(proxied) = self else {
+            return;
+        };
+        let backend = proxied.download.upstream.backend;
         let snapshot = connection.worker.snapshot();
         snapshot.suspect(backend, "the body of an answer was malformed");
     }
@@ -98,10 +131,13 @@ impl Transfer {
     /// Ends the transfer. A connection whose request was sent and whose answer was read to its end carries
     /// the next request.
     pub(super) fn end(self) {
-        let is_sent = self.upload.is_some_and(|upload| upload.is_over());
-        if self.download.is_clean() && is_sent && self.most_idle > 0 {
-            let upstream = self.download.into_upstream();
-            self.pool.put(upstream, self.most_idle);
+        let Self::Proxied(proxied) = self else {
+            return;
+        };
+        let is_sent = proxied.upload.is_some_and(|upload| upload.is_over());
+        if proxied.download.is_clean() && is_sent && proxied.most_idle > 0 {
+            let upstream = proxied.download.into_upstream();
+            proxied.pool.put(upstream, proxied.most_idle);
         }
     }
 }

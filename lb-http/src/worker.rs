@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::breaker::{CircuitBreaker, RetryBudget};
+use super::files::Cache;
 use super::metrics::Meters;
 use super::settings::Snapshot;
 use super::sticky::spread::Spread;
@@ -28,6 +29,8 @@ pub(super) struct Worker {
     pub(super) budget: RetryBudget,
     /// The counters that this thread alone writes.
     pub(super) meters: Meters,
+    /// The files that it knows.
+    pub(super) files: Cache,
     stopping: Cell<bool>,
     /// Tasks that are not over.
     open: Cell<usize>,
@@ -43,6 +46,7 @@ impl Worker {
             spread: Spread::default(),
             breaker: CircuitBreaker::default(),
             budget: RetryBudget::default(),
+            files: Cache::default(),
             stopping: Cell::new(false),
             open: Cell::new(0),
         }

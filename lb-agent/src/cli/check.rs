@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::output::{self, count};
 use super::running::Chosen;
 use crate::dataplane;
+use crate::privilege::Worker;
 use lb_config::{Config, loops};
 use lb_http::check_certificates;
 
@@ -48,6 +49,9 @@ impl Check {
         problems.append(&mut certificates.unusable);
         problems.append(&mut certificates.refused);
         problems.append(&mut lb_http::check_pages(&config));
+        let worker = Worker::of_service();
+        let confine = || worker.confine();
+        problems.append(&mut lb_http::check_files(&config, worker.name(), confine));
         if error.is_none() {
             problems.extend(loops_here(&config));
         }

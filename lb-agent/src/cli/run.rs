@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::failure::{self, Failure};
 use super::{Control, log};
+use crate::privilege::Worker;
 use crate::run::{End, Start, WillNotHelp};
 use lb_http::check_certificates;
 
@@ -47,6 +48,11 @@ impl Run {
         }
         // An agent that refused to start for this would serve no client at all.
         for problem in certificates.tolerated() {
+            tracing::warn!("{problem}");
+        }
+        let worker = Worker::of_this_process();
+        let files = lb_http::check_files(&config, worker.name(), || worker.confine());
+        for problem in &files {
             tracing::warn!("{problem}");
         }
         for warning in lb_config::warnings(&config) {

@@ -6,11 +6,12 @@ use super::Reconciler;
 use super::commands::{changed, count, not_changed, refuse};
 use super::snapshot::{Next, bad, check_loops, next};
 use crate::control::message::{Part, Refusal, RefusalKind, Reply};
+use crate::privilege::Worker;
 use crate::state::changes::{removed, staying};
 use crate::state::overlay::Overlay;
 use crate::state::preview::Preview;
 use crate::state::rename::notes;
-use lb_http::{Absent, Findings, check_certificates};
+use lb_http::{Absent, Findings, check_certificates, check_files};
 
 impl Reconciler {
     /// Reads the configuration again. A bad configuration changes nothing.
@@ -21,10 +22,13 @@ impl Reconciler {
     ) -> Result<Reply, Refusal> {
         let config = lb_config::load(self.config_path.as_deref()).map_err(|error| bad(&error))?;
         let certificates = check_certificates(&config, SystemTime::now());
-        if !certificates.unusable.is_empty() {
+        let worker = Worker::of_this_process();
+        let mut unusable = certificates.unusable;
+        unusable.extend(check_files(&config, worker.name(), || worker.confine()));
+        if !unusable.is_empty() {
             return Err(refuse(
                 RefusalKind::BadRequest,
-                certificates.unusable.join("\n"),
+                unusable.join("\n"),
                 Some("nothing was changed; `lb-agent check` finds the same"),
             ));
         }

@@ -143,6 +143,7 @@ fn route(
         backends: _,
         redirect: _,
         answer: _,
+        files: _,
         protocol,
         request_headers,
         response_headers,
@@ -172,7 +173,10 @@ fn route(
         }
         Target::Unsaid => {
             if !does_something {
-                problems.add(&here, "leads nowhere (write backends, redirect or answer)");
+                problems.add(
+                    &here,
+                    "leads nowhere (write backends, redirect, answer or files)",
+                );
             }
             Action::Forward(service.to_owned())
         }

@@ -6,6 +6,7 @@
 //! | `sections` | the tables under `[service.http]` |
 //! | `tls` | `[service.tls]` |
 //! | `route` | `[[service.route]]` |
+//! | `files` | `files` of a route |
 //! | `header` | header rules |
 //! | `template` | texts with variables |
 //! | `path` | the plain form of a path |
@@ -13,6 +14,7 @@
 //! | `check` | rules between values |
 
 mod check;
+mod files;
 mod header;
 pub mod path;
 mod route;
@@ -27,6 +29,7 @@ mod value;
 use std::net::SocketAddr;
 
 pub(super) use check::{Inner, RawHttp, check};
+pub use files::{Attempt, CacheControl, Files, Pattern};
 pub use header::{HeaderRule, Operation};
 pub(super) use route::RawRoute;
 pub use route::{Action, Route};

@@ -3,6 +3,7 @@
 use ::http::StatusCode;
 
 use super::Protocol;
+use super::files::{self, Files};
 use super::header::{self, HeaderRule};
 use super::sections::{RouteLimits, RouteTimeouts};
 use super::template::Template;
@@ -62,6 +63,8 @@ pub enum Action {
         /// The `Content-Type` of the answer.
         content_type: String,
     },
+    /// The agent sends files.
+    Files(Files),
 }
 
 /// The kind of a route's name.
@@ -92,7 +95,8 @@ const ANSWER: Given<Sound<Sub<Answer>>> = Given(Sound(sub("{ status = 200, body 
 
 section! {
     Reload, "0.1"; check = check_target;
-    /// What holds for some hosts and paths. A route names at most one of `backends`, `redirect` and `answer`.
+    /// What holds for some hosts and paths. A route names at most one of `backends`, `redirect`, `answer` and
+    /// `files`.
     pub(crate) struct RawRoute {
         /// Where it is in the file.
         pub(super) place: Place = Place::FILE, PLACE;
@@ -111,6 +115,8 @@ section! {
         pub(super) redirect: Option<Option<Redirect>> = None, Given(redirect());
         /// A response of the balancer's own.
         pub(super) answer: Option<Option<Answer>> = None, ANSWER;
+        /// Files of a directory: its path, or a table.
+        pub(super) files: Option<Option<Files>> = None, Given(files::files());
         /// What the backends of the route speak. Without it what the service says.
         pub(super) protocol: Option<Located<Protocol>> = None, Maybe(Placed(one_of()));
         /// Changes to the headers of each request, after those of the service.
@@ -142,13 +148,15 @@ impl RawRoute {
     /// Takes the target out of the route.
     pub(super) fn take_target(&mut self) -> Target {
         let backends = self.backends.take();
-        match (backends, self.redirect.take(), self.answer.take()) {
-            (None, None, None) => Target::Unsaid,
-            (Some(backends), None, None) => Target::Backends(backends.place, backends.value),
-            (None, Some(Some(Redirect { to, status })), None) => {
+        let (redirect, answer) = (self.redirect.take(), self.answer.take());
+        match (backends, redirect, answer, self.files.take()) {
+            (None, None, None, None) => Target::Unsaid,
+            (Some(backends), None, None, None) => Target::Backends(backends.place, backends.value),
+            (None, None, None, Some(Some(files))) => Target::Done(Action::Files(files)),
+            (None, Some(Some(Redirect { to, status })), None, None) => {
                 Target::Done(Action::Redirect { to, status })
             }
-            (None, None, Some(Some(answer))) => {
+            (None, None, Some(Some(answer)), None) => {
                 let Answer {
                     status,
                     body,
@@ -188,15 +196,17 @@ fn does_something(table: &Table<'_, '_>) -> bool {
 
 /// A route leads to one place, and only backends have a protocol.
 fn check_target(route: &RawRoute, table: &mut Table<'_, '_>, problems: &mut Problems) {
-    let targets = ["backends", "redirect", "answer"];
+    let targets = ["backends", "redirect", "answer", "files"];
     if targets.iter().filter(|key| table.has(key)).count() > 1 {
         problems.add(
             &table.place,
-            "leads to more than one place (write one of backends, redirect and answer)",
+            "leads to more than one place (write one of backends, redirect, answer and files)",
         );
         return;
     }
-    let answers = matches!(route.redirect, Some(Some(_))) || matches!(route.answer, Some(Some(_)));
+    let answers = matches!(route.redirect, Some(Some(_)))
+        || matches!(route.answer, Some(Some(_)))
+        || matches!(route.files, Some(Some(_)));
     if answers && let Some(value) = table.peek("protocol") {
         let message = "there is no backend to speak it with (leave it out)";
         problems.add(&value.place, message);

@@ -188,7 +188,8 @@ impl<T: TryFrom<u64> + Copy + TryInto<u64>> Kind for Size<T> {
 
 const MEDIA_TYPE: Texts<String> = text("media type", "\"text/*\"", value::media_type);
 const MEDIA_TYPES: List<Texts<String>> = List("[\"text/*\", \"application/json\"]", MEDIA_TYPE);
-const ALGORITHMS: List<OneOf<Algorithm>> = List("[\"zstd\", \"br\", \"gzip\"]", one_of());
+pub(super) const ALGORITHMS: List<OneOf<Algorithm>> =
+    List("[\"zstd\", \"br\", \"gzip\"]", one_of());
 
 section! {
     Reload, "0.1";

@@ -153,7 +153,7 @@ fn all_problems_come_at_once() {
         "15: service[0].route[0].answer.status: 99 is not the status of an answer (use 200 to 599)",
         "17: service[0].route[1].path: /a of every host belongs to the route of line 13 too (leave one out)",
         "18: service[0].route[1].backends: leads nowhere (name a backend, as in [\"127.0.0.1:5000\"])",
-        "19: service[0].route[2]: leads nowhere (write backends, redirect or answer)",
+        "19: service[0].route[2]: leads nowhere (write backends, redirect, answer or files)",
     ];
     assert_eq!(found, expected);
 }

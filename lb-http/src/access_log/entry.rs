@@ -19,8 +19,9 @@ pub(crate) struct Entry {
     pub(crate) client: IpAddr,
     /// The version of TLS.
     pub(crate) tls: Option<&'static str>,
-    /// The name of the backend, and why it was this one.
-    backend: Option<(Range<usize>, &'static str)>,
+    /// The name of the backend, and why it was this one, or why there is none.
+    backend: Option<Range<usize>>,
+    why: Option<&'static str>,
     pub(super) id: Option<Range<usize>>,
     /// How long the connection to the backend took; zero for one that was there.
     pub(crate) connect: Option<Duration>,
@@ -101,6 +102,7 @@ impl Entry {
             client,
             tls: None,
             backend: None,
+            why: None,
             id: None,
             connect: None,
         };
@@ -129,7 +131,14 @@ impl Entry {
     /// The backend that was chosen, and why; the last one counts.
     pub(crate) fn chose(&mut self, backend: &str, why: &'static str) {
         let name = self.text(backend.as_bytes());
-        self.backend = Some((name, why));
+        self.backend = Some(name);
+        self.why = Some(why);
+    }
+
+    /// There is no backend, and this is why.
+    pub(crate) fn because(&mut self, why: &'static str) {
+        self.backend = None;
+        self.why = Some(why);
     }
 
     /// The identity under which the request is known to the backend.
@@ -165,9 +174,12 @@ impl Entry {
         self.at(self.id.as_ref())
     }
 
-    pub(super) fn backend(&self) -> Option<(&[u8], &'static str)> {
-        let (name, why) = self.backend.as_ref()?;
-        Some((&self.texts[name.clone()], why))
+    pub(super) fn backend(&self) -> Option<&[u8]> {
+        self.at(self.backend.as_ref())
+    }
+
+    pub(super) const fn why(&self) -> Option<&'static str> {
+        self.why
     }
 
     fn at(&self, span: Option<&Range<usize>>) -> Option<&[u8]> {

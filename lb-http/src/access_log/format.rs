@@ -42,11 +42,10 @@ fn combined(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
         escape(text.unwrap_or(b"-"), &TEXT, out);
         out.push(b'"');
     }
-    let (backend, why) = entry.backend().unwrap_or((b"-", "-"));
     out.extend_from_slice(b" backend=");
-    escape(backend, &TEXT, out);
+    escape(entry.backend().unwrap_or(b"-"), &TEXT, out);
     out.extend_from_slice(b" why=");
-    out.extend_from_slice(why.as_bytes());
+    out.extend_from_slice(entry.why().unwrap_or("-").as_bytes());
     let times = [
         (" connect=", entry.connect),
         (" first_byte=", ended.first_byte),
@@ -86,8 +85,8 @@ fn json(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     number(ended.bytes, out);
     text("referer", entry.referer(), out);
     text("user_agent", entry.user_agent(), out);
-    text("backend", entry.backend().map(|(name, _)| name), out);
-    text("why", entry.backend().map(|(_, why)| why.as_bytes()), out);
+    text("backend", entry.backend(), out);
+    text("why", entry.why().map(str::as_bytes), out);
     let times = [
         (",\"connect_ms\":", entry.connect),
         (",\"first_byte_ms\":", ended.first_byte),

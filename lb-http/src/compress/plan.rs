@@ -161,12 +161,7 @@ fn add_vary(fields: &mut Fields) {
 
 /// The header of a compressed answer: other bytes, no ranges, and a weak tag (RFC 9110, section 8.8.1).
 fn rewrite(fields: &mut Fields, algorithm: Algorithm) {
-    let name: &[u8] = match algorithm {
-        Algorithm::Gzip => b"gzip",
-        Algorithm::Brotli => b"br",
-        Algorithm::Zstd => b"zstd",
-    };
-    fields.set(Name::ContentEncoding, name);
+    fields.set(Name::ContentEncoding, super::name_of(algorithm));
     fields.remove(Name::AcceptRanges);
     if let Some(weak) = fields.get(Name::Etag).and_then(weakened) {
         fields.set(Name::Etag, &weak);

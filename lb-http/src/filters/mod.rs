@@ -25,6 +25,7 @@ mod max_forwards;
 mod paths;
 mod stickiness;
 
+use std::io;
 use std::sync::Arc;
 
 use hyper::StatusCode;
@@ -33,7 +34,6 @@ use lb_common::abi::{BackendId, ServiceId};
 use lb_http1::ResponseHead;
 
 use super::answers::Answer;
-use super::compress;
 use super::forwarded::Via;
 use super::request::{Backends, Request};
 use super::routes::Guards;
@@ -80,6 +80,8 @@ pub(super) enum Source {
     Backend(BackendId),
     /// The configuration of the route: a redirect, or a fixed answer.
     Route,
+    /// Files.
+    Files,
     /// A filter, or the gateway: it says why there is no other answer.
     Gateway,
 }
@@ -245,13 +247,14 @@ impl Chain {
         (Cleared(head), coding)
     }
 
-    /// Has all filters look at an answer that is at hand.
+    /// Has all filters look at an answer that is at hand. `code` compresses its body.
     pub(super) fn clear_answer(
         &self,
         request: &Request,
         backends: &dyn Backends,
         source: Source,
         answer: Answer,
+        code: &dyn Fn(Algorithm, &Bytes) -> io::Result<Bytes>,
     ) -> Cleared<Answer> {
         let Answer {
             head,
@@ -263,8 +266,8 @@ impl Chain {
         if let Some(algorithm) = coding
             && !body.is_empty()
         {
-            match compress::whole(algorithm, &body) {
-                Ok(coded) => body = Bytes::from(coded),
+            match code(algorithm, &body) {
+                Ok(coded) => body = coded,
                 Err(error) => {
                     tracing::error!(%error, "an answer cannot be compressed");
                     head.fields.remove(lb_http1::Name::ContentEncoding);

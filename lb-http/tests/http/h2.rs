@@ -15,21 +15,21 @@ use super::figures::{figures, requests};
 use super::log::Log;
 use super::{Backend, Client, OK, PATIENCE, Proxy, field, own_address};
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 /// Flags (RFC 9113, sections 6.1, 6.2 and 6.7).
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_HEADERS: u8 = 4;
 /// Error codes (section 7).
 const PROTOCOL_ERROR: u32 = 1;
 
 /// A proxy that serves HTTPS for `a.test`, and a client configuration that trusts it.
-struct Secure {
+pub(super) struct Secure {
     proxy: Proxy,
     address: std::net::SocketAddr,
     trust: Arc<ClientConfig>,
@@ -42,7 +42,7 @@ impl Secure {
     }
 
     /// With `settings` under `[service.http]`.
-    fn with(backend: &Backend, settings: &str) -> Self {
+    pub(super) fn with(backend: &Backend, settings: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
         let path = |name: &str| files.path().join(name);
@@ -73,7 +73,7 @@ impl Secure {
     }
 
     /// A connection on which settings were exchanged.
-    fn connect(&self) -> Connection {
+    pub(super) fn connect(&self) -> Connection {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -89,14 +89,14 @@ impl Secure {
 
 /// A frame (section 4.1).
 #[derive(Debug)]
-struct Frame {
+pub(super) struct Frame {
     kind: u8,
-    flags: u8,
+    pub(super) flags: u8,
     stream: u32,
-    payload: Vec<u8>,
+    pub(super) payload: Vec<u8>,
 }
 
-struct Connection(StreamOwned<ClientConnection, TcpStream>);
+pub(super) struct Connection(StreamOwned<ClientConnection, TcpStream>);
 
 /// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ enum Outcome {
 }
 
 impl Connection {
-    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    pub(super) fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let mut frame = length[1..].to_vec();
         frame.extend([kind, flags]);
@@ -142,7 +142,7 @@ impl Connection {
     }
 
     /// The next frame of one of these kinds.
-    fn next_of(&mut self, kinds: &[u8]) -> Option<Frame> {
+    pub(super) fn next_of(&mut self, kinds: &[u8]) -> Option<Frame> {
         loop {
             let frame = self.next()?;
             if kinds.contains(&frame.kind) {
@@ -164,7 +164,7 @@ impl Connection {
 }
 
 /// The status of a header block, as far as HPACK has it in its static table (RFC 7541, appendix A).
-fn status(block: &[u8]) -> u16 {
+pub(super) fn status(block: &[u8]) -> u16 {
     const KNOWN: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
     let index = block[0].checked_sub(0x88).map(usize::from);
     let known = index.and_then(|index| KNOWN.get(index));
@@ -172,7 +172,7 @@ fn status(block: &[u8]) -> u16 {
 }
 
 /// Header fields in HPACK, each a literal that is not indexed (RFC 7541, section 6.2.2).
-fn fields(list: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn fields(list: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in list {
         block.push(0);
@@ -184,7 +184,7 @@ fn fields(list: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-const GET: [(&str, &str); 4] = [
+pub(super) const GET: [(&str, &str); 4] = [
     (":method", "GET"),
     (":scheme", "https"),
     (":path", "/"),

@@ -6,6 +6,7 @@ mod change;
 mod engine;
 mod faults;
 mod figures;
+mod files;
 mod framing;
 mod h2;
 mod h2c;
@@ -199,6 +200,18 @@ impl Client {
             None => line.to_owned(),
         });
         lines.collect::<Vec<_>>().join("\r\n")
+    }
+
+    /// So many bytes as they are.
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut piece = [0; 4096];
+        while self.buffer.len() < length {
+            let more = self.stream.read(&mut piece).unwrap();
+            assert_ne!(more, 0);
+            self.buffer.extend_from_slice(&piece[..more]);
+        }
+        let rest = self.buffer.split_off(length);
+        std::mem::replace(&mut self.buffer, rest)
     }
 
     #[track_caller]

@@ -66,7 +66,7 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 54] = [
+const HTTP_MODULES: [&str; 56] = [
     "clock",
     "forwarded",
     "ids",
@@ -99,6 +99,7 @@ const HTTP_MODULES: [&str; 54] = [
     "tunnel",
     "request",
     "upstream",
+    "files",
     "download",
     "filters",
     "compiled",
@@ -113,6 +114,7 @@ const HTTP_MODULES: [&str; 54] = [
     "transfer",
     "body",
     "exchange",
+    "serve_files",
     "handle",
     "h2",
     "respond",

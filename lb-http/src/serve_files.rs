@@ -1,0 +1,421 @@
+//! The handler that sends files (see `files`).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode, Version};
+use lb_http1::{Name, ResponseHead};
+use lb_net::seldom::Seldom;
+
+use super::answers::Answer;
+use super::compress::{self, Coded};
+use super::context::RequestContext;
+use super::download;
+use super::exchange::{OF_STREAM, Outcome, Reply};
+use super::files::{self, Entry, File, FileBody, FindError, Part, Ranges, Site, Target, Verdict};
+use super::filters::{Permit, Source};
+use super::record::Record;
+use super::transfer::Transfer;
+use lb_config::http::Algorithm;
+
+/// The methods of files.
+const ALLOWED: &[u8] = b"GET, HEAD, OPTIONS";
+/// The reason in the access log.
+const WHY: &str = "files";
+
+/// The outcome of a look for a file.
+enum Found {
+    /// The file called so.
+    File(Rc<File>, Vec<u8>),
+    /// A directory, whose path lacks its slash.
+    Directory,
+    /// A directory without an index file, to be shown as a list.
+    List(Vec<u8>),
+}
+
+/// Why there is no file to send.
+enum Failure {
+    Status(StatusCode),
+    Find(FindError),
+}
+
+impl From<FindError> for Failure {
+    fn from(error: FindError) -> Self {
+        Self::Find(error)
+    }
+}
+
+/// Answers a request by a file.
+pub(super) async fn serve(
+    _permit: Permit,
+    (context, record): (&mut RequestContext, &mut Record),
+    site: &Site,
+) -> Outcome {
+    if let Some(line) = &mut record.line {
+        line.because(WHY);
+    }
+    let method = &context.head.method;
+    if method == Method::OPTIONS {
+        let mut answer = Answer::empty(StatusCode::NO_CONTENT);
+        answer.head.fields.append(Name::Allow, ALLOWED);
+        return Outcome::Own(context.clear(Source::Files, answer));
+    }
+    if method != Method::GET && method != Method::HEAD {
+        let mut page = context.page(StatusCode::METHOD_NOT_ALLOWED);
+        page.head.fields.set(Name::Allow, ALLOWED);
+        return Outcome::Own(context.clear(Source::Gateway, page));
+    }
+    let status = match answer(context, site).await {
+        Ok(outcome) => return outcome,
+        Err(Failure::Status(status)) => status,
+        Err(Failure::Find(error)) => {
+            static LINE: Seldom = Seldom::new();
+            if let Some(times) = LINE.cause() {
+                tracing::error!(%error, root = %site.root.display(), times, "files cannot be sent");
+            }
+            match error {
+                FindError::Root(_) => StatusCode::SERVICE_UNAVAILABLE,
+                FindError::File(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+                FindError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            }
+        }
+    };
+    Outcome::Own(context.refuse(status))
+}
+
+async fn answer(context: &RequestContext, site: &Site) -> Result<Outcome, Failure> {
+    let path = String::from_utf8_lossy(context.head.path());
+    let missing = Failure::Status(StatusCode::NOT_FOUND);
+    let Some(target) = site.target(&path) else {
+        return Err(missing);
+    };
+    match find(context, site, &target).await?.ok_or(missing)? {
+        Found::File(file, name) => send(context, site, file, name).await,
+        Found::Directory => Ok(redirect(context, &target)),
+        Found::List(name) => {
+            let cache = &context.connection.worker.files;
+            let hidden = site.settings.hidden;
+            let place = (&site.root, &name[..]);
+            let body = files::listing_page(cache, place, &target.path, hidden).await?;
+            let answer = Answer::new(StatusCode::OK, "text/html; charset=utf-8", body);
+            Ok(Outcome::Own(context.clear(Source::Files, answer)))
+        }
+    }
+}
+
+/// Tries the paths of the site in turn.
+async fn find(
+    context: &RequestContext,
+    site: &Site,
+    target: &Target,
+) -> Result<Option<Found>, Failure> {
+    let cache = &context.connection.worker.files;
+    for attempt in &site.settings.attempts {
+        let is_request = attempt.of_request && attempt.rest.is_empty();
+        let (name, is_directory) = if is_request {
+            (target.name.clone(), target.is_directory)
+        } else {
+            let begin = if attempt.of_request {
+                &target.name[..]
+            } else {
+                b""
+            };
+            let joined = joined(begin, attempt.rest.as_bytes());
+            (joined, attempt.rest.ends_with('/'))
+        };
+        match cache.find(&site.root, &name).await? {
+            Entry::Missing => {}
+            Entry::Denied => return Err(Failure::Status(StatusCode::FORBIDDEN)),
+            Entry::File(_) if is_directory => {}
+            Entry::File(file) => return Ok(Some(Found::File(file, name))),
+            Entry::Directory => {
+                let found = index(context, site, name).await?;
+                if found.is_some() && is_request && !is_directory {
+                    return Ok(Some(Found::Directory));
+                }
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The file that stands for the directory called `name`, or its list.
+async fn index(
+    context: &RequestContext,
+    site: &Site,
+    name: Vec<u8>,
+) -> Result<Option<Found>, Failure> {
+    let cache = &context.connection.worker.files;
+    for index in &site.settings.index {
+        let inside = joined(&name, &[b"/", index.as_bytes()].concat());
+        match cache.find(&site.root, &inside).await? {
+            Entry::Missing | Entry::Directory => {}
+            Entry::Denied => return Err(Failure::Status(StatusCode::FORBIDDEN)),
+            Entry::File(file) => return Ok(Some(Found::File(file, inside))),
+        }
+    }
+    Ok(site.settings.listing.then_some(Found::List(name)))
+}
+
+/// The name made of two parts, without a slash at either end.
+fn joined(begin: &[u8], rest: &[u8]) -> Vec<u8> {
+    let whole = [begin, rest].concat();
+    let segments = whole
+        .split(|byte| *byte == b'/')
+        .filter(|segment| !segment.is_empty());
+    segments.collect::<Vec<_>>().join(&b'/')
+}
+
+/// Sends a client to the path of a directory with its slash.
+fn redirect(context: &RequestContext, target: &Target) -> Outcome {
+    // Of its plain form, decoded and encoded anew, no part can be taken for the name of a host.
+    let mut to = files::sound(&target.path);
+    to.push('/');
+    if let Some(query) = context.head.query() {
+        to.push('?');
+        to.push_str(&String::from_utf8_lossy(query));
+    }
+    let mut answer = Answer::empty(StatusCode::MOVED_PERMANENTLY);
+    answer.head.fields.append(Name::Location, to.as_bytes());
+    Outcome::Own(context.clear(Source::Files, answer))
+}
+
+/// A file as it is sent: itself, or one beside it in a coding that the client takes.
+struct Chosen {
+    file: Rc<File>,
+    coding: Option<Algorithm>,
+    /// There are others.
+    varies: bool,
+}
+
+async fn choose(
+    context: &RequestContext,
+    site: &Site,
+    file: Rc<File>,
+    name: &[u8],
+) -> Result<Chosen, Failure> {
+    let cache = &context.connection.worker.files;
+    let mut beside = Vec::new();
+    for coding in &site.settings.precompressed {
+        let name = [name, b".", files::suffix_of(*coding).as_bytes()].concat();
+        if let Entry::File(file) = cache.find(&site.root, &name).await? {
+            beside.push((*coding, file));
+        }
+    }
+    let offered: Vec<Algorithm> = beside.iter().map(|(coding, _)| *coding).collect();
+    let best = compress::best_of(&context.head.fields, &offered);
+    let varies = !beside.is_empty();
+    let found = beside.into_iter().find(|(coding, _)| Some(*coding) == best);
+    Ok(match found {
+        Some((coding, file)) => Chosen {
+            file,
+            coding: Some(coding),
+            varies,
+        },
+        None => Chosen {
+            file,
+            coding: None,
+            varies,
+        },
+    })
+}
+
+/// The answer that has a file, a part of it, or only tells of it.
+async fn send(
+    context: &RequestContext,
+    site: &Site,
+    original: Rc<File>,
+    name: Vec<u8>,
+) -> Result<Outcome, Failure> {
+    let chosen = match site.settings.precompressed.is_empty() {
+        true => Chosen {
+            file: Rc::clone(&original),
+            coding: None,
+            varies: false,
+        },
+        false => choose(context, site, Rc::clone(&original), &name).await?,
+    };
+    let file = &chosen.file;
+    let tag = file.tag(chosen.coding);
+    let seconds = file.modified.as_ref().map(|(seconds, _)| *seconds);
+    let fields = &context.head.fields;
+    let described = |status| {
+        let mut head = ResponseHead::new(status);
+        describe(
+            &mut head,
+            &chosen,
+            &original.kind,
+            &tag,
+            site.cache_control(&name),
+        );
+        head
+    };
+    match files::judge(fields, &tag, seconds) {
+        Verdict::Send => {}
+        Verdict::Failed => return Err(Failure::Status(StatusCode::PRECONDITION_FAILED)),
+        Verdict::NotModified => {
+            let mut answer = Answer::empty(StatusCode::NOT_MODIFIED);
+            answer.head = described(StatusCode::NOT_MODIFIED);
+            return Ok(Outcome::Own(context.clear(Source::Files, answer)));
+        }
+    }
+    let ranges = match context.is_head() {
+        true => Ranges::Whole,
+        false => files::ranges(
+            fields,
+            &tag,
+            seconds.filter(|_| file.is_settled),
+            file.size(),
+        ),
+    };
+    match ranges {
+        Ranges::Whole => Ok(whole(context, file, described(StatusCode::OK))),
+        Ranges::Unsatisfiable => {
+            let mut page = context.page(StatusCode::RANGE_NOT_SATISFIABLE);
+            let of = format!("bytes */{}", file.size());
+            page.head.fields.set(Name::ContentRange, of.as_bytes());
+            Ok(Outcome::Own(context.clear(Source::Gateway, page)))
+        }
+        Ranges::Parts(parts) => {
+            let head = described(StatusCode::PARTIAL_CONTENT);
+            Ok(partial(context, file, head, &parts))
+        }
+    }
+}
+
+/// The fields that tell of a file.
+fn describe(
+    head: &mut ResponseHead,
+    chosen: &Chosen,
+    kind: &str,
+    tag: &str,
+    cache_control: Option<&str>,
+) {
+    let fields = &mut head.fields;
+    fields.append(Name::ContentType, kind.as_bytes());
+    fields.append(Name::Etag, tag.as_bytes());
+    if let Some((_, modified)) = &chosen.file.modified {
+        fields.append(Name::LastModified, modified.as_bytes());
+    }
+    fields.append(Name::AcceptRanges, b"bytes");
+    if let Some(cache_control) = cache_control {
+        fields.append(Name::CacheControl, cache_control.as_bytes());
+    }
+    if let Some(coding) = chosen.coding {
+        fields.append(Name::ContentEncoding, compress::name_of(coding));
+    }
+    if chosen.varies {
+        fields.append(Name::Vary, b"accept-encoding");
+    }
+}
+
+/// The whole file.
+fn whole(context: &RequestContext, file: &File, head: ResponseHead) -> Outcome {
+    match &file.source {
+        files::Source::Memory(content) => {
+            let answer = Answer {
+                head,
+                body: content.clone(),
+                is_page: false,
+            };
+            let code = |algorithm, body: &Bytes| file.coded(algorithm, body);
+            Outcome::Own(context.clear_coded(Source::Files, answer, &code))
+        }
+        files::Source::Disk(opened) => {
+            let size = file.size();
+            let (head, coding) = context.clear_head(Source::Files, head, Some(size));
+            let coded = coding.map(|algorithm| Box::new(Coded::new(algorithm)));
+            let length = coding.is_none().then_some(size);
+            stream(
+                context,
+                head,
+                length,
+                [Part::File(Arc::clone(opened), 0..size)],
+                coded,
+            )
+        }
+    }
+}
+
+/// Parts of a file: one as such, several as a multipart body (RFC 9110, section 14.6).
+fn partial(
+    context: &RequestContext,
+    file: &File,
+    mut head: ResponseHead,
+    ranges: &[std::ops::Range<u64>],
+) -> Outcome {
+    let size = file.size();
+    let of =
+        |range: &std::ops::Range<u64>| format!("bytes {}-{}/{size}", range.start, range.end - 1);
+    let bytes = |range: &std::ops::Range<u64>| match &file.source {
+        files::Source::Memory(content) => {
+            let within =
+                |at: u64| usize::try_from(at).map_or(content.len(), |at| at.min(content.len()));
+            Part::Bytes(content.slice(within(range.start)..within(range.end)))
+        }
+        files::Source::Disk(opened) => Part::File(Arc::clone(opened), range.clone()),
+    };
+    let mut parts = Vec::new();
+    if let [range] = ranges {
+        head.fields.append(Name::ContentRange, of(range).as_bytes());
+        parts.push(bytes(range));
+    } else {
+        let boundary = boundary();
+        let kind = head.fields.get(Name::ContentType).unwrap_or_default();
+        let kind = String::from_utf8_lossy(kind).into_owned();
+        let together = format!("multipart/byteranges; boundary={boundary}");
+        head.fields.set(Name::ContentType, together.as_bytes());
+        for range in ranges {
+            let text = format!(
+                "\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Range: {}\r\n\r\n",
+                of(range)
+            );
+            parts.push(Part::Bytes(text.into()));
+            parts.push(bytes(range));
+        }
+        parts.push(Part::Bytes(format!("\r\n--{boundary}--\r\n").into()));
+    }
+    let length = parts.iter().map(Part::length).sum();
+    let (head, _) = context.clear_head(Source::Files, head, Some(length));
+    stream(context, head, Some(length), parts, None)
+}
+
+/// A line that is in no file: nobody can know it beforehand.
+fn boundary() -> String {
+    let mut random = [0; 16];
+    // Without randomness it is still one that files do not have.
+    let _ = getrandom::fill(&mut random);
+    format!("{:032x}", u128::from_ne_bytes(random))
+}
+
+/// An answer whose body is read on its way.
+fn stream(
+    context: &RequestContext,
+    head: super::filters::Cleared<ResponseHead>,
+    length: Option<u64>,
+    parts: impl IntoIterator<Item = Part>,
+    coded: Option<Box<Coded>>,
+) -> Outcome {
+    let most = match context.head.version {
+        Version::HTTP_2 => OF_STREAM,
+        _ => download::CHUNK,
+    };
+    let has_body = !context.is_head();
+    let body = match has_body {
+        true => FileBody::new(parts, coded, most),
+        false => FileBody::new([], None, most),
+    };
+    Outcome::Backend(Box::new(Reply {
+        head,
+        length,
+        has_body,
+        pause: None,
+        transfer: Transfer::of_file(body),
+    }))
+}
