@@ -74,7 +74,10 @@ const WORDS: &[Words] = &[
     (&["worker_connections"], "nginx", Key("[agent]", "max_connections = 10000")),
     (&["ip_hash", "hash", "events", "proxy_http_version", "proxy_buffering", "tcp_nodelay", "sendfile"], "nginx", Nothing),
     (&["forwardfor", "stick-table", "stick", "global", "defaults"], "HAProxy", Nothing),
-    (&["root", "try_files", "rewrite", "allow", "deny", "limit_req", "auth_basic", "proxy_cache"], "nginx", Page),
+    (&["root", "alias", "autoindex", "gzip_static"], "nginx", Key(ROUTE, "files = \"/srv/www\"")),
+    (&["try_files"], "nginx", Key(ROUTE, "files = { root = \"/srv/www\", try = [\"$path\", \"/index.html\"] }")),
+    (&["file_server"], "Caddy", Key(ROUTE, "files = \"/srv/www\"")),
+    (&["rewrite", "allow", "deny", "limit_req", "auth_basic", "proxy_cache"], "nginx", Page),
 ];
 
 /// Values of other programs by our key, and a remedy.
@@ -200,7 +203,7 @@ mod tests {
                 lines.push(toml);
                 lines.join("\n")
             }
-            ROUTE if key != "redirect" => {
+            ROUTE if !["redirect", "files"].contains(&key) => {
                 format!("{SERVICE_TEXT}{heading}\n{toml}\nname = 'r'\nbackends = ['127.0.0.1:2']")
             }
             TLS if key != "certificates" => {
