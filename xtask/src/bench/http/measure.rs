@@ -5,7 +5,7 @@ use super::check::Check;
 use super::figure::{Reading, Unit};
 use super::load::Target;
 use super::pages::ZEROS;
-use super::ports::Port;
+use super::ports::{Port, Proxy};
 use super::script::script;
 use super::shape::Shape;
 use anyhow::{Context, Result};
@@ -47,6 +47,16 @@ pub(super) enum Measure {
     Kib64,
     /// Answers of 10 MiB
     Mib10,
+    /// Files of 1 KiB
+    File1k,
+    /// Files of 64 KiB
+    File64k,
+    /// Files of 10 MiB
+    File10m,
+    /// Files that the client has already
+    File304,
+    /// The first KiB of files of 64 KiB
+    FileRange,
     /// Small answers over TLS on 64 connections that stay
     Tls64,
     /// Small answers over HTTP/2, one request at once on each of 64 connections
@@ -98,6 +108,11 @@ impl Measure {
             Self::Mixed => "mixed: 7 GET, POST, chunked, gzip",
             Self::Kib64 => "answers of 64 KiB",
             Self::Mib10 => "answers of 10 MiB",
+            Self::File1k => "files of 1 KiB",
+            Self::File64k => "files of 64 KiB",
+            Self::File10m => "files of 10 MiB",
+            Self::File304 => "files that are not modified",
+            Self::FileRange => "ranges of files",
             Self::Tls64 => "TLS keep-alive, 64 connections",
             Self::H2One => "HTTP/2, 1 stream",
             Self::H2Hundred => "HTTP/2, 100 streams",
@@ -113,6 +128,15 @@ impl Measure {
     /// a proxy that has not done anything else yet.
     pub(super) fn is_of_memory(self) -> bool {
         matches!(self, Self::Idle | Self::IdleKeepAlive)
+    }
+
+    /// Whether `proxy` can do it: HAProxy has no files.
+    pub(super) fn is_done_by(self, proxy: Proxy) -> bool {
+        let is_of_files = matches!(
+            self,
+            Self::File1k | Self::File64k | Self::File10m | Self::File304 | Self::FileRange
+        );
+        !is_of_files || proxy != Proxy::Haproxy
     }
 
     /// Asks a proxy for each kind of request that is to be measured.
@@ -143,7 +167,7 @@ impl Measure {
 
     /// The requests that wrk sends; handshakes, HTTP/2 and WebSockets are checked by their own loads.
     fn shapes(self) -> Vec<Shape> {
-        let [kib64, mib10] = ZEROS;
+        let [kib1, kib64, mib10] = ZEROS;
         vec![match self {
             Self::KeepAlive64 | Self::KeepAlive512 | Self::PerRequest | Self::IdleKeepAlive => {
                 Shape::small(Port::Plain)
@@ -156,6 +180,11 @@ impl Measure {
             Self::Trusted => Shape::trusted(),
             Self::Kib64 => Shape::zeros(kib64),
             Self::Mib10 => Shape::zeros(mib10),
+            Self::File1k => Shape::file(kib1),
+            Self::File64k => Shape::file(kib64),
+            Self::File10m => Shape::file(mib10),
+            Self::File304 => Shape::not_modified(kib1),
+            Self::FileRange => Shape::part(kib64, 1 << 10),
             Self::Tls64 | Self::H2One | Self::H2Hundred => Shape::small(Port::Tls),
             Self::Mixed => return Shape::mixed(),
             Self::Cookie | Self::Sid => return Vec::new(),
@@ -168,7 +197,7 @@ impl Measure {
     fn connections(self) -> u32 {
         match self {
             Self::KeepAlive512 => 512,
-            Self::Mib10 => 8,
+            Self::Mib10 | Self::File10m => 8,
             _ => 64,
         }
     }

@@ -130,8 +130,10 @@ struct Run<'a> {
 impl Run<'_> {
     /// All rounds of one measurement.
     fn measure(&mut self, measure: Measure) -> Result<()> {
+        let order = self.order.iter().copied();
+        let order: Vec<Proxy> = order.filter(|proxy| measure.is_done_by(*proxy)).collect();
         let mut prepared = Vec::new();
-        for &proxy in self.order {
+        for &proxy in &order {
             let ready = self.prepare(measure, proxy);
             prepared.push(ready.with_context(|| format!("{}, {}", proxy.name(), measure.name()))?);
         }
@@ -140,8 +142,8 @@ impl Run<'_> {
         } else {
             self.rounds
         };
-        for (round, turn) in turns(rounds, self.order.len()) {
-            let proxy = self.order[turn];
+        for (round, turn) in turns(rounds, order.len()) {
+            let proxy = order[turn];
             let reading = self.take(&prepared[turn], proxy, self.amount.seconds);
             let reading =
                 reading.with_context(|| format!("{}, {}", proxy.name(), measure.name()))?;

@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::path::Path;
 
 /// Pages of nothing but zeros, with their bytes.
-pub(super) const ZEROS: [(&str, usize); 2] = [("64k", 64 << 10), ("10m", 10 << 20)];
+pub(super) const ZEROS: [(&str, usize); 3] =
+    [("1k", 1 << 10), ("64k", 64 << 10), ("10m", 10 << 20)];
 /// The least that the JSON has, in bytes.
 const JSON: usize = 5632;
 

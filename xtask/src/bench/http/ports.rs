@@ -31,6 +31,8 @@ pub(super) enum Port {
     Cookie,
     /// The session of Socket.IO names the backend.
     SocketIo,
+    /// Files, without a backend.
+    Files,
 }
 
 impl Proxy {

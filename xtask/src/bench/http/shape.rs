@@ -34,6 +34,10 @@ enum Expected {
     Rules,
     /// The backend was told the client that the trusted proxy named.
     Client,
+    /// 304, and so no body.
+    NotModified,
+    /// A part of so many bytes.
+    Part(usize),
     /// Something from a backend. That it is always the same one is looked at by itself.
     Backend,
 }
@@ -62,6 +66,23 @@ impl Shape {
     /// GET of one of the pages of zeros.
     pub(super) fn zeros((name, bytes): (&str, usize)) -> Self {
         Self::new(Port::Plain, &format!("/{name}"), Expected::Size(bytes))
+    }
+
+    /// GET of one of the same as a file.
+    pub(super) fn file((name, bytes): (&str, usize)) -> Self {
+        Self::new(Port::Files, &format!("/{name}"), Expected::Size(bytes))
+    }
+
+    /// GET of a file that the client has already.
+    pub(super) fn not_modified((name, _): (&str, usize)) -> Self {
+        Self::new(Port::Files, &format!("/{name}"), Expected::NotModified)
+            .with("If-None-Match", "*")
+    }
+
+    /// GET of the first bytes of a file.
+    pub(super) fn part((name, _): (&str, usize), bytes: usize) -> Self {
+        Self::new(Port::Files, &format!("/{name}"), Expected::Part(bytes))
+            .with("Range", &format!("bytes=0-{}", bytes - 1))
     }
 
     /// POST of so many bytes.
@@ -146,11 +167,19 @@ impl Shape {
 
     /// Fails unless the proxy has done all that it is measured for. `dir` takes a temporary file.
     pub(super) fn check(&self, answer: &Answer, dir: &Path) -> Result<()> {
-        ensure!(answer.status == 200, "status {}", answer.status);
+        let status = match self.expected {
+            Expected::NotModified => 304,
+            Expected::Part(_) => 206,
+            _ => 200,
+        };
+        ensure!(answer.status == status, "status {}", answer.status);
         let text = String::from_utf8_lossy(&answer.body);
         let is_as_expected = match &self.expected {
             Expected::Text(wanted) => text == *wanted && answer.has_length(),
-            Expected::Size(bytes) => answer.body.len() == *bytes && answer.has_length(),
+            Expected::NotModified => text.is_empty(),
+            Expected::Size(bytes) | Expected::Part(bytes) => {
+                answer.body.len() == *bytes && answer.has_length()
+            }
             Expected::Chunked => text == pages::chunked() && answer.is_chunked(),
             Expected::Compressed => {
                 answer.header("content-encoding") == Some("gzip")

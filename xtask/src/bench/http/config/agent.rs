@@ -21,6 +21,10 @@ pub(in super::super) fn agent(dir: &Path, pin_dir: &Path) -> String {
     );
     let rules = "request_headers = [{ set = \"X-Bench\", value = \"in\" }]\n\
                  response_headers = [{ set = \"X-Bench-Out\", value = \"out\" }]\n";
+    let files = format!(
+        "[[service.route]]\npath = \"/\"\nfiles = {:?}\n",
+        dir.join("pages")
+    );
     let mut text = settings(dir, pin_dir) + "l7_workers = 1\n";
     for (name, port, backends, http, more) in [
         ("web", Port::Plain, &two, "", tls.as_str()),
@@ -47,6 +51,7 @@ pub(in super::super) fn agent(dir: &Path, pin_dir: &Path) -> String {
             "",
         ),
         ("websockets", Port::WebSocket, &echo, "", ""),
+        ("files", Port::Files, &String::new(), "", &files),
     ] {
         let _ = write!(
             text,

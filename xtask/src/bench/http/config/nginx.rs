@@ -27,12 +27,12 @@ pub(in super::super) fn reverse(dir: &Path, has_http2_line: bool) -> String {
              server 127.0.0.1:{second}; keepalive 512; keepalive_requests 1000000000; }}"
         );
     }
-    text += &servers(has_http2_line);
+    text += &servers(has_http2_line, &format!("{dir}/pages"));
     text += "}\n";
     text
 }
 
-fn servers(has_http2_line: bool) -> String {
+fn servers(has_http2_line: bool, pages: &str) -> String {
     let (on_listen, line) = match has_http2_line {
         true => ("", "http2 on; "),
         false => (" http2", ""),
@@ -54,6 +54,11 @@ fn servers(has_http2_line: bool) -> String {
         port(Port::Tls),
         app("app"),
         headers("$remote_addr"),
+    );
+    let _ = write!(
+        text,
+        "server {{\n  listen {SERVER}:{} backlog=8192;\n  root {pages};\n  {FILES}\n}}\n",
+        port(Port::Files)
     );
     for (at, settings, forwarded_for) in [
         (Port::Rules, app("app") + rules, "$remote_addr"),
@@ -81,6 +86,10 @@ const SETTINGS: &str = "keepalive_requests 1000000000;\nclient_body_buffer_size 
     ssl_protocols TLSv1.2 TLSv1.3;\nssl_session_cache shared:bench:10m;\nproxy_http_version 1.1;\n\
     gzip on;\ngzip_comp_level 1;\ngzip_types application/json;\ngzip_proxied any;\n\
     gzip_min_length 1024;\n";
+
+/// As fast as it can be.
+const FILES: &str = "sendfile on; tcp_nopush on; open_file_cache max=1000 inactive=20s; \
+    open_file_cache_valid 1s; open_file_cache_min_uses 1; open_file_cache_errors on;";
 
 const LOG: &str = "log_format full '$remote_addr - $remote_user [$time_local] \"$request\" $status \
     $body_bytes_sent \"$http_referer\" \"$http_user_agent\" backend=$upstream_addr \
