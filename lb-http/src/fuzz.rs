@@ -7,9 +7,10 @@ use lb_http1::body::{Decoder, Piece};
 use lb_http1::request::Limits;
 use lb_http1::{Fields, Framing, Name, RequestHead, ResponseHead};
 
+use crate::files::{Ranges, Site, encoded, judge, ranges, sound};
 use crate::forwarded::{self, Origin, value};
 use crate::sticky::engineio::{self, Handshake};
-use lb_config::http::{ProxyVersion, Settings};
+use lb_config::http::{Files, ProxyVersion, Settings};
 use lb_net::proxy_protocol::{self, Parsed};
 
 /// A PROXY header is read the same in any split into pieces, and its content can be written again.
@@ -44,6 +45,61 @@ pub fn proxy_header(bytes: &[u8]) {
             let is_header =
                 |cut| matches!(proxy_protocol::parse(&bytes[..cut]), Parsed::Header { .. });
             assert!(!(0..bytes.len()).any(is_header));
+        }
+    }
+}
+
+/// The name of a file leads nowhere upwards, is the same when it is asked for by itself, and ranges are within the file.
+pub fn files(bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let path = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+    for hidden in [false, true] {
+        let site = Site::new(
+            &Files {
+                hidden,
+                ..Files::default()
+            },
+            "",
+        );
+        let Some(target) = site.target(&path) else {
+            continue;
+        };
+        let mut segments = target.name.split(|byte| *byte == b'/');
+        let is_good =
+            |segment: &[u8]| !matches!(segment, b"" | b"." | b"..") && !segment.contains(&0);
+        assert!(target.name.is_empty() || segments.all(is_good));
+        let slash = if target.is_directory { "/" } else { "" };
+        let again = format!("/{}{slash}", encoded(&target.name));
+        let same = site.target(&again).map(|target| target.name);
+        assert_eq!(same.as_ref(), Some(&target.name));
+        let redirect = sound(&target.path);
+        assert!(redirect.starts_with('/') && !redirect.starts_with("//"));
+        assert!(
+            redirect
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+        );
+    }
+    let mut fields = Fields::new();
+    let names = [
+        Name::Range,
+        Name::IfRange,
+        Name::IfMatch,
+        Name::IfNoneMatch,
+        Name::IfModifiedSince,
+    ];
+    for (name, value) in names.iter().zip(lines) {
+        fields.append(*name, value);
+    }
+    judge(&fields, "\"x\"", Some(1));
+    for size in [0, 1, 1000] {
+        if let Ranges::Parts(parts) = ranges(&fields, "\"x\"", Some(1), size) {
+            assert!(!parts.is_empty());
+            assert!(
+                parts
+                    .iter()
+                    .all(|part| part.start < part.end && part.end <= size)
+            );
         }
     }
 }
@@ -174,7 +230,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// The seeds of the targets; `cargo fuzz` makes its own from there.
-    const SAMPLES: [&[u8]; 22] = [
+    const SAMPLES: [&[u8]; 23] = [
+        b"/a%20b/../.well-known/%c3%a9.js?q\nbytes=0-9,-5, 7-\n\"x\"",
         b"PROXY TCP4 203.0.113.9 192.0.2.1 51000 80\r\nGET",
         b"PROXY TCP6 2001:db8::9 ::ffff:192.0.2.1 51000 80\r\n",
         b"PROXY UNKNOWN\r\n",
@@ -201,7 +258,10 @@ mod tests {
     ];
 
     /// Words to insert into samples.
-    const WORDS: [&[u8]; 12] = [
+    const WORDS: [&[u8]; 15] = [
+        b"%2e%2e/",
+        b"%2f",
+        b"%00",
         b" ",
         b"\r\n",
         b"UNKNOWN ",
@@ -238,6 +298,7 @@ mod tests {
         forwarded(bytes);
         engineio(bytes);
         messages(bytes);
+        files(bytes);
     }
 
     #[test]

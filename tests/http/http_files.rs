@@ -20,7 +20,7 @@ fn service(root: &Path) -> String {
 }
 
 fn close(path: &Path) {
-    fs::set_permissions(path, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
 }
 
 #[test]

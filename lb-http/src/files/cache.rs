@@ -20,9 +20,9 @@ use crate::clock;
 const FRESH_MS: u64 = 1000;
 /// A file that nobody has asked for is forgotten after so long.
 const IDLE_MS: u64 = 10_000;
-/// Names that are known at most, with a descriptor for each file that is not small.
+/// Names that are known at most.
 const MOST: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-/// Bytes of their contents.
+/// Bytes of their contents. A file that is not small has a descriptor, which counts as 128 KiB.
 const MOST_BYTES: usize = 16 << 20;
 
 /// Why it is not known what a name stands for.

@@ -101,9 +101,11 @@ impl File {
     /// Bytes of memory that it takes.
     pub(super) fn weight(&self) -> usize {
         const OWN: usize = 512;
+        // So many descriptors are open as if each were this large: not all that a process may have.
+        const DESCRIPTOR: usize = 128 * 1024;
         let content = match &self.source {
             Source::Memory(content) => content.len(),
-            Source::Disk(_) => 0,
+            Source::Disk(_) => DESCRIPTOR,
         };
         let coded = self.coded.borrow();
         let coded: usize = coded.iter().map(|(_, coded)| coded.len()).sum();

@@ -38,7 +38,7 @@ pub(crate) use conditional::{Verdict, judge};
 pub(crate) use file::{File, Source, suffix_of};
 pub(crate) use listing::page as listing_page;
 pub(crate) use ranges::{Ranges, ranges};
-pub(crate) use target::{Target, sound};
+pub(crate) use target::{Target, encoded, sound};
 
 /// The files of a route.
 #[derive(Debug)]

@@ -16,6 +16,9 @@ pub(crate) struct Target {
 /// Reads `path`, of which `prefix` is taken off. Names that begin with a dot are for `hidden` alone.
 pub(super) fn target(path: &str, prefix: &str, hidden: bool) -> Option<Target> {
     let plain = path::normal(path);
+    if !plain.starts_with('/') {
+        return None;
+    }
     let below = plain.strip_prefix(prefix)?;
     let name = match below.strip_prefix('/') {
         Some(name) => name,

@@ -41,10 +41,15 @@ pub(crate) fn free_port() -> SocketAddr {
 
 impl Engine {
     pub(crate) fn new(backend: SocketAddr) -> Self {
+        Self::with(&format!("backends = ['{backend}']\n"))
+    }
+
+    /// With these settings of the service.
+    pub(crate) fn with(settings: &str) -> Self {
         let address = free_port();
         let text = format!(
             "[[service]]\nname = 'app'\nmode = 'http'\nlisten = ['{address}']\n\
-             backends = ['{backend}']\n[service.http.upstream]\nmax_fails = 0\n\
+             {settings}[service.http.upstream]\nmax_fails = 0\n\
              [service.http.compression]\nenabled = false\n"
         );
         let config = lb_config::parse(&text, Path::new("test.toml")).unwrap();

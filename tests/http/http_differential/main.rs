@@ -8,11 +8,13 @@
 //! | `backend` | a backend that answers by script |
 //! | `engine`, `nginx` | the two proxies |
 //! | `differences` | the permitted differences with their reasons |
+//! | `files` | files that both send, with differences of their own |
 
 mod answers;
 mod backend;
 mod differences;
 mod engine;
+mod files;
 mod message;
 mod nginx;
 mod requests;
