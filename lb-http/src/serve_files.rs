@@ -1,5 +1,6 @@
 //! The handler that sends files (see `files`).
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -55,6 +56,10 @@ pub(super) async fn serve(
     if let Some(line) = &mut record.line {
         line.because(WHY);
     }
+    if context.upgrade.is_some() && context.head.version == Version::HTTP_2 {
+        // A 200 to CONNECT would be consent (RFC 8441, section 4).
+        return Outcome::Own(context.refuse(StatusCode::NOT_IMPLEMENTED));
+    }
     let method = &context.head.method;
     if method == Method::OPTIONS {
         let mut answer = Answer::empty(StatusCode::NO_CONTENT);
@@ -76,8 +81,11 @@ pub(super) async fn serve(
             }
             match error {
                 FindError::Root(_) => StatusCode::SERVICE_UNAVAILABLE,
-                FindError::File(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                FindError::File(error) if error.kind() == ErrorKind::ResourceBusy => {
                     StatusCode::SERVICE_UNAVAILABLE
+                }
+                FindError::File(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    StatusCode::FORBIDDEN
                 }
                 FindError::File(_) => StatusCode::INTERNAL_SERVER_ERROR,
             }

@@ -38,10 +38,13 @@ fn confined_agent_sends_files_of_a_service_without_a_backend() {
     fs::write(root.join("large.txt"), &large).unwrap();
     fs::write(root.join("closed.txt"), "closed").unwrap();
     close(&root.join("closed.txt"));
+    // Its files are found by their names, although its entries may not be read.
+    fs::set_permissions(&root, Permissions::from_mode(0o311)).unwrap();
     let agent = Agent::start(&hosts.balancer, &service(&root));
     let ask = |what: &str, lines: &[&str]| -> Reply {
         exchange::ask(&hosts.clients, client_v4(1), SERVICE_V4, what, lines)
     };
+    assert_eq!(ask("GET /", &[]).body, "page");
     let page = ask("GET /users/7", &[]);
     assert_eq!((page.status, page.body.as_str()), (200, "page"));
     assert_eq!(page.header("content-type"), "text/html; charset=utf-8");

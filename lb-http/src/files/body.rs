@@ -262,6 +262,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn file_that_is_not_in_memory_is_read_by_a_thread_that_may_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..1_000_000u32).map(|at| (at / 7) as u8).collect();
+        std::fs::write(dir.path().join("a"), &content).unwrap();
+        let file = opened(dir.path(), "a");
+        rustix::fs::fsync(file.fd()).unwrap();
+        rustix::fs::fadvise(file.fd(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let length = content.len() as u64;
+        let mut body = FileBody::new([Part::File(file, 0..length)], None, usize::MAX);
+        let mut sent = Vec::new();
+        while !body.is_over() {
+            sent.extend(next(&mut body).await.unwrap());
+        }
+        assert!(sent == content);
+    }
+
+    #[tokio::test]
     async fn file_that_is_cut_or_written_to_ends_early_and_a_replaced_one_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");

@@ -122,7 +122,7 @@ pub(super) fn find(
             // Sockets and devices without a driver; names that the file system does not take.
             | Errno::NXIO | Errno::NODEV | Errno::INVAL | Errno::ILSEQ,
         ) => return Ok(Found::Missing),
-        Err(Errno::ACCESS | Errno::PERM) => return Ok(Found::Denied),
+        Err(Errno::ACCESS | Errno::PERM) => return unreadable(root, name, how),
         Err(error) => return Err(error.into()),
     };
     let stat = fs::fstat(&fd)?;
@@ -144,10 +144,28 @@ pub(super) fn find(
     whole(opened, how)
 }
 
+/// A directory whose entries may not be read is one all the same: its files are found by their names.
+fn unreadable(root: &Opened, name: &[u8], how: How) -> io::Result<Found> {
+    match open_as(root, name, OFlags::PATH | OFlags::DIRECTORY, how) {
+        Ok(_) => Ok(Found::Directory),
+        Err(error) if is_unsure(error, how) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(_) => Ok(Found::Denied),
+    }
+}
+
 fn open(root: &Opened, name: &[u8], how: How) -> Result<OwnedFd, Errno> {
-    let name = if name.is_empty() { b"." } else { name };
     // Opening a pipe does not wait for its other end, and a terminal does not become ours.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    open_as(
+        root,
+        name,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+        how,
+    )
+}
+
+fn open_as(root: &Opened, name: &[u8], flags: OFlags, how: How) -> Result<OwnedFd, Errno> {
+    let name = if name.is_empty() { b"." } else { name };
+    let flags = flags | OFlags::CLOEXEC;
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let mut attempts = 0;
     loop {
