@@ -100,6 +100,7 @@ fn the_packaged_configuration_is_the_built_in_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/config.toml");
     let mut config = lb_config::load(Some(&path)).unwrap();
     config.source = None;
+    config.is_built_in = true;
     assert_eq!(config, lb_config::Config::default());
 }
 

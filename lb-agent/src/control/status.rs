@@ -99,7 +99,7 @@ pub struct RouteStatus {
     pub hosts: Vec<String>,
     /// Beginning of the paths of the requests, as `/api`; `/` for every path.
     pub path: String,
-    /// Target of the requests: `backends of NAME`, `redirect to URL`, or `answer STATUS`.
+    /// Target of the requests: `backends of NAME`, `redirect to URL`, `answer STATUS` or `files of DIRECTORY`.
     pub to: String,
 }
 

@@ -23,8 +23,8 @@ impl Reconciler {
         let config = lb_config::load(self.config_path.as_deref()).map_err(|error| bad(&error))?;
         let certificates = check_certificates(&config, SystemTime::now());
         let worker = Worker::of_this_process();
-        let mut unusable = certificates.unusable;
-        unusable.extend(check_files(&config, worker.name(), || worker.confine()));
+        let files = check_files(&config, worker.name(), || worker.confine());
+        let unusable = [certificates.unusable.as_slice(), &files].concat();
         if !unusable.is_empty() {
             return Err(refuse(
                 RefusalKind::BadRequest,

@@ -20,6 +20,7 @@ fn route(route: &Route) -> RouteStatus {
             Action::Forward(service) => format!("backends of {service}"),
             Action::Redirect { to, .. } => format!("redirect to {to}"),
             Action::Answer { status, .. } => format!("answer {}", status.as_str()),
+            Action::Files(files) => format!("files of {}", files.root.display()),
         },
     }
 }
