@@ -1,9 +1,9 @@
 //! `lb-agent stop`: ends the agent, and removes its objects from the kernel.
 
-use std::io;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,16 +12,19 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::failure::Failure;
 use super::{Control, output, running, wait_for};
 use crate::control::client::{CallError, Client};
-use crate::control::message::Command;
+use crate::control::message::{Command, Stopping};
 use lb_config::{Config, DEFAULT_CONTROL};
 
-/// For the agent to be gone after it has said that it goes.
+/// For the agent to be gone after the time that it gives open connections.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Interval of the countdown.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Stop the agent
 ///
-/// The kernel goes on forwarding. With --purge that ends too, and only the state directory is left, which the command
-/// names. --purge also works without a running agent.
+/// Services that the kernel carries go on without the agent. Others end, after a time for their open connections. A
+/// line for each service tells which it is. With --purge all end, and only the state directory is left, which the
+/// command names. --purge also works without a running agent.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent stop --purge")]
 pub(super) struct Stop {
@@ -48,20 +51,25 @@ impl Stop {
                 purge_alone(&named.map_or_else(|| load(None), Ok)?)
             }
             outcome => {
-                let (message, agent) = outcome.map_err(|error| Failure::of_call("stop", error))?;
-                agent.map_or(Ok(()), |agent| wait_for_end(&agent))?;
-                output::line(&message)?;
+                let (told, agent) = outcome.map_err(|error| Failure::of_call("stop", error))?;
+                for line in &told.services {
+                    output::line(line)?;
+                }
+                if let Some(agent) = agent {
+                    wait_for_end(&agent, Duration::from_secs(told.wait_seconds))?;
+                }
+                output::line(&told.message.replacen("stopping", "stopped", 1))?;
                 state.flatten().map_or(Ok(()), |state| name_state(&state))
             }
         }
     }
 
     /// The agent's answer, and the agent's process if it can be seen.
-    async fn ask(&self, client: &Client) -> Result<(String, Option<OwnedFd>), CallError> {
+    async fn ask(&self, client: &Client) -> Result<(Stopping, Option<OwnedFd>), CallError> {
         // Opened while it surely lives: later its number may belong to another process.
         let agent = client.peer().await?.and_then(process);
         let command = Command::Stop { purge: self.purge };
-        Ok((client.change(&command).await?, agent))
+        Ok((client.read(&command).await?, agent))
     }
 }
 
@@ -94,22 +102,43 @@ fn process(pid: i32) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
-fn wait_for_end(agent: &OwnedFd) -> Result<(), Failure> {
+/// Waits for the end of the agent, which gives open connections `grace`. A terminal shows the seconds that are left.
+fn wait_for_end(agent: &OwnedFd, grace: Duration) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let counts_down = io::stderr().is_terminal();
+    loop {
+        let left = (grace + PATIENCE).saturating_sub(begun.elapsed());
+        let of_grace = grace.saturating_sub(begun.elapsed());
+        if counts_down && !of_grace.is_zero() {
+            // A terminal that is gone needs no figure.
+            let _ = write!(io::stderr(), "\r{:>3} s left", of_grace.as_secs() + 1);
+        }
+        let ended = has_ended(agent, left.min(SECOND));
+        let ended =
+            ended.map_err(|error| Failure::failed(format!("stop: wait for the agent: {error}")));
+        if counts_down && (!matches!(ended, Ok(false)) || of_grace.is_zero()) {
+            let _ = write!(io::stderr(), "\r{:12}\r", "");
+        }
+        if ended? {
+            return Ok(());
+        }
+        if left.is_zero() {
+            return Err(Failure::failed(format!(
+                "stop: the agent is still there after {} seconds (see its log)",
+                begun.elapsed().as_secs()
+            )));
+        }
+    }
+}
+
+/// Whether the process ends within `patience`.
+fn has_ended(agent: &OwnedFd, patience: Duration) -> io::Result<bool> {
     let patience = Timespec {
-        tv_sec: PATIENCE.as_secs() as i64,
-        tv_nsec: 0,
+        tv_sec: patience.as_secs() as i64,
+        tv_nsec: i64::from(patience.subsec_nanos()),
     };
     let mut ended = [PollFd::new(agent, PollFlags::IN)];
-    match poll(&mut ended, Some(&patience)) {
-        Ok(0) => Err(Failure::failed(format!(
-            "stop: the agent is still there after {} seconds (see its log)",
-            PATIENCE.as_secs()
-        ))),
-        Ok(_) => Ok(()),
-        Err(error) => Err(Failure::failed(format!(
-            "stop: wait for the agent: {error}"
-        ))),
-    }
+    Ok(poll(&mut ended, Some(&patience))? > 0)
 }
 
 /// Whether no agent is there, as opposed to one that the caller may not speak to.

@@ -171,6 +171,8 @@ pub enum Reply {
         /// The state in force, one line.
         message: String,
     },
+    /// Answer to a [`Command::Stop`] request.
+    Stopping(Stopping),
     /// Answer to a [`Command::Status`] request.
     Status(Status),
     /// Answer to a [`Command::Lookup`] request.
@@ -179,6 +181,19 @@ pub enum Reply {
     Plan(Preview),
     /// Answer to a [`Command::Stats`] request.
     Stats(Box<Stats>),
+}
+
+/// The end of the agent, which comes after this answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// Summary of the end, one line.
+    pub message: String,
+    /// A sentence for each service: whether it goes on, and what is waited for.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// Longest time that the agent waits for open connections, in seconds.
+    #[serde(default)]
+    pub wait_seconds: u64,
 }
 
 /// The reason for which the agent refused a command. Nothing has changed.

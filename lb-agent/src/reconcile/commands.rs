@@ -61,19 +61,7 @@ impl Reconciler {
                 let plan = self.snapshot().plan(config.as_ref(), forget_runtime);
                 plan.map(Reply::Plan)
             }
-            // The caller ends the agent after this answer.
-            Command::Stop { purge: false } => changed(if self.plane.steers() {
-                "stopping; the kernel goes on forwarding"
-            } else {
-                "stopping"
-            }),
-            Command::Stop { purge: true } => {
-                self.plane
-                    .purge()
-                    .map_err(|error| failed("take everything out", &error))?;
-                self.surveyed.restore();
-                changed("stopping; everything is taken out of the kernel")
-            }
+            Command::Stop { purge } => self.stop(purge),
         }
     }
 

@@ -9,6 +9,7 @@ mod presence;
 mod reload;
 mod reset;
 pub mod snapshot;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod which;
@@ -76,6 +77,9 @@ const ADOPT_AGAIN: Duration = Duration::from_secs(5);
 
 /// Interval between two looks at the listening sockets of applications.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Time for open connections on the userspace path after the agent was told to stop.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 
 /// Owner of the desired and the observed state.
 pub struct Reconciler {
@@ -329,13 +333,11 @@ impl Reconciler {
         self.l7.reopen_logs();
     }
 
-    /// Ends the userspace paths. Open connections may go on for `grace`, on the L7 path for the
-    /// drain time of their services. A new agent can start meanwhile. If one is expected, the other
+    /// Ends the userspace paths. Open connections may go on for [`LAST_CONNECTIONS`], on the L7 path for
+    /// the longest drain time of a service. A new agent can start meanwhile. If one is expected, the other
     /// paths go on as before until the L7 path has ended.
-    pub async fn wind_down(self, grace: Duration, accept_policy: AcceptPolicy) {
-        let http = self.desired.services.iter().filter_map(|s| s.http.as_ref());
-        let drains = http.map(|http| http.settings.timeouts.drain);
-        let longest = drains.max().unwrap_or_default();
+    pub async fn wind_down(self, accept_policy: AcceptPolicy) {
+        let longest = self.longest_drain();
         let Self {
             front,
             l7,
@@ -356,7 +358,14 @@ impl Reconciler {
                 http.await;
             }
         };
-        tokio::join!(front.wind_down(grace, accept_policy), http);
+        tokio::join!(front.wind_down(LAST_CONNECTIONS, accept_policy), http);
+    }
+
+    /// The time that the L7 path has for its end.
+    fn longest_drain(&self) -> Duration {
+        let http = self.desired.services.iter().filter_map(|s| s.http.as_ref());
+        let drains = http.map(|http| http.settings.timeouts.drain);
+        drains.max().unwrap_or_default()
     }
 
     fn steers_udp(&self) -> bool {

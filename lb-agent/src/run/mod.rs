@@ -33,9 +33,6 @@ use lb_net::bind::Listening;
 use lb_net::handover::{AcceptPolicy, FdStore};
 use planes::Planes;
 
-/// How long connections on the userspace path may go on after the agent was told to stop.
-const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
-
 /// Where the agent starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -185,7 +182,7 @@ async fn serve(
         End::TakenOver => AcceptPolicy::TakenOver,
     };
     kept.release_all();
-    reconciler.wind_down(LAST_CONNECTIONS, accept_policy).await;
+    reconciler.wind_down(accept_policy).await;
     Ok(end)
 }
 
