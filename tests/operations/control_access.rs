@@ -98,7 +98,9 @@ fn everybody_reads_and_only_the_group_changes_anything() {
     let log = agent.log();
     let said = |text: &str| log.lines().any(|line| line.contains(text));
     assert!(
-        said("added 127.0.0.1:5000 (web: 1 backend) (asked by uid 65534, gid 65534, pid "),
+        said(
+            "added 127.0.0.1:5000 (web: 1 backend) (nothing listens there yet) (asked by uid 65534, gid 65534, pid "
+        ),
         "{log}"
     );
     assert!(

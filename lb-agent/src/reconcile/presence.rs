@@ -15,6 +15,9 @@ use crate::state::observed::address_of;
 /// Time without a listener before the log tells of it. A restart that takes less is not told.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// Most lines for one look.
+const MOST_LINES: usize = 16;
+
 /// Protocol and address of an application.
 type Place = (u8, SocketAddr);
 
@@ -98,8 +101,8 @@ impl Sightings {
 }
 
 impl News {
-    fn log(self) {
-        match self {
+    fn log(&self) {
+        match *self {
             Self::Gone(place) => tracing::warn!("{} listens no more", name(place)),
             Self::Never(place) => tracing::warn!("nothing listens on {}", name(place)),
             Self::Back(place, true) => tracing::info!("{} listens again", name(place)),
@@ -147,8 +150,12 @@ impl Reconciler {
         for entry in entries() {
             *seen.entry(place(entry)).or_default() |= listening.contains(&entry.id);
         }
-        for news in self.sightings.update(&seen, Instant::now()) {
-            news.log();
+        let news = self.sightings.update(&seen, Instant::now());
+        let (told, rest) = news.split_at(news.len().min(MOST_LINES));
+        told.iter().for_each(|news| news.log());
+        if !rest.is_empty() {
+            let more = rest.len();
+            tracing::warn!("{more} more have begun or ceased to listen (see lb-agent status)");
         }
         let known = entries().filter_map(|entry| {
             let presence = self.sightings.presence(&place(entry))?;
