@@ -7,6 +7,7 @@
 use crate::addr::{self, Addr};
 use crate::hash::ClientHash;
 
+pub mod access;
 pub mod decap;
 pub mod local;
 pub mod packet;

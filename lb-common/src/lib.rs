@@ -13,6 +13,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod abi;
+pub mod access;
 pub mod addr;
 pub mod checksum;
 pub mod decap;
