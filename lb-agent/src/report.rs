@@ -119,6 +119,7 @@ impl Sources<'_> {
                 .zip(self.front.service_counts(id))
                 .zip(self.l7.choices(id))
                 .for_each(|((sum, proxied), requests)| *sum += proxied + requests);
+            counts[Counter::Denied as usize] += self.front.admission().refused(Some(id)).denied;
         }
         let listens = Listens::new(service, self.observed, listening);
         let backends = service
@@ -163,6 +164,7 @@ impl Sources<'_> {
                 slot: counts[Counter::Slot as usize],
                 next: counts[Counter::Next as usize],
                 refused: counts[Counter::Refused as usize],
+                denied: counts[Counter::Denied as usize],
             },
             backends,
         })

@@ -85,6 +85,22 @@ impl Connection {
         })
     }
 
+    /// The near and the far end. IPv4-mapped addresses are IPv4 ones.
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        let end = |port: usize, address: usize| {
+            let port = u16::from_be_bytes([self.id[port], self.id[port + 1]]);
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&self.id[address..address + 16]);
+            let ip = if i32::from(self.family) == libc::AF_INET {
+                IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+            } else {
+                IpAddr::from(bytes).to_canonical()
+            };
+            SocketAddr::new(ip, port)
+        };
+        (end(0, 4), end(2, 20))
+    }
+
     /// The inode by which `/proc/PID/fd` names it; 0 while no process has it.
     pub fn inode(&self) -> u32 {
         self.inode
@@ -106,29 +122,41 @@ pub fn with_storage(storage: i32, wanted: &dyn Fn(&[u8]) -> bool) -> io::Result<
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
         socket.send(&message(BY_FAMILY, flags, &request), 0)?;
         let mut buffer = vec![0; 64 * 1024];
-        while !dumped(&socket, &mut buffer, wanted, &mut found)? {}
+        let mut pick = |body: &[u8]| {
+            let value = body.get(MESSAGE..).and_then(stored);
+            let value = value.filter(|value| wanted(value));
+            found.extend(value.and(Connection::read(body)));
+        };
+        while !dumped(&socket, &mut buffer, &mut pick)? {}
     }
     Ok(found)
 }
 
-/// Reads one datagram of a dump; true at its end.
-fn dumped(
-    socket: &Socket,
-    buffer: &mut [u8],
-    wanted: &dyn Fn(&[u8]) -> bool,
-    found: &mut Vec<Connection>,
-) -> io::Result<bool> {
+/// The open TCP connections of this network namespace that `wanted` picks by their near and far ends.
+pub fn between(wanted: &dyn Fn(SocketAddr, SocketAddr) -> bool) -> io::Result<Vec<Connection>> {
+    let mut found = Vec::new();
+    let wanted = |connection: &Connection| {
+        let (local, remote) = connection.ends();
+        wanted(local, remote)
+    };
+    for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+        let socket = open()?;
+        let request = body(family, OPEN_STATES);
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        socket.send(&message(BY_FAMILY, flags, &request), 0)?;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut pick = |body: &[u8]| found.extend(Connection::read(body).filter(wanted));
+        while !dumped(&socket, &mut buffer, &mut pick)? {}
+    }
+    Ok(found)
+}
+
+/// Reads one datagram of a dump, of which `pick` takes the messages; true at its end.
+fn dumped(socket: &Socket, buffer: &mut [u8], pick: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
     let size = socket.recv(&mut &mut buffer[..], 0)?;
     for (kind, body) in Messages(&buffer[..size]) {
         match kind {
-            BY_FAMILY => {
-                let value = body.get(MESSAGE..).and_then(stored);
-                found.extend(
-                    value
-                        .filter(|value| wanted(value))
-                        .and(Connection::read(body)),
-                );
-            }
+            BY_FAMILY => pick(body),
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => return error(body).map_or(Ok(true), Err),
             _ => {}

@@ -340,7 +340,8 @@ pub struct BackendStats {
 }
 const _: () = assert!(size_of::<BackendStats>() == 16);
 
-/// Index into the per-CPU `SERVICE_STATS` map: `service * Counter::COUNT + counter`.
+/// Counters of a service. Index into the per-CPU `SERVICE_STATS` map, for those below [`Counter::STORED`]:
+/// `service * Counter::STORED + counter`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
@@ -356,9 +357,13 @@ pub enum Counter {
     New = 4,
     /// Clients that were remembered with another backend than the one they went to.
     Moved = 5,
+    /// Refused by a ban or by the lists of the service. The kernel has it in the map `DENIED`.
+    Denied = 6,
 }
 
 impl Counter {
     /// Number of counters of a service.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
+    /// Number of those in `SERVICE_STATS`.
+    pub const STORED: usize = 6;
 }

@@ -145,6 +145,10 @@ pub struct Service {
     pub mode: Mode,
     /// The stickiness of its clients.
     pub affinity: Affinity,
+    /// Clients that may come in, by address.
+    pub allow: Vec<http::Cidr>,
+    /// Clients that may not.
+    pub deny: Vec<http::Cidr>,
     /// Greatest load of a backend in thousandths of its fair share, at least 1000.
     pub max_load_permille: Option<u32>,
     /// Most connections of clients that go through the agent; for UDP most flows.
@@ -213,6 +217,8 @@ impl Default for Config {
             mode: Mode::Tcp,
             affinity: Affinity::default(),
             max_load_permille: None,
+            allow: Vec::new(),
+            deny: Vec::new(),
             max_connections: None,
             health: None,
             paths: ServicePaths::default(),

@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::agent::CONNECTIONS;
 use super::error::{Located, Place, Problems};
 use super::health::Health;
-use super::http::{self, PROXY_VERSION, RawRoute, RawTls, Settings};
+use super::http::{self, BLOCK, Cidr, PROXY_VERSION, RawRoute, RawTls, Settings};
 use super::lists::{NAME, RawBackend, backends, former_names, listen};
 use super::reader::Table;
 use super::schema::fields::{Flat, OnlyIf, PLACE, Required};
@@ -56,6 +56,11 @@ section! {
         pub(super) listen: Vec<Located<SocketAddr>> = Vec::new(), Listen;
         /// How clients are recognised and remembered.
         pub(super) affinity: Affinity = Affinity::default(), AFFINITY;
+        /// Clients that may come in: addresses and prefixes. Without `deny` all others are refused. With it the longest
+        /// prefix decides.
+        pub(super) allow: Vec<Cidr> = Vec::new(), List("[\"10.0.0.0/8\"]", BLOCK);
+        /// Clients that are refused at their first packet. See [the guide](guides/bans.md).
+        pub(super) deny: Vec<Cidr> = Vec::new(), List("[\"203.0.113.0/24\"]", BLOCK);
         /// Load above which new clients pass by a backend, as a multiple of its fair share of open connections.
         /// Without it load does not count.
         pub(super) max_load_permille as "max_load": Option<u32> = None, Maybe(MAX_LOAD);

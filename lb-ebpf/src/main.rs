@@ -8,6 +8,7 @@
 // For the instructions in `atomic` and `hints`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod access;
 mod atomic;
 mod connect;
 mod frame;

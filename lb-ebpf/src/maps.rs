@@ -4,8 +4,9 @@
 //! They are BTF maps, so that bpftool prints them field by field. Layouts are in
 //! `lb_common::abi`; sizes that the agent sets at load are marked.
 
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
+use lb_common::abi::access::{MAX_RULES, Rule, RuleData};
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, Counter, MAX_BACKENDS, MAX_SERVICES, ServiceId, ServiceTable,
 };
@@ -56,7 +57,19 @@ pub static SERVICE_ACTIVE: Array<u64, MAX_SERVICES> = Array::new();
 
 /// [`Counter`]s per service.
 #[btf_map]
-pub static SERVICE_STATS: PerCpuArray<u64, { MAX_SERVICES * Counter::COUNT }> = PerCpuArray::new();
+pub static SERVICE_STATS: PerCpuArray<u64, { MAX_SERVICES * Counter::STORED }> = PerCpuArray::new();
+
+/// Bans, and the lists of services.
+#[btf_map]
+pub static RULES: LpmTrie<RuleData, Rule, MAX_RULES> = LpmTrie::new();
+
+/// Which tables of `RULES` are to be asked for a service, bits of `lb_common::abi::access::guard`.
+#[btf_map]
+pub static GUARDS: Array<u32, MAX_SERVICES> = Array::new();
+
+/// [`Counter::Denied`] of each service.
+#[btf_map]
+pub static DENIED: PerCpuArray<u64, MAX_SERVICES> = PerCpuArray::new();
 
 /// Counts one choice of a service.
 #[inline(always)]
@@ -67,7 +80,7 @@ pub fn count(service: ServiceId, counter: Counter) {
 /// The same, by the number of the counter.
 #[inline(always)]
 pub fn count_by_number(service: ServiceId, counter: u32) {
-    let index = service.0 * Counter::COUNT as u32 + counter;
+    let index = service.0 * Counter::STORED as u32 + counter;
     if let Some(value) = SERVICE_STATS.get_ptr_mut(index) {
         // SAFETY: this CPU's own element; the program is not preempted by another on this CPU.
         unsafe { *value += 1 };

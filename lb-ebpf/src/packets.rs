@@ -34,6 +34,7 @@ macro_rules! stages {
     };
 }
 
+mod access;
 mod ask;
 mod atomic;
 mod bare;

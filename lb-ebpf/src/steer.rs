@@ -12,6 +12,7 @@ use lb_common::abi::{
 use lb_common::addr;
 use lb_common::select::{Client, Reason, select};
 
+use crate::access::denies;
 use crate::frame::{Lookup, family, is_trial};
 use crate::maps::{BACKENDS, TABLES, count, remember_udp, udp_affinity};
 use crate::socket_maps::{BACKEND_STATS, LISTENERS, PROXY, service_at};
@@ -34,6 +35,9 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     let Some(table) = TABLES.get_value(service.0, &0) else {
         return SK_PASS;
     };
+    if !is_trial(ctx) && denies(service, &lookup.client) {
+        return SK_DROP;
+    }
     if table.head.flags & ServiceHead::HTTP != 0 {
         return to_l7(ctx);
     }

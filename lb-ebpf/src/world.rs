@@ -13,14 +13,15 @@ use lb_common::abi::packet::{
 };
 use lb_common::abi::{BackendId, ServiceHead, ServiceId, protocol, state};
 use lb_common::decide::data_path::{
-    BARRED, BackendEvent, Backends, Clock, Counters, Dsr, FlowEntries, Flows, Fragments, Host,
-    Routes, Services, Stages,
+    BARRED, BackendEvent, Backends, Clock, Counters, Dsr, FlowEntries, Flows, Fragments, Guards,
+    Host, Routes, Services, Stages,
 };
 use lb_common::decide::{PacketContext, Stage, Verdict};
 use lb_common::flows::{At, By, End, Flow, Home, Refused};
 use lb_common::headers::exchanged;
 use lb_common::packet::Packet;
 
+use crate::access;
 use crate::ask::{ends_of, fill};
 use crate::clock::now_s;
 use crate::flows;
@@ -199,6 +200,18 @@ impl<H: Hook> Services for Maps<H> {
         };
         let place = opaque(AddressMarks::place(address));
         marks.0.get(place).copied().unwrap_or(0)
+    }
+}
+
+impl<H: Hook> Guards for Maps<H> {
+    #[inline(always)]
+    fn is_guarded(&self, service: ServiceId) -> bool {
+        access::is_guarded(service)
+    }
+
+    #[inline(always)]
+    fn denies(&mut self, service: ServiceId, client: &Ip) -> bool {
+        access::denies(service, &client.to_addr())
     }
 }
 

@@ -5,6 +5,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use lb_common::abi::ServiceId;
+use lb_common::abi::access::ALL_SERVICES;
+use lb_common::access::{Ban, Lists, Net, rules};
+use lb_common::addr;
 use lb_common::decide::Outcome;
 use lb_common::decide::simulation::example;
 use lb_common::headers;
@@ -27,6 +31,39 @@ fn every_kind_of_packet_gets_the_same_from_kernel_and_host() {
         // The second packet of a kind meets the state that the first has left.
         for _ in 0..2 {
             both.agree(frame, sentence);
+        }
+    }
+}
+
+#[test]
+fn banned_clients_get_the_same_from_kernel_and_host() {
+    let mut both = Both::new();
+    let ban = |family: &Family| Ban {
+        net: Net {
+            first: addr::from_ip(family.client(0)),
+            bits: 126,
+        },
+        service: ALL_SERVICES,
+        end_ns: 0,
+    };
+    let deny = |service: u32| Lists {
+        service: ServiceId(service),
+        deny: Family::BOTH.map(|family| ban(&family).net).to_vec(),
+        ..Lists::default()
+    };
+    let lists = [deny(1), deny(4)];
+    for rules in [
+        rules(&Family::BOTH.map(|family| ban(&family)), &[]),
+        rules(&[], &lists),
+    ] {
+        both.put_rules(rules);
+        for (number, (sentence, frame)) in packets::table().iter().enumerate() {
+            if number % 50 == 0 {
+                both.start_afresh(number % 100 == 0);
+            }
+            for _ in 0..2 {
+                both.agree(frame, &format!("{sentence}, with bans"));
+            }
         }
     }
 }

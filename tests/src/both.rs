@@ -16,6 +16,7 @@ use lb_common::abi::packet::{
     NatPort, NearVip, device, interface,
 };
 use lb_common::abi::{AffinityKey, BackendId, MAX_MEMBERS, ServiceId, ServiceTable, TABLE_SLOTS};
+use lb_common::access::{Rules, Set};
 use lb_common::addr;
 use lb_common::decide::Outcome;
 use lb_common::decide::simulation::{Flows, Service, Simulation, example};
@@ -138,6 +139,20 @@ impl Both {
 
     fn map(&self, name: &str) -> KernelMap {
         KernelMap::open(&self.pins.join(name)).unwrap()
+    }
+
+    /// Puts bans and lists in force in both, in the place of none.
+    pub fn put_rules(&mut self, rules: Rules) {
+        let (map, guards) = (self.map("RULES"), self.map("GUARDS"));
+        rules
+            .iter()
+            .for_each(|(key, rule)| map.put(key, rule).unwrap());
+        let set = Set::new(rules);
+        for id in self.fresh.services.keys() {
+            guards.put(id, &set.guards(ServiceId(*id))).unwrap();
+        }
+        self.fresh.access = set.clone();
+        self.host.access = set;
     }
 
     /// Writes the tables of the world into the kernel's maps.

@@ -5,6 +5,8 @@
 //! not reachable.
 
 mod add_backend;
+mod ban;
+mod bans;
 mod check;
 mod completions;
 mod config;
@@ -44,6 +46,7 @@ use clap::{Parser, Subcommand};
 use crate::control::client::Client;
 use crate::control::message::{Command as Request, Part};
 use failure::Failure;
+use lb_config::http::Cidr;
 use lb_config::value::{self, BadValue};
 use lb_config::{BackendAddress, DEFAULT_CONTROL};
 
@@ -87,6 +90,9 @@ enum Command {
     RemoveBackend(remove_backend::RemoveBackend),
     DrainBackend(drain_backend::DrainBackend),
     ResetBackend(reset_backend::ResetBackend),
+    Ban(ban::Ban),
+    Unban(ban::Unban),
+    Bans(bans::Bans),
     Status(status::Status),
     Stats(stats::Stats),
     Top(top::Top),
@@ -142,6 +148,9 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::RemoveBackend(remove) => remove.carry_out(&control),
         Command::DrainBackend(drain) => drain.carry_out(&control),
         Command::ResetBackend(reset) => reset.carry_out(&control),
+        Command::Ban(ban) => ban.carry_out(&control),
+        Command::Unban(unban) => unban.carry_out(&control),
+        Command::Bans(bans) => bans.carry_out(&control),
         Command::Status(status) => status.carry_out(&control),
         Command::Stats(stats) => stats.carry_out(&control),
         Command::Top(top) => top.carry_out(&control),
@@ -211,6 +220,10 @@ fn service_name(text: &str) -> Result<String, BadValue> {
 
 fn duration(text: &str) -> Result<Duration, BadValue> {
     value::duration(text)
+}
+
+fn prefix(text: &str) -> Result<Cidr, BadValue> {
+    text.parse()
 }
 
 fn percent(text: &str) -> Result<Part, BadValue> {

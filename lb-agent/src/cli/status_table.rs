@@ -219,7 +219,13 @@ fn counters(page: &mut Page, service: &ServiceStatus) {
     let style = if counters.refused == 0 { PLAIN } else { RED };
     let words = words::clients(counters, service.max_load).map(|word| (word, PLAIN));
     let refused = (format!("{} refused", counters.refused), style);
-    let words: Vec<_> = words.into_iter().chain([refused]).collect();
+    let denied = (counters.denied > 0).then(|| {
+        (
+            format!("({} denied by bans and lists)", counters.denied),
+            PLAIN,
+        )
+    });
+    let words: Vec<_> = words.into_iter().chain([refused]).chain(denied).collect();
     page.words(INDENT, &words, " ");
 }
 

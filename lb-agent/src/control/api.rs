@@ -7,13 +7,15 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::message::{Command, Part, Refusal, RefusalDocument, RefusalKind, Submitted};
+use super::message::{BanRequest, Command, Part, Refusal, RefusalDocument, RefusalKind, Submitted};
 use crate::state::overlay::AtEnd;
 use lb_config::BackendAddress;
 use lb_config::value::{self, BadValue};
 
 /// Longest body that is taken, in bytes.
 const MAX_BODY: usize = 64 << 10;
+/// Longest reason of a ban, in bytes.
+const MAX_REASON: usize = 200;
 /// Body limit of a request that carries a whole configuration. As JSON it may take twice its size.
 const MAX_PLAN_BODY: usize = 2 * lb_config::MAX_FILE_BYTES as usize + MAX_BODY;
 
@@ -103,13 +105,16 @@ pub(super) enum Endpoint {
     RemoveBackend,
     DrainBackend,
     ResetBackend,
+    Bans,
+    Ban,
+    Unban,
     Reload,
     Plan,
     Stop,
 }
 
 /// Every route of the control socket. `docs/openapi.json` describes the same ones.
-pub(super) static ROUTES: [(Method, &str, Endpoint); 11] = [
+pub(super) static ROUTES: [(Method, &str, Endpoint); 14] = [
     (Method::GET, "/v1/status", Endpoint::Status),
     (Method::GET, "/v1/stats", Endpoint::Stats),
     (Method::GET, "/metrics", Endpoint::Metrics),
@@ -118,6 +123,9 @@ pub(super) static ROUTES: [(Method, &str, Endpoint); 11] = [
     (Method::DELETE, "/v1/backends", Endpoint::RemoveBackend),
     (Method::POST, "/v1/backends/drain", Endpoint::DrainBackend),
     (Method::POST, "/v1/backends/reset", Endpoint::ResetBackend),
+    (Method::GET, "/v1/bans", Endpoint::Bans),
+    (Method::POST, "/v1/bans", Endpoint::Ban),
+    (Method::DELETE, "/v1/bans", Endpoint::Unban),
     (Method::POST, "/v1/reload", Endpoint::Reload),
     (Method::POST, "/v1/plan", Endpoint::Plan),
     (Method::POST, "/v1/stop", Endpoint::Stop),
@@ -165,6 +173,9 @@ pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Co
         Endpoint::RemoveBackend => remove_backend(body),
         Endpoint::DrainBackend => drain_backend(body),
         Endpoint::ResetBackend => reset_backend(body),
+        Endpoint::Bans => Ok(Command::Bans),
+        Endpoint::Ban => ban(body),
+        Endpoint::Unban => unban(body),
         Endpoint::Reload => {
             let Reload {
                 max_moved,
@@ -244,6 +255,63 @@ struct Drain {
     at_end: AtEnd,
     #[serde(default)]
     now: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ban {
+    prefix: String,
+    service: Option<String>,
+    for_seconds: Option<f64>,
+    reason: Option<String>,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unban {
+    prefix: String,
+    service: Option<String>,
+}
+
+fn ban(body: &[u8]) -> Result<Command, No> {
+    const EXAMPLE: &str = r#"{"prefix": "203.0.113.0/24", "for_seconds": 600}"#;
+    let Ban {
+        prefix,
+        service,
+        for_seconds,
+        reason,
+        force,
+    } = document(body, EXAMPLE)?;
+    Ok(Command::Ban(BanRequest {
+        prefix: prefix.parse()?,
+        service: checked_name(service)?,
+        length: for_seconds.map(value::seconds).transpose()?,
+        reason: reason.map(checked_reason).transpose()?,
+        force,
+    }))
+}
+
+fn unban(body: &[u8]) -> Result<Command, No> {
+    const EXAMPLE: &str = r#"{"prefix": "203.0.113.0/24"}"#;
+    let Unban { prefix, service } = document(body, EXAMPLE)?;
+    Ok(Command::Unban {
+        prefix: prefix.parse()?,
+        service: checked_name(service)?,
+    })
+}
+
+/// A reason, which is one line.
+fn checked_reason(reason: String) -> Result<String, No> {
+    if reason.len() <= MAX_REASON && !reason.chars().any(char::is_control) {
+        return Ok(reason);
+    }
+    Err(No::new(
+        StatusCode::BAD_REQUEST,
+        "the reason of a ban is one line",
+        format!("use at most {MAX_REASON} bytes, without control characters"),
+    ))
 }
 
 fn lookup(parameters: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Command, No> {

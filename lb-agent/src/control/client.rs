@@ -257,6 +257,18 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
             });
             (Method::POST, "/v1/backends/drain".to_owned(), Some(body))
         }
+        Command::Bans => (Method::GET, "/v1/bans".to_owned(), None),
+        Command::Ban(ban) => {
+            let body = json!({
+                "prefix": ban.prefix, "service": ban.service, "reason": ban.reason, "force": ban.force,
+                "for_seconds": ban.length.map(|length| length.as_secs_f64()),
+            });
+            (Method::POST, "/v1/bans".to_owned(), Some(body))
+        }
+        Command::Unban { prefix, service } => {
+            let body = json!({ "prefix": prefix, "service": service });
+            (Method::DELETE, "/v1/bans".to_owned(), Some(body))
+        }
         Command::Reload {
             max_moved,
             forget_runtime,

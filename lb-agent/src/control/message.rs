@@ -10,6 +10,7 @@ use super::status::Status;
 use crate::state::overlay::AtEnd;
 pub use crate::state::preview::Preview;
 use lb_config::BackendAddress;
+use lb_config::http::Cidr;
 
 /// A command to the agent. `service: None` means the only service; for a backend, the one that its address tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,17 @@ pub enum Command {
         /// Its clients move at once, not at the end.
         now: bool,
     },
+    /// Refuse clients of a prefix.
+    Ban(BanRequest),
+    /// Lift a ban.
+    Unban {
+        /// The banned prefix, exactly.
+        prefix: Cidr,
+        /// Service of the ban; `None` for a ban of all services.
+        service: Option<String>,
+    },
+    /// Report the bans.
+    Bans,
     /// Read the configuration file again and apply it.
     Reload {
         /// Refuse if a greater part than this of a service's clients or connections would move.
@@ -82,6 +94,21 @@ pub enum Command {
         /// Also take everything out of the kernel.
         purge: bool,
     },
+}
+
+/// A ban that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BanRequest {
+    /// The clients.
+    pub prefix: Cidr,
+    /// Service name; `None` for all services.
+    pub service: Option<String>,
+    /// For how long; `None` for ever.
+    pub length: Option<Duration>,
+    /// Why, for `bans`.
+    pub reason: Option<String>,
+    /// Also loopback, this host's own addresses, and everything.
+    pub force: bool,
 }
 
 /// A part of something, in millionths.
@@ -122,6 +149,9 @@ impl Command {
             Self::RemoveBackend { .. } => "remove-backend",
             Self::ResetBackend { .. } => "reset-backend",
             Self::DrainBackend { .. } => "drain-backend",
+            Self::Ban(_) => "ban",
+            Self::Unban { .. } => "unban",
+            Self::Bans => "bans",
             Self::Reload { .. } => "reload",
             Self::Plan { .. } => "plan",
             Self::Stop { .. } => "stop",
@@ -139,8 +169,12 @@ impl Command {
             | Self::DrainBackend {
                 address, service, ..
             } => (Some(address), service.as_deref()),
-            Self::Lookup { service, .. } => (None, service.as_deref()),
-            Self::Status
+            Self::Lookup { service, .. } | Self::Unban { service, .. } => {
+                (None, service.as_deref())
+            }
+            Self::Ban(ban) => (None, ban.service.as_deref()),
+            Self::Bans
+            | Self::Status
             | Self::Stats
             | Self::Reload { .. }
             | Self::Plan { .. }
@@ -152,7 +186,7 @@ impl Command {
     pub fn changes(&self) -> bool {
         !matches!(
             self,
-            Self::Status | Self::Stats | Self::Lookup { .. } | Self::Plan { .. }
+            Self::Status | Self::Stats | Self::Lookup { .. } | Self::Plan { .. } | Self::Bans
         )
     }
 }
@@ -177,6 +211,8 @@ pub enum Reply {
     Status(Status),
     /// Answer to a [`Command::Lookup`] request.
     Lookup(Lookup),
+    /// Answer to a [`Command::Bans`] request.
+    Bans(Bans),
     /// Answer to a [`Command::Plan`] request.
     Plan(Preview),
     /// Answer to a [`Command::Stats`] request.
@@ -194,6 +230,26 @@ pub struct Stopping {
     /// Longest time that the agent waits for open connections, in seconds.
     #[serde(default)]
     pub wait_seconds: u64,
+}
+
+/// The bans in force, in the order in which they were made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bans {
+    /// One for each.
+    pub bans: Vec<BanStatus>,
+}
+
+/// A ban in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanStatus {
+    /// The clients.
+    pub prefix: Cidr,
+    /// Name of the service; `None` for all services.
+    pub service: Option<String>,
+    /// Time until its end, in seconds; `None` for a ban without end.
+    pub left_seconds: Option<u64>,
+    /// Why, as the command was told.
+    pub reason: Option<String>,
 }
 
 /// The reason for which the agent refused a command. Nothing has changed.

@@ -144,6 +144,9 @@ pub struct CounterStatus {
     pub next: u64,
     /// No backend could take it.
     pub refused: u64,
+    /// A ban or the lists of the service refused the client.
+    #[serde(default)]
+    pub denied: u64,
 }
 
 /// State of one backend.

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lb_common::abi::{Backend, BackendId};
+use lb_common::access::Rules;
 
 pub use counts::{BackendCounts, Counts, ServiceCounts, TableCounts};
 pub use packets::PacketPaths;
@@ -75,6 +76,9 @@ pub trait Reader: Send + Sync {
     }
 }
 
+/// Picks connections by the service address that they came to, and by their client.
+pub type Pick<'a> = &'a dyn Fn(SocketAddr, SocketAddr) -> bool;
+
 const NO_PACKETS: &str = "no packets without BPF";
 
 /// The tables, which only the reconciler changes, through actions.
@@ -95,6 +99,14 @@ pub trait Tables {
             Ok(())
         })
     }
+    /// Puts bans and the lists of services in force, beside those that are.
+    fn add_rules(&mut self, _: &Rules) -> Result<(), Error> {
+        Ok(())
+    }
+    /// Ends all other bans and lists.
+    fn keep_rules(&mut self, _: &Rules) -> Result<(), Error> {
+        Ok(())
+    }
     /// Takes the tables and programs back after another agent had them.
     fn reclaim(&mut self) -> Result<(), Error> {
         Ok(())
@@ -113,6 +125,9 @@ pub trait Connections {
     fn busy(&self, index: u32) -> bool;
     /// Closes the open connections that were handed to a backend; returns their number.
     fn close_connections(&self, backend: &Backend) -> Result<usize, Error>;
+    /// Closes the open connections of clients that `pick` names, on all paths that know of connections;
+    /// returns their number.
+    fn close_clients(&self, pick: Pick<'_>) -> Result<usize, Error>;
 }
 
 /// Listening sockets of applications on this host.

@@ -202,6 +202,10 @@ impl Flows {
     /// Sends a client's datagram to its backend.
     fn forward(&mut self, route: &Route, datagram: &[u8]) {
         let visit = Visit::new(route.local, route.client, protocol::UDP);
+        if self.denies(&visit) {
+            self.remove(&visit);
+            return;
+        }
         // More than once only if a backend turns out to have refused the one before.
         for _ in 0..ATTEMPTS {
             if !self.is_live(&visit) && !self.open(visit, route) {
@@ -220,6 +224,14 @@ impl Flows {
             }
         }
         self.shared.counters.no_backend.fetch_add(1, Relaxed);
+    }
+
+    /// Whether the service refuses a client. The kernel has checked those that it steered here.
+    fn denies(&self, visit: &Visit) -> bool {
+        let service = || self.shared.chooser.service(visit.local, visit.protocol);
+        self.admission.has_rules()
+            && service()
+                .is_some_and(|(service, _)| self.admission.denies(service, visit.client.ip()))
     }
 
     fn is_live(&self, visit: &Visit) -> bool {

@@ -49,6 +49,9 @@ impl Reconciler {
                 let timeout = timeout.unwrap_or(DEFAULT_DRAIN);
                 self.drain_backend(address, service.as_deref(), timeout, (at_end, now))
             }
+            Command::Ban(ban) => self.ban(ban),
+            Command::Unban { prefix, service } => self.unban(prefix, service.as_deref()),
+            Command::Bans => Ok(Reply::Bans(self.bans())),
             Command::Reload {
                 max_moved,
                 forget_runtime,

@@ -1,6 +1,7 @@
 //! The task that owns the desired state and puts it in force. Commands are carried out one after
 //! the other. Each is answered after the data plane has the change.
 
+mod bans;
 mod commands;
 mod drain;
 mod packets;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_common::abi::{self, path, state};
+use lb_common::access::Set;
 
 pub use commands::DEFAULT_DRAIN;
 
@@ -34,6 +36,7 @@ use crate::http;
 use crate::metrics::Sources;
 use crate::proxy::listener_set::ListenerSet;
 use crate::report::{self, figures::Evicted};
+use crate::state::access;
 use crate::state::action::Action;
 use crate::state::desired::{self, Desired};
 use crate::state::observed::{Observed, address_of};
@@ -171,6 +174,7 @@ impl Reconciler {
         // passes.
         let desired = self.compose(&self.config, &self.overlay);
         self.watch(&desired);
+        self.overlay.forget_ended(overlay::steady_ms());
         let desired = self.compose(&self.config, &self.overlay);
         no_loops(desired.configured_loops())?;
         self.put_in_force(desired)?;
@@ -257,7 +261,10 @@ impl Reconciler {
             .map(|drain| drain.until_unix_ms.saturating_sub(now_ms))
             .min()
             .map(|left_ms| now + Duration::from_millis(left_ms));
-        [drain, self.ramp].into_iter().flatten().min()
+        let ends = self.desired.bans.iter().filter_map(|ban| ban.until_unix_ms);
+        let left_ms = ends.min().map(|until_ms| until_ms.saturating_sub(now_ms));
+        let ban = left_ms.map(|left_ms| now + Duration::from_millis(left_ms));
+        [drain, ban, self.ramp].into_iter().flatten().min()
     }
 
     /// Ends drains that are over, follows the health of backends, and looks for new UDP sockets.
@@ -427,6 +434,10 @@ impl Reconciler {
 
     fn carry_out(&mut self, desired: &Desired) -> Result<(), ReconcileError> {
         let actions = plan(desired, &self.observed, &self.busy())?;
+        // Bans are there before a table or an address leads to a service, and go after it: nobody comes in between.
+        let rules = access::rules(desired, &self.observed, &actions);
+        self.plane.add_rules(&rules)?;
+        self.front.admission().set_rules(Set::new(rules.clone()));
         if let Some(mut ahead) = self.observed.with_first_tables(&actions) {
             // A client may come through the kernel's table before the next line is over.
             ahead.complete(desired);
@@ -438,6 +449,7 @@ impl Reconciler {
         self.front.publish(&self.observed);
         http::publish(&mut self.l7, desired, &self.observed);
         outcome?;
+        self.plane.keep_rules(&rules)?;
         self.adopt();
         self.follow(desired);
         Ok(())

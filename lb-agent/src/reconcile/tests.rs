@@ -1,5 +1,6 @@
 //! Runs commands on in-memory tables that fail on request.
 
+mod bans;
 mod runtime;
 
 use std::path::Path;
@@ -83,6 +84,9 @@ impl Connections for Shared {
     }
     fn close_connections(&self, backend: &lb_common::abi::Backend) -> Result<usize, Error> {
         self.get().close_connections(backend)
+    }
+    fn close_clients(&self, pick: crate::dataplane::Pick<'_>) -> Result<usize, Error> {
+        self.get().close_clients(pick)
     }
 }
 

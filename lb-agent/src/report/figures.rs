@@ -62,6 +62,11 @@ impl Figures<'_> {
                 reason: "no_backend".to_owned(),
                 count: counts[Counter::Refused as usize],
             });
+            drops.push(DropStats {
+                service: service.name.clone(),
+                reason: "denied".to_owned(),
+                count: counts[Counter::Denied as usize],
+            });
             drops.extend(self.by_the_agent(service));
             for backend in &service.backends {
                 traffic.extend(self.traffic(service, backend)?);
@@ -129,6 +134,7 @@ impl Figures<'_> {
             for more in [self.front.service_counts(id), self.l7.choices(id)] {
                 counts.iter_mut().zip(more).for_each(|(sum, n)| *sum += n);
             }
+            counts[Counter::Denied as usize] += self.front.admission().refused(Some(id)).denied;
         }
         Ok(counts)
     }

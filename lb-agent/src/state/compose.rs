@@ -7,7 +7,7 @@ use lb_common::abi::{self, state};
 use super::desired::{Backend, Desired, Drain, Service, Source};
 use super::judge::judge;
 use super::loops;
-use super::overlay::{Overlay, Target};
+use super::overlay::{Ban, Overlay, Target};
 use super::route::route;
 use super::surroundings::Surroundings;
 use super::vips;
@@ -35,6 +35,7 @@ impl Desired {
         };
         let mut desired = Self {
             services: config.services.iter().map(compose).collect(),
+            bans: bans(overlay, now_ms),
             own: Vec::new(),
         };
         loops::take_out(&mut desired, surroundings);
@@ -44,6 +45,12 @@ impl Desired {
         }
         desired
     }
+}
+
+/// The bans that have not ended.
+fn bans(overlay: &Overlay, now_ms: u64) -> Vec<Ban> {
+    let bans = overlay.bans.iter();
+    bans.filter(|ban| ban.lasts(now_ms)).cloned().collect()
 }
 
 impl Service {
@@ -60,6 +67,8 @@ impl Service {
                 Mode::Udp => abi::protocol::UDP,
             },
             send_proxy_protocol: service.send_proxy_protocol,
+            allow: service.allow.clone(),
+            deny: service.deny.clone(),
             max_connections: service.max_connections,
             settings: HeadSettings {
                 hash_key,

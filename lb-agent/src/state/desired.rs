@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
-use super::overlay::AtEnd;
+use super::overlay::{AtEnd, Ban};
 use super::route::{ByPackets, Route};
 use crate::network::survey::Way;
 use lb_common::table::HeadSettings;
 use lb_config::health::Health;
-use lb_config::http::{HttpService, ProxyVersion};
+use lb_config::http::{Cidr, HttpService, ProxyVersion};
 use lb_config::value::BadValue;
 use lb_config::{BackendAddress, Mode};
 
@@ -19,6 +19,8 @@ use lb_config::{BackendAddress, Mode};
 pub struct Desired {
     /// The services in the order of the configuration.
     pub services: Vec<Service>,
+    /// The bans in force.
+    pub bans: Vec<Ban>,
     /// The host's own addresses; empty if no packet path is in use.
     pub own: Vec<IpAddr>,
 }
@@ -40,6 +42,10 @@ pub struct Service {
     pub protocol: u8,
     /// The PROXY header that connections to its backends begin with.
     pub send_proxy_protocol: Option<ProxyVersion>,
+    /// Clients that may come in, and those that may not, by the configuration.
+    pub allow: Vec<Cidr>,
+    /// See `allow`.
+    pub deny: Vec<Cidr>,
     /// Limit on the clients of the service that go through the agent.
     pub max_connections: Option<u32>,
     /// Settings of the service's table.

@@ -13,6 +13,7 @@
 //! | `observed` | the state that a data plane has in force |
 //! | `plan`, `preview`, `rename` | the steps from the observed to the desired state; pure |
 
+pub mod access;
 pub mod action;
 pub mod changes;
 mod compose;

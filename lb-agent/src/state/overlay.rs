@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use lb_config::BackendAddress;
+use lb_config::http::Cidr;
 
 /// Version of the file that [`Overlay`] is kept in.
 pub const VERSION: u32 = 1;
@@ -22,9 +23,36 @@ pub struct Overlay {
     pub removed: Vec<Target>,
     /// Backends with a drain, under way or over.
     pub drained: Vec<Drained>,
+    /// Bans of clients, in the order in which they were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bans: Vec<Ban>,
     /// Services that have had another name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renamed: Vec<Renamed>,
+}
+
+/// A ban of clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ban {
+    /// The clients.
+    pub prefix: Cidr,
+    /// Name of the service; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Its end in milliseconds since 1970 (UTC), by [`steady_ms`]; `None` for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_unix_ms: Option<u64>,
+    /// Why, as the command was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Ban {
+    /// Whether the ban is in force at the time `now_ms`.
+    pub fn lasts(&self, now_ms: u64) -> bool {
+        self.until_unix_ms.is_none_or(|until| until > now_ms)
+    }
 }
 
 /// A service that has had another name.
@@ -111,6 +139,7 @@ impl Default for Overlay {
             added: Vec::new(),
             removed: Vec::new(),
             drained: Vec::new(),
+            bans: Vec::new(),
             renamed: Vec::new(),
         }
     }
@@ -157,7 +186,7 @@ impl Overlay {
         Some(&renamed.first)
     }
 
-    /// Moves the changes of the backends of the service `from` to the service `to`.
+    /// Moves the changes of the backends of the service `from`, and its bans, to the service `to`.
     pub fn rename(&mut self, from: &str, to: &str) {
         let added = self.added.iter_mut().map(|added| &mut added.target);
         let drained = self.drained.iter_mut().map(|drained| &mut drained.target);
@@ -165,6 +194,29 @@ impl Overlay {
         for target in targets.filter(|target| target.service == from) {
             to.clone_into(&mut target.service);
         }
+        let bans = self.bans.iter_mut().filter_map(|ban| ban.service.as_mut());
+        for service in bans.filter(|service| *service == from) {
+            to.clone_into(service);
+        }
+    }
+
+    /// Bans a prefix, and replaces an earlier ban of it.
+    pub fn ban(&mut self, ban: Ban) {
+        self.unban(ban.prefix, ban.service.as_deref());
+        self.bans.push(ban);
+    }
+
+    /// Lifts a ban; false if there is none.
+    pub fn unban(&mut self, prefix: Cidr, service: Option<&str>) -> bool {
+        let before = self.bans.len();
+        self.bans
+            .retain(|ban| (ban.prefix, ban.service.as_deref()) != (prefix, service));
+        self.bans.len() != before
+    }
+
+    /// Forgets bans that have ended at the time `now_ms`.
+    pub fn forget_ended(&mut self, now_ms: u64) {
+        self.bans.retain(|ban| ban.lasts(now_ms));
     }
 
     /// Drains `target` until `until_unix_ms`, with [`AtEnd::Leave`].

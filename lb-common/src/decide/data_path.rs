@@ -99,6 +99,14 @@ pub trait Services {
     fn marks(&self, address: &Ip) -> u8;
 }
 
+/// Bans, and the lists of services.
+pub trait Guards {
+    /// Whether any rule concerns a service.
+    fn is_guarded(&self, service: ServiceId) -> bool;
+    /// Whether a service refuses a client ([`crate::access::refuses`]), which is counted for the service.
+    fn denies(&mut self, service: ServiceId, client: &Ip) -> bool;
+}
+
 /// Backends: how packets get to them, and their totals.
 pub trait Backends {
     /// An entry of the targets.
@@ -267,6 +275,7 @@ pub trait DataPath:
     + Host
     + Counters
     + Services
+    + Guards
     + Backends
     + Choices
     + Flows
@@ -283,6 +292,7 @@ impl<T> DataPath for T where
         + Host
         + Counters
         + Services
+        + Guards
         + Backends
         + Choices
         + Flows

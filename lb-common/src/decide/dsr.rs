@@ -41,6 +41,10 @@ pub(super) fn forward<P: Packet, W: DataPath>(
     if world.bars(src, &segment.ip.dst) {
         return Verdict::drop(PacketCounter::DropNoRoute);
     }
+    // Nothing tells an open connection from others, so a ban concerns each packet.
+    if world.denies(context.vip.service, src) {
+        return Verdict::DROPPED;
+    }
     let Some(table) = world.dsr(context.vip.service) else {
         return Verdict::PASS;
     };

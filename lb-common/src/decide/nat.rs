@@ -397,6 +397,9 @@ pub(super) fn new_flow<W: DataPath>(world: &mut W, context: &mut PacketContext) 
     if world.bars(&context.key.src, &context.key.dst) {
         return Verdict::drop(PacketCounter::DropNoRoute);
     }
+    if world.denies(vip.service, &context.key.src) {
+        return Verdict::DROPPED;
+    }
     let client = context.key.src.to_addr();
     let chosen = world.choose(vip.service, context.key.protocol, &client, context.avoid);
     let backend = match chosen {

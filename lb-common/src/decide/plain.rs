@@ -173,7 +173,8 @@ pub(super) fn open<P: Packet, W: DataPath>(packet: &mut P, world: &mut W) -> Opt
     let vip = world.near_vip(&VipKey::new(dst, dport_be, plain.protocol))?;
     let strange = is_martian(&src)
         || world.marks(&src) & AddressMarks::KNOWN != 0
-        || world.settings().rules != 0;
+        || world.settings().rules != 0
+        || world.is_guarded(vip.service);
     if strange || vip.flags & vip::DSR != 0 {
         return None;
     }

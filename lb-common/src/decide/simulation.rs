@@ -3,6 +3,7 @@
 
 pub mod example;
 mod flows;
+mod guards;
 
 use core::ops::Deref;
 use std::boxed::Box;
@@ -22,6 +23,7 @@ use crate::abi::packet::{
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendId, ServiceHead, ServiceId, path, protocol, state,
 };
+use crate::access::Set;
 use crate::addr::Addr;
 use crate::flows::{At, By, End, Flow, Home, NewFlow, Refused};
 use crate::packet::Packet;
@@ -78,6 +80,10 @@ pub struct Simulation {
     pub backends: HashMap<u32, Backend>,
     /// Services, by id.
     pub services: HashMap<u32, Service>,
+    /// The `RULES` and `GUARDS` maps; CLOCK_BOOTTIME is the same as CLOCK_MONOTONIC.
+    pub access: Set,
+    /// The `DENIED` map.
+    pub denied: HashMap<u32, u64>,
     /// The flow tables.
     pub flows: Flows,
     /// The `FRAGMENTS` map.

@@ -1,5 +1,6 @@
 //! The packet paths on the host: packet in, verdict, packet out, one sentence each.
 
+mod bans;
 mod big_tcp;
 mod draft;
 mod dsr;

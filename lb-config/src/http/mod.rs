@@ -37,8 +37,8 @@ pub use sections::{
     AccessLog, Algorithm, Compression, ErrorPages, Limits, LogFormat, LogTarget, RouteLimits,
     RouteTimeouts, Timeouts, Upstream,
 };
-pub(super) use settings::PROXY_VERSION;
 pub use settings::{AmbiguousPaths, Protocol, SameSite, Settings, Stickiness, StickyCookie};
+pub(super) use settings::{BLOCK, PROXY_VERSION};
 pub use template::{Part, Template, Variable};
 pub(super) use tls::RawTls;
 pub use tls::{CertificateFiles, Hsts, Tls, TlsVersion};

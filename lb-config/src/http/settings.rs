@@ -34,7 +34,7 @@ pub(crate) const PROXY_VERSION: Texts<ProxyVersion> = Text {
     },
 };
 const HEADER: Texts<HeaderName> = text("name of a header", "\"X-Client-IP\"", value::header_name);
-const BLOCK: Texts<Cidr> = text("range of IP addresses", "\"10.0.0.0/8\"", value::cidr);
+pub(crate) const BLOCK: Texts<Cidr> = text("range of IP addresses", "\"10.0.0.0/8\"", value::cidr);
 const UPGRADE: Texts<String> = text("name of a protocol", "\"websocket\"", value::upgrade_token);
 
 section! {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::http::{HeaderName, StatusCode};
 use lb_common::addr;
+use serde::{Deserialize, Serialize};
 
 use super::ProxyVersion;
 use crate::value::{self, BadValue, quoted};
@@ -18,7 +19,8 @@ pub(super) fn bad<T>(problem: impl Into<String>, remedy: impl Into<String>) -> R
 }
 
 /// A block of IP addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Cidr {
     /// The first address, IPv4 as `::ffff:a.b.c.d`.
     first: u128,
@@ -44,6 +46,26 @@ impl std::str::FromStr for Cidr {
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
         cidr(text)
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = BadValue;
+
+    fn try_from(text: String) -> Result<Self, BadValue> {
+        cidr(&text)
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(block: Cidr) -> Self {
+        block.to_string()
+    }
+}
+
+impl fmt::Debug for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

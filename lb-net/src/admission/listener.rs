@@ -42,6 +42,7 @@ pub struct Client {
     // Dropped in this order: the seat before the descriptor that it stands for.
     seat: Seat,
     stream: TcpStream,
+    peer: SocketAddr,
 }
 
 /// A client, and its address.
@@ -100,7 +101,7 @@ impl Listener {
         };
         let admission = self.admission.clone();
         let seat = Seat { admission, id };
-        Some((Client { seat, stream }, peer))
+        Some((Client { seat, stream, peer }, peer))
     }
 }
 
@@ -130,11 +131,14 @@ impl Admission {
 }
 
 impl Client {
-    /// Assigns the client to its service, with that service's limit of clients. False if the
-    /// service is full and none of its clients is idle: the connection is then to be reset.
+    /// Assigns the client to its service, with that service's limit of clients. False if the service refuses
+    /// the client, or is full and none of its clients is idle: the connection is then to be reset.
     #[must_use]
     pub fn joins(&self, service: ServiceId, most: Option<u32>) -> bool {
         let admission = &self.seat.admission;
+        if admission.denies(service, self.peer.ip()) {
+            return false;
+        }
         let mut seats = admission.seats();
         if let Some(most) = most.map(|most| most as usize) {
             let open = seats.open(service);

@@ -4,6 +4,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | [`listener`] | the only place that accepts clients; a connection with its seat |
+//! | `rules` | bans, and the lists of services |
 //! | `seats` | open connections by service, and in the order of their last use |
 //!
 //! The kernel gives a new descriptor the lowest free number. So a number past a mark means that as
@@ -15,15 +16,17 @@
 //! been idle, so nothing is noted per packet.
 
 pub mod listener;
+mod rules;
 mod seats;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd as _, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use lb_common::abi::ServiceId;
+use lb_common::access::Set;
 use nix::libc;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpSocket, TcpStream};
@@ -93,6 +96,8 @@ struct Inner {
     descriptors: Descriptors,
     most: usize,
     seats: Mutex<Seats>,
+    /// Bans, and the lists of services.
+    rules: RwLock<Arc<Set>>,
     /// The last time that descriptors were scarce.
     scarce: Mutex<Option<Instant>>,
     scarcity: Seldom,
@@ -116,6 +121,7 @@ impl Admission {
             descriptors,
             most: most.map_or(usize::MAX, |most| most as usize),
             seats: Mutex::default(),
+            rules: RwLock::default(),
             scarce: Mutex::new(None),
             scarcity: Seldom::new(),
             portless: Mutex::default(),

@@ -33,6 +33,8 @@ pub struct Refused {
     pub max_connections: u64,
     /// Idle clients that were cut off to make room for another.
     pub shed: u64,
+    /// Clients refused by a ban or by the lists of the service, TCP and UDP.
+    pub denied: u64,
 }
 
 /// The open connections. Times are milliseconds since the first one.
@@ -197,6 +199,11 @@ impl Seats {
             Scarce::Descriptors => refused.no_descriptors += 1,
             Scarce::Connections => refused.max_connections += 1,
         }
+    }
+
+    /// Counts a client that a service refuses.
+    pub(super) fn deny(&mut self, service: ServiceId) {
+        self.refused.entry(Some(service.0)).or_default().denied += 1;
     }
 
     pub(super) fn refused(&self, service: Option<ServiceId>) -> Refused {

@@ -53,6 +53,7 @@ fn web() -> ServiceStatus {
             slot: 1200,
             next: 34,
             refused: 0,
+            denied: 0,
         },
         backends: vec![
             backend("127.0.0.1:5000"),

@@ -86,11 +86,18 @@ fn refresh(map: &mut LocalAddresses) -> io::Result<()> {
 
 /// The addresses of all interfaces, each with the source address of a connection to it.
 fn own_addresses() -> io::Result<HashMap<Addr, Addr>> {
-    let own = getifaddrs()?
-        .filter_map(|interface| ip_of(&interface.address?))
-        .map(|ip| (addr::from_ip(ip), addr::from_ip(source_towards(ip))))
-        .collect();
-    Ok(own)
+    let source = |ip| (addr::from_ip(ip), addr::from_ip(source_towards(ip)));
+    Ok(of_interfaces()?.into_iter().map(source).collect())
+}
+
+/// The addresses of all interfaces.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn of_interfaces() -> io::Result<Vec<IpAddr>> {
+    let interfaces = getifaddrs()?;
+    let own = interfaces.filter_map(|interface| ip_of(&interface.address?));
+    Ok(own.collect())
 }
 
 fn ip_of(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {

@@ -14,6 +14,7 @@ use rustix::net::{Shutdown, shutdown};
 use super::adopt::borrow;
 use super::holders::one_each;
 use super::maps::pin_of;
+use crate::dataplane::Pick;
 use crate::sockdiag::{self, Connection};
 
 /// Closes the connections of `backend`; returns their number.
@@ -24,6 +25,19 @@ pub(super) fn close(pin_dir: &Path, backend: BackendId) -> io::Result<usize> {
     let storage = MapData::from_pin(pin_of(pin_dir, "SOCKET_OWNER")).map_err(io::Error::other)?;
     let fd = storage.fd().as_fd().as_raw_fd();
     let open = sockdiag::with_storage(fd, &|value| owner(value) == Some(backend))?;
+    end(&open)
+}
+
+/// Closes the connections of clients that `pick` names by the address that they came to and their own;
+/// returns their number.
+///
+/// # Errors
+/// The kernel does not list its sockets, or does not end one of them.
+pub fn close_clients(pick: Pick<'_>) -> io::Result<usize> {
+    end(&sockdiag::between(pick)?)
+}
+
+fn end(open: &[Connection]) -> io::Result<usize> {
     for (done, connection) in open.iter().enumerate() {
         match sockdiag::destroy(connection) {
             Ok(_) => {}
@@ -44,8 +58,9 @@ fn owner(value: &[u8]) -> Option<BackendId> {
 }
 
 fn unsupported(error: &io::Error) -> bool {
-    // 524 is the kernel's internal ENOTSUPP, which it should not return to user space.
-    [libc::EOPNOTSUPP, 524]
+    // 524 is the kernel's internal ENOTSUPP, which it should not return to user space. Without CAP_NET_ADMIN the
+    // agent ends its own sockets alone.
+    [libc::EOPNOTSUPP, 524, libc::EPERM]
         .map(Some)
         .contains(&error.raw_os_error())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lb_common::abi::{self, path};
 
 use super::{Bpf, close};
-use crate::dataplane::{Connections, Error};
+use crate::dataplane::{Connections, Error, Pick};
 use lb_net::Clients;
 
 impl Connections for Bpf {
@@ -33,5 +33,17 @@ impl Connections for Bpf {
                         CONFIG_INET_DIAG_DESTROY, or CAP_SYS_PTRACE)";
             Error::table(what, error)
         })
+    }
+
+    fn close_clients(&self, pick: Pick<'_>) -> Result<usize, Error> {
+        let closed = close::close_clients(pick).map_err(|error| {
+            let what = "close the connections of clients (it takes CAP_NET_ADMIN and a kernel with \
+                        CONFIG_INET_DIAG_DESTROY, or CAP_SYS_PTRACE)";
+            Error::table(what, error)
+        })?;
+        let mut packets = Bpf::packets(self);
+        let ended = packets.get().map_or(Ok(0), |p| p.end_clients(pick));
+        let failed = |error| Error::table("end the flows of clients", error);
+        Ok(closed + ended.map_err(failed)?)
     }
 }

@@ -33,7 +33,7 @@ impl Counts for Bpf {
 
     fn service_counts(&self, service: ServiceId) -> Result<ServiceCounts, Error> {
         let mut counts = [0; Counter::COUNT];
-        for (counter, count) in (0..).zip(&mut counts) {
+        for (counter, count) in (0..).zip(&mut counts[..Counter::STORED]) {
             let values = self
                 .maps
                 .service_stats
@@ -41,6 +41,9 @@ impl Counts for Bpf {
                 .map_err(|error| Error::table("read the counters of a service", error))?;
             *count = values.iter().sum();
         }
+        let denied = self.access.denied(service);
+        counts[Counter::Denied as usize] =
+            denied.map_err(|error| Error::table("read the counters of a service", error))?;
         Ok(counts)
     }
 
@@ -58,12 +61,14 @@ impl Counts for Bpf {
             entries: entries as u64,
             capacity: capacity as u64,
         };
+        let (rules, most_rules) = self.access.size();
         let mut tables = vec![
             table("services", self.observed.names.len(), MAX_SERVICES),
             table("listen", self.observed.listen.len(), MAX_LISTEN),
             table("backends", used.count(), MAX_BACKENDS),
             table("owners", self.owners.len(), MAX_BACKENDS * 4),
             table("listeners", noted.len(), MAX_LISTENERS),
+            table("rules", rules, most_rules),
         ];
         for (table, map) in ["affinity", "affinity_udp"]
             .into_iter()

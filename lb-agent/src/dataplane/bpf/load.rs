@@ -10,6 +10,7 @@ use aya::programs::{SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::abi::{ABI_VERSION, META_MAGIC, Meta, ServiceKey};
 
+use super::access::AccessMaps;
 use super::addresses;
 use super::canary;
 use super::create;
@@ -48,6 +49,8 @@ pub(super) struct Loaded {
     pub maps: Maps,
     /// The maps of clients, for choices that the agent makes itself.
     pub clients: ClientMaps,
+    /// The maps of bans and lists.
+    pub access: AccessMaps,
     /// Warnings for the operator.
     pub notes: Vec<String>,
     /// The eBPF object, for its log and for programs that are loaded later.
@@ -116,6 +119,7 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
     };
     maps.meta.set(0, pod::Meta(meta), 0)?;
     let clients = ClientMaps::take(&mut object, pin_dir)?;
+    let access = AccessMaps::take(&mut object)?;
     let mut notes = size_notes(settings)?;
     notes.extend(addresses::keep(maps::local_addresses(&mut object)?));
 
@@ -142,6 +146,7 @@ fn open(settings: &Settings, lock: fs::File) -> Result<Loaded, OpenError> {
     Ok(Loaded {
         maps,
         clients,
+        access,
         notes,
         object,
         cgroup,

@@ -18,7 +18,7 @@ use super::pod;
 
 /// Names of all pinned maps of the eBPF object. The map of the log is not pinned and lives as long as its
 /// agent.
-pub(super) const NAMES: [&str; 18] = [
+pub(super) const NAMES: [&str; 21] = [
     "META",
     "NAMES",
     "SERVICES",
@@ -37,10 +37,13 @@ pub(super) const NAMES: [&str; 18] = [
     "LOCAL_ADDRESSES",
     "LOCAL_PEER",
     "UDP_LOCAL",
+    "RULES",
+    "GUARDS",
+    "DENIED",
 ];
 
-/// Names of the maps that determine the choice of a backend. The packet programs use them, too.
-pub(super) const CHOICES: [&str; 7] = [
+/// Names of the maps that determine the choice of a backend, and who is let in. The packet programs use them, too.
+pub(super) const CHOICES: [&str; 10] = [
     "TABLES",
     "BACKENDS",
     "AFFINITY",
@@ -48,6 +51,9 @@ pub(super) const CHOICES: [&str; 7] = [
     "ACTIVE",
     "SERVICE_ACTIVE",
     "SERVICE_STATS",
+    "RULES",
+    "GUARDS",
+    "DENIED",
 ];
 
 /// Maps with counts by `lb_listen`. They are invalid after a time in which it was not attached.
@@ -203,5 +209,5 @@ pub(super) fn per_cpu<T: aya::Pod>(value: T) -> Result<PerCpuValues<T>, MapError
 
 /// Index of a service's counter in `SERVICE_STATS`.
 pub(super) fn counter_index(service: ServiceId, counter: u32) -> u32 {
-    service.0 * Counter::COUNT as u32 + counter
+    service.0 * Counter::STORED as u32 + counter
 }

@@ -2,6 +2,7 @@
 //!
 //! The kernel goes on forwarding connections without a running agent.
 
+mod access;
 mod address_claims;
 mod addresses;
 mod adopt;
@@ -50,8 +51,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aya::maps::MapError;
 use lb_common::abi::{BackendId, MAX_BACKENDS, MAX_SERVICES, OwnerKey, ServiceId};
 
+use access::AccessMaps;
+pub use addresses::of_interfaces;
 pub use adopt::listening_by_list;
 use clients::KernelClients;
+pub use close::close_clients;
 pub use inet_diag::takes_datagrams;
 pub use load::Settings;
 use local_hooks::LocalHooks;
@@ -73,6 +77,7 @@ type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 /// The pinned maps and the agent's copy of their contents.
 pub struct Bpf {
     maps: Maps,
+    access: AccessMaps,
     clients: Arc<KernelClients>,
     observed: Observed,
     owners: HashMap<OwnerKey, BackendId>,
@@ -112,6 +117,7 @@ impl Bpf {
         })?;
         let mut plane = Self {
             maps: loaded.maps,
+            access: loaded.access,
             clients: Arc::new(KernelClients::new(loaded.clients)),
             observed: Observed::default(),
             owners: HashMap::new(),
@@ -153,6 +159,7 @@ impl Bpf {
     }
 
     fn read_back(&mut self) -> Result<(), MapError> {
+        self.access.read_back()?;
         for index in 0..MAX_SERVICES as u32 {
             let name = self.maps.names.get(&index, 0)?.0;
             let text = name.bytes.get(..usize::from(name.len)).unwrap_or_default();

@@ -69,6 +69,22 @@ packet_pod!(
     VipKey,
 );
 
+/// [`abi::access::RuleData`] in a map key.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RuleData(pub(super) abi::access::RuleData);
+
+// SAFETY: as above.
+unsafe impl aya::Pod for RuleData {}
+
+/// [`abi::access::Rule`] as a map value.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule(pub(super) abi::access::Rule);
+
+// SAFETY: as above.
+unsafe impl aya::Pod for Rule {}
+
 /// A zeroed value on the heap, for types that are too large for the stack.
 pub(super) fn zeroed<T: aya::Pod>() -> Box<T> {
     let value = Box::<T>::new_zeroed();

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use lb_common::access::Rules;
+
 use super::create::TABLES;
 use super::reader::KernelReader;
 use super::write::refused;
@@ -45,6 +47,16 @@ impl Tables for Bpf {
         done: &mut dyn FnMut(&Action),
     ) -> Result<(), Error> {
         self.apply_in_rows(actions, done)
+    }
+
+    fn add_rules(&mut self, rules: &Rules) -> Result<(), Error> {
+        let added = self.access.add(rules);
+        added.map_err(|error| Error::table("enter bans in the map RULES", error))
+    }
+
+    fn keep_rules(&mut self, rules: &Rules) -> Result<(), Error> {
+        let kept = self.access.keep_only(rules);
+        kept.map_err(|error| Error::table("remove bans from the map RULES", error))
     }
 
     fn reclaim(&mut self) -> Result<(), Error> {

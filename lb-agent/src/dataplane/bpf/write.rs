@@ -116,11 +116,12 @@ impl Bpf {
         if let Some(empty) = empty {
             self.put_table(id, empty.table())?;
         }
-        for counter in 0..Counter::COUNT as u32 {
+        for counter in 0..Counter::STORED as u32 {
             self.maps
                 .service_stats
                 .set(counter_index(id, counter), per_cpu(0)?, 0)?;
         }
+        self.access.reset(id)?;
         self.name_service(id, "")
     }
 }

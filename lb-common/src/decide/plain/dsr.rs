@@ -26,7 +26,7 @@ where
     let vip = world.near_vip(&VipKey::new(plain.dst(), port_be, plain.protocol))?;
     let src = plain.src();
     let strange = is_martian(&src) || world.marks(&src) & AddressMarks::KNOWN != 0;
-    let strange = strange || world.settings().rules != 0;
+    let strange = strange || world.settings().rules != 0 || world.is_guarded(vip.service);
     if strange || vip.flags & vip::DSR == 0 {
         return None;
     }

@@ -22,20 +22,23 @@ mod vips;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use lb_common::abi::packet::{
-    Device, Interface, PacketCounter, PacketSettings, Target, Vip, VipKey, device, interface,
+    Device, Interface, Ip, PacketCounter, PacketSettings, Target, Vip, VipKey, device, interface,
+    state,
 };
 use lb_common::abi::{Backend, BackendId, ServiceId, ServiceTable};
+use lb_common::addr;
 
 use self::flows::Flows;
 use super::{maps, pod};
 use crate::dataplane::packets::{COUNTERS, InterfaceState, PacketFigures, Wanted, counter_name};
-use crate::dataplane::{BackendCounts, TableCounts};
+use crate::dataplane::{BackendCounts, Pick, TableCounts};
 use crate::network::survey::Place;
 use lb_net::clock::monotonic_s;
 
@@ -235,6 +238,34 @@ impl Packets {
         }
         let swept = self.collector.as_ref();
         Ok(swept.map_or(0, |collector| collector.active(id)))
+    }
+
+    /// Ends the flows of clients that `pick` names, by a walk over all of them. Both ends of a TCP flow are told
+    /// by the collector. Returns the number of open flows among them.
+    pub(super) fn end_clients(&self, pick: Pick<'_>) -> io::Result<usize> {
+        let flows = Flows::open(&self.pin_dir, self.ages)?;
+        let mut open = 0;
+        for v6 in [false, true] {
+            for set in 0..flows.sets() {
+                for flow in flows.met(v6, set).into_iter().flatten() {
+                    let end = |ip: &Ip, port_be| {
+                        SocketAddr::new(addr::to_ip(&ip.to_addr()), u16::from_be(port_be))
+                    };
+                    let key = &flow.key;
+                    let (local, client) =
+                        (end(&key.dst, key.dport_be), end(&key.src, key.sport_be));
+                    if flow.has(state::GIVEN_UP) || !pick(local, client) {
+                        continue;
+                    }
+                    flows.give_up(&flow.at);
+                    let is_open =
+                        flow.has(state::ESTABLISHED) && !flow.has(state::FIN | state::RST);
+                    open += usize::from(is_open);
+                }
+            }
+        }
+        self.out_of_service();
+        Ok(open)
     }
 
     /// Restores the target of a backend that is in service again, if its flows were closed before.

@@ -1,0 +1,154 @@
+//! Bans: commands that refuse clients, and let them in again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lb_common::abi::{ServiceKey, protocol};
+use lb_common::addr;
+
+use super::Reconciler;
+use super::commands::{changed, count, refuse};
+use crate::control::message::{BanRequest, BanStatus, Bans, Refusal, RefusalKind, Reply};
+use crate::dataplane::bpf::of_interfaces;
+use crate::errors::chain;
+use crate::state::access;
+use crate::state::overlay::{self, Ban};
+use lb_config::http::Cidr;
+
+impl Reconciler {
+    /// Refuses the clients of a prefix from now on, and ends their open connections.
+    pub(super) fn ban(&mut self, request: BanRequest) -> Result<Reply, Refusal> {
+        let BanRequest {
+            prefix,
+            service,
+            length,
+            reason,
+            force,
+        } = request;
+        if let Some(name) = &service {
+            self.check_service(name)?;
+        }
+        if !force {
+            Self::check_ban(&prefix)?;
+        }
+        let now_ms = overlay::steady_ms();
+        let length_ms = length.map(|length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+        let mut overlay = self.overlay.clone();
+        overlay.forget_ended(now_ms);
+        overlay.ban(Ban {
+            prefix,
+            service: service.clone(),
+            until_unix_ms: length_ms.map(|length_ms| now_ms.saturating_add(length_ms)),
+            reason,
+        });
+        self.change_overlay(overlay)?;
+        let of = service
+            .as_deref()
+            .map_or(String::new(), |name| format!(" from {name}"));
+        let time = match length {
+            Some(length) => format!("for {}", humantime::format_duration(in_seconds(length))),
+            None => "until unban".to_owned(),
+        };
+        let closed = match self.close_clients(&prefix, service.as_deref()) {
+            Ok(closed) => format!("{} closed", count(closed, "open connection")),
+            Err(error) => format!("open connections go on: {}", chain(&error)),
+        };
+        changed(format!("banned {prefix}{of} {time}; {closed}"))
+    }
+
+    /// Closes the open connections of a prefix, with one service or all.
+    fn close_clients(
+        &self,
+        prefix: &Cidr,
+        service: Option<&str>,
+    ) -> Result<usize, crate::dataplane::Error> {
+        let net = access::net(prefix);
+        let only = service.map(|name| self.observed.service(name));
+        let came_for = |local: SocketAddr| {
+            let key = |kind| ServiceKey::new(addr::from_ip(local.ip()), local.port(), kind);
+            let found =
+                [protocol::TCP, protocol::UDP].map(|kind| self.observed.service_at(&key(kind)));
+            let mut found = found.into_iter().flatten();
+            found.any(|id| only.is_none_or(|only| only == Some(id)))
+        };
+        self.plane.close_clients(&|local, client| {
+            net.contains(&addr::from_ip(client.ip())) && came_for(local)
+        })
+    }
+
+    /// Refuses a service that no client comes to by an address.
+    fn check_service(&self, name: &str) -> Result<(), Refusal> {
+        if !self.named(Some(name))?.listen.is_empty() {
+            return Ok(());
+        }
+        let hint = "name the service that it is a route of, which refuses the client for all of its routes";
+        let error = format!("{name} listens on no address of its own");
+        Err(refuse(RefusalKind::BadRequest, error, Some(hint)))
+    }
+
+    /// Refuses bans that are most likely a mistake.
+    fn check_ban(prefix: &Cidr) -> Result<(), Refusal> {
+        let net = access::net(prefix);
+        let mistake = |what: String| {
+            let hint = "ban a narrower prefix, or give --force if that is meant";
+            refuse(RefusalKind::BadRequest, what, Some(hint))
+        };
+        let shortest = if addr::is_v4(&net.first) { 96 } else { 0 };
+        if net.bits == shortest {
+            return Err(mistake(format!("{prefix} is everybody")));
+        }
+        let loopback = [addr::LOOPBACK_V4, addr::LOOPBACK_V6];
+        if addr::is_loopback(&net.first) || loopback.iter().any(|own| net.contains(own)) {
+            return Err(mistake(format!("{prefix} is this host itself (loopback)")));
+        }
+        let inside = |ip: &IpAddr| net.contains(&addr::from_ip(*ip));
+        match of_interfaces().unwrap_or_default().into_iter().find(inside) {
+            Some(ip) => Err(mistake(format!(
+                "{ip} in {prefix} is an address of this host"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Lifts a ban.
+    pub(super) fn unban(&mut self, prefix: Cidr, service: Option<&str>) -> Result<Reply, Refusal> {
+        let mut overlay = self.overlay.clone();
+        overlay.forget_ended(overlay::steady_ms());
+        let of = service.map_or(String::new(), |name| format!(" from {name}"));
+        if !overlay.unban(prefix, service) {
+            return Err(refuse(
+                RefusalKind::NotFound,
+                format!("{prefix} is not banned{of}"),
+                Some(
+                    "`lb-agent bans` lists the bans: name the very prefix, and --service if the ban has one",
+                ),
+            ));
+        }
+        self.change_overlay(overlay)?;
+        changed(format!("unbanned {prefix}{of}"))
+    }
+
+    /// The bans in force.
+    pub(super) fn bans(&self) -> Bans {
+        let now_ms = overlay::steady_ms();
+        let lasting = self.overlay.bans.iter().filter(|ban| ban.lasts(now_ms));
+        let status = |ban: &Ban| BanStatus {
+            prefix: ban.prefix,
+            service: ban.service.clone(),
+            left_seconds: ban
+                .until_unix_ms
+                .map(|until_ms| until_ms.saturating_sub(now_ms).div_ceil(1000)),
+            reason: ban.reason.clone(),
+        };
+        Bans {
+            bans: lasting.map(status).collect(),
+        }
+    }
+}
+
+fn in_seconds(length: Duration) -> Duration {
+    match length.as_secs() {
+        0 => length,
+        seconds => Duration::from_secs(seconds),
+    }
+}

@@ -1,0 +1,198 @@
+//! Bans and the lists of services: the kernel refuses clients at their first packet, with and without an agent.
+
+use std::io::{ErrorKind, Read as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use lb_tests::agent::Agent;
+use lb_tests::topology::hosts::{Hosts, client_v4, client_v6, service_for};
+use lb_tests::{http, node, wait};
+
+const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
+     backends = ['127.0.0.1:5000', '[::1]:5000']\n\
+     [[service]]\nname = 'site'\nmode = 'http'\nlisten = ['0.0.0.0:81', '[::]:81']\n\
+     backends = ['127.0.0.1:5000']\n\
+     [[service]]\nname = 'echo'\nmode = 'udp'\nlisten = ['0.0.0.0:7']\nbackends = ['127.0.0.1:5000']\n";
+
+fn at(from: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(service_for(from).ip(), port)
+}
+
+fn connects(hosts: &Hosts, from: IpAddr, port: u16) -> bool {
+    let connected = hosts.clients.run(|| http::connect(from, at(from, port)));
+    match connected {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+            false
+        }
+    }
+}
+
+fn is_echoed(hosts: &Hosts, from: IpAddr) -> bool {
+    hosts.clients.run(|| {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        socket.connect(at(from, 7)).unwrap();
+        socket.send(b"hello").unwrap();
+        socket.recv(&mut [0; 100]).is_ok()
+    })
+}
+
+fn denied(agent: &Agent<'_>, service: usize) -> u64 {
+    let counters = &agent.status()["services"][service]["counters"];
+    counters["denied"].as_u64().unwrap()
+}
+
+#[test]
+fn ban_refuses_ends_and_outlives_the_agent() {
+    let hosts = Hosts::new();
+    let mut agent = Agent::start(&hosts.balancer, SERVICES);
+    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
+    let _echo = node::serve(
+        &hosts.balancer,
+        "udp.js",
+        ([127, 0, 0, 1], 5000).into(),
+        agent.dir(),
+    );
+    let (bad, good) = (client_v4(1), client_v4(2));
+    wait::until("the datagrams arrive", || {
+        is_echoed(&hosts, bad).then_some(())
+    });
+    let open: Vec<TcpStream> = hosts.clients.run(|| {
+        let connect = |port| http::connect(bad, at(bad, port)).unwrap();
+        [80, 81].map(connect).into()
+    });
+    let said = agent.ok(&["ban", &bad.to_string(), "--for", "1h", "--reason", "a test"]);
+    assert!(
+        said.ends_with("for 1h; 2 open connections closed\n"),
+        "{said}"
+    );
+    for mut stream in open {
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    let refused = |hosts: &Hosts| {
+        assert!(!connects(hosts, bad, 80) && !connects(hosts, bad, 81) && !is_echoed(hosts, bad));
+        assert!(connects(hosts, good, 80) && connects(hosts, good, 81));
+    };
+    refused(&hosts);
+    assert_eq!([0, 1, 2].map(|service| denied(&agent, service)), [1; 3]);
+    let listed = agent.ok(&["bans"]);
+    assert!(
+        listed.contains("all services") && listed.contains("a test"),
+        "{listed}"
+    );
+    agent.ok(&["reload"]);
+    assert!(!connects(&hosts, bad, 80));
+    agent.kill();
+    assert!(!connects(&hosts, bad, 80), "without an agent");
+    agent.start_again();
+    refused(&hosts);
+    agent.ok(&["unban", &bad.to_string()]);
+    assert!(connects(&hosts, bad, 80) && connects(&hosts, bad, 81) && is_echoed(&hosts, bad));
+    assert_eq!(agent.ok(&["bans"]), "nobody is banned\n");
+}
+
+#[test]
+fn ban_ends_in_the_kernel_without_an_agent() {
+    let hosts = Hosts::new();
+    let mut agent = Agent::start(&hosts.balancer, SERVICES);
+    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
+    let bad = client_v4(1);
+    wait::until("the application listens", || {
+        connects(&hosts, bad, 80).then_some(())
+    });
+    let before = Instant::now();
+    agent.ok(&["ban", "2001:db8::/32", "--service", "site"]);
+    agent.ok(&["ban", &bad.to_string(), "--for", "4s"]);
+    agent.kill();
+    assert!(!connects(&hosts, bad, 80));
+    wait::until("the ban is over", || {
+        connects(&hosts, bad, 80).then_some(())
+    });
+    assert!(before.elapsed() >= Duration::from_secs(4));
+}
+
+#[test]
+fn lists_of_the_configuration_hold_for_their_service_alone() {
+    let hosts = Hosts::new();
+    let (one, other) = (client_v4(1), client_v4(2));
+    let services = SERVICES.replacen(
+        "name = 'web'\n",
+        &format!("name = 'web'\nallow = ['{one}']\n"),
+        1,
+    );
+    let agent = Agent::start(&hosts.balancer, &services);
+    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
+    wait::until("the application listens", || {
+        connects(&hosts, one, 80).then_some(())
+    });
+    assert!(!connects(&hosts, other, 80) && connects(&hosts, other, 81));
+    assert!(!connects(&hosts, client_v6(1), 80));
+    let services = SERVICES.replacen(
+        "name = 'web'\n",
+        &format!("name = 'web'\ndeny = ['{one}']\n"),
+        1,
+    );
+    agent.configure(&services);
+    agent.ok(&["reload"]);
+    assert!(!connects(&hosts, one, 80) && connects(&hosts, other, 80));
+    agent.configure(SERVICES);
+    agent.ok(&["reload"]);
+    assert!(connects(&hosts, one, 80) && connects(&hosts, other, 80));
+}
+
+#[test]
+fn user_space_refuses_the_same_clients() {
+    let hosts = Hosts::new();
+    let agent = Agent::start_on(&hosts.balancer, SERVICES, "userspace");
+    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
+    let _echo = node::serve(
+        &hosts.balancer,
+        "udp.js",
+        ([127, 0, 0, 1], 5000).into(),
+        agent.dir(),
+    );
+    let bad = client_v4(1);
+    wait::until("the datagrams arrive", || {
+        is_echoed(&hosts, bad).then_some(())
+    });
+    agent.ok(&["ban", &bad.to_string()]);
+    let is_served = |port| {
+        let answer = hosts.clients.run(|| http::get(bad, at(bad, port)));
+        answer.is_ok()
+    };
+    assert!(!is_served(80) && !is_served(81) && !is_echoed(&hosts, bad));
+    assert!((0..3).all(|service| denied(&agent, service) >= 1));
+    agent.ok(&["unban", &bad.to_string()]);
+    assert!(is_served(80) && is_served(81) && is_echoed(&hosts, bad));
+}
+
+#[test]
+fn mistakes_are_refused_with_the_way_out() {
+    let hosts = Hosts::new();
+    let agent = Agent::start(&hosts.balancer, SERVICES);
+    let own = service_for(client_v4(1)).ip().to_string();
+    for (prefix, problem) in [
+        ("0.0.0.0/0", "everybody"),
+        ("::/0", "everybody"),
+        ("127.0.0.2", "loopback"),
+        ("::1", "loopback"),
+        (own.as_str(), "an address of this host"),
+    ] {
+        let outcome = agent.run(&["ban", prefix]);
+        assert_ne!(outcome.code, 0, "{prefix}");
+        let told = &outcome.stderr;
+        assert!(told.contains(problem) && told.contains("--force"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    for bad in ["nonsense", "10.0.0.1/8", "10.0.0.0/33"] {
+        assert_ne!(agent.run(&["ban", bad]).code, 0, "{bad}");
+    }
+    assert_ne!(agent.run(&["unban", "192.0.2.1"]).code, 0);
+    assert_eq!(agent.ok(&["bans"]), "nobody is banned\n");
+    agent.ok(&["ban", "127.0.0.2", "--force"]);
+}
