@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 
 use super::choice::choice;
+use super::error::Problems;
+use super::http::size;
 use super::metrics::{self, MetricsAddress};
 use super::packet::PacketConfig;
+use super::reader::Table;
 use super::schema::fields::Flat;
-use super::schema::kinds::{Maybe, Text, Whole, one_of, path, text, whole};
+use super::schema::kinds::{Maybe, Text, Whole, one_of, path, sub, text, whole};
 use super::schema::section;
 use super::value;
 
@@ -65,6 +68,8 @@ section! {
         pub max_connections: Option<u32> = None, Maybe(CONNECTIONS);
         /// Worker threads for `mode = "http"`. 0 is one for each core.
         pub l7_workers: u16 = 0, whole(0..=1024, "threads");
+        /// Memory of the response caches of all services.
+        pub cache: CacheMemory = CacheMemory::default(), sub("{ memory = \"256MiB\" }");
         /// Address where metrics are served for Prometheus, beside the control socket.
         pub metrics: Option<MetricsAddress> = None, Maybe(METRICS);
         /// Mode of the control socket. A user that may open it may read; changes take more. `"0666"` lets all users
@@ -72,6 +77,38 @@ section! {
         pub control_mode: Option<u32> = None, Maybe(MODE), shown "`\"0660\"`";
         /// Settings of the packet paths.
         pub packet: PacketConfig = PacketConfig::default(), Flat;
+    }
+}
+
+section! {
+    Restart, "0.1"; check = check_cache;
+    /// Memory of the response caches of all services.
+    #[derive(Eq)]
+    pub struct CacheMemory {
+        /// Bytes of all stored responses, with everything that belongs to them.
+        pub memory: u64 = 128 << 20, size(1 << 20..=1 << 40);
+        /// Bytes of the body of one response, at most an eighth of the memory. A larger one is not stored.
+        pub object: u64 = 2 << 20, size(1..=1 << 30);
+    }
+}
+
+/// A response has to fit, and the memory to be there.
+fn check_cache(cache: &CacheMemory, table: &mut Table<'_, '_>, problems: &mut Problems) {
+    let CacheMemory { memory, object } = *cache;
+    if object > memory / 8 {
+        problems.add(
+            &table.place,
+            format!("responses of {object} bytes are too large for {memory} bytes of memory (use at most an eighth)"),
+        );
+    }
+    let there = super::memory_bytes();
+    if there > 0 && memory > there {
+        problems.add(
+            &table.place,
+            format!(
+                "{memory} bytes are more than the {there} bytes of memory that there are (use less)"
+            ),
+        );
     }
 }
 

@@ -77,7 +77,8 @@ const WORDS: &[Words] = &[
     (&["root", "alias", "autoindex", "gzip_static"], "nginx", Key(ROUTE, "files = \"/srv/www\"")),
     (&["try_files"], "nginx", Key(ROUTE, "files = { root = \"/srv/www\", try = [\"$path\", \"/index.html\"] }")),
     (&["file_server"], "Caddy", Key(ROUTE, "files = \"/srv/www\"")),
-    (&["rewrite", "allow", "deny", "limit_req", "auth_basic", "proxy_cache"], "nginx", Page),
+    (&["proxy_cache"], "nginx", Key(HTTP, "cache = {}")),
+    (&["rewrite", "allow", "deny", "limit_req", "auth_basic"], "nginx", Page),
 ];
 
 /// Values of other programs by our key, and a remedy.

@@ -16,8 +16,8 @@ use super::routes::{Guards, Router};
 use super::sticky::cookie::Cookies;
 use super::tables::ServiceTables;
 use lb_config::http::{
-    Action, AmbiguousPaths, HttpService, Protocol, Route, RouteLimits, RouteTimeouts, Stickiness,
-    Template, Timeouts,
+    Action, AmbiguousPaths, Cache, HttpService, Protocol, Route, RouteLimits, RouteTimeouts,
+    Stickiness, Template, Timeouts,
 };
 
 /// One service, ready for requests.
@@ -35,6 +35,8 @@ pub(super) struct RouteConfig {
     pub(super) filters: Chain,
     /// The handler of its requests: backends or an answer of its own.
     pub(super) target: Target,
+    /// Its answers are stored; `None` if they are not.
+    pub(super) cache: Option<Cache>,
     /// The protocol of its backends.
     pub(super) protocol: Protocol,
     /// Times.
@@ -149,6 +151,7 @@ impl RouteConfig {
         Self {
             filters: Chain::new(http, route, terms),
             target,
+            cache: http.settings.cache.clone(),
             protocol,
             timeouts,
             body,

@@ -103,6 +103,18 @@ impl RequestContext {
         (context, record)
     }
 
+    /// The same request, to be made again by the gateway itself.
+    pub(super) fn again(&self) -> Box<Self> {
+        Box::new(Self {
+            connection: Rc::clone(&self.connection),
+            service: Arc::clone(&self.service),
+            place: self.place,
+            request: self.request.clone(),
+            named: self.named.clone(),
+            asks_for_trailers: self.asks_for_trailers,
+        })
+    }
+
     /// A request that is refused as it is none. `log_fields` is what can be noted of one whose head could not be
     /// read; the others are noted by their head.
     pub(super) fn refused(

@@ -9,6 +9,7 @@ use lb_http1::body::{BodyError, Decoder, Piece};
 use lb_http1::{Fields, Framing, buffer_pool, hop};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
+use super::cache::Copying;
 use super::carrier::Carrier;
 use super::compress::Coded;
 use super::counts::Active;
@@ -54,6 +55,7 @@ pub(super) struct Download {
     input: Vec<u8>,
     at: usize,
     coded: Option<Box<Coded>>,
+    copying: Option<Box<Copying>>,
     sniffer: Option<Box<SessionSniffer>>,
     /// Counted until the end.
     _active: Active,
@@ -70,6 +72,8 @@ pub(super) struct Download {
 pub(super) struct Terms {
     pub(super) framing: Framing,
     pub(super) coded: Option<Box<Coded>>,
+    /// The copy for the cache.
+    pub(super) copying: Option<Box<Copying>>,
     pub(super) sniffer: Option<Box<SessionSniffer>>,
     pub(super) named: Vec<Vec<u8>>,
     pub(super) passes_trailers: bool,
@@ -88,6 +92,7 @@ impl Download {
         let Terms {
             framing,
             coded,
+            copying,
             sniffer,
             named,
             passes_trailers,
@@ -99,6 +104,7 @@ impl Download {
             input,
             at,
             coded,
+            copying,
             sniffer,
             _active: active,
             named,
@@ -314,6 +320,11 @@ impl Download {
         {
             self.sniffer = None;
         }
+        if let Some(copying) = &mut self.copying
+            && !copying.data(data)
+        {
+            self.copying = None;
+        }
         take(Piece::Data(data), self.coded.as_deref_mut()).map_err(DownloadError::Compress)
     }
 
@@ -322,6 +333,11 @@ impl Download {
         trailers: Option<Fields>,
         take: &mut dyn FnMut(Piece<'_>, Option<&mut Coded>) -> io::Result<()>,
     ) -> Result<(), DownloadError> {
+        if let Some(copying) = self.copying.take()
+            && trailers.is_none()
+        {
+            copying.finish();
+        }
         let trailers = trailers.filter(|_| self.passes_trailers);
         let trailers = trailers.map(|trailers| hop::cleaned_trailers(trailers, &self.named));
         self.is_over = true;

@@ -11,6 +11,7 @@ use lb_common::abi::{Affinity, AffinityKey, BackendId, Counter, ServiceId, Servi
 use lb_config::http::{CertificateFiles, HttpService};
 use socket2::Type;
 
+use crate::cache::{CacheFigures, Purge, Store, StoredObject};
 use crate::compiled::Compiler;
 use crate::counts::{Counts, RequestCounts};
 use crate::listener_config::ListenerConfigs;
@@ -44,6 +45,10 @@ pub struct Engine {
     metrics: Arc<Registry>,
     listener_configs: ListenerConfigs,
     sessions: Arc<Sessions>,
+    /// Bytes of all stored answers, and of the body of one.
+    cache: (u64, u64),
+    /// Made for the first service that stores answers.
+    store: Option<Arc<Store>>,
     presences: Presences,
     health: Option<Arc<dyn PassiveHealth>>,
     compiler: Compiler,
@@ -79,6 +84,8 @@ impl Engine {
             metrics: Arc::default(),
             listener_configs: ListenerConfigs::new(confine),
             sessions: Arc::new(Sessions::new(MOST_SESSIONS)),
+            cache: (128 << 20, 2 << 20),
+            store: None,
             presences: Presences::default(),
             health: None,
             compiler: Compiler::default(),
@@ -94,6 +101,11 @@ impl Engine {
     /// The presence of the backends, for reports of the kernel.
     pub fn presences(&self) -> &Presences {
         &self.presences
+    }
+
+    /// Bounds the stored answers of all services, and the body of one, in bytes.
+    pub fn bound_cache(&mut self, memory: u64, object: u64) {
+        self.cache = (memory, object);
     }
 
     /// Tells of backends that could not be used, from the next [`Engine::publish`] on.
@@ -142,6 +154,11 @@ impl Engine {
             let entry = tables.entry(id);
             entry.is_some_and(|entry| entry.id == id && entry.state != state::REMOVED)
         });
+        if services.values().any(|it| it.http.settings.cache.is_some()) {
+            let (memory, object) = self.cache;
+            let made = || Arc::new(Store::new(memory, object));
+            self.store.get_or_insert_with(made);
+        }
         self.generation += 1;
         let wanted: HashSet<ServiceKey> = services.keys().copied().collect();
         let snapshot = Arc::new(Snapshot {
@@ -151,6 +168,7 @@ impl Engine {
             clients: Arc::clone(&self.clients),
             counts: Arc::clone(&self.counts),
             metrics: Arc::clone(&self.metrics),
+            store: self.store.clone(),
             sessions: Arc::clone(&self.sessions),
             presences: self.presences.clone(),
             health: self.health.clone(),
@@ -291,6 +309,22 @@ impl Engine {
             capacity: MOST_SESSIONS as u64,
             evicted: self.sessions.evicted(),
         }
+    }
+
+    /// The size of the cache and what it did; `None` if no service has one.
+    pub fn cache(&self) -> Option<CacheFigures> {
+        Some(self.store.as_ref()?.figures())
+    }
+
+    /// Stored answers to URLs that begin with `prefix`, those with the most hits first, at most `most`.
+    pub fn stored(&self, prefix: &str, most: usize) -> Vec<StoredObject> {
+        let store = self.store.as_ref();
+        store.map_or_else(Vec::new, |store| store.objects(prefix, most))
+    }
+
+    /// Removes stored answers: how many.
+    pub fn purge(&self, what: &Purge) -> u64 {
+        self.store.as_ref().map_or(0, |store| store.purge(what))
     }
 
     /// Closes the tunnels to these backends. A request that is under way is answered.

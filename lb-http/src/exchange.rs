@@ -3,18 +3,18 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use h2::Reason;
 use hyper::{StatusCode, Version};
 use lb_common::abi::{BackendId, ServiceId};
 use lb_http1::response::Malformed;
-use lb_http1::{Framing, Name, ResponseHead, buffer_pool, framing, hop};
-use tokio::io::AsyncReadExt as _;
+use lb_http1::{Framing, Name, ResponseHead, framing, hop};
 use tokio::time::sleep;
 
 use super::answers::Answer;
+use super::cache::{Fill, Seen};
 use super::carrier::Carrier;
 use super::clock;
 use super::compiled::RouteConfig;
@@ -23,7 +23,7 @@ use super::context::RequestContext;
 use super::download::{self, Download, Terms};
 use super::failure::Failure;
 use super::filters::{Cleared, Permit, Source};
-use super::h2c::Call;
+use super::head_reader::{HeadReader, ResponseStart};
 use super::metrics::Cause;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
@@ -31,7 +31,6 @@ use super::record::Record;
 use super::selector::{AGAIN, Connected, Unreached, UpstreamSelector};
 use super::settings::Service;
 use super::sticky::Key;
-use super::stream::Stream;
 use super::transfer::Transfer;
 use super::tunnel::Tunnel;
 use super::upload::{Upload, UploadError};
@@ -40,14 +39,8 @@ use lb_config::http::Protocol;
 
 /// How often one request of which nothing was written is sent again, at most.
 const MOST_REPEATS: u32 = 3;
-/// Room for the head of an answer, and for the body of a short one.
-const ROOM: usize = 16 * 1024;
-/// Longest head of an answer, bytes.
-const LONGEST_HEAD: usize = 256 * 1024;
 /// Most bytes of an answer over HTTP/2 that are read at once: they wait for the window of their stream.
 pub(super) const OF_STREAM: usize = 32 * 1024;
-/// Interim answers to one request; a backend that sends more has lost its way.
-const MOST_INTERIM: u32 = 8;
 
 /// The outcome of an exchange.
 pub(super) enum Outcome {
@@ -74,37 +67,76 @@ pub(super) struct Reply {
     pub(super) transfer: Transfer,
 }
 
+/// The place of a request: its service, its route, and the service of the route's backends.
+pub(super) type Place<'a> = (&'a Service, &'a RouteConfig, Option<ServiceId>);
+
 /// Has a backend answer a request.
 pub(super) async fn proxy(
-    _permit: Permit,
+    permit: Permit,
     (context, record): (&mut RequestContext, &mut Record),
-    (of_service, route, service): (&Service, &RouteConfig, Option<ServiceId>),
+    place: Place<'_>,
     peer: &mut impl Peer,
     progress: &Progress,
 ) -> Outcome {
+    let fetched = fetch(permit, (context, record), place, (peer, progress), None);
+    match fetched.await {
+        Ok(outcome) => outcome,
+        Err(refusal) => refuse(context, refusal),
+    }
+}
+
+/// Why no backend has answered.
+pub(super) struct Refused {
+    status: StatusCode,
+    /// The service whose backends were asked.
+    service: Option<ServiceId>,
+    /// No backend could be had.
+    all_down: bool,
+}
+
+/// Has a backend answer a request. With `fill`, the cache may take the answer: that is a refusal, too.
+pub(super) async fn fetch(
+    _permit: Permit,
+    (context, record): (&mut RequestContext, &mut Record),
+    (of_service, route, service): Place<'_>,
+    (peer, progress): (&mut impl Peer, &Progress),
+    fill: Option<&mut Fill>,
+) -> Result<Outcome, Refused> {
+    let refused = |status| Refused {
+        status,
+        service: None,
+        all_down: false,
+    };
     let Some(service) = service else {
         record.failed(Cause::NoBackend);
-        return Outcome::Own(context.refuse(StatusCode::SERVICE_UNAVAILABLE));
+        return Err(refused(StatusCode::SERVICE_UNAVAILABLE));
     };
     if context.upgrade.is_some() && route.protocol == Protocol::H2c {
         // A WebSocket over HTTP/2 is another handshake (RFC 8441), which few backends know.
-        return Outcome::Own(context.refuse(StatusCode::NOT_IMPLEMENTED));
+        return Err(refused(StatusCode::NOT_IMPLEMENTED));
     }
     let mut exchange = Exchange {
         route,
         service,
         progress,
         record,
+        fill,
         all_down: false,
     };
-    let status = match exchange.run(context, of_service, peer).await {
-        Ok(outcome) => return outcome,
-        Err(status) => status,
-    };
-    let answer = match status {
-        StatusCode::GONE => context.session_closed(service),
-        status if exchange.all_down => context.page_all_down(status),
-        status => context.page(status),
+    let outcome = exchange.run(context, of_service, peer).await;
+    outcome.map_err(|status| Refused {
+        status,
+        service: Some(service),
+        all_down: exchange.all_down,
+    })
+}
+
+/// The answer to a request that no backend has answered.
+pub(super) fn refuse(context: &RequestContext, refused: Refused) -> Outcome {
+    let answer = match (refused.status, refused.service) {
+        (StatusCode::GONE, Some(service)) => context.session_closed(service),
+        (status, _) if refused.all_down => context.page_all_down(status),
+        (status, _) => context.page(status),
     };
     Outcome::Own(context.clear(Source::Gateway, answer))
 }
@@ -115,16 +147,10 @@ struct Exchange<'a> {
     service: ServiceId,
     progress: &'a Progress,
     record: &'a mut Record,
+    /// What the cache wants of the answer.
+    fill: Option<&'a mut Fill>,
     /// No backend could be had.
     all_down: bool,
-}
-
-/// The head of an answer with the bytes that were read behind it.
-struct ResponseStart {
-    head: ResponseHead,
-    input: Vec<u8>,
-    /// The offset in `input` of the bytes behind the head.
-    at: usize,
 }
 
 impl Exchange<'_> {
@@ -253,11 +279,7 @@ impl Exchange<'_> {
         } else {
             route.timeouts.body
         });
-        let mut answer = HeadReader {
-            input: buffer_pool::take(),
-            interim: 0,
-            most_lines: request.service.http.settings.limits.response_headers,
-        };
+        let mut answer = HeadReader::new(request.service.http.settings.limits.response_headers);
         poll_fn(|context| {
             let carrier = &mut upstream.carrier;
             let sent = upload.poll(peer, carrier, self.progress, context);
@@ -393,6 +415,23 @@ impl Exchange<'_> {
         let hop = hop::strip(&mut head.fields);
         head.fields.remove(Name::Upgrade);
         let status = head.status;
+        let mut copying = None;
+        match self.fill.as_deref_mut() {
+            None => {}
+            Some(fill) => match fill.answered(&request.head, &mut head, length) {
+                Seen::Pass => {}
+                Seen::Copy(copy) => copying = Some(copy),
+                Seen::Taken => {
+                    let is_clean = framing.is_empty() && at == input.len() && stays && !is_shared;
+                    let settings = &request.service.http.settings;
+                    if is_clean && settings.send_proxy_protocol.is_none() {
+                        let pool = &request.connection.worker.pool;
+                        pool.put(upstream, settings.upstream.keepalive);
+                    }
+                    return Err(status);
+                }
+            },
+        }
         let source = Source::Backend(backend);
         let (head, coding) = request.clear_head(source, head, length);
         let mut coded = None;
@@ -418,6 +457,7 @@ impl Exchange<'_> {
                 framing => framing,
             },
             coded,
+            copying,
             sniffer,
             named: hop.named,
             passes_trailers: request.takes_trailers(),
@@ -470,101 +510,11 @@ impl Exchange<'_> {
     }
 }
 
-/// The answer to a request, until its head is there.
-struct HeadReader {
-    input: Vec<u8>,
-    interim: u32,
-    most_lines: usize,
-}
-
-impl HeadReader {
-    /// Reads; interim answers go to `peer`.
-    fn poll(
-        &mut self,
-        backend: &mut Stream,
-        peer: &mut impl Peer,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<ResponseStart, Failure>> {
-        loop {
-            if self.input.capacity() < ROOM {
-                self.input.reserve_exact(ROOM - self.input.len());
-            } else if self.input.capacity() - self.input.len() < ROOM / 4 {
-                self.input.reserve(ROOM);
-            }
-            let read = pin!(backend.read_buf(&mut self.input));
-            match ready!(read.poll(context)) {
-                Ok(length) if length > 0 => {}
-                _ if self.input.is_empty() && self.interim == 0 => {
-                    return Poll::Ready(Err(Failure::Broken));
-                }
-                _ => return Poll::Ready(Err(Failure::Malformed("an answer ended in its head"))),
-            }
-            loop {
-                let parsed = ResponseHead::parse(&self.input, LONGEST_HEAD, self.most_lines);
-                match parsed {
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::debug!(%error, "no answer from a backend");
-                        return Poll::Ready(Err(Failure::Malformed(error.0)));
-                    }
-                    Ok(Some((mut head, length))) if head.is_interim() => {
-                        self.input.drain(..length);
-                        self.interim += 1;
-                        if self.interim > MOST_INTERIM {
-                            let many = "a request got interim answers without end";
-                            return Poll::Ready(Err(Failure::Malformed(many)));
-                        }
-                        // The gateway has sent the 100 Continue of this request already.
-                        if head.status != StatusCode::CONTINUE {
-                            hop::strip(&mut head.fields);
-                            peer.interim(&head);
-                        }
-                    }
-                    Ok(Some((head, at))) => {
-                        return Poll::Ready(Ok(ResponseStart {
-                            head,
-                            input: std::mem::take(&mut self.input),
-                            at,
-                        }));
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl HeadReader {
-    /// The same of a stream of HTTP/2.
-    fn poll_shared(
-        &self,
-        call: &mut Call,
-        peer: &mut impl Peer,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<ResponseStart, Failure>> {
-        let mut interim = |mut head: ResponseHead| {
-            if head.status != StatusCode::CONTINUE {
-                hop::strip(&mut head.fields);
-                peer.interim(&head);
-            }
-        };
-        let most = (self.most_lines, MOST_INTERIM);
-        let head = ready!(call.poll_head(most, &mut interim, context));
-        Poll::Ready(head.map_err(Failure::from).map(|head| ResponseStart {
-            head,
-            input: Vec::new(),
-            at: 0,
-        }))
-    }
-}
-
-impl Drop for HeadReader {
-    fn drop(&mut self) {
-        buffer_pool::give(std::mem::take(&mut self.input));
-    }
-}
-
 /// Waits for `what`; `None` if the client goes away.
-async fn unless_gone<T>(peer: &mut impl Peer, what: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn unless_gone<T>(
+    peer: &mut impl Peer,
+    what: impl Future<Output = T>,
+) -> Option<T> {
     let mut what = pin!(what);
     poll_fn(|context| {
         if let Poll::Ready(done) = what.as_mut().poll(context) {

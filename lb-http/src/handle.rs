@@ -14,7 +14,7 @@ use super::filters::{Cleared, Permit, Source, Stopped};
 use super::peer::Peer;
 use super::progress::Progress;
 use super::record::Record;
-use super::{rules, serve_files};
+use super::{rules, serve_cached, serve_files};
 
 /// Answers a request.
 pub(super) async fn handle(
@@ -34,14 +34,14 @@ pub(super) async fn handle(
     };
     match &route.target {
         Target::Backends(backends) => {
-            exchange::proxy(
-                permit,
-                (context, record),
-                (&service, route, *backends),
-                peer,
-                progress,
-            )
-            .await
+            let place = (&*service, route, *backends);
+            let sides = (context, record);
+            match &route.cache {
+                Some(cache) => {
+                    serve_cached::serve(permit, sides, place, cache, (peer, progress)).await
+                }
+                None => exchange::proxy(permit, sides, place, peer, progress).await,
+            }
         }
         Target::Files(site) => serve_files::serve(permit, (context, record), site).await,
         own => Outcome::Own(configured(permit, context, own)),

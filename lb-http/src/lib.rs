@@ -18,6 +18,7 @@
 //! | `h2`, `body` | a client's connection of HTTP/2, and the bodies on it |
 //! | `peer` | a client as one of its requests sees it, over either |
 //! | `exchange` | the handler that has backends answer: to the head of the answer |
+//! | `head_reader` | the head of an answer, from a backend |
 //! | `failure` | why a request has no answer |
 //! | `upload`, `download`, `transfer` | bodies on their way |
 //! | `handle` | a request on its way: filters, handler, filters |
@@ -39,6 +40,7 @@
 //! | `tunnel`, `extended` | WebSockets, and those that come over HTTP/2 |
 //! | `stream` | the bytes |
 //! | `compress` | answers made smaller on their way |
+//! | `cache`, `serve_cached` | stored answers of backends |
 //! | `routes` | which route a request takes |
 //! | `forwarded` | the forwarding headers |
 //! | `rules` | header rules, and the targets of redirects |
@@ -60,6 +62,7 @@ mod affinity_cache;
 mod answers;
 mod body;
 mod breaker;
+mod cache;
 mod carrier;
 mod client;
 mod clock;
@@ -81,6 +84,7 @@ mod h2;
 mod h2c;
 mod handle;
 mod handshake;
+mod head_reader;
 mod http1;
 mod ids;
 mod listener_config;
@@ -98,6 +102,7 @@ mod routes;
 mod rules;
 mod selector;
 mod serve;
+mod serve_cached;
 mod serve_files;
 mod settings;
 mod sticky;
@@ -111,6 +116,7 @@ mod upload;
 mod upstream;
 mod worker;
 
+pub use cache::{CacheFigures, CacheResult, Purge, StoredObject};
 pub use counts::RequestCounts;
 pub use engine::Engine;
 pub use files::check_config as check_files;

@@ -94,6 +94,14 @@ impl Record {
         }
     }
 
+    /// That of a request that the gateway makes by itself beside this one: it is not counted.
+    pub(super) fn beside(&self) -> Self {
+        let service = self.counters.service.clone();
+        let mut record = Self::begin(service, self.method, None);
+        record.is_over = true;
+        record
+    }
+
     /// The backend that was chosen; the last one counts.
     pub(super) fn chose(&mut self, meters: &Meters, backend: BackendId) {
         self.counters.backend = Some(meters.backend(backend));

@@ -14,6 +14,7 @@ use super::sticky::sessions::Sessions;
 use lb_config::BackendAddress;
 
 /// A request as filters see it.
+#[derive(Clone)]
 pub(super) struct Request {
     /// As its backend gets it.
     pub(super) head: RequestHead,

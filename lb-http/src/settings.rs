@@ -13,6 +13,7 @@ use lb_common::addr;
 use lb_common::select::{self, Choice, Reason, Tables};
 
 use super::affinity_cache;
+use super::cache::Store;
 use super::compiled::{CompiledService, Compiler};
 use super::counts::Counts;
 use super::listener_config::{ListenerConfig, ListenerConfigs};
@@ -43,6 +44,8 @@ pub(super) struct Snapshot {
     pub(super) counts: Arc<Counts>,
     /// The figures of requests.
     pub(super) metrics: Arc<Registry>,
+    /// The stored answers, if a service stores some.
+    pub(super) store: Option<Arc<Store>>,
     /// The backends of Socket.IO sessions.
     pub(super) sessions: Arc<Sessions>,
     /// Whether the applications of the backends listen.

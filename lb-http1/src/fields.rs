@@ -142,6 +142,21 @@ impl Fields {
         Ok(())
     }
 
+    /// A copy that takes no more memory than it needs, to be kept.
+    pub fn packed(&self) -> Self {
+        Self {
+            text: self.text.as_slice().into(),
+            lines: self.lines.as_slice().into(),
+            present: self.present,
+            removed: self.removed,
+        }
+    }
+
+    /// Bytes of memory on the heap.
+    pub fn memory(&self) -> usize {
+        self.text.capacity() + self.lines.capacity() * size_of::<Line>()
+    }
+
     /// How many lines there are.
     pub fn len(&self) -> usize {
         self.lines.len() - self.removed

@@ -37,6 +37,16 @@ impl ResponseHead {
         }
     }
 
+    /// A copy that takes no more memory than it needs, to be kept.
+    pub fn packed(&self) -> Self {
+        Self {
+            status: self.status,
+            version: self.version,
+            fields: self.fields.packed(),
+            reason: self.reason,
+        }
+    }
+
     /// Reads the head at the beginning of `bytes`, which may have `most_bytes` and `most_lines`, and
     /// how many bytes of them it is; `None` if more are needed.
     pub fn parse(

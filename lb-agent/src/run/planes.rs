@@ -36,6 +36,12 @@ pub(super) fn open(
 ) -> anyhow::Result<Planes> {
     let agent = &config.agent;
     let max_clients = agent.max_clients;
+    let bounded = |mut planes: Planes| {
+        planes
+            .l7
+            .bound_cache(agent.cache.memory, agent.cache.object);
+        planes
+    };
     let userspace = |notes: Vec<String>| {
         let plane = Memory::new(max_clients);
         let front = ListenerSet::new(plane.clients(), false, kept.clone(), admission.clone());
@@ -47,13 +53,13 @@ pub(super) fn open(
             kept.clone(),
             admission.clone(),
         );
-        Planes {
+        bounded(Planes {
             plane: Box::new(plane),
             notes,
             log: None,
             front,
             l7,
-        }
+        })
     };
     if agent.data_plane == lb_config::DataPlane::Userspace {
         refuse_beside_pins(&agent.pin_dir, None)?;
@@ -67,7 +73,10 @@ pub(super) fn open(
         kept: kept.clone(),
     };
     match Bpf::open(&settings) {
-        Ok(opened) => with_bpf(opened, usize::from(agent.l7_workers), kept, admission),
+        Ok(opened) => {
+            let workers = usize::from(agent.l7_workers);
+            with_bpf(opened, workers, kept, admission).map(bounded)
+        }
         Err(error) if agent.data_plane == lb_config::DataPlane::Auto && error.may_fall_back() => {
             let missing = format!("BPF cannot serve here: {}", explain(&error));
             refuse_beside_pins(&agent.pin_dir, Some(&missing))?;

@@ -33,9 +33,10 @@ pub use files::{Attempt, CacheControl, Files, Pattern};
 pub use header::{HeaderRule, Operation};
 pub(super) use route::RawRoute;
 pub use route::{Action, Route};
+pub(crate) use sections::size;
 pub use sections::{
-    AccessLog, Algorithm, Compression, ErrorPages, Limits, LogFormat, LogTarget, RouteLimits,
-    RouteTimeouts, Timeouts, Upstream,
+    AccessLog, Algorithm, Cache, Compression, ErrorPages, Limits, LogFormat, LogTarget,
+    RouteLimits, RouteTimeouts, Timeouts, Upstream,
 };
 pub use settings::{AmbiguousPaths, Protocol, SameSite, Settings, Stickiness, StickyCookie};
 pub(super) use settings::{BLOCK, PROXY_VERSION};

@@ -129,10 +129,10 @@ fn check_route_limits(_: &RouteLimits, table: &mut Table<'_, '_>, problems: &mut
 }
 
 /// A size within a range: a number of bytes, or a text with a unit.
-struct Size<T>(RangeInclusive<u64>, PhantomData<T>);
+pub(crate) struct Size<T>(RangeInclusive<u64>, PhantomData<T>);
 
 /// A size of at least and at most so many bytes.
-const fn size<T>(range: RangeInclusive<u64>) -> Size<T> {
+pub(crate) const fn size<T>(range: RangeInclusive<u64>) -> Size<T> {
     Size(range, PhantomData)
 }
 
@@ -232,6 +232,20 @@ choice! {
         Brotli = "br",
         /// gzip (RFC 1952).
         Gzip = "gzip",
+    }
+}
+
+const LOCK: Texts<Duration> = time("\"5s\"", value::some_time);
+
+section! {
+    Reload, "0.1";
+    /// The response cache. With this table responses are stored that say that they may be.
+    #[derive(Eq)]
+    pub struct Cache {
+        /// Whether a response without a lifetime of its own gets a tenth of the time since it was last changed.
+        pub heuristic: bool = false, Flag;
+        /// How long requests for one response that is not stored wait for the first of them.
+        pub lock: Duration = Duration::from_secs(5), LOCK;
     }
 }
 

@@ -6,7 +6,7 @@ use ::http::HeaderName;
 
 use super::ProxyVersion;
 use super::header::{HeaderRule, request_rules, response_rules};
-use super::sections::{AccessLog, Compression, ErrorPages, Limits, Timeouts, Upstream};
+use super::sections::{AccessLog, Cache, Compression, ErrorPages, Limits, Timeouts, Upstream};
 use super::value::{self, Cidr};
 use crate::choice::choice;
 use crate::error::Problems;
@@ -73,6 +73,8 @@ section! {
         pub limits: Limits = Limits::default(), sub("{ body = \"10MiB\" }");
         /// Compression of responses.
         pub compression: Compression = Compression::default(), sub("{ enabled = false }");
+        /// The response cache. Without the table nothing is stored.
+        pub cache: Option<Cache> = None, Maybe(Sound(sub("{}")));
         /// The access log. Without the table there is none.
         pub access_log: Option<AccessLog> = None, Maybe(Sound(sub("{ file = \"stdout\" }")));
         /// Connections to backends.

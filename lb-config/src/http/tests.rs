@@ -33,6 +33,7 @@ upgrade = ["WebSocket"]
 timeouts = { header = "5s", body = "0", tunnel = "1h" }
 limits = { headers = 50, body = "10MiB" }
 compression = { enabled = false, algorithms = ["gzip"] }
+cache = { heuristic = true, lock = "1s" }
 access_log = { file = "stdout", format = "json" }
 upstream = { max_fails = 1, fail_timeout = "1s", retry_budget = 0.1, keepalive = 8 }
 errors = { pages = { 502 = "/p/502.html" }, maintenance = "/p/soon.html" }
@@ -96,6 +97,11 @@ fn every_key_is_read() {
     assert_eq!(settings.upgrade, ["websocket"]);
     assert_eq!(settings.upstream.retry_budget_permille, 100);
     assert_eq!(settings.request_headers.len(), 2);
+    let cache = settings.cache.as_ref().unwrap();
+    assert_eq!(
+        (cache.heuristic, cache.lock),
+        (true, Duration::from_secs(1))
+    );
     assert_eq!(settings.errors.pages.len(), 1);
     let [api, old, health] = http.routes.as_slice() else {
         panic!("{:?}", http.routes)
@@ -115,6 +121,22 @@ fn every_key_is_read() {
     let inner = &config.services[1];
     assert!(inner.listen.is_empty() && inner.http.is_none());
     assert_eq!(inner.backends.len(), 1);
+}
+
+#[test]
+fn memory_of_the_cache_is_bounded_and_holds_a_few_objects() {
+    let config = of("[agent]\ncache = { memory = '2MiB', object = '256KiB' }");
+    let cache = &config.agent.cache;
+    assert_eq!((cache.memory, cache.object), (2 << 20, 256 << 10));
+    for (cache, problem) in [
+        ("memory = '2MiB', object = '300KiB'", "at most an eighth"),
+        ("memory = '900GiB'", "bytes of memory that there are"),
+        ("memory = '1KiB'", "out of range"),
+    ] {
+        let text = format!("[agent]\ncache = {{ {cache} }}");
+        let refused = errors(&text);
+        assert!(refused[0].contains(problem), "{refused:?}");
+    }
 }
 
 #[test]
@@ -147,7 +169,7 @@ fn all_problems_come_at_once() {
     let expected = [
         "7: service[0].tls.listen[0]: 0.0.0.0:80 is listed twice (leave one out)",
         "10: service[0].http.trusted_proxies[0]: \"10.0.0.1/8\" has bits after its prefix (write \"10.0.0.0/8\")",
-        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, allow_client_headers, ambiguous_paths, trusted_proxies, protocol, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, access_log, upstream and errors)",
+        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, allow_client_headers, ambiguous_paths, trusted_proxies, protocol, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, cache, access_log, upstream and errors)",
         "12: service[0].http.request_headers[0].value: \"$clientip\" is not a variable (did you mean $client_ip?)",
         "12: service[0].http.request_headers[1].set: Connection belongs to the connection and is set as it must be (leave it out)",
         "15: service[0].route[0].answer.status: 99 is not the status of an answer (use 200 to 599)",

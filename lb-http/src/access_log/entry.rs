@@ -22,6 +22,8 @@ pub(crate) struct Entry {
     /// The name of the backend, and why it was this one, or why there is none.
     backend: Option<Range<usize>>,
     why: Option<&'static str>,
+    /// What the cache did.
+    pub(crate) cache: Option<&'static str>,
     pub(super) id: Option<Range<usize>>,
     /// How long the connection to the backend took; zero for one that was there.
     pub(crate) connect: Option<Duration>,
@@ -103,6 +105,7 @@ impl Entry {
             tls: None,
             backend: None,
             why: None,
+            cache: None,
             id: None,
             connect: None,
         };

@@ -46,6 +46,10 @@ fn combined(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     escape(entry.backend().unwrap_or(b"-"), &TEXT, out);
     out.extend_from_slice(b" why=");
     out.extend_from_slice(entry.why().unwrap_or("-").as_bytes());
+    if let Some(cache) = entry.cache {
+        out.extend_from_slice(b" cache=");
+        out.extend_from_slice(cache.as_bytes());
+    }
     let times = [
         (" connect=", entry.connect),
         (" first_byte=", ended.first_byte),
@@ -87,6 +91,7 @@ fn json(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     text("user_agent", entry.user_agent(), out);
     text("backend", entry.backend(), out);
     text("why", entry.why().map(str::as_bytes), out);
+    text("cache", entry.cache.map(str::as_bytes), out);
     let times = [
         (",\"connect_ms\":", entry.connect),
         (",\"first_byte_ms\":", ended.first_byte),

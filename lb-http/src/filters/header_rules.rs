@@ -80,7 +80,7 @@ impl Filter for HeaderRules {
         }
         let address = match response.source {
             Source::Backend(backend) => backends.address(backend),
-            Source::Route | Source::Files => None,
+            Source::Route | Source::Files | Source::Cache => None,
             Source::Gateway => return,
         };
         let values = request.values(&self.service, address.as_ref());

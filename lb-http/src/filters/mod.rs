@@ -82,6 +82,8 @@ pub(super) enum Source {
     Route,
     /// Files.
     Files,
+    /// A stored answer of a backend.
+    Cache,
     /// A filter, or the gateway: it says why there is no other answer.
     Gateway,
 }
@@ -98,6 +100,13 @@ pub(super) struct Response<'a> {
 
 /// Says that all filters have let a request pass.
 pub(super) struct Permit(());
+
+impl Permit {
+    /// For the same request, which asks again by itself.
+    pub(super) const fn again(&self) -> Self {
+        Self(())
+    }
+}
 
 /// An answer that has passed all filters, and may be sent to the client.
 pub(super) struct Cleared<T>(T);
@@ -168,6 +177,8 @@ impl Chain {
             timeouts: _,
             limits: _,
             protocol: _,
+            // Beyond the filters (`serve_cached`).
+            cache: _,
         } = settings;
         let route_rules = route.map(|route| (&*route.request_headers, &*route.response_headers));
         let (of_requests, of_responses) = route_rules.unwrap_or_default();

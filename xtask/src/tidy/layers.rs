@@ -66,7 +66,7 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 56] = [
+const HTTP_MODULES: [&str; 59] = [
     "clock",
     "forwarded",
     "ids",
@@ -99,6 +99,7 @@ const HTTP_MODULES: [&str; 56] = [
     "request",
     "upstream",
     "files",
+    "cache",
     "fuzz",
     "download",
     "filters",
@@ -106,6 +107,7 @@ const HTTP_MODULES: [&str; 56] = [
     "settings",
     "upload",
     "failure",
+    "head_reader",
     "worker",
     "connection",
     "context",
@@ -115,6 +117,7 @@ const HTTP_MODULES: [&str; 56] = [
     "body",
     "exchange",
     "serve_files",
+    "serve_cached",
     "handle",
     "h2",
     "respond",

@@ -1,0 +1,78 @@
+//! What is told of the cache, and what is purged.
+
+/// What the cache did with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheResult {
+    /// A stored answer was sent.
+    Hit,
+    /// A backend answered.
+    Miss,
+    /// A stored answer was sent after its lifetime.
+    Stale,
+    /// A stored answer was sent because a backend said that it is still good.
+    Revalidated,
+}
+
+impl CacheResult {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Hit, Self::Miss, Self::Stale, Self::Revalidated];
+
+    /// As logs and metrics have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+        }
+    }
+}
+
+/// The size of the cache, and what it did since the agent began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheFigures {
+    /// Bytes that are taken.
+    pub bytes: u64,
+    /// Bytes that there may be.
+    pub capacity: u64,
+    /// Entries: stored answers, indexes of variants, bodies in other codings, URLs whose answers are not stored.
+    pub entries: u64,
+    /// Requests by [`CacheResult`].
+    pub requests: [u64; CacheResult::ALL.len()],
+}
+
+/// One stored answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    /// Scheme, host, path and query.
+    pub url: String,
+    /// Bytes of memory.
+    pub bytes: u64,
+    /// How often it was sent.
+    pub hits: u64,
+    /// Seconds since it left its origin.
+    pub age_s: u64,
+    /// Seconds for which it is fresh.
+    pub lifetime_s: u64,
+}
+
+/// What is to be purged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purge {
+    /// The answers of one URL, in all their variants.
+    Url(String),
+    /// Those of all URLs that begin so.
+    Prefix(String),
+    /// All.
+    All,
+}
+
+impl Purge {
+    pub(super) fn covers(&self, url: &[u8]) -> bool {
+        match self {
+            Self::Url(wanted) => wanted.as_bytes() == url,
+            Self::Prefix(begin) => url.starts_with(begin.as_bytes()),
+            Self::All => true,
+        }
+    }
+}
