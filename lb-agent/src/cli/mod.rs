@@ -7,6 +7,7 @@
 mod add_backend;
 mod ban;
 mod bans;
+mod cache;
 mod check;
 mod completions;
 mod config;
@@ -22,6 +23,7 @@ mod lookup;
 mod man;
 mod output;
 mod plan;
+mod purge;
 mod reload;
 mod remove_backend;
 mod reset_backend;
@@ -99,6 +101,8 @@ enum Command {
     Doctor(doctor::Doctor),
     Generate(generate::Generate),
     Lookup(lookup::Lookup),
+    Cache(cache::Cache),
+    Purge(purge::Purge),
     Stop(stop::Stop),
     Upgrade(upgrade::Upgrade),
     Decap(decap::DecapCommand),
@@ -159,6 +163,8 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::Completions(completions) => completions.carry_out(),
         Command::Generate(generate) => generate.carry_out(),
         Command::Lookup(lookup) => lookup.carry_out(&control),
+        Command::Cache(cache) => cache.carry_out(&control),
+        Command::Purge(purge) => purge.carry_out(&control),
         Command::Stop(stop) => stop.carry_out(&control),
         Command::Upgrade(upgrade) => upgrade.carry_out(&control),
         Command::Decap(decap) => decap.carry_out(),

@@ -11,6 +11,7 @@ use super::message::{BanRequest, Command, Part, Refusal, RefusalDocument, Refusa
 use crate::state::overlay::AtEnd;
 use lb_config::BackendAddress;
 use lb_config::value::{self, BadValue};
+use lb_http::Purge;
 
 /// Longest body that is taken, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -110,11 +111,13 @@ pub(super) enum Endpoint {
     Unban,
     Reload,
     Plan,
+    Cache,
+    PurgeCache,
     Stop,
 }
 
 /// Every route of the control socket. `docs/openapi.json` describes the same ones.
-pub(super) static ROUTES: [(Method, &str, Endpoint); 14] = [
+pub(super) static ROUTES: [(Method, &str, Endpoint); 16] = [
     (Method::GET, "/v1/status", Endpoint::Status),
     (Method::GET, "/v1/stats", Endpoint::Stats),
     (Method::GET, "/metrics", Endpoint::Metrics),
@@ -128,6 +131,8 @@ pub(super) static ROUTES: [(Method, &str, Endpoint); 14] = [
     (Method::DELETE, "/v1/bans", Endpoint::Unban),
     (Method::POST, "/v1/reload", Endpoint::Reload),
     (Method::POST, "/v1/plan", Endpoint::Plan),
+    (Method::GET, "/v1/cache", Endpoint::Cache),
+    (Method::POST, "/v1/cache/purge", Endpoint::PurgeCache),
     (Method::POST, "/v1/stop", Endpoint::Stop),
 ];
 
@@ -162,6 +167,7 @@ pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
 pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Command, No> {
     let known: &[&str] = match endpoint {
         Endpoint::Lookup => &["client", "service"],
+        Endpoint::Cache => &["prefix", "most"],
         _ => &[],
     };
     let parameters = parameters(query, known)?;
@@ -198,6 +204,8 @@ pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Co
                 forget_runtime,
             })
         }
+        Endpoint::Cache => cache(&parameters),
+        Endpoint::PurgeCache => purge_cache(body),
         Endpoint::Stop => {
             let Stop { purge } = document(body, r#"{"purge": false}"#)?;
             Ok(Command::Stop { purge })
@@ -312,6 +320,53 @@ fn checked_reason(reason: String) -> Result<String, No> {
         "the reason of a ban is one line",
         format!("use at most {MAX_REASON} bytes, without control characters"),
     ))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PurgeCache {
+    url: String,
+    #[serde(default)]
+    prefix: bool,
+}
+
+/// Stored responses that are shown if the request does not say how many.
+const SHOWN: u32 = 20;
+
+fn cache(parameters: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Command, No> {
+    let most = match parameters.get("most") {
+        None => SHOWN,
+        Some(text) => text.parse().map_err(|_| {
+            No::new(
+                StatusCode::BAD_REQUEST,
+                format!("{} is not a number", value::quoted(text)),
+                "write it as in /v1/cache?most=20",
+            )
+        })?,
+    };
+    let prefix = parameters.get("prefix").map(|prefix| prefix.to_string());
+    Ok(Command::Cache {
+        prefix: prefix.unwrap_or_default(),
+        most,
+    })
+}
+
+fn purge_cache(body: &[u8]) -> Result<Command, No> {
+    let PurgeCache { url, prefix } = document(body, r#"{"url": "https://example.com/a"}"#)?;
+    let is_begin = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+    let what = match prefix {
+        true if url.is_empty() => Some(Purge::All),
+        true => is_begin(&url).then(|| Purge::Prefix(url.clone())),
+        false => Purge::url(&url),
+    };
+    let what = what.ok_or_else(|| {
+        No::new(
+            StatusCode::BAD_REQUEST,
+            format!("{} is not a URL", value::quoted(&url)),
+            "write it like https://example.com/a",
+        )
+    })?;
+    Ok(Command::PurgeCache { what })
 }
 
 fn lookup(parameters: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Command, No> {

@@ -17,6 +17,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use lb_http::Purge;
+
 use super::message::{Command, Part, Refusal, RefusalDocument, RefusalKind};
 
 /// For a whole call: a little more than the agent takes to say that it is busy.
@@ -285,6 +287,20 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
         } => {
             let body = json!({ "config": config, "forget_runtime": forget_runtime });
             (Method::POST, "/v1/plan".to_owned(), Some(body))
+        }
+        Command::Cache { prefix, most } => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("prefix", prefix);
+            query.append_pair("most", &most.to_string());
+            (Method::GET, format!("/v1/cache?{}", query.finish()), None)
+        }
+        Command::PurgeCache { what } => {
+            let body = match what {
+                Purge::Url(url) => json!({ "url": url }),
+                Purge::Prefix(url) => json!({ "url": url, "prefix": true }),
+                Purge::All => json!({ "url": "", "prefix": true }),
+            };
+            (Method::POST, "/v1/cache/purge".to_owned(), Some(body))
         }
         Command::Stop { purge } => {
             let body = json!({ "purge": purge });

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::cache::CacheReport;
 use super::stats::Stats;
 use super::status::Status;
 use crate::state::overlay::AtEnd;
 pub use crate::state::preview::Preview;
 use lb_config::BackendAddress;
 use lb_config::http::Cidr;
+use lb_http::Purge;
 
 /// A command to the agent. `service: None` means the only service; for a backend, the one that its address tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +91,18 @@ pub enum Command {
         /// As if what was changed at run time in its services were forgotten.
         forget_runtime: bool,
     },
+    /// Report the size of the response cache, what it did, and stored responses.
+    Cache {
+        /// Responses whose URL begins so.
+        prefix: String,
+        /// Most of them, those with the most hits first.
+        most: u32,
+    },
+    /// Remove stored responses.
+    PurgeCache {
+        /// Which.
+        what: Purge,
+    },
     /// Stop the agent process.
     Stop {
         /// Also take everything out of the kernel.
@@ -154,6 +168,8 @@ impl Command {
             Self::Bans => "bans",
             Self::Reload { .. } => "reload",
             Self::Plan { .. } => "plan",
+            Self::Cache { .. } => "cache",
+            Self::PurgeCache { .. } => "purge",
             Self::Stop { .. } => "stop",
         }
     }
@@ -178,6 +194,8 @@ impl Command {
             | Self::Stats
             | Self::Reload { .. }
             | Self::Plan { .. }
+            | Self::Cache { .. }
+            | Self::PurgeCache { .. }
             | Self::Stop { .. } => (None, None),
         }
     }
@@ -186,7 +204,12 @@ impl Command {
     pub fn changes(&self) -> bool {
         !matches!(
             self,
-            Self::Status | Self::Stats | Self::Lookup { .. } | Self::Plan { .. } | Self::Bans
+            Self::Status
+                | Self::Stats
+                | Self::Lookup { .. }
+                | Self::Plan { .. }
+                | Self::Bans
+                | Self::Cache { .. }
         )
     }
 }
@@ -213,6 +236,8 @@ pub enum Reply {
     Lookup(Lookup),
     /// Answer to a [`Command::Bans`] request.
     Bans(Bans),
+    /// Answer to a [`Command::Cache`] request.
+    Cache(CacheReport),
     /// Answer to a [`Command::Plan`] request.
     Plan(Preview),
     /// Answer to a [`Command::Stats`] request.

@@ -3,6 +3,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `message` | commands, answers and refusals, and their JSON |
+//! | `cache` | the response cache, and its JSON |
 //! | `status` | the state of everything, and its JSON |
 //! | `stats` | every figure, and its JSON |
 //! | `peer` | the client's credentials and permissions |
@@ -17,6 +18,7 @@
 
 mod api;
 mod bind;
+pub mod cache;
 pub mod client;
 pub mod message;
 pub mod peer;

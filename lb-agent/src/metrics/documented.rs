@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lb_http::CacheFigures;
 use lb_net::admission::Admission;
 use serde_json::json;
 
-use super::{Source as _, collect, text};
+use super::{Source as _, cache, collect, text};
 use crate::control::stats::http::{
     GatewayErrorStats, HttpBackendStats, HttpStats, LatencyStats, RequestStats,
 };
@@ -78,6 +79,7 @@ fn stats() -> Stats {
 fn families() -> Vec<Family> {
     let mut families = collect::families(&stats());
     families.extend(Admission::default().families());
+    families.extend(cache::families(&CacheFigures::default()));
     families
 }
 

@@ -5,6 +5,7 @@
 //! [`Sources`] at its start; its figures are then in `stats --json` and in the metrics.
 
 mod admission;
+pub mod cache;
 pub mod collect;
 #[cfg(test)]
 mod documented;

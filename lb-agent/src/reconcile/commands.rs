@@ -64,6 +64,8 @@ impl Reconciler {
                 let plan = self.snapshot().plan(config.as_ref(), forget_runtime);
                 plan.map(Reply::Plan)
             }
+            Command::Cache { prefix, most } => self.cache(&prefix, most as usize),
+            Command::PurgeCache { what } => self.purge_cache(&what),
             Command::Stop { purge } => self.stop(purge),
         }
     }

@@ -2,6 +2,7 @@
 //! the other. Each is answered after the data plane has the change.
 
 mod bans;
+mod cache;
 mod commands;
 mod drain;
 mod packets;

@@ -7,11 +7,11 @@ use lb_common::abi::{Counter, path, protocol};
 
 use super::requests;
 use crate::control::stats::http::{HttpBackendStats, HttpStats};
-use crate::control::stats::{ClientStats, DropStats, Stats, TableStats, TrafficStats};
+use crate::control::stats::{ClientStats, DropStats, Family, Stats, TableStats, TrafficStats};
 use crate::control::status::Status;
 use crate::dataplane::packets::PacketFigures;
 use crate::dataplane::{BackendCounts, Counts, Error, ServiceCounts};
-use crate::metrics::{Sources, events, process};
+use crate::metrics::{Sources, cache, events, process};
 use crate::proxy::listener_set::ListenerSet;
 use crate::state::desired::{Backend, Desired, Service};
 use crate::state::observed::Observed;
@@ -93,8 +93,14 @@ impl Figures<'_> {
             http_backends: self.http_backends(),
             tables: self.tables(&arrived, evicted_flows)?,
             events: events::last(),
-            families: self.sources.families(),
+            families: self.families(),
         })
+    }
+
+    fn families(&self) -> Vec<Family> {
+        let mut families = self.sources.families();
+        families.extend(self.l7.cache().iter().flat_map(cache::families));
+        families
     }
 
     /// The services that clients ask; those inside others have backends alone.

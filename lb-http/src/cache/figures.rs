@@ -29,7 +29,7 @@ impl CacheResult {
 }
 
 /// The size of the cache, and what it did since the agent began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheFigures {
     /// Bytes that are taken.
     pub bytes: u64,
@@ -68,11 +68,47 @@ pub enum Purge {
 }
 
 impl Purge {
+    /// The answers of one URL as the store has it: with a host in lower case, without the scheme's own port and without
+    /// a fragment. `None` if it is none of `http` or `https`.
+    pub fn url(text: &str) -> Option<Self> {
+        let text = text.split('#').next().unwrap_or_default();
+        let (scheme, rest) = text.split_once("://")?;
+        let (scheme, port) = match scheme.to_ascii_lowercase().as_str() {
+            "http" => ("http", ":80"),
+            "https" => ("https", ":443"),
+            _ => return None,
+        };
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (host, target) = rest.split_at(end);
+        let host = host.strip_suffix(port).unwrap_or(host).to_ascii_lowercase();
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        (!host.is_empty()).then(|| Self::Url(format!("{scheme}://{host}{slash}{target}")))
+    }
+
     pub(super) fn covers(&self, url: &[u8]) -> bool {
         match self {
             Self::Url(wanted) => wanted.as_bytes() == url,
             Self::Prefix(begin) => url.starts_with(begin.as_bytes()),
             Self::All => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_is_written_as_the_store_has_it() {
+        let of = |text: &str| match Purge::url(text) {
+            Some(Purge::Url(url)) => url,
+            other => format!("{other:?}"),
+        };
+        assert_eq!(of("HTTP://A.test:80"), "http://a.test/");
+        assert_eq!(of("https://a:443/X?y#z"), "https://a/X?y");
+        assert_eq!(of("https://a:80?y"), "https://a:80/?y");
+        for none in ["", "a/b", "ftp://a/", "http:///x"] {
+            assert_eq!(of(none), "None", "{none}");
         }
     }
 }
