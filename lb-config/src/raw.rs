@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::agent::CONNECTIONS;
 use super::error::{Located, Place, Problems};
 use super::health::Health;
-use super::http::{self, BLOCK, Cidr, PROXY_VERSION, RawRoute, RawTls, Settings};
+use super::http::{self, BLOCK, Cidr, Limit, PROXY_VERSION, RawRoute, RawTls, Settings, limits};
 use super::lists::{NAME, RawBackend, backends, former_names, listen};
 use super::reader::Table;
 use super::schema::fields::{Flat, OnlyIf, PLACE, Required};
@@ -77,6 +77,8 @@ section! {
         pub(super) send_proxy_protocol: Option<http::ProxyVersion> = None, for_tcp(Maybe(PROXY_VERSION));
         /// Settings for `mode = "http"`.
         pub(super) http: Settings = Settings::default(), for_http(sub("[service.http]"));
+        /// Limits on the requests of each client, for `mode = "http"`.
+        pub(super) request_limits as "limit": Vec<Located<Limit>> = Vec::new(), for_http(limits());
         /// Routes, for `mode = "http"`.
         pub(super) routes as "route": Vec<RawRoute> = Vec::new(), for_http(ROUTES);
     }

@@ -64,6 +64,7 @@ fn expand(mut raw: RawService, problems: &mut Problems) -> Vec<Written> {
     let mut written = RawHttp {
         settings: std::mem::take(&mut raw.http),
         tls: raw.tls.take(),
+        request_limits: std::mem::take(&mut raw.request_limits),
         routes: std::mem::take(&mut raw.routes),
     };
     if let Some(tls) = &mut written.tls {
@@ -150,9 +151,10 @@ fn service(Written { raw, http, .. }: Written) -> Service {
         name,
         was,
         mode,
-        // These three are taken by `expand`.
+        // These four are taken by `expand`.
         tls: _,
         http: _,
+        request_limits: _,
         routes: _,
         listen,
         affinity,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::http::Action;
+use super::http::{Action, HttpService, LimitKey, Stickiness};
 use super::{Config, DataPlane, Mode, Path, Service, loops};
 
 /// Warnings about `config` before it is used, a sentence each.
@@ -98,6 +98,7 @@ fn of_service(service: &Service) -> Vec<String> {
         _ => None,
     });
     found.extend(roots.filter_map(|root| unseen(name, root)));
+    found.extend(service.http.iter().flat_map(|http| sessions(http)));
     let steered_elsewhere = |backend: &&super::Backend| {
         backend.path == Path::Socket
             && service.mode == Mode::Udp
@@ -131,6 +132,19 @@ fn unseen(service: &str, root: &std::path::Path) -> Option<String> {
          /srv, or take that line back in a drop-in",
         root.display()
     ))
+}
+
+/// Limits by session of a service that knows no session.
+fn sessions(http: &HttpService) -> Option<String> {
+    let of_routes = http.routes.iter().flat_map(|route| &route.request_limits);
+    let mut all = http.request_limits.iter().chain(of_routes);
+    let limit = all.find(|limit| limit.key == LimitKey::Session)?;
+    (http.settings.stickiness != Stickiness::SocketIo).then(|| {
+        format!(
+            "{}: the limit {} counts by client, as no request has a session (write stickiness = \"socketio\")",
+            http.name, limit.name
+        )
+    })
 }
 
 /// Backends that are listen addresses of another service, which may lead back.

@@ -9,8 +9,9 @@ use hyper::body::Bytes;
 use lb_common::abi::ServiceId;
 
 use super::files::Site;
-use super::filters::{Chain, Proxied, Terms};
+use super::filters::{Chain, LimitOrigin, LimitTerms, Proxied, Terms};
 use super::forwarded::Via;
+use super::limits::{LimitFigures, LimitTableFigures, Limiter};
 use super::pages::Pages;
 use super::routes::{Guards, Router};
 use super::sticky::cookie::Cookies;
@@ -63,7 +64,12 @@ pub(super) enum Target {
 
 impl CompiledService {
     /// Compiles `http`, by the `tables` in force.
-    fn new(http: &HttpService, tables: &dyn ServiceTables, pages: Arc<Pages>) -> Self {
+    fn new(
+        http: &HttpService,
+        tables: &dyn ServiceTables,
+        pages: Arc<Pages>,
+        limiter: &Arc<Limiter>,
+    ) -> Self {
         let secret = tables
             .service(&http.name)
             .and_then(|id| tables.table(id))
@@ -73,7 +79,7 @@ impl CompiledService {
         let routes = http.routes.iter().map(Some).chain([None]);
         let routes = routes.enumerate().map(|(place, route)| {
             let guards = guards.clone().map(|guards| (guards, place));
-            RouteConfig::new(http, route, tables, secret, guards)
+            RouteConfig::new(http, route, tables, secret, guards, limiter)
         });
         Self {
             routes: routes.collect(),
@@ -111,6 +117,7 @@ impl RouteConfig {
         tables: &dyn ServiceTables,
         secret: [u64; 2],
         guards: Option<(Arc<Guards>, usize)>,
+        limiter: &Arc<Limiter>,
     ) -> Self {
         let mut timeouts = http.settings.timeouts.clone();
         let mut body = http.settings.limits.body;
@@ -125,6 +132,7 @@ impl RouteConfig {
                 action: _,
                 request_headers: _,
                 response_headers: _,
+                request_limits: _,
                 timeouts: of_route,
                 limits,
                 protocol: own,
@@ -147,6 +155,7 @@ impl RouteConfig {
             body,
             guards,
             proxied,
+            limits: limit_terms(http, &target, tables, limiter),
         };
         Self {
             filters: Chain::new(http, route, terms),
@@ -218,6 +227,31 @@ fn proxied(
     })
 }
 
+/// The facts that limits of a route need.
+fn limit_terms<'a>(
+    http: &'a HttpService,
+    target: &Target,
+    tables: &'a dyn ServiceTables,
+    limiter: &'a Arc<Limiter>,
+) -> LimitTerms<'a> {
+    let service = tables.service(&http.name);
+    let table = service.and_then(|id| tables.table(id));
+    let identity = service.and_then(|id| tables.hash_name(id));
+    LimitTerms {
+        limiter,
+        identity: identity.unwrap_or(&http.name),
+        origin: LimitOrigin {
+            service: match target {
+                Target::Backends(service) => *service,
+                _ => None,
+            },
+            prefixes: table.map_or((32, 64), |table| {
+                (table.head.ipv4_prefix, table.head.ipv6_prefix)
+            }),
+        },
+    }
+}
+
 /// The routes that answer by themselves, if that is to be guarded against other readings of paths.
 fn guards(http: &HttpService, router: &Arc<Router>) -> Option<Arc<Guards>> {
     let answers_itself = |route: &Route| !matches!(route.action, Action::Forward(_));
@@ -233,6 +267,7 @@ fn guards(http: &HttpService, router: &Arc<Router>) -> Option<Arc<Guards>> {
 pub(super) struct Compiler {
     pages: HashMap<String, (Arc<HttpService>, Arc<Pages>)>,
     problems: HashMap<String, String>,
+    limiter: Arc<Limiter>,
 }
 
 impl Compiler {
@@ -243,13 +278,30 @@ impl Compiler {
         tables: &dyn ServiceTables,
     ) -> CompiledService {
         let pages = self.pages(http);
-        CompiledService::new(http, tables, pages)
+        CompiledService::new(http, tables, pages, &self.limiter)
     }
 
     /// Forgets services that are gone.
     pub(super) fn keep_only(&mut self, is_there: impl Fn(&str) -> bool) {
         self.pages.retain(|name, _| is_there(name));
         self.problems.retain(|name, _| is_there(name));
+        self.limiter.keep_only(is_there);
+    }
+
+    /// The figures of each limit of a service, with its name.
+    pub(super) fn limits(&self, http: &HttpService) -> Vec<(String, LimitFigures)> {
+        let of_routes = http.routes.iter().flat_map(|route| &route.request_limits);
+        let all = http.request_limits.iter().chain(of_routes);
+        all.map(|limit| {
+            let figures = self.limiter.figures(&http.name, &limit.name);
+            (limit.name.clone(), figures)
+        })
+        .collect()
+    }
+
+    /// The figures of the table of rates; `None` before the first rate.
+    pub(super) fn limit_table(&self) -> Option<LimitTableFigures> {
+        self.limiter.table()
     }
 
     /// Pages that cannot be shown, for `status`.

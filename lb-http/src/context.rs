@@ -15,9 +15,10 @@ use super::answers::{self, Answer};
 use super::compiled::RouteConfig;
 use super::compress;
 use super::connection::Connection;
-use super::filters::{Cleared, Permit, Source, Stopped};
+use super::filters::{Cleared, Permit, Refusal, Source, Stopped};
 use super::forwarded::{self, Asker};
 use super::h2c::is_grpc;
+use super::limits::Limited;
 use super::metrics::Method;
 use super::record::Record;
 use super::request::Request;
@@ -233,6 +234,16 @@ impl RequestContext {
         self.clear(Source::Gateway, self.page(status))
     }
 
+    /// The page of a refusal.
+    pub(super) fn refuse_for(&self, refusal: Refusal) -> Cleared<Answer> {
+        let mut page = self.page(refusal.status);
+        if let Some((name, value)) = refusal.field {
+            let fields = &mut page.head.fields;
+            fields.append_called(name.as_bytes(), value.as_bytes());
+        }
+        self.clear(Source::Gateway, page)
+    }
+
     /// Kept from the head, for when its backend turns out to be gone.
     fn closing_packet(&self) -> Option<&'static str> {
         match self.sticky.key {
@@ -328,6 +339,7 @@ fn request(
         upgrade,
         meta: None,
         sticky,
+        limited: Limited::default(),
     }
 }
 

@@ -14,6 +14,7 @@ use socket2::Type;
 use crate::cache::{CacheFigures, Purge, Store, StoredObject};
 use crate::compiled::Compiler;
 use crate::counts::{Counts, RequestCounts};
+use crate::limits::{LimitFigures, LimitTableFigures};
 use crate::listener_config::ListenerConfigs;
 use crate::metrics::{BackendFigures, Registry, ServiceFigures, SessionFigures};
 use crate::presence::Presences;
@@ -300,6 +301,16 @@ impl Engine {
     /// The figures of a backend's answers.
     pub fn backend_figures(&self, id: BackendId) -> BackendFigures {
         self.metrics.of_backend(id)
+    }
+
+    /// The figures of each limit of a service, with its name.
+    pub fn limit_figures(&self, http: &HttpService) -> Vec<(String, LimitFigures)> {
+        self.compiler.limits(http)
+    }
+
+    /// The figures of the table of rates; `None` before the first rate.
+    pub fn limit_table(&self) -> Option<LimitTableFigures> {
+        self.compiler.limit_table()
     }
 
     /// The memory of Socket.IO sessions.

@@ -25,9 +25,11 @@ pub(super) async fn handle(
 ) -> Outcome {
     let service = Arc::clone(&context.service);
     let route = context.route_of(&service);
-    let permit = match context.admit(route) {
+    let admitted = context.admit(route);
+    record.limited(std::mem::take(&mut context.limited));
+    let permit = match admitted {
         Ok(permit) => permit,
-        Err(Stopped::Refused(status)) => return Outcome::Own(context.refuse(status)),
+        Err(Stopped::Refused(refusal)) => return Outcome::Own(context.refuse_for(refusal)),
         Err(Stopped::Answered(answer)) => {
             return Outcome::Own(context.clear(Source::Gateway, answer));
         }

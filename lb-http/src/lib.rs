@@ -25,6 +25,7 @@
 //! | `context` | one request with its connection, service and route |
 //! | `request` | a request as filters see it |
 //! | `files`, `serve_files` | files: found, described and read; the handler that sends them |
+//! | `limits` | the counts of limits on requests |
 //! | `filters` | the filters of every request and every answer |
 //! | `progress` | how far a request is, and its deadline |
 //! | `listener_config` | the settings of connections, made from the configuration |
@@ -87,6 +88,7 @@ mod handshake;
 mod head_reader;
 mod http1;
 mod ids;
+mod limits;
 mod listener_config;
 pub mod metrics;
 mod pages;
@@ -120,6 +122,7 @@ pub use cache::{CacheFigures, CacheResult, Purge, StoredObject};
 pub use counts::RequestCounts;
 pub use engine::Engine;
 pub use files::check_config as check_files;
+pub use limits::{LimitFigures, LimitTableFigures};
 pub use pages::check_config as check_pages;
 pub use presence::{Presence, Presences};
 pub use tables::{Confine, PassiveHealth, Role, ServiceTables};

@@ -10,6 +10,7 @@ use lb_common::abi::BackendId;
 
 use super::access_log::{End, Ended, Line};
 use super::answers::Answer;
+use super::limits::{Held, Limited};
 use super::metrics::{BackendMeter, Cause, Meters, Method, ServiceMeter, Status};
 
 /// A request under way.
@@ -24,6 +25,8 @@ pub(super) struct Record {
     is_tunnel: bool,
     is_over: bool,
     bytes: u64,
+    /// Limits count it among the requests under way.
+    held: Option<Held>,
     /// Its line in the access log.
     pub(super) line: Option<Box<Line>>,
 }
@@ -90,6 +93,7 @@ impl Record {
             is_tunnel: false,
             is_over: false,
             bytes: 0,
+            held: None,
             line,
         }
     }
@@ -100,6 +104,17 @@ impl Record {
         let mut record = Self::begin(service, self.method, None);
         record.is_over = true;
         record
+    }
+
+    /// The limits that it exceeds, and those that count it until its end.
+    pub(super) fn limited(&mut self, limited: Limited) {
+        self.held = limited.held;
+        if let (Some(exceeded), Some(line)) = (limited.exceeded, &mut self.line) {
+            if !exceeded.dry_run {
+                line.because("limit");
+            }
+            line.limit = Some((exceeded.limit, exceeded.dry_run));
+        }
     }
 
     /// The backend that was chosen; the last one counts.
@@ -174,6 +189,7 @@ impl Record {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
+        self.held = None;
         let total = self.begun.elapsed();
         let first_byte = match self.first_byte {
             FirstByte::Awaited => None,

@@ -8,6 +8,7 @@ use lb_http1::{Framing, RequestHead};
 
 use super::compress::RequestMeta;
 use super::forwarded::{Asker, Origin};
+use super::limits::Limited;
 use super::rules::Values;
 use super::sticky::StickyKey;
 use super::sticky::sessions::Sessions;
@@ -30,6 +31,8 @@ pub(super) struct Request {
     pub(super) meta: Option<RequestMeta>,
     /// The sticky key.
     pub(super) sticky: StickyKey,
+    /// The limits that it exceeds or counts for.
+    pub(super) limited: Limited,
 }
 
 impl Request {

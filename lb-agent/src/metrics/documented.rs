@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Source as _, cache, collect, text};
 use crate::control::stats::http::{
-    GatewayErrorStats, HttpBackendStats, HttpStats, LatencyStats, RequestStats,
+    GatewayErrorStats, HttpBackendStats, HttpStats, LatencyStats, LimitStats, RequestStats,
 };
 use crate::control::stats::{Family, Kind, Stats};
 
@@ -30,6 +30,7 @@ fn stats() -> Stats {
         first_byte: latency.clone(),
         duration: latency.clone(),
         refused: one("body"),
+        limits: BTreeMap::from([("login".to_owned(), LimitStats::default())]),
         gateway_errors: vec![GatewayErrorStats {
             status: "502".to_owned(),
             cause: "broken".to_owned(),

@@ -94,6 +94,10 @@ fn errors(rows: &[HttpStats]) -> Vec<Family> {
         "lb_agent_http_refused",
         "Requests that were refused, by the limit that they exceed",
     );
+    let mut limited = counter(
+        "lb_agent_http_limited",
+        "Requests above a limit of the configuration, refused or passed on by `dry_run`",
+    );
     let mut gateway = counter(
         "lb_agent_http_gateway_errors",
         "Answers of the gateway in the place of a backend's, by cause",
@@ -101,6 +105,16 @@ fn errors(rows: &[HttpStats]) -> Vec<Family> {
     for row in rows {
         let service = ("service", row.service.as_str());
         add_named(&mut refused, &[service], "limit", &row.refused);
+        for (limit, stats) in &row.limits {
+            let verdicts = [
+                ("refused", stats.refused),
+                ("would_refuse", stats.would_refuse),
+            ];
+            for (verdict, count) in verdicts {
+                let labels = [service, ("limit", limit.as_str()), ("verdict", verdict)];
+                limited.add(&labels, count as f64);
+            }
+        }
         for one in &row.gateway_errors {
             let labels = [
                 service,
@@ -110,7 +124,7 @@ fn errors(rows: &[HttpStats]) -> Vec<Family> {
             gateway.add(&labels, one.count as f64);
         }
     }
-    vec![refused, gateway]
+    vec![refused, limited, gateway]
 }
 
 fn backends(rows: &[HttpBackendStats]) -> Vec<Family> {

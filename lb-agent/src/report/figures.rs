@@ -109,7 +109,10 @@ impl Figures<'_> {
         let http = services.filter_map(|service| service.http.as_ref());
         http.map(|http| {
             let figures = self.l7.service_figures(&http.name);
-            requests::service(&http.name, &figures, http.tls.is_some())
+            HttpStats {
+                limits: requests::limits(self.l7.limit_figures(http)),
+                ..requests::service(&http.name, &figures, http.tls.is_some())
+            }
         })
         .collect()
     }
@@ -236,7 +239,10 @@ impl Figures<'_> {
                 evictions: missing.map(|missing| self.evicted.at_least(counts.table, missing)),
             }
         });
-        Ok(of_kernel.chain(self.sessions()).collect())
+        Ok(of_kernel
+            .chain(self.sessions())
+            .chain(self.limits())
+            .collect())
     }
 }
 
@@ -251,6 +257,16 @@ impl Figures<'_> {
             entries: sessions.remembered,
             capacity: sessions.capacity,
             evictions: Some(sessions.evicted),
+        })
+    }
+
+    /// The table of rates, if there has been a limit with one.
+    fn limits(&self) -> Option<TableStats> {
+        self.l7.limit_table().map(|limits| TableStats {
+            table: "http_limits".to_owned(),
+            entries: limits.keys,
+            capacity: limits.capacity,
+            evictions: Some(limits.evicted),
         })
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::control::stats::http::{
-    GatewayErrorStats, HttpBackendStats, HttpStats, LatencyStats, RequestStats,
+    GatewayErrorStats, HttpBackendStats, HttpStats, LatencyStats, LimitStats, RequestStats,
 };
+use lb_http::LimitFigures;
 use lb_http::metrics::{
     BOUNDS_NS, BackendFigures, CAUSES, GATEWAY_STATUSES, HANDSHAKES, HistogramFigures, LIMITS,
     METHODS, STATUSES, ServiceFigures,
@@ -38,12 +39,25 @@ pub(super) fn service(name: &str, figures: &ServiceFigures, is_tls: bool) -> Htt
         tunnels: figures.tunnels,
         aborted: figures.aborted,
         refused: named(&LIMITS, &figures.refused),
+        limits: BTreeMap::new(),
         gateway_errors: gateway_errors(figures),
         handshakes: match is_tls {
             true => named(&HANDSHAKES, &figures.handshakes),
             false => BTreeMap::new(),
         },
     }
+}
+
+/// The figures of the limits of a service, by name.
+pub(super) fn limits(figures: Vec<(String, LimitFigures)>) -> BTreeMap<String, LimitStats> {
+    let stats = |figures: LimitFigures| LimitStats {
+        refused: figures.refused,
+        would_refuse: figures.would_refuse,
+    };
+    let limits = figures.into_iter();
+    limits
+        .map(|(name, figures)| (name, stats(figures)))
+        .collect()
 }
 
 /// The row of a backend.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::limit::{self, Limit};
 use super::route::{Action, RawRoute, Route, Target};
 use super::settings::INTRODUCED_AND_SHARED;
 use super::value::HostPattern;
@@ -14,6 +15,7 @@ use crate::value;
 pub(crate) struct RawHttp {
     pub(crate) settings: Settings,
     pub(crate) tls: Option<RawTls>,
+    pub(crate) request_limits: Vec<Located<Limit>>,
     pub(crate) routes: Vec<RawRoute>,
 }
 
@@ -32,10 +34,11 @@ pub(crate) struct Inner {
 pub(crate) fn check(
     name: &str,
     listen: Vec<std::net::SocketAddr>,
-    raw: RawHttp,
+    mut raw: RawHttp,
     problems: &mut Problems,
 ) -> (HttpService, Vec<Inner>) {
     check_overlaps(&raw.routes, problems);
+    name_limits(&mut raw, problems);
     check_introductions(&raw, problems);
     let mut inner = Vec::new();
     let tls = raw.tls.map(|raw| tls(raw, &listen, problems));
@@ -49,6 +52,7 @@ pub(crate) fn check(
         listen,
         tls,
         settings: raw.settings,
+        request_limits: values(raw.request_limits),
         routes,
     };
     (service, inner)
@@ -78,6 +82,24 @@ fn tls(raw: RawTls, plain: &[std::net::SocketAddr], problems: &mut Problems) -> 
         redirect_http: redirect_http.value,
         hsts,
     }
+}
+
+/// Gives each limit its name.
+fn name_limits(raw: &mut RawHttp, problems: &mut Problems) {
+    let of_service = raw.request_limits.iter_mut().map(|limit| (limit, ""));
+    let of_routes = raw.routes.iter_mut().flat_map(|route| {
+        let path = route.path.value.as_str();
+        route
+            .request_limits
+            .iter_mut()
+            .map(move |limit| (limit, path))
+    });
+    limit::named(of_service.chain(of_routes), problems);
+}
+
+/// Values without their places.
+fn values<T>(located: Vec<Located<T>>) -> Vec<T> {
+    located.into_iter().map(|located| located.value).collect()
 }
 
 /// PROXY headers are for connections of one client each, which those of HTTP/2 are not.
@@ -149,6 +171,7 @@ fn route(
         response_headers,
         timeouts,
         limits,
+        request_limits,
         does_something,
     } = raw;
     let protocol = protocol.map(|protocol| protocol.value);
@@ -192,6 +215,7 @@ fn route(
         response_headers,
         timeouts,
         limits,
+        request_limits: values(request_limits),
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `tls` | `[service.tls]` |
 //! | `route` | `[[service.route]]` |
 //! | `files` | `files` of a route |
+//! | `limit` | limits on the requests of a client |
 //! | `header` | header rules |
 //! | `template` | texts with variables |
 //! | `path` | the plain form of a path |
@@ -16,6 +17,7 @@
 mod check;
 mod files;
 mod header;
+mod limit;
 pub mod path;
 mod route;
 mod sections;
@@ -31,6 +33,8 @@ use std::net::SocketAddr;
 pub(super) use check::{Inner, RawHttp, check};
 pub use files::{Attempt, CacheControl, Files, Pattern};
 pub use header::{HeaderRule, Operation};
+pub(super) use limit::limits;
+pub use limit::{Limit, LimitKey, Rate};
 pub(super) use route::RawRoute;
 pub use route::{Action, Route};
 pub(crate) use sections::size;
@@ -56,6 +60,8 @@ pub struct HttpService {
     pub tls: Option<Tls>,
     /// The settings that hold for every request.
     pub settings: Settings,
+    /// Limits on the requests of each client, of all routes together.
+    pub request_limits: Vec<Limit>,
     /// The routes in the order of the file. A request that matches none goes to the service's own
     /// backends.
     pub routes: Vec<Route>,

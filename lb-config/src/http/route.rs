@@ -5,6 +5,7 @@ use ::http::StatusCode;
 use super::Protocol;
 use super::files::{self, Files};
 use super::header::{self, HeaderRule};
+use super::limit::{Limit, limits};
 use super::sections::{RouteLimits, RouteTimeouts};
 use super::template::Template;
 use super::value::{self, HostPattern};
@@ -40,6 +41,8 @@ pub struct Route {
     pub timeouts: RouteTimeouts,
     /// Sizes that differ from the service's.
     pub limits: RouteLimits,
+    /// Limits on the requests of each client, beside those of the service.
+    pub request_limits: Vec<Limit>,
 }
 
 /// The action for a request.
@@ -127,6 +130,8 @@ section! {
         pub(super) timeouts: RouteTimeouts = RouteTimeouts::default(), TIMEOUTS;
         /// Sizes, where they differ from the service's.
         pub(super) limits: RouteLimits = RouteLimits::default(), sub("{ body = \"1GiB\" }");
+        /// Limits on the requests of each client, beside those of the service.
+        pub(super) request_limits as "limit": Vec<Located<Limit>> = Vec::new(), limits();
         /// Whether anything but hosts and path was written.
         pub(super) does_something: bool = false, Found(|table, _| does_something(table));
     }
@@ -190,6 +195,7 @@ fn does_something(table: &Table<'_, '_>) -> bool {
         "response_headers",
         "timeouts",
         "limits",
+        "limit",
     ];
     options.iter().any(|key| table.has(key))
 }

@@ -20,6 +20,12 @@ certificates = [{ certificate = "/etc/x/fullchain.pem", key = "/etc/x/privkey.pe
 min_version = "1.3"
 redirect_http = true
 hsts = "180d"
+[[service.limit]]
+path = "/login"
+key = { header = "X-Api-Key" }
+rate = "10/1m"
+burst = 20
+dry_run = true
 [service.http]
 trusted_proxies = ["10.0.0.0/8"]
 proxy_protocol = true
@@ -42,6 +48,8 @@ host = ["Example.com", "*.example.com"]
 path = "/api/"
 backends = ["127.0.0.1:6000"]
 limits = { body = "0" }
+[[service.route.limit]]
+concurrent = 5
 [[service.route]]
 path = "/old"
 redirect = { to = "https://example.com$uri", status = 301 }
@@ -350,4 +358,72 @@ fn routes_of_a_renamed_service_have_its_former_names() {
     let config = crate::parse(text, std::path::Path::new("test.toml")).unwrap();
     assert_eq!(config.services[0].was, ["web"]);
     assert_eq!(config.services[1].was, ["shop/b", "web/a", "web/b"]);
+}
+
+#[test]
+fn limits_have_names_and_the_burst_of_their_rate() {
+    let limits = "[[service.limit]]\nrate = '10/1m'\n[[service.limit]]\npath = '/api/v1/'\nconcurrent = 3\n\
+                  [[service.route]]\npath = '/shop'\n[[service.route.limit]]\nrate = '5/1s'\nburst = 50\n\
+                  key = { cookie = 'sid' }";
+    let config = of(&format!(
+        "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n{limits}"
+    ));
+    let http = config.services[0].http.as_ref().unwrap();
+    let all = &http.request_limits;
+    let names = all.iter().map(|limit| (&*limit.name, &*limit.path));
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        [("all", ""), ("api-v1", "/api/v1")]
+    );
+    let minute = Duration::from_secs(60);
+    let rate = Rate {
+        count: 10,
+        per: minute,
+        burst: 10,
+    };
+    assert_eq!((all[0].rate, &all[0].key), (Some(rate), &LimitKey::Client));
+    let of_route = &http.routes[0].request_limits[0];
+    assert_eq!((&*of_route.name, &*of_route.path), ("shop", "/shop"));
+    assert_eq!(of_route.key, LimitKey::Cookie("sid".to_owned()));
+    assert_eq!(of_route.rate.unwrap().burst, 50);
+}
+
+#[test]
+fn limits_that_are_none_or_contradict_each_other_are_refused() {
+    for (limit, message) in [
+        ("path = '/x'", "limits nothing"),
+        ("concurrent = 1\nburst = 2", "belongs to a rate"),
+        ("rate = '10'", "has no time"),
+        ("rate = '0/1s'", "is not a number of requests"),
+        ("rate = '10/48h'", "is not the time of a rate"),
+        ("rate = '1/24h'\nburst = 2", "is no limit"),
+        ("rate = '1/1s'\nkey = 'ip'", "is unknown"),
+        (
+            "rate = '1/1s'\nkey = { header = 'a', cookie = 'b' }",
+            "not one of header and cookie",
+        ),
+        (
+            "rate = '1/1s'\npath = 'login'",
+            "is not the beginning of a path",
+        ),
+        (
+            "rate = '1/1s'\n[[service.limit]]\nconcurrent = 1",
+            "is called \"all\" too",
+        ),
+        (
+            "rate = '1/1s'\n[[service.route]]\npath = '/a'\n[[service.route.limit]]\nrate = '1/1s'\npath = '/ab'",
+            "no request of the route has this path",
+        ),
+    ] {
+        let errors = errors_with(&format!("[[service.limit]]\n{limit}"));
+        assert_eq!(errors.len(), 1, "{limit}: {errors:?}");
+        assert!(errors[0].contains(message), "{limit}: {errors:?}");
+    }
+    let tcp =
+        "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\n[[service.limit]]\nrate = '1/1s'";
+    assert!(
+        errors(tcp)[0].contains("mode = \"http\""),
+        "{:?}",
+        errors(tcp)
+    );
 }

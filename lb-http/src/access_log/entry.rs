@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -24,6 +25,8 @@ pub(crate) struct Entry {
     why: Option<&'static str>,
     /// What the cache did.
     pub(crate) cache: Option<&'static str>,
+    /// The limit that the request exceeds, and whether it was passed on.
+    pub(crate) limit: Option<(Arc<str>, bool)>,
     pub(super) id: Option<Range<usize>>,
     /// How long the connection to the backend took; zero for one that was there.
     pub(crate) connect: Option<Duration>,
@@ -106,6 +109,7 @@ impl Entry {
             backend: None,
             why: None,
             cache: None,
+            limit: None,
             id: None,
             connect: None,
         };

@@ -66,6 +66,13 @@ fn combined(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     escape(entry.request_id().unwrap_or(b"-"), &TEXT, out);
     out.extend_from_slice(b" tls=");
     out.extend_from_slice(entry.tls.unwrap_or("-").as_bytes());
+    if let Some((limit, dry_run)) = &entry.limit {
+        out.extend_from_slice(b" limit=");
+        escape(limit.as_bytes(), &TEXT, out);
+        if *dry_run {
+            out.extend_from_slice(b" dry_run");
+        }
+    }
     if ended.end == End::Aborted {
         out.extend_from_slice(b" aborted");
     }
@@ -105,6 +112,12 @@ fn json(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     }
     text("request_id", entry.request_id(), out);
     text("tls", entry.tls.map(str::as_bytes), out);
+    if let Some((limit, dry_run)) = &entry.limit {
+        text("limit", Some(limit.as_bytes()), out);
+        if *dry_run {
+            out.extend_from_slice(b",\"dry_run\":true");
+        }
+    }
     if ended.end == End::Aborted {
         out.extend_from_slice(b",\"aborted\":true");
     }

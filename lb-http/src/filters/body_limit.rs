@@ -19,7 +19,9 @@ pub(super) fn filter(most: Option<u64>) -> Option<Box<dyn Filter>> {
 impl Filter for BodyLimit {
     fn request(&self, request: &mut Request, _backends: &dyn Backends) -> Verdict {
         match request.framing {
-            Framing::Length(length) if length > self.most => Err(StatusCode::PAYLOAD_TOO_LARGE),
+            Framing::Length(length) if length > self.most => {
+                Err(StatusCode::PAYLOAD_TOO_LARGE.into())
+            }
             _ => Ok(None),
         }
     }

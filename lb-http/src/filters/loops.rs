@@ -18,7 +18,7 @@ impl Filter for Loops {
         let version = request.head.version;
         match self.0.pass(&mut request.head.fields, version) {
             true => Ok(None),
-            false => Err(StatusCode::LOOP_DETECTED),
+            false => Err(StatusCode::LOOP_DETECTED.into()),
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | `paths` | refuses paths that backends may read otherwise | |
 //! | `body_limit` | refuses a body that says it is too large | |
 //! | `max_forwards` | answers OPTIONS that goes no further | |
+//! | `limits` | refuses a request above a limit of its client | |
 //! | `header_rules` | applies the rules of the configuration | applies those for answers |
 //! | `loops` | refuses a request that has passed here before | |
 //! | `stickiness` | finds the client's sticky key | sets its cookie |
@@ -20,6 +21,7 @@ mod body_limit;
 mod compression;
 mod header_rules;
 mod https;
+mod limits;
 mod loops;
 mod max_forwards;
 mod paths;
@@ -39,6 +41,7 @@ use super::request::{Backends, Request};
 use super::routes::Guards;
 use super::sticky::cookie::Cookies;
 use lb_config::http::{Algorithm, HttpService, Route, Settings};
+pub(super) use limits::{LimitOrigin, LimitTerms};
 
 /// A filter sees every request of its routes, and every answer to one.
 pub(super) trait Filter: Send + Sync {
@@ -61,16 +64,32 @@ pub(super) trait Filter: Send + Sync {
     }
 }
 
-/// The verdict of a filter on a request: pass, an answer in the place of the handler's, or the status to
-/// refuse it with.
-pub(super) type Verdict = Result<Option<Answer>, StatusCode>;
+/// The verdict of a filter on a request: pass, an answer in the place of the handler's, or a refusal.
+pub(super) type Verdict = Result<Option<Answer>, Refusal>;
+
+/// A refusal of a request: the page of its status is shown.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// A field that the page's head gets.
+    pub(super) field: Option<(&'static str, String)>,
+}
+
+impl From<StatusCode> for Refusal {
+    fn from(status: StatusCode) -> Self {
+        Self {
+            status,
+            field: None,
+        }
+    }
+}
 
 /// Why a request does not come to its handler.
 pub(super) enum Stopped {
     /// It has its answer.
     Answered(Answer),
-    /// It is refused with this status.
-    Refused(StatusCode),
+    /// It is refused.
+    Refused(Refusal),
 }
 
 /// The source of an answer.
@@ -119,13 +138,15 @@ impl<T> Cleared<T> {
 }
 
 /// The settings of a route for its chain, beside its rules.
-pub(super) struct Terms {
+pub(super) struct Terms<'a> {
     /// Bytes of a body; `None` for any number.
     pub(super) body: Option<u64>,
     /// Which paths are read otherwise by others, and its own place among the routes.
     pub(super) guards: Option<(Arc<Guards>, usize)>,
     /// Its backends; `None` if it answers by itself.
     pub(super) proxied: Option<Proxied>,
+    /// The counts of its limits.
+    pub(super) limits: LimitTerms<'a>,
 }
 
 /// The facts about a route's backends that filters need.
@@ -144,13 +165,14 @@ pub(super) struct Chain(Vec<Box<dyn Filter>>);
 impl Chain {
     /// Those of `route` of a service, or of its requests without one. Requests pass them from the first to
     /// the last, answers from the last to the first.
-    pub(super) fn new(http: &HttpService, route: Option<&Route>, terms: Terms) -> Self {
+    pub(super) fn new(http: &HttpService, route: Option<&Route>, terms: Terms<'_>) -> Self {
         // Every setting is named here: a new one does not compile before it has its place.
         let HttpService {
             name,
             listen: _,
             tls,
             settings,
+            request_limits,
             // Those of other routes matter for `guards` (`parts`).
             routes: _,
         } = http;
@@ -182,6 +204,7 @@ impl Chain {
         } = settings;
         let route_rules = route.map(|route| (&*route.request_headers, &*route.response_headers));
         let (of_requests, of_responses) = route_rules.unwrap_or_default();
+        let limits_of_route = route.map_or(&[][..], |route| &route.request_limits);
         let (via, sticky) = match terms.proxied {
             Some(Proxied {
                 service,
@@ -196,6 +219,11 @@ impl Chain {
             paths::filter(terms.guards),
             body_limit::filter(terms.body),
             max_forwards::filter(),
+            limits::filter(
+                name,
+                request_limits.iter().chain(limits_of_route),
+                &terms.limits,
+            ),
             header_rules::filter(
                 name,
                 request_headers.iter().chain(of_requests),
@@ -217,7 +245,7 @@ impl Chain {
             match filter.request(request, backends) {
                 Ok(None) => {}
                 Ok(Some(answer)) => return Err(Stopped::Answered(answer)),
-                Err(status) => return Err(Stopped::Refused(status)),
+                Err(refusal) => return Err(Stopped::Refused(refusal)),
             }
         }
         Ok(Permit(()))

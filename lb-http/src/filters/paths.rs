@@ -25,7 +25,7 @@ impl Filter for Paths {
         let host = std::str::from_utf8(request.head.host()).unwrap_or_default();
         let path = String::from_utf8_lossy(request.head.path());
         match self.guards.is_evasive(host, &path, self.place) {
-            true => Err(StatusCode::BAD_REQUEST),
+            true => Err(StatusCode::BAD_REQUEST.into()),
             false => Ok(None),
         }
     }

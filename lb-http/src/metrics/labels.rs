@@ -26,7 +26,7 @@ pub const CAUSES: [&str; 8] = [
 ];
 
 /// Limits that requests are refused by, by their number.
-pub const LIMITS: [&str; 5] = ["time", "body", "target", "headers", "loop"];
+pub const LIMITS: [&str; 6] = ["time", "body", "target", "headers", "loop", "requests"];
 
 /// Outcomes of TLS handshakes by their number.
 pub const HANDSHAKES: [&str; 3] = ["full", "resumed", "failed"];
@@ -102,6 +102,8 @@ pub(crate) enum Limit {
     Headers,
     /// Times that it may pass through the same gateway.
     Loop,
+    /// Requests of its client.
+    Requests,
 }
 
 impl Limit {
@@ -113,6 +115,7 @@ impl Limit {
             StatusCode::URI_TOO_LONG => Self::Target,
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Self::Headers,
             StatusCode::LOOP_DETECTED => Self::Loop,
+            StatusCode::TOO_MANY_REQUESTS => Self::Requests,
             _ => return None,
         })
     }
@@ -156,7 +159,7 @@ mod tests {
         assert_eq!(CAUSES[Cause::NoBackend as usize], "no_backend");
         assert_eq!(CAUSES[Cause::Other as usize], "other");
         assert_eq!(LIMITS[Limit::Time as usize], "time");
-        assert_eq!(LIMITS[Limit::Loop as usize], "loop");
+        assert_eq!(LIMITS[Limit::Requests as usize], "requests");
         assert_eq!(HANDSHAKES[Handshake::Failed as usize], "failed");
     }
 }

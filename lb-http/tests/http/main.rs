@@ -17,6 +17,7 @@ mod limits;
 mod log;
 mod messages;
 mod prior_knowledge;
+mod request_limits;
 mod responses;
 mod sessions;
 mod tables;
@@ -50,6 +51,8 @@ struct Proxy {
     address: SocketAddr,
     /// As they are configured.
     backends: Vec<String>,
+    /// Those under `[service.http]`.
+    settings: String,
     engine: Option<Engine>,
 }
 
@@ -65,6 +68,7 @@ impl Proxy {
         let mut proxy = Self {
             address: own_address(),
             backends,
+            settings: String::new(),
             engine: Some(Engine::new(
                 Arc::new(tables::Remembered::default()),
                 false,
@@ -80,6 +84,17 @@ impl Proxy {
 
     /// Other settings.
     fn configure(&mut self, settings: &str) {
+        let config = self.config(settings);
+        let services = config.services.iter();
+        let services: Vec<_> = services.filter_map(|it| it.http.clone()).collect();
+        settings.clone_into(&mut self.settings);
+        let engine = self.engine.as_mut().unwrap();
+        engine.publish(&services, Arc::new(tables::Tables::new(&config)));
+        assert_eq!(engine.problems().collect::<Vec<_>>(), Vec::<String>::new());
+    }
+
+    /// The configuration with `settings`.
+    fn config(&self, settings: &str) -> lb_config::Config {
         let backends: Vec<String> = self.backends.iter().map(|b| format!("'{b}'")).collect();
         let text = format!(
             "[[service]]\nname = 'app'\nmode = 'http'\nlisten = ['{}']\nbackends = [{}]\n\
@@ -87,12 +102,7 @@ impl Proxy {
             self.address,
             backends.join(", ")
         );
-        let config = lb_config::parse(&text, std::path::Path::new("test.toml")).unwrap();
-        let services = config.services.iter();
-        let services: Vec<_> = services.filter_map(|it| it.http.clone()).collect();
-        let engine = self.engine.as_mut().unwrap();
-        engine.publish(&services, Arc::new(tables::Tables::new(&config)));
-        assert_eq!(engine.problems().collect::<Vec<_>>(), Vec::<String>::new());
+        lb_config::parse(&text, std::path::Path::new("test.toml")).unwrap()
     }
 
     /// Reports the presence of the backend at `index`, as the kernel tells it.

@@ -66,10 +66,11 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 59] = [
+const HTTP_MODULES: [&str; 60] = [
     "clock",
     "forwarded",
     "ids",
+    "limits",
     "metrics",
     "pages",
     "peer",

@@ -27,6 +27,9 @@ pub struct HttpStats {
     pub aborted: u64,
     /// Requests that were refused, by the limit.
     pub refused: BTreeMap<String, u64>,
+    /// Requests above a limit of the configuration, by its name.
+    #[serde(default)]
+    pub limits: BTreeMap<String, LimitStats>,
     /// Gateway errors by status and cause.
     pub gateway_errors: Vec<GatewayErrorStats>,
     /// TLS handshakes by outcome; none without TLS.
@@ -57,6 +60,15 @@ pub struct RequestStats {
     pub status: String,
     /// How many.
     pub count: u64,
+}
+
+/// Requests above one limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitStats {
+    /// Those that got 429.
+    pub refused: u64,
+    /// Those that were passed on, as the limit has `dry_run`.
+    pub would_refuse: u64,
 }
 
 /// Gateway errors of one status and cause.
