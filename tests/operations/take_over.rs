@@ -66,10 +66,10 @@ fn nobody_is_refused(data_plane: &'static str) {
     let alive = || fs::exists(format!("/proc/{first}/fd/0")).unwrap_or(false);
     wait::until("the end of the first agent", || (!alive()).then_some(()));
     assert!(agent.log().contains("taken over from the agent before"));
+    tunnels.open("websocket", SERVICE_V4, &from);
     agent.ok(&["stop", "--purge"]);
-    wait::until("the end of the last agent", || {
-        (!fs::exists(format!("/proc/{before}")).unwrap()).then_some(())
-    });
+    let lives = fs::exists(format!("/proc/{before}/fd/0")).unwrap_or(false);
+    assert!(!lives, "stop waits for its end");
 }
 
 #[test]

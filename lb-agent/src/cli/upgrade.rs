@@ -47,9 +47,12 @@ impl Upgrade {
         // Its log goes elsewhere now: it serves, or it ends.
         let after = status(control)?;
         if after.agent.pid != child.id() {
-            let _ = child.wait();
+            let end = child
+                .wait()
+                .map_or_else(|error| error.to_string(), |end| end.to_string());
             return Err(Failure::failed(format!(
-                "upgrade: the new agent has not taken over, and process {} goes on (the reason is above)",
+                "upgrade: {} has not taken over ({end}; its log is above), and process {} goes on",
+                program.display(),
                 after.agent.pid
             )));
         }

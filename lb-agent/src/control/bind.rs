@@ -107,6 +107,15 @@ fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     socket.listen(BACKLOG)
 }
 
+/// Makes this process the one that clients see behind a socket that another has opened: SO_PEERCRED (unix(7)) names the
+/// process that called listen(2) last.
+///
+/// # Errors
+/// The socket is not one that listens.
+pub fn appear_behind(listener: &UnixListener) -> io::Result<()> {
+    Ok(rustix::net::listen(listener, BACKLOG as i32)?)
+}
+
 fn make_directory(directory: &Path) -> Result<(), BindError> {
     DirBuilder::new()
         .recursive(true)

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::api::{self, No};
-pub use super::bind::{BindError, bind};
+pub use super::bind::{BindError, appear_behind, bind};
 use super::message::{Command, Reply};
 use super::peer::Peer;
 use super::queue::Calls;

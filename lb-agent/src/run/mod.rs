@@ -210,6 +210,9 @@ impl Listeners {
     }
 
     fn serve(self, calls: Calls, descriptors: Descriptors) -> Servers {
+        if let Err(error) = server::appear_behind(&self.control) {
+            tracing::warn!(%error, "commands see another process behind the control socket");
+        }
         let (phase, phases) = watch::channel(Phase::Serving);
         let metrics = self.metrics.map(|listener| {
             let (calls, most) = (calls.clone(), descriptors.for_metrics());
