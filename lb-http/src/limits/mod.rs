@@ -80,6 +80,13 @@ pub(crate) struct Limited {
     pub(crate) held: Option<Held>,
 }
 
+impl Clone for Limited {
+    /// A copy of a request, which goes to its backend for the cache, counts for no limit.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
 /// A limit that a request exceeds.
 pub(crate) struct Exceeded {
     pub(crate) limit: Arc<str>,
