@@ -44,6 +44,7 @@ const WORDS: &[Words] = &[
     (&["balance"], "HAProxy", Key(SERVICE, "max_load = 1.25")),
     (&["maxconn"], "HAProxy", Key(SERVICE, "max_connections = 10000")),
     (&["limit_conn"], "nginx", Key(SERVICE, "max_connections = 10000")),
+    (&["auth_basic", "auth_basic_user_file"], "nginx", Key(ROUTE, "auth = { users = \"/etc/lb-agent/users\" }")),
     (&["limit_req", "limit_req_zone"], "nginx", Key("[[service.limit]]", "rate = \"10/1m\"")),
     (&["sticky"], "nginx", Key(HTTP, "stickiness = { cookie = \"lb\" }")),
     (&["health_check"], "nginx", Key("[service.health]", "path = \"/healthz\"")),
@@ -79,7 +80,7 @@ const WORDS: &[Words] = &[
     (&["try_files"], "nginx", Key(ROUTE, "files = { root = \"/srv/www\", try = [\"$path\", \"/index.html\"] }")),
     (&["file_server"], "Caddy", Key(ROUTE, "files = \"/srv/www\"")),
     (&["proxy_cache"], "nginx", Key(HTTP, "cache = {}")),
-    (&["rewrite", "allow", "deny", "auth_basic"], "nginx", Page),
+    (&["rewrite", "allow", "deny"], "nginx", Page),
 ];
 
 /// Values of other programs by our key, and a remedy.

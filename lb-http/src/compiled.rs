@@ -8,14 +8,15 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use lb_common::abi::ServiceId;
 
+use super::auth::UsersFiles;
 use super::files::Site;
 use super::filters::{Chain, LimitOrigin, LimitTerms, Proxied, Terms};
 use super::forwarded::Via;
 use super::limits::{LimitFigures, LimitTableFigures, Limiter};
 use super::pages::Pages;
-use super::routes::{Guards, Router};
+use super::routes::{Guard, Guards, Router};
 use super::sticky::cookie::Cookies;
-use super::tables::ServiceTables;
+use super::tables::{Confine, ServiceTables};
 use lb_config::http::{
     Action, AmbiguousPaths, Cache, HttpService, Protocol, Route, RouteLimits, RouteTimeouts,
     Stickiness, Template, Timeouts,
@@ -68,7 +69,7 @@ impl CompiledService {
         http: &HttpService,
         tables: &dyn ServiceTables,
         pages: Arc<Pages>,
-        limiter: &Arc<Limiter>,
+        shared: &mut Shared,
     ) -> Self {
         let secret = tables
             .service(&http.name)
@@ -79,7 +80,7 @@ impl CompiledService {
         let routes = http.routes.iter().map(Some).chain([None]);
         let routes = routes.enumerate().map(|(place, route)| {
             let guards = guards.clone().map(|guards| (guards, place));
-            RouteConfig::new(http, route, tables, secret, guards, limiter)
+            RouteConfig::new(http, route, tables, secret, guards, shared)
         });
         Self {
             routes: routes.collect(),
@@ -117,11 +118,12 @@ impl RouteConfig {
         tables: &dyn ServiceTables,
         secret: [u64; 2],
         guards: Option<(Arc<Guards>, usize)>,
-        limiter: &Arc<Limiter>,
+        shared: &mut Shared,
     ) -> Self {
         let mut timeouts = http.settings.timeouts.clone();
         let mut body = http.settings.limits.body;
         let mut protocol = http.settings.protocol;
+        let mut auth = http.settings.auth.as_ref();
         if let Some(route) = route {
             // Every setting is named here: a new one does not compile before it has its place.
             let Route {
@@ -133,11 +135,13 @@ impl RouteConfig {
                 request_headers: _,
                 response_headers: _,
                 request_limits: _,
+                auth: own_auth,
                 timeouts: of_route,
                 limits,
                 protocol: own,
             } = route;
             protocol = own.unwrap_or(protocol);
+            auth = own_auth.as_ref().map_or(auth, Option::as_ref);
             let RouteTimeouts {
                 body: pause,
                 first_byte,
@@ -155,7 +159,8 @@ impl RouteConfig {
             body,
             guards,
             proxied,
-            limits: limit_terms(http, &target, tables, limiter),
+            auth: auth.map(|auth| shared.users.auth(auth)),
+            limits: limit_terms(http, &target, tables, &shared.limiter),
         };
         Self {
             filters: Chain::new(http, route, terms),
@@ -252,25 +257,47 @@ fn limit_terms<'a>(
     }
 }
 
-/// The routes that answer by themselves, if that is to be guarded against other readings of paths.
+/// The routes that are to be guarded against other readings of paths: those with users of their own, and those
+/// that answer by themselves if it is wanted.
 fn guards(http: &HttpService, router: &Arc<Router>) -> Option<Arc<Guards>> {
+    let refuses = http.settings.ambiguous_paths == AmbiguousPaths::Refuse;
     let answers_itself = |route: &Route| !matches!(route.action, Action::Forward(_));
-    let guarded = http.routes.iter().map(answers_itself).chain([false]);
-    let guarded: Vec<bool> = guarded.collect();
-    let is_needed =
-        http.settings.ambiguous_paths == AmbiguousPaths::Refuse && guarded.contains(&true);
-    is_needed.then(|| Arc::new(Guards::new(Arc::clone(router), guarded)))
+    let guard = |route: &Route| match route.auth {
+        Some(_) => Guard::Users,
+        None if refuses && answers_itself(route) => Guard::Answer,
+        None => Guard::None,
+    };
+    let guards: Vec<Guard> = http.routes.iter().map(guard).chain([Guard::None]).collect();
+    let is_needed = guards.iter().any(|guard| *guard != Guard::None);
+    is_needed.then(|| Arc::new(Guards::new(Arc::clone(router), guards)))
+}
+
+/// The state that outlives changes of the configuration.
+struct Shared {
+    limiter: Arc<Limiter>,
+    users: UsersFiles,
 }
 
 /// Makes parts, and reads the pages of a configuration once.
-#[derive(Default)]
 pub(super) struct Compiler {
     pages: HashMap<String, (Arc<HttpService>, Arc<Pages>)>,
     problems: HashMap<String, String>,
-    limiter: Arc<Limiter>,
+    shared: Shared,
 }
 
 impl Compiler {
+    /// Without any; threads are confined by `confine`.
+    pub(super) fn new(confine: Confine) -> Self {
+        Self {
+            pages: HashMap::new(),
+            problems: HashMap::new(),
+            shared: Shared {
+                limiter: Arc::default(),
+                users: UsersFiles::new(confine),
+            },
+        }
+    }
+
     /// Compiles a service.
     pub(super) fn compile(
         &mut self,
@@ -278,14 +305,18 @@ impl Compiler {
         tables: &dyn ServiceTables,
     ) -> CompiledService {
         let pages = self.pages(http);
-        CompiledService::new(http, tables, pages, &self.limiter)
+        CompiledService::new(http, tables, pages, &mut self.shared)
     }
 
-    /// Forgets services that are gone.
-    pub(super) fn keep_only(&mut self, is_there: impl Fn(&str) -> bool) {
+    /// Forgets all services but these.
+    pub(super) fn keep_only(&mut self, services: &[Arc<HttpService>]) {
+        let is_there = |name: &str| services.iter().any(|http| http.name == name);
         self.pages.retain(|name, _| is_there(name));
         self.problems.retain(|name, _| is_there(name));
-        self.limiter.keep_only(is_there);
+        self.shared.limiter.keep_only(is_there);
+        let auths = services.iter().flat_map(|http| http.auths());
+        let paths = auths.map(|auth| auth.users.as_path()).collect();
+        self.shared.users.keep_only(&paths);
     }
 
     /// The figures of each limit of a service, with its name.
@@ -293,7 +324,7 @@ impl Compiler {
         let of_routes = http.routes.iter().flat_map(|route| &route.request_limits);
         let all = http.request_limits.iter().chain(of_routes);
         all.map(|limit| {
-            let figures = self.limiter.figures(&http.name, &limit.name);
+            let figures = self.shared.limiter.figures(&http.name, &limit.name);
             (limit.name.clone(), figures)
         })
         .collect()
@@ -301,12 +332,13 @@ impl Compiler {
 
     /// The figures of the table of rates; `None` before the first rate.
     pub(super) fn limit_table(&self) -> Option<LimitTableFigures> {
-        self.limiter.table()
+        self.shared.limiter.table()
     }
 
-    /// Pages that cannot be shown, for `status`.
+    /// Pages that cannot be shown and users that are not in force, for `status`.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        self.problems.values().cloned()
+        let of_users = self.shared.users.problems();
+        self.problems.values().cloned().chain(of_users)
     }
 
     fn pages(&mut self, http: &Arc<HttpService>) -> Arc<Pages> {

@@ -184,9 +184,10 @@ impl RequestContext {
     }
 
     /// Has the filters of its route look at the request.
-    pub(super) fn admit(&mut self, route: &RouteConfig) -> Result<Permit, Stopped> {
+    pub(super) async fn admit(&mut self, route: &RouteConfig) -> Result<Permit, Stopped> {
         let snapshot = self.connection.worker.snapshot();
-        route.filters.admit(&mut self.request, &**snapshot)
+        let filters = &route.filters;
+        filters.admit(&mut self.request, &**snapshot).await
     }
 
     /// Tells the filters which backend was chosen.

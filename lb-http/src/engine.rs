@@ -89,7 +89,7 @@ impl Engine {
             store: None,
             presences: Presences::default(),
             health: None,
-            compiler: Compiler::default(),
+            compiler: Compiler::new(confine),
             generation: 0,
             serving: HashSet::new(),
             problems: Problems::default(),

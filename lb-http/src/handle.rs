@@ -25,11 +25,16 @@ pub(super) async fn handle(
 ) -> Outcome {
     let service = Arc::clone(&context.service);
     let route = context.route_of(&service);
-    let admitted = context.admit(route);
+    let admitted = context.admit(route).await;
     record.limited(std::mem::take(&mut context.limited));
     let permit = match admitted {
         Ok(permit) => permit,
-        Err(Stopped::Refused(refusal)) => return Outcome::Own(context.refuse_for(refusal)),
+        Err(Stopped::Refused(refusal)) => {
+            if let (Some(line), Some(why)) = (&mut record.line, refusal.why) {
+                line.because(why);
+            }
+            return Outcome::Own(context.refuse_for(refusal));
+        }
         Err(Stopped::Answered(answer)) => {
             return Outcome::Own(context.clear(Source::Gateway, answer));
         }

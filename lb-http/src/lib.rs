@@ -25,6 +25,7 @@
 //! | `context` | one request with its connection, service and route |
 //! | `request` | a request as filters see it |
 //! | `files`, `serve_files` | files: found, described and read; the handler that sends them |
+//! | `auth` | basic authentication |
 //! | `limits` | the counts of limits on requests |
 //! | `filters` | the filters of every request and every answer |
 //! | `progress` | how far a request is, and its deadline |
@@ -48,6 +49,7 @@
 //! | `sticky` | stickiness beyond a client's address |
 //! | `pages` | the pages for errors and maintenance |
 //! | `tls` | TLS for clients: certificates, server names, session tickets |
+//! | `watch` | files that are read again when they change |
 //! | `clock` | deadlines |
 //! | `counts` | the counters for `status` |
 //! | [`metrics`] | the figures of requests, by service and by backend |
@@ -61,6 +63,7 @@ mod accept;
 mod access_log;
 mod affinity_cache;
 mod answers;
+mod auth;
 mod body;
 mod breaker;
 mod cache;
@@ -116,8 +119,10 @@ mod transfer;
 mod tunnel;
 mod upload;
 mod upstream;
+mod watch;
 mod worker;
 
+pub use auth::check_config as check_users;
 pub use cache::{CacheFigures, CacheResult, Purge, StoredObject};
 pub use counts::RequestCounts;
 pub use engine::Engine;

@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 
 use super::access_log::{Sink, Writer};
 use super::tables::Confine;
-use super::tls::{CertificateStatus, Certificates, TicketKeys, Watcher, server_config};
+use super::tls::{CertificateStatus, Certificates, TicketKeys, server_config};
+use super::watch::{Watched, Watcher};
 use lb_config::http::{AccessLog, CertificateFiles, HttpService, Tls};
 
 /// The settings for the connections of one service.
@@ -176,12 +177,13 @@ impl ListenerConfigs {
             errors.join("; ")
         })?;
         if self.watcher.is_none() {
-            self.watcher = Watcher::start(self.confine)
+            self.watcher = Watcher::start(self.confine, "certificates")
                 .inspect_err(|error| tracing::error!(%error, "certificates are not watched"))
                 .ok();
         }
         if let Some(watcher) = &self.watcher {
-            watcher.watch(&read);
+            let files: Weak<dyn Watched> = Arc::<Certificates>::downgrade(&read);
+            watcher.watch(files);
         }
         self.certificates.insert(files.to_vec(), Arc::clone(&read));
         Ok(read)

@@ -110,9 +110,6 @@ impl Record {
     pub(super) fn limited(&mut self, limited: Limited) {
         self.held = limited.held;
         if let (Some(exceeded), Some(line)) = (limited.exceeded, &mut self.line) {
-            if !exceeded.dry_run {
-                line.because("limit");
-            }
             line.limit = Some((exceeded.limit, exceeded.dry_run));
         }
     }

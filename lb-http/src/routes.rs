@@ -70,32 +70,60 @@ impl Router {
     }
 }
 
-/// Which routes of a service answer by themselves.
+/// The reason to guard a route against other readings of paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guard {
+    None,
+    /// It answers by itself.
+    Answer,
+    /// It has users of its own, or none although the service has.
+    Users,
+}
+
+/// Which routes of a service are guarded.
 #[derive(Debug)]
 pub(crate) struct Guards {
     router: Arc<Router>,
     /// By place; the last is that of requests without a route.
-    guarded: Vec<bool>,
+    guards: Vec<Guard>,
 }
 
 impl Guards {
-    /// For the routes of `router`, of which those that are `guarded` answer by themselves.
-    pub(crate) fn new(router: Arc<Router>, guarded: Vec<bool>) -> Self {
-        Self { router, guarded }
+    /// For the routes of `router`.
+    pub(crate) fn new(router: Arc<Router>, guards: Vec<Guard>) -> Self {
+        Self { router, guards }
     }
 
     /// Whether a backend may take this path for one of another route, although this service takes it for
-    /// one at `place`. The other route answers by itself, or lies beside it. Causes: a slash, a backslash
-    /// or a NUL in disguise, or parameters of a segment (RFC 3986, section 3.3).
+    /// one at `place`, and one of both is guarded. Causes: a slash, a backslash or a NUL in disguise, or
+    /// parameters of a segment (RFC 3986, section 3.3). If a route has users, letter case is one too.
     pub(crate) fn is_evasive(&self, host: &str, path: &str, place: usize) -> bool {
-        let is_guarded = |place: usize| self.guarded.get(place).copied().unwrap_or(false);
-        path::readings(path).is_some_and(|readings| {
-            readings.iter().any(|reading| {
-                let other = self.router.find(host, reading);
-                let other = other.unwrap_or(self.guarded.len() - 1);
-                other != place && (is_guarded(other) || is_guarded(place))
-            })
-        })
+        let is_other = |reading: &str, is_guarded: fn(Guard) -> bool| {
+            let other = self.router.find(host, reading);
+            let other = other.unwrap_or(self.guards.len() - 1);
+            let guarded = |place: usize| self.guards.get(place).copied().is_some_and(is_guarded);
+            other != place && (guarded(other) || guarded(place))
+        };
+        let is_disguised = path::readings(path).is_some_and(|readings| {
+            let mut readings = readings.iter();
+            readings.any(|reading| is_other(reading, |guard| guard != Guard::None))
+        });
+        is_disguised || self.is_in_other_case(path, is_other)
+    }
+
+    fn is_in_other_case(
+        &self,
+        path: &str,
+        is_other: impl Fn(&str, fn(Guard) -> bool) -> bool,
+    ) -> bool {
+        if !self.guards.contains(&Guard::Users) || !path.bytes().any(|b| b.is_ascii_uppercase()) {
+            return false;
+        }
+        let has_users = |guard| guard == Guard::Users;
+        let lower = path.to_ascii_lowercase();
+        is_other(&lower, has_users)
+            || path::readings(&lower)
+                .is_some_and(|readings| readings.iter().any(|it| is_other(it, has_users)))
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) fn services(
         }
     }
     listeners.keep_only(configured.iter().map(|http| &**http));
-    compiler.keep_only(|name| configured.iter().any(|http| http.name == name));
+    compiler.keep_only(configured);
     services
 }
 

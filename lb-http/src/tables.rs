@@ -39,8 +39,10 @@ pub enum Role {
     Worker,
     /// Writes access logs.
     AccessLog,
-    /// Reads certificates and their keys, which are for their owners alone.
+    /// Reads certificates with their keys, and files of users, which are for their owners alone.
     Certificates,
+    /// Computes hashes of passwords.
+    Passwords,
 }
 
 impl Role {
@@ -49,6 +51,7 @@ impl Role {
             Self::Worker => "worker",
             Self::AccessLog => "access log",
             Self::Certificates => "certificates",
+            Self::Passwords => "passwords",
         }
     }
 }

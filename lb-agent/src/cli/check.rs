@@ -49,6 +49,7 @@ impl Check {
         problems.append(&mut certificates.unusable);
         problems.append(&mut certificates.refused);
         problems.append(&mut lb_http::check_pages(&config));
+        problems.append(&mut lb_http::check_users(&config));
         let worker = Worker::of_service();
         let confine = || worker.confine();
         problems.append(&mut lb_http::check_files(&config, worker.name(), confine));

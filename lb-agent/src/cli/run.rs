@@ -52,7 +52,7 @@ impl Run {
         }
         let worker = Worker::of_this_process();
         let files = lb_http::check_files(&config, worker.name(), || worker.confine());
-        for problem in &files {
+        for problem in files.iter().chain(&lb_http::check_users(&config)) {
             tracing::warn!("{problem}");
         }
         for warning in lb_config::warnings(&config) {

@@ -24,7 +24,8 @@ impl Reconciler {
         let certificates = check_certificates(&config, SystemTime::now());
         let worker = Worker::of_this_process();
         let files = check_files(&config, worker.name(), || worker.confine());
-        let unusable = [certificates.unusable.as_slice(), &files].concat();
+        let users = lb_http::check_users(&config);
+        let unusable = [certificates.unusable.as_slice(), &files, &users].concat();
         if !unusable.is_empty() {
             return Err(refuse(
                 RefusalKind::BadRequest,

@@ -172,6 +172,7 @@ fn route(
         timeouts,
         limits,
         request_limits,
+        auth,
         does_something,
     } = raw;
     let protocol = protocol.map(|protocol| protocol.value);
@@ -216,6 +217,7 @@ fn route(
         timeouts,
         limits,
         request_limits: values(request_limits),
+        auth,
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `tls` | `[service.tls]` |
 //! | `route` | `[[service.route]]` |
 //! | `files` | `files` of a route |
+//! | `auth` | authentication |
 //! | `limit` | limits on the requests of a client |
 //! | `header` | header rules |
 //! | `template` | texts with variables |
@@ -14,6 +15,7 @@
 //! | `value` | the rules for one value |
 //! | `check` | rules between values |
 
+mod auth;
 mod check;
 mod files;
 mod header;
@@ -30,6 +32,7 @@ mod value;
 
 use std::net::SocketAddr;
 
+pub use auth::Auth;
 pub(super) use check::{Inner, RawHttp, check};
 pub use files::{Attempt, CacheControl, Files, Pattern};
 pub use header::{HeaderRule, Operation};
@@ -68,6 +71,12 @@ pub struct HttpService {
 }
 
 impl HttpService {
+    /// The authentications of the service and of its routes.
+    pub fn auths(&self) -> impl Iterator<Item = &Auth> {
+        let of_routes = self.routes.iter().filter_map(|route| route.auth.as_ref());
+        self.settings.auth.iter().chain(of_routes.flatten())
+    }
+
     /// All addresses that it listens on, plain ones first.
     pub fn all_listen(&self) -> impl Iterator<Item = SocketAddr> {
         let tls = self.tls.iter().flat_map(|tls| &tls.listen);

@@ -3,6 +3,7 @@
 use ::http::StatusCode;
 
 use super::Protocol;
+use super::auth::{Auth, AuthOrNone};
 use super::files::{self, Files};
 use super::header::{self, HeaderRule};
 use super::limit::{Limit, limits};
@@ -43,6 +44,8 @@ pub struct Route {
     pub limits: RouteLimits,
     /// Limits on the requests of each client, beside those of the service.
     pub request_limits: Vec<Limit>,
+    /// Its authentication, if it differs from the service's. Inside, `None` is for none.
+    pub auth: Option<Option<Auth>>,
 }
 
 /// The action for a request.
@@ -132,6 +135,8 @@ section! {
         pub(super) limits: RouteLimits = RouteLimits::default(), sub("{ body = \"1GiB\" }");
         /// Limits on the requests of each client, beside those of the service.
         pub(super) request_limits as "limit": Vec<Located<Limit>> = Vec::new(), limits();
+        /// Users that may ask, or `false` for everybody. Without the key what the service says.
+        pub(super) auth: Option<Option<Auth>> = None, Maybe(AuthOrNone);
         /// Whether anything but hosts and path was written.
         pub(super) does_something: bool = false, Found(|table, _| does_something(table));
     }
@@ -196,6 +201,7 @@ fn does_something(table: &Table<'_, '_>) -> bool {
         "timeouts",
         "limits",
         "limit",
+        "auth",
     ];
     options.iter().any(|key| table.has(key))
 }

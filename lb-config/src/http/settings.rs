@@ -5,6 +5,7 @@ use std::time::Duration;
 use ::http::HeaderName;
 
 use super::ProxyVersion;
+use super::auth::{Auth, auth};
 use super::header::{HeaderRule, request_rules, response_rules};
 use super::sections::{AccessLog, Cache, Compression, ErrorPages, Limits, Timeouts, Upstream};
 use super::value::{self, Cidr};
@@ -77,6 +78,8 @@ section! {
         pub cache: Option<Cache> = None, Maybe(Sound(sub("{}")));
         /// The access log. Without the table there is none.
         pub access_log: Option<AccessLog> = None, Maybe(Sound(sub("{ file = \"stdout\" }")));
+        /// Users that may ask. Without the table everybody may.
+        pub auth: Option<Auth> = None, Maybe(auth());
         /// Connections to backends.
         pub upstream: Upstream = Upstream::default(), sub("{ keepalive = 512 }");
         /// Pages for errors of lb-agent's own.

@@ -41,6 +41,7 @@ limits = { headers = 50, body = "10MiB" }
 compression = { enabled = false, algorithms = ["gzip"] }
 cache = { heuristic = true, lock = "1s" }
 access_log = { file = "stdout", format = "json" }
+auth = { users = "/etc/lb-agent/users", realm = "Staff" }
 upstream = { max_fails = 1, fail_timeout = "1s", retry_budget = 0.1, keepalive = 8 }
 errors = { pages = { 502 = "/p/502.html" }, maintenance = "/p/soon.html" }
 [[service.route]]
@@ -48,6 +49,7 @@ host = ["Example.com", "*.example.com"]
 path = "/api/"
 backends = ["127.0.0.1:6000"]
 limits = { body = "0" }
+auth = false
 [[service.route.limit]]
 concurrent = 5
 [[service.route]]
@@ -177,7 +179,7 @@ fn all_problems_come_at_once() {
     let expected = [
         "7: service[0].tls.listen[0]: 0.0.0.0:80 is listed twice (leave one out)",
         "10: service[0].http.trusted_proxies[0]: \"10.0.0.1/8\" has bits after its prefix (write \"10.0.0.0/8\")",
-        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, allow_client_headers, ambiguous_paths, trusted_proxies, protocol, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, cache, access_log, upstream and errors)",
+        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, allow_client_headers, ambiguous_paths, trusted_proxies, protocol, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, cache, access_log, auth, upstream and errors)",
         "12: service[0].http.request_headers[0].value: \"$clientip\" is not a variable (did you mean $client_ip?)",
         "12: service[0].http.request_headers[1].set: Connection belongs to the connection and is set as it must be (leave it out)",
         "15: service[0].route[0].answer.status: 99 is not the status of an answer (use 200 to 599)",
@@ -426,4 +428,42 @@ fn limits_that_are_none_or_contradict_each_other_are_refused() {
         "{:?}",
         errors(tcp)
     );
+}
+
+#[test]
+fn route_takes_the_users_of_its_service_unless_it_has_its_own_or_none() {
+    let config = of(
+        "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
+         http = { auth = { users = '/etc/users' } }\n\
+         [[service.route]]\npath = '/a'\nauth = false\n\
+         [[service.route]]\npath = '/b'\nauth = { users = '/etc/others', realm = 'B' }\n\
+         [[service.route]]\npath = '/c'\nresponse_headers = [{ remove = 'X' }]\n",
+    );
+    let http = config.services[0].http.as_deref().unwrap();
+    let own = http.routes.iter().map(|route| route.auth.as_ref());
+    let users = own.map(|auth| auth.map(|auth| auth.as_ref().map(|auth| auth.realm.as_str())));
+    assert_eq!(
+        users.collect::<Vec<_>>(),
+        [Some(None), Some(Some("B")), None]
+    );
+    let all = http.auths().map(|auth| (auth.realm.as_str(), auth.line));
+    assert_eq!(all.collect::<Vec<_>>(), [("Restricted", 6), ("B", 12)]);
+}
+
+#[test]
+fn authentication_without_users_is_refused() {
+    for (route, message) in [
+        ("auth = true", "true names no users"),
+        ("auth = {}", "users is missing"),
+        ("auth = { users = 'users' }", "is not an absolute path"),
+        (
+            "auth = { users = '/u', realm = 'a\"b' }",
+            "is not the name of a realm",
+        ),
+        ("auth = '/u'", "expected a table or false"),
+    ] {
+        let errors = errors_with(&format!("[[service.route]]\npath = '/a'\n{route}"));
+        assert_eq!(errors.len(), 1, "{route}: {errors:?}");
+        assert!(errors[0].contains(message), "{route}: {errors:?}");
+    }
 }

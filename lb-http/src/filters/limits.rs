@@ -75,6 +75,7 @@ impl Filter for Limits {
             Refusal {
                 status: StatusCode::TOO_MANY_REQUESTS,
                 field: Some(("Retry-After", seconds.to_string())),
+                why: Some("limit"),
             }
         })
     }

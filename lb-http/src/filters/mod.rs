@@ -13,10 +13,12 @@
 //! | `body_limit` | refuses a body that says it is too large | |
 //! | `max_forwards` | answers OPTIONS that goes no further | |
 //! | `limits` | refuses a request above a limit of its client | |
+//! | `auth` | refuses a request without the password of a user | |
 //! | `header_rules` | applies the rules of the configuration | applies those for answers |
 //! | `loops` | refuses a request that has passed here before | |
 //! | `stickiness` | finds the client's sticky key | sets its cookie |
 
+mod auth;
 mod body_limit;
 mod compression;
 mod header_rules;
@@ -36,6 +38,7 @@ use lb_common::abi::{BackendId, ServiceId};
 use lb_http1::ResponseHead;
 
 use super::answers::Answer;
+use super::auth::BasicAuth;
 use super::forwarded::Via;
 use super::request::{Backends, Request};
 use super::routes::Guards;
@@ -73,6 +76,8 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     /// A field that the page's head gets.
     pub(super) field: Option<(&'static str, String)>,
+    /// The word for it in the access log.
+    pub(super) why: Option<&'static str>,
 }
 
 impl From<StatusCode> for Refusal {
@@ -80,6 +85,7 @@ impl From<StatusCode> for Refusal {
         Self {
             status,
             field: None,
+            why: None,
         }
     }
 }
@@ -145,6 +151,8 @@ pub(super) struct Terms<'a> {
     pub(super) guards: Option<(Arc<Guards>, usize)>,
     /// Its backends; `None` if it answers by itself.
     pub(super) proxied: Option<Proxied>,
+    /// Its authentication.
+    pub(super) auth: Option<BasicAuth>,
     /// The counts of its limits.
     pub(super) limits: LimitTerms<'a>,
 }
@@ -160,7 +168,13 @@ pub(super) struct Proxied {
 }
 
 /// The filters of one route.
-pub(super) struct Chain(Vec<Box<dyn Filter>>);
+pub(super) struct Chain {
+    /// Before the authentication: they see the request as the client sent it.
+    before: Vec<Box<dyn Filter>>,
+    /// The authentication, which may wait for the hash of a password.
+    auth: Option<BasicAuth>,
+    after: Vec<Box<dyn Filter>>,
+}
 
 impl Chain {
     /// Those of `route` of a service, or of its requests without one. Requests pass them from the first to
@@ -201,6 +215,8 @@ impl Chain {
             protocol: _,
             // Beyond the filters (`serve_cached`).
             cache: _,
+            // Of the authentication (`compiled`).
+            auth: _,
         } = settings;
         let route_rules = route.map(|route| (&*route.request_headers, &*route.response_headers));
         let (of_requests, of_responses) = route_rules.unwrap_or_default();
@@ -213,7 +229,7 @@ impl Chain {
             }) => (Some(via), Some((service, cookies))),
             None => (None, None),
         };
-        let filters = [
+        let before = [
             compression::filter(compression),
             https::filter(tls.as_ref()),
             paths::filter(terms.guards),
@@ -224,6 +240,8 @@ impl Chain {
                 request_limits.iter().chain(limits_of_route),
                 &terms.limits,
             ),
+        ];
+        let after = [
             header_rules::filter(
                 name,
                 request_headers.iter().chain(of_requests),
@@ -232,23 +250,32 @@ impl Chain {
             loops::filter(via),
             stickiness::filter(stickiness, sticky),
         ];
-        Self(filters.into_iter().flatten().collect())
+        Self {
+            before: before.into_iter().flatten().collect(),
+            auth: terms.auth,
+            after: after.into_iter().flatten().collect(),
+        }
     }
 
     /// Has all filters look at a request.
-    pub(super) fn admit(
+    pub(super) async fn admit(
         &self,
         request: &mut Request,
         backends: &dyn Backends,
     ) -> Result<Permit, Stopped> {
-        for filter in &self.0 {
-            match filter.request(request, backends) {
-                Ok(None) => {}
-                Ok(Some(answer)) => return Err(Stopped::Answered(answer)),
-                Err(refusal) => return Err(Stopped::Refused(refusal)),
-            }
+        pass(&self.before, request, backends)?;
+        if let Some(auth) = &self.auth {
+            let access = auth::check(auth, &request.head.fields).await;
+            access.map_err(Stopped::Refused)?;
         }
+        pass(&self.after, request, backends)?;
         Ok(Permit(()))
+    }
+
+    /// All filters in their order.
+    fn all(&self) -> impl DoubleEndedIterator<Item = &dyn Filter> {
+        let all = self.before.iter().chain(&self.after);
+        all.map(|filter| &**filter)
     }
 
     /// Tells the filters which backend was chosen.
@@ -258,7 +285,7 @@ impl Chain {
         backends: &dyn Backends,
         backend: BackendId,
     ) {
-        for filter in &self.0 {
+        for filter in self.all() {
             filter.backend_chosen(request, backends, backend);
         }
     }
@@ -279,7 +306,7 @@ impl Chain {
             length,
             coding: None,
         };
-        for filter in self.0.iter().rev() {
+        for filter in self.all().rev() {
             filter.response(request, backends, &mut response);
         }
         let coding = response.coding;
@@ -319,4 +346,20 @@ impl Chain {
             is_page,
         })
     }
+}
+
+/// Has filters look at a request.
+fn pass(
+    filters: &[Box<dyn Filter>],
+    request: &mut Request,
+    backends: &dyn Backends,
+) -> Result<(), Stopped> {
+    for filter in filters {
+        match filter.request(request, backends) {
+            Ok(None) => {}
+            Ok(Some(answer)) => return Err(Stopped::Answered(answer)),
+            Err(refusal) => return Err(Stopped::Refused(refusal)),
+        }
+    }
+    Ok(())
 }

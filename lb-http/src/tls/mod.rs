@@ -5,7 +5,6 @@
 //! | `load` | one certificate and its key: two files, whether they fit, until when |
 //! | `names` | which certificate a server name (SNI) leads to |
 //! | `store` | the certificates of a service, renewed when their files are |
-//! | `watch` | the thread that sees to that |
 //! | `server` | versions, protocols (ALPN), session tickets |
 //! | `check` | the report of `lb-agent check` on certificates |
 //!
@@ -21,7 +20,6 @@ mod store;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 use std::sync::{Arc, LazyLock};
 
@@ -31,7 +29,6 @@ pub use check::{Absent, Findings, check_config};
 pub(crate) use server::{TicketKeys, server_config};
 pub use store::CertificateStatus;
 pub(crate) use store::Certificates;
-pub(crate) use watch::Watcher;
 
 /// The cryptography of all connections.
 fn provider() -> &'static Arc<CryptoProvider> {

@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 
 use super::load::{LoadError, Loaded, Validity, load};
 use super::names::NameTable;
+use crate::watch::Watched;
 use lb_config::http::CertificateFiles;
 
 /// The certificates of a service. Handshakes read them without a lock.
@@ -107,6 +108,19 @@ impl Certificates {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
         slots.iter().map(|slot| slot.status(now)).collect()
+    }
+}
+
+impl Watched for Certificates {
+    fn look(&self) {
+        for change in self.refresh() {
+            match change {
+                Change::Taken(file) => {
+                    tracing::info!("the certificate in {file} is new, and in force");
+                }
+                Change::Refused(problem) => tracing::error!("{problem}"),
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! begin with the section that they are about: `h` is RFC 9110, `k` RFC 9111, `m` RFC 9112, `h2` RFC
 //! 9113, `w` RFC 6455, `x` RFC 8441.
 
+mod access;
 mod cache;
 mod change;
 mod engine;

@@ -66,7 +66,7 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 60] = [
+const HTTP_MODULES: [&str; 62] = [
     "clock",
     "forwarded",
     "ids",
@@ -80,6 +80,8 @@ const HTTP_MODULES: [&str; 60] = [
     "sticky",
     "stream",
     "tables",
+    "watch",
+    "auth",
     "access_log",
     "affinity_cache",
     "answers",
