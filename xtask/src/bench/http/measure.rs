@@ -57,6 +57,8 @@ pub(super) enum Measure {
     File304,
     /// The first KiB of files of 64 KiB
     FileRange,
+    /// Stored answers of 1 KiB
+    Cached1k,
     /// Small answers over TLS on 64 connections that stay
     Tls64,
     /// Small answers over HTTP/2, one request at once on each of 64 connections
@@ -113,6 +115,7 @@ impl Measure {
             Self::File10m => "files of 10 MiB",
             Self::File304 => "files that are not modified",
             Self::FileRange => "ranges of files",
+            Self::Cached1k => "stored answers of 1 KiB",
             Self::Tls64 => "TLS keep-alive, 64 connections",
             Self::H2One => "HTTP/2, 1 stream",
             Self::H2Hundred => "HTTP/2, 100 streams",
@@ -130,13 +133,18 @@ impl Measure {
         matches!(self, Self::Idle | Self::IdleKeepAlive)
     }
 
-    /// Whether `proxy` can do it: HAProxy has no files.
+    /// Whether `proxy` can do it: HAProxy has no files, and its cache is not set up.
     pub(super) fn is_done_by(self, proxy: Proxy) -> bool {
-        let is_of_files = matches!(
+        let is_beyond_it = matches!(
             self,
-            Self::File1k | Self::File64k | Self::File10m | Self::File304 | Self::FileRange
+            Self::File1k
+                | Self::File64k
+                | Self::File10m
+                | Self::File304
+                | Self::FileRange
+                | Self::Cached1k
         );
-        !is_of_files || proxy != Proxy::Haproxy
+        !is_beyond_it || proxy != Proxy::Haproxy
     }
 
     /// Asks a proxy for each kind of request that is to be measured.
@@ -185,6 +193,7 @@ impl Measure {
             Self::File10m => Shape::file(mib10),
             Self::File304 => Shape::not_modified(kib1),
             Self::FileRange => Shape::part(kib64, 1 << 10),
+            Self::Cached1k => Shape::cached(kib1),
             Self::Tls64 | Self::H2One | Self::H2Hundred => Shape::small(Port::Tls),
             Self::Mixed => return Shape::mixed(),
             Self::Cookie | Self::Sid => return Vec::new(),

@@ -33,6 +33,8 @@ pub(super) enum Port {
     SocketIo,
     /// Files, without a backend.
     Files,
+    /// Stored answers.
+    Cached,
 }
 
 impl Proxy {

@@ -73,6 +73,11 @@ impl Shape {
         Self::new(Port::Files, &format!("/{name}"), Expected::Size(bytes))
     }
 
+    /// GET of an answer that the proxy has stored.
+    pub(super) fn cached((name, bytes): (&str, usize)) -> Self {
+        Self::new(Port::Cached, &format!("/{name}"), Expected::Size(bytes))
+    }
+
     /// GET of a file that the client has already.
     pub(super) fn not_modified((name, _): (&str, usize)) -> Self {
         Self::new(Port::Files, &format!("/{name}"), Expected::NotModified)

@@ -52,6 +52,7 @@ pub(in super::super) fn agent(dir: &Path, pin_dir: &Path) -> String {
         ),
         ("websockets", Port::WebSocket, &echo, "", ""),
         ("files", Port::Files, &String::new(), "", &files),
+        ("cached", Port::Cached, &two, "", "[service.http.cache]\n"),
     ] {
         let _ = write!(
             text,

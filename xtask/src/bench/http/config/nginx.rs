@@ -27,6 +27,10 @@ pub(in super::super) fn reverse(dir: &Path, has_http2_line: bool) -> String {
              server 127.0.0.1:{second}; keepalive 512; keepalive_requests 1000000000; }}"
         );
     }
+    let _ = writeln!(
+        text,
+        "proxy_cache_path {dir}/nginx-cache keys_zone=stored:10m inactive=1h use_temp_path=off;"
+    );
     text += &servers(has_http2_line, &format!("{dir}/pages"));
     text += "}\n";
     text
@@ -70,6 +74,11 @@ fn servers(has_http2_line: bool, pages: &str) -> String {
         (Port::Cookie, app("cookie"), "$remote_addr"),
         (Port::SocketIo, app("socketio"), "$remote_addr"),
         (Port::WebSocket, websocket, "$remote_addr"),
+        (
+            Port::Cached,
+            app("app") + "proxy_cache stored; proxy_cache_lock on;",
+            "$remote_addr",
+        ),
     ] {
         let _ = write!(
             text,
