@@ -48,6 +48,11 @@ impl<'a> HostTables<'a> {
         Client::new(&self.table.head, &addr::from_ip(ip))
     }
 
+    /// The client that `prefix` stands for, whole.
+    pub fn client_with_prefix(&self, prefix: addr::Addr) -> Client {
+        Client::with_prefix(&self.table.head, prefix)
+    }
+
     /// The usable backends in the order in which a connection would be offered to them.
     pub fn preferences(&mut self, client: &Client) -> Vec<(Backend, Reason)> {
         let mut preferences = Vec::new();

@@ -2,26 +2,23 @@
 
 pub mod applications;
 pub mod figures;
+mod lookup;
 mod requests;
 mod settings;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lb_common::abi::{self, BackendId, Counter, path, protocol, state};
-use lb_common::addr;
-use lb_common::select::Reason;
 
-use crate::control::message::{AffinityFound, Lookup};
 use crate::control::status::{
     AffinityStatus, AgentStatus, BackendStatus, CertificateStatus, CounterStatus, HealthStatus,
     ServiceStatus, Status, StickinessStatus, TlsStatus,
 };
 use crate::dataplane::{BackendCounts, Counts, Error, Listeners};
 use crate::health::{About as Known, Health, State};
-use crate::host::HostTables;
 use crate::proxy::listener_set::ListenerSet;
 use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
@@ -29,8 +26,8 @@ use crate::state::overlay::{self, Target};
 use lb_config::health::AllDown;
 use lb_config::{BackendAddress, Config, Mode};
 use lb_http::Engine;
-use lb_net::Clients;
-use lb_net::clock::boot_ns;
+
+pub use lookup::{Tables, lookup};
 
 /// Facts about the agent that hold as long as it lives.
 pub struct About {
@@ -141,10 +138,7 @@ impl Sources<'_> {
                 .http
                 .as_deref()
                 .map_or_else(Vec::new, settings::routes),
-            stickiness: service
-                .http
-                .as_deref()
-                .map_or_else(StickinessStatus::default, settings::stickiness),
+            stickiness: self.stickiness(service),
             affinity: AffinityStatus {
                 timeout_seconds: Duration::from_nanos(settings.affinity_ns).as_secs(),
                 ipv4_prefix: settings.ipv4_prefix,
@@ -168,6 +162,13 @@ impl Sources<'_> {
             },
             backends,
         })
+    }
+
+    /// The stickiness of a service, which for the backends of a route is that of their service.
+    fn stickiness(&self, service: &Service) -> StickinessStatus {
+        let own = service.http.as_ref().map(|http| &http.settings.stickiness);
+        own.or_else(|| self.l7.stickiness(&service.name))
+            .map_or_else(StickinessStatus::default, settings::stickiness)
     }
 
     fn tls(&self, service: &Service) -> Option<TlsStatus> {
@@ -389,65 +390,6 @@ fn entry<'a>(
     observed
         .backends_of(id)
         .find(|entry| address_of(entry) == address)
-}
-
-/// Everything `lookup` tells of `client`; `None` while the service has no table.
-pub fn lookup(
-    service: &Service,
-    observed: &Observed,
-    clients: &dyn Clients,
-    listening: Option<&HashSet<BackendId>>,
-    ip: IpAddr,
-) -> Option<Lookup> {
-    let id = observed.service(&service.name)?;
-    // On the socket path a backend can be used while it listens.
-    let usable = |backend: &abi::Backend| {
-        backend.path != path::SOCKET
-            || listening.is_none_or(|listening| listening.contains(&backend.id))
-    };
-    let mut tables = HostTables::new(id, service.protocol, observed, clients, &usable)?;
-    let client = tables.client(ip);
-    let order = tables.order(&client);
-    let first = tables.preferences(&client).into_iter().next();
-    let known = clients.affinity(service.protocol, &client.key);
-    let now_ns = boot_ns();
-    let remembered = known.and_then(|known| {
-        let timeout_ns = service.settings.affinity_ns;
-        let age_ns = now_ns.saturating_sub(known.seen_ns);
-        let entry = observed.backends.get(known.backend.index() as usize)?;
-        let valid = entry.id == known.backend && entry.state != state::REMOVED;
-        (valid && age_ns < timeout_ns).then(|| AffinityFound {
-            backend: observed.address(entry),
-            age_seconds: age_ns / 1_000_000_000,
-            expires_in_seconds: (timeout_ns - age_ns) / 1_000_000_000,
-        })
-    });
-    let settings = &service.settings;
-    let bits = if ip.to_canonical().is_ipv4() {
-        settings.ipv4_prefix
-    } else {
-        settings.ipv6_prefix
-    };
-    Some(Lookup {
-        client: ip,
-        prefix: format!("{}/{bits}", addr::to_ip(&client.key.prefix)),
-        service: service.name.clone(),
-        backend: first.map(|(backend, _)| observed.address(&backend)),
-        reason: first.map(|(_, reason)| {
-            match reason {
-                Reason::Affinity => "affinity",
-                Reason::Slot => "slot",
-                Reason::Next => "next",
-            }
-            .to_owned()
-        }),
-        slot: client.slot(),
-        order: order
-            .iter()
-            .map(|backend| observed.address(backend))
-            .collect(),
-        affinity: remembered,
-    })
 }
 
 #[cfg(test)]

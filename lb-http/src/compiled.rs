@@ -71,10 +71,7 @@ impl CompiledService {
         pages: Arc<Pages>,
         shared: &mut Shared,
     ) -> Self {
-        let secret = tables
-            .service(&http.name)
-            .and_then(|id| tables.table(id))
-            .map_or([0, 0], |table| table.head.hash_key);
+        let secret = secret(http, tables);
         let router = Arc::new(Router::new(&http.routes));
         let guards = guards(http, &router);
         let routes = http.routes.iter().map(Some).chain([None]);
@@ -210,21 +207,7 @@ fn proxied(
     let Target::Backends(service) = target else {
         return None;
     };
-    let (name, path) = match route.map(|route| (&route.action, route.path.as_str())) {
-        // Backends that are not the route's own have their cookies everywhere.
-        Some((Action::Forward(name), path)) if *name != http.name => (name, path),
-        _ => (&http.name, ""),
-    };
-    let cookies = match (&http.settings.stickiness, service) {
-        (Stickiness::Cookie(cookie), Some(id)) => Some(Cookies::new(
-            cookie,
-            path,
-            secret,
-            tables.hash_name(*id).unwrap_or(name),
-            tables.backends_of(*id),
-        )),
-        _ => None,
-    };
+    let cookies = service.and_then(|id| cookies(http, route, id, tables, secret));
     Some(Proxied {
         service: *service,
         cookies,
@@ -255,6 +238,35 @@ fn limit_terms<'a>(
             }),
         },
     }
+}
+
+/// The secret of a service; zero before it has tables.
+pub(super) fn secret(http: &HttpService, tables: &dyn ServiceTables) -> [u64; 2] {
+    tables
+        .service(&http.name)
+        .and_then(|id| tables.table(id))
+        .map_or([0, 0], |table| table.head.hash_key)
+}
+
+/// The cookies that name the backends of the service `id`, to which `route` leads.
+pub(super) fn cookies(
+    http: &HttpService,
+    route: Option<&Route>,
+    id: ServiceId,
+    tables: &dyn ServiceTables,
+    secret: [u64; 2],
+) -> Option<Cookies> {
+    let Stickiness::Cookie(cookie) = &http.settings.stickiness else {
+        return None;
+    };
+    let (name, path) = match route.map(|route| (&route.action, route.path.as_str())) {
+        // Backends that are not the route's own have their cookies everywhere.
+        Some((Action::Forward(name), path)) if *name != http.name => (name, path),
+        _ => (&http.name, ""),
+    };
+    let name = tables.hash_name(id).unwrap_or(name);
+    let backends = tables.backends_of(id);
+    Some(Cookies::new(cookie, path, secret, name, backends))
 }
 
 /// The routes that are to be guarded against other readings of paths: those with users of their own, and those

@@ -54,6 +54,8 @@ pub struct Engine {
     health: Option<Arc<dyn PassiveHealth>>,
     compiler: Compiler,
     generation: u64,
+    /// The newest settings, for questions about them.
+    published: Option<Arc<Snapshot>>,
     serving: HashSet<ServiceKey>,
     problems: Problems,
     kept: FdStore,
@@ -91,6 +93,7 @@ impl Engine {
             health: None,
             compiler: Compiler::new(confine),
             generation: 0,
+            published: None,
             serving: HashSet::new(),
             problems: Problems::default(),
             kept,
@@ -176,6 +179,7 @@ impl Engine {
             admission: self.admission.clone(),
         });
         self.metrics.keep_only(&snapshot.names());
+        self.published = Some(Arc::clone(&snapshot));
         self.start(&snapshot);
         let (done, confirmed) = mpsc::channel();
         for worker in &self.workers {
@@ -191,6 +195,11 @@ impl Engine {
         if !self.steers {
             self.listen(wanted);
         }
+    }
+
+    /// The settings that were published last.
+    pub(super) fn published(&self) -> Option<&Snapshot> {
+        self.published.as_deref()
     }
 
     /// Starts the workers, once.
@@ -362,7 +371,8 @@ impl Engine {
     }
 
     /// Ends the workers. Open requests may go on for `grace`; returns when it is over.
-    pub async fn wind_down(self, grace: Duration, accept_policy: AcceptPolicy) {
+    pub async fn wind_down(mut self, grace: Duration, accept_policy: AcceptPolicy) {
+        self.published = None;
         let deadline = Instant::now() + grace;
         for worker in &self.workers {
             worker.tell(Message::Stop(deadline, accept_policy));

@@ -4,6 +4,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `engine` | the workers, started, told of new settings and ended |
+//! | `decide` | the backend of a request that is not sent, for `lookup` |
 //! | `presence` | whether the applications of the backends listen |
 //! | `tables` | the interface to the process around: backends, threads, the health of backends |
 //! | `access_log` | a line for each request |
@@ -75,6 +76,7 @@ mod compress;
 mod connection;
 mod context;
 mod counts;
+mod decide;
 mod download;
 mod engine;
 mod exchange;
@@ -125,6 +127,7 @@ mod worker;
 pub use auth::check_config as check_users;
 pub use cache::{CacheFigures, CacheResult, Purge, StoredObject};
 pub use counts::RequestCounts;
+pub use decide::{Decision, Sample};
 pub use engine::Engine;
 pub use files::check_config as check_files;
 pub use limits::{LimitFigures, LimitTableFigures};

@@ -169,33 +169,53 @@ impl Snapshot {
         passed: &[BackendId],
     ) -> Option<Choice> {
         let service = table.head.id;
-        if let Key::Backend(id) | Key::Session(id) = key
-            && let Some(backend) = self.backend(id)
-            && backend.service == service
-            && matches!(backend.state, state::UP | state::DRAINING)
-            && !passed.contains(&id)
-        {
+        if let Some(backend) = self.kept(service, key, passed) {
             return Some(Choice {
-                backend: id,
+                backend,
                 reason: Reason::Affinity,
             });
         }
         if matches!(key, Key::Session(_)) {
             return None;
         }
-        let members = &table.members[..table.head.members as usize];
-        let up = members
-            .iter()
-            .filter_map(|id| self.backend(*id))
-            .filter(|backend| backend.state == state::UP && !passed.contains(&backend.id))
-            .map(|backend| (backend.id, backend.weight));
-        let backend = spread.next(service, up)?;
+        let backend = spread.next(service, self.candidates(table, passed))?;
         let reason = if matches!(key, Key::New) {
             Reason::Slot
         } else {
             Reason::Next
         };
         Some(Choice { backend, reason })
+    }
+
+    /// The backend of `service` that the request names, if it still keeps its clients.
+    pub(super) fn kept(
+        &self,
+        service: ServiceId,
+        key: Key,
+        passed: &[BackendId],
+    ) -> Option<BackendId> {
+        let (Key::Backend(id) | Key::Session(id)) = key else {
+            return None;
+        };
+        let backend = self.backend(id)?;
+        let keeps = backend.service == service
+            && matches!(backend.state, state::UP | state::DRAINING)
+            && !passed.contains(&id);
+        keeps.then_some(id)
+    }
+
+    /// The backends that get new sessions, with their weights.
+    pub(super) fn candidates<'a>(
+        &'a self,
+        table: &'a ServiceTable,
+        passed: &'a [BackendId],
+    ) -> impl Iterator<Item = (BackendId, u16)> + Clone + 'a {
+        let members = &table.members[..table.head.members as usize];
+        members
+            .iter()
+            .filter_map(|id| self.backend(*id))
+            .filter(|backend| backend.state == state::UP && !passed.contains(&backend.id))
+            .map(|backend| (backend.id, backend.weight))
     }
 
     /// Writes a client's affinity, if its key can be remembered.

@@ -10,6 +10,7 @@ use lb_tests::node::{self, Clients};
 use lb_tests::pm2::Pm2;
 use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
 use lb_tests::wait;
+use serde_json::Value;
 
 const PORTS: [u16; 4] = [5000, 5001, 5002, 5003];
 
@@ -215,4 +216,59 @@ fn spread_and_stay(port_of: impl Fn(&str, u16) -> u64) {
     for (user, port) in users.iter().zip(&ports) {
         assert_eq!(port_of(user, 9), *port, "{user} from elsewhere");
     }
+}
+
+#[test]
+fn lookup_names_the_backend_that_a_request_then_gets() {
+    let hosts = Hosts::new();
+    let served_by = "response_headers = [{ add = 'X-Served-By', value = '$backend' }]\n";
+    let configured = |stickiness: &str| service(stickiness) + served_by;
+    let agent = Agent::start(&hosts.balancer, &configured("{ cookie = 'lb' }"));
+    let _apps = node::copies(&hosts.balancer, PORTS, agent.dir());
+    let client = client_v4(1);
+    let ask = |what: &str, lines: &[&str]| -> Reply {
+        exchange::ask(&hosts.clients, client, SERVICE_V4, what, lines)
+    };
+    let lookup = |facts: &[&str]| -> Value {
+        let client = client.to_string();
+        let arguments = [&["lookup", &client, "--json"], facts].concat();
+        serde_json::from_str(&agent.ok(&arguments)).unwrap()
+    };
+    let any = "a request without a session (cookie lb) goes to any of: 127.0.0.1:5000, ";
+    let text = agent.ok(&["lookup", &client.to_string()]);
+    assert!(text.starts_with(any), "{text}");
+    for _ in 0..4 {
+        let first = ask("GET /id", &[]);
+        let pair = first.header("set-cookie").split(';').next().unwrap();
+        let found = lookup(&["--cookie", pair]);
+        assert_eq!(found["decided_by"], "cookie");
+        assert_eq!(found["backend"], first.header("x-served-by"));
+        let again = ask("GET /id", &[&format!("Cookie: {pair}")]);
+        assert_eq!(found["backend"], again.header("x-served-by"));
+    }
+    agent.configure(&configured("{ header = 'X-User' }"));
+    agent.ok(&["reload"]);
+    for user in 0..8 {
+        let line = format!("X-User: user{user}");
+        let found = lookup(&["--header", &line]);
+        assert_eq!(found["decided_by"], "header");
+        let reply = ask("GET /id", &[&line]);
+        assert_eq!(found["backend"], reply.header("x-served-by"), "{line}");
+    }
+    agent.configure(&configured("'socketio'"));
+    agent.ok(&["reload"]);
+    let poll = "GET /socket.io/?EIO=4&transport=polling";
+    for _ in 0..4 {
+        let open = ask(poll, &[]);
+        let (_, rest) = open.body.split_once("\"sid\":\"").unwrap();
+        let sid = rest.split('"').next().unwrap();
+        let found = lookup(&["--sid", sid]);
+        assert_eq!(found["decided_by"], "session");
+        assert_eq!(found["backend"], open.header("x-served-by"));
+    }
+    let by_address = lookup(&[]);
+    assert_eq!(by_address["decided_by"], "address");
+    assert_eq!(by_address["candidates"].as_array().unwrap().len(), 4);
+    let reply = ask("GET /id", &[]);
+    assert_eq!(by_address["backend"], reply.header("x-served-by"));
 }

@@ -1,4 +1,4 @@
-//! `lb-agent lookup`: the backend that a client would get, and the reason.
+//! `lb-agent lookup`: the backend that a client or a request would get, and the reason.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,12 +7,17 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::{Control, output, wait_for};
+use crate::control::facts::{self, RequestFacts};
 use crate::control::message::{Command, Lookup as Found};
+use lb_config::BackendAddress;
 
 /// Backends that are named of an order that may have a thousand.
 const SHOWN: usize = 8;
 
 /// Show the backend of a client, and the reason
+///
+/// An HTTP service may be sticky by more than the address. --cookie, --header, --query and --sid then give the part of a
+/// request that decides. Without it the answer is the one for a request without a session.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: lb-agent lookup 203.0.113.9 --service web")]
 pub(super) struct Lookup {
@@ -22,6 +27,18 @@ pub(super) struct Lookup {
     /// Service that the client asks [default: the only one]
     #[arg(long, value_name = "NAME", env = super::SERVICE, value_parser = super::service_name)]
     service: Option<String>,
+    /// Cookie of the request, for stickiness by cookie
+    #[arg(long, value_name = "NAME=VALUE", value_parser = facts::cookie)]
+    cookie: Option<String>,
+    /// Header of the request, for stickiness by header
+    #[arg(long, value_name = "NAME: VALUE", value_parser = facts::header)]
+    header: Option<(String, String)>,
+    /// Query of the request, for stickiness by a key of it
+    #[arg(long, value_name = "KEY=VALUE", value_parser = facts::query)]
+    query: Option<String>,
+    /// Id of the request's Socket.IO session
+    #[arg(long, value_name = "SID", value_parser = facts::sid)]
+    sid: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -30,62 +47,157 @@ pub(super) struct Lookup {
 impl Lookup {
     pub(super) fn carry_out(self, control: &Control) -> Result<(), Failure> {
         let client = control.client();
+        let request = RequestFacts {
+            cookie: self.cookie,
+            header: self.header,
+            query: self.query,
+            sid: self.sid,
+        };
         let command = Command::Lookup {
             client: self.client,
             service: self.service,
+            request: request.clone(),
         };
         let failed = |error| Failure::of_call("lookup", error);
         if self.json {
             return output::text(&wait_for(client.text(&command))?.map_err(failed)?);
         }
         let found: Found = wait_for(client.read(&command))?.map_err(failed)?;
-        output::text(&format!("{}\n{}\n", choice(&found), order(&found)))
+        output::text(&text(&found, &request))
     }
+}
+
+/// The answer, in lines.
+fn text(found: &Found, request: &RequestFacts) -> String {
+    let lines = [
+        Some(choice(found, request)),
+        order(found),
+        new_sessions(found),
+        stickiness(found, request),
+    ];
+    let lines = lines.into_iter().flatten();
+    lines.map(|line| line + "\n").collect()
 }
 
 /// The backend, and the reason.
-fn choice(found: &Found) -> String {
+fn choice(found: &Found, request: &RequestFacts) -> String {
     let Found {
         client, service, ..
     } = found;
-    let Some(backend) = &found.backend else {
-        return format!("{client} goes nowhere: no backend of {service} can take it");
-    };
-    let mut why = match found.reason.as_deref() {
-        Some("slot") => "it has the client's slot".to_owned(),
-        Some("next") => "the one that has the client's slot is away or has its share".to_owned(),
-        _ => "the client was sent there before".to_owned(),
-    };
-    if let Some(affinity) = &found.affinity {
-        let age = span(affinity.age_seconds);
-        if affinity.backend == *backend {
-            let left = span(affinity.expires_in_seconds);
-            why = format!("the client was sent there {age} ago, which counts for {left} more");
-        } else {
-            why = format!("{why} (it was sent to {} {age} ago)", affinity.backend);
+    let subject = match found.decided_by.as_deref() {
+        Some("session") if found.backend.is_none() => {
+            return format!("the session is over: the backend of {service} that had it is gone");
         }
+        Some("address") => client.to_string(),
+        Some("session") => "a request of this session".to_owned(),
+        Some(part) => format!("a request with this {part}"),
+        None => undecided(found, request),
+    };
+    match &found.backend {
+        Some(backend) => format!(
+            "{subject} goes to {backend} of {service}: {}",
+            reason(found)
+        ),
+        None if found.decided_by.is_none() && !found.candidates.is_empty() => {
+            let candidates = listed(&found.candidates);
+            format!("{subject} goes to any of: {candidates}")
+        }
+        None => format!("{subject} goes nowhere: no backend of {service} can take it"),
     }
-    format!("{client} goes to {backend} of {service}: {why}")
 }
 
-/// Slot, and the backends next in order.
-fn order(found: &Found) -> String {
-    let after: Vec<String> = found
-        .order
-        .iter()
-        .filter(|backend| Some(*backend) != found.backend.as_ref())
-        .map(ToString::to_string)
-        .collect();
-    let start = format!("prefix {}, slot {}", found.prefix, found.slot);
-    match after.len() {
-        0 => format!("{start}, no other backend"),
-        count if count > SHOWN => format!(
-            "{start}, then {} and {} more",
-            after[..SHOWN].join(", "),
-            count - SHOWN
+/// A request about which nothing decides.
+fn undecided(found: &Found, request: &RequestFacts) -> String {
+    match found.stickiness.name.as_deref() {
+        Some(name) if request.cookie.is_none() && request.header.is_none() => {
+            format!("a request without a session (cookie {name})")
+        }
+        Some(name) => format!(
+            "the cookie {name} names no backend of {}: the request",
+            found.service
         ),
-        _ => format!("{start}, then {}", after.join(", ")),
+        None => "a request without a session".to_owned(),
     }
+}
+
+fn reason(found: &Found) -> String {
+    let owner = match found.decided_by.as_deref() {
+        Some("cookie") => return "its cookie names that backend".to_owned(),
+        Some("session") => return "that backend has the session".to_owned(),
+        Some("address") => "client",
+        _ => "value",
+    };
+    let why = match found.reason.as_deref() {
+        Some("slot") => format!("it has the {owner}'s slot"),
+        Some("next") => format!("the one that has the {owner}'s slot is away or has its share"),
+        _ => format!("the {owner} was sent there before"),
+    };
+    let Some(affinity) = &found.affinity else {
+        return why;
+    };
+    let age = span(affinity.age_seconds);
+    if Some(&affinity.backend) == found.backend.as_ref() {
+        let left = span(affinity.expires_in_seconds);
+        format!("the {owner} was sent there {age} ago, which counts for {left} more")
+    } else {
+        format!("{why} (it was sent to {} {age} ago)", affinity.backend)
+    }
+}
+
+/// Slot, and the backends next in order; `None` if the tables have no part in the choice.
+fn order(found: &Found) -> Option<String> {
+    let others = found.order.iter();
+    let others = others.filter(|backend| Some(*backend) != found.backend.as_ref());
+    let after: Vec<BackendAddress> = others.cloned().collect();
+    let slot = format!("slot {}", found.slot?);
+    let start = match &found.prefix {
+        Some(prefix) => format!("prefix {prefix}, {slot}"),
+        None => slot,
+    };
+    Some(match after.as_slice() {
+        [] => format!("{start}, no other backend"),
+        after => format!("{start}, then {}", listed(after)),
+    })
+}
+
+/// The first backends of a list.
+fn listed(backends: &[BackendAddress]) -> String {
+    let first = backends.iter().take(SHOWN).map(ToString::to_string);
+    let first = first.collect::<Vec<_>>().join(", ");
+    match backends.len().saturating_sub(SHOWN) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// The backends of new sessions, beside those of other requests.
+fn new_sessions(found: &Found) -> Option<String> {
+    let is_beside = found.decided_by.is_some() && !found.candidates.is_empty();
+    is_beside.then(|| {
+        let candidates = listed(&found.candidates);
+        format!("a new session goes to any of: {candidates}")
+    })
+}
+
+/// The stickiness, and the part of the request that did not decide. `None` if the address is all that could.
+fn stickiness(found: &Found, request: &RequestFacts) -> Option<String> {
+    let by = found.stickiness.by.as_str();
+    let name = found.stickiness.name.as_deref().unwrap_or_default();
+    let by_address = found.decided_by.as_deref() == Some("address");
+    let note = match by {
+        "address" if request.is_empty() => return None,
+        "socketio" if by_address && request.sid.is_some() => {
+            ": the agent does not know the session, so the address decides"
+        }
+        "header" | "query" if by_address => ": the request has none, so the address decides",
+        _ => "",
+    };
+    Some(match by {
+        "address" => "sticky by address: no other part of a request decides".to_owned(),
+        "cookie" => format!("sticky by cookie {name}"),
+        "socketio" => format!("sticky by socketio, else by address{note}"),
+        _ => format!("sticky by {by} {name}, else by address{note}"),
+    })
 }
 
 fn span(seconds: u64) -> String {
@@ -96,29 +208,147 @@ fn span(seconds: u64) -> String {
 mod tests {
     use super::*;
     use crate::control::message::AffinityFound;
-    use lb_config::BackendAddress;
+    use crate::control::status::StickinessStatus;
 
     fn found() -> Found {
         let backend = |port| BackendAddress::Ip(([127, 0, 0, 1], port).into());
         Found {
             client: "203.0.113.9".parse().unwrap(),
-            prefix: "203.0.113.9/32".to_owned(),
             service: "web".to_owned(),
+            stickiness: sticky("address", None),
+            decided_by: Some("address".to_owned()),
             backend: Some(backend(5001)),
             reason: Some("slot".to_owned()),
-            slot: 12_345,
+            prefix: Some("203.0.113.9/32".to_owned()),
+            slot: Some(12_345),
             order: vec![backend(5001), backend(5000)],
             affinity: None,
+            candidates: Vec::new(),
         }
+    }
+
+    fn sticky(by: &str, name: Option<&str>) -> StickinessStatus {
+        StickinessStatus {
+            by: by.to_owned(),
+            name: name.map(str::to_owned),
+        }
+    }
+
+    /// An answer in which the tables have no part.
+    fn beside_the_tables(by: &str, name: Option<&str>, decided_by: Option<&str>) -> Found {
+        Found {
+            stickiness: sticky(by, name),
+            decided_by: decided_by.map(str::to_owned),
+            prefix: None,
+            slot: None,
+            order: Vec::new(),
+            ..found()
+        }
+    }
+
+    fn none() -> RequestFacts {
+        RequestFacts::default()
+    }
+
+    fn with_sid() -> RequestFacts {
+        RequestFacts {
+            sid: Some("abc".to_owned()),
+            ..none()
+        }
+    }
+
+    #[test]
+    fn socketio_tells_of_a_session_and_of_requests_without_one() {
+        let stickiness = "sticky by socketio, else by address";
+        let of_session = beside_the_tables("socketio", None, Some("session"));
+        let expected = format!(
+            "a request of this session goes to 127.0.0.1:5001 of web: that backend has the session\n\
+             {stickiness}\n"
+        );
+        assert_eq!(text(&of_session, &with_sid()), expected);
+        let over = Found {
+            backend: None,
+            ..of_session
+        };
+        let expected =
+            format!("the session is over: the backend of web that had it is gone\n{stickiness}\n");
+        assert_eq!(text(&over, &with_sid()), expected);
+        let without = Found {
+            stickiness: sticky("socketio", None),
+            candidates: found().order,
+            ..found()
+        };
+        let lines = "203.0.113.9 goes to 127.0.0.1:5001 of web: it has the client's slot\n\
+                     prefix 203.0.113.9/32, slot 12345, then 127.0.0.1:5000\n\
+                     a new session goes to any of: 127.0.0.1:5001, 127.0.0.1:5000\n";
+        assert_eq!(text(&without, &none()), format!("{lines}{stickiness}\n"));
+        let unknown = ": the agent does not know the session, so the address decides";
+        let expected = format!("{lines}{stickiness}{unknown}\n");
+        assert_eq!(text(&without, &with_sid()), expected);
+    }
+
+    #[test]
+    fn a_cookie_names_its_backend_or_none() {
+        let named = beside_the_tables("cookie", Some("lb"), Some("cookie"));
+        let request = RequestFacts {
+            cookie: Some("lb=0f".to_owned()),
+            ..none()
+        };
+        let expected = "a request with this cookie goes to 127.0.0.1:5001 of web: its cookie names \
+                        that backend\nsticky by cookie lb\n";
+        assert_eq!(text(&named, &request), expected);
+        let any = Found {
+            backend: None,
+            decided_by: None,
+            candidates: found().order,
+            ..named
+        };
+        let candidates = "goes to any of: 127.0.0.1:5001, 127.0.0.1:5000";
+        let expected = format!("a request without a session (cookie lb) {candidates}");
+        assert_eq!(choice(&any, &none()), expected);
+        let expected = format!("the cookie lb names no backend of web: the request {candidates}");
+        assert_eq!(choice(&any, &request), expected);
+        let nowhere = Found {
+            candidates: Vec::new(),
+            ..any
+        };
+        assert!(choice(&nowhere, &none()).ends_with("goes nowhere: no backend of web can take it"));
+    }
+
+    #[test]
+    fn a_value_has_a_slot_and_no_prefix() {
+        let by_header = Found {
+            stickiness: sticky("header", Some("x-user")),
+            decided_by: Some("header".to_owned()),
+            prefix: None,
+            ..found()
+        };
+        let expected = "a request with this header goes to 127.0.0.1:5001 of web: it has the value's \
+                        slot\nslot 12345, then 127.0.0.1:5000\nsticky by header x-user, else by \
+                        address\n";
+        assert_eq!(text(&by_header, &none()), expected);
+        let without = Found {
+            decided_by: Some("address".to_owned()),
+            ..by_header
+        };
+        let note = "else by address: the request has none, so the address decides\n";
+        assert!(text(&without, &none()).ends_with(note));
+    }
+
+    #[test]
+    fn a_part_that_cannot_decide_is_told_so() {
+        let last = "sticky by address: no other part of a request decides\n";
+        assert!(text(&found(), &with_sid()).ends_with(last));
+        assert!(!text(&found(), &none()).contains("sticky"));
     }
 
     #[test]
     fn a_new_client_goes_by_its_slot() {
         let found = found();
         let expected = "203.0.113.9 goes to 127.0.0.1:5001 of web: it has the client's slot";
-        assert_eq!(choice(&found), expected);
+        assert_eq!(choice(&found, &none()), expected);
         let expected = "prefix 203.0.113.9/32, slot 12345, then 127.0.0.1:5000";
-        assert_eq!(order(&found), expected);
+        assert_eq!(order(&found).as_deref(), Some(expected));
     }
 
     #[test]
@@ -135,7 +365,7 @@ mod tests {
         };
         let expected = "203.0.113.9 goes to 127.0.0.1:5001 of web: the client was sent there 3s \
                         ago, which counts for 2h 59m 57s more";
-        assert_eq!(choice(&found), expected);
+        assert_eq!(choice(&found, &none()), expected);
     }
 
     #[test]
@@ -152,7 +382,7 @@ mod tests {
         };
         let expected = "203.0.113.9 goes to 127.0.0.1:5001 of web: the one that has the client's \
                         slot is away or has its share (it was sent to 127.0.0.1:5002 3s ago)";
-        assert_eq!(choice(&found), expected);
+        assert_eq!(choice(&found, &none()), expected);
     }
 
     #[test]
@@ -164,9 +394,9 @@ mod tests {
             ..found()
         };
         let expected = "203.0.113.9 goes nowhere: no backend of web can take it";
-        assert_eq!(choice(&found), expected);
+        assert_eq!(choice(&found, &none()), expected);
         let expected = "prefix 203.0.113.9/32, slot 12345, no other backend";
-        assert_eq!(order(&found), expected);
+        assert_eq!(order(&found).as_deref(), Some(expected));
     }
 
     #[test]
@@ -176,6 +406,6 @@ mod tests {
             order: order_of.collect(),
             ..found()
         };
-        assert!(order(&found).ends_with("10.0.0.1:8 and 12 more"));
+        assert!(order(&found).unwrap().ends_with("10.0.0.1:8 and 12 more"));
     }
 }

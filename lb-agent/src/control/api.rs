@@ -7,6 +7,7 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::facts::{self, RequestFacts};
 use super::message::{BanRequest, Command, Part, Refusal, RefusalDocument, RefusalKind, Submitted};
 use crate::state::overlay::AtEnd;
 use lb_config::BackendAddress;
@@ -166,7 +167,7 @@ pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, No> {
 /// configuration.
 pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Command, No> {
     let known: &[&str] = match endpoint {
-        Endpoint::Lookup => &["client", "service"],
+        Endpoint::Lookup => &["client", "service", "cookie", "header", "query", "sid"],
         Endpoint::Cache => &["prefix", "most"],
         _ => &[],
     };
@@ -378,9 +379,19 @@ fn lookup(parameters: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Command, 
         )
     })?;
     let service = parameters.get("service").map(|name| name.to_string());
+    let cookie = parameters.get("cookie").map(|text| facts::cookie(text));
+    let header = parameters.get("header").map(|text| facts::header(text));
+    let query = parameters.get("query").map(|text| facts::query(text));
+    let sid = parameters.get("sid").map(|text| facts::sid(text));
     Ok(Command::Lookup {
         client: value::client_address(client)?,
         service: checked_name(service)?,
+        request: RequestFacts {
+            cookie: cookie.transpose()?,
+            header: header.transpose()?,
+            query: query.transpose()?,
+            sid: sid.transpose()?,
+        },
     })
 }
 

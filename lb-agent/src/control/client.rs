@@ -219,12 +219,17 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
     let (method, path, body) = match command {
         Command::Status => (Method::GET, "/v1/status".to_owned(), None),
         Command::Stats => (Method::GET, "/v1/stats".to_owned(), None),
-        Command::Lookup { client, service } => {
+        Command::Lookup {
+            client,
+            service,
+            request,
+        } => {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.append_pair("client", &client.to_string());
             if let Some(service) = service {
                 query.append_pair("service", service);
             }
+            query.extend_pairs(request.parameters());
             (Method::GET, format!("/v1/lookup?{}", query.finish()), None)
         }
         Command::AddBackend {

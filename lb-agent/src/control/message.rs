@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cache::CacheReport;
+use super::facts::RequestFacts;
 use super::stats::Stats;
-use super::status::Status;
+use super::status::{Status, StickinessStatus};
 use crate::state::overlay::AtEnd;
 pub use crate::state::preview::Preview;
 use lb_config::BackendAddress;
@@ -21,12 +22,14 @@ pub enum Command {
     Status,
     /// Report every counter and gauge.
     Stats,
-    /// Report the backend that a client would get.
+    /// Report the backend that a client or a request would get.
     Lookup {
         /// Client address, without a port.
         client: IpAddr,
         /// Service name; `None` for the only service.
         service: Option<String>,
+        /// Parts of the request, for services that are sticky by more than the address.
+        request: RequestFacts,
     },
     /// Add a backend, or put one back in service.
     AddBackend {
@@ -311,25 +314,34 @@ pub struct RefusalDocument {
     pub hint: Option<String>,
 }
 
-/// The backend that a client would get.
+/// The backend that a client or a request would get.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookup {
     /// Client address, without a port.
     pub client: IpAddr,
-    /// The part of it that counts.
-    pub prefix: String,
     /// Name of the service asked about.
     pub service: String,
-    /// Selected backend; `None` when no backend could take the client.
+    /// The property that keeps a client of the service with its backend.
+    pub stickiness: StickinessStatus,
+    /// `address`, `header`, `query`, `cookie` or `session`; `None` if nothing decides, and the request goes to one of
+    /// `candidates`.
+    pub decided_by: Option<String>,
+    /// Selected backend; `None` when no backend could take the client, when its session is over, and when nothing
+    /// decides.
     pub backend: Option<BackendAddress>,
     /// `affinity`, `slot` or `next`; `None` like `backend`.
     pub reason: Option<String>,
-    /// Index of the slot in that table.
-    pub slot: u32,
-    /// All backends in the order in which they would be tried, affinity aside.
+    /// The part of the address that counts, if the address decides.
+    pub prefix: Option<String>,
+    /// Index of the slot in that table, if address, header or query decide.
+    pub slot: Option<u32>,
+    /// All backends in the order in which they would be tried, affinity aside; empty without a slot.
     pub order: Vec<BackendAddress>,
     /// Affinity entry of the client, if there is one.
     pub affinity: Option<AffinityFound>,
+    /// The backends that get new sessions in turn, by weight: where nothing decides, and with Socket.IO beside the
+    /// address, which then decides about other requests.
+    pub candidates: Vec<BackendAddress>,
 }
 
 /// The affinity entry of a client.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `message` | commands, answers and refusals, and their JSON |
 //! | `cache` | the response cache, and its JSON |
+//! | `facts` | the parts of a request that `lookup` is asked about |
 //! | `status` | the state of everything, and its JSON |
 //! | `stats` | every figure, and its JSON |
 //! | `peer` | the client's credentials and permissions |
@@ -20,6 +21,7 @@ mod api;
 mod bind;
 pub mod cache;
 pub mod client;
+pub mod facts;
 pub mod message;
 pub mod peer;
 pub mod queue;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::client::{CallError, Client};
+use super::facts::RequestFacts;
 use super::message::{AffinityFound, Command, Lookup, Refusal, RefusalKind, Reply};
 use super::queue::{Call, queue};
 use super::server::{bind, serve};
@@ -111,12 +112,15 @@ fn a_lookup(command: &Command) -> Lookup {
     let backend: BackendAddress = "127.0.0.1:5001".parse().unwrap();
     Lookup {
         client: *client,
-        prefix: format!("{client}/32"),
         service: "web".to_owned(),
+        stickiness: Default::default(),
+        decided_by: Some("address".to_owned()),
         backend: Some(backend.clone()),
         reason: Some("affinity".to_owned()),
-        slot: 12_345,
+        prefix: Some(format!("{client}/32")),
+        slot: Some(12_345),
         order: vec![backend.clone()],
+        candidates: Vec::new(),
         affinity: Some(AffinityFound {
             backend,
             age_seconds: 3,
@@ -184,9 +188,16 @@ async fn documents_and_refusals_come_back_whole() {
     let command = Command::Lookup {
         client: "203.0.113.9".parse().unwrap(),
         service: Some("web".to_owned()),
+        request: RequestFacts {
+            cookie: Some("a=1; b=2".to_owned()),
+            header: Some(("x-user".to_owned(), "ann & bob".to_owned())),
+            query: Some("room=7&page=2".to_owned()),
+            sid: Some("a=b".to_owned()),
+        },
     };
     let lookup: Lookup = fake.client().read(&command).await.unwrap();
     assert_eq!(lookup, a_lookup(&command));
+    assert_eq!(fake.seen().last(), Some(&command));
     let command = Command::RemoveBackend {
         address: "127.0.0.1:5000".parse().unwrap(),
         service: None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lb_common::abi::state;
 
 use super::{ReconcileError, Reconciler};
+use crate::control::facts::RequestFacts;
 use crate::control::message::{Command, Refusal, RefusalKind, Reply};
 use crate::control::status::Status;
 use crate::dataplane::bpf::strangers::{Stranger, strangers};
@@ -26,7 +27,11 @@ impl Reconciler {
         match command {
             Command::Status => self.status_with_applications().map(Reply::Status),
             Command::Stats => self.stats(),
-            Command::Lookup { client, service } => self.lookup(client, service.as_deref()),
+            Command::Lookup {
+                client,
+                service,
+                request,
+            } => self.lookup(client, service.as_deref(), &request),
             Command::AddBackend {
                 address,
                 service,
@@ -174,27 +179,26 @@ impl Reconciler {
         admission.problems().into_iter().chain(of_services)
     }
 
-    fn lookup(&self, client: IpAddr, service: Option<&str>) -> Result<Reply, Refusal> {
+    fn lookup(
+        &self,
+        client: IpAddr,
+        service: Option<&str>,
+        request: &RequestFacts,
+    ) -> Result<Reply, Refusal> {
         let service = self.named(service)?;
         let listening = self
             .plane
             .listening()
             .map_err(|error| failed("read the tables", &error))?;
-        let clients = self.l7.clients();
-        report::lookup(
-            service,
-            &self.observed,
-            clients.as_ref(),
-            listening.as_ref(),
-            client,
-        )
-        .map(Reply::Lookup)
-        .ok_or_else(|| {
-            refuse(
-                RefusalKind::Failed,
-                format!("{} has no table", service.name),
-                None,
-            )
+        let tables = report::Tables {
+            observed: &self.observed,
+            l7: &self.l7,
+            listening: listening.as_ref(),
+        };
+        let found = report::lookup(service, &tables, client, request);
+        found.map(Reply::Lookup).ok_or_else(|| {
+            let error = format!("{} has no table", service.name);
+            refuse(RefusalKind::Failed, error, None)
         })
     }
 

@@ -1,6 +1,7 @@
 //! Runs commands on in-memory tables that fail on request.
 
 mod bans;
+mod lookup;
 mod runtime;
 
 use std::path::Path;

@@ -25,9 +25,9 @@ fn route(route: &Route) -> RouteStatus {
     }
 }
 
-/// The stickiness of an HTTP service.
-pub(super) fn stickiness(http: &HttpService) -> StickinessStatus {
-    let (by, name) = match &http.settings.stickiness {
+/// A stickiness in the words of `status`.
+pub(super) fn stickiness(stickiness: &Stickiness) -> StickinessStatus {
+    let (by, name) = match stickiness {
         Stickiness::Address => ("address", None),
         Stickiness::SocketIo => ("socketio", None),
         Stickiness::Cookie(cookie) => ("cookie", Some(cookie.name.clone())),
@@ -85,7 +85,7 @@ mod tests {
         ];
         for (setting, by, name) in cases {
             let http = http(&format!("[service.http]\n{setting}\n"));
-            let found = stickiness(&http);
+            let found = stickiness(&http.settings.stickiness);
             assert_eq!((found.by.as_str(), found.name.as_deref()), (by, name));
         }
     }

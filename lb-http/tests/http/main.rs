@@ -5,6 +5,7 @@
 mod access;
 mod cache;
 mod change;
+mod decide;
 mod engine;
 mod faults;
 mod figures;

@@ -66,7 +66,7 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 62] = [
+const HTTP_MODULES: [&str; 63] = [
     "clock",
     "forwarded",
     "ids",
@@ -129,6 +129,7 @@ const HTTP_MODULES: [&str; 62] = [
     "accept",
     "thread",
     "engine",
+    "decide",
 ];
 
 const AGENT: &str = "lb-agent/src/lib.rs";

@@ -114,12 +114,15 @@ fn answers_have_the_described_properties() {
     let backend: lb_config::BackendAddress = "127.0.0.1:5000".parse().unwrap();
     let lookup = Lookup {
         client: "203.0.113.9".parse().unwrap(),
-        prefix: "203.0.113.9/32".to_owned(),
         service: "web".to_owned(),
+        stickiness: Default::default(),
+        decided_by: Some("address".to_owned()),
         backend: Some(backend.clone()),
         reason: Some("slot".to_owned()),
-        slot: 1,
+        prefix: Some("203.0.113.9/32".to_owned()),
+        slot: Some(1),
         order: vec![backend.clone()],
+        candidates: vec![backend.clone()],
         affinity: Some(AffinityFound {
             backend,
             age_seconds: 1,

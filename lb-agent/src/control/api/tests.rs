@@ -31,8 +31,21 @@ fn requests_become_commands() {
     let expected = Command::Lookup {
         client: "2001:db8::9".parse().unwrap(),
         service: web(),
+        request: RequestFacts::default(),
     };
     assert_eq!(get("/v1/lookup?client=2001%3Adb8::9&service=web"), expected);
+    let expected = Command::Lookup {
+        client: "2001:db8::9".parse().unwrap(),
+        service: None,
+        request: RequestFacts {
+            cookie: Some("lb=0f".to_owned()),
+            header: Some(("x-user".to_owned(), "ann".to_owned())),
+            query: None,
+            sid: Some("abc".to_owned()),
+        },
+    };
+    let path = "/v1/lookup?client=2001:db8::9&cookie=lb%3D0f&header=X-User:+ann&sid=abc";
+    assert_eq!(get(path), expected);
     let post = |path, body| ask(Method::POST, path, body).unwrap();
     let expected = Command::AddBackend {
         address: address.clone(),
