@@ -42,7 +42,6 @@ pub struct Client {
     // Dropped in this order: the seat before the descriptor that it stands for.
     seat: Seat,
     stream: TcpStream,
-    peer: SocketAddr,
 }
 
 /// A client, and its address.
@@ -101,7 +100,7 @@ impl Listener {
         };
         let admission = self.admission.clone();
         let seat = Seat { admission, id };
-        Some((Client { seat, stream, peer }, peer))
+        Some((Client { seat, stream }, peer))
     }
 }
 
@@ -136,7 +135,8 @@ impl Client {
     #[must_use]
     pub fn joins(&self, service: ServiceId, most: Option<u32>) -> bool {
         let admission = &self.seat.admission;
-        if admission.denies(service, self.peer.ip()) {
+        let is_denied = |peer: SocketAddr| admission.denies(service, peer.ip());
+        if admission.is_guarded(service) && self.stream.peer_addr().is_ok_and(is_denied) {
             return false;
         }
         let mut seats = admission.seats();

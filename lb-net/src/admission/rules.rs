@@ -1,7 +1,7 @@
 //! Bans and the lists of services, for clients that the kernel has not checked.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
 use lb_common::abi::ServiceId;
 use lb_common::access::Set;
@@ -17,13 +17,18 @@ impl Admission {
         *now = Arc::new(rules);
     }
 
+    /// Whether any rule concerns a service.
+    pub(super) fn is_guarded(&self, service: ServiceId) -> bool {
+        self.rules().guards(service) != 0
+    }
+
     /// Whether a service refuses a client, which is counted.
     pub fn denies(&self, service: ServiceId, client: IpAddr) -> bool {
-        let denies = {
-            let rules = self.0.rules.read().unwrap_or_else(PoisonError::into_inner);
-            // The clock is not read while there is no rule.
-            rules.guards(service) != 0 && rules.refuses(service, &addr::from_ip(client), boot_ns())
-        };
+        // The clock is not read while there is no rule.
+        let denies = self.is_guarded(service)
+            && self
+                .rules()
+                .refuses(service, &addr::from_ip(client), boot_ns());
         if denies {
             self.seats().deny(service);
         }
@@ -32,7 +37,10 @@ impl Admission {
 
     /// Whether any service may refuse a client.
     pub fn has_rules(&self) -> bool {
-        let rules = self.0.rules.read().unwrap_or_else(PoisonError::into_inner);
-        !rules.rules().is_empty()
+        !self.rules().rules().is_empty()
+    }
+
+    fn rules(&self) -> RwLockReadGuard<'_, Arc<Set>> {
+        self.0.rules.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
