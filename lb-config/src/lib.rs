@@ -54,7 +54,7 @@ use std::time::Duration;
 
 pub use address::BackendAddress;
 pub use agent::{AgentConfig, DataPlane};
-pub use error::{ConfigError, Problem};
+pub use error::{ConfigError, Line, Problem};
 pub use metrics::MetricsAddress;
 pub use packet::{
     Attach, Encapsulation, FlowTimeouts, InterfaceConfig, PacketConfig, Prefix, ServicePaths,

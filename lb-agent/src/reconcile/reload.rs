@@ -100,7 +100,7 @@ impl Reconciler {
             let tls = service.and_then(|service| service.http.as_ref()?.tls.as_ref());
             let pairs = tls.map_or(&[][..], |tls| &tls.certificates);
             pairs.iter().any(|pair| {
-                let concerns = absent.leaves_none || pair.are_same(&absent.files);
+                let concerns = absent.leaves_none || *pair == absent.files;
                 concerns && self.l7.has_certificate(pair)
             })
         };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::sections::file_path;
-use crate::error::Problems;
+use crate::error::{Line, Problems};
 use crate::reader::Value;
 use crate::schema::fields::{Found, Required};
 use crate::schema::kinds::{Sound, Sub, Text, path, sub, text};
@@ -26,9 +26,8 @@ section! {
         /// Name that browsers show when they ask for the password.
         pub realm: String = "Restricted".to_owned(), REALM;
         /// The line of the configuration that names the file, for messages.
-        pub line: usize = 0, Found(|table, problems| {
-            let offset = table.place.offset;
-            offset.map_or(0, |offset| problems.line(offset))
+        pub line: Line = Line(0), Found(|table, problems| {
+            Line(table.place.offset.map_or(0, |offset| problems.line(offset)))
         });
     }
 }

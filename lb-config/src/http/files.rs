@@ -1,5 +1,6 @@
 //! `files` of a route: a directory whose files are sent.
 
+use crate::error::Line;
 use std::path::PathBuf;
 
 use super::sections::{ALGORITHMS, Algorithm, file_path};
@@ -59,9 +60,9 @@ section! {
         /// `Cache-Control` of files by their names. The first pattern that fits counts.
         pub cache_control: Vec<CacheControl> = Vec::new(), cache_control();
         /// The line of the root in the file, for messages; 0 without one.
-        pub line: usize = 0, Found(|table, problems| {
+        pub line: Line = Line(0), Found(|table, problems| {
             let root = table.peek("root").and_then(|value| value.place.offset);
-            root.map_or(0, |offset| problems.line(offset))
+            Line(root.map_or(0, |offset| problems.line(offset)))
         });
     }
 }
@@ -81,7 +82,7 @@ section! {
 /// A directory, or a table.
 pub(super) fn files() -> impl Kind<Value = Files> {
     let plain = |root, value: &Value<'_, '_>, problems: &mut crate::error::Problems| {
-        let line = value.place.offset.map_or(0, |offset| problems.line(offset));
+        let line = Line(value.place.offset.map_or(0, |offset| problems.line(offset)));
         Some(Files {
             root,
             line,
@@ -98,7 +99,6 @@ pub(super) fn files() -> impl Kind<Value = Files> {
         brief: |files: &Files| {
             let plain = Files {
                 root: files.root.clone(),
-                line: files.line,
                 ..Files::default()
             };
             *files == plain

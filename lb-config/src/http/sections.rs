@@ -10,7 +10,7 @@ use ::http::StatusCode;
 
 use super::value;
 use crate::choice::choice;
-use crate::error::Problems;
+use crate::error::{Line, Problems};
 use crate::lists::Texts;
 use crate::reader::{Table, Value};
 use crate::schema::fields::{Found, Required};
@@ -330,15 +330,15 @@ section! {
         /// The file that is shown with 503 while no backend can be used.
         pub maintenance: Option<PathBuf> = None, Maybe(PAGE);
         /// The lines of the configuration that name these files, for messages.
-        pub lines: BTreeMap<PathBuf, usize> = BTreeMap::new(), Found(lines);
+        pub lines: BTreeMap<PathBuf, Line> = BTreeMap::new(), Found(lines);
     }
 }
 
 /// The line of each file that `table` names.
-fn lines(table: &Table<'_, '_>, problems: &Problems) -> BTreeMap<PathBuf, usize> {
+fn lines(table: &Table<'_, '_>, problems: &Problems) -> BTreeMap<PathBuf, Line> {
     let line = |value: Value<'_, '_>| {
         let path = file_path(value.text()?).ok()?;
-        Some((path, problems.line(value.place.offset?)))
+        Some((path, Line(problems.line(value.place.offset?))))
     };
     let pages = table.peek("pages");
     let pages = pages.iter().flat_map(Value::entries).map(|(_, page)| page);

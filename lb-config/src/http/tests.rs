@@ -431,6 +431,16 @@ fn limits_that_are_none_or_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn configuration_whose_lines_have_moved_is_the_same() {
+    let text = "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
+                http = { auth = { users = '/etc/users' }, errors = { maintenance = '/srv/m.html' } }\n\
+                tls = { listen = ['0.0.0.0:443'], certificates = [{ certificate = '/c', key = '/k' }] }\n\
+                [[service.route]]\npath = '/a'\nfiles = '/srv'\n";
+    let moved = format!("# A comment.\n\n{text}");
+    assert_eq!(of(&moved).services, of(text).services);
+}
+
+#[test]
 fn route_takes_the_users_of_its_service_unless_it_has_its_own_or_none() {
     let config = of(
         "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
@@ -446,7 +456,7 @@ fn route_takes_the_users_of_its_service_unless_it_has_its_own_or_none() {
         users.collect::<Vec<_>>(),
         [Some(None), Some(Some("B")), None]
     );
-    let all = http.auths().map(|auth| (auth.realm.as_str(), auth.line));
+    let all = http.auths().map(|auth| (auth.realm.as_str(), auth.line.0));
     assert_eq!(all.collect::<Vec<_>>(), [("Restricted", 6), ("B", 12)]);
 }
 

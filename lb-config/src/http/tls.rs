@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::sections::file_path;
 use crate::choice::choice;
-use crate::error::{Located, Place};
+use crate::error::{Line, Located, Place};
 use crate::lists::{self, Texts};
 use crate::schema::fields::{Found, PLACE, Required};
 use crate::schema::kinds::{
@@ -79,14 +79,9 @@ section! {
         /// Its private key.
         pub key: PathBuf = PathBuf::new(), Required(KEY.example, KEY);
         /// The line of the configuration, for messages.
-        pub line: usize = 0, Found(|table, problems| table.place.offset.map_or(0, |at| problems.line(at)));
-    }
-}
-
-impl CertificateFiles {
-    /// Whether both are of the same files, at whatever lines.
-    pub fn are_same(&self, other: &Self) -> bool {
-        (&self.certificate, &self.key) == (&other.certificate, &other.key)
+        pub line: Line = Line(0), Found(|table, problems| {
+            Line(table.place.offset.map_or(0, |at| problems.line(at)))
+        });
     }
 }
 

@@ -234,7 +234,7 @@ mod tests {
         let missing = CertificateFiles {
             certificate: "/nowhere/fullchain.pem".into(),
             key: "/nowhere/privkey.pem".into(),
-            line: 1,
+            line: lb_config::Line(1),
         };
         let found = check(&[missing.clone(), missing], SystemTime::now());
         let alone = Severity::Absent { leaves_none: true };

@@ -85,7 +85,7 @@ impl Certificates {
     pub(crate) fn has(&self, pair: &CertificateFiles) -> bool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let mut in_force = slots.iter().filter(|slot| slot.loaded.is_some());
-        in_force.any(|slot| slot.pair.are_same(pair))
+        in_force.any(|slot| slot.pair == *pair)
     }
 
     /// Looks whether files have changed, and takes over the good ones. A change is taken up at the second
@@ -307,7 +307,7 @@ mod tests {
         let pair = CertificateFiles {
             certificate: dir.path().join("cert.pem"),
             key: dir.path().join("key.pem"),
-            line: 1,
+            line: lb_config::Line(1),
         };
         let lead_to = |to: CertificateFiles| {
             for (link, file) in [(&pair.certificate, to.certificate), (&pair.key, to.key)] {

@@ -104,7 +104,7 @@ impl Written {
         CertificateFiles {
             certificate: self.dir.path().join("fullchain.pem"),
             key: self.dir.path().join("privkey.pem"),
-            line: 1,
+            line: lb_config::Line(1),
         }
     }
 }
