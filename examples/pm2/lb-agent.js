@@ -2,12 +2,15 @@
 // listen, and drains it when PM2 stops it (SIGINT), before it gets SIGTERM.
 //
 //   LB_BACKEND        where the application listens, as in 127.0.0.1:5000
-//   LB_SERVICE        the service of the backend [the one that has it, else the only one]
+//   LB_SERVICE        the service of the backend, or several as in web,web/api [the one that has it, else
+//                     the only one]
 //   LB_AGENT          the program [lb-agent]
 //   LB_DRAIN_TIMEOUT  how long known clients may stay [10s]
 //
 // An application that is written for PM2 alone needs no change: its own "ready" is held back until it is
 // in service, and its handlers of SIGINT run after the drain, at SIGTERM.
+//
+// Without an agent the application starts all the same, and is put in service when there is one.
 //
 // If the drain is refused, the application ends all the same, as PM2 would kill it. A line in the
 // error log and the exit code 1 tell that its clients were not moved before.
@@ -18,6 +21,17 @@ const net = require('net');
 const backend = process.env.LB_BACKEND;
 const program = process.env.LB_AGENT || 'lb-agent';
 const timeout = process.env.LB_DRAIN_TIMEOUT || '10s';
+// Each call names one service, or leaves it to the agent.
+const services = (process.env.LB_SERVICE || '').split(',');
+delete process.env.LB_SERVICE;
+
+const NO_AGENT = 3; // exit code
+const AGAIN = 2000; // ms until it is asked for again
+const PATIENCE = 3000; // ms for the application to listen at LB_BACKEND, too
+
+function say(text) {
+  console.error(`lb-agent.js: ${backend} ${text}`);
+}
 
 function lbAgent(args, then) {
   execFile(program, args, (error, stdout, stderr) => {
@@ -25,6 +39,14 @@ function lbAgent(args, then) {
     // A program that could not be started has said nothing.
     process.stderr.write(error && !stderr ? `lb-agent.js: ${error.message}\n` : stderr);
     then(error);
+  });
+}
+
+// The same for every service, one after the other; the first error ends it.
+function forEach(args, then, [service, ...others] = services) {
+  lbAgent(service ? [...args, '--service', service] : args, (error) => {
+    if (error || others.length === 0) return then(error);
+    forEach(args, then, others);
   });
 }
 
@@ -45,31 +67,64 @@ function hold() {
       process.once('SIGTERM', () => handler.call(process, 'SIGINT', 2));
     });
   });
-  return () => send('ready');
+  let isSent = false;
+  return () => {
+    if (!isSent) send('ready');
+    isSent = true;
+  };
 }
 
 if (backend) {
-  const drain = ['drain-backend', backend, '--timeout', timeout];
+  const port = backend.split(':').pop();
+  let listens = false;
+  let stops = false;
+
+  function enter(isFirst) {
+    if (stops) return;
+    forEach(['add-backend', backend, '--wait', '30s', '--ensure'], (error) => {
+      if (!error) {
+        if (!isFirst) say('is in service');
+        return ready();
+      }
+      if (error.code !== NO_AGENT) return say('is NOT IN SERVICE');
+      if (isFirst) say('is NOT IN SERVICE until there is an agent');
+      ready();
+      setTimeout(wait, AGAIN);
+    });
+  }
+
+  // Asks without a word whether there is an agent.
+  function wait() {
+    if (stops) return;
+    execFile(program, ['status'], (error) => (error ? setTimeout(wait, AGAIN) : enter(false)));
+  }
+
   const listen = net.Server.prototype.listen;
   net.Server.prototype.listen = function (...args) {
     this.once('listening', () => {
       const bound = this.address();
-      if (!bound || String(bound.port) !== backend.split(':').pop()) return;
-      lbAgent(['add-backend', backend, '--wait', '30s', '--ensure'], (error) => {
-        if (error) console.error(`lb-agent.js: ${backend} is NOT IN SERVICE`);
-        else ready();
-      });
+      if (!bound) return;
+      if (String(bound.port) === port) {
+        listens = true;
+        return enter(true);
+      }
+      setTimeout(() => {
+        if (!listens) say(`is NOT IN SERVICE: the application listens on port ${bound.port} instead`);
+      }, PATIENCE).unref();
     });
     return listen.apply(this, args);
   };
   process.once('SIGINT', () => {
-    lbAgent(drain, (error) => {
+    stops = true;
+    const drain = ['drain-backend', backend, '--timeout', timeout];
+    forEach(drain, (error) => {
       // That connections are left when the time is over is no reason not to stop.
-      if (!error) return lbAgent([...drain, '--wait'], end);
-      console.error(`lb-agent.js: ${backend} stops WITHOUT A DRAIN`);
+      if (!error) return forEach([...drain, '--wait'], end);
+      say('stops WITHOUT A DRAIN');
       process.once('exit', () => { process.exitCode = 1; });
       end();
     });
   });
+  // Last, as the handler above is not one of the application.
   const ready = hold();
 }
