@@ -155,6 +155,8 @@ fn of_backend(backend: &BackendPreview) -> String {
     let (before, after) = (percent(backend.share_before), percent(backend.share_after));
     if before != after {
         words.push(format!("share {before} -> {after}"));
+    } else if words.is_empty() && backend.change == Change::Changed {
+        words.push(format!("share {before}, but for some slots"));
     }
     format!("  {sign} {}  {}", backend.address, words.join(", "))
         .trim_end()

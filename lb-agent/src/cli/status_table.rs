@@ -210,9 +210,9 @@ fn cells(backend: &BackendStatus) -> [String; COLUMNS.len()] {
 }
 
 fn counters(page: &mut Page, service: &ServiceStatus) {
-    if let Some(treatment) = &service.all_down {
+    if let Some(text) = words::nobody(service) {
         page.pad(INDENT);
-        page.styled(RED, &words::all_down(treatment));
+        page.styled(RED, &text);
         page.end_line();
     }
     let counters = &service.counters;

@@ -329,3 +329,21 @@ fn route_that_is_two_columns_too_long_is_broken_into_lines() {
     assert!(shown.contains(&expected), "{shown}");
     assert!(shown.lines().all(|line| line.len() <= 80), "{shown}");
 }
+
+#[test]
+fn service_whose_backends_are_all_drained_says_what_that_means() {
+    let drained = |address| BackendStatus {
+        state: "drained".to_owned(),
+        ..backend(address)
+    };
+    let service = |second| ServiceStatus {
+        backends: vec![drained("127.0.0.1:5000"), second],
+        ..web()
+    };
+    let said = words::nobody(&service(drained("127.0.0.1:5001"))).unwrap();
+    assert!(
+        said.contains("lb-agent add-backend 127.0.0.1:5000"),
+        "{said}"
+    );
+    assert_eq!(words::nobody(&service(backend("127.0.0.1:5001"))), None);
+}

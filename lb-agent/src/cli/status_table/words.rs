@@ -41,13 +41,25 @@ pub(super) fn route(route: &RouteStatus) -> [String; 4] {
     ]
 }
 
-/// The treatment of clients while no backend is healthy.
-pub(super) fn all_down(treatment: &str) -> String {
-    let clients = match treatment {
-        "serve" => "all serve as if nothing were checked",
-        _ => "clients are refused",
-    };
-    format!("no backend is healthy: {clients} (all_down = \"{treatment}\")")
+/// The treatment of clients while no backend is healthy, or none is in service.
+pub(super) fn nobody(service: &ServiceStatus) -> Option<String> {
+    if let Some(treatment) = service.all_down.as_deref() {
+        let clients = match treatment {
+            "serve" => "all serve as if nothing were checked",
+            _ => "clients are refused",
+        };
+        return Some(format!(
+            "no backend is healthy: {clients} (all_down = \"{treatment}\")"
+        ));
+    }
+    let is_out = |backend: &BackendStatus| backend.state == "drained";
+    let first = service.backends.first().filter(|first| is_out(first))?;
+    service.backends.iter().all(is_out).then(|| {
+        let address = &first.address;
+        format!(
+            "every backend is drained: clients are refused (lb-agent add-backend {address} puts one back)"
+        )
+    })
 }
 
 /// The clients of a service by the reason for their backend, without those refused.
