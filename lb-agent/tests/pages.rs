@@ -4,6 +4,7 @@
 //! a service with `mode = "http"`, whose first lines are put before it here.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,21 +43,28 @@ fn configurations(page: &str) -> Vec<String> {
     blocks.collect()
 }
 
-/// The files below /etc/lb-agent that a configuration names.
-fn files(config: &str) -> Vec<&str> {
+/// A line of `htpasswd -B`.
+const USER: &str = "ann:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC\n";
+
+/// The paths below `directory` that a configuration names.
+fn below<'c>(directory: &'c str, config: &'c str) -> impl Iterator<Item = &'c str> {
     let quoted = config.split('"').skip(1).step_by(2);
-    quoted
-        .filter_map(|text| text.strip_prefix("/etc/lb-agent/"))
-        .collect()
+    quoted.filter_map(move |text| text.strip_prefix(directory))
 }
 
-/// A directory in the place of /etc/lb-agent, with the files that `config` names.
+/// A directory in the place of /etc/lb-agent and of /srv, with the files and directories that `config` names.
 fn directory(config: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
+    // The workers look as another user than root.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let names = vec!["example.com".to_owned(), "*.example.com".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
-    for name in files(config) {
+    for name in below("/srv/", config) {
+        fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    for name in below("/etc/lb-agent/", config) {
         let text = match name {
+            "users" => USER.to_owned(),
             name if name.contains("key") => made.signing_key.serialize_pem(),
             name if name.ends_with(".pem") => made.cert.pem(),
             _ => "<!doctype html>".to_owned(),
@@ -74,7 +82,8 @@ fn every_configuration_of_the_pages_passes_check() {
             let dir = directory(&config);
             let file = dir.path().join("config.toml");
             let place = format!("{}/", dir.path().display());
-            fs::write(&file, config.replace("/etc/lb-agent/", &place)).unwrap();
+            let config = config.replace("/etc/lb-agent/", &place);
+            fs::write(&file, config.replace("\"/srv/", &format!("\"{place}"))).unwrap();
             let mut check = Command::new(env!("CARGO_BIN_EXE_lb-agent"));
             let output = check.arg("check").arg("--config").arg(&file).output();
             let output = output.unwrap();
