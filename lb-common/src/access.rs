@@ -6,7 +6,7 @@
 mod set;
 
 use crate::abi::ServiceId;
-use crate::abi::access::{ALL_SERVICES, Rule, RuleData, Table, guard};
+use crate::abi::access::{ALL_SERVICES, RuleData, Table, guard};
 use crate::addr::Addr;
 
 #[cfg(feature = "alloc")]
@@ -16,8 +16,8 @@ pub use set::{Ban, Lists, Net, Rules, Set, rules};
 pub trait Access {
     /// Bits of [`guard`] of a service.
     fn guards(&self, service: ServiceId) -> u32;
-    /// The rule with the longest prefix of `data`.
-    fn rule(&self, data: &RuleData) -> Option<Rule>;
+    /// Whether the rule with the longest prefix of `data` refuses at `now_ns`.
+    fn denies(&self, data: &RuleData, now_ns: u64) -> bool;
     /// CLOCK_BOOTTIME in nanoseconds.
     fn now_ns(&self) -> u64;
 }
@@ -31,10 +31,7 @@ pub fn refuses<A: Access>(access: &A, service: ServiceId, client: &Addr) -> bool
     }
     let now_ns = access.now_ns();
     let meets = |guard: u32, table: Table, of: ServiceId| {
-        guards & guard != 0
-            && access
-                .rule(&RuleData::new(table, of, *client))
-                .is_some_and(|rule| rule.refuses(now_ns))
+        guards & guard != 0 && access.denies(&RuleData::new(table, of, *client), now_ns)
     };
     meets(guard::BANS_OF_ALL, Table::Bans, ALL_SERVICES)
         || meets(guard::BANS, Table::Bans, service)

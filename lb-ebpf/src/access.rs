@@ -1,7 +1,7 @@
 //! The check of a client against bans and lists, over the maps.
 
 use lb_common::abi::ServiceId;
-use lb_common::abi::access::{FIXED_BITS, Rule, RuleData};
+use lb_common::abi::access::{FIXED_BITS, RuleData};
 use lb_common::abi::local;
 use lb_common::access::{Access, refuses};
 use lb_common::addr::Addr;
@@ -24,8 +24,9 @@ impl Access for Maps {
     }
 
     #[inline(always)]
-    fn rule(&self, data: &RuleData) -> Option<Rule> {
-        RULES.get(&Key::new(ALL_BITS, *data)).copied()
+    fn denies(&self, data: &RuleData, now_ns: u64) -> bool {
+        let [high, low] = local::halves(&data.addr);
+        lb_rule_denies(data.service.0, data.kind, high, low, now_ns) != 0
     }
 
     #[inline(always)]
@@ -50,8 +51,22 @@ pub fn denies(service: ServiceId, client: &Addr) -> bool {
     lb_denied(service.0, high, low) != 0
 }
 
+/// See `Access::denies`. A function of its own to the verifier, with the key on its stack: three keys on one stack
+/// are too much for kernels before 6.8.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_rule_denies(service: u32, kind: u32, high: u64, low: u64, now_ns: u64) -> u32 {
+    let data = RuleData {
+        service: ServiceId(service),
+        kind,
+        addr: local::whole([high, low]),
+    };
+    let rule = RULES.get(&Key::new(ALL_BITS, data));
+    rule.is_some_and(|rule| rule.refuses(now_ns)).into()
+}
+
 /// The same for a client whose address has these halves (`local::Halves`). A function of its own to the
-/// verifier, with a stack of its own for the key.
+/// verifier.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lb_denied(service: u32, high: u64, low: u64) -> u32 {

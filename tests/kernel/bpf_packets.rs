@@ -41,7 +41,7 @@ fn banned_clients_get_the_same_from_kernel_and_host() {
     let ban = |family: &Family| Ban {
         net: Net {
             first: addr::from_ip(family.client(0)),
-            bits: 126,
+            bits: 128,
         },
         service: ALL_SERVICES,
         end_ns: 0,

@@ -174,14 +174,15 @@ impl Access for At<'_> {
         self.0.guards(service)
     }
 
-    fn rule(&self, data: &RuleData) -> Option<Rule> {
-        self.0.lengths.iter().rev().find_map(|bits| {
+    fn denies(&self, data: &RuleData, now_ns: u64) -> bool {
+        let longest = self.0.lengths.iter().rev().find_map(|bits| {
             let data = RuleData {
                 addr: masked(&data.addr, bits - FIXED_BITS),
                 ..*data
             };
-            self.0.rules.get(&RuleKey { bits: *bits, data }).copied()
-        })
+            self.0.rules.get(&RuleKey { bits: *bits, data })
+        });
+        longest.is_some_and(|rule| rule.refuses(now_ns))
     }
 
     fn now_ns(&self) -> u64 {
