@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
+use lb_tests::process::Process;
 use lb_tests::topology::hosts::{Hosts, client_v4, client_v6, service_for};
 use lb_tests::{http, node, wait};
 
@@ -46,17 +47,21 @@ fn denied(agent: &Agent<'_>, service: usize) -> u64 {
     counters["denied"].as_u64().unwrap()
 }
 
+/// An application for TCP and one for datagrams, both on port 5000.
+fn applications(hosts: &Hosts, agent: &Agent<'_>) -> [Process; 2] {
+    let [tcp] = node::copies(&hosts.balancer, [5000], agent.dir());
+    let listen = ([127, 0, 0, 1], 5000).into();
+    [
+        tcp,
+        node::serve(&hosts.balancer, "udp.js", listen, agent.dir()),
+    ]
+}
+
 #[test]
 fn ban_refuses_ends_and_outlives_the_agent() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
-    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
-    let _echo = node::serve(
-        &hosts.balancer,
-        "udp.js",
-        ([127, 0, 0, 1], 5000).into(),
-        agent.dir(),
-    );
+    let _apps = applications(&hosts, &agent);
     let (bad, good) = (client_v4(1), client_v4(2));
     wait::until("the datagrams arrive", || {
         is_echoed(&hosts, bad).then_some(())
@@ -149,13 +154,7 @@ fn lists_of_the_configuration_hold_for_their_service_alone() {
 fn user_space_refuses_the_same_clients() {
     let hosts = Hosts::new();
     let agent = Agent::start_on(&hosts.balancer, SERVICES, "userspace");
-    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
-    let _echo = node::serve(
-        &hosts.balancer,
-        "udp.js",
-        ([127, 0, 0, 1], 5000).into(),
-        agent.dir(),
-    );
+    let _apps = applications(&hosts, &agent);
     let bad = client_v4(1);
     wait::until("the datagrams arrive", || {
         is_echoed(&hosts, bad).then_some(())

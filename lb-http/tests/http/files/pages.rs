@@ -2,6 +2,17 @@
 
 use super::{Site, body, field};
 
+/// A request for `path` is redirected to `to`.
+#[track_caller]
+fn leads_to(site: &Site, path: &str, to: &str) {
+    let (status, answer) = site.get(path, &[]);
+    assert_eq!(
+        (status, field(&answer, "location")),
+        (301, Some(to)),
+        "{path}"
+    );
+}
+
 #[test]
 fn directory_has_its_index_file_and_lacks_no_slash() {
     let site = Site::with("", "/", "index = ['index.html', 'index.txt']");
@@ -23,12 +34,7 @@ fn directory_has_its_index_file_and_lacks_no_slash() {
         ("//sub", "/sub/"),
         ("/x/..//sub", "/sub/"),
     ] {
-        let (status, answer) = site.get(path, &[]);
-        assert_eq!(
-            (status, field(&answer, "location")),
-            (301, Some(to)),
-            "{path}"
-        );
+        leads_to(&site, path, to);
     }
 }
 
@@ -42,12 +48,7 @@ fn redirect_names_no_other_host() {
         ("//evil.test", "/evil.test/"),
         ("///evil.test", "/evil.test/"),
     ] {
-        let (status, answer) = site.get(path, &[]);
-        assert_eq!(
-            (status, field(&answer, "location")),
-            (301, Some(to)),
-            "{path}"
-        );
+        leads_to(&site, path, to);
     }
 }
 
