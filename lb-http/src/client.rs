@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future as _, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -166,6 +166,30 @@ impl Conn {
             self.taken = 0;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes the pending bytes and `body` behind them, which is not copied. Its first `sent` bytes are written already.
+    pub(super) fn poll_out_with(
+        &mut self,
+        body: &[u8],
+        sent: &mut usize,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while *sent < body.len() {
+            let pending = &self.out[self.taken..];
+            let parts = [IoSlice::new(pending), IoSlice::new(&body[*sent..])];
+            let parts = &parts[usize::from(pending.is_empty())..];
+            let of_pending = pending.len();
+            let stream = Pin::new(&mut self.stream);
+            match ready!(stream.poll_write_vectored(context, parts))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => {
+                    self.taken += written.min(of_pending);
+                    *sent += written.saturating_sub(of_pending);
+                }
+            }
+        }
+        self.poll_out(context)
     }
 
     /// Ends the connection. A TCP socket says so by being closed.

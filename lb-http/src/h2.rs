@@ -22,12 +22,14 @@ use super::body::{Body, Stream as Streamed};
 use super::clock::Deadline;
 use super::connection::{Connection, InFlight};
 use super::context::RequestContext;
-use super::exchange::Outcome;
+use super::exchange::{OF_STREAM, Outcome};
 use super::extended::Extended;
+use super::files::{FileBody, Part};
 use super::h2c::headers_of;
 use super::prefixed::Prefixed;
 use super::progress::Phase;
 use super::record::Record;
+use super::transfer::Transfer;
 use super::{answers, body, handle};
 
 /// Streams that a client may open and reset before they were looked at (CVE-2023-44487). hyper
@@ -35,7 +37,7 @@ use super::{answers, body, handle};
 const PENDING_RESETS: usize = 20;
 /// Streams that may be reset for errors of the client over the life of a connection.
 const ERROR_RESETS: usize = 256;
-/// Bytes that one stream may have waiting to be sent.
+/// Bytes that one stream may have waiting to be sent. Larger bodies go in pieces.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes that a client may send on one stream, and on all of them, before they are read.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -163,7 +165,7 @@ async fn answer(
     Ok(match outcome {
         Outcome::Own(answer) => {
             let is_head = context.is_head();
-            own(answer.into_inner(), in_flight, record, is_head)
+            own(answer.into_inner(), asking, in_flight, (record, is_head))
         }
         Outcome::Reset(reason) => {
             record.reset();
@@ -203,8 +205,22 @@ async fn answer(
 }
 
 /// An answer that is at hand.
-fn own(answer: Answer, in_flight: InFlight, mut record: Record, is_head: bool) -> Response<Body> {
+fn own(
+    mut answer: Answer,
+    asking: body::Asking,
+    in_flight: InFlight,
+    (mut record, is_head): (Record, bool),
+) -> Response<Body> {
     record.answered_by(&answer);
+    if answer.body.len() > SEND_BUFFER && !is_head {
+        // Its client may take its time, within the limits of all streams.
+        let length = answer.body.len() as u64;
+        answer.head.fields.set_number(Name::ContentLength, length);
+        let body = FileBody::new([Part::Bytes(answer.body)], None, OF_STREAM);
+        let transfer = Transfer::of_file(body);
+        let streamed = Streamed::new(asking, transfer, in_flight, record, None);
+        return response(&answer.head, Body::streamed(streamed, Some(length)));
+    }
     if !is_head {
         record.sent(answer.body.len() as u64);
     }

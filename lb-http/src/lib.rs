@@ -26,6 +26,7 @@
 //! | `context` | one request with its connection, service and route |
 //! | `request` | a request as filters see it |
 //! | `files`, `serve_files` | files: found, described and read; the handler that sends them |
+//! | `ranged` | answers made of parts of files and of stored answers |
 //! | `auth` | basic authentication |
 //! | `limits` | the counts of limits on requests |
 //! | `filters` | the filters of every request and every answer |
@@ -102,6 +103,7 @@ mod prefixed;
 mod presence;
 mod progress;
 mod proxied;
+mod ranged;
 mod record;
 mod request;
 mod respond;

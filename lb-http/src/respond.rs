@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use hyper::{Method, StatusCode, Version};
 use lb_http1::body::{BodyError, Decoder, Encoder, Piece};
 use lb_http1::fields::line_to;
@@ -240,48 +241,60 @@ async fn send(
 ) -> After {
     let version = context.head.version;
     record.answered_by(&answer);
-    let has_body = !context.is_head();
     let is_bare = matches!(answer.head.status.as_u16(), 204 | 304);
     let framed = Framed {
         length: (!is_bare).then_some(answer.body.len() as u64),
-        has_body,
+        has_body: !context.is_head() && !is_bare,
     };
-    let encoder = begin(
+    begin(
         &mut conn.out,
         &mut answer.head,
         &framed,
         (version, &mut closes),
     );
-    if has_body && !answer.body.is_empty() {
-        poll_fn(|context| {
-            put(conn, encoder, &answer.body, context);
-            Poll::Ready(())
-        })
-        .await;
-        record.sent(answer.body.len() as u64);
+    let mut body = match framed.has_body {
+        true => answer.body,
+        false => Bytes::new(),
+    };
+    if body.len() <= FEW {
+        conn.out.extend_from_slice(&body);
+        record.sent(body.len() as u64);
+        body.clear();
     }
-    if !flush(conn, &context.connection, &mut record).await {
+    if !flush(conn, &context.connection, &body, &mut record).await {
         return After::Broken;
     }
     record.finish(End::Complete);
     if closes { After::Close } else { After::Next }
 }
 
-/// Writes all that there is; false if the client does not take it.
-async fn flush(conn: &mut Conn, connection: &Connection, record: &mut Record) -> bool {
-    connection.progress.awaits(connection.send.get());
+/// Writes the pending bytes and `body` behind them, at best by one call; false if the client does not take them.
+async fn flush(conn: &mut Conn, connection: &Connection, body: &[u8], record: &mut Record) -> bool {
+    let progress = &connection.progress;
+    progress.awaits(connection.send.get());
+    let mut sent = 0;
     poll_fn(|context| {
-        let polled = conn.poll_out(context);
-        match polled {
-            Poll::Ready(Ok(())) => Pin::new(&mut conn.stream)
-                .poll_flush(context)
-                .map(|flushed| flushed.is_ok()),
-            Poll::Ready(Err(_)) => Poll::Ready(false),
-            Poll::Pending => {
-                record.goes_on();
-                connection.progress.poll_deadline(context).map(|()| false)
+        let before = (conn.taken, sent);
+        let turn = &body[..body.len().min(sent + TURN)];
+        let polled = conn.poll_out_with(turn, &mut sent, context);
+        record.sent((sent - before.1) as u64);
+        let flushed = match polled {
+            Poll::Ready(Ok(())) if sent < body.len() => {
+                progress.awaits(connection.send.get());
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
+            Poll::Ready(Ok(())) => Pin::new(&mut conn.stream).poll_flush(context),
+            polled => polled,
+        };
+        if let Poll::Ready(flushed) = flushed {
+            return Poll::Ready(flushed.is_ok());
         }
+        record.goes_on();
+        if before != (conn.taken, sent) {
+            progress.awaits(connection.send.get());
+        }
+        progress.poll_deadline(context).map(|()| false)
     })
     .await
 }
@@ -298,7 +311,7 @@ async fn upgrade(
     add_date(&mut head);
     head.write(&mut conn.out);
     conn.out.extend_from_slice(b"\r\n");
-    match flush(conn, connection, &mut record).await {
+    match flush(conn, connection, &[], &mut record).await {
         true => After::Tunnel(tunnel, record),
         false => After::Broken,
     }
@@ -431,9 +444,10 @@ impl Streaming<'_, '_> {
                 }
             }
             if self.transfer.is_over() {
-                return Pin::new(&mut self.asking.conn.stream)
-                    .poll_flush(context)
-                    .map(|flushed| flushed.is_ok());
+                return match Pin::new(&mut self.asking.conn.stream).poll_flush(context) {
+                    Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
+                    Poll::Pending => self.wait(Awaited::Client, context),
+                };
             }
             if moved >= TURN {
                 context.waker().wake_by_ref();

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::{Method, StatusCode, Version};
+use hyper::{Method, StatusCode};
 use lb_http1::body::Piece;
 use lb_http1::{Fields, Name, ResponseHead};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,19 +17,17 @@ use super::cache::{
 };
 use super::compress;
 use super::context::RequestContext;
-use super::download;
-use super::exchange::{self, OF_STREAM, Outcome, Place, Reply, unless_gone};
-use super::files::{self, FileBody, Part, Ranges};
+use super::exchange::{self, Outcome, Place, unless_gone};
+use super::files::{self, Part, Ranges};
 use super::filters::{Permit, Source};
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
+use super::ranged::{partial, unsatisfiable};
 use super::record::Record;
 use super::sticky::engineio;
 use super::transfer::Transfer;
 use lb_config::http::{Algorithm, Cache};
 
-/// Bodies of so many bytes go with their head; larger ones in such pieces.
-const PIECE: usize = 64 * 1024;
 /// How long a request may take that no client waits for.
 const BEHIND: Duration = Duration::from_secs(60);
 
@@ -383,7 +381,7 @@ impl Peer for Nobody {
     fn interim(&mut self, _: &ResponseHead) {}
 }
 
-/// A stored answer as its client gets it: all of it, a part, or that it has it already.
+/// A stored answer as its client gets it: all of it, parts of it, or that it has it already.
 fn send(
     context: &RequestContext,
     store: &Arc<Store>,
@@ -399,33 +397,35 @@ fn send(
         _ => format!("lb-agent; hit; ttl={left}"),
     };
     head.fields.append(Name::CacheStatus, told.as_bytes());
-    if object.is_known_to(&context.head.fields) {
+    let body = if object.is_known_to(&context.head.fields) {
         head.set_status(StatusCode::NOT_MODIFIED);
-        return own(context, store, object, head, Bytes::new());
-    }
-    let size = object.body.len() as u64;
-    match ranges(context, object, size) {
-        Ranges::Unsatisfiable => {
-            let mut page = context.page(StatusCode::RANGE_NOT_SATISFIABLE);
-            let of = format!("bytes */{size}");
-            page.head.fields.set(Name::ContentRange, of.as_bytes());
-            Outcome::Own(context.clear(Source::Gateway, page))
+        Bytes::new()
+    } else {
+        let size = object.body.len() as u64;
+        match ranges(context, object, size) {
+            Ranges::Whole => object.body.clone(),
+            Ranges::Unsatisfiable => return unsatisfiable(context, size),
+            Ranges::Parts(parts) => {
+                let of = |range: &_| Part::of_memory(&object.body, range);
+                return partial(context, (Source::Cache, head), &parts, size, of);
+            }
         }
-        Ranges::Parts(parts) if parts.len() == 1 => {
-            let (start, end) = (parts[0].start, parts[0].end);
-            head.set_status(StatusCode::PARTIAL_CONTENT);
-            let of = format!("bytes {start}-{}/{size}", end - 1);
-            head.fields.set(Name::ContentRange, of.as_bytes());
-            let body = object.body.slice(start as usize..end as usize);
-            whole(context, store, object, head, body)
-        }
-        // Several ranges are the whole (RFC 9110, section 14.2).
-        Ranges::Parts(_) | Ranges::Whole => {
-            whole(context, store, object, head, object.body.clone())
-        }
-    }
+    };
+    let answer = Answer {
+        head,
+        body,
+        is_page: false,
+    };
+    // A body in a coding is stored, too.
+    let code = |algorithm: Algorithm, body: &Bytes| {
+        store.coded(object, algorithm as u8, || {
+            compress::whole(algorithm, body).map(Bytes::from)
+        })
+    };
+    Outcome::Own(context.clear_coded(Source::Cache, answer, &code))
 }
 
+/// The ranges of a stored answer that a request asks for.
 fn ranges(context: &RequestContext, object: &Object, size: u64) -> Ranges {
     let asked: &Fields = &context.head.fields;
     if context.is_head() || object.head.status != StatusCode::OK || !asked.has(Name::Range) {
@@ -436,72 +436,4 @@ fn ranges(context: &RequestContext, object: &Object, size: u64) -> Ranges {
     let tag = std::str::from_utf8(tag).unwrap_or_default();
     let tag = if tag.starts_with("W/") { "" } else { tag };
     files::ranges(asked, tag, None, size)
-}
-
-/// A body, large or small.
-fn whole(
-    context: &RequestContext,
-    store: &Arc<Store>,
-    object: &Object,
-    head: ResponseHead,
-    body: Bytes,
-) -> Outcome {
-    if body.len() <= PIECE || context.is_head() {
-        return own(context, store, object, head, body);
-    }
-    let length = body.len() as u64;
-    let (head, coding) = context.clear_head(Source::Cache, head, Some(length));
-    let body = match coding {
-        None => body,
-        Some(algorithm) => match coded(store, object, algorithm, &body) {
-            Ok(body) => body,
-            Err(error) => {
-                tracing::error!(%error, "an answer cannot be compressed");
-                return Outcome::Own(context.refuse(StatusCode::INTERNAL_SERVER_ERROR));
-            }
-        },
-    };
-    let most = match context.head.version {
-        Version::HTTP_2 => OF_STREAM,
-        _ => download::CHUNK,
-    };
-    let pieces = (0..body.len())
-        .step_by(PIECE)
-        .map(|at| Part::Bytes(body.slice(at..body.len().min(at + PIECE))));
-    Outcome::Backend(Box::new(Reply {
-        head,
-        length: Some(body.len() as u64),
-        has_body: true,
-        pause: None,
-        transfer: Transfer::of_file(FileBody::new(pieces, None, most)),
-    }))
-}
-
-/// A body that goes with its head.
-fn own(
-    context: &RequestContext,
-    store: &Arc<Store>,
-    object: &Object,
-    head: ResponseHead,
-    body: Bytes,
-) -> Outcome {
-    let answer = Answer {
-        head,
-        body,
-        is_page: false,
-    };
-    let code = |algorithm, body: &Bytes| coded(store, object, algorithm, body);
-    Outcome::Own(context.clear_coded(Source::Cache, answer, &code))
-}
-
-/// A body in a coding, which is stored, too.
-fn coded(
-    store: &Store,
-    object: &Object,
-    algorithm: Algorithm,
-    body: &Bytes,
-) -> std::io::Result<Bytes> {
-    store.coded(object, algorithm as u8, || {
-        compress::whole(algorithm, body).map(Bytes::from)
-    })
 }

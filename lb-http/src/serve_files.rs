@@ -12,12 +12,11 @@ use lb_net::seldom::Seldom;
 use super::answers::Answer;
 use super::compress::{self, Coded};
 use super::context::RequestContext;
-use super::download;
-use super::exchange::{OF_STREAM, Outcome, Reply};
-use super::files::{self, Entry, File, FileBody, FindError, Part, Ranges, Site, Target, Verdict};
+use super::exchange::Outcome;
+use super::files::{self, Entry, File, FindError, Part, Ranges, Site, Target, Verdict};
 use super::filters::{Permit, Source};
+use super::ranged::{partial, stream, unsatisfiable};
 use super::record::Record;
-use super::transfer::Transfer;
 use lb_config::http::Algorithm;
 
 /// The methods of files.
@@ -284,15 +283,17 @@ async fn send(
     };
     match ranges {
         Ranges::Whole => Ok(whole(context, file, described(StatusCode::OK))),
-        Ranges::Unsatisfiable => {
-            let mut page = context.page(StatusCode::RANGE_NOT_SATISFIABLE);
-            let of = format!("bytes */{}", file.size());
-            page.head.fields.set(Name::ContentRange, of.as_bytes());
-            Ok(Outcome::Own(context.clear(Source::Gateway, page)))
-        }
+        Ranges::Unsatisfiable => Ok(unsatisfiable(context, file.size())),
         Ranges::Parts(parts) => {
             let head = described(StatusCode::PARTIAL_CONTENT);
-            Ok(partial(context, file, head, &parts))
+            let of = |range: &_| part(file, range);
+            Ok(partial(
+                context,
+                (Source::Files, head),
+                &parts,
+                file.size(),
+                of,
+            ))
         }
     }
 }
@@ -340,90 +341,16 @@ fn whole(context: &RequestContext, file: &File, head: ResponseHead) -> Outcome {
             let (head, coding) = context.clear_head(Source::Files, head, Some(size));
             let coded = coding.map(|algorithm| Box::new(Coded::new(algorithm)));
             let length = coding.is_none().then_some(size);
-            stream(
-                context,
-                head,
-                length,
-                [Part::File(Arc::clone(opened), 0..size)],
-                coded,
-            )
+            let parts = [Part::File(Arc::clone(opened), 0..size)];
+            stream(context, head, length, parts, coded)
         }
     }
 }
 
-/// Parts of a file: one as such, several as a multipart body (RFC 9110, section 14.6).
-fn partial(
-    context: &RequestContext,
-    file: &File,
-    mut head: ResponseHead,
-    ranges: &[std::ops::Range<u64>],
-) -> Outcome {
-    let size = file.size();
-    let of =
-        |range: &std::ops::Range<u64>| format!("bytes {}-{}/{size}", range.start, range.end - 1);
-    let bytes = |range: &std::ops::Range<u64>| match &file.source {
-        files::Source::Memory(content) => {
-            let within =
-                |at: u64| usize::try_from(at).map_or(content.len(), |at| at.min(content.len()));
-            Part::Bytes(content.slice(within(range.start)..within(range.end)))
-        }
+/// A range of a file.
+fn part(file: &File, range: &std::ops::Range<u64>) -> Part {
+    match &file.source {
+        files::Source::Memory(content) => Part::of_memory(content, range),
         files::Source::Disk(opened) => Part::File(Arc::clone(opened), range.clone()),
-    };
-    let mut parts = Vec::new();
-    if let [range] = ranges {
-        head.fields.append(Name::ContentRange, of(range).as_bytes());
-        parts.push(bytes(range));
-    } else {
-        let boundary = boundary();
-        let kind = head.fields.get(Name::ContentType).unwrap_or_default();
-        let kind = String::from_utf8_lossy(kind).into_owned();
-        let together = format!("multipart/byteranges; boundary={boundary}");
-        head.fields.set(Name::ContentType, together.as_bytes());
-        for range in ranges {
-            let text = format!(
-                "\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Range: {}\r\n\r\n",
-                of(range)
-            );
-            parts.push(Part::Bytes(text.into()));
-            parts.push(bytes(range));
-        }
-        parts.push(Part::Bytes(format!("\r\n--{boundary}--\r\n").into()));
     }
-    let length = parts.iter().map(Part::length).sum();
-    let (head, _) = context.clear_head(Source::Files, head, Some(length));
-    stream(context, head, Some(length), parts, None)
-}
-
-/// A line that is in no file: nobody can know it beforehand.
-fn boundary() -> String {
-    let mut random = [0; 16];
-    // Without randomness it is still one that files do not have.
-    let _ = getrandom::fill(&mut random);
-    format!("{:032x}", u128::from_ne_bytes(random))
-}
-
-/// An answer whose body is read on its way.
-fn stream(
-    context: &RequestContext,
-    head: super::filters::Cleared<ResponseHead>,
-    length: Option<u64>,
-    parts: impl IntoIterator<Item = Part>,
-    coded: Option<Box<Coded>>,
-) -> Outcome {
-    let most = match context.head.version {
-        Version::HTTP_2 => OF_STREAM,
-        _ => download::CHUNK,
-    };
-    let has_body = !context.is_head();
-    let body = match has_body {
-        true => FileBody::new(parts, coded, most),
-        false => FileBody::new([], None, most),
-    };
-    Outcome::Backend(Box::new(Reply {
-        head,
-        length,
-        has_body,
-        pause: None,
-        transfer: Transfer::of_file(body),
-    }))
 }

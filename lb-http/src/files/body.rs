@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper::body::Bytes;
+use hyper::body::{Buf as _, Bytes};
 use lb_http1::body::Piece;
 use lb_http1::buffer_pool;
 use tokio::task::JoinHandle;
@@ -47,6 +47,13 @@ pub(crate) enum Part {
 }
 
 impl Part {
+    /// A range of bytes in memory, as far as they reach.
+    pub(crate) fn of_memory(content: &Bytes, range: &Range<u64>) -> Self {
+        let within =
+            |at: u64| usize::try_from(at).map_or(content.len(), |at| at.min(content.len()));
+        Self::Bytes(content.slice(within(range.start)..within(range.end)))
+    }
+
     /// Bytes of it.
     pub(crate) const fn length(&self) -> u64 {
         match self {
@@ -60,7 +67,7 @@ impl Part {
 pub(crate) struct FileBody {
     parts: VecDeque<Part>,
     coded: Option<Box<Coded>>,
-    /// Most bytes that are read at once, up to [`CHUNK`].
+    /// Most bytes that are read or handed on at once, up to [`CHUNK`].
     most: usize,
     reading: Option<JoinHandle<Result<Vec<u8>, PartError>>>,
     is_over: bool,
@@ -138,7 +145,14 @@ impl FileBody {
                 self.is_over = true;
                 return Poll::Ready(pass(Piece::End(None)));
             }
-            Some(Part::Bytes(bytes)) => pass(Piece::Data(bytes))?,
+            Some(Part::Bytes(bytes)) => {
+                let length = bytes.len().min(self.most);
+                pass(Piece::Data(&bytes[..length]))?;
+                bytes.advance(length);
+                if !bytes.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
             Some(Part::File(file, range)) => {
                 let length = match &mut self.reading {
                     Some(reading) => {

@@ -21,6 +21,7 @@ const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 /// Flags (RFC 9113, sections 6.1, 6.2 and 6.7).
 pub(super) const END_STREAM: u8 = 1;
 const ACK: u8 = 1;

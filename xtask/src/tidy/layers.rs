@@ -66,7 +66,7 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 63] = [
+const HTTP_MODULES: [&str; 64] = [
     "clock",
     "forwarded",
     "ids",
@@ -119,6 +119,7 @@ const HTTP_MODULES: [&str; 63] = [
     "transfer",
     "body",
     "exchange",
+    "ranged",
     "serve_files",
     "serve_cached",
     "handle",

@@ -2,7 +2,9 @@
 
 use lb_http::Purge;
 
-use super::super::h2::{DATA, END_HEADERS, END_STREAM, GET, HEADERS, Secure, fields, status};
+use super::super::h2::{
+    DATA, END_HEADERS, END_STREAM, GET, HEADERS, Secure, WINDOW_UPDATE, fields, status,
+};
 use super::super::log::Log;
 use super::super::{Backend, Client};
 use super::{Got, ON, Origin, get, ok};
@@ -77,11 +79,15 @@ fn variants_are_stored_apart() {
 
 #[test]
 fn clients_that_have_it_are_told_so_and_parts_come_from_the_whole() {
-    let origin = Origin::new(|_| ok("Cache-Control: max-age=60\r\nETag: \"x\"\r\n", "0123456789"));
+    let origin = Origin::new(|_| {
+        let lines = "Cache-Control: max-age=60\r\nETag: \"x\"\r\nContent-Type: a/b\r\n";
+        ok(lines, "0123456789")
+    });
     let proxy = origin.proxy(ON);
     get(&proxy, "/", "");
     let known = get(&proxy, "/", "If-None-Match: \"x\"\r\n");
     assert_eq!((known.status, known.field("etag")), (304, Some("\"x\"")));
+    assert_eq!(known.field("transfer-encoding"), None);
     let part = get(&proxy, "/", "Range: bytes=2-4\r\n");
     assert_eq!((part.status, &*part.body), (206, "234"));
     assert_eq!(part.field("content-range"), Some("bytes 2-4/10"));
@@ -90,7 +96,18 @@ fn clients_that_have_it_are_told_so_and_parts_come_from_the_whole() {
         get(&proxy, "/", "Range: bytes=0-1\r\nIf-Range: \"y\"\r\n").status,
         200
     );
-    assert_eq!(get(&proxy, "/", "Range: bytes=0-1, 3-4\r\n").status, 200);
+    let parts = get(&proxy, "/", "Range: bytes=0-1, 3-4, 20-\r\n");
+    let kind = parts.field("content-type").unwrap();
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=");
+    let boundary = boundary.unwrap();
+    let part = |of: &str, bytes: &str| {
+        format!(
+            "\r\n--{boundary}\r\nContent-Type: a/b\r\nContent-Range: bytes {of}/10\r\n\r\n{bytes}"
+        )
+    };
+    let body = part("0-1", "01") + &part("3-4", "34") + &format!("\r\n--{boundary}--\r\n");
+    assert_eq!((parts.status, parts.body), (206, body));
+    assert_eq!(get(&proxy, "/", "Range: bytes=0-9, 0-9\r\n").status, 200);
     let mut client: Client = proxy.ask("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
     let head = client.head();
     assert!(
@@ -102,16 +119,46 @@ fn clients_that_have_it_are_told_so_and_parts_come_from_the_whole() {
     assert_eq!(origin.count(), 1);
 }
 
+/// So many bytes, no part of which is like another.
+fn numbers(length: usize) -> String {
+    let mut text: String = (0..length / 8).map(|at| format!("{at:08}")).collect();
+    text.push_str(&"-".repeat(length % 8));
+    text
+}
+
 #[test]
-fn large_answers_come_in_pieces_and_larger_ones_are_not_stored() {
-    for (length, requests) in [(200_000, 1), (2_200_000, 2)] {
-        let origin = Origin::new(move |_| ok("Cache-Control: max-age=60\r\n", &"x".repeat(length)));
+fn answers_of_all_sizes_are_stored_and_larger_ones_than_the_limit_are_not() {
+    for (length, requests) in [
+        (2_048, 1),
+        (2_049, 1),
+        (200_000, 1),
+        (2_000_000, 1),
+        (2_200_000, 2),
+    ] {
+        let text = numbers(length);
+        let origin = Origin::new(move |_| ok("Cache-Control: max-age=60\r\n", &text));
         let proxy = origin.proxy(ON);
         for _ in 0..2 {
-            assert_eq!(get(&proxy, "/", "").body.len(), length);
+            assert!(get(&proxy, "/", "").body == numbers(length), "{length}");
         }
-        assert_eq!(origin.count(), requests);
+        assert_eq!(origin.count(), requests, "{length}");
     }
+}
+
+#[test]
+fn client_that_takes_its_time_gets_a_large_answer_and_the_next_one_behind_it() {
+    const LENGTH: usize = 2_000_000;
+    let origin = Origin::new(|_| ok("Cache-Control: max-age=60\r\n", &numbers(LENGTH)));
+    let proxy = origin.proxy(ON);
+    get(&proxy, "/", "");
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut client = proxy.ask(&request.repeat(4));
+    // The buffers of both sockets are full by now, most likely: the answers have to be right in any case.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    for _ in 0..4 {
+        assert!(Got::of(&mut client).body == numbers(LENGTH));
+    }
+    assert_eq!(origin.count(), 1);
 }
 
 #[test]
@@ -158,6 +205,37 @@ fn http2_is_served_from_the_same_store() {
             200
         );
         assert_eq!(connection.next_of(&[DATA]).unwrap().payload, b"stored");
+    }
+    origin.join().unwrap().was_spared();
+}
+
+#[test]
+fn http2_gets_large_answers_in_pieces() {
+    const LENGTH: usize = 200_000;
+    let backend = Backend::new();
+    let secure = Secure::with(&backend, ON);
+    let origin = std::thread::spawn(move || {
+        backend
+            .request()
+            .0
+            .send(&ok("Cache-Control: max-age=60\r\n", &numbers(LENGTH)));
+        backend
+    });
+    for _ in 0..2 {
+        let mut connection = secure.connect();
+        connection.send(HEADERS, END_HEADERS | END_STREAM, 1, &fields(&GET));
+        for stream in [0, 1] {
+            connection.send(WINDOW_UPDATE, 0, stream, &(LENGTH as u32).to_be_bytes());
+        }
+        assert_eq!(
+            status(&connection.next_of(&[HEADERS]).unwrap().payload),
+            200
+        );
+        let mut body = Vec::new();
+        while body.len() < LENGTH {
+            body.extend(connection.next_of(&[DATA]).unwrap().payload);
+        }
+        assert!(body == numbers(LENGTH).as_bytes());
     }
     origin.join().unwrap().was_spared();
 }
