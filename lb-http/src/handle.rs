@@ -30,8 +30,8 @@ pub(super) async fn handle(
     let permit = match admitted {
         Ok(permit) => permit,
         Err(Stopped::Refused(refusal)) => {
-            if let (Some(line), Some(why)) = (&mut record.line, refusal.why) {
-                line.because(why);
+            if let Some(why) = refusal.why {
+                record.refused(why);
             }
             return Outcome::Own(context.refuse_for(refusal));
         }
@@ -51,7 +51,10 @@ pub(super) async fn handle(
             }
         }
         Target::Files(site) => serve_files::serve(permit, (context, record), site).await,
-        own => Outcome::Own(configured(permit, context, own)),
+        own => {
+            record.by_route();
+            Outcome::Own(configured(permit, context, own))
+        }
     }
 }
 

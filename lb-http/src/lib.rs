@@ -127,12 +127,13 @@ mod watch;
 mod worker;
 
 pub use auth::check_config as check_users;
-pub use cache::{CacheFigures, CacheResult, Purge, StoredObject};
+pub use cache::{CacheFigures, Purge, StoredObject};
 pub use counts::RequestCounts;
 pub use decide::{Decision, Sample};
 pub use engine::Engine;
 pub use files::check_config as check_files;
 pub use limits::{LimitFigures, LimitTableFigures};
+pub use metrics::CacheResult;
 pub use pages::check_config as check_pages;
 pub use presence::{Presence, Presences};
 pub use tables::{Confine, PassiveHealth, Role, ServiceTables};

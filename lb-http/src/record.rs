@@ -11,7 +11,12 @@ use lb_common::abi::BackendId;
 use super::access_log::{End, Ended, Line};
 use super::answers::Answer;
 use super::limits::{Held, Limited};
-use super::metrics::{BackendMeter, Cause, Meters, Method, ServiceMeter, Status};
+use super::metrics::{
+    BackendMeter, CacheResult, Cause, Meters, Method, ServiceMeter, Source, Status,
+};
+
+/// The word of the access log for a request whose client has no access.
+pub(super) const DENIED: &str = "denied";
 
 /// A request under way.
 pub(super) struct Record {
@@ -20,6 +25,8 @@ pub(super) struct Record {
     first_byte: FirstByte,
     status: Option<StatusCode>,
     source: Source,
+    /// The source of the answer in the place of a backend.
+    stand_in: Option<Source>,
     method: Method,
     cause: Cause,
     is_tunnel: bool,
@@ -46,16 +53,6 @@ enum FirstByte {
     /// It is, and the clock was not read since.
     Now,
     After(Duration),
-}
-
-/// The source of an answer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Backend,
-    /// The configuration of a route.
-    Route,
-    /// A page of the gateway: there is no other answer.
-    Page,
 }
 
 impl Counters {
@@ -88,6 +85,7 @@ impl Record {
             first_byte: FirstByte::Awaited,
             status: None,
             source: Source::Route,
+            stand_in: None,
             method,
             cause: Cause::Other,
             is_tunnel: false,
@@ -129,17 +127,58 @@ impl Record {
         self.cause = cause;
     }
 
-    /// The head of a backend's answer is there.
+    /// Files answer it.
+    pub(super) fn by_files(&mut self, why: &'static str) {
+        self.stand_in(Source::Files, why);
+    }
+
+    /// The configuration has its answer: a redirect, or a fixed one.
+    pub(super) fn by_route(&mut self) {
+        self.stand_in(Source::Route, "route");
+    }
+
+    /// A stored answer is sent.
+    pub(super) fn by_cache(&mut self) {
+        self.stand_in(Source::Cache, "cache");
+    }
+
+    fn stand_in(&mut self, source: Source, why: &'static str) {
+        self.counters.backend = None;
+        self.stand_in = Some(source);
+        if let Some(line) = &mut self.line {
+            line.because(why);
+        }
+    }
+
+    /// What the cache did with it.
+    pub(super) fn cached(&mut self, result: CacheResult) {
+        self.counters.service.cached(result);
+        if let Some(line) = &mut self.line {
+            line.cache = Some(result.name());
+        }
+    }
+
+    /// It is refused, for the reason that the access log has a word for.
+    pub(super) fn refused(&mut self, why: &'static str) {
+        if why == DENIED {
+            self.counters.service.denied.add(1);
+        }
+        if let Some(line) = &mut self.line {
+            line.because(why);
+        }
+    }
+
+    /// The head of an answer is there that is passed on: a backend's, if there is no other source.
     pub(super) fn answered(&mut self, status: StatusCode) {
-        self.begin_answer(status, Source::Backend);
+        self.begin_answer(status, self.stand_in.unwrap_or(Source::Backend));
     }
 
     /// An answer of the gateway's own takes the place of a backend's.
     pub(super) fn answered_by(&mut self, answer: &Answer) {
         self.counters.backend = None;
         let source = match answer.is_page {
-            true => Source::Page,
-            false => Source::Route,
+            true => Source::Gateway,
+            false => self.stand_in.unwrap_or(Source::Route),
         };
         self.begin_answer(answer.head.status, source);
     }
@@ -147,7 +186,7 @@ impl Record {
     /// The backend has reset the stream, and the client's is reset too: as good as a bad gateway.
     pub(super) fn reset(&mut self) {
         self.counters.backend = None;
-        self.begin_answer(StatusCode::BAD_GATEWAY, Source::Page);
+        self.begin_answer(StatusCode::BAD_GATEWAY, Source::Gateway);
     }
 
     fn begin_answer(&mut self, status: StatusCode, source: Source) {
@@ -210,6 +249,9 @@ impl Record {
         let status = Status::of(self.status);
         let backend = backend.as_ref().filter(|_| self.source == Source::Backend);
         service.request(self.method, status);
+        if self.status.is_some() {
+            service.answer(self.source);
+        }
         if let Some(time) = first_byte {
             service.first_byte.observe(time);
         }
@@ -228,7 +270,7 @@ impl Record {
             }
         }
         match self.status {
-            Some(status) if self.source == Source::Page => service.page(status, self.cause),
+            Some(status) if self.source == Source::Gateway => service.page(status, self.cause),
             Some(_) if end == End::Aborted => service.aborted.add(1),
             _ => {}
         }

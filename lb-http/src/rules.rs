@@ -106,14 +106,15 @@ impl Value {
         }
     }
 
-    /// Hands the value to `put`, if it makes a header.
+    /// Hands the value to `put`, if it makes a header: one whose variables are all empty does not.
     fn render(&self, values: &Values<'_>, put: impl FnOnce(&[u8])) {
         match self {
             Self::Fixed(value) => put(value.as_bytes()),
             Self::ClientIp => put(values.asker.ip_text.as_bytes()),
             Self::RequestId => put(values.asker.request_id.as_bytes()),
             Self::Template(template) => rendered(template, values, |text| {
-                if is_value(text) {
+                // As nginx does: `$backend` of an answer of our own makes no header.
+                if !text.is_empty() && is_value(text) {
                     put(text);
                 }
             }),

@@ -13,13 +13,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answers::Answer;
 use super::cache::{
-    CacheResult, Control, Fill, Flight, Found, Joined, Object, Purpose, Reuse, State, Store, Taken,
+    Control, Fill, Flight, Found, Joined, Object, Purpose, Reuse, State, Store, Taken,
 };
 use super::compress;
 use super::context::RequestContext;
 use super::exchange::{self, Outcome, Place, unless_gone};
 use super::files::{self, Part, Ranges};
 use super::filters::{Permit, Source};
+use super::metrics::CacheResult;
 use super::peer::{Peer, PeerError};
 use super::progress::Progress;
 use super::ranged::{partial, unsatisfiable};
@@ -296,16 +297,12 @@ impl<P: Peer> Cached<'_, P> {
     /// Counts and logs what was done.
     fn tell(&mut self, what: CacheResult) {
         self.asked.store.count(what);
-        if let Some(line) = &mut self.record.line {
-            line.cache = Some(what.name());
-        }
+        self.record.cached(what);
     }
 
     /// Sends a stored answer.
     fn hit(&mut self, object: &Object, what: CacheResult) -> Outcome {
-        if let Some(line) = &mut self.record.line {
-            line.because("cache");
-        }
+        self.record.by_cache();
         object.used();
         self.tell(what);
         send(self.context, &self.asked.store, object, what)

@@ -52,9 +52,7 @@ pub(super) async fn serve(
     (context, record): (&mut RequestContext, &mut Record),
     site: &Site,
 ) -> Outcome {
-    if let Some(line) = &mut record.line {
-        line.because(WHY);
-    }
+    record.by_files(WHY);
     if context.upgrade.is_some() && context.head.version == Version::HTTP_2 {
         // A 200 to CONNECT would be consent (RFC 8441, section 4).
         return Outcome::Own(context.refuse(StatusCode::NOT_IMPLEMENTED));

@@ -1,32 +1,6 @@
 //! What is told of the cache, and what is purged.
 
-/// What the cache did with a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheResult {
-    /// A stored answer was sent.
-    Hit,
-    /// A backend answered.
-    Miss,
-    /// A stored answer was sent after its lifetime.
-    Stale,
-    /// A stored answer was sent because a backend said that it is still good.
-    Revalidated,
-}
-
-impl CacheResult {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Hit, Self::Miss, Self::Stale, Self::Revalidated];
-
-    /// As logs and metrics have it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Stale => "stale",
-            Self::Revalidated => "revalidated",
-        }
-    }
-}
+use crate::metrics::CacheResult;
 
 /// The size of the cache, and what it did since the agent began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -22,7 +22,7 @@ mod store;
 mod vary;
 
 pub(crate) use control::Control;
-pub use figures::{CacheFigures, CacheResult, Purge, StoredObject};
+pub use figures::{CacheFigures, Purge, StoredObject};
 pub(crate) use fill::{Copying, Fill, Purpose, Seen, Taken};
 pub(crate) use flights::{Flight, Joined, State};
 pub(crate) use object::Object;

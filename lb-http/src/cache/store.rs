@@ -10,10 +10,11 @@ use lb_net::clock::boot_ns;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 
-use super::figures::{CacheFigures, CacheResult, Purge, StoredObject};
+use super::figures::{CacheFigures, Purge, StoredObject};
 use super::flights::{Flights, Joined};
 use super::object::Object;
 use super::vary;
+use crate::metrics::CacheResult;
 use lb_http1::Fields;
 
 /// Bytes of an object in the mean, by which the index is sized at first.

@@ -6,6 +6,7 @@ use lb_http1::{Fields, Name};
 
 use super::Refusal;
 use crate::auth::{Access, BasicAuth};
+use crate::record::DENIED;
 
 pub(super) async fn check(auth: &BasicAuth, fields: &Fields) -> Result<(), Refusal> {
     // Of two values the backend may read the other one.
@@ -14,10 +15,10 @@ pub(super) async fn check(auth: &BasicAuth, fields: &Fields) -> Result<(), Refus
         Access::Denied => Err(Refusal {
             status: StatusCode::UNAUTHORIZED,
             field: Some(("WWW-Authenticate", auth.challenge().to_owned())),
-            why: Some("denied"),
+            why: Some(DENIED),
         }),
         Access::Unknown => Err(Refusal {
-            why: Some("denied"),
+            why: Some(DENIED),
             ..StatusCode::SERVICE_UNAVAILABLE.into()
         }),
     }

@@ -6,8 +6,8 @@ use lb_common::abi::BackendId;
 use super::count::Count;
 use super::histogram::Histogram;
 use super::labels::{
-    CAUSES, Cause, GATEWAY_STATUSES, HANDSHAKES, Handshake, LIMITS, Limit, METHODS, Method,
-    STATUSES, Status,
+    CAUSES, CacheResult, Cause, GATEWAY_STATUSES, HANDSHAKES, Handshake, LIMITS, Limit, METHODS,
+    Method, SOURCES, STATUSES, Source, Status,
 };
 
 /// One worker's counters of a service. Aligned, so that no cache line has those of two workers.
@@ -25,6 +25,10 @@ pub(crate) struct ServiceBlock {
     pub(crate) tunnels_ended: Count,
     /// Answers that were cut off.
     pub(crate) aborted: Count,
+    pub(super) answers: [Count; SOURCES.len()],
+    pub(super) cache: [Count; CacheResult::ALL.len()],
+    /// Requests that their authentication has refused.
+    pub(crate) denied: Count,
     pub(super) refused: [Count; LIMITS.len()],
     pub(super) gateway_errors: [[Count; CAUSES.len()]; GATEWAY_STATUSES.len()],
     pub(super) handshakes: [Count; HANDSHAKES.len()],
@@ -34,6 +38,16 @@ impl ServiceBlock {
     /// Counts a request that is over.
     pub(crate) fn request(&self, method: Method, status: Status) {
         self.requests[method.index()][status.index()].add(1);
+    }
+
+    /// Counts an answer that is over.
+    pub(crate) fn answer(&self, source: Source) {
+        self.answers[source as usize].add(1);
+    }
+
+    /// Counts what the response cache did with a request.
+    pub(crate) fn cached(&self, result: CacheResult) {
+        self.cache[result as usize].add(1);
     }
 
     /// Counts a page of the gateway, if it tells of a limit or of a backend.

@@ -3,7 +3,9 @@
 use super::blocks::{BackendBlock, ServiceBlock};
 use super::count::add;
 use super::histogram::HistogramFigures;
-use super::labels::{CAUSES, GATEWAY_STATUSES, HANDSHAKES, LIMITS, METHODS, STATUSES};
+use super::labels::{
+    CAUSES, CacheResult, GATEWAY_STATUSES, HANDSHAKES, LIMITS, METHODS, SOURCES, STATUSES,
+};
 
 /// The figures of one service since the agent's start, or since the service was added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,12 @@ pub struct ServiceFigures {
     pub tunnels_active: u64,
     /// Answers that were cut off, by either side.
     pub aborted: u64,
+    /// Answers by [`SOURCES`]. Requests without an answer are in none.
+    pub answers: [u64; SOURCES.len()],
+    /// Requests that came to the response cache, by [`CacheResult`].
+    pub cache: [u64; CacheResult::ALL.len()],
+    /// Requests without access: their authentication has refused them.
+    pub denied: u64,
     /// Requests that were refused by [`LIMITS`].
     pub refused: [u64; LIMITS.len()],
     /// Gateway errors by [`GATEWAY_STATUSES`] and [`CAUSES`].
@@ -73,6 +81,9 @@ impl ServiceFigures {
         self.tunnels += begun;
         self.tunnels_active += begun.saturating_sub(ended);
         self.aborted += more.aborted.get();
+        add(&mut self.answers, &more.answers);
+        add(&mut self.cache, &more.cache);
+        self.denied += more.denied.get();
         add(&mut self.refused, &more.refused);
         for (sums, counts) in self.gateway_errors.iter_mut().zip(&more.gateway_errors) {
             add(sums, counts);

@@ -28,6 +28,9 @@ pub const CAUSES: [&str; 8] = [
 /// Limits that requests are refused by, by their number.
 pub const LIMITS: [&str; 6] = ["time", "body", "target", "headers", "loop", "requests"];
 
+/// The origins of answers by their number.
+pub const SOURCES: [&str; 5] = ["backend", "cache", "files", "route", "gateway"];
+
 /// Outcomes of TLS handshakes by their number.
 pub const HANDSHAKES: [&str; 3] = ["full", "resumed", "failed"];
 
@@ -121,6 +124,49 @@ impl Limit {
     }
 }
 
+/// The origin of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A backend.
+    Backend,
+    /// The response cache.
+    Cache,
+    /// Files.
+    Files,
+    /// The configuration: a redirect, or a fixed answer.
+    Route,
+    /// A page of the gateway: there is no other answer.
+    Gateway,
+}
+
+/// What the cache did with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheResult {
+    /// A stored answer was sent.
+    Hit,
+    /// A backend answered.
+    Miss,
+    /// A stored answer was sent after its lifetime.
+    Stale,
+    /// A stored answer was sent because a backend said that it is still good.
+    Revalidated,
+}
+
+impl CacheResult {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Hit, Self::Miss, Self::Stale, Self::Revalidated];
+
+    /// As logs and metrics have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+        }
+    }
+}
+
 /// The outcome of a TLS handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Handshake {
@@ -160,6 +206,8 @@ mod tests {
         assert_eq!(CAUSES[Cause::Other as usize], "other");
         assert_eq!(LIMITS[Limit::Time as usize], "time");
         assert_eq!(LIMITS[Limit::Requests as usize], "requests");
+        assert_eq!(SOURCES[Source::Backend as usize], "backend");
+        assert_eq!(SOURCES[Source::Gateway as usize], "gateway");
         assert_eq!(HANDSHAKES[Handshake::Failed as usize], "failed");
     }
 }

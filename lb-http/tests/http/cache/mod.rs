@@ -4,6 +4,7 @@ mod fresh;
 mod private;
 mod stale;
 mod together;
+mod told;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
