@@ -45,6 +45,7 @@ const WORDS: &[Words] = &[
     (&["maxconn"], "HAProxy", Key(SERVICE, "max_connections = 10000")),
     (&["limit_conn"], "nginx", Key(SERVICE, "max_connections = 10000")),
     (&["auth_basic", "auth_basic_user_file"], "nginx", Key(ROUTE, "auth = { users = \"/etc/lb-agent/users\" }")),
+    (&["auth_request"], "nginx", Key(ROUTE, "auth = { url = \"http://127.0.0.1:4180/auth\" }")),
     (&["limit_req", "limit_req_zone"], "nginx", Key("[[service.limit]]", "rate = \"10/1m\"")),
     (&["sticky"], "nginx", Key(HTTP, "stickiness = { cookie = \"lb\" }")),
     (&["health_check"], "nginx", Key("[service.health]", "path = \"/healthz\"")),

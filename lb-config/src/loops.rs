@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
+use super::http::{Auth, HttpService};
 use super::value::BadValue;
 use super::{BackendAddress, Config, DataPlane, Mode, Path, Service};
 
@@ -119,7 +120,47 @@ pub fn evidently_local(config: &Config) -> impl Fn(IpAddr) -> bool {
 pub fn lines(config: &Config, steers: bool, is_local: &dyn Fn(IpAddr) -> bool) -> Vec<String> {
     let found = find(&hops(config, steers, is_local), is_local);
     let line = |found: Loop| format!("{}: {}", config.services[found.hop].name, found.value);
-    found.into_iter().map(line).collect()
+    let mut lines: Vec<String> = found.into_iter().map(line).collect();
+    for service in &config.services {
+        let asked = service
+            .http
+            .iter()
+            .flat_map(|http| asks_itself(http, is_local));
+        lines.extend(asked.map(|value| format!("{}: {value}", service.name)));
+    }
+    lines
+}
+
+/// The servers of forward authentication that are the service itself, where that would ask again.
+pub fn asks_itself(http: &HttpService, is_local: &dyn Fn(IpAddr) -> bool) -> Vec<BadValue> {
+    let mut found = Vec::new();
+    for auth in http.auths() {
+        let Auth::Forward(forward) = auth else {
+            continue;
+        };
+        let Some(address) = forward.url.address.ip() else {
+            continue;
+        };
+        let takes = |listen: &SocketAddr| {
+            *listen == address || is_wildcard_of(listen, address) && is_local(address.ip())
+        };
+        let Some(at) = http.all_listen().find(takes) else {
+            continue;
+        };
+        let path = forward.url.target.split('?').next().unwrap_or_default();
+        if http.auths_at(path).iter().all(|other| *other == Some(auth)) {
+            found.push(BadValue {
+                problem: format!(
+                    "auth asks {}, which is this service itself ({at}), and would be asked again",
+                    forward.url
+                ),
+                remedy: "write the address of the server behind it, or give its path a route with auth = false"
+                    .to_owned(),
+            });
+        }
+    }
+    found.dedup_by(|a, b| a.problem == b.problem);
+    found
 }
 
 /// Whether the configuration leaves no other data plane than one that hands connections to sockets.

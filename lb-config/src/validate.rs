@@ -137,6 +137,13 @@ fn check_loops(services: &[Written], steers: bool, problems: &mut Problems) {
             problems.add(place, value.to_string());
         }
     }
+    for service in services {
+        if let Some(http) = &service.http {
+            for value in loops::asks_itself(http, &is_local) {
+                problems.add(&service.raw.place, value.to_string());
+            }
+        }
+    }
     for found in loops::find(&hops, &is_local) {
         let backend = &services[found.hop].raw.backends[found.backend];
         problems.add(&backend.address.place, found.value.to_string());

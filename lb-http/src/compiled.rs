@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use lb_common::abi::ServiceId;
 
-use super::auth::UsersFiles;
+use super::auth::{RouteAuth, UsersFiles};
 use super::files::Site;
 use super::filters::{Chain, LimitOrigin, LimitTerms, Proxied, Terms};
 use super::forwarded::Via;
@@ -156,7 +156,10 @@ impl RouteConfig {
             body,
             guards,
             proxied,
-            auth: auth.map(|auth| shared.users.auth(auth)),
+            auth: auth.map(|auth| {
+                let via = || Via::new(secret, &format!("{} auth", http.name));
+                RouteAuth::new(auth, &mut shared.users, via)
+            }),
             limits: limit_terms(http, &target, tables, &shared.limiter),
         };
         Self {
@@ -326,8 +329,8 @@ impl Compiler {
         self.pages.retain(|name, _| is_there(name));
         self.problems.retain(|name, _| is_there(name));
         self.shared.limiter.keep_only(is_there);
-        let auths = services.iter().flat_map(|http| http.auths());
-        let paths = auths.map(|auth| auth.users.as_path()).collect();
+        let users = services.iter().flat_map(|http| http.users());
+        let paths = users.map(|auth| auth.users.as_path()).collect();
         self.shared.users.keep_only(&paths);
     }
 

@@ -12,6 +12,7 @@ use lb_http1::{Framing, Name, RequestHead, ResponseHead, hop};
 
 use super::access_log::{Line, LogFields};
 use super::answers::{self, Answer};
+use super::auth::Servers;
 use super::compiled::RouteConfig;
 use super::compress;
 use super::connection::Connection;
@@ -84,9 +85,7 @@ impl RequestContext {
             protocol.filter(|_| may_upgrade).map(str::to_owned)
         });
         head.fields.remove(Name::Upgrade);
-        if !settings.underscore_headers {
-            forwarded::drop_underscores(&mut head.fields);
-        }
+        forwarded::drop_disguised(&mut head.fields, settings.underscore_headers);
         let asker = forwarded::forward(&mut head.fields, &connection.origin, settings);
         if let Some(line) = &mut record.line {
             line.client = asker.ip;
@@ -187,7 +186,16 @@ impl RequestContext {
     pub(super) async fn admit(&mut self, route: &RouteConfig) -> Result<Permit, Stopped> {
         let snapshot = self.connection.worker.snapshot();
         let filters = &route.filters;
-        filters.admit(&mut self.request, &**snapshot).await
+        let servers = Servers {
+            connections: &self.connection.worker.pool.auth,
+            admission: &snapshot.admission,
+        };
+        filters.admit(&mut self.request, &**snapshot, servers).await
+    }
+
+    /// Whether its answer is for one user, as far as is known.
+    pub(super) fn is_of_user(&self) -> bool {
+        self.auth.is_some() || self.head.fields.has(Name::Authorization)
     }
 
     /// Tells the filters which backend was chosen.
@@ -340,6 +348,7 @@ fn request(
         upgrade,
         meta: None,
         sticky,
+        auth: None,
         limited: Limited::default(),
     }
 }

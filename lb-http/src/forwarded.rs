@@ -14,7 +14,7 @@ use hyper::header::HeaderName;
 use lb_http1::{Fields, Name, list};
 
 pub(crate) mod value;
-use lb_config::http::{Cidr, Settings};
+use lb_config::http::{Cidr, Settings, is_alike};
 
 /// Longest id of a request that is taken over from a trusted proxy.
 const LONGEST_ID: usize = 128;
@@ -100,10 +100,40 @@ impl Asker {
     }
 }
 
-/// Drops the header names with underscores: an application that turns names into variables takes
-/// `X_Real_IP` for `X-Real-IP`.
-pub(crate) fn drop_underscores(fields: &mut Fields) {
-    fields.retain(|name, known| known != Name::Other || !name.contains(&b'_'));
+/// Names with separators that are set here.
+const OURS: [Name; 6] = [
+    Name::XForwardedFor,
+    Name::XForwardedHost,
+    Name::XForwardedPort,
+    Name::XForwardedProto,
+    Name::XRealIp,
+    Name::XRequestId,
+];
+
+/// Drops the header names that an application which turns names into variables takes for one that is set here, as
+/// `X.Real.IP` for `X-Real-IP`, and unless `underscores` all that have an underscore.
+pub(crate) fn drop_disguised(fields: &mut Fields, underscores: bool) {
+    let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+    fields.retain(|name, known| {
+        known != Name::Other
+            || name.iter().all(is_usual)
+            || (underscores || !name.contains(&b'_'))
+                && !OURS
+                    .iter()
+                    .any(|ours| is_alike(name, ours.text().as_bytes()))
+    });
+}
+
+/// Removes the lines whose names are `name` to such an application.
+pub(crate) fn remove_alike(fields: &mut Fields, name: &[u8]) {
+    fields.remove_called(name);
+    fields.retain(|other, known| known != Name::Other || !is_alike(other, name));
+}
+
+/// Sets a line, and removes those that are alike.
+pub(crate) fn set_alike(fields: &mut Fields, name: &[u8], value: &[u8]) {
+    remove_alike(fields, name);
+    fields.append_called(name, value);
 }
 
 /// Sets the forwarding headers of a request. Fields of one hop must be gone already: a client's
@@ -121,13 +151,14 @@ pub(crate) fn forward(fields: &mut Fields, origin: &Origin, settings: &Settings)
 }
 
 /// Names by which proxies tell applications the client, the requested host and the certificate.
-const CLAIMS: [&str; 11] = [
+const CLAIMS: [&str; 12] = [
     "forwarded-for",
     "x-client-ip",
     "x-cluster-client-ip",
     "true-client-ip",
     "cf-connecting-ip",
     "client-ip",
+    "x-original-method",
     "x-original-url",
     "x-rewrite-url",
     "remote-user",
@@ -152,7 +183,7 @@ fn drop_claims(fields: &mut Fields, allowed: &[HeaderName]) {
 /// Whether a name is one of [`CLAIMS`], with other separators too.
 fn is_claim(name: &[u8]) -> bool {
     let same = |byte: &u8, other: &u8| {
-        byte.eq_ignore_ascii_case(other) || (*other == b'-' && matches!(byte, b'_' | b'.'))
+        byte.eq_ignore_ascii_case(other) || (*other == b'-' && !byte.is_ascii_alphanumeric())
     };
     let begins = |start: &str| {
         let start = start.as_bytes();

@@ -9,7 +9,7 @@ use lb_http1::Name;
 use super::answers::Answer;
 use super::compiled::Target;
 use super::context::RequestContext;
-use super::exchange::{self, Outcome};
+use super::exchange::{self, Outcome, unless_gone};
 use super::filters::{Cleared, Permit, Source, Stopped};
 use super::peer::Peer;
 use super::progress::Progress;
@@ -25,8 +25,13 @@ pub(super) async fn handle(
 ) -> Outcome {
     let service = Arc::clone(&context.service);
     let route = context.route_of(&service);
-    let admitted = context.admit(route).await;
+    let Some(admitted) = unless_gone(peer, context.admit(route)).await else {
+        return Outcome::Gone;
+    };
     record.limited(std::mem::take(&mut context.limited));
+    if let Some(outcome) = &context.auth {
+        record.asked(outcome);
+    }
     let permit = match admitted {
         Ok(permit) => permit,
         Err(Stopped::Refused(refusal)) => {
@@ -34,6 +39,12 @@ pub(super) async fn handle(
                 record.refused(why);
             }
             return Outcome::Own(context.refuse_for(refusal));
+        }
+        Err(Stopped::Denied(answer)) => {
+            if let Some(line) = &mut record.line {
+                line.because("denied");
+            }
+            return Outcome::Own(context.clear(Source::Gateway, answer));
         }
         Err(Stopped::Answered(answer)) => {
             return Outcome::Own(context.clear(Source::Gateway, answer));

@@ -27,7 +27,7 @@
 //! | `request` | a request as filters see it |
 //! | `files`, `serve_files` | files: found, described and read; the handler that sends them |
 //! | `ranged` | answers made of parts of files and of stored answers |
-//! | `auth` | basic authentication |
+//! | `auth` | basic and forward authentication |
 //! | `limits` | the counts of limits on requests |
 //! | `filters` | the filters of every request and every answer |
 //! | `progress` | how far a request is, and its deadline |

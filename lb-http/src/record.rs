@@ -10,6 +10,7 @@ use lb_common::abi::BackendId;
 
 use super::access_log::{End, Ended, Line};
 use super::answers::Answer;
+use super::auth::AuthOutcome;
 use super::limits::{Held, Limited};
 use super::metrics::{
     BackendMeter, CacheResult, Cause, Meters, Method, ServiceMeter, Source, Status,
@@ -109,6 +110,21 @@ impl Record {
         self.held = limited.held;
         if let (Some(exceeded), Some(line)) = (limited.exceeded, &mut self.line) {
             line.limit = Some((exceeded.limit, exceeded.dry_run));
+        }
+    }
+
+    /// The server of forward authentication was asked.
+    pub(super) fn asked(&mut self, outcome: &AuthOutcome) {
+        let service = &self.counters.service;
+        service.asked(outcome.verdict, outcome.time);
+        if let Some(cause) = outcome.cause {
+            self.cause = cause;
+        }
+        if let Some(line) = &mut self.line {
+            line.auth = Some(outcome.time);
+            if let Some(user) = &outcome.user {
+                line.known_as(user);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use hyper::Method;
 use lb_common::abi::{BackendId, ServiceHead, ServiceId};
 use lb_http1::{Framing, RequestHead};
 
+use super::auth::AuthOutcome;
 use super::compress::RequestMeta;
 use super::forwarded::{Asker, Origin};
 use super::limits::Limited;
@@ -31,6 +32,8 @@ pub(super) struct Request {
     pub(super) meta: Option<RequestMeta>,
     /// The sticky key.
     pub(super) sticky: StickyKey,
+    /// What the server of forward authentication said.
+    pub(super) auth: Option<Box<AuthOutcome>>,
     /// The limits that it exceeds or counts for.
     pub(super) limited: Limited,
 }

@@ -76,20 +76,29 @@ impl Rules {
         self.0.is_empty()
     }
 
-    /// Changes `fields`. A value that does not make a header, which an odd Host or target can
+    /// Changes the `fields` of an answer. A value that does not make a header, which an odd Host or target can
     /// bring about, leaves its header unset.
     pub(crate) fn apply(&self, fields: &mut Fields, values: &Values<'_>) {
+        self.change(fields, values, Fields::remove_called);
+    }
+
+    /// Changes those of a request: where a header is set or removed, names that applications take for it go too.
+    pub(crate) fn apply_to_request(&self, fields: &mut Fields, values: &Values<'_>) {
+        self.change(fields, values, forwarded::remove_alike);
+    }
+
+    fn change(&self, fields: &mut Fields, values: &Values<'_>, remove: fn(&mut Fields, &[u8])) {
         for rule in &self.0 {
             let name = rule.name.as_str().as_bytes();
             match &rule.change {
                 Change::Set(value) => {
-                    fields.remove_called(name);
+                    remove(fields, name);
                     value.render(values, |value| fields.append_called(name, value));
                 }
                 Change::Add(value) => {
                     value.render(values, |value| fields.append_called(name, value));
                 }
-                Change::Remove => fields.remove_called(name),
+                Change::Remove => remove(fields, name),
             }
         }
     }

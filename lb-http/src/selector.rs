@@ -8,7 +8,6 @@ use hyper::StatusCode;
 use lb_common::abi::{BackendId, ServiceId};
 use lb_common::select::Reason;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::carrier::Carrier;
@@ -22,14 +21,11 @@ use super::stream::Stream;
 use super::upstream::Upstream;
 use lb_config::BackendAddress;
 use lb_config::http::Protocol;
-use lb_net::admission::{Admission, is_scarcity, lacks_port};
+use lb_net::admission::{is_scarcity, lacks_port};
 use lb_net::proxy_protocol;
 
 /// How soon a backend that refused a connection is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
-
-/// The delay before a unix socket with a full queue is tried again.
-const FULL: Duration = Duration::from_millis(5);
 
 /// A connection, and the attempts that it took.
 pub(super) struct Connected {
@@ -215,12 +211,12 @@ impl UpstreamSelector<'_> {
         let worker = &self.connection.worker;
         let admission = worker.snapshot().admission.clone();
         match self.protocol {
-            Protocol::Http1 => open(address, &admission).await.map(Carrier::Own),
+            Protocol::Http1 => Stream::open(address, &admission).await.map(Carrier::Own),
             Protocol::H2c => {
                 let within = self.service.http.settings.timeouts.connect;
                 let connect = || {
                     let (address, admission) = (address.clone(), admission.clone());
-                    async move { open(&address, &admission).await }
+                    async move { Stream::open(&address, &admission).await }
                 };
                 let call = worker.pool.shared.open(id, within, connect).await?;
                 Ok(Carrier::Shared(Box::new(call)))
@@ -282,30 +278,6 @@ fn is_refusal(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound | io::ErrorKind::ConnectionReset
     )
-}
-
-async fn open(address: &BackendAddress, admission: &Admission) -> io::Result<Stream> {
-    match address {
-        BackendAddress::Ip(address) => {
-            let stream = admission.connect(*address, |_| Ok(())).await?;
-            // A socket that is broken already says so when it is used.
-            let _ = stream.set_nodelay(true);
-            Ok(Stream::Tcp(stream))
-        }
-        BackendAddress::Unix(path) => {
-            let stream = loop {
-                match UnixStream::connect(path).await {
-                    // Its queue is full, which a unix socket does not wait for by itself.
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        sleep(FULL).await;
-                    }
-                    connected => break connected?,
-                }
-            };
-            admission.keeps(&stream)?;
-            Ok(Stream::Unix(stream))
-        }
-    }
 }
 
 #[cfg(test)]

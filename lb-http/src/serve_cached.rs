@@ -191,9 +191,8 @@ impl<P: Peer> Cached<'_, P> {
     /// Whether the answer to this request is good for others.
     fn may_share(&self, revalidates: bool) -> bool {
         let head = &self.context.head;
-        let is_own = head.method == Method::HEAD
-            || head.fields.has(Name::Authorization)
-            || self.asked.control.no_store;
+        let is_own =
+            head.method == Method::HEAD || self.context.is_of_user() || self.asked.control.no_store;
         let is_partial = [Name::Range, Name::IfNoneMatch, Name::IfModifiedSince]
             .iter()
             .any(|name| head.fields.has(*name));
@@ -223,6 +222,7 @@ impl<P: Peer> Cached<'_, P> {
             control: self.asked.control,
             why,
             heuristic: self.asked.heuristic,
+            is_of_user: self.context.is_of_user(),
         };
         let mut fill = self.fill(purpose);
         let refused = match self.run(&mut fill).await {
@@ -323,6 +323,7 @@ impl<P: Peer> Cached<'_, P> {
             control: asked.control,
             why: "stale",
             heuristic: asked.heuristic,
+            is_of_user: context.is_of_user(),
         });
         let mut record = self.record.beside();
         let permit = self.permit.again();

@@ -3,14 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
+use lb_config::BackendAddress;
+use lb_net::admission::Admission;
 use lb_net::admission::listener::Client;
 
 /// A connection, to a client or to a backend.
@@ -25,7 +28,43 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<Client>>),
 }
 
+/// The delay before a unix socket with a full queue is tried again.
+const FULL: Duration = Duration::from_millis(5);
+
 impl Stream {
+    /// A new connection to a backend or another server.
+    pub(super) async fn open(address: &BackendAddress, admission: &Admission) -> io::Result<Self> {
+        match address {
+            BackendAddress::Ip(address) => {
+                let stream = admission.connect(*address, |_| Ok(())).await?;
+                // A socket that is broken already says so when it is used.
+                let _ = stream.set_nodelay(true);
+                Ok(Self::Tcp(stream))
+            }
+            BackendAddress::Unix(path) => {
+                let stream = loop {
+                    match UnixStream::connect(path).await {
+                        // Its queue is full, which a unix socket does not wait for by itself.
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            sleep(FULL).await;
+                        }
+                        connected => break connected?,
+                    }
+                };
+                admission.keeps(&stream)?;
+                Ok(Self::Unix(stream))
+            }
+        }
+    }
+
+    /// Whether neither a byte nor an end has come.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut quiet = Context::from_waker(Waker::noop());
+        let mut byte = [0];
+        let mut room = ReadBuf::new(&mut byte);
+        Pin::new(self).poll_read(&mut quiet, &mut room).is_pending()
+    }
+
     /// The TCP socket below, if it is one.
     pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {

@@ -5,13 +5,11 @@
 //! by the [`Pool`]'s own round, which ends old ones.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Waker};
 
 use lb_common::abi::BackendId;
-use tokio::io::{AsyncRead as _, ReadBuf};
 
+use super::auth::Connections as AuthConnections;
 use super::carrier::Carrier;
 use super::clock;
 use super::h2c::Connections;
@@ -48,15 +46,10 @@ impl Upstream {
 
     /// Whether another request can be sent. An end or a byte that comes before it is not its answer.
     fn is_ready(&mut self) -> bool {
-        let Carrier::Own(stream) = &mut self.carrier else {
-            return false;
-        };
-        let mut quiet = Context::from_waker(Waker::noop());
-        let mut byte = [0];
-        let mut room = ReadBuf::new(&mut byte);
-        Pin::new(stream)
-            .poll_read(&mut quiet, &mut room)
-            .is_pending()
+        match &mut self.carrier {
+            Carrier::Own(stream) => stream.is_quiet(),
+            Carrier::Shared(_) => false,
+        }
     }
 }
 
@@ -65,6 +58,8 @@ impl Upstream {
 pub(super) struct Pool {
     /// Connections of HTTP/2.
     pub(super) shared: Connections,
+    /// Those to the servers of forward authentication.
+    pub(super) auth: Rc<AuthConnections>,
     idle: RefCell<IdMap<BackendId, Vec<Idle>>>,
 }
 
@@ -109,6 +104,7 @@ impl Pool {
     /// Closes connections that were idle for too long, and those that the other side has closed.
     pub(super) fn tidy(&self) {
         self.shared.tidy();
+        self.auth.tidy();
         let now_ms = clock::now_ms();
         self.idle.borrow_mut().retain(|_, of_backend| {
             of_backend.retain_mut(|idle| idle.until_ms > now_ms && idle.upstream.is_ready());
@@ -119,6 +115,7 @@ impl Pool {
     /// Closes everything that carries no request.
     pub(super) fn clear(&self) {
         self.shared.clear();
+        self.auth.clear();
         self.idle.borrow_mut().clear();
     }
 }

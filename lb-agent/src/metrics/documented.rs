@@ -36,6 +36,8 @@ fn stats() -> Stats {
             cause: "broken".to_owned(),
             count: 1,
         }],
+        auth: one("granted"),
+        auth_time: latency.clone(),
         handshakes: one("full"),
         ..HttpStats::default()
     };

@@ -12,6 +12,7 @@ pub(super) fn families(stats: &Stats) -> Vec<Family> {
         requests(&stats.http),
         latencies(&stats.http),
         traffic(&stats.http),
+        authentication(&stats.http),
         errors(&stats.http),
         backends(&stats.http_backends),
         certificates(&stats.status.services),
@@ -87,6 +88,24 @@ fn traffic(rows: &[HttpStats]) -> Vec<Family> {
         add_named(&mut handshakes, &[service], "result", &row.handshakes);
     }
     vec![bytes, open, tunnels, handshakes]
+}
+
+/// Forward authentication, of the services that have it.
+fn authentication(rows: &[HttpStats]) -> Vec<Family> {
+    let mut requests = counter(
+        "lb_agent_http_auth_requests",
+        "Requests about which a server of forward authentication was asked, by its verdict",
+    );
+    let mut time = histogram(
+        "lb_agent_http_auth_seconds",
+        "Time that the server of forward authentication took",
+    );
+    for row in rows.iter().filter(|row| !row.auth.is_empty()) {
+        let service = ("service", row.service.as_str());
+        add_named(&mut requests, &[service], "verdict", &row.auth);
+        add(&mut time, &[service], &row.auth_time);
+    }
+    vec![requests, time]
 }
 
 fn errors(rows: &[HttpStats]) -> Vec<Family> {

@@ -7,8 +7,8 @@ use crate::control::stats::http::{
 };
 use lb_http::LimitFigures;
 use lb_http::metrics::{
-    BOUNDS_NS, BackendFigures, CAUSES, GATEWAY_STATUSES, HANDSHAKES, HistogramFigures, LIMITS,
-    METHODS, STATUSES, ServiceFigures,
+    AUTH_VERDICTS, BOUNDS_NS, BackendFigures, CAUSES, GATEWAY_STATUSES, HANDSHAKES,
+    HistogramFigures, LIMITS, METHODS, STATUSES, ServiceFigures,
 };
 
 /// The row of a service; `is_tls` if it has addresses for TLS.
@@ -41,6 +41,11 @@ pub(super) fn service(name: &str, figures: &ServiceFigures, is_tls: bool) -> Htt
         refused: named(&LIMITS, &figures.refused),
         limits: BTreeMap::new(),
         gateway_errors: gateway_errors(figures),
+        auth: match came(&figures.auth) {
+            true => named(&AUTH_VERDICTS, &figures.auth),
+            false => BTreeMap::new(),
+        },
+        auth_time: latency(&figures.auth_time),
         handshakes: match is_tls {
             true => named(&HANDSHAKES, &figures.handshakes),
             false => BTreeMap::new(),

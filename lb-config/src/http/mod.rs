@@ -32,7 +32,7 @@ mod value;
 
 use std::net::SocketAddr;
 
-pub use auth::Auth;
+pub use auth::{Auth, AuthUrl, BasicAuth, ForwardAuth};
 pub(super) use check::{Inner, RawHttp, check};
 pub use files::{Attempt, CacheControl, Files, Pattern};
 pub use header::{HeaderRule, Operation};
@@ -50,7 +50,7 @@ pub(super) use settings::{BLOCK, PROXY_VERSION};
 pub use template::{Part, Template, Variable};
 pub(super) use tls::RawTls;
 pub use tls::{CertificateFiles, Hsts, Tls, TlsVersion};
-pub use value::{Cidr, HostPattern};
+pub use value::{Cidr, HostPattern, is_alike};
 
 /// A service with `mode = "http"`, as the engine gets it.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +75,33 @@ impl HttpService {
     pub fn auths(&self) -> impl Iterator<Item = &Auth> {
         let of_routes = self.routes.iter().filter_map(|route| route.auth.as_ref());
         self.settings.auth.iter().chain(of_routes.flatten())
+    }
+
+    /// The files of users of the service and of its routes.
+    pub fn users(&self) -> impl Iterator<Item = &BasicAuth> {
+        self.auths().filter_map(|auth| match auth {
+            Auth::Basic(basic) => Some(basic),
+            Auth::Forward(_) => None,
+        })
+    }
+
+    /// The authentications that a request for `path` can have, of the routes with the longest match. Hosts are not
+    /// looked at.
+    pub(crate) fn auths_at(&self, path: &str) -> Vec<Option<&Auth>> {
+        let matches = |route: &&Route| {
+            let rest = path.strip_prefix(route.path.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let longest = self.routes.iter().filter(matches);
+        let Some(longest) = longest.map(|route| route.path.len()).max() else {
+            return vec![self.settings.auth.as_ref()];
+        };
+        let routes = self.routes.iter().filter(matches);
+        let routes = routes.filter(|route| route.path.len() == longest);
+        let usual = self.settings.auth.as_ref();
+        routes
+            .map(|route| route.auth.as_ref().map_or(usual, Option::as_ref))
+            .collect()
     }
 
     /// All addresses that it listens on, plain ones first.

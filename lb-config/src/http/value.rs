@@ -166,6 +166,16 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, BadValue> {
     })
 }
 
+/// Whether two names of headers are the same to an application that turns them into variables: equal without regard
+/// to case once everything but letters and digits is `_` (RFC 3875, section 4.1.18, and its kin).
+pub fn is_alike(one: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| match byte.is_ascii_alphanumeric() {
+        true => byte.to_ascii_lowercase(),
+        false => b'_',
+    };
+    one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
+}
+
 /// The name of a cookie, or of a key in a query.
 pub(super) fn token(text: &str) -> Result<String, BadValue> {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);

@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     pub(super) id: Option<Range<usize>>,
     /// How long the connection to the backend took; zero for one that was there.
     pub(crate) connect: Option<Duration>,
+    /// How long the server of forward authentication took.
+    pub(crate) auth: Option<Duration>,
 }
 
 /// The fields of a request that its line shows.
@@ -112,6 +114,7 @@ impl Entry {
             limit: None,
             id: None,
             connect: None,
+            auth: None,
         };
         entry.copy(log_fields);
         entry
@@ -146,6 +149,11 @@ impl Entry {
     pub(crate) fn because(&mut self, why: &'static str) {
         self.backend = None;
         self.why = Some(why);
+    }
+
+    /// The user of whom the server of forward authentication tells.
+    pub(crate) fn known_as(&mut self, user: &[u8]) {
+        self.request.user = Some(self.text(user));
     }
 
     /// The identity under which the request is known to the backend.

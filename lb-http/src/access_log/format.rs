@@ -100,6 +100,7 @@ fn json(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     text("why", entry.why().map(str::as_bytes), out);
     text("cache", entry.cache.map(str::as_bytes), out);
     let times = [
+        (",\"auth_ms\":", entry.auth),
         (",\"connect_ms\":", entry.connect),
         (",\"first_byte_ms\":", ended.first_byte),
         (",\"total_ms\":", Some(ended.total)),

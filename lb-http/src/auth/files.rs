@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use lb_config::http::Auth;
+use lb_config::http;
 
 use super::BasicAuth;
 use super::hasher::Hasher;
@@ -33,7 +33,7 @@ impl UsersFiles {
     }
 
     /// The authentication of a route.
-    pub(crate) fn auth(&mut self, auth: &Auth) -> BasicAuth {
+    pub(crate) fn auth(&mut self, auth: &http::BasicAuth) -> BasicAuth {
         if self.hasher.is_none() {
             self.hasher = Hasher::start(self.confine)
                 .inspect_err(|error| tracing::error!(%error, "no thread for hashes of passwords"))

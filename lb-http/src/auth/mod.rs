@@ -1,4 +1,4 @@
-//! Basic authentication (RFC 7617) against files of users.
+//! Authentication: basic (RFC 7617) against files of users, and forward, by another server.
 //!
 //! | file | owns |
 //! | --- | --- |
@@ -7,11 +7,17 @@
 //! | `users` | a users file, kept fresh |
 //! | `files` | the users files of all services |
 //! | `hasher` | the threads that compute hashes |
+//! | `forward` | forward authentication of a request |
+//! | `question` | a GET to its server, and the answer |
+//! | `connections` | idle connections to its servers |
 
 mod answers;
+mod connections;
 mod files;
+mod forward;
 mod hash;
 mod hasher;
+mod question;
 mod users;
 
 use std::path::Path;
@@ -20,14 +26,25 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lb_config::Config;
-use lb_config::http::Auth;
+use lb_config::http::{self as config, Auth};
 
 use answers::Known;
+pub(crate) use connections::Connections;
 pub(crate) use files::UsersFiles;
+pub(crate) use forward::{AuthOutcome, Denial, ForwardAuth};
 use hasher::Hasher;
+pub(crate) use question::Servers;
 use users::{Users, UsersFile};
 
+use crate::forwarded::Via;
+
 /// The authentication of one route.
+pub(crate) enum RouteAuth {
+    Basic(BasicAuth),
+    Forward(ForwardAuth),
+}
+
+/// Basic authentication.
 pub(crate) struct BasicAuth {
     file: Arc<UsersFile>,
     hasher: Option<Arc<Hasher>>,
@@ -45,9 +62,19 @@ pub(crate) enum Access {
     Unknown,
 }
 
+impl RouteAuth {
+    /// That of `auth`, with the `users` of all services. `via` marks GETs to servers.
+    pub(crate) fn new(auth: &Auth, users: &mut UsersFiles, via: impl FnOnce() -> Via) -> Self {
+        match auth {
+            Auth::Basic(basic) => Self::Basic(users.auth(basic)),
+            Auth::Forward(forward) => Self::Forward(ForwardAuth::new(forward, via())),
+        }
+    }
+}
+
 impl BasicAuth {
     /// That of `auth`; without a hasher nobody is let in.
-    fn new(auth: &Auth, file: Arc<UsersFile>, hasher: Option<Arc<Hasher>>) -> Self {
+    fn new(auth: &config::BasicAuth, file: Arc<UsersFile>, hasher: Option<Arc<Hasher>>) -> Self {
         Self {
             file,
             hasher,
@@ -122,7 +149,7 @@ pub fn check_config(config: &Config) -> Vec<String> {
     let written = config.services.iter().filter(|it| !it.is_inside());
     let mut problems = Vec::new();
     for (index, service) in written.enumerate() {
-        for auth in service.http.iter().flat_map(|http| http.auths()) {
+        for auth in service.http.iter().flat_map(|http| http.users()) {
             if let Err(problem) = Users::load(&auth.users) {
                 problems.push(format!(
                     "{}:{}: service[{index}]: auth: {problem}",

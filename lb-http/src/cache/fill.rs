@@ -42,6 +42,8 @@ pub(crate) enum Purpose {
         why: &'static str,
         /// A lifetime is guessed where none is given.
         heuristic: bool,
+        /// The client is known by other means than `Authorization`.
+        is_of_user: bool,
     },
     /// The request changes something (RFC 9111, section 4.4).
     Invalidate,
@@ -126,6 +128,7 @@ impl Fill {
             stored,
             why,
             heuristic,
+            is_of_user,
             ..
         } = &mut self.purpose
         else {
@@ -141,7 +144,7 @@ impl Fill {
             && let Some(object) = stored.take()
         {
             let head = object.merged(&head.fields);
-            let terms = policy::storing(&request.fields, &head, *heuristic, arrival);
+            let terms = policy::storing(&request.fields, *is_of_user, &head, *heuristic, arrival);
             let fresh = match terms {
                 Storing::Store(terms) => Arc::new(object.refreshed(&head, terms)),
                 _ => Arc::new(object.refreshed(&head, object.terms)),
@@ -163,7 +166,7 @@ impl Fill {
             None => String::new(),
         };
         let mut told = format!("{NAME}; fwd={why}{of_revalidation}");
-        let storing = policy::storing(&request.fields, head, *heuristic, arrival);
+        let storing = policy::storing(&request.fields, *is_of_user, head, *heuristic, arrival);
         let fits = length.is_none_or(|length| length <= self.store.object);
         let seen = match storing {
             Storing::Store(terms) if fits && !is_spoilt => {

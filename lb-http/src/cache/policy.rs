@@ -52,9 +52,11 @@ pub(crate) struct Arrival {
     pub(crate) delay: u64,
 }
 
-/// Whether the answer to a GET with these `fields` may be stored by a shared cache.
+/// Whether the answer to a GET with these `fields` may be stored by a shared cache. `is_of_user` says that its client is
+/// known by other means than `Authorization`.
 pub(crate) fn storing(
     fields: &Fields,
+    is_of_user: bool,
     head: &ResponseHead,
     heuristic: bool,
     arrival: Arrival,
@@ -76,7 +78,7 @@ pub(crate) fn storing(
         return Storing::NotThis;
     }
     let is_shared = control.public || control.must_revalidate || control.s_maxage.is_some();
-    if fields.has(Name::Authorization) && !is_shared {
+    if (is_of_user || fields.has(Name::Authorization)) && !is_shared {
         return Storing::NotThis;
     }
     let explicit = lifetime(&control, is_targeted, answer, arrival);
@@ -233,7 +235,7 @@ mod tests {
     fn judged(request: &[(Name, &str)], status: u16, answer: &[(Name, &str)]) -> Storing {
         let mut head = ResponseHead::new(StatusCode::from_u16(status).unwrap());
         head.fields = fields(answer);
-        storing(&fields(request), &head, false, ARRIVAL)
+        storing(&fields(request), false, &head, false, ARRIVAL)
     }
 
     fn lifetime_of(answer: &[(Name, &str)]) -> Option<u64> {
@@ -297,6 +299,10 @@ mod tests {
             let stored = judged(&secret, 200, &[(CacheControl, shared)]);
             assert!(matches!(stored, Storing::Store(_)), "{shared}");
         }
+        let mut head = ResponseHead::new(StatusCode::OK);
+        head.fields = fields(&[fresh]);
+        let of_user = storing(&Fields::new(), true, &head, false, ARRIVAL);
+        assert_eq!(of_user, Storing::NotThis);
         let asked = [(CacheControl, "no-store")];
         assert_eq!(judged(&asked, 200, &[fresh]), Storing::NotThis);
     }
@@ -325,7 +331,9 @@ mod tests {
     fn c4_2_2_lifetimes_are_guessed_only_if_that_is_wanted() {
         let mut head = ResponseHead::new(StatusCode::OK);
         head.fields = fields(&[(Name::LastModified, BEFORE), (Name::Date, DATE)]);
-        let of = |head: &ResponseHead, heuristic| storing(&Fields::new(), head, heuristic, ARRIVAL);
+        let of = |head: &ResponseHead, heuristic| {
+            storing(&Fields::new(), false, head, heuristic, ARRIVAL)
+        };
         assert_eq!(of(&head, false), Storing::Never);
         assert!(matches!(of(&head, true), Storing::Store(terms) if terms.lifetime == 100));
         head.status = StatusCode::CREATED;

@@ -57,7 +57,7 @@ impl HeaderRules {
             target: &target,
             backend,
         };
-        rules.apply(&mut request.head.fields, &values);
+        rules.apply_to_request(&mut request.head.fields, &values);
     }
 }
 

@@ -13,7 +13,7 @@
 //! | `body_limit` | refuses a body that says it is too large | |
 //! | `max_forwards` | answers OPTIONS that goes no further | |
 //! | `limits` | refuses a request above a limit of its client | |
-//! | `auth` | refuses a request without the password of a user | |
+//! | `auth` | refuses a request without the password of a user, or that a server does not let in | adds the server's cookies |
 //! | `header_rules` | applies the rules of the configuration | applies those for answers |
 //! | `loops` | refuses a request that has passed here before | |
 //! | `stickiness` | finds the client's sticky key | sets its cookie |
@@ -38,7 +38,7 @@ use lb_common::abi::{BackendId, ServiceId};
 use lb_http1::ResponseHead;
 
 use super::answers::Answer;
-use super::auth::BasicAuth;
+use super::auth::{RouteAuth, Servers};
 use super::forwarded::Via;
 use super::request::{Backends, Request};
 use super::routes::Guards;
@@ -96,6 +96,8 @@ pub(super) enum Stopped {
     Answered(Answer),
     /// It is refused.
     Refused(Refusal),
+    /// It is refused, with the answer of the server that was asked.
+    Denied(Answer),
 }
 
 /// The source of an answer.
@@ -152,7 +154,7 @@ pub(super) struct Terms<'a> {
     /// Its backends; `None` if it answers by itself.
     pub(super) proxied: Option<Proxied>,
     /// Its authentication.
-    pub(super) auth: Option<BasicAuth>,
+    pub(super) auth: Option<RouteAuth>,
     /// The counts of its limits.
     pub(super) limits: LimitTerms<'a>,
 }
@@ -171,8 +173,8 @@ pub(super) struct Proxied {
 pub(super) struct Chain {
     /// Before the authentication: they see the request as the client sent it.
     before: Vec<Box<dyn Filter>>,
-    /// The authentication, which may wait for the hash of a password.
-    auth: Option<BasicAuth>,
+    /// The authentication, which may wait for the hash of a password, or for another server.
+    auth: Option<RouteAuth>,
     after: Vec<Box<dyn Filter>>,
 }
 
@@ -262,11 +264,11 @@ impl Chain {
         &self,
         request: &mut Request,
         backends: &dyn Backends,
+        servers: Servers<'_>,
     ) -> Result<Permit, Stopped> {
         pass(&self.before, request, backends)?;
         if let Some(auth) = &self.auth {
-            let access = auth::check(auth, &request.head.fields).await;
-            access.map_err(Stopped::Refused)?;
+            auth::check(auth, request, servers).await?;
         }
         pass(&self.after, request, backends)?;
         Ok(Permit(()))
@@ -310,6 +312,7 @@ impl Chain {
             filter.response(request, backends, &mut response);
         }
         let coding = response.coding;
+        auth::add_cookies(request, &mut head);
         (Cleared(head), coding)
     }
 

@@ -183,6 +183,8 @@ fn what_a_client_claims_is_dropped_in_every_spelling() {
         "x-forwarded-ssl",
         "X-Forwarded-Prefix",
         "x_forwarded.for",
+        "X+Forwarded~User",
+        "X-Original-Method",
         "True-Client-IP",
         "CF_Connecting_IP",
         "client-ip",
@@ -214,10 +216,33 @@ fn what_a_client_claims_is_dropped_in_every_spelling() {
 }
 
 #[test]
-fn names_with_underscores_are_dropped() {
-    let mut map = headers(&[("x_real_ip", "1.1.1.1"), ("x_real_ip", "2"), ("a", "b")]);
-    drop_underscores(&mut map);
+fn names_with_underscores_are_dropped_unless_they_are_allowed() {
+    let names = || headers(&[("x_real_ip", "1.1.1.1"), ("x_user", "2"), ("a", "b")]);
+    let mut map = names();
+    drop_disguised(&mut map, false);
     assert_eq!(map.len(), 1);
+    let mut map = names();
+    drop_disguised(&mut map, true);
+    assert_eq!((map.len(), value(&map, "x_user")), (2, "2"));
+}
+
+#[test]
+fn names_that_applications_take_for_one_that_is_set_are_dropped_even_from_a_trusted_proxy() {
+    for name in [
+        "X.Real.IP",
+        "x_real.ip",
+        "X+Real+IP",
+        "X.Request-Id",
+        "x-forwarded_for",
+        "X|Forwarded-Proto",
+    ] {
+        for underscores in [false, true] {
+            let mut map = headers(&[(name, "1"), ("X.Other", "2"), ("X-RealIP", "3")]);
+            drop_disguised(&mut map, underscores);
+            assert_eq!(value(&map, name), "-", "{name}");
+            assert_eq!(map.len(), 2, "{name}");
+        }
+    }
 }
 
 #[test]

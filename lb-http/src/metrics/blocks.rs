@@ -1,13 +1,15 @@
 //! The counters of one worker: a block for a service, and one for a backend.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 use lb_common::abi::BackendId;
 
 use super::count::Count;
 use super::histogram::Histogram;
 use super::labels::{
-    CAUSES, CacheResult, Cause, GATEWAY_STATUSES, HANDSHAKES, Handshake, LIMITS, Limit, METHODS,
-    Method, SOURCES, STATUSES, Source, Status,
+    AUTH_VERDICTS, AuthVerdict, CAUSES, CacheResult, Cause, GATEWAY_STATUSES, HANDSHAKES,
+    Handshake, LIMITS, Limit, METHODS, Method, SOURCES, STATUSES, Source, Status,
 };
 
 /// One worker's counters of a service. Aligned, so that no cache line has those of two workers.
@@ -32,6 +34,8 @@ pub(crate) struct ServiceBlock {
     pub(super) refused: [Count; LIMITS.len()],
     pub(super) gateway_errors: [[Count; CAUSES.len()]; GATEWAY_STATUSES.len()],
     pub(super) handshakes: [Count; HANDSHAKES.len()],
+    pub(super) auth: [Count; AUTH_VERDICTS.len()],
+    pub(super) auth_time: Histogram,
 }
 
 impl ServiceBlock {
@@ -58,6 +62,12 @@ impl ServiceBlock {
         if let code @ 502..=504 = status.as_u16() {
             self.gateway_errors[usize::from(code - 502)][cause as usize].add(1);
         }
+    }
+
+    /// Counts a request about which a server was asked, and the time that took.
+    pub(crate) fn asked(&self, verdict: AuthVerdict, time: Duration) {
+        self.auth[verdict as usize].add(1);
+        self.auth_time.observe(time);
     }
 
     /// Counts a TLS handshake.

@@ -4,7 +4,8 @@ use super::blocks::{BackendBlock, ServiceBlock};
 use super::count::add;
 use super::histogram::HistogramFigures;
 use super::labels::{
-    CAUSES, CacheResult, GATEWAY_STATUSES, HANDSHAKES, LIMITS, METHODS, SOURCES, STATUSES,
+    AUTH_VERDICTS, CAUSES, CacheResult, GATEWAY_STATUSES, HANDSHAKES, LIMITS, METHODS, SOURCES,
+    STATUSES,
 };
 
 /// The figures of one service since the agent's start, or since the service was added.
@@ -38,6 +39,10 @@ pub struct ServiceFigures {
     pub gateway_errors: [[u64; CAUSES.len()]; GATEWAY_STATUSES.len()],
     /// TLS handshakes by [`HANDSHAKES`].
     pub handshakes: [u64; HANDSHAKES.len()],
+    /// Requests about which a server was asked, by [`AUTH_VERDICTS`].
+    pub auth: [u64; AUTH_VERDICTS.len()],
+    /// The time that the server took.
+    pub auth_time: HistogramFigures,
 }
 
 /// The figures of one backend: of the answers that came from it.
@@ -89,6 +94,8 @@ impl ServiceFigures {
             add(sums, counts);
         }
         add(&mut self.handshakes, &more.handshakes);
+        add(&mut self.auth, &more.auth);
+        self.auth_time.add(&more.auth_time);
     }
 }
 

@@ -31,6 +31,9 @@ pub const LIMITS: [&str; 6] = ["time", "body", "target", "headers", "loop", "req
 /// The origins of answers by their number.
 pub const SOURCES: [&str; 5] = ["backend", "cache", "files", "route", "gateway"];
 
+/// Verdicts of forward authentication by their number.
+pub const AUTH_VERDICTS: [&str; 3] = ["granted", "denied", "failed"];
+
 /// Outcomes of TLS handshakes by their number.
 pub const HANDSHAKES: [&str; 3] = ["full", "resumed", "failed"];
 
@@ -165,6 +168,17 @@ impl CacheResult {
             Self::Revalidated => "revalidated",
         }
     }
+}
+
+/// A verdict of forward authentication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthVerdict {
+    /// The request is let in.
+    Granted,
+    /// It is not.
+    Denied,
+    /// The server did not say.
+    Failed,
 }
 
 /// The outcome of a TLS handshake.

@@ -24,8 +24,9 @@ mod registry;
 pub use figures::{BackendFigures, ServiceFigures, SessionFigures};
 pub use histogram::{BOUNDS_NS, HistogramFigures};
 pub use labels::{
-    CAUSES, CacheResult, GATEWAY_STATUSES, HANDSHAKES, LIMITS, METHODS, SOURCES, STATUSES,
+    AUTH_VERDICTS, CAUSES, CacheResult, GATEWAY_STATUSES, HANDSHAKES, LIMITS, METHODS, SOURCES,
+    STATUSES,
 };
-pub(super) use labels::{Cause, Handshake, Method, Source, Status};
+pub(super) use labels::{AuthVerdict, Cause, Handshake, Method, Source, Status};
 pub(super) use meters::{BackendMeter, Meters, ServiceMeter};
 pub(super) use registry::Registry;

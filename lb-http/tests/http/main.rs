@@ -10,6 +10,7 @@ mod engine;
 mod faults;
 mod figures;
 mod files;
+mod forward_auth;
 mod framing;
 mod h2;
 mod h2c;

@@ -32,6 +32,12 @@ pub struct HttpStats {
     pub limits: BTreeMap<String, LimitStats>,
     /// Gateway errors by status and cause.
     pub gateway_errors: Vec<GatewayErrorStats>,
+    /// Requests about which a server of forward authentication was asked, by its verdict; none without one.
+    #[serde(default)]
+    pub auth: BTreeMap<String, u64>,
+    /// The time that the server took.
+    #[serde(default)]
+    pub auth_time: LatencyStats,
     /// TLS handshakes by outcome; none without TLS.
     pub handshakes: BTreeMap<String, u64>,
 }
