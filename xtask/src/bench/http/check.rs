@@ -26,15 +26,24 @@ pub(super) struct Check<'a> {
 impl Check<'_> {
     /// Asks, and fails unless the answer is what it has to be.
     pub(super) fn ask(&self, shape: &Shape) -> Result<Answer> {
+        let answer = self.answer(shape)?;
+        shape.check(&answer, self.dir)?;
+        Ok(answer)
+    }
+
+    /// Asks as often as the limits here let pass, whatever the answer.
+    pub(super) fn exhaust(&self, shape: &Shape) -> Result<()> {
+        self.answer(shape).map(drop)
+    }
+
+    fn answer(&self, shape: &Shape) -> Result<Answer> {
         let to = format!("{SERVER}:{}", self.proxy.port(shape.port));
         let request = shape.bytes(&to);
         let bytes = match shape.port {
             Port::Tls => self.over_tls(&to, &request)?,
             _ => self.raw(&to, &request)?,
         };
-        let answer = Answer::read(&bytes)?;
-        shape.check(&answer, self.dir)?;
-        Ok(answer)
+        Answer::read(&bytes)
     }
 
     fn raw(&self, to: &str, request: &[u8]) -> Result<Vec<u8>> {

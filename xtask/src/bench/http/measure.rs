@@ -21,6 +21,10 @@ pub(super) enum Measure {
     IdleKeepAlive,
     /// Small answers on 64 connections that stay
     KeepAlive64,
+    /// The same below a limit of requests
+    Limited,
+    /// Requests above their limit, answered with 429
+    Refused,
     /// Small answers on 512 connections that stay
     KeepAlive512,
     /// A connection for each request
@@ -59,6 +63,8 @@ pub(super) enum Measure {
     FileRange,
     /// Stored answers of 1 KiB
     Cached1k,
+    /// Stored answers of 64 KiB
+    Cached64k,
     /// Small answers over TLS on 64 connections that stay
     Tls64,
     /// Small answers over HTTP/2, one request at once on each of 64 connections
@@ -97,6 +103,8 @@ impl Measure {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::KeepAlive64 => "keep-alive, 64 connections",
+            Self::Limited => "below a limit, 64 connections",
+            Self::Refused => "above a limit, 64 connections",
             Self::KeepAlive512 => "keep-alive, 512 connections",
             Self::PerRequest => "connection per request",
             Self::Post300 => "POST of 300 bytes",
@@ -116,6 +124,7 @@ impl Measure {
             Self::File304 => "files that are not modified",
             Self::FileRange => "ranges of files",
             Self::Cached1k => "stored answers of 1 KiB",
+            Self::Cached64k => "stored answers of 64 KiB",
             Self::Tls64 => "TLS keep-alive, 64 connections",
             Self::H2One => "HTTP/2, 1 stream",
             Self::H2Hundred => "HTTP/2, 100 streams",
@@ -133,18 +142,21 @@ impl Measure {
         matches!(self, Self::Idle | Self::IdleKeepAlive)
     }
 
-    /// Whether `proxy` can do it: HAProxy has no files, and its cache is not set up.
+    /// Whether it is of requests that are refused, whose answers are no errors then.
+    const fn is_of_refusals(self) -> bool {
+        matches!(self, Self::Refused)
+    }
+
+    /// Whether `proxy` can do it: HAProxy and Varnish have no files, h2o and Caddy no cache.
+    /// The others are reverse proxies that are set up for all else.
     pub(super) fn is_done_by(self, proxy: Proxy) -> bool {
-        let is_beyond_it = matches!(
-            self,
-            Self::File1k
-                | Self::File64k
-                | Self::File10m
-                | Self::File304
-                | Self::FileRange
-                | Self::Cached1k
-        );
-        !is_beyond_it || proxy != Proxy::Haproxy
+        match self {
+            Self::File1k | Self::File64k | Self::File10m | Self::File304 | Self::FileRange => {
+                !matches!(proxy, Proxy::Haproxy | Proxy::Varnish)
+            }
+            Self::Cached1k | Self::Cached64k => !matches!(proxy, Proxy::H2o | Proxy::Caddy),
+            _ => matches!(proxy, Proxy::Nginx | Proxy::Haproxy | Proxy::Agent),
+        }
     }
 
     /// Asks a proxy for each kind of request that is to be measured.
@@ -154,6 +166,10 @@ impl Measure {
             Self::Sid => vec![check.session()?],
             _ => self.shapes(),
         };
+        if self.is_of_refusals() {
+            // The first one may pass.
+            shapes.iter().try_for_each(|shape| check.exhaust(shape))?;
+        }
         let answers = shapes.iter().map(|shape| check.ask(shape));
         let answers = answers.collect::<Result<Vec<Answer>>>()?;
         let fixed = match (self, &answers[..]) {
@@ -180,6 +196,8 @@ impl Measure {
             Self::KeepAlive64 | Self::KeepAlive512 | Self::PerRequest | Self::IdleKeepAlive => {
                 Shape::small(Port::Plain)
             }
+            Self::Limited => Shape::small(Port::Limited),
+            Self::Refused => Shape::refused(),
             Self::Post300 => Shape::post(300),
             Self::Post64k => Shape::post(64 << 10),
             Self::Chunked => Shape::chunked(),
@@ -194,6 +212,7 @@ impl Measure {
             Self::File304 => Shape::not_modified(kib1),
             Self::FileRange => Shape::part(kib64, 1 << 10),
             Self::Cached1k => Shape::cached(kib1),
+            Self::Cached64k => Shape::cached(kib64),
             Self::Tls64 | Self::H2One | Self::H2Hundred => Shape::small(Port::Tls),
             Self::Mixed => return Shape::mixed(),
             Self::Cookie | Self::Sid => return Vec::new(),
@@ -232,6 +251,9 @@ impl Prepared {
             ),
         }?;
         reading.figures.extend_from_slice(&self.fixed);
+        if measure.is_of_refusals() {
+            reading.errors = 0;
+        }
         Ok(reading)
     }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask bench http`: lb-agent, nginx and HAProxy as reverse proxies, in rounds in which
-//! they take turns.
+//! `cargo xtask bench http`: lb-agent, nginx and HAProxy as reverse proxies, h2o, Caddy and Varnish for files and
+//! stored answers beside them, in rounds in which they take turns.
 //!
 //! | module | owns |
 //! | --- | --- |
@@ -42,6 +42,9 @@ use proxies::Proxies;
 use report::Results;
 use std::path::{Path, PathBuf};
 
+/// All proxies, as `--proxies` names them.
+const ALL: [&str; 6] = ["nginx", "haproxy", "h2o", "varnish", "caddy", "agent"];
+
 /// Arguments of `cargo xtask bench http`.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -54,7 +57,7 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',')]
     only: Vec<Measure>,
     /// Only these proxies
-    #[arg(long, value_delimiter = ',', default_values = ["nginx", "haproxy", "agent"])]
+    #[arg(long, value_delimiter = ',', default_values = ALL)]
     proxies: Vec<Proxy>,
     /// A root directory with another nginx and HAProxy, such as `debootstrap sid DIR` makes
     #[arg(long, value_name = "DIR")]
@@ -65,10 +68,11 @@ pub(super) struct Args {
 pub(super) fn bench(args: &Args) -> Result<()> {
     setup::ensure_root()?;
     let peers = Peers::new(args.peers.as_deref())?;
-    prepare(&peers)?;
+    let (measures, order) = (args.measures(), args.order());
+    prepare(&peers, &order)?;
     let scratch = setup::begin()?;
     let net = Net::pair(&scratch.name)?;
-    let versions = args.proxies.iter().map(|proxy| {
+    let versions = order.iter().map(|proxy| {
         let version = peers.version(*proxy)?;
         Ok((*proxy, version))
     });
@@ -77,16 +81,14 @@ pub(super) fn bench(args: &Args) -> Result<()> {
     let mut run = Run {
         net: &net,
         dir: &scratch.dir,
-        proxies: Proxies::start(&net, &scratch.dir, &peers, &args.proxies)?,
-        order: &args.proxies,
+        proxies: Proxies::start(&net, &scratch.dir, &peers, &order)?,
+        order: &order,
         rounds,
         amount,
         results: Results::new(versions),
     };
-    for &measure in Measure::value_variants() {
-        if args.only.is_empty() || args.only.contains(&measure) {
-            run.measure(measure)?;
-        }
+    for measure in measures {
+        run.measure(measure)?;
     }
     let results = run.results;
     args.options.print(
@@ -97,6 +99,22 @@ pub(super) fn bench(args: &Args) -> Result<()> {
 }
 
 impl Args {
+    /// The measurements to make, in their order.
+    fn measures(&self) -> Vec<Measure> {
+        let all = Measure::value_variants().iter().copied();
+        all.filter(|measure| self.only.is_empty() || self.only.contains(measure))
+            .collect()
+    }
+
+    /// The proxies that one of them is of.
+    fn order(&self) -> Vec<Proxy> {
+        let measures = self.measures();
+        let proxies = self.proxies.iter().copied();
+        proxies
+            .filter(|proxy| measures.iter().any(|measure| measure.is_done_by(*proxy)))
+            .collect()
+    }
+
     /// Rounds, and how much each is.
     fn amount(&self) -> (u32, Amount) {
         if self.quick {
@@ -191,7 +209,7 @@ impl Run<'_> {
 }
 
 /// Builds and installs what is needed.
-fn prepare(peers: &Peers) -> Result<()> {
+fn prepare(peers: &Peers, proxies: &[Proxy]) -> Result<()> {
     setup::build_agent()?;
     build::package(Profile::Dist, "lb-load")?;
     let mut needed = vec![
@@ -204,8 +222,10 @@ fn prepare(peers: &Peers) -> Result<()> {
         ("openssl", "openssl"),
         ("taskset", "util-linux"),
     ];
-    if peers.are_installed() {
-        needed.push(("haproxy", "haproxy"));
-    }
-    setup::install(&setup::missing(&needed), &["nginx", "haproxy"])
+    let programs = proxies.iter().flat_map(|proxy| proxy.programs());
+    needed.extend(programs.filter(|(name, _)| !peers.has(name)));
+    setup::install(&setup::missing(&needed), &SERVICES)
 }
+
+/// Services of the packages of the peers.
+const SERVICES: [&str; 6] = ["nginx", "haproxy", "h2o", "varnish", "varnishncsa", "caddy"];

@@ -1,5 +1,5 @@
-//! nginx and HAProxy: this machine's, or those in a root of another release; and what the versions of
-//! all proxies are.
+//! The programs of the peers: this machine's, or nginx and HAProxy in a root of another release; and what the versions
+//! of all proxies are.
 
 use super::ports::Proxy;
 use crate::build::{self, Profile};
@@ -14,6 +14,9 @@ const LOADERS: [(&str, &str); 3] = [
     ("usr/lib64", "ld-linux"),
     ("lib", "ld-linux"),
 ];
+
+/// The programs that a root has.
+const IN_ROOT: [&str; 2] = ["nginx", "haproxy"];
 
 /// Where the peers are.
 pub(super) struct Peers {
@@ -33,14 +36,15 @@ impl Peers {
         Ok(Self { root })
     }
 
-    /// Whether they are this machine's.
-    pub(super) fn are_installed(&self) -> bool {
-        self.root.is_none()
+    /// Whether a program is in another root, so that this machine needs no package of it.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.root.is_some() && IN_ROOT.contains(&name)
     }
 
-    /// The words that a command for `nginx` or `haproxy` begins with.
+    /// The words that a command for a program begins with.
     pub(super) fn words(&self, name: &str) -> Vec<OsString> {
-        let Some(root) = &self.root else {
+        let root = self.root.as_ref().filter(|_| IN_ROOT.contains(&name));
+        let Some(root) = root else {
             return vec![name.into()];
         };
         vec![
@@ -56,6 +60,9 @@ impl Peers {
         let (words, option) = match proxy {
             Proxy::Nginx => (self.words("nginx"), "-v"),
             Proxy::Haproxy => (self.words("haproxy"), "-v"),
+            Proxy::H2o => (self.words("h2o"), "--version"),
+            Proxy::Varnish => (self.words("varnishd"), "-V"),
+            Proxy::Caddy => (self.words("caddy"), "version"),
             Proxy::Agent => (vec![build::agent(Profile::Dist).into()], "--version"),
         };
         let output = Command::new(&words[0])
@@ -76,7 +83,7 @@ impl Root {
         let dir = dir
             .canonicalize()
             .with_context(|| format!("find {}", dir.display()))?;
-        for name in ["nginx", "haproxy"] {
+        for name in IN_ROOT {
             let program = dir.join("usr/sbin").join(name);
             ensure!(program.exists(), "there is no {}", program.display());
         }
@@ -107,10 +114,8 @@ fn file_in(dir: &Path, name: &str) -> Option<PathBuf> {
 
 /// The first number with dots.
 fn number(text: &str) -> Option<&str> {
-    let mut words = text.split([' ', '/', '\n']);
-    let word = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
-    let end = word.find(|c: char| !c.is_ascii_digit() && c != '.');
-    Some(&word[..end.unwrap_or(word.len())])
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.');
+    numbers.find(|number| number.starts_with(|c: char| c.is_ascii_digit()) && number.contains('.'))
 }
 
 /// Whether a version is at least this one.
@@ -129,6 +134,10 @@ mod tests {
         let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/";
         assert_eq!(number(haproxy), Some("2.6.12"));
         assert_eq!(number("lb-agent 0.1.0"), Some("0.1.0"));
+        assert_eq!(number("h2o version 2.2.5\n"), Some("2.2.5"));
+        let varnish = "varnishd (varnish-7.1.1 revision 7cee1c581bead20e88d1)";
+        assert_eq!(number(varnish), Some("7.1.1"));
+        assert_eq!(number("v2.11.4 h1:abc="), Some("2.11.4"));
         assert_eq!(number("not found"), None);
         assert!(is_at_least("1.25.1", [1, 25, 1]) && is_at_least("1.30.0", [1, 25, 1]));
         assert!(!is_at_least("1.22.1", [1, 25, 1]));

@@ -10,6 +10,12 @@ pub(super) enum Proxy {
     Nginx,
     /// HAProxy, one thread
     Haproxy,
+    /// h2o, one thread, for files
+    H2o,
+    /// Varnish, one pool of threads, for stored answers
+    Varnish,
+    /// Caddy, one thread of Go, for files
+    Caddy,
     /// lb-agent, one worker
     Agent,
 }
@@ -35,17 +41,31 @@ pub(super) enum Port {
     Files,
     /// Stored answers.
     Cached,
+    /// Requests are counted against a limit that they never reach.
+    Limited,
+    /// Requests are above their limit.
+    Refused,
 }
 
 impl Proxy {
     /// All of them, in the order of the table.
-    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Agent];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Nginx,
+        Self::Haproxy,
+        Self::H2o,
+        Self::Varnish,
+        Self::Caddy,
+        Self::Agent,
+    ];
 
     /// Its name in tables and JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
+            Self::H2o => "h2o",
+            Self::Varnish => "Varnish",
+            Self::Caddy => "Caddy",
             Self::Agent => "lb-agent",
         }
     }
@@ -56,7 +76,35 @@ impl Proxy {
             Self::Nginx => 8000,
             Self::Haproxy => 8100,
             Self::Agent => 8200,
+            Self::H2o => 8300,
+            Self::Varnish => 8400,
+            Self::Caddy => 8500,
         };
         first + port as u16
+    }
+
+    /// A port that it listens on in any case.
+    pub(super) fn first_port(self) -> u16 {
+        self.port(match self {
+            Self::Nginx | Self::Haproxy | Self::Agent => Port::Plain,
+            Self::H2o | Self::Caddy => Port::Files,
+            Self::Varnish => Port::Cached,
+        })
+    }
+
+    /// Its programs, with Debian's packages of them.
+    pub(super) fn programs(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Nginx => &[("nginx", "nginx")],
+            Self::Haproxy => &[("haproxy", "haproxy")],
+            Self::H2o => &[("h2o", "h2o")],
+            Self::Varnish => &[
+                ("varnishd", "varnish"),
+                ("varnishncsa", "varnish"),
+                ("setpriv", "util-linux"),
+            ],
+            Self::Caddy => &[("caddy", "caddy")],
+            Self::Agent => &[],
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::super::net::{BACKENDS, Net, SERVER_HOST};
 use super::super::programs::Programs;
 use super::peers::{self, Peers};
 use super::place::{Place, command, load_program};
-use super::ports::{ECHO, Port, Proxy};
+use super::ports::{ECHO, Proxy};
 use super::{config, pages};
 use crate::build::{self, Profile};
 use crate::sh::CommandExt;
@@ -112,6 +112,27 @@ impl<'a> Proxies<'a> {
                 haproxy.arg("-db").arg("-f").arg(file);
                 haproxy
             }
+            Proxy::H2o => {
+                let file = self.programs.write("h2o.conf", &config::h2o(self.dir))?;
+                let mut h2o = self.program(&self.peers.words("h2o"), Place::Proxies);
+                h2o.arg("-c").arg(file);
+                h2o
+            }
+            Proxy::Varnish => {
+                let file = self.programs.write("varnish.vcl", &config::varnish())?;
+                let start = config::start_varnish(self.dir, &file);
+                let mut shell = self.program(&["sh".into()], Place::Proxies);
+                shell.arg("-c").arg(start);
+                shell
+            }
+            Proxy::Caddy => {
+                let file = self.programs.write("Caddyfile", &config::caddy(self.dir))?;
+                let mut caddy = self.program(&self.peers.words("caddy"), Place::Proxies);
+                caddy.args(["run", "--adapter", "caddyfile", "--config"]);
+                caddy.arg(file).env("GOMAXPROCS", "1");
+                caddy.env("XDG_DATA_HOME", self.dir);
+                caddy
+            }
             Proxy::Agent => {
                 let config = config::agent(self.dir, &self.pin_dir);
                 let file = self.programs.write("agent.toml", &config)?;
@@ -121,8 +142,8 @@ impl<'a> Proxies<'a> {
                 agent
             }
         };
-        let port = proxy.port(Port::Plain);
-        self.programs.spawn(proxy.name(), command, port)
+        self.programs
+            .spawn(proxy.name(), command, proxy.first_port())
     }
 
     fn nginx(&self, words: &[OsString], name: &str, config: &str, place: Place) -> Result<Command> {

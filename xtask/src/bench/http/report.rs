@@ -42,7 +42,8 @@ impl Results {
         } else {
             f64::min
         };
-        let others = [Proxy::Nginx, Proxy::Haproxy];
+        let others = Proxy::ALL.map(|proxy| (proxy != Proxy::Agent).then_some(proxy));
+        let others: Vec<Proxy> = others.into_iter().flatten().collect();
         self.figures.ratio(figure, Proxy::Agent, &others, better)
     }
 

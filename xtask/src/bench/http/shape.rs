@@ -36,6 +36,8 @@ enum Expected {
     Client,
     /// 304, and so no body.
     NotModified,
+    /// 429.
+    Refused,
     /// A part of so many bytes.
     Part(usize),
     /// Something from a backend. That it is always the same one is looked at by itself.
@@ -88,6 +90,11 @@ impl Shape {
     pub(super) fn part((name, _): (&str, usize), bytes: usize) -> Self {
         Self::new(Port::Files, &format!("/{name}"), Expected::Part(bytes))
             .with("Range", &format!("bytes=0-{}", bytes - 1))
+    }
+
+    /// GET that is above its limit.
+    pub(super) fn refused() -> Self {
+        Self::new(Port::Refused, "/", Expected::Refused)
     }
 
     /// POST of so many bytes.
@@ -175,6 +182,7 @@ impl Shape {
         let status = match self.expected {
             Expected::NotModified => 304,
             Expected::Part(_) => 206,
+            Expected::Refused => 429,
             _ => 200,
         };
         ensure!(answer.status == status, "status {}", answer.status);
@@ -182,6 +190,7 @@ impl Shape {
         let is_as_expected = match &self.expected {
             Expected::Text(wanted) => text == *wanted && answer.has_length(),
             Expected::NotModified => text.is_empty(),
+            Expected::Refused => answer.has_length(),
             Expected::Size(bytes) | Expected::Part(bytes) => {
                 answer.body.len() == *bytes && answer.has_length()
             }

@@ -25,6 +25,7 @@ pub(in super::super) fn agent(dir: &Path, pin_dir: &Path) -> String {
         "[[service.route]]\npath = \"/\"\nfiles = {:?}\n",
         dir.join("pages")
     );
+    let limit = |rate: &str| format!("[[service.limit]]\nrate = \"{rate}\"\n");
     let mut text = settings(dir, pin_dir) + "l7_workers = 1\n";
     for (name, port, backends, http, more) in [
         ("web", Port::Plain, &two, "", tls.as_str()),
@@ -53,6 +54,8 @@ pub(in super::super) fn agent(dir: &Path, pin_dir: &Path) -> String {
         ("websockets", Port::WebSocket, &echo, "", ""),
         ("files", Port::Files, &String::new(), "", &files),
         ("cached", Port::Cached, &two, "", "[service.http.cache]\n"),
+        ("limited", Port::Limited, &two, "", &limit("1000000/1s")),
+        ("refused", Port::Refused, &two, "", &limit("1/1h")),
     ] {
         let _ = write!(
             text,

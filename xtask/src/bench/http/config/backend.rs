@@ -14,11 +14,12 @@ pub(in super::super) fn backend(dir: &Path, port: u16) -> String {
     )
 }
 
-/// `/1k` may be stored. `/post` says how long the body was announced to be, `/seen` what the proxy made of the request;
+/// `/1k` and `/64k` may be stored. `/post` says how long the body was announced to be, `/seen` what the proxy made of the request;
 /// SSI takes the length away from `/chunked`; `/socket.io/` opens sessions and answers polls.
 const LOCATIONS: &str = r#"
     location = / { return 200 ok; }
     location = /1k { add_header Cache-Control max-age=3600; }
+    location = /64k { add_header Cache-Control max-age=3600; }
     location = /post { return 200 $content_length; }
     location = /seen {
       return 200 "rule=$http_x_bench client=$http_x_real_ip for=$http_x_forwarded_for port=$server_port";

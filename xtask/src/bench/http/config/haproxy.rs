@@ -25,6 +25,7 @@ pub(in super::super) fn haproxy(dir: &Path) -> String {
         "  http-request set-header X-Bench in\n  http-response set-header X-Bench-Out out\n";
     let trusted =
         format!("  http-request set-src req.hdr_ip(x-forwarded-for,-1) if {{ src {CLIENTS} }}\n");
+    let (limited, refused) = (limit(1_000_000_000), limit(0));
     for (port, settings, forwarded_for, backend) in [
         (Port::Rules, rules, "%[src]", "app"),
         (
@@ -36,6 +37,9 @@ pub(in super::super) fn haproxy(dir: &Path) -> String {
         (Port::Cookie, "", "%[src]", "cookie"),
         (Port::SocketIo, "", "%[src]", "socketio"),
         (Port::WebSocket, "", "%[src]", "echo"),
+        (Port::Cached, CACHED, "%[src]", "app"),
+        (Port::Limited, &limited, "%[src]", "app"),
+        (Port::Refused, &refused, "%[src]", "app"),
     ] {
         let number = Proxy::Haproxy.port(port);
         let _ = write!(
@@ -46,7 +50,17 @@ pub(in super::super) fn haproxy(dir: &Path) -> String {
         );
     }
     text += &backends();
+    text += "cache stored\n  total-max-size 64\n  max-object-size 1000000\n  max-age 3600\n";
     text
+}
+
+/// Most requests of a client in a second.
+fn limit(most: u32) -> String {
+    format!(
+        "  stick-table type ip size 100k expire 10s store http_req_rate(1s)\n  \
+         http-request track-sc0 src\n  \
+         http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt {most} }}\n"
+    )
 }
 
 fn backends() -> String {
@@ -74,6 +88,9 @@ fn backends() -> String {
     }
     text
 }
+
+const CACHED: &str = "  filter cache stored\n  filter compression\n  \
+    http-request cache-use stored\n  http-response cache-store stored\n";
 
 const DEFAULTS: &str = "defaults\n  mode http\n  log global\n  http-reuse always\n  \
     timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n  timeout tunnel 1h\n  \

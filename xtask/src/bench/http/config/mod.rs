@@ -6,13 +6,19 @@
 
 mod agent;
 mod backend;
+mod caddy;
+mod h2o;
 mod haproxy;
 mod nginx;
+mod varnish;
 
 pub(super) use agent::agent;
 pub(super) use backend::backend;
+pub(super) use caddy::caddy;
+pub(super) use h2o::h2o;
 pub(super) use haproxy::haproxy;
 pub(super) use nginx::reverse as reverse_nginx;
+pub(super) use varnish::{start_varnish, varnish};
 
 /// The network of the client, for proxies that trust it.
 const CLIENTS: &str = "10.213.0.0/24";

@@ -29,7 +29,9 @@ pub(in super::super) fn reverse(dir: &Path, has_http2_line: bool) -> String {
     }
     let _ = writeln!(
         text,
-        "proxy_cache_path {dir}/nginx-cache keys_zone=stored:10m inactive=1h use_temp_path=off;"
+        "proxy_cache_path {dir}/nginx-cache keys_zone=stored:10m inactive=1h use_temp_path=off;\n\
+         limit_req_zone $binary_remote_addr zone=limited:1m rate=1000000r/s;\n\
+         limit_req_zone $binary_remote_addr zone=refused:1m rate=1r/m;\nlimit_req_status 429;"
     );
     text += &servers(has_http2_line, &format!("{dir}/pages"));
     text += "}\n";
@@ -76,7 +78,20 @@ fn servers(has_http2_line: bool, pages: &str) -> String {
         (Port::WebSocket, websocket, "$remote_addr"),
         (
             Port::Cached,
-            app("app") + "proxy_cache stored; proxy_cache_lock on;",
+            format!(
+                "{} proxy_cache stored; proxy_cache_lock on; {FILES}",
+                app("app")
+            ),
+            "$remote_addr",
+        ),
+        (
+            Port::Limited,
+            app("app") + "limit_req zone=limited burst=100000 nodelay;",
+            "$remote_addr",
+        ),
+        (
+            Port::Refused,
+            app("app") + "limit_req zone=refused;",
             "$remote_addr",
         ),
     ] {
