@@ -80,6 +80,13 @@ impl Check<'_> {
         Ok(shape)
     }
 
+    /// A request for a file that the client has: it names the tag that the proxy gave it.
+    pub(super) fn known(&self, file: (&str, usize)) -> Result<Shape> {
+        let answer = self.ask(&Shape::file(file))?;
+        let tag = answer.header("etag").context("a file without a tag")?;
+        Ok(Shape::not_modified(file, tag))
+    }
+
     /// A poll of a session that was begun through the proxy.
     pub(super) fn session(&self) -> Result<Shape> {
         let answer = self.ask(&Shape::handshake())?;

@@ -164,6 +164,7 @@ impl Measure {
         let shapes = match self {
             Self::Cookie => vec![check.cookie()?],
             Self::Sid => vec![check.session()?],
+            Self::File304 => vec![check.known(ZEROS[0])?],
             _ => self.shapes(),
         };
         if self.is_of_refusals() {
@@ -209,13 +210,12 @@ impl Measure {
             Self::File1k => Shape::file(kib1),
             Self::File64k => Shape::file(kib64),
             Self::File10m => Shape::file(mib10),
-            Self::File304 => Shape::not_modified(kib1),
             Self::FileRange => Shape::part(kib64, 1 << 10),
             Self::Cached1k => Shape::cached(kib1),
             Self::Cached64k => Shape::cached(kib64),
             Self::Tls64 | Self::H2One | Self::H2Hundred => Shape::small(Port::Tls),
             Self::Mixed => return Shape::mixed(),
-            Self::Cookie | Self::Sid => return Vec::new(),
+            Self::Cookie | Self::Sid | Self::File304 => return Vec::new(),
             Self::FullHandshakes | Self::Resumptions | Self::Messages | Self::Idle => {
                 return Vec::new();
             }

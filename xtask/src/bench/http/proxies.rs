@@ -131,6 +131,7 @@ impl<'a> Proxies<'a> {
                 caddy.args(["run", "--adapter", "caddyfile", "--config"]);
                 caddy.arg(file).env("GOMAXPROCS", "1");
                 caddy.env("XDG_DATA_HOME", self.dir);
+                caddy.env("XDG_CONFIG_HOME", self.dir);
                 caddy
             }
             Proxy::Agent => {

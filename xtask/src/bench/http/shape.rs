@@ -81,9 +81,9 @@ impl Shape {
     }
 
     /// GET of a file that the client has already.
-    pub(super) fn not_modified((name, _): (&str, usize)) -> Self {
+    pub(super) fn not_modified((name, _): (&str, usize), tag: &str) -> Self {
         Self::new(Port::Files, &format!("/{name}"), Expected::NotModified)
-            .with("If-None-Match", "*")
+            .with("If-None-Match", tag)
     }
 
     /// GET of the first bytes of a file.

@@ -7,7 +7,7 @@ use std::path::Path;
 /// Its configuration.
 pub(in super::super) fn caddy(dir: &Path) -> String {
     format!(
-        "{{\n  admin off\n  auto_https off\n  persist_config off\n}}\n\
+        "{{\n  admin off\n  auto_https off\n}}\n\
          http://{SERVER}:{port} {{\n  root * {pages}\n  file_server\n  \
          log {{\n    output file {log}\n  }}\n}}\n",
         port = Proxy::Caddy.port(Port::Files),
