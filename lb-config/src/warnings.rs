@@ -94,7 +94,7 @@ fn of_service(service: &Service) -> Vec<String> {
     }
     let routes = service.http.iter().flat_map(|http| &http.routes);
     let roots = routes.filter_map(|route| match &route.action {
-        Action::Files(files) => Some(files.root.as_path()),
+        Action::Files { files, .. } => Some(files.root.as_path()),
         _ => None,
     });
     found.extend(roots.filter_map(|root| unseen(name, root)));

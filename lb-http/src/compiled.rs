@@ -59,8 +59,8 @@ pub(super) enum Target {
         body: Bytes,
         content_type: String,
     },
-    /// Nowhere: they get files.
-    Files(Site),
+    /// Nowhere: they get files. What is none may go to the backends of a service.
+    Files(Site, Option<Option<ServiceId>>),
 }
 
 impl CompiledService {
@@ -128,6 +128,8 @@ impl RouteConfig {
                 name: _,
                 hosts: _,
                 path: _,
+                exact: _,
+                prefix_rewrite: _,
                 action: _,
                 request_headers: _,
                 response_headers: _,
@@ -191,10 +193,21 @@ impl Target {
                 body: Bytes::from(body.clone()),
                 content_type: content_type.clone(),
             },
-            Some(Action::Files(files)) => {
+            Some(Action::Files { files, otherwise }) => {
                 let path = route.map_or("", |route| route.path.as_str());
-                Self::Files(Site::new(files, path))
+                let otherwise = otherwise.as_ref().map(|name| tables.service(name));
+                Self::Files(Site::new(files, path), otherwise)
             }
+        }
+    }
+}
+
+impl Target {
+    /// The service whose backends may get its requests; inside, `None` before it has tables.
+    fn backends(&self) -> Option<Option<ServiceId>> {
+        match self {
+            Self::Backends(service) | Self::Files(_, Some(service)) => Some(*service),
+            Self::Redirect { .. } | Self::Answer { .. } | Self::Files(_, None) => None,
         }
     }
 }
@@ -207,12 +220,10 @@ fn proxied(
     tables: &dyn ServiceTables,
     secret: [u64; 2],
 ) -> Option<Proxied> {
-    let Target::Backends(service) = target else {
-        return None;
-    };
+    let service = target.backends()?;
     let cookies = service.and_then(|id| cookies(http, route, id, tables, secret));
     Some(Proxied {
-        service: *service,
+        service,
         cookies,
         via: Via::new(secret, &http.name),
     })
@@ -232,10 +243,7 @@ fn limit_terms<'a>(
         limiter,
         identity: identity.unwrap_or(&http.name),
         origin: LimitOrigin {
-            service: match target {
-                Target::Backends(service) => *service,
-                _ => None,
-            },
+            service: target.backends().flatten(),
             prefixes: table.map_or((32, 64), |table| {
                 (table.head.ipv4_prefix, table.head.ipv6_prefix)
             }),
@@ -264,7 +272,14 @@ pub(super) fn cookies(
     };
     let (name, path) = match route.map(|route| (&route.action, route.path.as_str())) {
         // Backends that are not the route's own have their cookies everywhere.
-        Some((Action::Forward(name), path)) if *name != http.name => (name, path),
+        Some((
+            Action::Forward(name)
+            | Action::Files {
+                otherwise: Some(name),
+                ..
+            },
+            path,
+        )) if *name != http.name => (name, path),
         _ => (&http.name, ""),
     };
     let name = tables.hash_name(id).unwrap_or(name);

@@ -103,7 +103,12 @@ fn configured<'a>(
 ) -> Option<(&'a Arc<HttpService>, Option<&'a Route>)> {
     let mut services = snapshot.services.values().map(|service| &service.http);
     services.find_map(|http| {
-        let is_own = |route: &&Route| matches!(&route.action, Action::Forward(to) if to == name);
+        let is_own = |route: &&Route| {
+            matches!(
+                &route.action,
+                Action::Forward(to) | Action::Files { otherwise: Some(to), .. } if to == name
+            )
+        };
         if http.name == name {
             return Some((http, None));
         }

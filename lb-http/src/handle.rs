@@ -50,22 +50,28 @@ pub(super) async fn handle(
             return Outcome::Own(context.clear(Source::Gateway, answer));
         }
     };
-    match &route.target {
-        Target::Backends(backends) => {
-            let place = (&*service, route, *backends);
-            let sides = (context, record);
-            match &route.cache {
-                Some(cache) => {
-                    serve_cached::serve(permit, sides, place, cache, (peer, progress)).await
-                }
-                None => exchange::proxy(permit, sides, place, peer, progress).await,
+    let backends = match &route.target {
+        Target::Backends(backends) => *backends,
+        Target::Files(site, Some(backends)) => {
+            let sides = (&mut *context, &mut *record);
+            match serve_files::serve_if_there(permit.again(), sides, site).await {
+                Some(outcome) => return outcome,
+                None => *backends,
             }
         }
-        Target::Files(site) => serve_files::serve(permit, (context, record), site).await,
+        Target::Files(site, None) => {
+            return serve_files::serve(permit, (context, record), site).await;
+        }
         own => {
             record.by_route();
-            Outcome::Own(configured(permit, context, own))
+            return Outcome::Own(configured(permit, context, own));
         }
+    };
+    let place = (&*service, route, backends);
+    let sides = (context, record);
+    match &route.cache {
+        Some(cache) => serve_cached::serve(permit, sides, place, cache, (peer, progress)).await,
+        None => exchange::proxy(permit, sides, place, peer, progress).await,
     }
 }
 
@@ -89,7 +95,7 @@ fn configured(_permit: Permit, context: &RequestContext, target: &Target) -> Cle
             204 | 304 => Answer::empty(*status),
             _ => Answer::new(*status, content_type, body.clone()),
         },
-        Target::Backends(_) | Target::Files(_) => {
+        Target::Backends(_) | Target::Files(..) => {
             return context.refuse(StatusCode::INTERNAL_SERVER_ERROR);
         }
     };

@@ -18,9 +18,18 @@ pub(crate) struct Router {
     every: Paths,
 }
 
-/// Path prefixes for one name with the places of their routes, longest first.
+/// Paths for one name with the places of their routes: the longest first, and a whole one before a beginning.
 #[derive(Debug, Default)]
-struct Paths(Vec<(Box<str>, usize)>);
+struct Paths(Vec<Entry>);
+
+/// A path of a route.
+#[derive(Debug)]
+struct Entry {
+    path: Box<str>,
+    /// It is a whole path, not the beginning of some.
+    exact: bool,
+    place: usize,
+}
 
 impl Router {
     /// For these routes, of which no two have a host and a path in common.
@@ -28,14 +37,14 @@ impl Router {
         let mut router = Self::default();
         for (place, route) in routes.iter().enumerate() {
             if route.hosts.is_empty() {
-                router.every.add(&route.path, place);
+                router.every.add(route, place);
             }
             for host in &route.hosts {
                 let paths = match host {
                     HostPattern::Exact(name) => router.exact.entry(name.as_str().into()),
                     HostPattern::Wildcard(name) => router.wildcard.entry(name.as_str().into()),
                 };
-                paths.or_default().add(&route.path, place);
+                paths.or_default().add(route, place);
             }
         }
         router
@@ -128,22 +137,30 @@ impl Guards {
 }
 
 impl Paths {
-    fn add(&mut self, path: &str, place: usize) {
-        self.0.push((path.into(), place));
+    fn add(&mut self, route: &Route, place: usize) {
+        self.0.push(Entry {
+            path: route.path.as_str().into(),
+            exact: route.exact,
+            place,
+        });
         self.0
-            .sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
+            .sort_by_key(|entry| std::cmp::Reverse((entry.path.len(), entry.exact)));
     }
 
     fn find(&self, path: &str) -> Option<usize> {
-        let fits = |prefix: &str| {
-            path.strip_prefix(prefix)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let found = self
-            .0
-            .iter()
-            .find(|(prefix, _)| prefix.is_empty() || fits(prefix));
-        found.map(|(_, place)| *place)
+        let found = self.0.iter().find(|entry| entry.fits(path));
+        found.map(|entry| entry.place)
+    }
+}
+
+impl Entry {
+    fn fits(&self, path: &str) -> bool {
+        match (path.strip_prefix(&*self.path), self.exact) {
+            (None, _) => false,
+            // The path of `/` is kept as an empty one.
+            (Some(rest), true) => rest.is_empty() || (self.path.is_empty() && rest == "/"),
+            (Some(rest), false) => self.path.is_empty() || rest.is_empty() || rest.starts_with('/'),
+        }
     }
 }
 
@@ -204,6 +221,28 @@ mod tests {
         assert_eq!(find("/api/v22"), Some(0));
         assert_eq!(find("/apix"), Some(2));
         assert_eq!(find("*"), Some(2));
+    }
+
+    #[test]
+    fn exact_path_is_for_itself_alone() {
+        let text = "[[service]]\nname = 'a'\nmode = 'http'\nlisten = ['0.0.0.0:80']\n\
+                    [[service.route]]\npath = '/'\nanswer = {}\n\
+                    [[service.route]]\npath = '/'\nexact = true\nanswer = {}\n\
+                    [[service.route]]\npath = '/login'\nexact = true\nanswer = {}\n\
+                    [[service.route]]\npath = '/login'\nanswer = {}\n";
+        let config = parse(text, std::path::Path::new("f")).unwrap();
+        let router = Router::new(&config.services[0].http.as_ref().unwrap().routes);
+        for (path, place) in [
+            ("/", 1),
+            ("/x", 0),
+            ("/login", 2),
+            ("/login/", 3),
+            ("/login/x", 3),
+            ("/%6cogin", 2),
+            ("/loginx", 0),
+        ] {
+            assert_eq!(router.find("h", path), Some(place), "{path}");
+        }
     }
 
     #[test]

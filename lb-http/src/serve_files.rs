@@ -46,6 +46,25 @@ impl From<FindError> for Failure {
     }
 }
 
+/// Answers a request by a file; `None` if there is none, or if it is no request for one.
+pub(super) async fn serve_if_there(
+    _permit: Permit,
+    (context, record): (&mut RequestContext, &mut Record),
+    site: &Site,
+) -> Option<Outcome> {
+    let is_for_files = matches!(context.head.method, Method::GET | Method::HEAD);
+    if !is_for_files || context.upgrade.is_some() {
+        return None;
+    }
+    let outcome = match answer(context, site).await {
+        Ok(outcome) => outcome,
+        Err(Failure::Status(StatusCode::NOT_FOUND)) => return None,
+        Err(failure) => failed(context, site, failure),
+    };
+    record.by_files(WHY);
+    Some(outcome)
+}
+
 /// Answers a request by a file.
 pub(super) async fn serve(
     _permit: Permit,
@@ -68,10 +87,17 @@ pub(super) async fn serve(
         page.head.fields.set(Name::Allow, ALLOWED);
         return Outcome::Own(context.clear(Source::Gateway, page));
     }
-    let status = match answer(context, site).await {
-        Ok(outcome) => return outcome,
-        Err(Failure::Status(status)) => status,
-        Err(Failure::Find(error)) => {
+    match answer(context, site).await {
+        Ok(outcome) => outcome,
+        Err(failure) => failed(context, site, failure),
+    }
+}
+
+/// The answer that says why no file is sent.
+fn failed(context: &RequestContext, site: &Site, failure: Failure) -> Outcome {
+    let status = match failure {
+        Failure::Status(status) => status,
+        Failure::Find(error) => {
             static LINE: Seldom = Seldom::new();
             if let Some(times) = LINE.cause() {
                 tracing::error!(%error, root = %site.root.display(), times, "files cannot be sent");

@@ -17,6 +17,8 @@ pub struct RequestHead {
     /// The header section.
     pub fields: Fields,
     target: Span,
+    /// The target that is written, if it is another one.
+    rewritten: Option<Span>,
 }
 
 /// How large a head may be.
@@ -104,6 +106,7 @@ impl RequestHead {
             version,
             fields,
             target,
+            rewritten: None,
         }
     }
 
@@ -143,6 +146,19 @@ impl RequestHead {
     /// Replaces the target.
     pub fn set_target(&mut self, target: &[u8]) {
         self.target = self.fields.add_text(target);
+    }
+
+    /// The target as [`RequestHead::write`] sends it.
+    pub fn written_target(&self) -> &[u8] {
+        match self.rewritten {
+            Some(target) => target.of(self.fields.text()),
+            None => self.target(),
+        }
+    }
+
+    /// Has another target written; [`RequestHead::target`] stays that of the client.
+    pub fn rewrite(&mut self, target: &[u8]) {
+        self.rewritten = Some(self.fields.add_text(target));
     }
 
     /// The path, as it came.
@@ -244,7 +260,7 @@ impl RequestHead {
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.method.as_str().as_bytes());
         out.push(b' ');
-        out.extend_from_slice(self.target());
+        out.extend_from_slice(self.written_target());
         out.extend_from_slice(b" HTTP/1.1\r\n");
         self.fields.write(out);
     }

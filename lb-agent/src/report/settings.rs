@@ -20,7 +20,13 @@ fn route(route: &Route) -> RouteStatus {
             Action::Forward(service) => format!("backends of {service}"),
             Action::Redirect { to, .. } => format!("redirect to {to}"),
             Action::Answer { status, .. } => format!("answer {}", status.as_str()),
-            Action::Files(files) => format!("files of {}", files.root.display()),
+            Action::Files { files, otherwise } => {
+                let of = format!("files of {}", files.root.display());
+                match otherwise {
+                    Some(service) => format!("{of}, else backends of {service}"),
+                    None => of,
+                }
+            }
         },
     }
 }

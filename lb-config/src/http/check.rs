@@ -120,13 +120,14 @@ fn check_introductions(raw: &RawHttp, problems: &mut Problems) {
 
 /// Two routes for the same host and path: one of them would never be taken.
 fn check_overlaps(routes: &[RawRoute], problems: &mut Problems) {
-    let mut seen: HashMap<(Option<&HostPattern>, &str), &Place> = HashMap::new();
+    let mut seen: HashMap<(Option<&HostPattern>, &str, bool), &Place> = HashMap::new();
     for route in routes {
         let every = [None];
         let named: Vec<Option<&Located<HostPattern>>> = route.hosts.iter().map(Some).collect();
         let hosts = if named.is_empty() { &every[..] } else { &named };
         for host in hosts {
-            let key = (host.map(|host| &host.value), route.path.value.as_str());
+            let path = route.path.value.as_str();
+            let key = (host.map(|host| &host.value), path, route.exact);
             let place = host.map_or(route.path_place(), |host| &host.place);
             if let Some(before) = seen.insert(key, &route.place) {
                 let line = before.offset.map_or(0, |offset| problems.line(offset));
@@ -161,6 +162,8 @@ fn route(
         was,
         hosts,
         path,
+        exact,
+        prefix_rewrite,
         // The action made of these is in `target`.
         backends: _,
         redirect: _,
@@ -176,25 +179,33 @@ fn route(
         does_something,
     } = raw;
     let protocol = protocol.map(|protocol| protocol.value);
+    let named = name.as_ref();
+    let mut own_backends = |place: Place, backends| {
+        let own = named.map(|name| name.value.clone());
+        let derived = own.or_else(|| derived_name(&path.value));
+        let whole = inner_name(service, derived, &here, problems);
+        // Without a name that is noted there is no service.
+        if whole != service {
+            inner.push(Inner {
+                place: named.map_or(place, |name| name.place.clone()),
+                name: whole.clone(),
+                was: was.clone(),
+                backends,
+                protocol: protocol.unwrap_or(usual),
+            });
+        }
+        whole
+    };
     let action = match target {
         Target::Done(action) => action,
-        Target::Backends(place, backends) => {
-            let own = name.as_ref().map(|name| name.value.clone());
-            let derived = own.or_else(|| derived_name(&path.value));
-            let whole = inner_name(service, derived, &here, problems);
-            let place = name.as_ref().map_or(place, |name| name.place.clone());
-            // Without a name that is noted there is no service.
-            if whole != service {
-                inner.push(Inner {
-                    place,
-                    name: whole.clone(),
-                    was,
-                    backends,
-                    protocol: protocol.unwrap_or(usual),
-                });
-            }
-            Action::Forward(whole)
-        }
+        Target::Backends(place, backends) => Action::Forward(own_backends(place, backends)),
+        Target::FilesFirst(files, backends) => Action::Files {
+            files,
+            otherwise: Some(match backends {
+                Some((place, backends)) => own_backends(place, backends),
+                None => service.to_owned(),
+            }),
+        },
         Target::Unsaid => {
             if !does_something {
                 problems.add(
@@ -210,6 +221,8 @@ fn route(
         name: name.map(|name| name.value),
         hosts: hosts.into_iter().map(|host| host.value).collect(),
         path: path.value,
+        exact,
+        prefix_rewrite: prefix_rewrite.map(|path| path.value),
         action,
         protocol,
         request_headers,

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use super::sections::{ALGORITHMS, Algorithm, file_path};
 use super::{path as paths, value};
+use crate::choice::choice;
 use crate::lists::Texts;
 use crate::reader::Value;
 use crate::schema::fields::{Found, Required};
 use crate::schema::kinds::{
-    Flag, List, Made, NonEmpty, OneOrMore, Short, Sound, Text, path, sub, text,
+    Flag, List, Made, NonEmpty, OneOrMore, Short, Sound, Text, one_of, path, sub, text,
 };
 use crate::schema::{Kind, section};
 use crate::value::{BadValue, quoted};
@@ -36,6 +37,16 @@ const CACHE_CONTROL: Text<String, BadValue> = text(
 );
 const RULE: &str = "{ path = \"*.js\", value = \"max-age=31536000, immutable\" }";
 
+choice! {
+    /// What a request for something that is no file gets.
+    pub enum Missing {
+        /// 404.
+        NotFound = "404",
+        /// The answer of the route's backends, or of the service's if the route has none.
+        Backends = "backends",
+    }
+}
+
 section! {
     Reload, "0.1";
     /// Files of a directory, for GET and HEAD.
@@ -50,6 +61,9 @@ section! {
         /// Paths that are tried in turn. `$path` is that of the request. The last one of a single-page application is
         /// `/index.html`.
         pub attempts as "try": Vec<Attempt> = vec![Attempt::of_request()], attempts();
+        /// What a request gets that is not for a file. With `"backends"` they get every request other than GET and HEAD
+        /// too.
+        pub missing: Missing = Missing::NotFound, one_of();
         /// Codings whose files lie beside the originals, as `app.js.zst`, `app.js.br` and `app.js.gz`. The order counts
         /// among those that a client likes equally.
         pub precompressed: Vec<Algorithm> = Vec::new(), ALGORITHMS;

@@ -4,7 +4,7 @@ use ::http::StatusCode;
 
 use super::Protocol;
 use super::auth::{Auth, AuthOrNone};
-use super::files::{self, Files};
+use super::files::{self, Files, Missing};
 use super::header::{self, HeaderRule};
 use super::limit::{Limit, limits};
 use super::sections::{RouteLimits, RouteTimeouts};
@@ -15,8 +15,8 @@ use crate::lists::{self, RawBackend, Texts};
 use crate::reader::{Table, Value};
 use crate::schema::fields::{Found, PLACE, Required};
 use crate::schema::kinds::{
-    Code, Given, List, Made, Maybe, NonEmpty, OneOrMore, Placed, Short, Sound, Sub, Text, one_of,
-    sub, text,
+    Code, Flag, Given, List, Made, Maybe, NonEmpty, OneOrMore, Placed, Short, Sound, Sub, Text,
+    one_of, sub, text,
 };
 use crate::schema::{Kind, section};
 use crate::value::{BadValue, quoted};
@@ -30,6 +30,10 @@ pub struct Route {
     pub hosts: Vec<HostPattern>,
     /// The beginning of the paths, in whole segments: `/api`, or empty for every path.
     pub path: String,
+    /// Whether only this path matches, and none below it.
+    pub exact: bool,
+    /// What backends get in the place of `path`: `/app`, or empty for nothing.
+    pub prefix_rewrite: Option<String>,
     /// The action for a request that matches.
     pub action: Action,
     /// The HTTP version that its backends speak, if it differs from the service's.
@@ -70,7 +74,12 @@ pub enum Action {
         content_type: String,
     },
     /// The agent sends files.
-    Files(Files),
+    Files {
+        /// The files.
+        files: Files,
+        /// The service whose backends get requests for what is no file.
+        otherwise: Option<String>,
+    },
 }
 
 /// The kind of a route's name.
@@ -89,6 +98,11 @@ const PATH: Placed<Texts<String>> = Placed(Text {
             path.clone()
         }
     },
+});
+const REWRITE: Placed<Texts<String>> = Placed(Text {
+    what: "path",
+    example: "\"/\"",
+    ..PATH.0
 });
 const HOST: Placed<Texts<HostPattern>> = Placed(text(
     "server name, or `*.` and a domain",
@@ -115,6 +129,11 @@ section! {
         pub(super) hosts as "host": Vec<Located<HostPattern>> = Vec::new(), hosts();
         /// Beginning of the paths of the requests, in whole segments.
         pub(super) path: Located<String> = Located { value: String::new(), place: Place::FILE }, PATH;
+        /// Whether only this path counts, and none below it.
+        pub(super) exact: bool = false, Flag;
+        /// Path that backends get in the place of `path`, as `"/"` for `/users` in the place of `/api/users`. They get
+        /// `path` as `X-Forwarded-Prefix`.
+        pub(super) prefix_rewrite: Option<Located<String>> = None, Maybe(REWRITE);
         /// Backends of the route, at least one. Without it those of the service.
         pub(super) backends: Option<Located<Vec<RawBackend>>> = None, Maybe(Placed(backends()));
         /// Where a client is sent: a URL or a path, perhaps with variables, or a table.
@@ -152,6 +171,8 @@ pub(super) enum Target {
     Done(Action),
     /// A target that is not valid; the problem is noted.
     Bad,
+    /// Files; what is none goes to these backends, or to those of the service.
+    FilesFirst(Files, Option<(Place, Vec<RawBackend>)>),
 }
 
 impl RawRoute {
@@ -162,7 +183,14 @@ impl RawRoute {
         match (backends, redirect, answer, self.files.take()) {
             (None, None, None, None) => Target::Unsaid,
             (Some(backends), None, None, None) => Target::Backends(backends.place, backends.value),
-            (None, None, None, Some(Some(files))) => Target::Done(Action::Files(files)),
+            (backends, None, None, Some(Some(files))) if files.missing == Missing::Backends => {
+                let backends = backends.map(|backends| (backends.place, backends.value));
+                Target::FilesFirst(files, backends)
+            }
+            (None, None, None, Some(Some(files))) => Target::Done(Action::Files {
+                files,
+                otherwise: None,
+            }),
             (None, Some(Some(Redirect { to, status })), None, None) => {
                 Target::Done(Action::Redirect { to, status })
             }
@@ -195,6 +223,7 @@ impl RawRoute {
 
 fn does_something(table: &Table<'_, '_>) -> bool {
     let options = [
+        "prefix_rewrite",
         "protocol",
         "request_headers",
         "response_headers",
@@ -209,19 +238,28 @@ fn does_something(table: &Table<'_, '_>) -> bool {
 /// A route leads to one place, and only backends have a protocol.
 fn check_target(route: &RawRoute, table: &mut Table<'_, '_>, problems: &mut Problems) {
     let targets = ["backends", "redirect", "answer", "files"];
+    let files_first =
+        matches!(&route.files, Some(Some(files)) if files.missing == Missing::Backends);
+    let targets = &targets[usize::from(files_first)..];
     if targets.iter().filter(|key| table.has(key)).count() > 1 {
         problems.add(
             &table.place,
-            "leads to more than one place (write one of backends, redirect, answer and files)",
+            "leads to more than one place (write one of backends, redirect, answer and files; backends for what is no \
+             file take missing = \"backends\" in files)",
         );
         return;
     }
     let answers = matches!(route.redirect, Some(Some(_)))
         || matches!(route.answer, Some(Some(_)))
-        || matches!(route.files, Some(Some(_)));
-    if answers && let Some(value) = table.peek("protocol") {
-        let message = "there is no backend to speak it with (leave it out)";
-        problems.add(&value.place, message);
+        || matches!(route.files, Some(Some(_))) && !files_first;
+    for (key, what) in [
+        ("protocol", "speak it with"),
+        ("prefix_rewrite", "get another path"),
+    ] {
+        if answers && let Some(value) = table.peek(key) {
+            let message = format!("there is no backend to {what} (leave it out)");
+            problems.add(&value.place, message);
+        }
     }
 }
 

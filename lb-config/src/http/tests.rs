@@ -584,4 +584,48 @@ fn service_that_asks_itself_who_may_ask_is_refused_unless_that_path_is_open() {
     assert_eq!(errors(&with(own, other)).len(), 1);
     of(&with(own, open));
     of(&with("http://127.0.0.1:8081/auth", ""));
+fn files_and_backends_of_one_route_go_together_where_that_is_said() {
+    let text = "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
+                [[service.route]]\nfiles = { root = '/srv', missing = 'backends' }\n\
+                [[service.route]]\npath = '/b'\nfiles = { root = '/srv', missing = 'backends' }\n\
+                backends = ['127.0.0.1:2']\nprefix_rewrite = '/'\nprotocol = 'h2c'\n";
+    let config = of(text);
+    let routes = &config.services[0].http.as_ref().unwrap().routes;
+    let otherwise: Vec<Option<&str>> = routes
+        .iter()
+        .map(|route| match &route.action {
+            Action::Files { otherwise, .. } => otherwise.as_deref(),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(otherwise, [Some("app"), Some("app/b")]);
+    assert_eq!(routes[1].prefix_rewrite.as_deref(), Some(""));
+    assert_eq!(config.services[1].backends.len(), 1);
+    let problems = errors_with(
+        "[[service.route]]\nfiles = '/srv'\nbackends = ['127.0.0.1:2']\n\
+         [[service.route]]\npath = '/b'\nfiles = '/srv'\nprefix_rewrite = '/x'\n\
+         [[service.route]]\npath = '/c'\nbackends = ['127.0.0.1:3']\nprefix_rewrite = 'x'\n",
+    );
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    assert!(
+        problems[0].contains("take missing = \"backends\" in files"),
+        "{problems:#?}"
+    );
+    assert!(
+        problems[1].contains("there is no backend to get another path"),
+        "{problems:#?}"
+    );
+    assert!(problems[2].contains("prefix_rewrite"), "{problems:#?}");
+}
+
+#[test]
+fn path_is_there_once_as_a_whole_and_once_as_a_beginning() {
+    let route = "[[service.route]]\npath = '/a'\nanswer = {}\n";
+    let exact = format!("{route}exact = true\n");
+    assert!(errors_with(&format!("{route}{exact}")).is_empty());
+    let twice = errors_with(&format!("{exact}{route}{exact}"));
+    assert!(
+        twice.len() == 1 && twice[0].contains("belongs to the route of line"),
+        "{twice:?}"
+    );
 }

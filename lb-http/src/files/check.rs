@@ -20,7 +20,7 @@ pub fn check_config(
     let is_served = config.services.iter().flat_map(|service| &service.http);
     let is_needed = is_served
         .flat_map(|http| &http.routes)
-        .any(|route| matches!(route.action, Action::Files(_)));
+        .any(|route| matches!(route.action, Action::Files { .. }));
     if !is_needed {
         return Vec::new();
     }
@@ -38,7 +38,7 @@ fn problems(config: &Config, user: &str) -> Vec<String> {
     for (index, service) in written.enumerate() {
         let routes = service.http.iter().flat_map(|http| &http.routes);
         for (place, route) in routes.enumerate() {
-            if let Action::Files(files) = &route.action
+            if let Action::Files { files, .. } = &route.action
                 && let Some(problem) = problem(files, user)
             {
                 problems.push(format!(

@@ -15,6 +15,7 @@
 //! | `limits` | refuses a request above a limit of its client | |
 //! | `auth` | refuses a request without the password of a user, or that a server does not let in | adds the server's cookies |
 //! | `header_rules` | applies the rules of the configuration | applies those for answers |
+//! | `prefix_rewrite` | gives backends another beginning of the path | |
 //! | `loops` | refuses a request that has passed here before | |
 //! | `stickiness` | finds the client's sticky key | sets its cookie |
 
@@ -27,6 +28,7 @@ mod limits;
 mod loops;
 mod max_forwards;
 mod paths;
+mod prefix_rewrite;
 mod stickiness;
 
 use std::io;
@@ -248,6 +250,10 @@ impl Chain {
                 name,
                 request_headers.iter().chain(of_requests),
                 response_headers.iter().chain(of_responses),
+            ),
+            prefix_rewrite::filter(
+                route.map_or("", |route| &route.path),
+                route.and_then(|route| route.prefix_rewrite.as_deref()),
             ),
             loops::filter(via),
             stickiness::filter(stickiness, sticky),

@@ -23,7 +23,7 @@ pub(crate) fn is_grpc_type(kind: &[u8]) -> bool {
 /// The scheme is that of this hop, as servers compare it with their transport; `X-Forwarded-Proto` has
 /// that of the client.
 pub(super) fn request(head: &RequestHead, framing: Framing) -> Option<Request<()>> {
-    let path = PathAndQuery::try_from(head.target()).ok()?;
+    let path = PathAndQuery::try_from(head.written_target()).ok()?;
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
     let authority = Authority::try_from(head.host()).ok();

@@ -22,6 +22,7 @@ mod messages;
 mod prior_knowledge;
 mod request_limits;
 mod responses;
+mod routes;
 mod sessions;
 mod tables;
 mod upgrade;
