@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
+use hyper::header::{self, HeaderName};
 use lb_common::abi::ServiceId;
 
 use super::auth::{RouteAuth, UsersFiles};
@@ -18,7 +19,7 @@ use super::routes::{Guard, Guards, Router};
 use super::sticky::cookie::Cookies;
 use super::tables::{Confine, ServiceTables};
 use lb_config::http::{
-    Action, AmbiguousPaths, Cache, HttpService, Protocol, Route, RouteLimits, RouteTimeouts,
+    Action, AmbiguousPaths, Auth, Cache, HttpService, Protocol, Route, RouteLimits, RouteTimeouts,
     Stickiness, Template, Timeouts,
 };
 
@@ -162,6 +163,7 @@ impl RouteConfig {
                 let via = || Via::new(secret, &format!("{} auth", http.name));
                 RouteAuth::new(auth, &mut shared.users, via)
             }),
+            foreign: foreign_claims(http, auth),
             limits: limit_terms(http, &target, tables, &shared.limiter),
         };
         Self {
@@ -227,6 +229,26 @@ fn proxied(
         cookies,
         via: Via::new(secret, &http.name),
     })
+}
+
+/// The headers that servers of the service's other routes tell of users. A client has no say in them on a route with
+/// `auth`, its own or none. Credentials are the client's.
+fn foreign_claims(http: &HttpService, auth: Option<&Auth>) -> Vec<Vec<u8>> {
+    let of = |auth: &Auth| match auth {
+        Auth::Forward(forward) => forward.set.clone(),
+        Auth::Basic(_) => Vec::new(),
+    };
+    let own = auth.map(of).unwrap_or_default();
+    let is_foreign = |name: &HeaderName| {
+        !own.contains(name) && !matches!(*name, header::AUTHORIZATION | header::COOKIE)
+    };
+    let mut names: Vec<HeaderName> = http.auths().flat_map(of).filter(is_foreign).collect();
+    names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    names.dedup();
+    names
+        .iter()
+        .map(|name| name.as_str().as_bytes().to_vec())
+        .collect()
 }
 
 /// The facts that limits of a route need.

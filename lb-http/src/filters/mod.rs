@@ -41,7 +41,7 @@ use lb_http1::ResponseHead;
 
 use super::answers::Answer;
 use super::auth::{RouteAuth, Servers};
-use super::forwarded::Via;
+use super::forwarded::{self, Via};
 use super::request::{Backends, Request};
 use super::routes::Guards;
 use super::sticky::cookie::Cookies;
@@ -157,6 +157,8 @@ pub(super) struct Terms<'a> {
     pub(super) proxied: Option<Proxied>,
     /// Its authentication.
     pub(super) auth: Option<RouteAuth>,
+    /// Headers in which its client has no say, although its own authentication does not set them.
+    pub(super) foreign: Vec<Vec<u8>>,
     /// The counts of its limits.
     pub(super) limits: LimitTerms<'a>,
 }
@@ -177,6 +179,8 @@ pub(super) struct Chain {
     before: Vec<Box<dyn Filter>>,
     /// The authentication, which may wait for the hash of a password, or for another server.
     auth: Option<RouteAuth>,
+    /// Headers that are removed after it.
+    foreign: Vec<Vec<u8>>,
     after: Vec<Box<dyn Filter>>,
 }
 
@@ -261,6 +265,7 @@ impl Chain {
         Self {
             before: before.into_iter().flatten().collect(),
             auth: terms.auth,
+            foreign: terms.foreign,
             after: after.into_iter().flatten().collect(),
         }
     }
@@ -275,6 +280,9 @@ impl Chain {
         pass(&self.before, request, backends)?;
         if let Some(auth) = &self.auth {
             auth::check(auth, request, servers).await?;
+        }
+        for name in &self.foreign {
+            forwarded::remove_alike(&mut request.head.fields, name);
         }
         pass(&self.after, request, backends)?;
         Ok(Permit(()))

@@ -393,6 +393,25 @@ fn server_behind_the_service_itself_is_asked_once_and_never_in_circles() {
     assert_eq!(proxy.ask(&get("/a", "")).status(), 508);
 }
 
+#[test]
+fn client_names_no_user_on_an_open_route_either() {
+    let (server, backend) = (Backend::new(), Backend::new());
+    let address = server.address;
+    let proxy = Proxy::new(
+        &[&backend],
+        &format!(
+            "auth = {{ url = 'http://{address}', set = ['X-Auth-User', 'Authorization'] }}\n\
+             [[service.route]]\npath = '/open'\nauth = false"
+        ),
+    );
+    let claims = "X-Auth-User: root\r\nX.Auth.User: root\r\nAuthorization: Bearer x\r\n";
+    let _client = proxy.ask(&get("/open", claims));
+    let (_behind, head) = backend.request();
+    assert!(!head.contains("root"), "{head}");
+    assert_eq!(field(&head, "authorization"), Some("Bearer x"));
+    server.was_spared();
+}
+
 /// A listener whose connections are passed on to another address.
 struct Relay(std::sync::Arc<std::sync::Mutex<Option<std::net::SocketAddr>>>);
 
