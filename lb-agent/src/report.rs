@@ -2,6 +2,7 @@
 
 pub mod applications;
 pub mod figures;
+mod guards;
 mod lookup;
 mod requests;
 mod settings;
@@ -94,6 +95,7 @@ pub fn status(about: &About, sources: &Sources, problems: Vec<String>) -> Result
             degraded: false,
             notes: about.notes.iter().cloned().chain(problems).collect(),
             config: about.config.as_ref().map(|path| path.display().to_string()),
+            cache: guards::cache_size(sources.l7),
             packets: None,
         },
         services,
@@ -160,6 +162,7 @@ impl Sources<'_> {
                 refused: counts[Counter::Refused as usize],
                 denied: counts[Counter::Denied as usize],
             },
+            guards: guards::of(service, self.desired, self.l7),
             backends,
         })
     }

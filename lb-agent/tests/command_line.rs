@@ -136,6 +136,78 @@ fn warnings_do_not_fail_a_check() {
 }
 
 #[test]
+fn check_finds_what_files_users_and_limits_cannot_be() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("page"), "").unwrap();
+    std::fs::write(dir.path().join("users"), "ann:$apr1$x$y\n").unwrap();
+    let shown = dir.path().display();
+    let service = |limit: &str, users: &str, root: &str| {
+        format!(
+            "[[service]]\nname = 'web'\nmode = 'http'\nlisten = ['0.0.0.0:80']\nbackends = ['127.0.0.1:5000']\n\
+             limit = [{limit}]\n[service.http]\nauth = {{ users = '{shown}/{users}' }}\n\
+             [[service.route]]\npath = '/files'\nfiles = '{shown}/{root}'\n"
+        )
+    };
+    for (config, problem) in [
+        (
+            service("{ rate = '1/1s', burst = 0 }", "none", "page"),
+            "burst: ",
+        ),
+        (
+            service("{ rate = '1/1s', burst = 0 }", "none", "page"),
+            "/none: No such file",
+        ),
+        (
+            service("{ rate = '0/1s' }", "users", "page"),
+            "\"0\" is not a number of requests",
+        ),
+        (
+            service("", "users", "page"),
+            "users:1: the hash of ann is apr1",
+        ),
+        (service("", "users", "page"), "/page is no directory"),
+    ] {
+        let path = write(dir.path(), &config);
+        let (code, stdout, stderr) = outcome(&["check", &path]);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        let start = format!("lb-agent: {path}:");
+        let mut lines = stderr.lines();
+        assert!(
+            lines.any(|line| line.starts_with(&start) && line.contains(problem)),
+            "{problem}: {stderr}"
+        );
+    }
+    std::fs::write(dir.path().join("users"), "").unwrap();
+    let limits =
+        "{ name = 'all', rate = '10/1m' }, { name = 'login', rate = '20/1m', path = '/login' }";
+    let path = write(dir.path(), &service(limits, "users", ""));
+    let (code, stdout, stderr) = outcome(&["check", &path]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stdout.contains(
+            "\nwarning: web: the limit login never refuses a request, as all goes before it"
+        ),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn plan_takes_its_file_by_position_and_status_an_interval() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), &GOOD.replace(":8080", ""));
+    let named = outcome(&["plan", "--config", &path]);
+    assert!(named.2.contains("listen"), "{named:?}");
+    assert_eq!(outcome(&["plan", &path]), named);
+    assert_eq!(outcome(&["plan", &path, "--config", &path]).0, 2);
+    let (code, _, stderr) = outcome(&["status", "--interval", "1s"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("--watch"), "{stderr}");
+    let agent = FakeAgent::start();
+    let (_, _, stderr) = agent.outcome(&["status", "--watch", "--interval", "soon"]);
+    assert!(stderr.contains("--interval"), "{stderr}");
+}
+
+#[test]
 fn a_bad_configuration_ends_check_and_run_with_2_and_every_problem() {
     let dir = tempfile::tempdir().unwrap();
     let path = write(

@@ -1,14 +1,20 @@
 //! Settings that are allowed and still likely to surprise.
 
+mod limits;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::http::{Action, HttpService, LimitKey, Stickiness};
+use super::http::Action;
 use super::{Config, DataPlane, Mode, Path, Service, loops};
 
-/// Warnings about `config` before it is used, a sentence each.
-pub fn warnings(config: &Config) -> Vec<String> {
-    let mut found: Vec<String> = config.services.iter().flat_map(of_service).collect();
+/// Warnings about `config` before it is used, a sentence each. `has_more` names the services with backends beside the
+/// configuration.
+pub fn warnings(config: &Config, has_more: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let services = config.services.iter();
+    let mut found: Vec<String> = services
+        .flat_map(|service| of_service(service, has_more(&service.name)))
+        .collect();
     found.extend(chains(config));
     found.extend(own_ports(config));
     found
@@ -72,14 +78,14 @@ fn own_port(service: &Service, backend: &super::Backend, data_plane: DataPlane) 
     })
 }
 
-fn of_service(service: &Service) -> Vec<String> {
+fn of_service(service: &Service, has_more: bool) -> Vec<String> {
     let name = &service.name;
     let mut found = Vec::new();
     let routed = service
         .http
         .as_ref()
         .is_some_and(|http| !http.routes.is_empty());
-    if service.backends.is_empty() && !routed {
+    if service.backends.is_empty() && !routed && !has_more {
         found.push(format!(
             "{name} has no backend in the configuration: while none is added, its addresses are \
              left alone (lb-agent add-backend 127.0.0.1:5000 --service {name})"
@@ -98,7 +104,9 @@ fn of_service(service: &Service) -> Vec<String> {
         _ => None,
     });
     found.extend(roots.filter_map(|root| unseen(name, root)));
-    found.extend(service.http.iter().flat_map(|http| sessions(http)));
+    found.extend(service.http.iter().flat_map(|http| limits::sessions(http)));
+    found.extend(limits::of_service(service));
+    found.extend(listed_twice(service));
     let steered_elsewhere = |backend: &&super::Backend| {
         backend.path == Path::Socket
             && service.mode == Mode::Udp
@@ -134,17 +142,20 @@ fn unseen(service: &str, root: &std::path::Path) -> Option<String> {
     ))
 }
 
-/// Limits by session of a service that knows no session.
-fn sessions(http: &HttpService) -> Option<String> {
-    let of_routes = http.routes.iter().flat_map(|route| &route.request_limits);
-    let mut all = http.request_limits.iter().chain(of_routes);
-    let limit = all.find(|limit| limit.key == LimitKey::Session)?;
-    (http.settings.stickiness != Stickiness::SocketIo).then(|| {
+/// Prefixes that stand in both lists, of which `allow` has no effect.
+fn listed_twice(service: &Service) -> Vec<String> {
+    let both = service.allow.iter();
+    let both = both.filter(|allowed| {
+        let mut denied = service.deny.iter();
+        denied.any(|denied| denied.prefix() == allowed.prefix())
+    });
+    both.map(|prefix| {
         format!(
-            "{}: the limit {} counts by client, as no request has a session (write stickiness = \"socketio\")",
-            http.name, limit.name
+            "{}: {prefix} is in allow and in deny, and is refused (take it out of one)",
+            service.name
         )
     })
+    .collect()
 }
 
 /// Backends that are listen addresses of another service, which may lead back.

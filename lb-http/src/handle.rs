@@ -13,7 +13,7 @@ use super::exchange::{self, Outcome, unless_gone};
 use super::filters::{Cleared, Permit, Source, Stopped};
 use super::peer::Peer;
 use super::progress::Progress;
-use super::record::Record;
+use super::record::{DENIED, Record};
 use super::{rules, serve_cached, serve_files};
 
 /// Answers a request.
@@ -41,9 +41,7 @@ pub(super) async fn handle(
             return Outcome::Own(context.refuse_for(refusal));
         }
         Err(Stopped::Denied(answer)) => {
-            if let Some(line) = &mut record.line {
-                line.because("denied");
-            }
+            record.refused(DENIED);
             return Outcome::Own(context.clear(Source::Gateway, answer));
         }
         Err(Stopped::Answered(answer)) => {

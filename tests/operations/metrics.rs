@@ -391,6 +391,13 @@ fn the_dashboard_shows_metrics_that_exist() {
 
     let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
     let certificate = Authority::new(dir.path()).issue("a", &["a.test"]);
+    fs::write(dir.path().join("users"), "").unwrap();
+    let guarded = format!(
+        "[[service]]\nname = 'guarded'\nmode = 'http'\nlisten = ['0.0.0.0:84']\n\
+         backends = ['127.0.0.1:5000']\nlimit = [{{ rate = '10/1m' }}]\n\
+         [service.http]\nauth = {{ users = '{}/users' }}\n[service.http.cache]\n",
+        dir.path().display()
+    );
     let services = "metrics = '127.0.0.1:9600'\n[[service]]\nname = 'web'\nlisten = ['[::]:80']\n\
                     backends = ['127.0.0.1:5000']\n[[service]]\nname = 'far'\n\
                     listen = ['0.0.0.0:81']\nbackends = ['10.99.0.250:5000']\n\
@@ -398,7 +405,7 @@ fn the_dashboard_shows_metrics_that_exist() {
                     backends = ['127.0.0.1:5000']\n[service.health]\ninterval = '100ms'\n";
     let agent = Agent::start(
         &hosts.balancer,
-        &format!("{services}{}", site(&certificate)),
+        &format!("{services}{guarded}{}", site(&certificate)),
     );
     let _app = node::copies(&hosts.balancer, [5000], agent.dir());
     hosts

@@ -60,7 +60,7 @@ impl Check {
             return Err(Failure::of_lines(problems));
         }
         output::line(&summary(&config, &chosen.to_string()))?;
-        let warnings = lb_config::warnings(&config);
+        let warnings = lb_config::warnings(&config, &|_| false);
         let warnings = warnings.iter().map(String::as_str);
         warnings
             .chain(certificates.tolerated())

@@ -15,10 +15,13 @@ use crate::state::preview::{BackendPreview, Change, Moved, ServicePreview};
 /// The agent compares it with the tables in force: services, addresses, backends, and clients that
 /// would move. Changes made at run time stay, as in a reload, unless --forget-runtime is given.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: lb-agent plan --config new.toml --max-moved 5%")]
+#[command(after_help = "Example: lb-agent plan new.toml --max-moved 5%")]
 pub(super) struct Plan {
     /// Configuration [default: the agent's own file, as it is now]
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same as FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     config: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
@@ -40,7 +43,12 @@ pub(super) struct Options {
 
 impl Plan {
     pub(super) fn carry_out(self, control: &Control) -> Result<(), Failure> {
-        let config = self.config.as_deref().map(submitted).transpose()?;
+        let config = self
+            .file
+            .as_deref()
+            .or(self.config.as_deref())
+            .map(submitted)
+            .transpose()?;
         show("plan", control, config, &self.options)
     }
 }

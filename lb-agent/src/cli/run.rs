@@ -55,9 +55,6 @@ impl Run {
         for problem in files.iter().chain(&lb_http::check_users(&config)) {
             tracing::warn!("{problem}");
         }
-        for warning in lb_config::warnings(&config) {
-            tracing::warn!("{warning}");
-        }
         let start = match self.take_over {
             false => Start::Alone,
             true => Start::TakeOver {

@@ -100,6 +100,8 @@ fn render(stats: &Figures, before: Option<&Figures>) -> String {
     if !stats.http.is_empty() {
         text.push('\n');
         text += &requests(&stats.http);
+        text.push('\n');
+        text += &answers(&stats.http);
     }
     text.push('\n');
     text += &table(
@@ -115,6 +117,7 @@ fn render(stats: &Figures, before: Option<&Figures>) -> String {
         }),
     );
     for (heads, rows) in [
+        (["SERVICE", "LIMIT", "ABOVE IT"], limits(&stats.http)),
         (["SERVICE", "DROPPED BECAUSE", "COUNT"], drops(stats)),
         (["PACKETS", "BY", "COUNT"], packets(stats)),
     ] {
@@ -205,6 +208,42 @@ fn requests(rows: &[HttpStats]) -> String {
     )
 }
 
+/// Answers by their source, with the part of the cache.
+fn answers(rows: &[HttpStats]) -> String {
+    let rows = rows.iter().map(|row| {
+        let sources = ["backend", "cache", "files", "route", "gateway"];
+        let counts = sources.map(|source| row.answers.get(source).copied().unwrap_or(0));
+        let counts = counts.map(|count| count.to_string());
+        let hits = row.from_memory_percent();
+        let hits = hits.map_or_else(|| "-".to_owned(), |percent| format!("{percent}%"));
+        let cells = [row.service.clone()].into_iter().chain(counts);
+        cells.chain([hits, or_dash(row.denied)]).collect()
+    });
+    let heads = [
+        "SERVICE",
+        "BY BACKENDS",
+        "CACHE",
+        "FILES",
+        "ROUTES",
+        "PAGES",
+        "HIT RATE",
+        "NO ACCESS",
+    ];
+    table(&heads, 1, rows)
+}
+
+/// Requests above each limit, with its name.
+fn limits(rows: &[HttpStats]) -> Vec<Vec<String>> {
+    let all = rows.iter().flat_map(|row| {
+        let limits = row.limits.iter();
+        limits.map(|(name, stats)| {
+            let above = stats.refused + stats.would_refuse;
+            vec![row.service.clone(), name.clone(), above.to_string()]
+        })
+    });
+    all.collect()
+}
+
 /// Seconds as milliseconds, with a fraction below ten.
 fn milliseconds(seconds: f64) -> String {
     let ms = seconds * 1000.0;
@@ -285,6 +324,33 @@ mod tests {
             requests(&[web]),
             "SERVICE  2XX  3XX  4XX  5XX  LEFT  TUNNELS  HEAD P50    P99  ALL P50  P99\n\
              web        4    0    0    0     2        7    1.0 ms  49 ms        -    -\n"
+        );
+    }
+
+    #[test]
+    fn answers_are_shown_by_source_with_the_hit_rate() {
+        let counts = |counts: &[(&str, u64)]| {
+            let counts = counts.iter();
+            counts
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect()
+        };
+        let web = HttpStats {
+            service: "web".to_owned(),
+            answers: counts(&[("backend", 3), ("cache", 9), ("files", 5), ("gateway", 1)]),
+            cache: counts(&[("hit", 8), ("stale", 1), ("miss", 3)]),
+            denied: Some(4),
+            ..HttpStats::default()
+        };
+        let bare = HttpStats {
+            service: "bare".to_owned(),
+            ..HttpStats::default()
+        };
+        assert_eq!(
+            answers(&[web, bare]),
+            "SERVICE  BY BACKENDS  CACHE  FILES  ROUTES  PAGES  HIT RATE  NO ACCESS\n\
+             web                3      9      5       0      1       75%          4\n\
+             bare               0      0      0       0      0         -          -\n"
         );
     }
 

@@ -12,8 +12,6 @@ use crate::control::client::{CallError, Client};
 use crate::control::message::Command;
 use crate::control::status;
 
-/// Interval of `--watch`.
-const INTERVAL: Duration = Duration::from_secs(1);
 /// Moves the cursor to the top left corner and clears the screen (ECMA-48, CUP and ED).
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -24,9 +22,13 @@ pub(super) struct Status {
     /// Print JSON; with --watch, a line each time
     #[arg(long)]
     json: bool,
-    /// Repeat every second, until interrupted
+    /// Repeat, until interrupted
     #[arg(long)]
     watch: bool,
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", requires = "watch",
+          value_parser = super::duration)]
+    interval: Duration,
 }
 
 impl Status {
@@ -45,7 +47,7 @@ impl Status {
 
     async fn go_on(&self, client: &Client) -> Result<(), Failure> {
         let clear = io::stdout().is_terminal() && !self.json;
-        let mut ticks = tokio::time::interval(INTERVAL);
+        let mut ticks = tokio::time::interval(self.interval.max(Duration::from_millis(100)));
         loop {
             ticks.tick().await;
             let status: status::Status = client.read(&Command::Status).await.map_err(failed)?;

@@ -1,5 +1,6 @@
 //! The table of `lb-agent status`.
 
+mod guards;
 mod tls;
 mod words;
 
@@ -49,6 +50,9 @@ pub(super) fn render(status: &Status, look: Look) -> String {
             backends(&mut page, &service.backends);
         }
         counters(&mut page, service);
+        for line in guards::lines(service) {
+            page.words(INDENT, &[(line, PLAIN)], "");
+        }
         page.end_line();
     }
     agent(&mut page, &status.agent);
@@ -241,8 +245,10 @@ fn agent(page: &mut Page, agent: &AgentStatus) {
         (format!("data plane {}", agent.data_plane), PLAIN),
         (config, PLAIN),
     ];
+    let cache = agent.cache.as_ref();
+    let cache = cache.map(|size| (guards::cache_size(size), PLAIN));
     let degraded = agent.degraded.then(|| ("degraded".to_owned(), RED));
-    let words: Vec<_> = words.into_iter().chain(degraded).collect();
+    let words: Vec<_> = words.into_iter().chain(cache).chain(degraded).collect();
     page.words(0, &words, "  ");
     if let Some(packets) = &agent.packets {
         packet_paths(page, packets);

@@ -1,10 +1,13 @@
 //! The answer to `status`, and its JSON.
 
+pub mod guards;
+
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::network::status::PacketStatus;
+use guards::{CacheSize, GuardStatus};
 use lb_config::BackendAddress;
 
 /// Everything there is to tell of the agent.
@@ -34,6 +37,9 @@ pub struct AgentStatus {
     pub notes: Vec<String>,
     /// Its configuration file; `None` for the built-in default.
     pub config: Option<String>,
+    /// The response cache, if a service has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheSize>,
     /// The packet paths, if any are in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<PacketStatus>,
@@ -66,6 +72,9 @@ pub struct ServiceStatus {
     pub all_down: Option<String>,
     /// Reasons for the choice of backends, counted since the tables were created.
     pub counters: CounterStatus,
+    /// Cache, limits, lists, bans and passwords.
+    #[serde(flatten)]
+    pub guards: GuardStatus,
     /// In the order of the configuration, then of their addition.
     pub backends: Vec<BackendStatus>,
 }

@@ -99,6 +99,7 @@ fn an_agent() -> Status {
             degraded: false,
             notes: Vec::new(),
             config: None,
+            cache: None,
             packets: None,
         },
         services: Vec::new(),

@@ -8,13 +8,15 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::rights::Rights;
-use super::{Finding, ethtool};
+use super::{Finding, Level, ethtool};
 use crate::dataplane::bpf::holders::{Holder, holders};
 use crate::dataplane::bpf::probe;
 use lb_config::{Config, Mode};
 
 /// Names of our programs begin like this.
 const OURS: &str = "lb_";
+/// Checks of ports begin like this.
+const PORT: &str = "port ";
 /// Largest MTU at which a packet fits in one page together with the space that XDP needs around it.
 const XDP_MTU: u32 = 3498;
 
@@ -26,19 +28,44 @@ pub(super) fn examine(config: &Config, rights: &Rights) -> Vec<Finding> {
     } else {
         findings.extend(["TC hooks", "sk_lookup hook"].map(Finding::skipped));
     }
+    findings.extend(ports(config, rights));
+    findings
+}
+
+/// The ports of all services. Those that the same program has are one finding.
+fn ports(config: &Config, rights: &Rights) -> Vec<Finding> {
+    let mut findings = Vec::new();
     for service in &config.services {
         for listen in &service.listen {
             let udp = service.mode == Mode::Udp;
-            findings.push(port(
+            let can_see = rights.can_see_processes();
+            let finding = port(
                 listen.ip().is_ipv4(),
                 listen.port(),
                 udp,
                 &service.name,
-                rights.can_see_processes(),
-            ));
+                can_see,
+            );
+            add_port(&mut findings, finding);
         }
     }
     findings
+}
+
+fn add_port(findings: &mut Vec<Finding>, finding: Finding) {
+    let is_problem = matches!(finding.level, Level::Warning | Level::Failure);
+    let same = findings.iter_mut().find(|other| {
+        let is_same = other.found == finding.found && other.remedy == finding.remedy;
+        is_problem && is_same
+    });
+    let Some(same) = same else {
+        findings.push(finding);
+        return;
+    };
+    let port = finding.check.trim_start_matches(PORT);
+    if !same.check.split([' ', ',']).any(|known| known == port) {
+        same.check += &format!(", {port}");
+    }
 }
 
 fn sysctl(name: &str) -> Option<String> {
@@ -263,7 +290,7 @@ fn sk_lookup() -> Finding {
 fn port(v4: bool, port: u16, udp: bool, service: &str, can_see: bool) -> Finding {
     let family = if v4 { "" } else { "6" };
     let transport = if udp { "udp" } else { "tcp" };
-    let check = format!("port {port}/{transport}{family}");
+    let check = format!("{PORT}{port}/{transport}{family}");
     let table = fs::read_to_string(format!("/proc/net/{transport}{family}")).unwrap_or_default();
     let inodes = waiting_on(&table, port, udp);
     if !can_see && !inodes.is_empty() {
@@ -307,7 +334,6 @@ fn waiting_on(table: &str, port: u16, udp: bool) -> HashSet<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
 
     #[test]
     fn a_socket_of_this_process_is_found_by_its_port() {
@@ -322,6 +348,34 @@ mod tests {
         drop(listener);
         let finding = port(true, port_number, false, "web", false);
         assert_eq!(finding.level, Level::Ok);
+    }
+
+    #[test]
+    fn ports_of_one_program_are_one_finding() {
+        let nginx =
+            |port: &str| Finding::warning(port, "nginx (pid 7) listens there too", "remedy");
+        let mut findings = Vec::new();
+        for finding in [
+            nginx("port 80/tcp"),
+            Finding::ok("port 81/tcp", "free for web"),
+            nginx("port 80/tcp6"),
+            Finding::warning("port 82/tcp", "caddy (pid 8) listens there too", "remedy"),
+            nginx("port 80/tcp"),
+            Finding::ok("port 83/tcp", "free for web"),
+            nginx("port 443/tcp"),
+        ] {
+            add_port(&mut findings, finding);
+        }
+        let checks: Vec<&str> = findings.iter().map(|it| it.check.as_str()).collect();
+        assert_eq!(
+            checks,
+            [
+                "port 80/tcp, 80/tcp6, 443/tcp",
+                "port 81/tcp",
+                "port 82/tcp",
+                "port 83/tcp"
+            ]
+        );
     }
 
     #[test]

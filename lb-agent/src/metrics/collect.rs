@@ -84,6 +84,10 @@ fn services(services: &[ServiceStatus]) -> Vec<Family> {
         "Connections (UDP: datagrams) by the reason for their backend",
     );
     let mut backends = gauge("lb_agent_backends", "Backends by state");
+    let mut bans = gauge(
+        "lb_agent_bans",
+        "Bans in force for the service, those for all services included",
+    );
     for service in services {
         let name = service.name.as_str();
         let counters = &service.counters;
@@ -94,12 +98,15 @@ fn services(services: &[ServiceStatus]) -> Vec<Family> {
         ] {
             choices.add(&[("service", name), ("reason", reason)], count as f64);
         }
+        if !service.listen.is_empty() {
+            bans.add(&[("service", name)], service.guards.access.bans as f64);
+        }
         for state in STATES {
             let count = service.backends.iter().filter(|b| b.state == state).count();
             backends.add(&[("service", name), ("state", state)], count as f64);
         }
     }
-    vec![choices, backends]
+    vec![choices, backends, bans]
 }
 
 fn clients(stats: &Stats) -> Vec<Family> {

@@ -29,6 +29,9 @@ fn stats() -> Stats {
         }],
         first_byte: latency.clone(),
         duration: latency.clone(),
+        answers: one("backend"),
+        cache: one("hit"),
+        denied: Some(1),
         refused: one("body"),
         limits: BTreeMap::from([("login".to_owned(), LimitStats::default())]),
         gateway_errors: vec![GatewayErrorStats {
@@ -50,7 +53,7 @@ fn stats() -> Stats {
     };
     let certificate = |names: &[&str], end: u64| json!({"file": "/c.pem", "names": names, "not_after_unix_seconds": end, "problem": null});
     let service = json!({
-        "name": "web", "mode": "http", "listen": [],
+        "name": "web", "mode": "http", "listen": ["0.0.0.0:80"],
         "tls": {"listen": [], "certificates": [
             certificate(&["a.test", "b.test"], 2000), certificate(&["a.test"], 1000),
         ]},
@@ -122,6 +125,35 @@ fn the_page_has_every_metric_with_its_labels_and_no_other() {
             let labels: BTreeSet<String> = labels.collect();
             assert_eq!(documented[&name(&family)], labels, "{}", family.name);
         }
+    }
+}
+
+/// Each metric in the expressions of the dashboard has a row in the page, and the figures of HTTP that operators watch
+/// are on the dashboard.
+#[test]
+fn the_dashboard_has_documented_metrics_and_those_of_cache_limits_and_access() {
+    let dashboard = include_str!("../../../examples/grafana/lb-agent.json");
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let named: BTreeSet<&str> = dashboard
+        .split(|c: char| !is_name(c))
+        .filter(|word| word.starts_with("lb_agent_"))
+        .map(|word| word.trim_end_matches("_bucket"))
+        .collect();
+    let documented: BTreeSet<String> = documented().into_keys().collect();
+    let unknown: Vec<_> = named
+        .iter()
+        .filter(|name| !documented.contains(**name))
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    for name in [
+        "lb_agent_http_answers_total",
+        "lb_agent_http_cache_requests_total",
+        "lb_agent_http_cache_bytes",
+        "lb_agent_http_limited_total",
+        "lb_agent_http_auth_refused_total",
+        "lb_agent_bans",
+    ] {
+        assert!(named.contains(name), "{name}");
     }
 }
 

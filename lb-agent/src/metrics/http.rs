@@ -13,6 +13,7 @@ pub(super) fn families(stats: &Stats) -> Vec<Family> {
         latencies(&stats.http),
         traffic(&stats.http),
         authentication(&stats.http),
+        answers(&stats.http),
         errors(&stats.http),
         backends(&stats.http_backends),
         certificates(&stats.status.services),
@@ -106,6 +107,27 @@ fn authentication(rows: &[HttpStats]) -> Vec<Family> {
         add(&mut time, &[service], &row.auth_time);
     }
     vec![requests, time]
+}
+
+fn answers(rows: &[HttpStats]) -> Vec<Family> {
+    let mut answers = counter("lb_agent_http_answers", "Answers by their source");
+    let mut cache = counter(
+        "lb_agent_http_cache_requests",
+        "Requests to services with a response cache, by what it did",
+    );
+    let mut denied = counter(
+        "lb_agent_http_auth_refused",
+        "Requests that their authentication refused",
+    );
+    for row in rows {
+        let service = ("service", row.service.as_str());
+        add_named(&mut answers, &[service], "source", &row.answers);
+        add_named(&mut cache, &[service], "result", &row.cache);
+        if let Some(count) = row.denied {
+            denied.add(&[service], count as f64);
+        }
+    }
+    vec![answers, cache, denied]
 }
 
 fn errors(rows: &[HttpStats]) -> Vec<Family> {

@@ -137,6 +137,7 @@ impl Reconciler {
         carry_over(&mut overlay, &config, &|name| {
             observed.service(name).is_some()
         });
+        warn(&config, &overlay);
         let health = Health::default();
         front.tell_failures_to(health.failure_reports());
         l7.tell_failures_to(Arc::new(health.failure_reports()));
@@ -509,6 +510,14 @@ impl Reconciler {
 }
 
 /// Refuses a change that would bring the forwarding loops `loops`.
+/// Logs the warnings about `config`, beside which there are the changes made at run time.
+fn warn(config: &Config, overlay: &Overlay) {
+    let has_more = |name: &str| overlay.added.iter().any(|it| it.target.service == name);
+    for warning in lb_config::warnings(config, &has_more) {
+        tracing::warn!("{warning}");
+    }
+}
+
 fn no_loops(loops: Vec<String>) -> Result<(), ReconcileError> {
     if loops.is_empty() {
         Ok(())

@@ -111,7 +111,7 @@ impl Figures<'_> {
             let figures = self.l7.service_figures(&http.name);
             HttpStats {
                 limits: requests::limits(self.l7.limit_figures(http)),
-                ..requests::service(&http.name, &figures, http.tls.is_some())
+                ..requests::service(&http.name, &figures, requests::Parts::of(http))
             }
         })
         .collect()

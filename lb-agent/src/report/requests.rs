@@ -5,14 +5,34 @@ use std::collections::BTreeMap;
 use crate::control::stats::http::{
     GatewayErrorStats, HttpBackendStats, HttpStats, LatencyStats, LimitStats, RequestStats,
 };
+use lb_config::http::HttpService;
 use lb_http::LimitFigures;
 use lb_http::metrics::{
-    AUTH_VERDICTS, BOUNDS_NS, BackendFigures, CAUSES, GATEWAY_STATUSES, HANDSHAKES,
-    HistogramFigures, LIMITS, METHODS, STATUSES, ServiceFigures,
+    AUTH_VERDICTS, BOUNDS_NS, BackendFigures, CAUSES, CacheResult, GATEWAY_STATUSES, HANDSHAKES,
+    HistogramFigures, LIMITS, METHODS, SOURCES, STATUSES, ServiceFigures,
 };
 
-/// The row of a service; `is_tls` if it has addresses for TLS.
-pub(super) fn service(name: &str, figures: &ServiceFigures, is_tls: bool) -> HttpStats {
+/// The parts that a service may have.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Parts {
+    tls: bool,
+    cache: bool,
+    auth: bool,
+}
+
+impl Parts {
+    /// Those of `http`.
+    pub(super) fn of(http: &HttpService) -> Self {
+        Self {
+            tls: http.tls.is_some(),
+            cache: http.settings.cache.is_some(),
+            auth: http.auths().next().is_some(),
+        }
+    }
+}
+
+/// The row of a service.
+pub(super) fn service(name: &str, figures: &ServiceFigures, parts: Parts) -> HttpStats {
     let came = |counts: &[u64]| counts.iter().any(|count| *count > 0);
     let of_methods = METHODS.iter().zip(&figures.requests);
     let requests = of_methods
@@ -38,6 +58,12 @@ pub(super) fn service(name: &str, figures: &ServiceFigures, is_tls: bool) -> Htt
         tunnels_active: figures.tunnels_active,
         tunnels: figures.tunnels,
         aborted: figures.aborted,
+        answers: named(&SOURCES, &figures.answers),
+        cache: match parts.cache {
+            true => named(&CacheResult::ALL.map(CacheResult::name), &figures.cache),
+            false => BTreeMap::new(),
+        },
+        denied: parts.auth.then_some(figures.denied),
         refused: named(&LIMITS, &figures.refused),
         limits: BTreeMap::new(),
         gateway_errors: gateway_errors(figures),
@@ -46,7 +72,7 @@ pub(super) fn service(name: &str, figures: &ServiceFigures, is_tls: bool) -> Htt
             false => BTreeMap::new(),
         },
         auth_time: latency(&figures.auth_time),
-        handshakes: match is_tls {
+        handshakes: match parts.tls {
             true => named(&HANDSHAKES, &figures.handshakes),
             false => BTreeMap::new(),
         },
@@ -138,7 +164,7 @@ mod tests {
         figures.first_byte.buckets[0] = 6;
         figures.first_byte.buckets[16] = 1;
         figures.first_byte.sum_ns = 2_500_000_000;
-        let row = service("web", &figures, false);
+        let row = service("web", &figures, Parts::default());
         assert_eq!(row.requests.len(), STATUSES.len(), "those of GET");
         assert_eq!(row.of_class("2xx"), 7);
         assert_eq!((row.first_byte.count, row.first_byte.sum_seconds), (7, 2.5));
@@ -154,7 +180,14 @@ mod tests {
                 .iter()
                 .any(|row| row.status == "502" && row.cause == "connect" && row.count == 2)
         );
-        assert!(row.handshakes.is_empty());
-        assert_eq!(service("web", &figures, true).handshakes.len(), 3);
+        assert!(row.handshakes.is_empty() && row.cache.is_empty() && row.denied.is_none());
+        let all = Parts {
+            tls: true,
+            cache: true,
+            auth: true,
+        };
+        let row = service("web", &figures, all);
+        assert_eq!((row.handshakes.len(), row.cache.len()), (3, 4));
+        assert_eq!(row.denied, Some(0));
     }
 }

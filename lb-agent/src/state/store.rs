@@ -67,6 +67,12 @@ pub enum StoreError {
     },
 }
 
+/// The version of a file of run-time changes, whatever else is in it.
+#[derive(serde::Deserialize)]
+struct Version {
+    version: u32,
+}
+
 /// The names of the files that the agent reads and writes in the directory.
 const FILES: [&str; 4] = ["lock", "secret", "state.json", "state.new"];
 
@@ -176,15 +182,21 @@ impl Store {
             path: path.clone(),
             reason,
         };
-        let overlay: Overlay =
+        // The version comes first: a later one has other fields.
+        let Version { version } =
             serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        if overlay.version != VERSION {
+        if version != VERSION {
             return Err(damaged(format!(
-                "it is of version {}, this agent knows {VERSION}",
-                overlay.version
+                "it is of version {version}, this agent knows {VERSION}"
             )));
         }
-        Ok(overlay)
+        serde_json::from_slice(&text).map_err(|error| {
+            let reason = error.to_string();
+            damaged(match reason.starts_with("unknown field") {
+                true => format!("{reason}: perhaps a later lb-agent has written it"),
+                false => reason,
+            })
+        })
     }
 
     /// Stores the changes made at run time atomically. After a failure the old ones remain.
@@ -300,6 +312,27 @@ mod tests {
             );
             assert_eq!(fs::read(&path).unwrap(), &whole[..length]);
         }
+    }
+
+    #[test]
+    fn file_of_a_later_agent_is_refused_by_its_version_or_its_fields() {
+        let (dir, store) = store();
+        let refusal = |text: &str| {
+            fs::write(dir.path().join("state.json"), text).unwrap();
+            store.overlay().unwrap_err().to_string()
+        };
+        let later = refusal("{\"version\": 2, \"news\": []}");
+        assert!(
+            later.contains("it is of version 2, this agent knows 1"),
+            "{later}"
+        );
+        let fields = "\"added\": [], \"removed\": [], \"drained\": [], \"news\": []";
+        let unknown = refusal(&format!("{{\"version\": 1, {fields}}}"));
+        assert!(unknown.contains("unknown field `news`"), "{unknown}");
+        assert!(
+            unknown.contains("perhaps a later lb-agent has written it (the kernel goes on"),
+            "{unknown}"
+        );
     }
 
     #[test]

@@ -87,7 +87,9 @@ fn tls(raw: RawTls, plain: &[std::net::SocketAddr], problems: &mut Problems) -> 
 /// Gives each limit its name.
 fn name_limits(raw: &mut RawHttp, problems: &mut Problems) {
     let of_service = raw.request_limits.iter_mut().map(|limit| (limit, ""));
-    let of_routes = raw.routes.iter_mut().flat_map(|route| {
+    let routes = raw.routes.iter_mut();
+    let known = routes.filter(|route| !route.has_wrong_path());
+    let of_routes = known.flat_map(|route| {
         let path = route.path.value.as_str();
         route
             .request_limits
@@ -121,7 +123,9 @@ fn check_introductions(raw: &RawHttp, problems: &mut Problems) {
 /// Two routes for the same host and path: one of them would never be taken.
 fn check_overlaps(routes: &[RawRoute], problems: &mut Problems) {
     let mut seen: HashMap<(Option<&HostPattern>, &str, bool), &Place> = HashMap::new();
-    for route in routes {
+    let routes = routes.iter();
+    // A key with a problem of its own gets no second one.
+    for route in routes.filter(|route| !route.has_wrong_path() && !route.has_wrong_host()) {
         let every = [None];
         let named: Vec<Option<&Located<HostPattern>>> = route.hosts.iter().map(Some).collect();
         let hosts = if named.is_empty() { &every[..] } else { &named };
@@ -156,6 +160,7 @@ fn route(
     problems: &mut Problems,
 ) -> Route {
     let target = raw.take_target();
+    let has_wrong_path = raw.has_wrong_path();
     let RawRoute {
         place: here,
         name,
@@ -176,6 +181,8 @@ fn route(
         limits,
         request_limits,
         auth,
+        has_path: _,
+        has_host: _,
         does_something,
     } = raw;
     let protocol = protocol.map(|protocol| protocol.value);
@@ -183,7 +190,10 @@ fn route(
     let mut own_backends = |place: Place, backends| {
         let own = named.map(|name| name.value.clone());
         let derived = own.or_else(|| derived_name(&path.value));
-        let whole = inner_name(service, derived, &here, problems);
+        let whole = match derived {
+            None if has_wrong_path => service.to_owned(),
+            derived => inner_name(service, derived, &here, problems),
+        };
         // Without a name that is noted there is no service.
         if whole != service {
             inner.push(Inner {

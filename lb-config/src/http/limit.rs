@@ -44,6 +44,14 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// As the configuration has it, without the burst.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, per, .. } = *self;
+        Frequency { count, per }.fmt(f)
+    }
+}
+
 /// The property of requests that a limit counts them by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitKey {

@@ -156,6 +156,10 @@ section! {
         pub(super) request_limits as "limit": Vec<Located<Limit>> = Vec::new(), limits();
         /// Users that may ask, or `false` for everybody. Without the key what the service says.
         pub(super) auth: Option<Option<Auth>> = None, Maybe(AuthOrNone);
+        /// Whether `path` was written.
+        pub(super) has_path: bool = false, Found(|table, _| table.has("path"));
+        /// Whether `host` was written.
+        pub(super) has_host: bool = false, Found(|table, _| table.has("host"));
         /// Whether anything but hosts and path was written.
         pub(super) does_something: bool = false, Found(|table, _| does_something(table));
     }
@@ -208,6 +212,16 @@ impl RawRoute {
             }
             _ => Target::Bad,
         }
+    }
+
+    /// Whether its `path` was written wrongly, which is noted.
+    pub(super) fn has_wrong_path(&self) -> bool {
+        self.has_path && self.path.place.offset.is_none()
+    }
+
+    /// Whether none of its hosts was written as it should be, which is noted.
+    pub(super) fn has_wrong_host(&self) -> bool {
+        self.has_host && self.hosts.is_empty()
     }
 
     /// The place of its `path`, or that of the route.

@@ -74,6 +74,7 @@ impl Template {
     /// Parses `text`. `$$` is a dollar sign; `${name}` keeps a name apart from the text behind it.
     pub fn parse(text: &str) -> Result<Self, BadValue> {
         let mut template = Self::default();
+        let mut unknown = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find('$') {
             template.literal(&rest[..at]);
@@ -84,11 +85,18 @@ impl Template {
                 continue;
             }
             let (name, after) = name(rest).ok_or_else(|| no_name(text))?;
-            template.parts.push(Part::Variable(variable(name)?));
+            match variable(name) {
+                Some(known) => template.parts.push(Part::Variable(known)),
+                None if unknown.contains(&name) => {}
+                None => unknown.push(name),
+            }
             rest = after;
         }
         template.literal(rest);
-        Ok(template)
+        match unknown.as_slice() {
+            [] => Ok(template),
+            names => Err(no_variables(names)),
+        }
     }
 
     /// Whether the template has `variable` in it.
@@ -137,22 +145,37 @@ fn name(text: &str) -> Option<(&str, &str)> {
     (end > 0).then(|| text.split_at(end))
 }
 
-fn variable(name: &str) -> Result<Variable, BadValue> {
-    let found = Variable::ALL.iter().find(|known| known.name() == name);
-    found.copied().ok_or_else(|| {
-        let distance = |known: &&Variable| strsim::damerau_levenshtein(name, known.name());
-        let near = Variable::ALL.iter().min_by_key(distance);
-        let near = near.filter(|known| name.len() <= 64 && distance(known) <= 3);
-        let remedy = match (foreign::variable(name), near) {
-            (Some(ours), _) => format!("for ${name} of nginx write ${ours}"),
-            (None, Some(known)) => format!("did you mean ${}?", known.name()),
-            (None, None) => format!("there is {}", all()),
-        };
-        BadValue {
-            problem: format!("{} is not a variable", quoted(&format!("${name}"))),
-            remedy,
-        }
-    })
+fn variable(name: &str) -> Option<Variable> {
+    let mut all = Variable::ALL.iter();
+    all.find(|known| known.name() == name).copied()
+}
+
+/// The names that are no variables, each with its remedy.
+fn no_variables(names: &[&str]) -> BadValue {
+    let shown = names.iter().map(|name| quoted(&format!("${name}")));
+    let shown: Vec<String> = shown.collect();
+    let is = if names.len() == 1 {
+        "is not a variable"
+    } else {
+        "are not variables"
+    };
+    let mut remedies: Vec<String> = names.iter().map(|name| remedy(name)).collect();
+    remedies.dedup();
+    BadValue {
+        problem: format!("{} {is}", shown.join(", ")),
+        remedy: remedies.join("; "),
+    }
+}
+
+fn remedy(name: &str) -> String {
+    let distance = |known: &&Variable| strsim::damerau_levenshtein(name, known.name());
+    let near = Variable::ALL.iter().min_by_key(distance);
+    let near = near.filter(|known| name.len() <= 64 && distance(known) <= 3);
+    match (foreign::variable(name), near) {
+        (Some(ours), _) => format!("for ${name} of nginx write ${ours}"),
+        (None, Some(known)) => format!("did you mean ${}?", known.name()),
+        (None, None) => format!("there is {}", all()),
+    }
 }
 
 fn all() -> String {
@@ -206,6 +229,11 @@ mod tests {
         assert_eq!(
             wrong("https://$host$request_uri"),
             "\"$request_uri\" is not a variable (for $request_uri of nginx write $uri)"
+        );
+        assert_eq!(
+            wrong("$remote_addr:$host$request_uri$remote_addr$clientip"),
+            "\"$remote_addr\", \"$request_uri\", \"$clientip\" are not variables (for $remote_addr of nginx write \
+             $client_ip; for $request_uri of nginx write $uri; did you mean $client_ip?)"
         );
         assert!(wrong("$zzzzzzzzzzzz").contains("(there is $client_ip, $remote_port, "));
         assert_eq!(

@@ -191,6 +191,24 @@ fn all_problems_come_at_once() {
 }
 
 #[test]
+fn wrong_path_or_host_of_a_route_is_one_problem() {
+    let found = errors_with(
+        "[[service.route]]\nbackends = ['127.0.0.1:1']\npath = 'api'\nlimit = [{ rate = '1/1s' }]\n\
+         [[service.route]]\npath = 'b'\nanswer = { status = 200 }\n\
+         [[service.route]]\nhost = '*'\nanswer = { status = 200 }\n\
+         [[service.route]]\nanswer = { status = 200 }\nlimit = [{ rate = '1/1s' }]\n",
+    );
+    assert_eq!(found.len(), 3, "{found:#?}");
+    for (problem, begin) in found.iter().zip([
+        "8: service[0].route[0].path: ",
+        "11: service[0].route[1].path: ",
+        "14: service[0].route[2].host: ",
+    ]) {
+        assert!(problem.starts_with(begin), "{problem}");
+    }
+}
+
+#[test]
 fn what_backends_speak_is_the_routes_own_or_that_of_the_service() {
     let config = of(
         "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\

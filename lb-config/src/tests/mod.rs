@@ -351,7 +351,7 @@ fn the_built_in_default_is_for_when_nobody_named_a_file() {
 
 #[test]
 fn warnings_tell_what_is_likely_to_surprise() {
-    let of = |text: &str| warnings(&parse(text, FilePath::new("f")).unwrap());
+    let of = |text: &str| warnings(&parse(text, FilePath::new("f")).unwrap(), &|_| false);
     assert!(
         of("[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\nbackends = ['127.0.0.1:1']")
             .is_empty()
@@ -375,6 +375,21 @@ fn warnings_tell_what_is_likely_to_surprise() {
          [[service]]\nname = 'a'\nlisten = ['127.0.0.1:80']\nbackends = ['127.0.0.1:81']\n\
          [[service]]\nname = 'b'\nlisten = ['127.0.0.1:81']\nbackends = ['127.0.0.1:80']");
     assert_eq!(found.len(), 2, "{found:?}");
+    let found = of(
+        "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:81']\nbackends = ['127.0.0.1:1']\n\
+         allow = ['10.0.0.0/8', '192.0.2.1']\ndeny = ['192.0.2.1/32', '0.0.0.0/0']",
+    );
+    assert_eq!(
+        found,
+        ["a: 192.0.2.1/32 is in allow and in deny, and is refused (take it out of one)"]
+    );
+    let bare = parse(
+        "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:81']",
+        FilePath::new("f"),
+    )
+    .unwrap();
+    assert_eq!(warnings(&bare, &|_| false).len(), 1);
+    assert!(warnings(&bare, &|name| name == "a").is_empty());
 }
 
 proptest! {

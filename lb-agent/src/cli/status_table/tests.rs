@@ -1,6 +1,9 @@
 //! The exact text that a reader sees.
 
 use super::*;
+use crate::control::status::guards::{
+    AccessStatus, AuthStatus, CacheCounts, CacheSize, GuardStatus, LimitStatus,
+};
 use crate::control::status::{
     AffinityStatus, CounterStatus, ProcessStatus, RouteStatus, StickinessStatus,
 };
@@ -55,6 +58,7 @@ fn web() -> ServiceStatus {
             refused: 0,
             denied: 0,
         },
+        guards: GuardStatus::default(),
         backends: vec![
             backend("127.0.0.1:5000"),
             BackendStatus {
@@ -86,6 +90,7 @@ fn status(services: Vec<ServiceStatus>) -> Status {
             degraded: false,
             notes: Vec::new(),
             config: Some("/etc/lb-agent/config.toml".to_owned()),
+            cache: None,
             packets: None,
         },
         services,
@@ -346,4 +351,65 @@ fn service_whose_backends_are_all_drained_says_what_that_means() {
         "{said}"
     );
     assert_eq!(words::nobody(&service(backend("127.0.0.1:5001"))), None);
+}
+
+#[test]
+fn guards_of_a_service_have_a_line_each() {
+    let limit = |name: &str, path: &str| LimitStatus {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        key: "client".to_owned(),
+        rate: Some("10/1m".to_owned()),
+        refused: 12,
+        ..LimitStatus::default()
+    };
+    let service = ServiceStatus {
+        guards: GuardStatus {
+            cache: Some(CacheCounts {
+                hit: 7,
+                miss: 1,
+                stale: 0,
+                revalidated: 2,
+            }),
+            limits: vec![
+                limit("login", "/login"),
+                LimitStatus {
+                    concurrent: Some(4),
+                    dry_run: true,
+                    would_refuse: 3,
+                    ..limit("all", "/")
+                },
+            ],
+            access: AccessStatus {
+                allow: 0,
+                deny: 2,
+                bans: 1,
+            },
+            auth: Some(AuthStatus {
+                users: vec!["/etc/lb-agent/users".to_owned()],
+                refused: 5,
+            }),
+        },
+        ..web()
+    };
+    assert_eq!(
+        guards::lines(&service),
+        [
+            "cache: 90 % from memory; 7 hit, 0 stale, 2 revalidated, 1 miss",
+            "limit login: 10/1m by client at /login; 12 refused",
+            "limit all: 10/1m, 4 at once by client; 3 above it passed on (dry_run)",
+            "access: 2 in deny, 1 ban",
+            "passwords: /etc/lb-agent/users; 5 refused",
+        ]
+    );
+    assert_eq!(guards::lines(&web()), Vec::<String>::new());
+    let size = CacheSize {
+        bytes: 3 << 19,
+        capacity: 128 << 20,
+        entries: 12,
+    };
+    assert_eq!(
+        guards::cache_size(&size),
+        "cache 1.5 of 128.0 MiB in 12 entries"
+    );
 }

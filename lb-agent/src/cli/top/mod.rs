@@ -2,6 +2,7 @@
 //! listens to keys and carries out their commands.
 
 mod columns;
+mod rates;
 mod view;
 
 use std::time::{Duration, Instant};

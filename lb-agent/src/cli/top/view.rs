@@ -9,6 +9,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table, TableState};
 
 use super::columns::{Cells, HEADS, fit, shortened};
+use super::rates;
 use crate::cli::stats::rate;
 use crate::control::stats::Stats;
 use crate::control::status::BackendStatus;
@@ -147,10 +148,11 @@ impl Model {
             let rates: Vec<u64> = rates.into_iter().flatten().copied().collect();
             let active: u64 = service.backends.iter().map(|backend| backend.active).sum();
             let title = format!(
-                "{}: {}/s new, {active} open, {} refused",
+                "{}: {}/s new, {active} open, {} refused{}",
                 service.name,
                 rates.last().copied().unwrap_or(0),
-                service.counters.refused
+                service.counters.refused,
+                rates::notes(&self.stats, self.before.as_ref(), &service.name)
             );
             // The latest are at the right.
             let width = usize::from(area.width.saturating_sub(2));

@@ -25,6 +25,15 @@ pub struct HttpStats {
     pub tunnels: u64,
     /// Answers that were cut off.
     pub aborted: u64,
+    /// Answers by their source: `backend`, `cache`, `files`, `route` or `gateway`.
+    #[serde(default)]
+    pub answers: BTreeMap<String, u64>,
+    /// Requests by the result of the response cache; none without one.
+    #[serde(default)]
+    pub cache: BTreeMap<String, u64>,
+    /// Requests that their authentication refused; `None` without authentication.
+    #[serde(default)]
+    pub denied: Option<u64>,
     /// Requests that were refused, by the limit.
     pub refused: BTreeMap<String, u64>,
     /// Requests above a limit of the configuration, by its name.
@@ -105,6 +114,26 @@ impl HttpStats {
     pub fn of_class(&self, status: &str) -> u64 {
         let rows = self.requests.iter().filter(|row| row.status == status);
         rows.map(|row| row.count).sum()
+    }
+}
+
+impl HttpStats {
+    /// Requests that were answered from memory, and all that came to the response cache; `None` without one.
+    pub fn cached(&self) -> Option<(u64, u64)> {
+        let all: u64 = self.cache.values().sum();
+        let missed = self.cache.get("miss")?;
+        Some((all.saturating_sub(*missed), all))
+    }
+
+    /// The part of the requests that were answered from memory, in per cent; `None` without any.
+    pub fn from_memory_percent(&self) -> Option<u64> {
+        let (hits, all) = self.cached()?;
+        (hits * 100).checked_div(all)
+    }
+
+    /// Requests that limits of the configuration refused.
+    pub fn limited(&self) -> u64 {
+        self.limits.values().map(|limit| limit.refused).sum()
     }
 }
 
