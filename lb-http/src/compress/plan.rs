@@ -73,6 +73,13 @@ impl Compressor {
             }
             return None;
         }
+        if head.status == StatusCode::PARTIAL_CONTENT {
+            if !asked.no_transform && self.codes_whole(&head.fields) {
+                // So has a part (RFC 9110, section 15.3.7).
+                add_vary(&mut head.fields);
+            }
+            return None;
+        }
         if asked.no_transform || !may_be_coded(head) {
             return None;
         }
@@ -90,6 +97,16 @@ impl Compressor {
         let algorithm = asked.accepted?.best(&self.algorithms)?;
         rewrite(&mut head.fields, algorithm);
         Some(algorithm)
+    }
+
+    /// Whether the whole of which an answer has one part would be compressed.
+    fn codes_whole(&self, fields: &Fields) -> bool {
+        let range = fields.get(Name::ContentRange);
+        let range = range.and_then(|range| std::str::from_utf8(range).ok());
+        let whole = range.and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+        let kind = fields.get(Name::ContentType);
+        let kind = kind.and_then(|kind| std::str::from_utf8(kind).ok());
+        is_plain(fields) && self.fits(kind, whole)
     }
 
     /// Whether an answer of this type and length in bytes is worth it. A length that is not known may
@@ -132,16 +149,17 @@ fn may_be_coded(head: &ResponseHead) -> bool {
     let status = head.status;
     let without_body = status.is_informational()
         || status == StatusCode::NO_CONTENT
-        || status == StatusCode::RESET_CONTENT
-        || status == StatusCode::PARTIAL_CONTENT;
+        || status == StatusCode::RESET_CONTENT;
     let fields = &head.fields;
+    !without_body && is_plain(fields) && !BOUND_TO_BYTES.iter().any(|name| fields.has(*name))
+}
+
+/// Whether the answer has no coding, and may get one.
+fn is_plain(fields: &Fields) -> bool {
     let coded = fields
         .get(Name::ContentEncoding)
         .is_some_and(|coding| coding != b"identity");
-    !without_body
-        && !coded
-        && !no_transform(fields)
-        && !BOUND_TO_BYTES.iter().any(|name| fields.has(*name))
+    !coded && !no_transform(fields)
 }
 
 /// RFC 9110, section 7.7: proxies leave such content alone.
@@ -310,7 +328,7 @@ mod tests {
             (200, &[("content-type", "text/event-stream")]),
             (200, &[]),
             (204, &[TEXT]),
-            (206, &[TEXT, ("content-range", "bytes 0-9/5000")]),
+            (206, &[TEXT, ("content-range", "bytes 0-9/500")]),
         ];
         for (status, headers) in untouched {
             let mut answer = head(*status, headers);
@@ -359,6 +377,21 @@ mod tests {
         let mut picture = head(304, &[("content-type", "image/png")]);
         plan(&mut picture);
         assert!(!picture.fields.has(Name::Vary));
+    }
+
+    #[test]
+    fn h15_3_7_a_206_varies_as_the_200_does() {
+        let part = |fields: &[(&'static str, &'static str)]| {
+            let mut answer = head(206, fields);
+            assert_eq!(plan(&mut answer), None);
+            answer.fields.has(Name::Vary)
+        };
+        let large = ("content-range", "bytes 0-9/440000");
+        assert!(part(&[TEXT, large]));
+        assert!(!part(&[TEXT, ("content-range", "bytes 0-9/10")]));
+        assert!(!part(&[("content-type", "image/png"), large]));
+        assert!(!part(&[TEXT, large, ("content-encoding", "gzip")]));
+        assert!(!part(&[TEXT, large, ("cache-control", "no-transform")]));
     }
 
     #[test]

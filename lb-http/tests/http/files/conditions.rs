@@ -56,6 +56,7 @@ fn h13_2_2_conditions_by_tag_and_date() {
                 let got = field(&head, "etag").unwrap();
                 assert_eq!(got.trim_start_matches("W/"), tag, "{lines:?}");
                 assert_eq!(field(&head, "content-length"), None, "{lines:?}");
+                assert_eq!(field(&head, "transfer-encoding"), None, "{lines:?}");
             }
         }
     }
