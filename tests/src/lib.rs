@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod both;
+pub mod chromium;
 pub mod clock;
 pub mod disk;
 pub mod exchange;

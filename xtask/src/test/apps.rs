@@ -39,6 +39,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         packages::ensure_without_services(&["nginx"], "comparing with nginx", &["nginx"])?;
     }
     ensure_acme()?;
+    ensure_slow_clients()?;
     check_node()?;
     let dir = sh::workspace().join("tests/apps");
     install_packages(&dir)?;
@@ -51,6 +52,16 @@ fn ensure_acme() -> Result<()> {
     if Packages::of(&machine).is_some_and(|packages| packages.has("pebble")) {
         let wanted = ["certbot", "pebble"];
         packages::ensure_without_services(&wanted, "certificates by ACME", &[])?;
+    }
+    Ok(())
+}
+
+/// The slow clients of slowhttptest, which few distributions have. Without it a test is skipped.
+fn ensure_slow_clients() -> Result<()> {
+    let machine = Machine::this();
+    let has = |packages: Packages<'_>| packages.has("slowhttptest");
+    if find_program("slowhttptest").is_none() && Packages::of(&machine).is_some_and(has) {
+        packages::ensure(&["slowhttptest"], "slow clients")?;
     }
     Ok(())
 }

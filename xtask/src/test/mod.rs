@@ -21,6 +21,7 @@ mod count;
 mod distributions;
 mod kernels;
 mod leftovers;
+mod redbot;
 mod roots;
 mod unit;
 
@@ -224,6 +225,12 @@ impl Suite {
         if matches!(self, Suite::E2e | Suite::Soak | Suite::Distributions) {
             environment.push(("LB_TEST_APPS", apps::ensure()?));
             environment.push(("RUST_TEST_THREADS", E2E_THREADS.into()));
+        }
+        if self == Suite::E2e {
+            match redbot::ensure() {
+                Ok(program) => environment.push(("LB_TEST_REDBOT", program)),
+                Err(error) => say(format!("its test will be skipped: {error:#}")),
+            }
         }
         if self == Suite::E2e && roots::can_be_made() {
             environment.extend(roots::for_package()?);
