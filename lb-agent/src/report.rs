@@ -15,8 +15,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lb_common::abi::{self, BackendId, Counter, path, protocol, state};
 
 use crate::control::status::{
-    AffinityStatus, AgentStatus, BackendStatus, CertificateStatus, CounterStatus, HealthStatus,
-    ServiceStatus, Status, StickinessStatus, TlsStatus,
+    AffinityStatus, AgentStatus, BackendStatus, CertificateStatus, ClientCertificatesStatus,
+    CounterStatus, HealthStatus, RevocationListStatus, ServiceStatus, Status, StickinessStatus,
+    TlsStatus,
 };
 use crate::dataplane::{BackendCounts, Counts, Error, Listeners};
 use crate::health::{About as Known, Health, State};
@@ -25,6 +26,7 @@ use crate::state::desired::{Backend, Desired, Service, Source};
 use crate::state::observed::{Observed, address_of};
 use crate::state::overlay::{self, Target};
 use lb_config::health::AllDown;
+use lb_config::http::{ClientCertificates, ClientPolicy};
 use lb_config::{BackendAddress, Config, Mode};
 use lb_http::Engine;
 
@@ -180,6 +182,10 @@ impl Sources<'_> {
         Some(TlsStatus {
             listen: tls.listen.clone(),
             certificates: certificates.into_iter().map(certificate).collect(),
+            clients: tls.client.as_ref().and_then(|settings| {
+                let status = self.l7.client_auth(&service.name)?;
+                Some(client_certificates(settings, status))
+            }),
         })
     }
 
@@ -250,11 +256,35 @@ impl Sources<'_> {
     }
 }
 
+fn seconds(end: SystemTime) -> u64 {
+    end.duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
+
+fn client_certificates(
+    settings: &ClientCertificates,
+    status: lb_http::ClientAuthStatus,
+) -> ClientCertificatesStatus {
+    let lists = status.revocation_lists.into_iter();
+    ClientCertificatesStatus {
+        policy: match settings.policy {
+            ClientPolicy::Require => "require",
+            ClientPolicy::Optional => "optional",
+        }
+        .to_owned(),
+        hosts: settings.hosts.iter().map(ToString::to_string).collect(),
+        authorities: status.authorities,
+        revocation_lists: lists
+            .map(|(file, end)| RevocationListStatus {
+                file,
+                next_update_unix_seconds: end.map(seconds),
+            })
+            .collect(),
+        problems: status.problems,
+    }
+}
+
 fn certificate(status: lb_http::CertificateStatus) -> CertificateStatus {
-    let seconds = |end: SystemTime| {
-        end.duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs())
-    };
     CertificateStatus {
         file: status.certificate,
         names: status.names,

@@ -64,6 +64,9 @@ const WORDS: &[Words] = &[
     (&["ssl_certificate", "ssl_certificate_key"], "nginx", Key(TLS, CERTIFICATES)),
     (&["ssl"], "nginx and HAProxy", Key(TLS, CERTIFICATES)),
     (&["crt"], "HAProxy", Key(TLS, CERTIFICATES)),
+    (&["ssl_client_certificate", "ssl_trusted_certificate"], "nginx", Key(TLS, "client_ca = \"/etc/lb-agent/ca.pem\"")),
+    (&["ssl_verify_client"], "nginx", Key(TLS, "client_certificates = \"require\"")),
+    (&["ssl_crl"], "nginx", Key(TLS, "crl = \"/etc/lb-agent/ca.crl\"")),
     (&["ssl_protocols"], "nginx", Key(TLS, "min_version = \"1.3\"")),
     (&["set_real_ip_from", "real_ip_header"], "nginx", Key(HTTP, "trusted_proxies = [\"10.0.0.0/8\"]")),
     (&["proxy_set_header"], "nginx", Key(HTTP, "request_headers = [{ set = \"X-Client\", value = \"$client_ip\" }]")),
@@ -126,6 +129,12 @@ const VARIABLES: &[(&str, &str)] = &[
     ("server_name", "hostname"),
     ("upstream_addr", "backend"),
     ("proxy_host", "service"),
+    ("ssl_client_verify", "client_cert_verify"),
+    ("ssl_client_s_dn", "client_cert_subject"),
+    ("ssl_client_i_dn", "client_cert_issuer"),
+    ("ssl_client_serial", "client_cert_serial"),
+    ("ssl_client_fingerprint", "client_cert_fingerprint"),
+    ("ssl_client_escaped_cert", "client_cert"),
 ];
 
 /// What to write instead of `word`, if another program has a directive of that name.
@@ -211,7 +220,13 @@ mod tests {
                 format!("{SERVICE_TEXT}{heading}\n{toml}\nname = 'r'\nbackends = ['127.0.0.1:2']")
             }
             TLS if key != "certificates" => {
-                format!("{SERVICE_TEXT}{heading}\nlisten = ['0.0.0.0:443']\n{CERTIFICATES}\n{toml}")
+                let client_ca = match key {
+                    "client_ca" => "redirect_http = true",
+                    _ => "redirect_http = true\nclient_ca = '/ca.pem'",
+                };
+                format!(
+                    "{SERVICE_TEXT}{heading}\nlisten = ['0.0.0.0:443']\n{CERTIFICATES}\n{client_ca}\n{toml}"
+                )
             }
             TLS => format!("{SERVICE_TEXT}{heading}\nlisten = ['0.0.0.0:443']\n{toml}"),
             _ => format!("{SERVICE_TEXT}{heading}\n{toml}"),

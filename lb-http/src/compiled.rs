@@ -18,6 +18,7 @@ use super::pages::Pages;
 use super::routes::{Guard, Guards, Router};
 use super::sticky::cookie::Cookies;
 use super::tables::{Confine, ServiceTables};
+use super::tls::ClientAuth;
 use lb_config::http::{
     Action, AmbiguousPaths, Auth, Cache, HttpService, Protocol, Route, RouteLimits, RouteTimeouts,
     Stickiness, Template, Timeouts,
@@ -70,6 +71,7 @@ impl CompiledService {
         http: &HttpService,
         tables: &dyn ServiceTables,
         pages: Arc<Pages>,
+        client: Option<&Arc<ClientAuth>>,
         shared: &mut Shared,
     ) -> Self {
         let secret = secret(http, tables);
@@ -78,7 +80,7 @@ impl CompiledService {
         let routes = http.routes.iter().map(Some).chain([None]);
         let routes = routes.enumerate().map(|(place, route)| {
             let guards = guards.clone().map(|guards| (guards, place));
-            RouteConfig::new(http, route, tables, secret, guards, shared)
+            RouteConfig::new(http, route, tables, secret, (guards, client), shared)
         });
         Self {
             routes: routes.collect(),
@@ -115,7 +117,7 @@ impl RouteConfig {
         route: Option<&Route>,
         tables: &dyn ServiceTables,
         secret: [u64; 2],
-        guards: Option<(Arc<Guards>, usize)>,
+        (guards, client): (Option<(Arc<Guards>, usize)>, Option<&Arc<ClientAuth>>),
         shared: &mut Shared,
     ) -> Self {
         let mut timeouts = http.settings.timeouts.clone();
@@ -159,6 +161,7 @@ impl RouteConfig {
             body,
             guards,
             proxied,
+            client: client.cloned(),
             auth: auth.map(|auth| {
                 let via = || Via::new(secret, &format!("{} auth", http.name));
                 RouteAuth::new(auth, &mut shared.users, via)
@@ -350,14 +353,15 @@ impl Compiler {
         }
     }
 
-    /// Compiles a service.
+    /// Compiles a service. `client` verifies the certificates of its clients.
     pub(super) fn compile(
         &mut self,
         http: &Arc<HttpService>,
         tables: &dyn ServiceTables,
+        client: Option<&Arc<ClientAuth>>,
     ) -> CompiledService {
         let pages = self.pages(http);
-        CompiledService::new(http, tables, pages, &mut self.shared)
+        CompiledService::new(http, tables, pages, client, &mut self.shared)
     }
 
     /// Forgets all services but these.

@@ -195,7 +195,9 @@ impl RequestContext {
 
     /// Whether its answer is for one user, as far as is known.
     pub(super) fn is_of_user(&self) -> bool {
-        self.auth.is_some() || self.head.fields.has(Name::Authorization)
+        self.auth.is_some()
+            || self.origin.certificate().is_some()
+            || self.head.fields.has(Name::Authorization)
     }
 
     /// Tells the filters which backend was chosen.
@@ -364,6 +366,9 @@ fn record(
         let client = connection.origin.peer.ip();
         let mut line = Box::new(Line::begin(sink, client, version, log_fields));
         line.tls = connection.tls.map(|agreed| agreed.version);
+        if let Some(certificate) = connection.origin.certificate() {
+            line.certify(&certificate.subject);
+        }
         line
     });
     let method = Method::of(log_fields.method);

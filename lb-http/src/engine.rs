@@ -22,7 +22,7 @@ use crate::settings::{self, Snapshot};
 use crate::sticky::sessions::Sessions;
 use crate::tables::{Confine, PassiveHealth, ServiceTables};
 use crate::thread::{Handle, Message};
-use crate::tls::CertificateStatus;
+use crate::tls::{CertificateStatus, ClientAuthStatus};
 use lb_net::Clients;
 use lb_net::admission::Admission;
 use lb_net::bind::{self, Listening, Problems, listen_address};
@@ -276,6 +276,11 @@ impl Engine {
     /// The certificates in force of a service with these files; none if they cannot be used.
     pub fn certificates(&self, files: &[CertificateFiles]) -> Vec<CertificateStatus> {
         self.listener_configs.certificates_of(files)
+    }
+
+    /// The verification of the certificates of clients of a service; `None` if they are not asked for one.
+    pub fn client_auth(&self, service: &str) -> Option<ClientAuthStatus> {
+        self.listener_configs.client_auth_of(service)
     }
 
     /// Whether a certificate from these files is in force.

@@ -14,6 +14,7 @@ use hyper::header::HeaderName;
 use lb_http1::{Fields, Name, list};
 
 pub(crate) mod value;
+use super::client_cert::{ClientCertificate, Presented};
 use lb_config::http::{Cidr, Settings, is_alike};
 
 /// Longest id of a request that is taken over from a trusted proxy.
@@ -30,6 +31,8 @@ pub(crate) struct Origin {
     pub local: SocketAddr,
     /// Whether it is TLS.
     pub https: bool,
+    /// The client's certificate; `None` if the client was not asked for one.
+    pub client: Option<Rc<Presented>>,
     trusted: bool,
     ip: Rc<str>,
     port: String,
@@ -71,10 +74,16 @@ impl Origin {
             peer,
             local,
             https,
+            client: None,
             trusted: is_trusted(trusted, peer.ip()),
             ip: text(&[peer.ip()]).into(),
             port: itoa::Buffer::new().format(local.port()).to_owned(),
         }
+    }
+
+    /// The certificate that the client has shown.
+    pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.client.as_ref()?.certificate.as_ref()
     }
 
     /// The scheme of the connection.

@@ -71,6 +71,7 @@ mod breaker;
 mod cache;
 mod carrier;
 mod client;
+mod client_cert;
 mod clock;
 mod compiled;
 mod compress;
@@ -137,4 +138,6 @@ pub use metrics::CacheResult;
 pub use pages::check_config as check_pages;
 pub use presence::{Presence, Presences};
 pub use tables::{Confine, PassiveHealth, Role, ServiceTables};
-pub use tls::{Absent, CertificateStatus, Findings, check_config as check_certificates};
+pub use tls::{
+    Absent, CertificateStatus, ClientAuthStatus, Findings, check_config as check_certificates,
+};

@@ -6,19 +6,19 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustls::ServerConfig;
-
 use super::access_log::{Sink, Writer};
 use super::tables::Confine;
-use super::tls::{CertificateStatus, Certificates, TicketKeys, server_config};
+use super::tls::{
+    CertificateStatus, Certificates, ClientAuth, ClientAuthStatus, ServerConfigs, TicketKeys,
+};
 use super::watch::{Watched, Watcher};
-use lb_config::http::{AccessLog, CertificateFiles, HttpService, Tls};
+use lb_config::http::{AccessLog, CertificateFiles, ClientCertificates, HttpService, Tls};
 
 /// The settings for the connections of one service.
 #[derive(Default)]
 pub(super) struct ListenerConfig {
-    /// The TLS configuration for connections to its TLS addresses; `None` closes them.
-    pub(super) tls: Option<Arc<ServerConfig>>,
+    /// The TLS configurations for connections to its TLS addresses; `None` closes them.
+    pub(super) tls: Option<ServerConfigs>,
     /// The access log of its requests.
     pub(super) log: Option<Arc<Sink>>,
 }
@@ -26,7 +26,10 @@ pub(super) struct ListenerConfig {
 /// The state that all of them share and that outlives changes of the configuration.
 pub(super) struct ListenerConfigs {
     confine: Confine,
-    tickets: Option<TicketKeys>,
+    /// By service: a ticket of one service says nothing to another.
+    tickets: HashMap<String, TicketKeys>,
+    /// By service.
+    clients: HashMap<String, Arc<ClientAuth>>,
     watcher: Option<Watcher>,
     writer: Option<Writer>,
     certificates: HashMap<Vec<CertificateFiles>, Arc<Certificates>>,
@@ -38,7 +41,8 @@ impl ListenerConfigs {
     pub(super) fn new(confine: Confine) -> Self {
         Self {
             confine,
-            tickets: None,
+            tickets: HashMap::new(),
+            clients: HashMap::new(),
             watcher: None,
             writer: None,
             certificates: HashMap::new(),
@@ -68,7 +72,7 @@ impl ListenerConfigs {
         let Some(tls) = &service.tls else {
             return listener;
         };
-        match self.tls(tls) {
+        match self.tls(&service.name, tls) {
             Ok(config) => listener.tls = Some(config),
             Err(problem) => self.problem(format!("{}: no TLS: {problem}", service.name)),
         }
@@ -80,6 +84,15 @@ impl ListenerConfigs {
         &mut self,
         services: impl Iterator<Item = &'a HttpService> + Clone,
     ) {
+        let named = services.clone().filter_map(|service| {
+            let tls = service.tls.as_ref()?;
+            Some((service.name.as_str(), tls.client.is_some()))
+        });
+        let named: HashMap<&str, bool> = named.collect();
+        self.tickets
+            .retain(|name, _| named.contains_key(name.as_str()));
+        self.clients
+            .retain(|name, _| named.get(name.as_str()) == Some(&true));
         let tls = services.clone().filter_map(|service| service.tls.as_ref());
         let files: Vec<_> = tls.map(|tls| &tls.certificates).collect();
         self.certificates
@@ -96,6 +109,16 @@ impl ListenerConfigs {
     /// were found to be good.
     pub(super) fn read_certificates_again(&mut self) {
         self.certificates.clear();
+        for client in self.clients.values() {
+            if let Some(Err(problem)) = client.refresh(true) {
+                tracing::error!("{problem}");
+            }
+        }
+    }
+
+    /// The verification of the certificates of clients of a service.
+    pub(super) fn client_auth_of(&self, service: &str) -> Option<ClientAuthStatus> {
+        self.clients.get(service).map(|client| client.status())
     }
 
     /// Whether a certificate from these files is in force.
@@ -115,8 +138,15 @@ impl ListenerConfigs {
                 format!("{}: {problem}", status.certificate)
             })
         });
+        let of_clients = self.clients.values();
+        let of_clients = of_clients.flat_map(|client| client.status().problems);
         let of_logs = self.writer.iter().flat_map(Writer::problems);
-        self.problems.iter().cloned().chain(of_files).chain(of_logs)
+        self.problems
+            .iter()
+            .cloned()
+            .chain(of_files)
+            .chain(of_clients)
+            .chain(of_logs)
     }
 
     /// The certificates in force that were read from these files; none if they cannot be used.
@@ -154,17 +184,53 @@ impl ListenerConfigs {
         Ok(writer.sink(log))
     }
 
-    fn tls(&mut self, tls: &Tls) -> Result<Arc<ServerConfig>, String> {
+    fn tls(&mut self, service: &str, tls: &Tls) -> Result<ServerConfigs, String> {
         let certificates = self.certificates(&tls.certificates)?;
-        let tickets = match &self.tickets {
-            Some(tickets) => tickets,
-            None => {
-                let new = TicketKeys::new().map_err(|error| error.to_string())?;
-                self.tickets.insert(new)
-            }
+        let client = match &tls.client {
+            Some(settings) => Some(self.client(service, settings)?),
+            None => None,
         };
-        server_config(certificates, tls.min_version, tls.http2, tickets)
-            .map_err(|error| error.to_string())
+        let tickets = self.tickets(service).map_err(|error| error.to_string())?;
+        ServerConfigs::new(certificates, tls, &tickets, client).map_err(|error| error.to_string())
+    }
+
+    /// The ticket keys of a service, which stay the same.
+    fn tickets(&mut self, service: &str) -> Result<TicketKeys, rustls::Error> {
+        if let Some(known) = self.tickets.get(service) {
+            return Ok(known.clone());
+        }
+        let new = TicketKeys::new()?;
+        self.tickets.insert(service.to_owned(), new.clone());
+        Ok(new)
+    }
+
+    /// The verification of the certificates of a service's clients. It stays, with its session tickets, as long as the
+    /// settings are the same.
+    fn client(
+        &mut self,
+        service: &str,
+        settings: &ClientCertificates,
+    ) -> Result<Arc<ClientAuth>, String> {
+        let known = self.clients.get(service);
+        if let Some(known) = known.filter(|known| known.is_of(settings)) {
+            return Ok(Arc::clone(known));
+        }
+        let read = ClientAuth::load(settings)?;
+        let files: Weak<dyn Watched> = Arc::<ClientAuth>::downgrade(&read);
+        self.watch(files);
+        self.clients.insert(service.to_owned(), Arc::clone(&read));
+        Ok(read)
+    }
+
+    fn watch(&mut self, files: Weak<dyn Watched>) {
+        if self.watcher.is_none() {
+            self.watcher = Watcher::start(self.confine, "certificates")
+                .inspect_err(|error| tracing::error!(%error, "certificates are not watched"))
+                .ok();
+        }
+        if let Some(watcher) = &self.watcher {
+            watcher.watch(files);
+        }
     }
 
     /// Those in these files; read once, and kept fresh from then on.
@@ -176,15 +242,8 @@ impl ListenerConfigs {
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
             errors.join("; ")
         })?;
-        if self.watcher.is_none() {
-            self.watcher = Watcher::start(self.confine, "certificates")
-                .inspect_err(|error| tracing::error!(%error, "certificates are not watched"))
-                .ok();
-        }
-        if let Some(watcher) = &self.watcher {
-            let files: Weak<dyn Watched> = Arc::<Certificates>::downgrade(&read);
-            watcher.watch(files);
-        }
+        let watched: Weak<dyn Watched> = Arc::<Certificates>::downgrade(&read);
+        self.watch(watched);
         self.certificates.insert(files.to_vec(), Arc::clone(&read));
         Ok(read)
     }

@@ -163,12 +163,33 @@ fn rendered<T>(template: &Template, values: &Values<'_>, take: impl FnOnce(&[u8]
     })
 }
 
+/// The result of the verification of the client's certificate, as nginx and Apache have it.
+pub(crate) fn verify(origin: &Origin) -> &'static str {
+    match origin.certificate() {
+        Some(_) => "SUCCESS",
+        None => "NONE",
+    }
+}
+
 fn variable_into(text: &mut Vec<u8>, variable: Variable, values: &Values<'_>) {
     let target = values.target;
     let path_end = memchr::memchr(b'?', target).unwrap_or(target.len());
     let hostname = || std::str::from_utf8(values.host).map_or("", hostname);
     let mut put = |bytes: &[u8]| text.extend_from_slice(bytes);
+    let certificate = || values.origin.certificate();
     match variable {
+        Variable::ClientCertVerify => put(verify(values.origin).as_bytes()),
+        Variable::ClientCertSubject => put(certificate().map_or("", |it| &it.subject).as_bytes()),
+        Variable::ClientCertIssuer => put(certificate().map_or("", |it| &it.issuer).as_bytes()),
+        Variable::ClientCertSerial => put(certificate().map_or("", |it| &it.serial).as_bytes()),
+        Variable::ClientCertFingerprint => {
+            put(certificate().map_or("", |it| &it.fingerprint).as_bytes());
+        }
+        Variable::ClientCert => {
+            if let Some(certificate) = certificate() {
+                put(certificate.field().as_bytes());
+            }
+        }
         Variable::ClientIp => put(values.asker.ip_text.as_bytes()),
         Variable::RemotePort => put(values.origin.peer.port().to_string().as_bytes()),
         Variable::Host => put(values.host),
@@ -191,8 +212,14 @@ fn variable_into(text: &mut Vec<u8>, variable: Variable, values: &Values<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::sync::LazyLock;
+
     use super::*;
+    use crate::client_cert::{ClientCertificate, Presented};
     use lb_config::parse;
+    use rustls::pki_types::CertificateDer;
 
     fn rules(lines: &str) -> Rules {
         let text = format!(
@@ -203,9 +230,22 @@ mod tests {
         Rules::new(&http.settings.response_headers)
     }
 
+    fn certificate() -> ClientCertificate {
+        static MADE: LazyLock<CertificateDer<'static>> = LazyLock::new(|| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::default();
+            params.self_signed(&key).unwrap().der().clone()
+        });
+        ClientCertificate::new(&[MADE.clone()]).unwrap()
+    }
+
     fn applied(lines: &str, mut headers: Fields) -> Vec<(String, String)> {
         let peer = "203.0.113.9:51000".parse().unwrap();
-        let origin = Origin::new(peer, "192.0.2.1:80".parse().unwrap(), false, &[]);
+        let mut origin = Origin::new(peer, "192.0.2.1:80".parse().unwrap(), false, &[]);
+        origin.client = Some(Rc::new(Presented {
+            certificate: Some(certificate()),
+            verified_by: Cell::new(None),
+        }));
         let asker = Asker {
             ip: origin.peer.ip(),
             ip_text: "203.0.113.9".into(),
@@ -232,7 +272,15 @@ mod tests {
 
     #[test]
     fn every_variable_has_a_value() {
+        let certificate = certificate();
+        let field = certificate.field();
         let expected = [
+            ("$client_cert_verify", "SUCCESS"),
+            ("$client_cert_subject", &*certificate.subject),
+            ("$client_cert_issuer", &*certificate.issuer),
+            ("$client_cert_serial", &*certificate.serial),
+            ("$client_cert_fingerprint", &*certificate.fingerprint),
+            ("$client_cert", &*field),
             ("$client_ip", "203.0.113.9"),
             ("$remote_port", "51000"),
             ("$host", "Example.com:8080"),

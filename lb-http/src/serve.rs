@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 
 use super::connection::Connection;
 use super::forwarded::Origin;
-use super::handshake::Agreed;
+use super::handshake::Accepted;
 use super::metrics::Handshake;
 use super::prefixed::Prefixed;
 use super::settings::{Service, Snapshot};
@@ -59,8 +59,9 @@ async fn establish(
         Some(service) => {
             drop(snapshot);
             // Boxed: those without TLS need not hold room for it.
-            let (stream, agreed) = Box::pin(shake_hands(&worker, &service, stream)).await?;
-            (stream, Some(agreed))
+            let accepted = Box::pin(shake_hands(&worker, &service, stream)).await?;
+            origin.client = accepted.presented;
+            (accepted.stream, Some(accepted.agreed))
         }
     };
     origin.https = tls.is_some();
@@ -68,23 +69,19 @@ async fn establish(
 }
 
 /// TLS with a client, counted; `None` if that came to nothing.
-async fn shake_hands(
-    worker: &Worker,
-    service: &Service,
-    stream: Client,
-) -> Option<(Stream, Agreed)> {
-    let accepted = match service.listener.tls.clone() {
-        Some(config) => handshake::accept(config, stream, Timeouts::default().header).await,
-        None => None,
+async fn shake_hands(worker: &Worker, service: &Service, stream: Client) -> Option<Accepted> {
+    let accepted = match &service.listener.tls {
+        Some(configs) => handshake::accept(configs, stream, Timeouts::default().header).await,
+        None => Err(Handshake::Failed),
     };
     let outcome = match &accepted {
-        Some((_, agreed)) if agreed.is_resumed => Handshake::Resumed,
-        Some(_) => Handshake::Full,
-        None => Handshake::Failed,
+        Ok(accepted) if accepted.agreed.is_resumed => Handshake::Resumed,
+        Ok(_) => Handshake::Full,
+        Err(cause) => *cause,
     };
     let meter = worker.meters.service(&service.http.name);
     meter.handshake(outcome);
-    accepted
+    accepted.ok()
 }
 
 /// The client of the connection, from its PROXY header if a trusted proxy is to send one. `None` if there

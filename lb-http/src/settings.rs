@@ -24,6 +24,7 @@ use super::sticky::Key;
 use super::sticky::sessions::Sessions;
 use super::sticky::spread::Spread;
 use super::tables::{PassiveHealth, ServiceTables};
+use super::tls::ServerConfigs;
 use lb_config::BackendAddress;
 use lb_config::http::HttpService;
 use lb_net::Clients;
@@ -76,10 +77,12 @@ pub(super) fn services(
     listeners.begin();
     let mut services = HashMap::new();
     for http in configured {
+        let listener = listeners.of(http);
+        let client = listener.tls.as_ref().and_then(ServerConfigs::client);
         let live = Arc::new(Service {
             http: Arc::clone(http),
-            listener: listeners.of(http),
-            compiled: compiler.compile(http, tables),
+            compiled: compiler.compile(http, tables, client),
+            listener,
         });
         for listen in http.all_listen() {
             let key = ServiceKey::new(addr::from_ip(listen.ip()), listen.port(), protocol::TCP);

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+};
 
 use crate::agent::Outcome;
 use crate::process::Process;
@@ -67,6 +70,41 @@ impl Authority {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
         (params.not_before, params.not_after) = (from.into(), until.into());
+        self.sign(label, params)
+    }
+
+    /// A certificate of a client with this serial number.
+    pub fn issue_numbered(&self, label: &str, serial: u8) -> Files {
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(SerialNumber::from(vec![serial]));
+        self.sign(label, params)
+    }
+
+    /// A revocation list with these serial numbers, in a file that it replaces by one rename.
+    pub fn revoke(&self, serials: &[u8]) -> PathBuf {
+        let day = Duration::from_secs(86_400);
+        let now = SystemTime::now();
+        let revoked = |serial: &u8| RevokedCertParams {
+            serial_number: SerialNumber::from(vec![*serial]),
+            revocation_time: (now - day).into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: (now - day).into(),
+            next_update: (now + day).into(),
+            crl_number: SerialNumber::from(vec![1]),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).unwrap();
+        let path = self.dir.join("authority.crl");
+        replace(&path, &list.pem().unwrap());
+        path
+    }
+
+    fn sign(&self, label: &str, mut params: CertificateParams) -> Files {
         params.distinguished_name.push(DnType::CommonName, label);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

@@ -86,6 +86,33 @@ pub struct TlsStatus {
     pub listen: Vec<SocketAddr>,
     /// Certificates in force, in the order of the configuration; none if one of them cannot be used.
     pub certificates: Vec<CertificateStatus>,
+    /// Verification of the certificates of clients; `None` if they are not asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<ClientCertificatesStatus>,
+}
+
+/// Verification of the certificates of clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientCertificatesStatus {
+    /// `require` or `optional`.
+    pub policy: String,
+    /// Server names whose clients are asked; empty for all.
+    pub hosts: Vec<String>,
+    /// File of the authorities.
+    pub authorities: String,
+    /// Revocation lists in force.
+    pub revocation_lists: Vec<RevocationListStatus>,
+    /// Why newer files are not in force, or why clients are refused.
+    pub problems: Vec<String>,
+}
+
+/// A revocation list in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationListStatus {
+    /// File that it was read from.
+    pub file: String,
+    /// Until when it is good, seconds since 1970; `None` if it does not say.
+    pub next_update_unix_seconds: Option<u64>,
 }
 
 /// A certificate in force, or one whose files do not exist yet.

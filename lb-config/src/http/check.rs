@@ -6,7 +6,7 @@ use super::limit::{self, Limit};
 use super::route::{Action, RawRoute, Route, Target};
 use super::settings::INTRODUCED_AND_SHARED;
 use super::value::HostPattern;
-use super::{HttpService, Protocol, RawTls, Settings, Tls};
+use super::{HttpService, Protocol, RawTls, Settings};
 use crate::error::{Located, Place, Problems};
 use crate::lists::RawBackend;
 use crate::value;
@@ -41,7 +41,7 @@ pub(crate) fn check(
     name_limits(&mut raw, problems);
     check_introductions(&raw, problems);
     let mut inner = Vec::new();
-    let tls = raw.tls.map(|raw| tls(raw, &listen, problems));
+    let tls = raw.tls.map(|raw| raw.check(&listen, problems));
     let routes = raw
         .routes
         .into_iter()
@@ -56,32 +56,6 @@ pub(crate) fn check(
         routes,
     };
     (service, inner)
-}
-
-fn tls(raw: RawTls, plain: &[std::net::SocketAddr], problems: &mut Problems) -> Tls {
-    let RawTls {
-        place: _,
-        listen,
-        certificates,
-        min_version,
-        http2,
-        redirect_http,
-        hsts,
-    } = raw;
-    if redirect_http.value && plain.is_empty() {
-        problems.add(
-            &redirect_http.place,
-            "there is no plain request to redirect (add listen = [\"0.0.0.0:80\", \"[::]:80\"] to the service)",
-        );
-    }
-    Tls {
-        listen: listen.into_iter().map(|listen| listen.value).collect(),
-        certificates,
-        min_version,
-        http2,
-        redirect_http: redirect_http.value,
-        hsts,
-    }
 }
 
 /// Gives each limit its name.

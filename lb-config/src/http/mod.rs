@@ -49,7 +49,7 @@ pub use settings::{AmbiguousPaths, Protocol, SameSite, Settings, Stickiness, Sti
 pub(super) use settings::{BLOCK, PROXY_VERSION};
 pub use template::{Part, Template, Variable};
 pub(super) use tls::RawTls;
-pub use tls::{CertificateFiles, Hsts, Tls, TlsVersion};
+pub use tls::{CertificateFiles, ClientCertificates, ClientPolicy, Hsts, Tls, TlsVersion};
 pub use value::{Cidr, HostPattern, is_alike};
 
 /// A service with `mode = "http"`, as the engine gets it.

@@ -278,7 +278,7 @@ fn check_target(route: &RawRoute, table: &mut Table<'_, '_>, problems: &mut Prob
 }
 
 /// A name, or a list of names.
-fn hosts() -> impl Kind<Value = Vec<Located<HostPattern>>> {
+pub(super) fn hosts() -> impl Kind<Value = Vec<Located<HostPattern>>> {
     let list = NonEmpty {
         empty: format!("no host (leave it out for every host, or write host = {HOSTS})"),
         list: List(HOSTS, HOST),

@@ -68,6 +68,33 @@ variables! {
     Backend = "backend",
     /// The name of the service.
     Service = "service",
+    /// `SUCCESS` with a verified certificate of the client, else `NONE`.
+    ClientCertVerify = "client_cert_verify",
+    /// The subject of the client's certificate (RFC 4514); empty without one.
+    ClientCertSubject = "client_cert_subject",
+    /// The issuer of the client's certificate (RFC 4514); empty without one.
+    ClientCertIssuer = "client_cert_issuer",
+    /// The serial number of the client's certificate in hexadecimal; empty without one.
+    ClientCertSerial = "client_cert_serial",
+    /// SHA-256 of the client's certificate in hexadecimal; empty without one.
+    ClientCertFingerprint = "client_cert_fingerprint",
+    /// The client's certificate as in `Client-Cert` (RFC 9440); empty without one.
+    ClientCert = "client_cert",
+}
+
+impl Variable {
+    /// Whether it tells about the client's certificate.
+    pub fn is_of_client_certificate(self) -> bool {
+        matches!(
+            self,
+            Self::ClientCertVerify
+                | Self::ClientCertSubject
+                | Self::ClientCertIssuer
+                | Self::ClientCertSerial
+                | Self::ClientCertFingerprint
+                | Self::ClientCert
+        )
+    }
 }
 
 impl Template {
@@ -102,6 +129,12 @@ impl Template {
     /// Whether the template has `variable` in it.
     pub fn names(&self, variable: Variable) -> bool {
         self.parts.contains(&Part::Variable(variable))
+    }
+
+    /// Whether the template tells about the client's certificate.
+    pub fn names_client_certificate(&self) -> bool {
+        let is_one = |part: &Part| matches!(part, Part::Variable(variable) if variable.is_of_client_certificate());
+        self.parts.iter().any(is_one)
     }
 
     /// The text, if there is no variable in it.

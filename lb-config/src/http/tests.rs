@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use super::*;
-use crate::{Config, Mode, parse};
+use crate::{Config, Line, Mode, parse};
 
 const FULL: &str = r#"
 [agent]
@@ -330,6 +330,61 @@ fn what_is_wrong_with_one_value_is_said_in_one_line() {
     for (text, expected) in table {
         assert_eq!(errors_with(text), [expected], "for {text}");
     }
+}
+
+const TLS: &str = "[service.tls]\nlisten = ['0.0.0.0:443']\ncertificates = [{ certificate = '/c', key = '/k' }]\n";
+
+#[test]
+fn certificates_of_clients_are_required_unless_that_is_changed() {
+    let client = |more: &str| {
+        let text = format!(
+            "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n{TLS}redirect_http = true\n\
+             client_ca = '/ca.pem'\n{more}"
+        );
+        let config = of(&text);
+        let tls = config.services[0].http.as_ref().unwrap().tls.clone();
+        tls.unwrap().client.unwrap()
+    };
+    let usual = client("");
+    assert_eq!(usual.policy, ClientPolicy::Require);
+    assert!(usual.crl.is_empty() && usual.hosts.is_empty());
+    assert_eq!(usual.line, Line(9));
+    let all = client(
+        "client_certificates = 'optional'\ncrl = ['/a.crl', '/b.crl']\nclient_hosts = '*.a.test'",
+    );
+    assert_eq!(all.policy, ClientPolicy::Optional);
+    assert_eq!(all.crl.len(), 2);
+    assert_eq!(all.hosts, [HostPattern::Wildcard(".a.test".to_owned())]);
+    assert_eq!(client("crl = '/a.crl'").crl.len(), 1);
+}
+
+#[test]
+fn keys_for_certificates_of_clients_need_an_authority_and_tls() {
+    let alone = "9: service[0].tls.KEY: no client is asked for a certificate (add client_ca = \"/etc/lb-agent/ca.pem\")";
+    for (key, line) in [
+        ("client_certificates", "client_certificates = 'optional'"),
+        ("crl", "crl = '/a.crl'"),
+        ("client_hosts", "client_hosts = ['a.test']"),
+    ] {
+        let place = if key.ends_with('s') && key != "client_certificates" {
+            "client_hosts[0]"
+        } else {
+            key
+        };
+        let expected = alone.replace("KEY", place);
+        assert_eq!(errors_with(&format!("{TLS}{line}")), [expected]);
+    }
+    let plain = errors_with(&format!("{TLS}client_ca = '/ca.pem'"));
+    assert_eq!(
+        plain,
+        [
+            "9: service[0].tls.client_ca: plain requests come without a certificate (add redirect_http = true, or remove listen of the service)"
+        ]
+    );
+    let optional = format!("{TLS}client_ca = '/ca.pem'\nclient_certificates = 'optional'");
+    assert!(errors_with(&optional).is_empty());
+    let elsewhere = errors_with("client_ca = '/ca.pem'");
+    assert!(elsewhere[0].contains("client_ca"), "{elsewhere:?}");
 }
 
 #[test]

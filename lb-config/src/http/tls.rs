@@ -4,13 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::route::hosts;
 use super::sections::file_path;
+use super::value::HostPattern;
 use crate::choice::choice;
-use crate::error::{Line, Located, Place};
+use crate::error::{Line, Located, Place, Problems};
 use crate::lists::{self, Texts};
 use crate::schema::fields::{Found, PLACE, Required};
 use crate::schema::kinds::{
-    Flag, List, Made, Maybe, NonEmpty, Placed, Short, Sound, Text, one_of, path, sub, time,
+    Flag, List, Made, Maybe, NonEmpty, OneOrMore, Placed, Short, Sound, Text, one_of, path, sub,
+    time,
 };
 use crate::schema::{Kind, section};
 use crate::value;
@@ -27,6 +30,9 @@ const CHAIN: Text<PathBuf, String> = path(
 );
 const KEY: Text<PathBuf, String> =
     path("path of a file", "\"/etc/lb-agent/privkey.pem\"", file_path);
+const CLIENT_CA: Text<PathBuf, String> =
+    path("path of a file", "\"/etc/lb-agent/ca.pem\"", file_path);
+const CRL: Text<PathBuf, String> = path("path of a file", "\"/etc/lb-agent/ca.crl\"", file_path);
 const MAX_AGE: Texts<Duration> = time("\"180d\"", value::duration);
 
 /// The checked values of `[service.tls]`.
@@ -45,6 +51,23 @@ pub struct Tls {
     pub redirect_http: bool,
     /// `Strict-Transport-Security`, if it is sent.
     pub hsts: Option<Hsts>,
+    /// The certificates that clients show, if they are asked for one.
+    pub client: Option<ClientCertificates>,
+}
+
+/// Certificates of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// The certificates of the authorities, PEM.
+    pub ca: PathBuf,
+    /// Whether a client without a certificate is served.
+    pub policy: ClientPolicy,
+    /// Files of revocation lists.
+    pub crl: Vec<PathBuf>,
+    /// The server names whose clients are asked; all if there is none.
+    pub hosts: Vec<HostPattern>,
+    /// The line of the configuration, for messages.
+    pub line: Line,
 }
 
 section! {
@@ -66,6 +89,27 @@ section! {
         pub(super) redirect_http: Located<bool> = Located { value: false, place: Place::FILE }, Placed(Flag);
         /// `Strict-Transport-Security`: a duration, or a table. Without the key the header is not sent.
         pub(super) hsts: Option<Hsts> = None, Maybe(hsts());
+        /// Certificates of the authorities that sign the certificates of clients, PEM. With it clients are asked for a
+        /// certificate. The file is read again when it changes.
+        pub(super) client_ca: Option<Located<PathBuf>> = None, Maybe(Placed(CLIENT_CA));
+        /// Whether a client without a certificate is served; `"require"` by default. A certificate that is not good is
+        /// refused in both cases.
+        pub(super) client_certificates: Option<Located<ClientPolicy>> = None, Maybe(Placed(one_of()));
+        /// Certificate revocation lists, PEM or DER: a file or a list of files, read again when they change. Every authority
+        /// in a client's chain needs one.
+        pub(super) crl: Vec<Located<PathBuf>> = Vec::new(), OneOrMore(List("[\"/etc/lb-agent/ca.crl\"]", Placed(CRL)), Placed(CRL));
+        /// Server names whose clients are asked for a certificate, as in `host` of a route. Without the key all are.
+        pub(super) client_hosts: Vec<Located<HostPattern>> = Vec::new(), hosts();
+    }
+}
+
+choice! {
+    /// Whether clients need a certificate.
+    pub enum ClientPolicy {
+        /// A client without one is refused.
+        Require = "require",
+        /// A client without one is served.
+        Optional = "optional",
     }
 }
 
@@ -135,3 +179,75 @@ fn hsts() -> impl Kind<Value = Hsts> {
         else_text: false,
     }
 }
+
+impl RawTls {
+    /// The checked values, of a service that takes plain requests at `plain`.
+    pub(super) fn check(self, plain: &[SocketAddr], problems: &mut Problems) -> Tls {
+        if self.redirect_http.value && plain.is_empty() {
+            problems.add(
+                &self.redirect_http.place,
+                "there is no plain request to redirect (add listen = [\"0.0.0.0:80\", \"[::]:80\"] to the service)",
+            );
+        }
+        let client = self.client(plain, problems);
+        let Self {
+            place: _,
+            listen,
+            certificates,
+            min_version,
+            http2,
+            redirect_http,
+            hsts,
+            // In `client`.
+            client_ca: _,
+            client_certificates: _,
+            crl: _,
+            client_hosts: _,
+        } = self;
+        Tls {
+            listen: listen.into_iter().map(|listen| listen.value).collect(),
+            certificates,
+            min_version,
+            http2,
+            redirect_http: redirect_http.value,
+            hsts,
+            client,
+        }
+    }
+
+    fn client(&self, plain: &[SocketAddr], problems: &mut Problems) -> Option<ClientCertificates> {
+        let Some(ca) = &self.client_ca else {
+            let policy = self
+                .client_certificates
+                .as_ref()
+                .map(|policy| &policy.place);
+            let of_lists = self.crl.first().map(|file| &file.place);
+            let of_hosts = self.client_hosts.first().map(|host| &host.place);
+            if let Some(place) = policy.or(of_lists).or(of_hosts) {
+                problems.add(place, NO_CLIENT_CA);
+            }
+            return None;
+        };
+        let policy = self.client_certificates.as_ref();
+        let policy = policy.map_or(ClientPolicy::Require, |policy| policy.value);
+        if policy == ClientPolicy::Require && !plain.is_empty() && !self.redirect_http.value {
+            problems.add(&ca.place, PLAIN_BESIDE_REQUIRED);
+        }
+        Some(ClientCertificates {
+            ca: ca.value.clone(),
+            policy,
+            crl: self.crl.iter().map(|file| file.value.clone()).collect(),
+            hosts: self
+                .client_hosts
+                .iter()
+                .map(|host| host.value.clone())
+                .collect(),
+            line: Line(ca.place.offset.map_or(0, |at| problems.line(at))),
+        })
+    }
+}
+
+const NO_CLIENT_CA: &str =
+    "no client is asked for a certificate (add client_ca = \"/etc/lb-agent/ca.pem\")";
+const PLAIN_BESIDE_REQUIRED: &str = "plain requests come without a certificate (add redirect_http = true, \
+                                     or remove listen of the service)";

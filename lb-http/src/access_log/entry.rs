@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) client: IpAddr,
     /// The version of TLS.
     pub(crate) tls: Option<&'static str>,
+    /// The subject of the client's certificate.
+    certificate: Option<Range<usize>>,
     /// The name of the backend, and why it was this one, or why there is none.
     backend: Option<Range<usize>>,
     why: Option<&'static str>,
@@ -108,6 +110,7 @@ impl Entry {
             version,
             client,
             tls: None,
+            certificate: None,
             backend: None,
             why: None,
             cache: None,
@@ -159,6 +162,15 @@ impl Entry {
     /// The identity under which the request is known to the backend.
     pub(crate) fn identify(&mut self, id: &[u8]) {
         self.id = Some(self.text(id));
+    }
+
+    /// The subject of the client's certificate.
+    pub(crate) fn certify(&mut self, subject: &str) {
+        self.certificate = Some(self.text(subject.as_bytes()));
+    }
+
+    pub(super) fn certificate(&self) -> Option<&[u8]> {
+        self.at(self.certificate.as_ref())
     }
 
     pub(super) fn method(&self) -> &[u8] {

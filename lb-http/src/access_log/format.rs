@@ -66,6 +66,11 @@ fn combined(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     escape(entry.request_id().unwrap_or(b"-"), &TEXT, out);
     out.extend_from_slice(b" tls=");
     out.extend_from_slice(entry.tls.unwrap_or("-").as_bytes());
+    if let Some(subject) = entry.certificate() {
+        out.extend_from_slice(b" client_cert=\"");
+        escape(subject, &TEXT, out);
+        out.push(b'"');
+    }
     if let Some((limit, dry_run)) = &entry.limit {
         out.extend_from_slice(b" limit=");
         escape(limit.as_bytes(), &TEXT, out);
@@ -113,6 +118,7 @@ fn json(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     }
     text("request_id", entry.request_id(), out);
     text("tls", entry.tls.map(str::as_bytes), out);
+    text("client_cert", entry.certificate(), out);
     if let Some((limit, dry_run)) = &entry.limit {
         text("limit", Some(limit.as_bytes()), out);
         if *dry_run {
@@ -301,6 +307,18 @@ mod tests {
              backend=127.0.0.1:5000 why=slot connect=0.000 first_byte=0.002 total=0.012 id=abc123 \
              tls=TLSv1.3\n"
         );
+    }
+
+    #[test]
+    fn subject_of_a_client_certificate_is_in_quotes() {
+        let mut certified = whole();
+        certified.certify("CN=a\\,b \"c\"");
+        let line = written(LogFormat::Combined, &certified, End::Complete);
+        let end = r#"tls=TLSv1.3 client_cert="CN=a\\,b \"c\"""#;
+        assert!(line.trim_end().ends_with(end), "{line}");
+        let line = written(LogFormat::Json, &certified, End::Complete);
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["client_cert"], "CN=a\\,b \"c\"");
     }
 
     #[test]

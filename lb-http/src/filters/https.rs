@@ -66,7 +66,7 @@ fn hsts(hsts: &Hsts) -> String {
 /// Whether a certificate authority asks for the answer to an HTTP challenge. It asks over plain HTTP, as there
 /// may be no certificate yet (RFC 8555, section 8.3). Only the exact spelling counts, with a token of the
 /// base64url alphabet. So no other path can be meant, however a backend reads it.
-fn is_acme_challenge(head: &RequestHead) -> bool {
+pub(super) fn is_acme_challenge(head: &RequestHead) -> bool {
     let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let token = head.target().strip_prefix(b"/.well-known/acme-challenge/");
     matches!(head.method, Method::GET | Method::HEAD)

@@ -9,6 +9,7 @@
 //! | --- | --- | --- |
 //! | `compression` | notes the codings that the client takes, gives `If-Match` tags back | plans its coding |
 //! | `https` | redirects to TLS | `Strict-Transport-Security` |
+//! | `client_certificates` | refuses a request of a connection that was made for another name, or whose certificate is not good any more; tells the backend about the certificate | |
 //! | `paths` | refuses paths that backends may read otherwise | |
 //! | `body_limit` | refuses a body that says it is too large | |
 //! | `max_forwards` | answers OPTIONS that goes no further | |
@@ -21,6 +22,7 @@
 
 mod auth;
 mod body_limit;
+mod client_certificates;
 mod compression;
 mod header_rules;
 mod https;
@@ -45,6 +47,7 @@ use super::forwarded::{self, Via};
 use super::request::{Backends, Request};
 use super::routes::Guards;
 use super::sticky::cookie::Cookies;
+use super::tls::ClientAuth;
 use lb_config::http::{Algorithm, HttpService, Route, Settings};
 pub(super) use limits::{LimitOrigin, LimitTerms};
 
@@ -155,6 +158,8 @@ pub(super) struct Terms<'a> {
     pub(super) guards: Option<(Arc<Guards>, usize)>,
     /// Its backends; `None` if it answers by itself.
     pub(super) proxied: Option<Proxied>,
+    /// The verification of the certificates of clients.
+    pub(super) client: Option<Arc<ClientAuth>>,
     /// Its authentication.
     pub(super) auth: Option<RouteAuth>,
     /// Headers in which its client has no say, although its own authentication does not set them.
@@ -240,6 +245,7 @@ impl Chain {
         let before = [
             compression::filter(compression),
             https::filter(tls.as_ref()),
+            client_certificates::filter(terms.client, request_headers.iter().chain(of_requests)),
             paths::filter(terms.guards),
             body_limit::filter(terms.body),
             max_forwards::filter(),

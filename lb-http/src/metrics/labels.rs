@@ -35,7 +35,17 @@ pub const SOURCES: [&str; 5] = ["backend", "cache", "files", "route", "gateway"]
 pub const AUTH_VERDICTS: [&str; 3] = ["granted", "denied", "failed"];
 
 /// Outcomes of TLS handshakes by their number.
-pub const HANDSHAKES: [&str; 3] = ["full", "resumed", "failed"];
+pub const HANDSHAKES: [&str; 9] = [
+    "full",
+    "resumed",
+    "failed",
+    "certificate_missing",
+    "certificate_unknown_authority",
+    "certificate_expired",
+    "certificate_revoked",
+    "revocation_unknown",
+    "certificate_invalid",
+];
 
 /// A method, as the index of its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,8 +198,20 @@ pub(crate) enum Handshake {
     Full,
     /// Done, by a ticket of an earlier one.
     Resumed,
-    /// Not done.
+    /// Not done, for another reason than the client's certificate.
     Failed,
+    /// The client has no certificate.
+    CertificateMissing,
+    /// None of the authorities has signed the client's certificate.
+    CertificateUnknownAuthority,
+    /// The client's certificate is out of its time.
+    CertificateExpired,
+    /// The client's certificate is revoked.
+    CertificateRevoked,
+    /// No revocation list says anything about the client's certificate now.
+    RevocationUnknown,
+    /// The client's certificate is of no use for another reason.
+    CertificateInvalid,
 }
 
 #[cfg(test)]
@@ -223,5 +245,7 @@ mod tests {
         assert_eq!(SOURCES[Source::Backend as usize], "backend");
         assert_eq!(SOURCES[Source::Gateway as usize], "gateway");
         assert_eq!(HANDSHAKES[Handshake::Failed as usize], "failed");
+        let last = Handshake::CertificateInvalid as usize;
+        assert_eq!(HANDSHAKES[last], "certificate_invalid");
     }
 }

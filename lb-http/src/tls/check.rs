@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use super::authorities::{self, Authorities};
 use super::load::{LoadError, Loaded, Validity, load};
 use super::names::Name;
 use lb_config::Config;
-use lb_config::http::CertificateFiles;
+use lb_config::http::{CertificateFiles, ClientCertificates};
 
 /// The findings on all certificates of a configuration, a line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,14 @@ pub fn check_config(config: &Config, now: SystemTime) -> Findings {
         .filter(|service| !service.is_inside());
     for (index, service) in written.enumerate() {
         let tls = service.http.as_ref().and_then(|http| http.tls.as_ref());
+        if let Some(client) = tls.and_then(|tls| tls.client.as_ref()) {
+            let place = format!(
+                "{}:{}: service[{index}].tls.client_ca",
+                source.display(),
+                client.line
+            );
+            check_clients(client, &place, now, &mut findings);
+        }
         let files = tls.map_or(&[][..], |tls| &tls.certificates);
         for finding in check(files, now) {
             let pair = &files[finding.index];
@@ -82,6 +91,23 @@ pub fn check_config(config: &Config, now: SystemTime) -> Findings {
         }
     }
     findings
+}
+
+/// Reads the files for the certificates of clients, and tells everything that is wrong with them at `now`.
+fn check_clients(client: &ClientCertificates, place: &str, now: SystemTime, all: &mut Findings) {
+    let read = match Authorities::load(client) {
+        Ok(read) => read,
+        Err(error) => {
+            all.unusable.push(format!("{place}: {error}"));
+            return;
+        }
+    };
+    for finding in read.findings(now) {
+        match finding {
+            authorities::Finding::Refused(text) => all.refused.push(format!("{place}: {text}")),
+            authorities::Finding::Warning(text) => all.warnings.push(format!("{place}: {text}")),
+        }
+    }
 }
 
 /// How bad it is.
@@ -189,6 +215,7 @@ mod tests {
 
     use super::*;
     use crate::tls::testing::{Kind, Made, Written};
+    use crate::tls::testing_clients::{Authority, Files};
 
     #[test]
     fn everything_wrong_is_told_at_once_with_its_certificate() {
@@ -227,6 +254,73 @@ mod tests {
             "/nowhere/key.pem: does not exist yet; until then its clients are shown another";
         assert!(found[1].message.starts_with(absent), "{found:?}");
         assert!(found[2].message.contains("does not fit the key"));
+    }
+
+    fn of_clients(settings: &ClientCertificates) -> Findings {
+        let mut findings = Findings::default();
+        check_clients(settings, "f:1", SystemTime::now(), &mut findings);
+        findings
+    }
+
+    #[test]
+    fn authorities_of_clients_that_cannot_be_used_are_told() {
+        let ours = Authority::new("ours");
+        let files = Files::new(ours.pem());
+        let settings = files.settings(&[]);
+        assert_eq!(of_clients(&settings), Findings::default());
+        for (text, expected) in [
+            ("", "there is no certificate in it"),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                "not a certificate",
+            ),
+        ] {
+            files.write("ca.pem", text);
+            let found = of_clients(&settings).unusable;
+            assert!(
+                found[0].starts_with("f:1: /") && found[0].contains(expected),
+                "{found:?}"
+            );
+        }
+        std::fs::remove_file(&settings.ca).unwrap();
+        let found = of_clients(&settings).unusable;
+        assert!(found[0].contains("cannot be read"), "{found:?}");
+        files.write("ca.pem", ours.pem());
+        let list = files.write("a.crl", ours.pem());
+        let found = of_clients(&files.settings(&[list])).unusable;
+        assert!(
+            found[0].contains("there is no revocation list in it"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn revocation_list_that_refuses_clients_is_told() {
+        let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+        let files = Files::new(ours.pem());
+        let good = files.write("good.crl", &ours.revoked_now(&[1]));
+        let foreign = files.write("foreign.crl", &theirs.revoked_now(&[]));
+        let day = Duration::from_secs(86_400);
+        let ended = SystemTime::now() - day;
+        let ended = files.write("ended.crl", &ours.revoked(&[], ended));
+        let of = |lists: &[std::path::PathBuf]| of_clients(&files.settings(lists));
+        assert_eq!(of(std::slice::from_ref(&good)), Findings::default());
+        let found = of(&[ended]);
+        assert!(found.refused[0].contains("expired on"), "{found:?}");
+        let found = of(std::slice::from_ref(&foreign));
+        assert!(
+            found.refused[0].contains("there is no revocation list of"),
+            "{found:?}"
+        );
+        assert!(
+            found.warnings[0].contains("which is not in client_ca"),
+            "{found:?}"
+        );
+        let found = of(&[good, foreign]);
+        assert!(
+            found.refused.is_empty() && found.warnings.len() == 1,
+            "{found:?}"
+        );
     }
 
     #[test]

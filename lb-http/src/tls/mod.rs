@@ -5,19 +5,27 @@
 //! | `load` | one certificate and its key: two files, whether they fit, until when |
 //! | `names` | which certificate a server name (SNI) leads to |
 //! | `store` | the certificates of a service, renewed when their files are |
-//! | `server` | versions, protocols (ALPN), session tickets |
+//! | `authorities` | authorities and revocation lists for the certificates of clients |
+//! | `clients` | the verification of clients' certificates of a service, renewed when its files are |
+//! | `server` | versions, protocols (ALPN), session tickets, by server names |
 //! | `check` | the report of `lb-agent check` on certificates |
 //!
-//! Connections are accepted with what [`server_config`] gives. The cryptography is aws-lc: it takes half a minute longer to compile than ring, needs no more than a C compiler
+//! Connections are accepted with what [`ServerConfigs`] gives. The cryptography is aws-lc: it takes half a minute longer to compile than ring, needs no more than a C compiler
 //! either, and signs with RSA and agrees on keys in less than half the time.
 
+mod authorities;
 mod check;
+#[cfg(test)]
+mod client_tests;
+mod clients;
 mod load;
 mod names;
 mod server;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) mod testing_clients;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +34,9 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use check::{Absent, Findings, check_config};
-pub(crate) use server::{TicketKeys, server_config};
+pub(crate) use clients::ClientAuth;
+pub use clients::ClientAuthStatus;
+pub(crate) use server::{ServerConfigs, TicketKeys};
 pub use store::CertificateStatus;
 pub(crate) use store::Certificates;
 

@@ -207,15 +207,18 @@ const NONE_IN_FORCE: &str = "no certificate of these files is in force";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fingerprint([Option<FileMark>; 2]);
 
-type FileMark = (u64, u64, u64, i64, i64);
+/// Device, inode, size and time of change of a file.
+pub(super) type FileMark = (u64, u64, u64, i64, i64);
+
+/// The mark of the file at `path`; `None` if there is none.
+pub(super) fn mark(path: &Path) -> Option<FileMark> {
+    let meta = std::fs::metadata(path).ok()?;
+    let changed = (meta.ctime(), meta.ctime_nsec());
+    Some((meta.dev(), meta.ino(), meta.size(), changed.0, changed.1))
+}
 
 impl Fingerprint {
     fn of(pair: &CertificateFiles) -> Self {
-        let mark = |path: &Path| {
-            let meta = std::fs::metadata(path).ok()?;
-            let changed = (meta.ctime(), meta.ctime_nsec());
-            Some((meta.dev(), meta.ino(), meta.size(), changed.0, changed.1))
-        };
         Self([mark(&pair.certificate), mark(&pair.key)])
     }
 }

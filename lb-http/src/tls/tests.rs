@@ -3,17 +3,18 @@
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind, ProtocolVersion,
-    ServerConfig, ServerConnection, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, Error, HandshakeKind,
+    ProtocolVersion, ServerConfig, ServerConnection, SignatureScheme, SupportedProtocolVersion,
 };
 
 use super::testing::{Made, Written};
-use super::{Certificates, TicketKeys, provider, server_config};
-use lb_config::http::TlsVersion;
+use super::{Certificates, ServerConfigs, TicketKeys, provider};
+use lb_config::http::{Tls, TlsVersion};
 
 /// Takes any certificate: which one it was is asked afterwards.
 #[derive(Debug)]
@@ -56,23 +57,47 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
-fn client(version: &'static SupportedProtocolVersion, alpn: &[&str]) -> Arc<ClientConfig> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+/// The settings of a client that takes any certificate of a server.
+pub(super) fn trusting(
+    version: &'static SupportedProtocolVersion,
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Trusting))
-        .with_no_client_auth();
+}
+
+fn client(version: &'static SupportedProtocolVersion, alpn: &[&str]) -> Arc<ClientConfig> {
+    let mut config = trusting(version).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Arc::new(config)
 }
 
 fn server(certificates: &Arc<Certificates>, tickets: &TicketKeys) -> Arc<ServerConfig> {
-    server_config(Arc::clone(certificates), TlsVersion::V1_2, true, tickets).unwrap()
+    of_version(certificates, TlsVersion::V1_2, tickets)
+}
+
+fn of_version(
+    certificates: &Arc<Certificates>,
+    min_version: TlsVersion,
+    tickets: &TicketKeys,
+) -> Arc<ServerConfig> {
+    let tls = Tls {
+        listen: Vec::new(),
+        certificates: Vec::new(),
+        min_version,
+        http2: true,
+        redirect_http: false,
+        hsts: None,
+        client: None,
+    };
+    let configs = ServerConfigs::new(Arc::clone(certificates), &tls, tickets, None).unwrap();
+    configs.for_all().unwrap().0
 }
 
 /// Shakes hands, says a word each way (so that tickets arrive), and gives back both ends.
-fn meet(
+pub(super) fn meet(
     client: &Arc<ClientConfig>,
     server: &Arc<ServerConfig>,
     name: &str,
@@ -119,7 +144,7 @@ fn both_versions_are_spoken_and_the_minimum_is_kept() {
     };
     assert_eq!(version(&both, &TLS12), Some(ProtocolVersion::TLSv1_2));
     assert_eq!(version(&both, &TLS13), Some(ProtocolVersion::TLSv1_3));
-    let newest = server_config(certificates, TlsVersion::V1_3, true, &tickets).unwrap();
+    let newest = of_version(&certificates, TlsVersion::V1_3, &tickets);
     assert_eq!(version(&newest, &TLS12), None);
     assert_eq!(version(&newest, &TLS13), Some(ProtocolVersion::TLSv1_3));
 }

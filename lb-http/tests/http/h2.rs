@@ -537,13 +537,17 @@ fn requests_and_handshakes_are_counted() {
     let is_there = |figures: &ServiceFigures| {
         requests(figures, "GET", "2xx") == 1 && requests(figures, "GET", "4xx") == 1
     };
-    assert_eq!(figures(&secure.proxy, is_there).handshakes, [1, 0, 0]);
+    assert_eq!(figures(&secure.proxy, is_there).handshakes[..3], [1, 0, 0]);
     // The ticket of the first connection.
     drop(secure.connect().next());
-    figures(&secure.proxy, |figures| figures.handshakes == [1, 1, 0]);
+    figures(&secure.proxy, |figures| {
+        figures.handshakes[..3] == [1, 1, 0]
+    });
     let mut plain = TcpStream::connect(secure.address).unwrap();
     plain
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .unwrap();
-    figures(&secure.proxy, |figures| figures.handshakes == [1, 1, 1]);
+    figures(&secure.proxy, |figures| {
+        figures.handshakes[..3] == [1, 1, 1]
+    });
 }

@@ -66,8 +66,9 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 64] = [
+const HTTP_MODULES: [&str; 65] = [
     "clock",
+    "client_cert",
     "forwarded",
     "ids",
     "limits",
@@ -90,11 +91,11 @@ const HTTP_MODULES: [&str; 64] = [
     "client",
     "counts",
     "h2c",
-    "handshake",
     "prefixed",
     "progress",
     "rules",
     "tls",
+    "handshake",
     "carrier",
     "compress",
     "listener_config",

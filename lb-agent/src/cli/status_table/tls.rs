@@ -23,7 +23,12 @@ pub(super) fn word(tls: &TlsStatus, now: SystemTime) -> (String, Style) {
         others => format!(", {others} more"),
     };
     let (end, style) = until(end, now);
-    let text = format!("tls, certificate for {names} {end}{others}");
+    let clients = match &tls.clients {
+        Some(clients) if clients.policy == "require" => ", client certificates required",
+        Some(_) => ", client certificates optional",
+        None => "",
+    };
+    let text = format!("tls, certificate for {names} {end}{others}{clients}");
     (text, style)
 }
 
@@ -52,6 +57,7 @@ fn until(end: u64, now: SystemTime) -> (String, Style) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::status::ClientCertificatesStatus;
 
     /// 2027-01-03T12:00:00Z
     const END: u64 = 1_798_977_600;
@@ -69,6 +75,7 @@ mod tests {
         let tls = TlsStatus {
             listen: Vec::new(),
             certificates,
+            clients: None,
         };
         let now = END.saturating_add_signed(-days_before * DAY as i64);
         word(&tls, UNIX_EPOCH + Duration::from_secs(now))
@@ -83,6 +90,27 @@ mod tests {
         assert_eq!(words(one(), 1), (said.to_owned(), YELLOW));
         let said = "tls, certificate for example.com expired on 2027-01-03";
         assert_eq!(words(one(), -1), (said.to_owned(), RED));
+    }
+
+    #[test]
+    fn certificates_of_clients_are_named_with_their_policy() {
+        let asked = |policy: &str| TlsStatus {
+            listen: Vec::new(),
+            certificates: vec![certificate(&["a.test"], END)],
+            clients: Some(ClientCertificatesStatus {
+                policy: policy.to_owned(),
+                hosts: Vec::new(),
+                authorities: "/etc/ca.pem".to_owned(),
+                revocation_lists: Vec::new(),
+                problems: Vec::new(),
+            }),
+        };
+        let now = UNIX_EPOCH + Duration::from_secs(END - 34 * DAY);
+        for (policy, end) in [("require", "required"), ("optional", "optional")] {
+            let (said, _) = word(&asked(policy), now);
+            let end = format!("(34 days), client certificates {end}");
+            assert!(said.ends_with(&end), "{said}");
+        }
     }
 
     #[test]
