@@ -657,6 +657,9 @@ fn service_that_asks_itself_who_may_ask_is_refused_unless_that_path_is_open() {
     assert_eq!(errors(&with(own, other)).len(), 1);
     of(&with(own, open));
     of(&with("http://127.0.0.1:8081/auth", ""));
+}
+
+#[test]
 fn files_and_backends_of_one_route_go_together_where_that_is_said() {
     let text = "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
                 [[service.route]]\nfiles = { root = '/srv', missing = 'backends' }\n\
