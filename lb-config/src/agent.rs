@@ -61,7 +61,7 @@ section! {
         /// same key, services and backends send a client to the same backend, and know each other's cookies.
         pub hash_seed: Option<[u8; 16]> = None, Maybe(SEED);
         /// Clients that are remembered, over all services. The one unseen for longest makes room for a new one.
-        pub max_clients: u32 = super::clients_for(super::memory_bytes()), whole(1..=MAX_CLIENTS, "clients"),
+        pub max_clients: u32 = super::clients_for(super::memory::bytes()), whole(1..=MAX_CLIENTS, "clients"),
             shown "one for each 64 KiB of memory, 8192 to 65536";
         /// Most client connections that go through the agent, over all services. Without it the limit on open files
         /// bounds them.
@@ -101,7 +101,7 @@ fn check_cache(cache: &CacheMemory, table: &mut Table<'_, '_>, problems: &mut Pr
             format!("responses of {object} bytes are too large for {memory} bytes of memory (use at most an eighth)"),
         );
     }
-    let there = super::memory_bytes();
+    let there = super::memory::bytes();
     if there > 0 && memory > there {
         problems.add(
             &table.place,

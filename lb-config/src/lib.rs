@@ -18,10 +18,11 @@
 //! | `metrics` | the address that serves metrics |
 //! | `packet` | everything for the paths `nat` and `dsr` |
 //! | `validate` | rules between values: duplicates, clashes, limits |
+//! | `memory` | the memory that the machine and cgroups leave to the agent |
 //! | `warnings` | settings that are allowed and still likely to surprise |
 //!
-//! Nothing here looks at the machine beyond reading the one file: the same text gives the same
-//! result on every machine.
+//! Nothing here looks at the machine beyond its memory and the one file: the same text gives the same result on
+//! every machine that has enough of it.
 
 #![forbid(unsafe_code)]
 
@@ -35,6 +36,7 @@ mod hints;
 pub mod http;
 mod lists;
 pub mod loops;
+mod memory;
 mod metrics;
 mod packet;
 mod raw;
@@ -191,14 +193,6 @@ fn clients_for(memory_bytes: u64) -> u32 {
     const MOST: u64 = 65_536;
     // At most 65,536.
     (memory_bytes / 65_536).clamp(FEWEST, MOST) as u32
-}
-
-/// The memory of this machine in bytes (`MemTotal`), as far as it tells.
-fn memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok());
-    kib.unwrap_or(0u64) * 1024
 }
 
 /// The text that reads as [`Config::default`].

@@ -4,9 +4,10 @@ mod limits;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::http::Action;
-use super::{Config, DataPlane, Mode, Path, Service, loops};
+use super::{Config, DataPlane, Mode, Path, Service, loops, memory};
 
 /// Warnings about `config` before it is used, a sentence each. `has_more` names the services with backends beside the
 /// configuration.
@@ -17,7 +18,23 @@ pub fn warnings(config: &Config, has_more: &dyn Fn(&str) -> bool) -> Vec<String>
         .collect();
     found.extend(chains(config));
     found.extend(own_ports(config));
+    found.extend(cache(config, memory::limit()));
     found
+}
+
+/// A cache that may grow beyond the memory that there is: the file that tells so, and its bytes.
+fn cache(config: &Config, limit: Option<(PathBuf, u64)>) -> Option<String> {
+    let mut http = config.services.iter().flat_map(|service| &service.http);
+    let is_used = http.any(|http| http.settings.cache.is_some());
+    let (file, limit) = limit?;
+    let memory = config.agent.cache.memory;
+    (is_used && memory > limit).then(|| {
+        format!(
+            "the response cache may take {memory} bytes, and {} leaves {limit} to the agent (set \
+             memory in agent.cache, with room for the rest)",
+            file.display()
+        )
+    })
 }
 
 /// Backends on the port of their own service. The data plane decides which of both gets a
@@ -183,4 +200,28 @@ fn chains(config: &Config) -> Vec<String> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path as FilePath;
+
+    #[test]
+    fn cache_larger_than_the_memory_of_its_cgroup_is_told() {
+        let of = |table: &str, limit: u64| {
+            let text = format!(
+                "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\
+                 backends = ['127.0.0.1:5000']\n{table}"
+            );
+            let config = crate::parse(&text, FilePath::new("f")).unwrap();
+            cache(&config, Some(("/x/memory.max".into(), limit)))
+        };
+        const ON: &str = "[service.http.cache]";
+        let told = of(ON, 64 << 20).unwrap();
+        assert!(told.contains("134217728 bytes"), "{told}");
+        assert!(told.contains("/x/memory.max leaves 67108864"), "{told}");
+        assert_eq!(of(ON, 128 << 20), None);
+        assert_eq!(of("", 64 << 20), None);
+    }
 }
