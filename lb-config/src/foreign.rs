@@ -84,6 +84,7 @@ const WORDS: &[Words] = &[
     (&["try_files"], "nginx", Key(ROUTE, "files = { root = \"/srv/www\", try = [\"$path\", \"/index.html\"] }")),
     (&["file_server"], "Caddy", Key(ROUTE, "files = \"/srv/www\"")),
     (&["proxy_cache"], "nginx", Key(HTTP, "cache = {}")),
+    (&["proxy_cache_key"], "nginx", Key("[service.http.cache]", "key = { query = [\"page\"] }")),
     (&["rewrite", "allow", "deny"], "nginx", Page),
 ];
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answers::Answer;
 use super::cache::{
-    Control, Fill, Flight, Found, Joined, Object, Purpose, Reuse, State, Store, Taken,
+    Control, Fill, Flight, Found, Joined, Object, Purpose, Reuse, State, Store, Taken, add_target,
 };
 use super::compress;
 use super::context::RequestContext;
@@ -40,7 +40,6 @@ struct Asked {
     /// The offset of the scheme.
     url: usize,
     control: Control,
-    heuristic: bool,
 }
 
 /// Answers a request of a service with a cache.
@@ -65,12 +64,13 @@ pub(super) async fn serve(
         place,
         peer,
         progress,
+        settings,
         asked,
     };
     if !matches!(request.context.head.method, Method::GET | Method::HEAD) {
         return request.fetch(Purpose::Invalidate).await;
     }
-    request.serve(settings).await
+    request.serve().await
 }
 
 /// Whether the cache has nothing to do with a request: one of Socket.IO, an upgrade, one whose method is safe but not
@@ -104,13 +104,12 @@ impl Asked {
         let host = context.head.host();
         let host = host.strip_suffix(port).unwrap_or(host);
         key.extend(host.iter().map(u8::to_ascii_lowercase));
-        key.extend_from_slice(context.head.target());
+        add_target(&mut key, context.head.target(), &settings.key);
         Some(Self {
             store,
             key,
             url,
             control: Control::of_request(&context.head.fields),
-            heuristic: settings.heuristic,
         })
     }
 }
@@ -130,20 +129,21 @@ struct Cached<'a, P> {
     place: Place<'a>,
     peer: &'a mut P,
     progress: &'a Progress,
+    settings: &'a Cache,
     asked: Asked,
 }
 
 impl<P: Peer> Cached<'_, P> {
-    async fn serve(&mut self, settings: &Cache) -> Outcome {
-        match self.next(settings).await {
+    async fn serve(&mut self) -> Outcome {
+        match self.next().await {
             Next::Answer(outcome) => outcome,
             Next::Ask(flight, stored, why) => self.ask(flight, stored, why).await,
         }
     }
 
     /// Looks for a stored answer, and waits for one that is on its way.
-    async fn next(&mut self, settings: &Cache) -> Next {
-        let until = Instant::now() + settings.lock;
+    async fn next(&mut self) -> Next {
+        let until = Instant::now() + self.settings.lock;
         let mut waited = false;
         loop {
             let asked = &self.asked;
@@ -221,7 +221,7 @@ impl<P: Peer> Cached<'_, P> {
             stored,
             control: self.asked.control,
             why,
-            heuristic: self.asked.heuristic,
+            heuristic: self.settings.heuristic,
             is_of_user: self.context.is_of_user(),
         };
         let mut fill = self.fill(purpose);
@@ -260,7 +260,8 @@ impl<P: Peer> Cached<'_, P> {
 
     fn fill(&self, purpose: Purpose) -> Fill {
         let asked = &self.asked;
-        Fill::new(&asked.store, asked.key.clone(), asked.url, purpose)
+        let key = (asked.key.clone(), asked.url);
+        Fill::new(&asked.store, key, &self.settings.key, purpose)
     }
 
     async fn run(&mut self, fill: &mut Fill) -> Result<Outcome, exchange::Refused> {
@@ -322,7 +323,7 @@ impl<P: Peer> Cached<'_, P> {
             stored: Some(Arc::clone(object)),
             control: asked.control,
             why: "stale",
-            heuristic: asked.heuristic,
+            heuristic: self.settings.heuristic,
             is_of_user: context.is_of_user(),
         });
         let mut record = self.record.beside();

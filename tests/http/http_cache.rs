@@ -16,7 +16,8 @@ fn services(root: &Path, lock: &str) -> String {
          backends = ['127.0.0.1:5000']\n[service.http.cache]\nlock = '{lock}'\n\
          [[service]]\nname = 'origin'\nlisten = ['127.0.0.1:5000']\nmode = 'http'\n\
          [[service.route]]\npath = '/'\n[service.route.files]\nroot = '{}'\n\
-         cache_control = [{{ path = '*', value = 'max-age=3600' }}]\n",
+         cache_control = [{{ path = '*', value = 'max-age=3600' }}]\n\
+         [service.http]\nresponse_headers = [{{ set = 'Cache-Tag', value = 'pages, all' }}]\n",
         root.display()
     )
 }
@@ -67,6 +68,10 @@ fn responses_stay_until_they_are_purged() {
     let purged = agent.ok(&["purge", "http://A.test:80/page.txt"]);
     assert!(purged.contains("1 stored response is removed"), "{purged}");
     assert_eq!(ask("/page.txt").body, "new");
+    let purged = agent.ok(&["purge", "--tag", "pages"]);
+    assert!(purged.contains("1 stored response is removed"), "{purged}");
+    assert!(!agent.ok(&["cache"]).contains("page.txt"));
+    assert_eq!(ask("/page.txt").header("cache-tag"), "pages, all");
     let wrong = agent.run(&["purge", "page.txt"]);
     assert_ne!(wrong.code, 0);
     assert!(wrong.stderr.contains("is not a URL"), "{wrong:?}");

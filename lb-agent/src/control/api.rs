@@ -326,9 +326,10 @@ fn checked_reason(reason: String) -> Result<String, No> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PurgeCache {
-    url: String,
+    url: Option<String>,
     #[serde(default)]
     prefix: bool,
+    tag: Option<String>,
 }
 
 /// Stored responses that are shown if the request does not say how many.
@@ -353,21 +354,36 @@ fn cache(parameters: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Command, N
 }
 
 fn purge_cache(body: &[u8]) -> Result<Command, No> {
-    let PurgeCache { url, prefix } = document(body, r#"{"url": "https://example.com/a"}"#)?;
-    let is_begin = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-    let what = match prefix {
-        true if url.is_empty() => Some(Purge::All),
-        true => is_begin(&url).then(|| Purge::Prefix(url.clone())),
-        false => Purge::url(&url),
+    const EXAMPLE: &str = r#"{"url": "https://example.com/a"}"#;
+    let PurgeCache { url, prefix, tag } = document(body, EXAMPLE)?;
+    let is_begin = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+    let (what, problem, remedy) = match (url, tag) {
+        (Some(url), None) => {
+            let problem = format!("{} is not a URL", value::quoted(&url));
+            let what = match prefix {
+                true if url.is_empty() => Some(Purge::All),
+                true => Some(url).filter(is_begin).map(Purge::Prefix),
+                false => Purge::url(&url),
+            };
+            (what, problem, "write it like https://example.com/a")
+        }
+        (None, Some(tag)) if !prefix => {
+            let problem = format!("{} is not a tag", value::quoted(&tag));
+            (
+                Purge::tag(&tag),
+                problem,
+                "name one, without commas and spaces",
+            )
+        }
+        _ => {
+            let problem = "a purge is of a URL or of a tag".to_owned();
+            (None, problem, "give one of url and tag")
+        }
     };
-    let what = what.ok_or_else(|| {
-        No::new(
-            StatusCode::BAD_REQUEST,
-            format!("{} is not a URL", value::quoted(&url)),
-            "write it like https://example.com/a",
-        )
-    })?;
-    Ok(Command::PurgeCache { what })
+    let no = || No::new(StatusCode::BAD_REQUEST, problem, remedy);
+    Ok(Command::PurgeCache {
+        what: what.ok_or_else(no)?,
+    })
 }
 
 fn lookup(parameters: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Command, No> {

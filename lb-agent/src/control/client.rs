@@ -303,6 +303,7 @@ fn request(command: &Command) -> Request<Full<Bytes>> {
             let body = match what {
                 Purge::Url(url) => json!({ "url": url }),
                 Purge::Prefix(url) => json!({ "url": url, "prefix": true }),
+                Purge::Tag(tag) => json!({ "tag": tag }),
                 Purge::All => json!({ "url": "", "prefix": true }),
             };
             (Method::POST, "/v1/cache/purge".to_owned(), Some(body))

@@ -16,6 +16,7 @@
 //! | `check` | rules between values |
 
 mod auth;
+mod cache;
 mod check;
 mod files;
 mod header;
@@ -33,6 +34,7 @@ mod value;
 use std::net::SocketAddr;
 
 pub use auth::{Auth, AuthUrl, BasicAuth, ForwardAuth};
+pub use cache::{Cache, CacheKey};
 pub(super) use check::{Inner, RawHttp, check};
 pub use files::{Attempt, CacheControl, Files, Pattern};
 pub use header::{HeaderRule, Operation};
@@ -42,8 +44,8 @@ pub(super) use route::RawRoute;
 pub use route::{Action, Route};
 pub(crate) use sections::size;
 pub use sections::{
-    AccessLog, Algorithm, Cache, Compression, ErrorPages, Limits, LogFormat, LogTarget,
-    RouteLimits, RouteTimeouts, Timeouts, Upstream,
+    AccessLog, Algorithm, Compression, ErrorPages, Limits, LogFormat, LogTarget, RouteLimits,
+    RouteTimeouts, Timeouts, Upstream,
 };
 pub use settings::{AmbiguousPaths, Protocol, SameSite, Settings, Stickiness, StickyCookie};
 pub(super) use settings::{BLOCK, PROXY_VERSION};

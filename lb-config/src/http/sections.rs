@@ -235,20 +235,6 @@ choice! {
     }
 }
 
-const LOCK: Texts<Duration> = time("\"5s\"", value::some_time);
-
-section! {
-    Reload, "0.1";
-    /// The response cache. With this table responses are stored that say that they may be.
-    #[derive(Eq)]
-    pub struct Cache {
-        /// Whether a response without a lifetime of its own gets a tenth of the time since it was last changed.
-        pub heuristic: bool = false, Flag;
-        /// How long requests for one response that is not stored wait for the first of them.
-        pub lock: Duration = Duration::from_secs(5), LOCK;
-    }
-}
-
 /// The target of an access log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LogTarget {

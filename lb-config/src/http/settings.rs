@@ -6,8 +6,9 @@ use ::http::HeaderName;
 
 use super::ProxyVersion;
 use super::auth::{Auth, auth};
+use super::cache::Cache;
 use super::header::{HeaderRule, request_rules, response_rules};
-use super::sections::{AccessLog, Cache, Compression, ErrorPages, Limits, Timeouts, Upstream};
+use super::sections::{AccessLog, Compression, ErrorPages, Limits, Timeouts, Upstream};
 use super::value::{self, Cidr};
 use crate::choice::choice;
 use crate::error::Problems;

@@ -61,11 +61,11 @@ path = "/healthz"
 answer = { body = "ok" }
 "#;
 
-fn of(text: &str) -> Config {
+pub(super) fn of(text: &str) -> Config {
     parse(text, FilePath::new("f")).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn errors(text: &str) -> Vec<String> {
+pub(super) fn errors(text: &str) -> Vec<String> {
     let Err(error) = parse(text, FilePath::new("f")) else {
         return Vec::new();
     };

@@ -1,5 +1,6 @@
 //! What is told of the cache, and what is purged.
 
+use super::object::Object;
 use crate::metrics::CacheResult;
 
 /// The size of the cache, and what it did since the agent began.
@@ -37,6 +38,8 @@ pub enum Purge {
     Url(String),
     /// Those of all URLs that begin so.
     Prefix(String),
+    /// Those with this tag in `Cache-Tag` or `Surrogate-Key`.
+    Tag(String),
     /// All.
     All,
 }
@@ -59,10 +62,17 @@ impl Purge {
         (!host.is_empty()).then(|| Self::Url(format!("{scheme}://{host}{slash}{target}")))
     }
 
-    pub(super) fn covers(&self, url: &[u8]) -> bool {
+    /// The answers with a tag. `None` if a header cannot have it as one.
+    pub fn tag(text: &str) -> Option<Self> {
+        let is_one = |byte: u8| byte.is_ascii_graphic() && byte != b',';
+        (!text.is_empty() && text.bytes().all(is_one)).then(|| Self::Tag(text.to_owned()))
+    }
+
+    pub(super) fn covers(&self, object: &Object) -> bool {
         match self {
-            Self::Url(wanted) => wanted.as_bytes() == url,
-            Self::Prefix(begin) => url.starts_with(begin.as_bytes()),
+            Self::Url(wanted) => wanted.as_bytes() == &*object.url,
+            Self::Prefix(begin) => object.url.starts_with(begin.as_bytes()),
+            Self::Tag(tag) => object.has_tag(tag.as_bytes()),
             Self::All => true,
         }
     }
@@ -83,6 +93,14 @@ mod tests {
         assert_eq!(of("https://a:80?y"), "https://a:80/?y");
         for none in ["", "a/b", "ftp://a/", "http:///x"] {
             assert_eq!(of(none), "None", "{none}");
+        }
+    }
+
+    #[test]
+    fn tag_is_one_word() {
+        assert_eq!(Purge::tag("a:1"), Some(Purge::Tag("a:1".to_owned())));
+        for none in ["", "a b", "a,b", "\n"] {
+            assert_eq!(Purge::tag(none), None, "{none:?}");
         }
     }
 }

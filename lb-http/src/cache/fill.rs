@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
+use lb_config::http::CacheKey;
 use lb_http1::{Fields, Name, RequestHead, ResponseHead};
 
 use super::control::Control;
 use super::flights::{Flight, State};
+use super::key;
 use super::object::Object;
 use super::policy::{self, Arrival, Storing, Terms};
 use super::store::Store;
@@ -22,6 +24,7 @@ pub(crate) struct Fill {
     key: Vec<u8>,
     /// The offset of the URL in the key.
     url: usize,
+    rules: CacheKey,
     purpose: Purpose,
     purges: u64,
     begun: Instant,
@@ -68,13 +71,19 @@ pub(crate) enum Seen {
 }
 
 impl Fill {
-    /// Of a request whose key has its URL behind `url` bytes.
-    pub(crate) fn new(store: &Arc<Store>, key: Vec<u8>, url: usize, purpose: Purpose) -> Self {
+    /// Of a request whose key was made by `rules` and has its URL behind `url` bytes.
+    pub(crate) fn new(
+        store: &Arc<Store>,
+        (key, url): (Vec<u8>, usize),
+        rules: &CacheKey,
+        purpose: Purpose,
+    ) -> Self {
         Self {
             purges: store.purges(),
             store: Arc::clone(store),
             key,
             url,
+            rules: rules.clone(),
             purpose,
             begun: Instant::now(),
             taken: None,
@@ -143,6 +152,15 @@ impl Fill {
         if head.status == StatusCode::NOT_MODIFIED
             && let Some(object) = stored.take()
         {
+            if !object.is_meant_by(&head.fields) {
+                // The next request asks for all of it.
+                self.store.invalidate(&self.key);
+                if let Some(flight) = flight {
+                    flight.land(State::Passing);
+                }
+                self.taken = Some(Taken::Refreshed(object));
+                return Seen::Taken;
+            }
             let head = object.merged(&head.fields);
             let terms = policy::storing(&request.fields, *is_of_user, &head, *heuristic, arrival);
             let fresh = match terms {
@@ -176,7 +194,7 @@ impl Fill {
             verdict => {
                 // An error is over soon.
                 if verdict != Storing::NotThis && !policy::is_error(head.status) && !is_spoilt {
-                    self.store.pass(&self.key);
+                    self.store.pass(&self.key, &request.fields);
                 }
                 if let Some(flight) = flight {
                     flight.land(State::Passing);
@@ -193,8 +211,8 @@ impl Fill {
         match may_be_stored {
             true => {
                 let object = Arc::clone(object);
-                self.store
-                    .put(&self.key, &request.fields, object, self.purges);
+                let varies_on = (&request.fields, &*key::variants(&self.rules));
+                self.store.put(&self.key, varies_on, object, self.purges);
             }
             false => self.store.invalidate(&self.key),
         }
@@ -211,7 +229,8 @@ impl Fill {
         for name in [Name::ContentLength, Name::Age] {
             head.fields.remove(name);
         }
-        let varies = head.fields.has(Name::Vary);
+        let others = key::variants(&self.rules);
+        let varies = head.fields.has(Name::Vary) || !others.is_empty();
         if !head.fields.has(Name::Date) {
             let date = httpdate::fmt_http_date(SystemTime::now());
             head.fields.append(Name::Date, date.as_bytes());
@@ -224,6 +243,7 @@ impl Fill {
                 true => request.fields.packed(),
                 false => Fields::default(),
             },
+            others,
             head,
             terms,
             body: Vec::new(),
@@ -249,7 +269,9 @@ impl Fill {
             // Of the same origin alone: others' answers are not the backend's to forget.
             let path = place.strip_prefix(origin).unwrap_or(place);
             if path.starts_with(b"/") && !path.starts_with(b"//") {
-                self.store.invalidate(&[service, origin, path].concat());
+                let mut key = [service, origin].concat();
+                key::add_target(&mut key, path, &self.rules);
+                self.store.invalidate(&key);
             }
         }
     }
@@ -273,8 +295,10 @@ pub(crate) struct Copying {
     store: Arc<Store>,
     key: Vec<u8>,
     url: usize,
-    /// The fields of the request, if the answer varies on some of them.
+    /// The fields of the request, if the answer varies on some of them; none otherwise.
     request: Fields,
+    /// What it varies on by the configuration.
+    others: Vec<Box<[u8]>>,
     head: ResponseHead,
     terms: Terms,
     body: Vec<u8>,
@@ -286,7 +310,7 @@ impl Copying {
     /// Copies a piece; false if the body is too large to be stored.
     pub(crate) fn data(&mut self, data: &[u8]) -> bool {
         if (self.body.len() + data.len()) as u64 > self.store.object {
-            self.store.pass(&self.key);
+            self.store.pass(&self.key, &self.request);
             if let Some(flight) = self.flight.take() {
                 flight.land(State::Passing);
             }
@@ -304,8 +328,9 @@ impl Copying {
             let body = std::mem::take(&mut self.body).into_boxed_slice();
             let url = &self.key[self.url..];
             let object = Object::new(url, &self.head, body.into(), self.terms);
+            let varies_on = (&self.request, &*self.others);
             self.store
-                .put(&self.key, &self.request, Arc::new(object), self.purges);
+                .put(&self.key, varies_on, Arc::new(object), self.purges);
         }
         if let Some(flight) = flight {
             flight.land(match is_spoilt {

@@ -63,11 +63,13 @@ impl Flights {
         })
     }
 
-    /// Has no answer stored that is on its way under `key` or a variant of it.
+    /// Has no answer stored that is on its way under `key`, or is a variant of it.
     pub(crate) fn spoil(&self, key: &[u8]) {
         let flights = self.lock();
         for (other, awaited) in flights.iter() {
-            if other.starts_with(key) {
+            let rest = other.strip_prefix(key);
+            // The key of a variant goes on behind a line break, which no URL has.
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"\n")) {
                 awaited.is_spoilt.store(true, Relaxed);
             }
         }
@@ -156,12 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn answer_on_its_way_is_spoilt_by_the_beginning_of_its_key() {
+    fn answer_on_its_way_is_spoilt_by_its_key_and_so_are_those_of_variants() {
         let flights = Arc::<Flights>::default();
         let leader = lead(&flights);
+        let others = [&b"k\n1"[..], b"k1"].map(|key| match flights.join(key) {
+            Joined::Lead(flight) => flight,
+            Joined::Follow(_) => panic!("somebody else leads"),
+        });
         flights.spoil(b"other");
         assert!(!leader.is_spoilt());
         flights.spoil(b"k");
         assert!(leader.is_spoilt());
+        assert_eq!(others.map(|flight| flight.is_spoilt()), [true, false]);
     }
 }

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `control` | `Cache-Control`, and its targeted form |
 //! | `policy` | the rules: what may be stored, and what may be sent again |
+//! | `key` | the parts of a request that tell answers apart by the configuration |
 //! | `vary` | the request fields that answers vary on |
 //! | `object` | one stored answer, and what a 304 changes of it |
 //! | `store` | all of them, bounded by bytes |
@@ -16,6 +17,7 @@ mod control;
 mod figures;
 mod fill;
 mod flights;
+mod key;
 mod object;
 mod policy;
 mod store;
@@ -25,6 +27,7 @@ pub(crate) use control::Control;
 pub use figures::{CacheFigures, Purge, StoredObject};
 pub(crate) use fill::{Copying, Fill, Purpose, Seen, Taken};
 pub(crate) use flights::{Flight, Joined, State};
+pub(crate) use key::add_target;
 pub(crate) use object::Object;
 pub(crate) use policy::Reuse;
 pub(crate) use store::{Found, Store};

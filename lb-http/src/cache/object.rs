@@ -54,6 +54,15 @@ impl Object {
         self.hits.fetch_add(1, Relaxed);
     }
 
+    /// Whether a 304 with these fields can be about it: a strong tag that is another one names other bytes (section
+    /// 4.3.4). Backends that compress weaken the tag of the 200 alone.
+    pub(crate) fn is_meant_by(&self, news: &Fields) -> bool {
+        let is_strong = |tag: &&[u8]| !tag.starts_with(b"W/");
+        let tag = news.get(Name::Etag).filter(is_strong);
+        let own = self.head.fields.get(Name::Etag).map(strong);
+        tag.is_none_or(|tag| own == Some(tag))
+    }
+
     /// Its head with the fields of the 304 that says that it is still good (RFC 9111, section 3.2).
     pub(crate) fn merged(&self, news: &Fields) -> ResponseHead {
         merged(&self.head, news)
@@ -102,6 +111,17 @@ impl Object {
         matches!((since, changed), (Some(since), Some(changed)) if changed <= since)
     }
 
+    /// Whether its backend gave it this tag: one of `Cache-Tag`, with commas between them, or of `Surrogate-Key`, with
+    /// spaces.
+    pub(crate) fn has_tag(&self, tag: &[u8]) -> bool {
+        let fields = &self.head.fields;
+        let mut tags = lb_http1::list::members(fields.called(b"cache-tag"));
+        let mut keys = fields
+            .called(b"surrogate-key")
+            .flat_map(|line| line.split(u8::is_ascii_whitespace));
+        tags.any(|known| known == tag) || keys.any(|known| known == tag)
+    }
+
     /// Bytes of memory that it takes under a key of so many bytes.
     pub(crate) fn memory(&self, key: usize) -> usize {
         OVERHEAD + key + self.url.len() + self.head.fields.memory() + self.body.len()
@@ -113,13 +133,17 @@ fn strong(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// A stored head with the fields of a newer one, but for those that tell of the body's bytes.
+/// A stored head with the fields of a newer one, but for those that belong to the body's bytes (RFC 9111, section 3.2).
 fn merged(stored: &ResponseHead, news: &Fields) -> ResponseHead {
-    const OF_BODY: [Name; 6] = [
+    const OF_BODY: [Name; 10] = [
+        Name::Etag,
         Name::ContentLength,
         Name::ContentEncoding,
         Name::ContentRange,
-        Name::ContentType,
+        Name::ContentMd5,
+        Name::ContentDigest,
+        Name::ReprDigest,
+        Name::Digest,
         Name::TransferEncoding,
         Name::SetCookie,
     ];
@@ -166,10 +190,13 @@ mod tests {
             ("B", "3"),
             ("Age", "9"),
             ("Content-Type", "x/y"),
+            ("Content-MD5", "x"),
         ]);
         let news = head(&[
             ("a", "4"),
             ("Content-Type", "z/z"),
+            ("Content-Encoding", "br"),
+            ("Content-MD5", "y"),
             ("Set-Cookie", "s"),
             ("C", "5"),
         ]);
@@ -187,8 +214,23 @@ mod tests {
             })
             .collect();
         lines.sort();
-        assert_eq!(lines, ["a=4", "b=3", "c=5", "content-type=x/y"]);
+        assert_eq!(
+            lines,
+            ["a=4", "b=3", "c=5", "content-md5=x", "content-type=z/z"]
+        );
         assert_eq!(fresh.body, stored.body);
+    }
+
+    #[test]
+    fn c4_3_4_strong_tag_of_a_304_has_to_be_that_of_the_object() {
+        let stored = object(&[("ETag", "\"x\"")]);
+        for (tag, wanted) in [("\"x\"", true), ("W/\"y\"", true), ("\"y\"", false)] {
+            assert_eq!(stored.is_meant_by(&head(&[("ETag", tag)]).fields), wanted);
+        }
+        assert!(stored.is_meant_by(&Fields::new()));
+        let weak = object(&[("ETag", "W/\"x\"")]);
+        assert!(weak.is_meant_by(&head(&[("ETag", "\"x\"")]).fields));
+        assert!(!object(&[]).is_meant_by(&head(&[("ETag", "\"x\"")]).fields));
     }
 
     #[test]

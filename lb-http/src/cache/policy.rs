@@ -32,6 +32,9 @@ pub(crate) struct Terms {
     pub(crate) if_error: u64,
     /// It may not be sent after its lifetime, even if the client wants that.
     pub(crate) never_stale: bool,
+    /// It may not be sent after its lifetime because the client alone wants that (`s-maxage`, RFC 9111, section
+    /// 5.2.2.10).
+    pub(crate) ignores_max_stale: bool,
 }
 
 /// The verdict on an answer.
@@ -70,7 +73,8 @@ pub(crate) fn storing(
         false => control.no_store,
     };
     let status = head.status.as_u16();
-    let is_partial = matches!(status, 100..200 | 206 | 304 | 416) || answer.has(Name::ContentRange);
+    // `Content-Range` has no meaning with other statuses (RFC 9110, section 14.4).
+    let is_partial = matches!(status, 100..200 | 206 | 304 | 416);
     if is_secret || is_varied || no_store || is_partial {
         return Storing::Never;
     }
@@ -94,14 +98,16 @@ pub(crate) fn storing(
         None => return Storing::Never,
     };
     let terms = Terms {
-        lifetime,
+        lifetime: if is_age_sound(answer) { lifetime } else { 0 },
         age: age(answer, arrival),
         always_revalidates: control.no_cache,
         while_revalidate: control.stale_while_revalidate.unwrap_or(0),
         if_error: control.stale_if_error.unwrap_or(0),
         never_stale: control.must_revalidate || control.proxy_revalidate,
+        ignores_max_stale: control.s_maxage.is_some(),
     };
-    let most = lifetime
+    let most = terms
+        .lifetime
         .saturating_add(terms.while_revalidate)
         .saturating_add(terms.if_error);
     let is_of_use = most > terms.age && !control.no_cache;
@@ -153,14 +159,19 @@ fn guess(answer: &Fields, arrival: Arrival) -> Option<u64> {
     Some((since / HEURISTIC_PART).min(LONGEST_HEURISTIC))
 }
 
+/// Whether `Age` is one number, or not there. If not, a cache on the way is broken, and how old its answer is nobody
+/// knows: it counts as stale (section 4.2.1, on invalid freshness information; section 5.1 would have it ignored).
+fn is_age_sound(answer: &Fields) -> bool {
+    let mut lines = answer.all(Name::Age);
+    let is_number = |text: &[u8]| list::number(text).is_some();
+    lines.next().is_none_or(is_number) && lines.next().is_none()
+}
+
 /// The age of an answer that has just come (section 4.2.3).
 fn age(answer: &Fields, arrival: Arrival) -> u64 {
     let date = answer.only(Name::Date).and_then(seconds_of_date);
     let apparent = date.map_or(0, |date| arrival.now.saturating_sub(date));
-    let told = answer.get(Name::Age).map_or(0, |text| {
-        let first = text.split(|byte| *byte == b',').next().unwrap_or_default();
-        list::number(first.trim_ascii()).unwrap_or(0)
-    });
+    let told = answer.get(Name::Age).and_then(list::number).unwrap_or(0);
     apparent.max(told.saturating_add(arrival.delay))
 }
 
@@ -191,10 +202,10 @@ impl Terms {
             };
         }
         let may_be_stale = |seconds: u64| seconds > 0 && stale <= seconds && !self.never_stale;
+        let wanted = request.max_stale.filter(|_| !self.ignores_max_stale);
         if request.min_fresh.is_some() {
             Reuse::Revalidate
-        } else if may_be_stale(self.while_revalidate) || request.max_stale.is_some_and(may_be_stale)
-        {
+        } else if may_be_stale(self.while_revalidate) || wanted.is_some_and(may_be_stale) {
             Reuse::Stale
         } else {
             Reuse::Revalidate
@@ -203,7 +214,8 @@ impl Terms {
 
     /// Whether it may be sent because the backend fails (RFC 5861, section 4).
     pub(crate) fn is_of_use_on_error(&self, request: &Control, age: u64) -> bool {
-        let most = self.if_error.max(request.stale_if_error.unwrap_or(0));
+        let wanted = request.stale_if_error.filter(|_| !self.ignores_max_stale);
+        let most = self.if_error.max(wanted.unwrap_or(0));
         let stale = age.saturating_sub(self.lifetime);
         !self.never_stale && !self.always_revalidates && most > 0 && stale <= most
     }
@@ -320,8 +332,8 @@ mod tests {
         for status in [206, 304, 416] {
             assert_eq!(judged(&[], status, &[fresh]), Storing::Never, "{status}");
         }
-        let part = [fresh, (ContentRange, "bytes 0-1/2")];
-        assert_eq!(judged(&[], 200, &part), Storing::Never);
+        let whole = [fresh, (ContentRange, "bytes 0-1/2")];
+        assert!(matches!(judged(&[], 200, &whole), Storing::Store(_)));
         let understood = [(CacheControl, "max-age=60, must-understand, no-store")];
         assert!(matches!(judged(&[], 200, &understood), Storing::Store(_)));
         assert_eq!(judged(&[], 418, &understood), Storing::Never);
@@ -362,8 +374,40 @@ mod tests {
         assert_eq!(of(&[(Name::Date, BEFORE)], 2), 1000);
         assert_eq!(of(&[(Name::Date, BEFORE), (Name::Age, "2000")], 0), 2000);
         assert_eq!(of(&[(Name::Date, LATER)], 0), 0);
-        assert_eq!(of(&[(Name::Age, "7, 9")], 0), 7);
-        assert_eq!(of(&[(Name::Age, "-7")], 0), 0);
+    }
+
+    #[test]
+    fn c4_2_1_answer_whose_age_is_no_number_is_stale() {
+        let fresh = (Name::CacheControl, "max-age=3600");
+        let tag = (Name::Etag, "\"x\"");
+        for age in ["-7", "7.0", "7, 9", "7,7", "a", "7;x=1", ""] {
+            let age = (Name::Age, age);
+            assert_eq!(judged(&[], 200, &[fresh, age]), Storing::Never, "{age:?}");
+            let Storing::Store(terms) = judged(&[], 200, &[fresh, age, tag]) else {
+                panic!("{age:?}");
+            };
+            assert_eq!(terms.reuse(&Control::default(), 0), Reuse::Revalidate);
+        }
+        let twice = [fresh, (Name::Age, "0"), (Name::Age, "0")];
+        assert_eq!(judged(&[], 200, &twice), Storing::Never);
+        let once = [fresh, (Name::Age, "0")];
+        assert!(matches!(judged(&[], 200, &once), Storing::Store(terms) if terms.lifetime == 3600));
+    }
+
+    #[test]
+    fn c5_2_2_10_shared_lifetime_is_not_stretched_by_clients() {
+        let answer = [(Name::CacheControl, "s-maxage=60, stale-while-revalidate=10")];
+        let Storing::Store(terms) = judged(&[], 200, &answer) else {
+            panic!();
+        };
+        let patient = Control {
+            max_stale: Some(100),
+            stale_if_error: Some(100),
+            ..Control::default()
+        };
+        assert_eq!(terms.reuse(&patient, 70), Reuse::Stale);
+        assert_eq!(terms.reuse(&patient, 71), Reuse::Revalidate);
+        assert!(!terms.is_of_use_on_error(&patient, 71));
     }
 
     #[test]

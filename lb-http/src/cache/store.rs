@@ -147,6 +147,7 @@ impl Store {
                 let key = variants.key(key, request);
                 match self.entries.get(&*key) {
                     Some(Entry::Object(object)) => Found::Object(object),
+                    Some(Entry::Passing(until)) if boot_ns() < until => Found::Passing,
                     _ => Found::Nothing(key),
                 }
             }
@@ -163,9 +164,16 @@ impl Store {
         self.purges.load(Relaxed)
     }
 
-    /// Stores the answer to a request, unless there was a purge since `purges` were counted.
-    pub(crate) fn put(&self, key: &[u8], request: &Fields, object: Arc<Object>, purges: u64) {
-        let names = vary::names(&object.head.fields);
+    /// Stores the answer to a request, unless there was a purge since `purges` were counted. It varies on what it says
+    /// itself, and on `others`.
+    pub(crate) fn put(
+        &self,
+        key: &[u8],
+        (request, others): (&Fields, &[Box<[u8]>]),
+        object: Arc<Object>,
+        purges: u64,
+    ) {
+        let names = vary::names(&object.head.fields, others);
         let place = if names.is_empty() {
             key.to_vec()
         } else {
@@ -192,10 +200,14 @@ impl Store {
         variants
     }
 
-    /// Notes that answers under `key` cannot be stored.
-    pub(crate) fn pass(&self, key: &[u8]) {
+    /// Notes that answers under `key` cannot be stored: if there are variants, that of this request alone.
+    pub(crate) fn pass(&self, key: &[u8], request: &Fields) {
+        let place = match self.entries.peek(key) {
+            Some(Entry::Variants(variants)) => variants.key(key, request),
+            _ => key.to_vec(),
+        };
         self.entries
-            .insert(key.into(), Entry::Passing(boot_ns() + PASSING_NS));
+            .insert(place.into(), Entry::Passing(boot_ns() + PASSING_NS));
     }
 
     /// Forgets what is stored under `key` in all its variants, and what is on its way.
@@ -209,7 +221,7 @@ impl Store {
         self.purges.fetch_add(1, Relaxed);
         let removed = AtomicU64::new(0);
         self.entries.retain(|_, entry| match entry {
-            Entry::Object(object) if what.covers(&object.url) => {
+            Entry::Object(object) if what.covers(object) => {
                 removed.fetch_add(1, Relaxed);
                 false
             }
@@ -306,7 +318,12 @@ mod tests {
         let store = Store::new(MEMORY, 64 << 10);
         let put = |at: usize, size| {
             let url = format!("http://a/{at}");
-            store.put(url.as_bytes(), &Fields::new(), object(&url, "", size), 0);
+            store.put(
+                url.as_bytes(),
+                (&Fields::new(), &[]),
+                object(&url, "", size),
+                0,
+            );
         };
         put(0, 1000);
         for at in 1..100_000 {
@@ -333,14 +350,14 @@ mod tests {
         let store = Store::new(1 << 20, 1 << 10);
         for language in ["de", "en"] {
             let one = object("http://a/", "Accept-Language", 1);
-            store.put(b"k", &request(language), one, 0);
+            store.put(b"k", (&request(language), &[]), one, 0);
         }
         assert!(has(&store, "k", "de") && has(&store, "k", "en") && !has(&store, "k", "fr"));
         store.invalidate(b"k");
         assert!(!has(&store, "k", "de"));
         store.put(
             b"k",
-            &request("fr"),
+            (&request("fr"), &[]),
             object("http://a/", "accept-language", 1),
             0,
         );
@@ -354,7 +371,7 @@ mod tests {
             for url in ["http://a/", "http://a/x", "http://b/"] {
                 store.put(
                     url.as_bytes(),
-                    &Fields::new(),
+                    (&Fields::new(), &[]),
                     object(url, "", 1),
                     store.purges(),
                 );
@@ -372,16 +389,73 @@ mod tests {
         }
         let before = store.purges();
         store.purge(&Purge::All);
-        store.put(b"late", &Fields::new(), object("late", "", 1), before);
+        store.put(
+            b"late",
+            (&Fields::new(), &[]),
+            object("late", "", 1),
+            before,
+        );
         assert!(!has(&store, "late", ""));
+    }
+
+    #[test]
+    fn variant_that_is_passed_leaves_the_others() {
+        let store = Store::new(1 << 20, 1 << 10);
+        let german = object("http://a/", "Accept-Language", 1);
+        store.put(b"k", (&request("de"), &[]), german, 0);
+        store.pass(b"k", &request("en"));
+        assert!(has(&store, "k", "de"));
+        assert!(matches!(store.find(b"k", &request("en")), Found::Passing));
+        assert!(matches!(
+            store.find(b"k", &request("fr")),
+            Found::Nothing(_)
+        ));
+    }
+
+    #[test]
+    fn tags_are_purged_alone() {
+        let store = Store::new(1 << 20, 1 << 10);
+        for (url, name, tags) in [
+            ("http://a/1", "Cache-Tag", "shoes,  red"),
+            ("http://a/2", "cache-tag", "shoes red"),
+            ("http://a/3", "Surrogate-Key", "red  shoes"),
+            ("http://a/4", "Surrogate-Key", "redshoes"),
+        ] {
+            let mut head = ResponseHead::new(StatusCode::OK);
+            head.fields.append_called(name.as_bytes(), tags.as_bytes());
+            let object = Object::new(url.as_bytes(), &head, Body::new(), Terms::default());
+            store.put(url.as_bytes(), (&Fields::new(), &[]), Arc::new(object), 0);
+        }
+        assert_eq!(store.purge(&Purge::Tag("red".to_owned())), 2);
+        let left: Vec<String> = all(&store).into_iter().map(|object| object.url).collect();
+        assert_eq!(left, ["http://a/2", "http://a/4"]);
+    }
+
+    #[test]
+    fn configured_names_make_variants_that_go_together() {
+        let store = Store::new(1 << 20, 1 << 10);
+        let names = [b"=lang"[..].into(), b"accept-language"[..].into()];
+        let with = |cookie: &str| {
+            let mut fields = Fields::new();
+            fields.append(Name::Cookie, cookie.as_bytes());
+            fields
+        };
+        let has = |cookie| matches!(store.find(b"k", &with(cookie)), Found::Object(_));
+        for cookie in ["lang=de", "lang=en"] {
+            let one = object("http://a/", "", 1);
+            store.put(b"k", (&with(cookie), &names), one, 0);
+        }
+        assert!(has("a=b; lang=de") && has("lang=en") && !has("lang=fr") && !has(""));
+        store.invalidate(b"k");
+        assert!(!has("lang=de") && !has("lang=en"));
     }
 
     #[test]
     fn url_that_is_passed_is_known_as_such() {
         let store = Store::new(1 << 20, 1 << 10);
-        store.pass(b"k");
+        store.pass(b"k", &Fields::new());
         assert!(matches!(store.find(b"k", &Fields::new()), Found::Passing));
-        store.put(b"k", &Fields::new(), object("k", "", 1), 0);
+        store.put(b"k", (&Fields::new(), &[]), object("k", "", 1), 0);
         assert!(has(&store, "k", ""));
     }
 }

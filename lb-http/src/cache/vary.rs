@@ -1,17 +1,18 @@
-//! The secondary key of an answer: the request fields that it varies on (RFC 9111, section 4.1).
+//! The secondary key of an answer: the request fields that it varies on (RFC 9111, section 4.1), and the cookies.
 
 use lb_http1::{Fields, Name, list};
+
+use super::key::COOKIE;
 
 /// Bytes between two fields, and between two members of one.
 const FIELD: u8 = b'\n';
 const MEMBER: u8 = b',';
 
-/// The names in the `Vary` of an answer, in lower case and in a fixed order.
-pub(crate) fn names(answer: &Fields) -> Vec<Box<[u8]>> {
+/// The names in the `Vary` of an answer, in lower case, and `others`, in a fixed order.
+pub(crate) fn names(answer: &Fields, others: &[Box<[u8]>]) -> Vec<Box<[u8]>> {
     let members = list::members(answer.all(Name::Vary));
-    let mut names: Vec<Box<[u8]>> = members
-        .map(|name| name.to_ascii_lowercase().into())
-        .collect();
+    let members = members.map(|name| name.to_ascii_lowercase().into());
+    let mut names: Vec<Box<[u8]>> = members.chain(others.iter().cloned()).collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -22,6 +23,10 @@ pub(crate) fn names(answer: &Fields) -> Vec<Box<[u8]>> {
 pub(crate) fn add(key: &mut Vec<u8>, names: &[Box<[u8]>], request: &Fields) {
     for name in names {
         key.push(FIELD);
+        if let Some((&COOKIE, name)) = name.split_first() {
+            add_cookie(key, name, request);
+            continue;
+        }
         let is_of_any_case = matches!(&**name, b"accept-encoding" | b"accept-language");
         let begin = key.len();
         for member in list::members(request.called(name)) {
@@ -30,6 +35,19 @@ pub(crate) fn add(key: &mut Vec<u8>, names: &[Box<[u8]>], request: &Fields) {
         }
         if is_of_any_case {
             key[begin..].make_ascii_lowercase();
+        }
+    }
+}
+
+/// Adds all values of a cookie, as backends may take any of them (RFC 6265, section 4.2.1).
+fn add_cookie(key: &mut Vec<u8>, name: &[u8], request: &Fields) {
+    const BETWEEN: u8 = b';';
+    let lines = request.all(Name::Cookie);
+    for pair in lines.flat_map(|line| line.split(|byte| *byte == BETWEEN)) {
+        let value = pair.trim_ascii().strip_prefix(name);
+        if let Some(value) = value.and_then(|value| value.strip_prefix(b"=")) {
+            key.extend_from_slice(value);
+            key.push(BETWEEN);
         }
     }
 }
@@ -46,8 +64,32 @@ mod tests {
             request.append_called(name.as_bytes(), value.as_bytes());
         }
         let mut key = Vec::new();
-        add(&mut key, &names(&answer), &request);
+        add(&mut key, &names(&answer, &[]), &request);
         key
+    }
+
+    #[test]
+    fn cookies_are_told_apart_by_all_their_values() {
+        let key = |cookies: &str| {
+            let mut request = Fields::new();
+            request.append(Name::Cookie, cookies.as_bytes());
+            let mut key = Vec::new();
+            let names = names(&Fields::new(), &[b"=lang"[..].into()]);
+            add(&mut key, &names, &request);
+            key
+        };
+        let one = key("a=b; lang=de; c=d");
+        assert_eq!(one, key("lang=de"));
+        for other in [
+            "",
+            "lang=en",
+            "LANG=de",
+            "xlang=de",
+            "lang=de; lang=en",
+            "lang=de,",
+        ] {
+            assert_ne!(one, key(other), "{other}");
+        }
     }
 
     #[test]

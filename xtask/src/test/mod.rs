@@ -4,6 +4,7 @@
 //! - `bpf`: `tests/kernel/bpf_*.rs`, the programs in the kernel (BPF_PROG_TEST_RUN).
 //! - `verifier`: two of these: the figures of each program, and the demands of older kernels.
 //! - `kernels`: some of all these on other kernels, under an emulator (see `kernels`).
+//! - `cache`: one of `e2e` alone, the tests of http-cache-tests.
 //! - `soak`: one of `e2e` alone, for ten minutes or a time of choice.
 //! - `e2e`: every other test of the areas (`areas`), hosts in network namespaces and real
 //!   applications; `kernel_*.rs` is for other kernels alone.
@@ -38,6 +39,9 @@ use std::{env, fs};
 
 /// The files of the suite `verifier`.
 const VERIFIER: [&str; 2] = ["bpf_old_kernels", "bpf_verifier"];
+
+/// The file of the suite `cache`.
+const CACHE: &str = "http_cache_tests";
 
 /// Test files that need no root.
 const NEED_NOTHING: [&str; 1] = ["bpf_old_kernels"];
@@ -87,6 +91,8 @@ enum Suite {
     E2e,
     /// Other kernels, under an emulator: `kernels 6.1 6.12`, `kernels arm64`
     Kernels,
+    /// The response cache against http-cache-tests; root. It is one of `e2e`
+    Cache,
     /// Everything at random, for minutes; root. Not among "all of them": e2e has half a minute of it
     Soak,
     /// Fresh Debian systems set up, packages and services on them; root. Not among "all of them"
@@ -131,6 +137,7 @@ impl Suite {
             Suite::Verifier => "verifier",
             Suite::E2e => "e2e",
             Suite::Kernels => "kernels",
+            Suite::Cache => "cache",
             Suite::Soak => "soak",
             Suite::Distributions => "distributions",
         }
@@ -181,7 +188,7 @@ impl Suite {
             );
         }
         let mut filter = filter.to_vec();
-        if matches!(self, Suite::Verifier | Suite::Soak) {
+        if matches!(self, Suite::Verifier | Suite::Cache | Suite::Soak) {
             filter.push("--nocapture".to_owned());
         }
         let mut arguments = vec!["--package".to_owned(), "lb-tests".to_owned()];
@@ -201,6 +208,7 @@ impl Suite {
         let mut files = areas::files()?;
         files.retain(|file| match self {
             Suite::Soak => areas::name(file) == "soak",
+            Suite::Cache => areas::name(file) == CACHE,
             Suite::Verifier => VERIFIER.contains(&areas::name(file).as_str()),
             Suite::Distributions => starts_with(file, "distro_"),
             Suite::Bpf => starts_with(file, "bpf_"),
@@ -222,7 +230,11 @@ impl Suite {
             ("LB_AGENT_BIN", build::agent(Profile::Release)),
             ("LB_EBPF_OBJECT", Target::own().bpf_object()),
         ];
-        if matches!(self, Suite::E2e | Suite::Soak | Suite::Distributions) {
+        let needs_apps = matches!(
+            self,
+            Suite::E2e | Suite::Cache | Suite::Soak | Suite::Distributions
+        );
+        if needs_apps {
             environment.push(("LB_TEST_APPS", apps::ensure()?));
             environment.push(("RUST_TEST_THREADS", E2E_THREADS.into()));
         }

@@ -90,6 +90,33 @@ fn requests_become_commands() {
 }
 
 #[test]
+fn purge_is_of_a_url_a_prefix_a_tag_or_all() {
+    for (body, what) in [
+        (r#"{"url":"http://A"}"#, Purge::Url("http://a/".to_owned())),
+        (
+            r#"{"url":"http://a/b","prefix":true}"#,
+            Purge::Prefix("http://a/b".to_owned()),
+        ),
+        (r#"{"url":"","prefix":true}"#, Purge::All),
+        (r#"{"tag":"a"}"#, Purge::Tag("a".to_owned())),
+    ] {
+        let command = ask(Method::POST, "/v1/cache/purge", body).unwrap();
+        assert_eq!(command, Command::PurgeCache { what }, "{body}");
+    }
+    for body in [
+        "",
+        r#"{"url":"a"}"#,
+        r#"{"url":"a","prefix":true}"#,
+        r#"{"tag":"a b"}"#,
+        r#"{"tag":"a","prefix":true}"#,
+        r#"{"tag":"a","url":"http://a/"}"#,
+    ] {
+        let refused = ask(Method::POST, "/v1/cache/purge", body);
+        assert!(refused.is_err(), "{body}");
+    }
+}
+
+#[test]
 fn junk_is_told_what_is_wrong_with_it() {
     let cases = [
         (

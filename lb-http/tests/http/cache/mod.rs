@@ -1,6 +1,7 @@
 //! The response cache.
 
 mod fresh;
+mod key;
 mod private;
 mod stale;
 mod together;
