@@ -13,7 +13,7 @@ pub mod local;
 pub mod packet;
 
 /// Version of everything in this module, kept in the pinned `META` map.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 /// First word of the pinned `META` map: "lbag".
 pub const META_MAGIC: u32 = u32::from_be_bytes(*b"lbag");
 

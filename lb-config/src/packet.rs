@@ -9,7 +9,9 @@ use super::choice::choice;
 use super::error::Problems;
 use super::reader::Value;
 use super::schema::fields::Required;
-use super::schema::kinds::{List, Made, Short, Text, duration_text, one_of, sub, text, whole};
+use super::schema::kinds::{
+    Flag, List, Made, Short, Text, duration_text, one_of, sub, text, whole,
+};
 use super::schema::{Kind, Shape, Show, section};
 use super::value::{self, BadValue};
 use super::{BackendAddress, Mode, Path};
@@ -49,6 +51,8 @@ section! {
         pub interfaces: Vec<InterfaceConfig> = Vec::new(), Interfaces;
         /// Established flows that can be kept, about 0.6 KiB each.
         pub flow_table: u32 = 65_536, whole(1..=MAX_FLOWS, "flows");
+        /// Answer the SYNs of a flood at the driver (XDP), for services whose connections end on this host.
+        pub syn_cookies: bool = false, Flag;
         /// How long flows are kept without a packet.
         pub timeouts as "flow_timeouts": FlowTimeouts = FlowTimeouts::default(),
             sub("{ established = \"24h\" }");

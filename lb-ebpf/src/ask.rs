@@ -45,8 +45,10 @@ pub fn ends_of<const N: usize>(key: &FlowKey) -> [u32; 9] {
     ends
 }
 
+/// Sockets of the program's own network namespace.
+pub const HERE: u64 = -1i64 as u64;
 /// State of a socket that listens, and of one that is connected, also by UDP (linux/tcp_states.h).
-const LISTENS: u32 = 10;
+pub const LISTENS: u32 = 10;
 const CONNECTED: u32 = 1;
 
 /// Asks the kernel for a socket; both programs' contexts will do. See [`Hook::is_connected`].
@@ -56,8 +58,6 @@ const CONNECTED: u32 = 1;
 #[inline(always)]
 pub unsafe fn is_connected(ctx: *mut c_void, ends: &mut [u32; 9], size: u32, tcp: bool) -> bool {
     let ends = core::ptr::from_mut(ends).cast();
-    // Those of the program's own network namespace.
-    const HERE: u64 = -1i64 as u64;
     let socket = if tcp {
         // SAFETY: the context is valid, and `ends` has `size` bytes.
         unsafe { bpf_skc_lookup_tcp(ctx, ends, size, HERE, 0) }

@@ -40,6 +40,7 @@ mod atomic;
 mod bare;
 mod choices;
 mod clock;
+mod cookies;
 mod flows;
 mod hints;
 mod maps;

@@ -4,13 +4,14 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect};
 use core::ptr;
-use lb_common::abi::packet::{PacketSettings, interface};
-use lb_common::decide::data_path::Host as _;
+use lb_common::abi::packet::{PacketCounter, PacketSettings, interface};
+use lb_common::decide::data_path::{Counters as _, Host as _};
 use lb_common::decide::{Outcome, Stage, ingress, open, run, six};
 use lb_common::headers::destination;
 use lb_common::packet::Packet;
 
 use crate::ask::is_connected;
+use crate::cookies;
 use crate::packet::{Raw, Xdp, field};
 use crate::packet_maps::{Route, interface, packet_settings};
 use crate::world::{Hook, Maps, context, takes_xdp};
@@ -20,12 +21,40 @@ use crate::world::{Hook, Maps, context, takes_xdp};
 pub fn forward(ctx: *mut xdp_md) -> u32 {
     let mut maps = maps(ctx);
     match ingress(&mut Raw(Xdp(ctx)), &mut maps, context).outcome() {
+        Outcome::Pass if answers_syns() && lb_xdp_cookie(ctx) != 0 => send_back(maps.ingress()),
         // A neighbour is never asked for here.
         Outcome::Pass | Outcome::Stack | Outcome::Neighbour(_) => XDP_PASS,
-        Outcome::Transmit if redirects_back() => redirect(maps.ingress()),
-        Outcome::Transmit => XDP_TX,
+        Outcome::Transmit => send_back(maps.ingress()),
         Outcome::Redirect(ifindex) => redirect(ifindex),
         Outcome::Drop => XDP_DROP,
+    }
+}
+
+/// See [`PacketSettings::syn_cookies`].
+#[inline(always)]
+fn answers_syns() -> bool {
+    packet_settings().is_some_and(|settings: &PacketSettings| settings.syn_cookies != 0)
+}
+
+/// See `cookies::answer`: 1 if the packet is the answer now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_xdp_cookie(ctx: *mut xdp_md) -> u64 {
+    let ctx = crate::hints::kept(ctx);
+    if cookies::answer(ctx).is_none() {
+        return 0;
+    }
+    maps(ctx).inc(PacketCounter::SynCookie);
+    1
+}
+
+/// By the interface that the packet came by.
+#[inline(always)]
+fn send_back(ingress: u32) -> u32 {
+    if redirects_back() {
+        redirect(ingress)
+    } else {
+        XDP_TX
     }
 }
 

@@ -26,6 +26,7 @@ pub mod random;
 pub mod root;
 pub mod skip;
 pub mod stub_server;
+pub mod syn_flood;
 pub mod systemd;
 pub mod tls;
 pub mod topology;

@@ -91,6 +91,7 @@ pub const COUNTERS: [PacketCounter; PacketCounter::COUNT] = {
         FlowEvicted,
         DropNoRoom,
         FlowElsewhere,
+        SynCookie,
     ]
 };
 
@@ -124,6 +125,7 @@ pub fn counter_name(counter: PacketCounter) -> &'static str {
         PacketCounter::FlowEvicted => "flow_evicted",
         PacketCounter::DropNoRoom => "drop_no_room",
         PacketCounter::FlowElsewhere => "flow_elsewhere",
+        PacketCounter::SynCookie => "syn_cookie",
     }
 }
 

@@ -11,6 +11,7 @@ use super::rights::Rights;
 use super::{Finding, Level, ethtool};
 use crate::dataplane::bpf::holders::{Holder, holders};
 use crate::dataplane::bpf::probe;
+use crate::network::cookies;
 use lb_config::{Config, Mode};
 
 /// Names of our programs begin like this.
@@ -92,6 +93,7 @@ fn sysctls() -> Vec<Finding> {
             Finding::ok(check, backlog.to_string())
         });
     }
+    findings.push(syn_cookies(cookies::problem()));
     if let Some(text) = sysctl("net.ipv4.ip_local_port_range") {
         findings.push(port_range(&text));
     }
@@ -105,6 +107,18 @@ fn sysctls() -> Vec<Finding> {
     ));
     findings.extend(rp_filter());
     findings
+}
+
+/// Without them a queue full of half-open connections takes no client.
+fn syn_cookies(problem: Option<String>) -> Finding {
+    match problem {
+        Some(_) => Finding::warning(
+            "tcp_syncookies",
+            "0: a SYN flood shuts clients out",
+            format!("sysctl -w {}=1", cookies::SETTING),
+        ),
+        None => Finding::ok("tcp_syncookies", "listeners send SYN cookies in a flood"),
+    }
 }
 
 /// The proxy path has a port of its own for each connection to a backend.

@@ -13,6 +13,7 @@ pub mod events;
 mod http;
 pub mod process;
 pub mod server;
+pub mod syn_cookies;
 pub mod text;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,6 +3,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `netlink` | questions to the kernel, rtnetlink(7) |
+//! | [`cookies`] | SYN cookies of listeners |
 //! | `features` | XDP features of drivers, from generic netlink |
 //! | [`status`] | the status of the packet paths |
 //! | [`survey`] | the network as it was found; classes of backends, interfaces of clients, places of programs |
@@ -11,6 +12,7 @@
 //!
 //! This module does not depend on BPF.
 
+pub mod cookies;
 mod features;
 mod netlink;
 pub mod status;

@@ -4,6 +4,7 @@
 mod bans;
 mod cache;
 mod commands;
+mod cookies;
 mod drain;
 mod packets;
 mod passive;

@@ -11,10 +11,10 @@ use super::Reconciler;
 use crate::dataplane;
 use crate::dataplane::packets::{InterfaceState, Wanted};
 use crate::errors::chain;
-use crate::network::Network;
 use crate::network::status::PacketStatus;
 use crate::network::survey::{Class, Interface, Medium, Place, Survey};
 use crate::network::sysctl::{self, Sysctls};
+use crate::network::{Network, cookies};
 use crate::state::desired::Desired;
 use crate::state::targets::Ports;
 use crate::state::vips;
@@ -120,11 +120,12 @@ impl Reconciler {
     /// Attaches the programs to the interfaces that `desired` needs, and keeps neighbours known.
     pub(super) fn follow(&mut self, desired: &Desired) {
         if !vips::in_use(desired) {
-            self.leave();
+            match self.config.agent.packet.syn_cookies {
+                true => self.follow_cookies(),
+                false => self.leave(),
+            }
             return;
         }
-        self.surveyed.adopted = true;
-        self.surveyed.leaving = None;
         let survey = self.surveyed.network.survey();
         let config = &self.config.agent.packet;
         let barred = barred_from_drivers(&survey, config, desired, sysctl::stack_forwards_ipv6());
@@ -141,13 +142,10 @@ impl Reconciler {
             problems.extend(self.surveyed.sysctls.forward(&interface.name));
         }
         problems.extend(self.surveyed.network.problem());
-        for problem in problems
-            .iter()
-            .filter(|p| !self.surveyed.problems.contains(p))
-        {
-            tracing::warn!("{problem}");
+        if config.syn_cookies {
+            problems.extend(cookies::problem());
         }
-        self.surveyed.problems = problems;
+        self.note_problems(problems);
         self.surveyed.interfaces = self.plane.follow(&wanted, survey.has_rules);
         // Next hops of clients count too. A reply without a known neighbour would go to the stack,
         // which takes no packet from an address of its own.
@@ -167,7 +165,23 @@ impl Reconciler {
         if let Err(error) = self.plane.clean_slots() {
             tracing::warn!(error = %chain(&error), "slots stay as they are");
         }
+        self.look_again();
+    }
+
+    /// Has the next look at the packet paths, which are in use, come soon.
+    pub(super) fn look_again(&mut self) {
+        self.surveyed.adopted = true;
+        self.surveyed.leaving = None;
         self.surveyed.next = Some(Instant::now() + OFTEN);
+    }
+
+    /// Keeps the problems of a look for `status`, and logs the new ones.
+    pub(super) fn note_problems(&mut self, problems: Vec<String>) {
+        let before = &self.surveyed.problems;
+        for problem in problems.iter().filter(|p| !before.contains(p)) {
+            tracing::warn!("{problem}");
+        }
+        self.surveyed.problems = problems;
     }
 
     /// Detaches the programs, including those of an earlier agent. It waits until no flows need
@@ -192,7 +206,7 @@ impl Reconciler {
 }
 
 /// Problems of configured interfaces: missing, or down.
-fn missing(survey: &Survey, config: &PacketConfig) -> Vec<String> {
+pub(super) fn missing(survey: &Survey, config: &PacketConfig) -> Vec<String> {
     let mut problems = Vec::new();
     for wanted in &config.interfaces {
         let name = &wanted.name;
@@ -270,18 +284,14 @@ fn wanted(
     };
     let mends_replies = class(Class::Local);
     let of = |interface: &Interface, attach| Wanted {
-        index: interface.index,
-        name: interface.name.clone(),
-        mtu: interface.mtu,
-        place: match (interface.place(attach), barred) {
-            (Place::Driver, Some(why)) => Place::Behind(why.to_owned()),
-            (place, _) => place,
-        },
-        takes_xdp: interface.takes_xdp(),
-        sends_back: interface.kind.as_deref() != Some("veth"),
         mends_replies,
-        bare: interface.medium == Medium::Ip,
-        mac: interface.mac,
+        ..described(
+            interface,
+            match (interface.place(attach), barred) {
+                (Place::Driver, Some(why)) => Place::Behind(why.to_owned()),
+                (place, _) => place,
+            },
+        )
     };
     for (interface, attach) in survey.client_side(&config.interfaces) {
         wanted.insert(interface.index, of(interface, attach));
@@ -318,6 +328,21 @@ fn wanted(
         });
     }
     wanted.into_values().collect()
+}
+
+/// An interface with its programs at `place`.
+pub(super) fn described(interface: &Interface, place: Place) -> Wanted {
+    Wanted {
+        index: interface.index,
+        name: interface.name.clone(),
+        mtu: interface.mtu,
+        place,
+        takes_xdp: interface.takes_xdp(),
+        sends_back: interface.kind.as_deref() != Some("veth"),
+        mends_replies: false,
+        bare: interface.medium == Medium::Ip,
+        mac: interface.mac,
+    }
 }
 
 /// The place of the programs on an interface off the host's way to the world. Clients may come by

@@ -144,6 +144,9 @@ async fn serve(
     } = planes::open(&config, &kept, &admission)?;
     let mut reconciler = Reconciler::new(config, config_path, store, plane, front, l7, notes)?;
     reconciler.sources().add(Arc::new(admission));
+    reconciler
+        .sources()
+        .add(Arc::new(metrics::syn_cookies::Counts));
     reconciler.start().map_err(|error| match error {
         // Another port helps, not another try.
         ReconcileError::Loops(_) => WillNotHelp(error.to_string()).into(),

@@ -181,6 +181,7 @@ fn flow_settings(packet: &PacketConfig) -> FlowSettings {
             established_s: ages.established_s,
             closing_s: ages.closing_s,
             udp_s: ages.udp_s,
+            syn_cookies: packet.syn_cookies.into(),
             ..PacketSettings::default()
         },
     }

@@ -361,8 +361,8 @@ pub struct PacketSettings {
     pub ports: u32,
     /// Not 0: this host has routing rules of its own, which clients have to pass.
     pub rules: u32,
-    /// Padding, zero.
-    pub pad: u32,
+    /// Not 0: at the driver, a SYN that its listener on this host would answer by a SYN cookie gets it.
+    pub syn_cookies: u32,
     /// Key of the hash that flows are looked for by; it stays as long as the flows.
     pub key: [u64; 6],
 }
@@ -475,9 +475,11 @@ pub enum PacketCounter {
     DropNoRoom = 25,
     /// New flows that went to another backend, as no source port towards their own was free.
     FlowElsewhere = 26,
+    /// SYNs that were answered at the driver by a SYN cookie. They are among [`PacketCounter::Passed`], too.
+    SynCookie = 27,
 }
 
 impl PacketCounter {
     /// Number of counters.
-    pub const COUNT: usize = 27;
+    pub const COUNT: usize = 28;
 }

@@ -113,6 +113,11 @@ impl Host {
 impl Host {
     /// Sends a frame out by `interface`, as it is: with tags and all.
     pub fn send_frame(&self, interface: &str, frame: &[u8]) {
+        self.frame_socket(interface).send(frame);
+    }
+
+    /// A socket for frames out by `interface`.
+    pub fn frame_socket(&self, interface: &str) -> FrameSocket {
         let index = self.index(interface);
         self.run(|| {
             let to = libc::sockaddr_ll {
@@ -133,9 +138,11 @@ impl Host {
             };
             // SAFETY: the closure fills in an address and its length.
             let (_, to) = unsafe { SockAddr::try_init(fill) }.unwrap();
-            let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
-            assert_eq!(socket.send_to(frame, &to).unwrap(), frame.len());
-        });
+            FrameSocket {
+                socket: Socket::new(Domain::PACKET, Type::RAW, None).unwrap(),
+                to,
+            }
+        })
     }
 
     /// Sets a number of an interface by its attribute (IFLA_* in linux/if_link.h). An older `ip` does
@@ -278,6 +285,20 @@ fn ip(arguments: &[&str]) {
         .stdin(Stdio::null())
         .status();
     assert!(status.expect("iproute2").success(), "ip {arguments:?}");
+}
+
+/// A socket that sends frames out by one interface.
+pub struct FrameSocket {
+    socket: Socket,
+    to: SockAddr,
+}
+
+impl FrameSocket {
+    /// Sends a frame as it is.
+    #[track_caller]
+    pub fn send(&self, frame: &[u8]) {
+        assert_eq!(self.socket.send_to(frame, &self.to).unwrap(), frame.len());
+    }
 }
 
 /// Two hosts joined by a wire.

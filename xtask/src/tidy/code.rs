@@ -25,6 +25,7 @@ const UNSAFE_FILES: [&str; 39] = [
     "lb-ebpf/src/atomic.rs",
     "lb-ebpf/src/clock.rs",
     "lb-ebpf/src/connect.rs",
+    "lb-ebpf/src/cookies.rs",
     "lb-ebpf/src/decap.rs",
     "lb-ebpf/src/flows.rs",
     "lb-ebpf/src/frame.rs",
