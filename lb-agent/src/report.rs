@@ -163,6 +163,7 @@ impl Sources<'_> {
                 next: counts[Counter::Next as usize],
                 refused: counts[Counter::Refused as usize],
                 denied: counts[Counter::Denied as usize],
+                capped: counts[Counter::Capped as usize],
             },
             guards: guards::of(service, self.desired, self.l7),
             backends,

@@ -359,11 +359,13 @@ pub enum Counter {
     Moved = 5,
     /// Refused by a ban or by the lists of the service. The kernel has it in the map `DENIED`.
     Denied = 6,
+    /// Connections refused because their client has `client_connections` open. The kernel has it in the map `CAPPED`.
+    Capped = 7,
 }
 
 impl Counter {
     /// Number of counters of a service.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
     /// Number of those in `SERVICE_STATS`.
     pub const STORED: usize = 6;
 }

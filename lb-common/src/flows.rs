@@ -18,6 +18,7 @@
 
 use crate::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, state};
 use crate::abi::{BackendId, ServiceId};
+use crate::clients::Counted;
 
 mod change;
 mod enter;
@@ -25,7 +26,7 @@ mod find;
 #[cfg(all(test, feature = "simulation"))]
 mod tests;
 
-pub use change::{establish, keep, lock, mark, remove, unlock, unstick};
+pub use change::{count, establish, keep, lock, mark, remove, unlock, unstick};
 pub use enter::{Entered, Refused, Wanted, best_place, enter, enter_at};
 pub use find::{By, Home, locate, port_place};
 
@@ -322,14 +323,20 @@ pub trait Set<const N: usize> {
     fn forgotten(&self, number: u64) -> u64 {
         number
     }
+    /// Notes that the flow is counted for its client. False, and nothing done, if it was before.
+    fn set_client(&mut self, way: usize, counted: Counted) -> bool;
+    /// Removes that note, and returns it.
+    fn take_client(&mut self, way: usize) -> Counted;
     /// Writes a flow, except for state and counts.
     fn write(&mut self, way: usize, new: &NewFlow, now_s: u32);
 }
 
-/// `NAT_PORTS`, in a kernel map or in memory.
+/// `NAT_PORTS` and `CLIENTS`, in kernel maps or in memory.
 pub trait Ports {
     /// Replaces the value at a place, if it still is `old`.
     fn replace(&mut self, place: u32, old: u32, new: u32) -> bool;
+    /// Takes a flow off the count of its client.
+    fn uncount(&mut self, counted: Counted);
 }
 
 /// Whether an entry is that of a flow.

@@ -16,6 +16,7 @@ pub mod abi;
 pub mod access;
 pub mod addr;
 pub mod checksum;
+pub mod clients;
 pub mod decap;
 pub mod decide;
 pub mod flows;

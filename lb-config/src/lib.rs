@@ -151,6 +151,8 @@ pub struct Service {
     pub allow: Vec<http::Cidr>,
     /// Clients that may not.
     pub deny: Vec<http::Cidr>,
+    /// Most open connections of one client, refused at the SYN; none for UDP and on the `dsr` path.
+    pub client_connections: Option<u32>,
     /// Greatest load of a backend in thousandths of its fair share, at least 1000.
     pub max_load_permille: Option<u32>,
     /// Most connections of clients that go through the agent; for UDP most flows.
@@ -213,6 +215,7 @@ impl Default for Config {
             max_load_permille: None,
             allow: Vec::new(),
             deny: Vec::new(),
+            client_connections: None,
             max_connections: None,
             health: None,
             paths: ServicePaths::default(),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lb_common::clients::MAX_CAP;
 use toml::de::DeTable;
 
 use super::agent::CONNECTIONS;
@@ -12,7 +13,7 @@ use super::http::{self, BLOCK, Cidr, Limit, PROXY_VERSION, RawRoute, RawTls, Set
 use super::lists::{NAME, RawBackend, backends, former_names, listen};
 use super::reader::Table;
 use super::schema::fields::{Flat, OnlyIf, PLACE, Required};
-use super::schema::kinds::{List, Maybe, Placed, Sub, Thousandths, one_of, sub};
+use super::schema::kinds::{List, Maybe, Placed, Sub, Thousandths, Whole, one_of, sub, whole};
 use super::schema::{Field, Key, Kind, Show, section};
 use super::{Affinity, AgentConfig, Config, Mode, Service, ServicePaths, value};
 
@@ -24,6 +25,7 @@ const MAX_LOAD: Thousandths = Thousandths {
     unit: "times the fair share",
 };
 const AFFINITY: Sub<Affinity> = sub("{ timeout = \"3h\" }");
+const CLIENT_CONNECTIONS: Whole<u32> = whole(1..=MAX_CAP, "connections");
 const ROUTES: List<Sub<RawRoute>> = List("[[service.route]]", sub("[[service.route]]"));
 
 section! {
@@ -61,6 +63,9 @@ section! {
         pub(super) allow: Vec<Cidr> = Vec::new(), List("[\"10.0.0.0/8\"]", BLOCK);
         /// Clients that are refused at their first packet. See [the guide](guides/bans.md).
         pub(super) deny: Vec<Cidr> = Vec::new(), List("[\"203.0.113.0/24\"]", BLOCK);
+        /// Most open TCP connections of one client, as `affinity` tells clients apart. More are refused at the SYN. See
+        /// [the guide](guides/limits.md#connections).
+        pub(super) client_connections: Option<u32> = None, for_connections(Maybe(CLIENT_CONNECTIONS));
         /// Load above which new clients pass by a backend, as a multiple of its fair share of open connections.
         /// Without it load does not count.
         pub(super) max_load_permille as "max_load": Option<u32> = None, Maybe(MAX_LOAD);
@@ -106,6 +111,18 @@ fn for_tcp<K>(key: K) -> OnlyIf<K> {
             }
         },
         written: |table| mode_of(table).is_none_or(|mode| mode == "tcp"),
+    }
+}
+
+/// A key that is not for UDP.
+fn for_connections<K>(key: K) -> OnlyIf<K> {
+    OnlyIf {
+        key,
+        why_not: |table| {
+            let is_udp = table.says("mode", "udp");
+            is_udp.then_some("counts connections, and UDP has none (leave it out)")
+        },
+        written: |table| mode_of(table) != Some("udp"),
     }
 }
 

@@ -15,7 +15,7 @@ use super::loops::{self, Hop, Terms};
 use super::packet::Reach;
 use super::raw::{Raw, RawService};
 use super::value::BadValue;
-use super::{Backend, BackendAddress, Config, Mode, Path, Service, ServicePaths};
+use super::{Backend, BackendAddress, Config, DataPlane, Mode, Path, Service, ServicePaths};
 
 /// Backends of all services together at most: index 0 of the kernel's table is never given out.
 const TOTAL_BACKENDS: usize = MAX_BACKENDS - 1;
@@ -34,12 +34,25 @@ pub(super) fn checked(raw: Raw, problems: &mut Problems) -> Config {
     for service in &services {
         check_backends(service, problems);
     }
+    check_caps(&services, raw.agent.data_plane, problems);
     check_loops(&services, loops::may_steer(raw.agent.data_plane), problems);
     Config {
         agent: raw.agent,
         services: services.into_iter().map(service).collect(),
         is_built_in,
         source: None,
+    }
+}
+
+/// Connections of a client are counted by programs of the kernel.
+fn check_caps(services: &[Written], data_plane: DataPlane, problems: &mut Problems) {
+    let capped = services
+        .iter()
+        .filter(|it| it.raw.client_connections.is_some());
+    for service in capped.filter(|_| data_plane == DataPlane::Userspace) {
+        let message = "client_connections is counted by the kernel, which data_plane = \"userspace\" does without \
+                       (leave one of them out)";
+        problems.add(&service.raw.place, message);
     }
 }
 
@@ -167,6 +180,7 @@ fn service(Written { raw, http, .. }: Written) -> Service {
         affinity,
         allow,
         deny,
+        client_connections,
         max_load_permille,
         max_connections,
         health,
@@ -187,6 +201,7 @@ fn service(Written { raw, http, .. }: Written) -> Service {
         affinity,
         allow,
         deny,
+        client_connections,
         max_load_permille,
         max_connections,
         health,
@@ -330,6 +345,11 @@ fn check_backends(service: &Written, problems: &mut Problems) {
         encapsulation: service.raw.paths.encapsulation,
     };
     let dsr = common_path(&service.raw) == Path::Dsr;
+    if dsr && service.raw.client_connections.is_some() {
+        let message = "client_connections cannot be counted with path = \"dsr\", where replies do not come by \
+                       here (leave one of them out)";
+        problems.add(&service.raw.place, message);
+    }
     for backend in &service.raw.backends {
         let RawBackend { address, .. } = backend;
         let path = backend.path(service.raw.paths.path);

@@ -15,7 +15,7 @@ use crate::tables::now_ns;
 const ALL_BITS: u32 = FIXED_BITS + 128;
 
 /// The maps.
-struct Maps;
+pub struct Maps;
 
 impl Access for Maps {
     #[inline(always)]

@@ -94,3 +94,56 @@ pub unsafe fn add_fetched(place: *mut u32, amount: u32) -> u32 {
     let place = unsafe { core::sync::atomic::AtomicU32::from_ptr(place) };
     place.fetch_add(amount, core::sync::atomic::Ordering::SeqCst)
 }
+
+/// [`replace`] for a word of eight bytes.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn replace_64(place: *mut u64, old: u64, new: u64) -> u64 {
+    let found: u64;
+    // SAFETY: the instruction touches the eight bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64(r1 + 0, r0, r2)",
+            inout("r0") old => found,
+            in("r1") place,
+            in("r2") new,
+        );
+    }
+    found
+}
+
+/// The same on the host, for the linters alone.
+///
+/// # Safety
+///
+/// `place` is valid and aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub unsafe fn replace_64(place: *mut u64, old: u64, new: u64) -> u64 {
+    // SAFETY: the caller vouches for the pointer.
+    let place = unsafe { core::sync::atomic::AtomicU64::from_ptr(place) };
+    let order = core::sync::atomic::Ordering::SeqCst;
+    let done = place.compare_exchange(old, new, order, order);
+    done.unwrap_or_else(|found| found)
+}
+
+/// A memory barrier: accesses before it are not reordered with those behind it. x86-64 keeps the order of
+/// loads among each other, as of stores, so there only the compiler has to be held back. Other processors
+/// need an instruction. eBPF has none of its own, but an atomic addition that fetches is fully ordered
+/// (the kernel's `Documentation/atomic_t.txt`); on arm64 it becomes `LDADDAL`, or a loop with `DMB ISH`.
+#[inline(always)]
+pub fn fence(_word: *mut u32) {
+    #[cfg(all(target_arch = "bpf", bpf_target_arch = "x86_64"))]
+    // SAFETY: it does nothing.
+    unsafe {
+        core::arch::asm!("");
+    }
+    #[cfg(all(target_arch = "bpf", not(bpf_target_arch = "x86_64")))]
+    // SAFETY: a valid, aligned word of a map; it adds nothing.
+    unsafe {
+        add_fetched(_word, 0);
+    }
+}

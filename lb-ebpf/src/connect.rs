@@ -13,10 +13,14 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::SockAddrContext;
 use lb_common::abi::local::{Asked, Halves, LocalDatagram, LocalPeer, halves, whole};
-use lb_common::abi::{Backend, BackendId, Counter, ServiceHead, ServiceKey, path, protocol};
+use lb_common::abi::{
+    Backend, BackendId, Counter, ServiceHead, ServiceId, ServiceKey, path, protocol,
+};
+use lb_common::access::refuses;
 use lb_common::addr::{self, Addr};
 use lb_common::select::{Client, Reason, select};
 
+use crate::access;
 use crate::frame::Call;
 use crate::maps::{BACKENDS, TABLES, count_by_number};
 use crate::socket_maps::{LOCAL_ADDRESSES, LOCAL_PEER, META, asked_by, remember_asked, service_at};
@@ -165,7 +169,12 @@ pub extern "C" fn lb_choose(port_and_protocol: u32, a: u64, b: u64, c: u64, d: u
 #[inline(always)]
 fn chosen(asked: &ServiceKey, bound: &Addr) -> Option<BackendId> {
     let service = service_at(asked)?;
-    let [high, low] = halves(&source(&asked.addr, bound)?);
+    let client = source(&asked.addr, bound)?;
+    // A connection that goes the ordinary way comes to `lb_steer`, which refuses it.
+    if is_denied(service, &client) {
+        return None;
+    }
+    let [high, low] = halves(&client);
     let choice = lb_select(service.0, asked.protocol.into(), high, low);
     let id = BackendId(choice as u32);
     if id == BackendId::NONE || !is_reached(BACKENDS.get(id.index())?, &asked.addr, bound) {
@@ -177,6 +186,23 @@ fn chosen(asked: &ServiceKey, bound: &Addr) -> Option<BackendId> {
         lb_sent(service.0, id.0, high, low);
     }
     Some(id)
+}
+
+/// Whether a service refuses a client, which `lb_steer` counts.
+#[inline(always)]
+fn is_denied(service: ServiceId, client: &Addr) -> bool {
+    if !access::is_guarded(service) {
+        return false;
+    }
+    let [high, low] = halves(client);
+    lb_refuses(service.0, high, low) != 0
+}
+
+/// The same for the client whose address has these halves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_refuses(service: u32, high: u64, low: u64) -> u32 {
+    refuses(&access::Maps, ServiceId(service), &whole([high, low])).into()
 }
 
 /// Chooses a backend of `service` for the client with these halves of an address: its id, and above

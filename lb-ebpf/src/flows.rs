@@ -3,6 +3,7 @@
 use core::ops::{Deref, DerefMut};
 
 use lb_common::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, PacketSettings};
+use lb_common::clients::Counted;
 use lb_common::flows::{self, At, By, End, Flow, Home, NewFlow, Refused, Set, Wanted};
 
 use crate::clock::now_s;
@@ -341,7 +342,13 @@ pub extern "C" fn lb_mark_flow(add: u32, remove: u32) -> u64 {
 #[inline(always)]
 fn mark(add: u32, remove: u32) -> Option<()> {
     let at = found_at()?;
-    with_set!(at, |set| flows::mark(&mut set, &at, add, remove));
+    with_set!(at, |set| flows::mark(
+        &mut set,
+        &mut PortMap,
+        &at,
+        add,
+        remove
+    ));
     Some(())
 }
 
@@ -360,6 +367,20 @@ pub extern "C" fn lb_establish_flow() -> u64 {
 fn establish() -> Option<bool> {
     let at = found_at()?;
     with_set!(at, |set| flows::establish(&mut set, &at))
+}
+
+/// See `Flows::count_client`, of the flow that was found last, which is counted there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lb_count_flow(counted: u64) -> u64 {
+    count(Counted(counted)).is_some().into()
+}
+
+#[inline(always)]
+fn count(counted: Counted) -> Option<()> {
+    let at = found_at()?;
+    with_set!(at, |set| flows::count(&mut set, &mut PortMap, &at, counted));
+    Some(())
 }
 
 /// See `Flows::keep`, of the flow that was found last.

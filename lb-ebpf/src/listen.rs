@@ -4,6 +4,7 @@
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE,
+    bpf_sock,
 };
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_ktime_get_boot_ns};
 use aya_ebpf::programs::SockOpsContext;
@@ -14,13 +15,16 @@ use lb_common::abi::{
     ServiceKey, SocketOwner, arrival, protocol,
 };
 use lb_common::addr::Addr;
+use lb_common::clients::Counted;
 use lb_common::select::Client;
 
+use crate::caps;
 use crate::connect;
 use crate::frame::Socket;
 use crate::maps::{ACTIVE, AFFINITY, BACKENDS, SERVICE_ACTIVE, TABLES, count};
 use crate::socket_maps::{
-    BACKEND_STATS, LISTENERS, LOCAL_PEER, META, OWNERS, SOCKET_OWNER, add, service_at,
+    BACKEND_STATS, LISTENERS, LOCAL_PEER, META, OWNERS, SOCKET_CLIENT, SOCKET_OWNER, add,
+    service_at,
 };
 
 /// `bpf_sock_hash_update` with BPF_NOEXIST on a key that is there.
@@ -126,10 +130,14 @@ fn enter(ctx: &SockOpsContext, addr: Addr, port: u16) {
 #[inline(always)]
 fn established(ctx: &SockOpsContext) -> Option<()> {
     let socket = Socket::new(ctx);
-    // SAFETY: the kernel gave the socket to this run.
-    let owner = unsafe { SOCKET_OWNER.of(socket.socket()?) }?;
+    let sk = socket.socket()?;
     let came_to = ServiceKey::new(socket.local_addr(), socket.local_port(), protocol::TCP);
     let service = service_at(&came_to)?;
+    if caps::cap(service) != 0 {
+        count_client(ctx, service, sk);
+    }
+    // SAFETY: the kernel gave the socket to this run.
+    let owner = unsafe { SOCKET_OWNER.of(sk) }?;
     let key = OwnerKey {
         addr: owner.addr,
         port: owner.port,
@@ -143,6 +151,26 @@ fn established(ctx: &SockOpsContext) -> Option<()> {
     let head = &TABLES.get_value(service.0, &0)?.head;
     let client = Client::new(head, &socket.remote_addr());
     opened(ctx, head, &client.key, backend)
+}
+
+/// Counts a connection for its client until it closes, also one that the agent takes.
+#[inline(always)]
+fn count_client(ctx: &SockOpsContext, service: ServiceId, sk: *mut bpf_sock) {
+    let counted = caps::count(service, &Socket::new(ctx).remote_addr());
+    if counted == Counted::NONE {
+        return;
+    }
+    // SAFETY: the kernel gave the socket to this run.
+    if !is_told_of_the_end(ctx) || unsafe { SOCKET_CLIENT.set(sk, counted) }.is_err() {
+        caps::take(counted);
+    }
+}
+
+/// Asks the kernel for an event when the connection closes.
+#[inline(always)]
+fn is_told_of_the_end(ctx: &SockOpsContext) -> bool {
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    ctx.set_cb_flags(flags as i32).is_ok()
 }
 
 /// The same on the client's side, for a client on this host whose connection `lb_connect4` or
@@ -178,8 +206,9 @@ fn opened(
     client: &AffinityKey,
     backend: BackendId,
 ) -> Option<()> {
-    ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32)
-        .ok()?;
+    if !is_told_of_the_end(ctx) {
+        return None;
+    }
     add(&ACTIVE, backend.index(), 1);
     add(&SERVICE_ACTIVE, head.id.0, 1);
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend.index()) {
@@ -226,9 +255,13 @@ fn remember(head: &ServiceHead, client: &AffinityKey, backend: BackendId) -> Opt
 /// Takes a closed connection off the count.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) -> Option<()> {
-    let socket = Socket::new(ctx);
+    let sk = Socket::new(ctx).socket()?;
     // SAFETY: the kernel gave the socket to this run.
-    let owner = unsafe { SOCKET_OWNER.of(socket.socket()?) }?;
+    if let Some(counted) = unsafe { SOCKET_CLIENT.of(sk) } {
+        caps::take(core::mem::take(counted));
+    }
+    // SAFETY: as above.
+    let owner = unsafe { SOCKET_OWNER.of(sk) }?;
     let backend = owner.backend;
     if backend == BackendId::NONE {
         return None;

@@ -10,6 +10,7 @@
 
 mod access;
 mod atomic;
+mod caps;
 mod connect;
 mod frame;
 mod hints;

@@ -4,12 +4,14 @@
 //! They are BTF maps, so that bpftool prints them field by field. Layouts are in
 //! `lb_common::abi`; sizes that the agent sets at load are marked.
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi::access::{MAX_RULES, Rule, RuleData};
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, Counter, MAX_BACKENDS, MAX_SERVICES, ServiceId, ServiceTable,
 };
+use lb_common::clients::{Bucket, CLIENT_BUCKETS, HANDSHAKE_BUCKETS};
 
 /// Per service one inner map with one value, which is swapped in whole.
 #[btf_map]
@@ -70,6 +72,18 @@ pub static GUARDS: Array<u32, MAX_SERVICES> = Array::new();
 /// [`Counter::Denied`] of each service.
 #[btf_map]
 pub static DENIED: PerCpuArray<u64, MAX_SERVICES> = PerCpuArray::new();
+
+/// [`Counter::Capped`] of each service.
+#[btf_map]
+pub static CAPPED: PerCpuArray<u64, MAX_SERVICES> = PerCpuArray::new();
+
+/// Open connections of clients of services with a cap, see `lb_common::clients`. The agent has it mapped.
+#[btf_map]
+pub static CLIENTS: Array<Bucket, CLIENT_BUCKETS, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Handshakes of such clients.
+#[btf_map]
+pub static HANDSHAKES: Array<Bucket, HANDSHAKE_BUCKETS> = Array::new();
 
 /// Counts one choice of a service.
 #[inline(always)]

@@ -38,6 +38,7 @@ mod access;
 mod ask;
 mod atomic;
 mod bare;
+mod caps;
 mod choices;
 mod clock;
 mod cookies;

@@ -4,9 +4,11 @@ use core::mem::offset_of;
 use core::ptr;
 
 use lb_common::abi::packet::{FlowEntry, FlowSet, Hop};
+use lb_common::clients::Counted;
 use lb_common::flows::{End, NewFlow, Ports, Set};
 
-use crate::atomic::{add_fetched, replace};
+use crate::atomic::{add_fetched, fence, replace, replace_64};
+use crate::caps;
 use crate::hints::{forgotten, opaque};
 use crate::packet_maps::{FLOWS4, FLOWS6, NAT_PORTS};
 
@@ -52,30 +54,18 @@ impl<const N: usize> Place<N> {
         self.entry(way).wrapping_byte_add(at).cast()
     }
 
+    #[inline(always)]
+    fn client_at(self, way: usize) -> *mut u64 {
+        let at = offset_of!(FlowEntry<N>, client);
+        self.entry(way).wrapping_byte_add(at).cast()
+    }
+
     /// The return hop of a flow in the set.
     #[inline(always)]
     pub fn hop(self, way: usize) -> *mut Hop {
         // SAFETY: the kernel returned a valid, aligned set.
         let hops: *mut Hop = unsafe { &raw mut (*self.0).hops }.cast();
         hops.wrapping_add(opaque(way) % WAYS)
-    }
-}
-
-/// A memory barrier: accesses before it are not reordered with those behind it. x86-64 keeps the order of
-/// loads among each other, as of stores, so there only the compiler has to be held back. Other processors
-/// need an instruction. eBPF has none of its own, but an atomic addition that fetches is fully ordered
-/// (the kernel's `Documentation/atomic_t.txt`); on arm64 it becomes `LDADDAL`, or a loop with `DMB ISH`.
-#[inline(always)]
-fn fence(_word: *mut u32) {
-    #[cfg(all(target_arch = "bpf", bpf_target_arch = "x86_64"))]
-    // SAFETY: it does nothing.
-    unsafe {
-        core::arch::asm!("");
-    }
-    #[cfg(all(target_arch = "bpf", not(bpf_target_arch = "x86_64")))]
-    // SAFETY: a valid, aligned word of a map; it adds nothing.
-    unsafe {
-        add_fetched(_word, 0);
     }
 }
 
@@ -149,13 +139,32 @@ impl<const N: usize> Set<N> for Place<N> {
     }
 
     #[inline(always)]
+    fn set_client(&mut self, way: usize, counted: Counted) -> bool {
+        // SAFETY: inside the set, and aligned.
+        unsafe { replace_64(self.client_at(way), 0, counted.0) == 0 }
+    }
+
+    #[inline(always)]
+    fn take_client(&mut self, way: usize) -> Counted {
+        let place = self.client_at(way);
+        // SAFETY: inside the set, and aligned.
+        let noted = unsafe { ptr::read_volatile(place) };
+        // SAFETY: as above.
+        if noted != 0 && unsafe { replace_64(place, noted, 0) } == noted {
+            Counted(noted)
+        } else {
+            Counted::NONE
+        }
+    }
+
+    #[inline(always)]
     fn write(&mut self, way: usize, new: &NewFlow, now_s: u32) {
         // SAFETY: inside the set, and this one's to write.
         unsafe { &mut *self.entry(way) }.begin(new, now_s);
     }
 }
 
-/// The source ports in their map.
+/// The source ports and the counts of clients in their maps.
 pub struct PortMap;
 
 impl Ports for PortMap {
@@ -166,6 +175,11 @@ impl Ports for PortMap {
             Some(port) => unsafe { replace(port.cast(), old, new) == old },
             None => false,
         }
+    }
+
+    #[inline(always)]
+    fn uncount(&mut self, counted: Counted) {
+        caps::take(counted);
     }
 }
 

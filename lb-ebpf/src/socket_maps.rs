@@ -11,6 +11,7 @@ use lb_common::abi::{
     Meta, OwnerKey, ServiceId, ServiceKey, ServiceName, SocketOwner,
 };
 use lb_common::addr::Addr;
+use lb_common::clients::Counted;
 
 use crate::atomic::atomic_add;
 
@@ -45,6 +46,10 @@ pub static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray:
 /// The bound address of a socket and the backend it is counted for; cloned to accepted sockets.
 #[btf_map]
 pub static SOCKET_OWNER: SocketStorage<SocketOwner, CLONED> = SocketStorage::new();
+
+/// The cell in `CLIENTS` that a connection is counted in.
+#[btf_map]
+pub static SOCKET_CLIENT: SocketStorage<Counted, OWN> = SocketStorage::new();
 
 /// Addresses of this host, and the source address that a connection to each has when the client
 /// has not bound one.

@@ -7,12 +7,13 @@ use aya_ebpf::programs::SkLookupContext;
 use lb_common::abi::local;
 use lb_common::abi::{
     Affinity, AffinityKey, Backend, BackendId, Counter, ListenKey, MAX_GROUP, PROXY_HTTP,
-    ServiceHead, arrival, path, protocol,
+    ServiceHead, ServiceTable, arrival, path, protocol,
 };
 use lb_common::addr;
 use lb_common::select::{Client, Reason, select};
 
 use crate::access::denies;
+use crate::caps;
 use crate::frame::{Lookup, family, is_trial};
 use crate::maps::{BACKENDS, TABLES, count, remember_udp, udp_affinity};
 use crate::socket_maps::{BACKEND_STATS, LISTENERS, PROXY, service_at};
@@ -38,12 +39,23 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     if !is_trial(ctx) && denies(service, &lookup.client) {
         return SK_DROP;
     }
-    if table.head.flags & ServiceHead::HTTP != 0 {
-        return to_l7(ctx);
-    }
-    if table.head.members == 0 {
+    let http = table.head.flags & ServiceHead::HTTP != 0;
+    if !http && table.head.members == 0 {
         return SK_PASS;
     }
+    if !is_trial(ctx) && caps::is_full(service, &lookup.client) {
+        return SK_DROP;
+    }
+    if http {
+        return to_l7(ctx);
+    }
+    to_backend(ctx, &lookup, table)
+}
+
+/// Hands a connection or datagram of a service with members to the chosen backend.
+#[inline(always)]
+fn to_backend(ctx: &SkLookupContext, lookup: &Lookup, table: &ServiceTable) -> u32 {
+    let service = table.head.id;
     let client = Client::new(&table.head, &lookup.client);
     let mut tables = ServiceTables {
         table,

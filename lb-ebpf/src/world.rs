@@ -12,6 +12,7 @@ use lb_common::abi::packet::{
     PacketBackend, PacketSettings, Target, Tracked, Vip, VipKey, device,
 };
 use lb_common::abi::{BackendId, ServiceHead, ServiceId, protocol, state};
+use lb_common::clients::Counted;
 use lb_common::decide::data_path::{
     BARRED, BackendEvent, Backends, Clock, Counters, Dsr, FlowEntries, Flows, Fragments, Guards,
     Host, Routes, Services, Stages,
@@ -23,6 +24,7 @@ use lb_common::packet::Packet;
 
 use crate::access;
 use crate::ask::{ends_of, fill};
+use crate::caps;
 use crate::clock::now_s;
 use crate::flows;
 use crate::hints::opaque;
@@ -213,6 +215,11 @@ impl<H: Hook> Guards for Maps<H> {
     fn denies(&mut self, service: ServiceId, client: &Ip) -> bool {
         access::denies(service, &client.to_addr())
     }
+
+    #[inline(always)]
+    fn is_full(&mut self, service: ServiceId, client: &Ip) -> bool {
+        caps::is_full(service, &client.to_addr())
+    }
 }
 
 impl<H: Hook> Backends for Maps<H> {
@@ -327,6 +334,14 @@ impl<H: Hook> Flows for Maps<H> {
         match flows::lb_establish_flow() {
             0 => None,
             number => Some(number == 1),
+        }
+    }
+
+    #[inline(always)]
+    fn count_client(&mut self, flow: Shared<Flow>, client: &Ip) {
+        let counted = caps::count(flow.service, &client.to_addr());
+        if counted != Counted::NONE {
+            flows::lb_count_flow(counted.0);
         }
     }
 

@@ -13,7 +13,7 @@ use super::auth::{RouteAuth, UsersFiles};
 use super::files::Site;
 use super::filters::{Chain, LimitOrigin, LimitTerms, Proxied, Terms};
 use super::forwarded::Via;
-use super::limits::{LimitFigures, LimitTableFigures, Limiter};
+use super::limits::{LimitFigures, LimitTableFigures, Limiter, Offender};
 use super::pages::Pages;
 use super::routes::{Guard, Guards, Router};
 use super::sticky::cookie::Cookies;
@@ -384,6 +384,11 @@ impl Compiler {
             (limit.name.clone(), figures)
         })
         .collect()
+    }
+
+    /// Takes the clients that limits want banned.
+    pub(super) fn take_offenders(&self) -> Vec<Offender> {
+        self.shared.limiter.take_offenders()
     }
 
     /// The figures of the table of rates; `None` before the first rate.

@@ -14,7 +14,7 @@ use socket2::Type;
 use crate::cache::{CacheFigures, Purge, Store, StoredObject};
 use crate::compiled::Compiler;
 use crate::counts::{Counts, RequestCounts};
-use crate::limits::{LimitFigures, LimitTableFigures};
+use crate::limits::{LimitFigures, LimitTableFigures, Offender};
 use crate::listener_config::ListenerConfigs;
 use crate::metrics::{BackendFigures, Registry, ServiceFigures, SessionFigures};
 use crate::presence::Presences;
@@ -320,6 +320,12 @@ impl Engine {
     /// The figures of each limit of a service, with its name.
     pub fn limit_figures(&self, http: &HttpService) -> Vec<(String, LimitFigures)> {
         self.compiler.limits(http)
+    }
+
+    /// Takes the clients that limits want banned. A client that is not banned asks for it again with its next refused
+    /// request.
+    pub fn take_offenders(&self) -> Vec<Offender> {
+        self.compiler.take_offenders()
     }
 
     /// The figures of the table of rates; `None` before the first rate.

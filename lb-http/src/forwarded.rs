@@ -33,6 +33,8 @@ pub(crate) struct Origin {
     pub https: bool,
     /// The client's certificate; `None` if the client was not asked for one.
     pub client: Option<Rc<Presented>>,
+    /// Whether the peer is the client, and no proxy: the SYN came from its address.
+    pub is_client: bool,
     trusted: bool,
     ip: Rc<str>,
     port: String,
@@ -70,12 +72,14 @@ pub(crate) struct Via {
 impl Origin {
     /// A connection from `peer` to `local`, neither of them IPv4-mapped.
     pub(crate) fn new(peer: SocketAddr, local: SocketAddr, https: bool, trusted: &[Cidr]) -> Self {
+        let trusted = is_trusted(trusted, peer.ip());
         Self {
             peer,
             local,
             https,
             client: None,
-            trusted: is_trusted(trusted, peer.ip()),
+            is_client: !trusted,
+            trusted,
             ip: text(&[peer.ip()]).into(),
             port: itoa::Buffer::new().format(local.port()).to_owned(),
         }
@@ -84,6 +88,14 @@ impl Origin {
     /// The certificate that the client has shown.
     pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
         self.client.as_ref()?.certificate.as_ref()
+    }
+
+    /// The same of a connection that a proxy has introduced by a PROXY header.
+    pub(crate) fn introduced(self) -> Self {
+        Self {
+            is_client: false,
+            ..self
+        }
     }
 
     /// The scheme of the connection.

@@ -133,7 +133,7 @@ pub use counts::RequestCounts;
 pub use decide::{Decision, Sample};
 pub use engine::Engine;
 pub use files::check_config as check_files;
-pub use limits::{LimitFigures, LimitTableFigures};
+pub use limits::{LimitFigures, LimitTableFigures, Offender};
 pub use metrics::CacheResult;
 pub use pages::check_config as check_pages;
 pub use presence::{Presence, Presences};

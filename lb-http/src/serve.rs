@@ -102,7 +102,7 @@ async fn origin(
     match Box::pin(proxied::read(stream.stream_mut(), settings.timeouts.header)).await {
         Ok(told) => {
             let (peer, local) = told.unwrap_or((peer, local));
-            Some(Origin::new(peer, local, false, trusted))
+            Some(Origin::new(peer, local, false, trusted).introduced())
         }
         Err(error) => {
             tracing::debug!(%error, %peer, "no PROXY header");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lb_tests::agent::Agent;
 use lb_tests::process::Process;
-use lb_tests::topology::hosts::{Hosts, client_v4, client_v6, service_for};
+use lb_tests::topology::hosts::{CONTAINER, Hosts, SERVICE_V4, client_v4, client_v6, service_for};
 use lb_tests::{http, node, wait};
 
 const SERVICES: &str = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80', '[::]:80']\n\
@@ -148,6 +148,68 @@ fn lists_of_the_configuration_hold_for_their_service_alone() {
     agent.configure(SERVICES);
     agent.ok(&["reload"]);
     assert!(connects(&hosts, one, 80) && connects(&hosts, other, 80));
+}
+
+#[test]
+fn client_above_a_limit_is_banned_and_a_trusted_proxy_is_not() {
+    let hosts = Hosts::new();
+    let (bad, proxy, good) = (client_v4(1), client_v4(2), client_v4(3));
+    let limit = |service: &str, port: u16, more: &str| {
+        format!(
+            "[[service]]\nname = '{service}'\nmode = 'http'\nlisten = ['0.0.0.0:{port}']\n\
+             backends = ['127.0.0.1:5000']\n[service.http]\ntrusted_proxies = ['{proxy}']\n\
+             [[service.limit]]\nname = 'few'\nrate = '2/1h'\nban = '1h'\n{more}\n"
+        )
+    };
+    let services = limit("site", 80, "") + &limit("tried", 81, "dry_run = true");
+    let agent = Agent::start(&hosts.balancer, &services);
+    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
+    let is_served = |from: IpAddr, port: u16| {
+        hosts
+            .clients
+            .run(|| http::get(from, at(from, port)))
+            .is_ok()
+    };
+    wait::until("the application answers", || {
+        is_served(good, 80).then_some(())
+    });
+    // The third request is one too many: of a proxy, in a dry run, and of a client.
+    assert_eq!([0, 1, 2].map(|_| is_served(proxy, 80)), [true, true, false]);
+    assert_eq!([0, 1, 2].map(|_| is_served(bad, 81)), [true; 3]);
+    assert_eq!([0, 1, 2].map(|_| is_served(bad, 80)), [true, true, false]);
+    wait::until("the client is banned", || {
+        (!connects(&hosts, bad, 80)).then_some(())
+    });
+    assert!(connects(&hosts, proxy, 80) && connects(&hosts, good, 80));
+    assert!(connects(&hosts, bad, 81));
+    let listed = agent.ok(&["bans"]);
+    assert!(
+        listed.contains("limit few") && listed.contains("site"),
+        "{listed}"
+    );
+    assert_eq!(listed.matches("limit few").count(), 1, "{listed}");
+    agent.ok(&["unban", &bad.to_string(), "--service", "site"]);
+    assert!(connects(&hosts, bad, 80));
+}
+
+#[test]
+fn client_on_the_host_of_the_balancer_is_refused_on_the_way_to_a_container() {
+    let hosts = Hosts::new();
+    let container = hosts.container();
+    let listen = SocketAddr::new(CONTAINER[0], 5000);
+    let services = format!(
+        "[[service]]\nname = 'web'\nlisten = ['{SERVICE_V4}']\npath = 'nat'\nbackends = ['{listen}']\n"
+    );
+    let agent = Agent::start(&hosts.balancer, &services);
+    let _app = node::serve(&container, "server.js", listen, agent.dir());
+    let here = SERVICE_V4.ip();
+    let connects = || hosts.balancer.run(|| http::connect(here, SERVICE_V4));
+    wait::until("the container is reached", || connects().ok());
+    agent.ok(&["ban", &here.to_string(), "--force"]);
+    let error = connects().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+    agent.ok(&["unban", &here.to_string()]);
+    assert!(connects().is_ok());
 }
 
 #[test]

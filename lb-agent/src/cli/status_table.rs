@@ -229,7 +229,12 @@ fn counters(page: &mut Page, service: &ServiceStatus) {
             PLAIN,
         )
     });
-    let words: Vec<_> = words.into_iter().chain([refused]).chain(denied).collect();
+    let capped = (counters.capped > 0).then(|| {
+        let text = format!("({} over client_connections)", counters.capped);
+        (text, PLAIN)
+    });
+    let words = words.into_iter().chain([refused]);
+    let words: Vec<_> = words.chain(denied).chain(capped).collect();
     page.words(INDENT, &words, " ");
 }
 

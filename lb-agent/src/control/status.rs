@@ -183,6 +183,9 @@ pub struct CounterStatus {
     /// A ban or the lists of the service refused the client.
     #[serde(default)]
     pub denied: u64,
+    /// The client had `client_connections` open.
+    #[serde(default)]
+    pub capped: u64,
 }
 
 /// State of one backend.

@@ -14,6 +14,7 @@ use crate::errors::chain;
 use crate::state::access;
 use crate::state::overlay::{self, Ban};
 use lb_config::http::Cidr;
+use lb_http::Offender;
 
 impl Reconciler {
     /// Refuses the clients of a prefix from now on, and ends their open connections.
@@ -54,6 +55,39 @@ impl Reconciler {
             Err(error) => format!("open connections go on: {}", chain(&error)),
         };
         changed(format!("banned {prefix}{of} {time}; {closed}"))
+    }
+
+    /// Bans the clients that went over a limit with `ban`, by one change of the state. The caller does so about every
+    /// [`super::LOOK_AGAIN`].
+    pub fn ban_offenders(&mut self) {
+        let now_ms = overlay::steady_ms();
+        let bans: Vec<Ban> = self
+            .l7
+            .take_offenders()
+            .into_iter()
+            .filter_map(|it| offence(it, now_ms))
+            .collect();
+        let new = |ban: &Ban| Self::check_ban(&ban.prefix).is_ok();
+        let bans: Vec<Ban> = bans.into_iter().filter(new).collect();
+        if bans.is_empty() {
+            return;
+        }
+        let mut overlay = self.overlay.clone();
+        overlay.forget_ended(now_ms);
+        bans.iter()
+            .for_each(|ban| overlay.ban_for_longer(ban.clone()));
+        if let Err(error) = self.change_overlay(overlay) {
+            tracing::warn!(error = %error.error, "clients over a limit are not banned");
+            return;
+        }
+        for ban in &bans {
+            let service = ban.service.as_deref().unwrap_or_default();
+            let reason = ban.reason.as_deref().unwrap_or_default();
+            tracing::info!(prefix = %ban.prefix, service, reason, "banned");
+            if let Err(error) = self.close_clients(&ban.prefix, ban.service.as_deref()) {
+                tracing::warn!(error = %chain(&error), "open connections of a banned client go on");
+            }
+        }
     }
 
     /// Closes the open connections of a prefix, with one service or all.
@@ -144,6 +178,23 @@ impl Reconciler {
             bans: lasting.map(status).collect(),
         }
     }
+}
+
+/// The ban of a client that went over a limit.
+fn offence(offender: Offender, now_ms: u64) -> Option<Ban> {
+    let (ip, v4) = (addr::to_ip(&offender.prefix), addr::is_v4(&offender.prefix));
+    let bits = if v4 {
+        offender.bits.checked_sub(96)?
+    } else {
+        offender.bits
+    };
+    let length_ms = u64::try_from(offender.length.as_millis()).unwrap_or(u64::MAX);
+    Some(Ban {
+        prefix: format!("{ip}/{bits}").parse().ok()?,
+        service: Some(offender.service),
+        until_unix_ms: Some(now_ms.saturating_add(length_ms)),
+        reason: Some(format!("limit {}", offender.limit)),
+    })
 }
 
 fn in_seconds(length: Duration) -> Duration {

@@ -67,6 +67,11 @@ impl Figures<'_> {
                 reason: "denied".to_owned(),
                 count: counts[Counter::Denied as usize],
             });
+            drops.push(DropStats {
+                service: service.name.clone(),
+                reason: "client_connections".to_owned(),
+                count: counts[Counter::Capped as usize],
+            });
             drops.extend(self.by_the_agent(service));
             for backend in &service.backends {
                 traffic.extend(self.traffic(service, backend)?);

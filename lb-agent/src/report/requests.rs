@@ -187,7 +187,10 @@ mod tests {
             auth: true,
         };
         let row = service("web", &figures, all);
-        assert_eq!((row.handshakes.len(), row.cache.len()), (HANDSHAKES.len(), 4));
+        assert_eq!(
+            (row.handshakes.len(), row.cache.len()),
+            (HANDSHAKES.len(), 4)
+        );
         assert_eq!(row.denied, Some(0));
     }
 }

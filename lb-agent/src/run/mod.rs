@@ -334,7 +334,10 @@ async fn answer(reconciler: &mut Reconciler, mut inbox: Inbox, next: Next) -> an
             }
             () = network.changed() => tokio::task::block_in_place(|| reconciler.network_changed()),
             () = health.changed() => tokio::task::block_in_place(|| reconciler.tick()),
-            _ = listeners.tick() => tokio::task::block_in_place(|| reconciler.look_for_listeners()),
+            _ = listeners.tick() => tokio::task::block_in_place(|| {
+                reconciler.look_for_listeners();
+                reconciler.ban_offenders();
+            }),
             _ = watchdog.tick(), if alive.is_some() => {
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }

@@ -41,7 +41,16 @@ pub fn rules(desired: &Desired, observed: &Observed, actions: &[Action]) -> Rule
             deny: service.deny.iter().map(net).collect(),
         })
     });
-    access::rules(&bans.collect::<Vec<_>>(), &lists.collect::<Vec<_>>())
+    let mut rules = access::rules(&bans.collect::<Vec<_>>(), &lists.collect::<Vec<_>>());
+    rules.caps = desired
+        .services
+        .iter()
+        .filter_map(|service| {
+            let id = *ids.get(service.name.as_str())?;
+            Some((id, service.client_connections?))
+        })
+        .collect();
+    rules
 }
 
 /// The prefix in the form of the tables.
@@ -82,7 +91,8 @@ mod tests {
         };
         let named = [Action::NameService(ServiceId(7), "web".to_owned())];
         let rules_of = |actions: &[Action]| rules(&desired, &Observed::default(), actions);
-        let services = rules_of(&named).into_keys().map(|key| key.data.service);
+        let services = rules_of(&named);
+        let services = services.keys().map(|key| key.data.service);
         assert_eq!(services.collect::<Vec<_>>(), [ServiceId(7)]);
         assert!(rules_of(&[]).is_empty(), "no such service");
     }

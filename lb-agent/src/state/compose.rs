@@ -69,6 +69,7 @@ impl Service {
             send_proxy_protocol: service.send_proxy_protocol,
             allow: service.allow.clone(),
             deny: service.deny.clone(),
+            client_connections: service.client_connections,
             max_connections: service.max_connections,
             settings: HeadSettings {
                 hash_key,

@@ -46,6 +46,8 @@ pub struct Service {
     pub allow: Vec<Cidr>,
     /// See `allow`.
     pub deny: Vec<Cidr>,
+    /// Most open connections of one client.
+    pub client_connections: Option<u32>,
     /// Limit on the clients of the service that go through the agent.
     pub max_connections: Option<u32>,
     /// Settings of the service's table.

@@ -206,6 +206,17 @@ impl Overlay {
         self.bans.push(ban);
     }
 
+    /// Refuses the clients of a prefix, unless a ban of the same prefix lasts longer.
+    pub fn ban_for_longer(&mut self, ban: Ban) {
+        let until = |ban: &Ban| ban.until_unix_ms.unwrap_or(u64::MAX);
+        let lasts = |old: &Ban| {
+            (old.prefix, &old.service) == (ban.prefix, &ban.service) && until(old) >= until(&ban)
+        };
+        if !self.bans.iter().any(lasts) {
+            self.ban(ban);
+        }
+    }
+
     /// Lifts a ban; false if there is none.
     pub fn unban(&mut self, prefix: Cidr, service: Option<&str>) -> bool {
         let before = self.bans.len();

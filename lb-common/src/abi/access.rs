@@ -20,6 +20,8 @@ pub mod guard {
     pub const BANS: u32 = 2;
     /// The configuration of this service has `allow` or `deny`.
     pub const LISTS: u32 = 4;
+    /// Bits above the others: the most open connections of one client, 0 for no cap.
+    pub const CAP: u32 = 8;
 }
 
 /// Value of [`Rule::verdict`].

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
 
 use super::Access;
 use crate::abi::ServiceId;
@@ -61,15 +62,34 @@ pub struct Lists {
     pub deny: Vec<Net>,
 }
 
-/// The entries of the `RULES` map.
-pub type Rules = BTreeMap<RuleKey, Rule>;
+/// The entries of the `RULES` map, and the caps in `GUARDS`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    by_prefix: BTreeMap<RuleKey, Rule>,
+    /// The most open connections of one client, by service; above 0.
+    pub caps: BTreeMap<ServiceId, u32>,
+}
+
+impl Deref for Rules {
+    type Target = BTreeMap<RuleKey, Rule>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.by_prefix
+    }
+}
+
+impl DerefMut for Rules {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.by_prefix
+    }
+}
 
 /// The entries for these bans and lists.
 ///
 /// A trie tells the longest prefix alone. So a ban inside of another one ends with the later of both ends. In the
 /// lists the longest prefix decides, and `deny` where both have it. `allow` without `deny` refuses all others.
 pub fn rules(bans: &[Ban], lists: &[Lists]) -> Rules {
-    let mut rules = Rules::new();
+    let mut rules = Rules::default();
     let mut sorted: Vec<Ban> = bans.to_vec();
     // The wider of two prefixes with the same first address comes first.
     sorted.sort_unstable_by_key(|ban| (ban.service, ban.net));
@@ -142,6 +162,9 @@ impl Set {
             };
             *guards.entry(data.service).or_default() |= bit;
         }
+        for (service, cap) in &rules.caps {
+            *guards.entry(*service).or_default() |= cap << guard::CAP;
+        }
         Self {
             lengths: rules.keys().map(|key| key.bits).collect(),
             rules,
@@ -159,7 +182,7 @@ impl Set {
         super::refuses(&At(self, now_ns), service, client)
     }
 
-    /// Bits of [`guard`] of a service.
+    /// The value of `GUARDS` for a service, see [`guard`].
     pub fn guards(&self, service: ServiceId) -> u32 {
         let of = |service| self.guards.get(&service).copied().unwrap_or(0);
         of(ALL_SERVICES) | of(service)

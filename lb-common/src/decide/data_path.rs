@@ -99,12 +99,15 @@ pub trait Services {
     fn marks(&self, address: &Ip) -> u8;
 }
 
-/// Bans, and the lists of services.
+/// Bans, the lists of services, and their caps.
 pub trait Guards {
     /// Whether any rule concerns a service.
     fn is_guarded(&self, service: ServiceId) -> bool;
     /// Whether a service refuses a client ([`crate::access::refuses`]), which is counted for the service.
     fn denies(&mut self, service: ServiceId, client: &Ip) -> bool;
+    /// Whether a service refuses a connection because its client has too many, which is counted for the service.
+    /// Else one is reserved ([`crate::clients::handshake`]).
+    fn is_full(&mut self, service: ServiceId, client: &Ip) -> bool;
 }
 
 /// Backends: how packets get to them, and their totals.
@@ -181,6 +184,8 @@ pub trait Flows {
     /// Notes that a flow is established. `None` if it has gone or was so before; false if others
     /// may still push it out.
     fn establish(&mut self, flow: Self::Flow) -> Option<bool>;
+    /// Counts an established flow for its client until it ends, if its service has a cap.
+    fn count_client(&mut self, flow: Self::Flow, client: &Ip);
     /// Keeps an established flow from being pushed out for which there was no room before.
     fn keep(&mut self, flow: Self::Flow);
     /// Takes a flow out.

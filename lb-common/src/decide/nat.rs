@@ -237,6 +237,9 @@ fn confirmed<W: DataPath>(world: &mut W, context: &PacketContext, flow: W::Flow)
         world.inc(PacketCounter::FlowQuota);
     }
     world.count_backend(flow.backend, BackendEvent::Answered);
+    if context.key.protocol == u32::from(protocol::TCP) {
+        world.count_client(flow, &context.key.src);
+    }
     let client = context.key.src.to_addr();
     world.remember(context.key.protocol, flow.service, &client, flow.backend);
 }
@@ -424,6 +427,13 @@ pub(super) fn new_flow<W: DataPath>(world: &mut W, context: &mut PacketContext) 
     if context.segment.transport.flags & tcp::RST != 0 {
         // It ends an unknown flow.
         return Verdict::drop(PacketCounter::DropNoBackend);
+    }
+    // A second backend is asked for by the same connection.
+    if opens(&context.segment)
+        && context.avoid == BackendId::NONE
+        && world.is_full(vip.service, &context.key.src)
+    {
+        return Verdict::DROPPED;
     }
     context.backend = backend;
     context.takes_source = takes_source(world, &target);

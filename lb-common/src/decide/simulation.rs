@@ -379,8 +379,8 @@ impl data_path::Flows for Simulation {
     }
 
     fn mark(&mut self, flow: Copied<Flow>, add: u32, remove: u32) {
-        with_set!(self.flows, flow.at, |set, _ports| crate::flows::mark(
-            set, &flow.at, add, remove
+        with_set!(self.flows, flow.at, |set, ports| crate::flows::mark(
+            set, ports, &flow.at, add, remove
         ));
     }
 
@@ -419,6 +419,10 @@ impl data_path::Flows for Simulation {
         with_set!(self.flows, flow.at, |set, _ports| crate::flows::establish(
             set, &flow.at
         ))
+    }
+
+    fn count_client(&mut self, flow: Copied<Flow>, _client: &Ip) {
+        self.count_flow(&flow);
     }
 
     fn keep(&mut self, flow: Copied<Flow>) {

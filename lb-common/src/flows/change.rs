@@ -3,8 +3,9 @@
 use super::find::port_place;
 use super::{At, HALF, MOST_PINNED, ONE_DISPLACED, ONE_PINNED, Ports, Set, TRIES, is_same};
 use crate::abi::packet::{PacketSettings, state};
+use crate::clients::Counted;
 
-/// Gives back what a flow had besides its place: its source port, and its part of the counts.
+/// Gives back what a flow had besides its place: its source port, its part of the counts, and of its client's.
 #[inline(always)]
 pub(super) fn leave<const N: usize, S: Set<N>, P: Ports>(
     set: &mut S,
@@ -13,6 +14,7 @@ pub(super) fn leave<const N: usize, S: Set<N>, P: Ports>(
     at: &At,
 ) {
     let way = at.way();
+    ports.uncount(set.take_client(way));
     if at.state & state::GIVEN_OUT != 0 {
         let (words, protocol) = set.backend_end(way);
         ports.replace(port_place(settings, &words, protocol), at.number(), 0);
@@ -26,9 +28,15 @@ pub(super) fn leave<const N: usize, S: Set<N>, P: Ports>(
 }
 
 /// Sets the bits `add` in the state of a flow that was found, and clears `remove`. A connection that
-/// has ended is not pinned any more.
+/// has ended is not pinned any more, and not counted for its client.
 #[inline(always)]
-pub fn mark<const N: usize, S: Set<N>>(set: &mut S, at: &At, add: u32, remove: u32) {
+pub fn mark<const N: usize, S: Set<N>, P: Ports>(
+    set: &mut S,
+    ports: &mut P,
+    at: &At,
+    add: u32,
+    remove: u32,
+) {
     let way = at.way();
     let mut tries = 0;
     while tries < TRIES {
@@ -44,6 +52,9 @@ pub fn mark<const N: usize, S: Set<N>>(set: &mut S, at: &At, add: u32, remove: u
             if now & !new & state::PINNED != 0 {
                 set.add_counts(way & HALF, ONE_PINNED.wrapping_neg());
             }
+            if state::is_ended(new) {
+                ports.uncount(set.take_client(way));
+            }
             return;
         }
         tries += 1;
@@ -55,6 +66,25 @@ pub fn mark<const N: usize, S: Set<N>>(set: &mut S, at: &At, add: u32, remove: u
 #[inline(always)]
 pub fn establish<const N: usize, S: Set<N>>(set: &mut S, at: &At) -> Option<bool> {
     pin(set, at, state::ESTABLISHED)
+}
+
+/// Notes that a flow is counted for its client, until it ends. If it has ended or gone, it is not.
+#[inline(always)]
+pub fn count<const N: usize, S: Set<N>, P: Ports>(
+    set: &mut S,
+    ports: &mut P,
+    at: &At,
+    counted: Counted,
+) {
+    let way = at.way();
+    if !set.set_client(way, counted) {
+        ports.uncount(counted);
+        return;
+    }
+    let now = set.state(way);
+    if !is_same(at.state, now) || state::is_ended(now) {
+        ports.uncount(set.take_client(way));
+    }
 }
 
 /// Pins an established flow for which there was no room before, if there is now.
@@ -143,6 +173,7 @@ pub fn unstick<const N: usize, S: Set<N>, P: Ports>(
     if set.state(way) != at.state {
         return;
     }
+    ports.uncount(set.take_client(way));
     let (words, protocol) = set.backend_end(way);
     ports.replace(port_place(settings, &words, protocol), at.number(), 0);
     if !set.replace_state(way, at.state, at.state & state::VERSION) {

@@ -144,7 +144,8 @@ impl<const N: usize> Table<N> {
     }
 
     fn mark(&mut self, at: &At, bits: u32) {
-        mark(self.set(at), at, bits, 0);
+        let set = &mut self.sets[at.set as usize];
+        mark(set, &mut self.ports, at, bits, 0);
     }
 
     fn remove(&mut self, at: &At) -> bool {

@@ -7,8 +7,8 @@ use lb_common::addr;
 use lb_common::decide::Outcome;
 use lb_common::decide::simulation::Simulation;
 
-use crate::packets::{ACK, SYN, Spec, tcp, udp};
-use crate::{FAMILIES, Family, pass};
+use crate::packets::{ACK, RST, SYN, Spec, tcp, udp};
+use crate::{FAMILIES, Family, nat, pass};
 
 /// Backends in containers, and on other hosts.
 const NAT: [u32; 2] = [1, 2];
@@ -86,6 +86,29 @@ fn open_flow_of_nat_goes_on_until_it_is_ended_and_each_packet_of_dsr_is_dropped(
             world.access = banned(&family, ALL_SERVICES, 0).access;
             let more = tcp(family.client, &service, ACK);
             assert_eq!(goes_on(&mut world, &more), goes, "service {number}");
+        }
+    }
+}
+
+#[test]
+fn client_at_its_cap_opens_no_flow_until_one_has_ended() {
+    for family in FAMILIES {
+        for number in NAT {
+            let mut world = family.world();
+            let service = family.service(number);
+            let mut capped = rules(&[], &[]);
+            let id = ServiceId(number * 2 + u32::from(family.v6));
+            capped.caps.insert(id, 1);
+            world.access = Set::new(capped);
+            nat::open(&mut world, &family, number);
+            let another = Spec {
+                sport: 40_001,
+                ..tcp(family.client, &service, SYN)
+            };
+            assert!(!goes_on(&mut world, &another), "service {number}");
+            assert!(goes_on(&mut world, &tcp(family.client, &service, ACK)));
+            assert!(goes_on(&mut world, &tcp(family.client, &service, RST)));
+            assert!(goes_on(&mut world, &another), "service {number}");
         }
     }
 }

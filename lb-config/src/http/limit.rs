@@ -11,7 +11,7 @@ use crate::lists::{self, Texts};
 use crate::reader::{Table, Value};
 use crate::schema::fields::OnlyIf;
 use crate::schema::kinds::{
-    Flag, Given, List, Made, Maybe, Placed, Short, Sound, Sub, Text, sub, text, whole,
+    Flag, Given, List, Made, Maybe, Placed, Short, Sound, Sub, Text, sub, text, time, whole,
 };
 use crate::schema::{Kind, section};
 use crate::value::{BadValue, quoted, service_name};
@@ -29,6 +29,8 @@ pub struct Limit {
     pub rate: Option<Rate>,
     /// Requests that may be under way at once.
     pub concurrent: Option<u32>,
+    /// For how long a client above the limit is banned from the service.
+    pub ban: Option<Duration>,
     /// Whether a request above the limit is counted and passed on.
     pub dry_run: bool,
 }
@@ -116,6 +118,9 @@ section! {
         burst: Option<u32> = None, of_rate(Maybe(whole(1..=1_000_000, "requests")));
         /// Requests under way at once, WebSockets included. More get 429.
         concurrent: Option<u32> = None, Maybe(whole(1..=1_000_000, "requests"));
+        /// Time for which a client above the limit is banned, for `key = "client"`. Its next connections are refused
+        /// at the SYN.
+        ban: Option<Duration> = None, of_client(Maybe(time("\"10m\"", ban_time)));
         /// Whether a request above the limit is only counted and logged.
         dry_run: bool = false, Flag;
     }
@@ -141,6 +146,33 @@ fn of_rate<K>(key: K) -> OnlyIf<K> {
         },
         written: |table| table.contains_key("rate"),
     }
+}
+
+/// A key that is allowed for limits by client only: others may share a header or a cookie.
+fn of_client<K>(key: K) -> OnlyIf<K> {
+    OnlyIf {
+        key,
+        why_not: |table| {
+            let other = table.has("key") && !table.says("key", "client");
+            other.then_some("is for limits by client (write key = \"client\")")
+        },
+        written: |table| {
+            let key = table.get("key");
+            key.is_none_or(|key| key.as_str() == Some("client"))
+        },
+    }
+}
+
+/// A time of a second to a year.
+fn ban_time(text: &str) -> Result<Duration, String> {
+    let length = value::some_time(text).map_err(|error| error.to_string())?;
+    if length < Duration::from_secs(1) || length > 366 * DAY {
+        return Err(format!(
+            "{} is not the time of a ban (use \"1s\" to \"366d\")",
+            quoted(text)
+        ));
+    }
+    Ok(length)
 }
 
 fn check(limit: &RawLimit, table: &mut Table<'_, '_>, problems: &mut Problems) {
@@ -185,6 +217,7 @@ impl RawLimit {
                 burst: self.burst.unwrap_or(count),
             }),
             concurrent: self.concurrent,
+            ban: self.ban,
             dry_run: self.dry_run,
         }
     }
@@ -196,6 +229,7 @@ impl RawLimit {
             key,
             rate,
             concurrent,
+            ban,
             dry_run,
         } = limit.clone();
         Self {
@@ -207,6 +241,7 @@ impl RawLimit {
                 .filter(|rate| rate.burst != rate.count)
                 .map(|rate| rate.burst),
             concurrent,
+            ban,
             dry_run,
         }
     }

@@ -253,3 +253,35 @@ fn default_number_of_clients_follows_the_memory_within_bounds() {
         assert_eq!(crate::clients_for(memory), clients, "{memory}");
     }
 }
+
+#[test]
+fn caps_that_cannot_be_counted_and_bans_of_others_are_refused() {
+    let service = "[[service]]\nname = 'web'\nlisten = ['0.0.0.0:80']\n";
+    let limit = "mode = 'http'\n[[service.limit]]\nrate = '1/1m'\n";
+    for (head, lines, why) in [
+        ("", "mode = 'udp'\nclient_connections = 5", "UDP has none"),
+        (
+            "",
+            "path = 'dsr'\nclient_connections = 5\nbackends = ['10.0.0.1:80']",
+            "path = \"dsr\"",
+        ),
+        ("", "client_connections = 0", "65535"),
+        ("", "client_connections = 65536", "65535"),
+        (
+            "[agent]\ndata_plane = 'userspace'\n",
+            "client_connections = 5",
+            "data_plane = \"userspace\"",
+        ),
+        (
+            "",
+            &format!("{limit}key = {{ cookie = 'sid' }}\nban = '1m'"),
+            "limits by client",
+        ),
+        ("", &format!("{limit}ban = '10ms'"), "not the time of a ban"),
+    ] {
+        let found = errors(&format!("{head}{service}{lines}\n"));
+        assert!(found.len() == 1 && found[0].contains(why), "{found:?}");
+    }
+    assert!(errors(&format!("{service}{limit}ban = '10m'\n")).is_empty());
+    assert!(errors(&format!("{service}client_connections = 65535\n")).is_empty());
+}

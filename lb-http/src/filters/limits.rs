@@ -17,7 +17,10 @@ use crate::request::{Backends, Request};
 use crate::sticky::engineio;
 
 /// The limits of one route in their order. The first that refuses a request ends it.
-struct Limits(Vec<Counted>);
+struct Limits {
+    service: String,
+    counted: Vec<Counted>,
+}
 
 struct Counted {
     gate: Gate,
@@ -56,18 +59,26 @@ pub(super) fn filter<'a>(
         origin: terms.origin,
     });
     let counted: Vec<Counted> = counted.collect();
-    (!counted.is_empty()).then(|| Box::new(Limits(counted)) as Box<dyn Filter>)
+    (!counted.is_empty()).then(|| {
+        let service = service.to_owned();
+        Box::new(Limits { service, counted }) as Box<dyn Filter>
+    })
 }
 
 impl Filter for Limits {
     fn request(&self, request: &mut Request, backends: &dyn Backends) -> Verdict {
         let mut limited = Limited::default();
-        let verdict = self.0.iter().try_for_each(|limit| {
+        let verdict = self.counted.iter().try_for_each(|limit| {
             if !limit.covers(&String::from_utf8_lossy(request.head.path())) {
                 return Ok(());
             }
             let key = limit.key(request, backends);
-            limit.gate.pass(key, &mut limited)
+            let passed = limit.gate.pass(key, &mut limited);
+            if passed.is_err() && request.origin.is_client {
+                let (prefix, bits) = limit.prefix(request.origin.peer.ip());
+                limit.gate.ban(&self.service, prefix, bits);
+            }
+            passed
         });
         request.limited = limited;
         verdict.map(|()| None).map_err(|wait| {
@@ -118,9 +129,17 @@ impl Counted {
     }
 
     fn client(&self, ip: IpAddr) -> u64 {
+        self.gate.client(&self.prefix(ip).0)
+    }
+
+    /// The part of an address that counts, and how many of its 128 bits that are.
+    fn prefix(&self, ip: IpAddr) -> (addr::Addr, u32) {
         let (ipv4, ipv6) = self.origin.prefixes;
-        let prefix = addr::client_prefix(&addr::from_ip(ip), ipv4, ipv6);
-        self.gate.client(&prefix)
+        let bits = match ip {
+            IpAddr::V4(_) => 96 + u32::from(ipv4),
+            IpAddr::V6(_) => u32::from(ipv6),
+        };
+        (addr::client_prefix(&addr::from_ip(ip), ipv4, ipv6), bits)
     }
 
     /// The Socket.IO session, if a backend has begun it: made-up ones are of their client.

@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | `rates` | rates by key, in a table of fixed size |
 //! | `in_flight` | requests under way by key |
+//! | `offenders` | clients that are to be banned |
 
 mod in_flight;
+mod offenders;
 mod rates;
 
 use std::collections::HashMap;
@@ -19,6 +21,8 @@ use lb_net::clock::boot_ns;
 
 pub(crate) use in_flight::Held;
 use in_flight::InFlight;
+pub use offenders::Offender;
+use offenders::Offenders;
 use rates::{Pace, Rates};
 
 /// The counts of all limits.
@@ -28,6 +32,7 @@ pub(crate) struct Limiter {
     /// Made with the first rate.
     rates: OnceLock<Rates>,
     in_flight: Arc<InFlight>,
+    offenders: Offenders,
     /// By service and limit.
     counters: Mutex<HashMap<String, HashMap<String, Arc<Counters>>>>,
 }
@@ -68,6 +73,7 @@ pub(crate) struct Gate {
     pace: Option<Pace>,
     concurrent: Option<u32>,
     dry_run: bool,
+    ban: Option<Duration>,
     counters: Arc<Counters>,
 }
 
@@ -104,6 +110,7 @@ impl Default for Limiter {
             secret: [(words >> 64) as u64, words as u64],
             rates: OnceLock::new(),
             in_flight: Arc::default(),
+            offenders: Offenders::default(),
             counters: Mutex::default(),
         }
     }
@@ -123,6 +130,7 @@ impl Limiter {
             pace: limit.rate.as_ref().map(Pace::of),
             concurrent: limit.concurrent,
             dry_run: limit.dry_run,
+            ban: limit.ban.filter(|_| !limit.dry_run),
             counters: Arc::clone(counters),
         }
     }
@@ -151,6 +159,11 @@ impl Limiter {
         })
     }
 
+    /// Takes the clients that are to be banned.
+    pub(crate) fn take_offenders(&self) -> Vec<Offender> {
+        self.offenders.take()
+    }
+
     fn counters(&self) -> MutexGuard<'_, HashMap<String, HashMap<String, Arc<Counters>>>> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,6 +179,20 @@ impl Gate {
     pub(crate) fn token(&self, value: &[u8]) -> u64 {
         let [first, second] = self.secret;
         hash::bytes([first, !second], value)
+    }
+
+    /// Asks for the ban of a client whose request was refused, if the limit bans. `prefix` is its address with the
+    /// bits that count; `bits` is their number.
+    pub(crate) fn ban(&self, service: &str, prefix: [u8; 16], bits: u32) {
+        if let Some(length) = self.ban {
+            self.limiter.offenders.note(Offender {
+                prefix,
+                bits,
+                service: service.to_owned(),
+                limit: self.name.to_string(),
+                length,
+            });
+        }
     }
 
     /// Counts a request of `key`. The error is the time until the next one may pass.
@@ -221,6 +248,7 @@ mod tests {
                 burst,
             }),
             concurrent,
+            ban: None,
             dry_run: false,
         }
     }

@@ -23,6 +23,7 @@ const UNSAFE_FILES: [&str; 40] = [
     "lb-ebpf/src/access.rs",
     "lb-ebpf/src/ask.rs",
     "lb-ebpf/src/atomic.rs",
+    "lb-ebpf/src/caps.rs",
     "lb-ebpf/src/clock.rs",
     "lb-ebpf/src/connect.rs",
     "lb-ebpf/src/cookies.rs",

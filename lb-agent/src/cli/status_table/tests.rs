@@ -57,6 +57,7 @@ fn web() -> ServiceStatus {
             next: 34,
             refused: 0,
             denied: 0,
+            capped: 0,
         },
         guards: GuardStatus::default(),
         backends: vec![

@@ -3,18 +3,19 @@
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData, MapError, PerCpuArray};
-use lb_common::abi::access::{self, RuleKey};
+use lb_common::abi::access::{self, RuleKey, guard};
 use lb_common::abi::{MAX_SERVICES, ServiceId};
 use lb_common::access::{Rules, Set};
 
 use super::maps::{per_cpu, take};
 use super::pod;
 
-/// The maps `RULES`, `GUARDS` and `DENIED`, and the agent's copy of the first two.
+/// The maps `RULES`, `GUARDS`, `DENIED` and `CAPPED`, and the agent's copy of the first two.
 pub(super) struct AccessMaps {
     rules: LpmTrie<MapData, pod::RuleData, pod::Rule>,
     guards: Array<MapData, u32>,
     denied: PerCpuArray<MapData, u64>,
+    capped: PerCpuArray<MapData, u64>,
     in_force: Rules,
     guarded: Vec<u32>,
 }
@@ -26,14 +27,15 @@ impl AccessMaps {
             rules: take(object, "RULES")?.try_into()?,
             guards: take(object, "GUARDS")?.try_into()?,
             denied: take(object, "DENIED")?.try_into()?,
-            in_force: Rules::new(),
+            capped: take(object, "CAPPED")?.try_into()?,
+            in_force: Rules::default(),
             guarded: vec![0; MAX_SERVICES],
         })
     }
 
     /// Reads the maps as another agent has left them.
     pub(super) fn read_back(&mut self) -> Result<(), MapError> {
-        self.in_force.clear();
+        self.in_force = Rules::default();
         for entry in self.rules.iter() {
             let (key, rule) = entry?;
             let key = RuleKey {
@@ -44,18 +46,23 @@ impl AccessMaps {
         }
         for (index, guards) in (0..).zip(&mut self.guarded) {
             *guards = self.guards.get(&index, 0)?;
+            let cap = *guards >> guard::CAP;
+            if cap != 0 {
+                self.in_force.caps.insert(ServiceId(index), cap);
+            }
         }
         Ok(())
     }
 
     /// Enters rules that are new or changed. All others stay, so that nobody is let in while services change.
     pub(super) fn add(&mut self, rules: &Rules) -> Result<(), MapError> {
-        for (key, rule) in rules {
+        for (key, rule) in rules.iter() {
             if self.in_force.get(key) != Some(rule) {
                 self.rules.insert(&pod_key(key), pod::Rule(*rule), 0)?;
                 self.in_force.insert(*key, *rule);
             }
         }
+        self.in_force.caps.clone_from(&rules.caps);
         self.guard(&Set::new(self.in_force.clone()))
     }
 
@@ -90,9 +97,15 @@ impl AccessMaps {
         Ok(self.denied.get(&service.0, 0)?.iter().sum())
     }
 
-    /// Begins the count of a service anew.
+    /// Connections that a service has refused as too many of one client.
+    pub(super) fn capped(&self, service: ServiceId) -> Result<u64, MapError> {
+        Ok(self.capped.get(&service.0, 0)?.iter().sum())
+    }
+
+    /// Begins the counts of a service anew.
     pub(super) fn reset(&mut self, service: ServiceId) -> Result<(), MapError> {
-        self.denied.set(service.0, per_cpu(0)?, 0)
+        self.denied.set(service.0, per_cpu(0)?, 0)?;
+        self.capped.set(service.0, per_cpu(0)?, 0)
     }
 
     /// Number of rules in force, and how many fit.

@@ -44,6 +44,9 @@ impl Counts for Bpf {
         let denied = self.access.denied(service);
         counts[Counter::Denied as usize] =
             denied.map_err(|error| Error::table("read the counters of a service", error))?;
+        let capped = self.access.capped(service);
+        counts[Counter::Capped as usize] =
+            capped.map_err(|error| Error::table("read the counters of a service", error))?;
         Ok(counts)
     }
 

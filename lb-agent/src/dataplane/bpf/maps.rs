@@ -18,7 +18,7 @@ use super::pod;
 
 /// Names of all pinned maps of the eBPF object. The map of the log is not pinned and lives as long as its
 /// agent.
-pub(super) const NAMES: [&str; 21] = [
+pub(super) const NAMES: [&str; 25] = [
     "META",
     "NAMES",
     "SERVICES",
@@ -40,10 +40,14 @@ pub(super) const NAMES: [&str; 21] = [
     "RULES",
     "GUARDS",
     "DENIED",
+    "CAPPED",
+    "CLIENTS",
+    "HANDSHAKES",
+    "SOCKET_CLIENT",
 ];
 
 /// Names of the maps that determine the choice of a backend, and who is let in. The packet programs use them, too.
-pub(super) const CHOICES: [&str; 10] = [
+pub(super) const CHOICES: [&str; 13] = [
     "TABLES",
     "BACKENDS",
     "AFFINITY",
@@ -54,11 +58,20 @@ pub(super) const CHOICES: [&str; 10] = [
     "RULES",
     "GUARDS",
     "DENIED",
+    "CAPPED",
+    "CLIENTS",
+    "HANDSHAKES",
 ];
 
 /// Maps with counts by `lb_listen`. They are invalid after a time in which it was not attached.
-pub(super) const COUNTED_BY_LISTEN: [&str; 4] =
-    ["ACTIVE", "SERVICE_ACTIVE", "SOCKET_OWNER", "LISTENERS"];
+pub(super) const COUNTED_BY_LISTEN: [&str; 6] = [
+    "ACTIVE",
+    "SERVICE_ACTIVE",
+    "SOCKET_OWNER",
+    "LISTENERS",
+    "CLIENTS",
+    "SOCKET_CLIENT",
+];
 
 /// The maps that the agent reads and writes.
 pub(super) struct Maps {

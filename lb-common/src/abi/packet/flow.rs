@@ -3,6 +3,7 @@
 
 use super::Ip;
 use crate::abi::BackendId;
+use crate::clients::Counted;
 use crate::packet::{ports, ports_word};
 
 /// A flow in one direction: its packets as they come in, or as they leave.
@@ -139,6 +140,8 @@ pub struct FlowEntry<const N: usize> {
     /// TCP: the sequence numbers that follow these packets, host byte order; an RST to the
     /// other end needs.
     pub next_seq: [u32; 2],
+    /// The cell in `CLIENTS` that counts it for its client. It is replaced by compare-and-exchange alone.
+    pub client: Counted,
 }
 const _: () = assert!(size_of::<FlowEntry<3>>() == 64);
 const _: () = assert!(size_of::<FlowEntry<9>>() == 128);
@@ -155,6 +158,7 @@ impl<const N: usize> FlowEntry<N> {
         backend: BackendId(0),
         seen_s: [0; 2],
         next_seq: [0; 2],
+        client: Counted::NONE,
     };
 }
 

@@ -3,7 +3,9 @@
 use std::any::Any;
 use std::vec::Vec;
 
-use crate::abi::packet::{FlowKey, FlowSet, PacketSettings};
+use crate::abi::ServiceId;
+use crate::abi::packet::{FlowKey, FlowSet, Ip, PacketSettings};
+use crate::clients::Counted;
 use crate::flows::{self, At, By, End, Flow, NewFlow, Ports, Refused, Set, Wanted};
 
 /// Does something with the set of a flow, whichever table that is in.
@@ -81,6 +83,25 @@ impl Flows {
             })
         }
         of(&self.v4).chain(of(&self.v6)).collect()
+    }
+
+    /// How many flows of a service are counted for clients with such addresses.
+    pub(super) fn counted(&self, service: ServiceId, is_of: impl Fn(&Ip) -> bool) -> usize {
+        fn of<const N: usize>(
+            sets: &[FlowSet<N>],
+            service: ServiceId,
+            is_of: impl Fn(&Ip) -> bool,
+        ) -> usize {
+            let entries = sets.iter().flat_map(|set| &set.entries);
+            let counted = entries.filter(|entry| {
+                let mut key = FlowKey::NONE;
+                key.set_words(&entry.ends[End::Client as usize], entry.protocol);
+                let here = u32::from(entry.service) == service.0 && is_of(&key.src);
+                here && entry.client != Counted::NONE
+            });
+            counted.count()
+        }
+        of(&self.v4, service, &is_of) + of(&self.v6, service, &is_of)
     }
 
     /// The sets of flows of so many words, 3 or 9.
@@ -220,6 +241,19 @@ impl<const N: usize> Set<N> for FlowSet<N> {
         self.entries[way].seen_s[End::Client as usize]
     }
 
+    fn set_client(&mut self, way: usize, counted: Counted) -> bool {
+        let client = &mut self.entries[way].client;
+        let free = *client == Counted::NONE;
+        if free {
+            *client = counted;
+        }
+        free
+    }
+
+    fn take_client(&mut self, way: usize) -> Counted {
+        std::mem::take(&mut self.entries[way].client)
+    }
+
     fn write(&mut self, way: usize, new: &NewFlow, now_s: u32) {
         self.entries[way].begin(new, now_s);
     }
@@ -234,4 +268,7 @@ impl Ports for Vec<u32> {
         }
         same
     }
+
+    /// The entries are the count.
+    fn uncount(&mut self, _: Counted) {}
 }

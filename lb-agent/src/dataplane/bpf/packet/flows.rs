@@ -5,10 +5,11 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use lb_common::abi::BackendId;
 use lb_common::abi::packet::{FlowEntry, FlowKey, FlowSet, NatPort, PacketSettings, state};
+use lb_common::clients::{Bucket, CELLS, CLIENT_BUCKETS, Cells, Counted, open};
 use lb_common::flows::{self, At, End, NewFlow, Ports, Set};
 
 use super::pinned;
@@ -86,11 +87,12 @@ impl Met {
     }
 }
 
-/// The mapped tables `FLOWS4`, `FLOWS6` and `NAT_PORTS`.
+/// The mapped tables `FLOWS4`, `FLOWS6`, `NAT_PORTS` and `CLIENTS`.
 pub(super) struct Flows {
     v4: Mapped,
     v6: Mapped,
     ports: Mapped,
+    clients: Mapped,
     settings: PacketSettings,
 }
 
@@ -121,6 +123,7 @@ impl Flows {
             v4: open("FLOWS4", size_of::<FlowSet<3>>(), settings.sets)?,
             v6: open("FLOWS6", size_of::<FlowSet<9>>(), settings.sets)?,
             ports: open("NAT_PORTS", size_of::<NatPort>(), settings.ports)?,
+            clients: open("CLIENTS", size_of::<Bucket>(), CLIENT_BUCKETS as u32)?,
             settings,
         })
     }
@@ -160,10 +163,23 @@ impl Flows {
 
     /// Marks a flow as abandoned: the programs answer its packets as if its backend were gone.
     pub(super) fn give_up(&self, at: &At) {
+        let mut ports = PortTable(self);
         if at.v6 == 0 {
-            flows::mark(&mut self.set::<3>(at.set), at, state::GIVEN_UP, 0);
+            flows::mark(
+                &mut self.set::<3>(at.set),
+                &mut ports,
+                at,
+                state::GIVEN_UP,
+                0,
+            );
         } else {
-            flows::mark(&mut self.set::<9>(at.set), at, state::GIVEN_UP, 0);
+            flows::mark(
+                &mut self.set::<9>(at.set),
+                &mut ports,
+                at,
+                state::GIVEN_UP,
+                0,
+            );
         }
     }
 
@@ -201,6 +217,38 @@ impl Ports for PortTable<'_> {
         word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
     }
+
+    fn uncount(&mut self, counted: Counted) {
+        if counted != Counted::NONE {
+            let (bucket, _) = counted.place();
+            let buckets: *mut Bucket = self.0.clients.base.as_ptr().cast();
+            let bucket = buckets.wrapping_add(bucket as usize % CLIENT_BUCKETS);
+            open::take(&mut Clients(bucket.cast()), counted);
+        }
+    }
+}
+
+/// A bucket of `CLIENTS` in mapped memory.
+struct Clients(*mut u64);
+
+impl Clients {
+    fn cell(&self, cell: u64) -> &AtomicU64 {
+        let cell = self.0.wrapping_add(cell as usize % CELLS);
+        // SAFETY: mapped, aligned, and touched by atomic instructions alone.
+        unsafe { AtomicU64::from_ptr(cell) }
+    }
+}
+
+impl Cells for Clients {
+    fn word(&self, cell: u64) -> u64 {
+        self.cell(cell).load(Ordering::SeqCst)
+    }
+
+    fn replace(&mut self, cell: u64, old: u64, new: u64) -> bool {
+        self.cell(cell)
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
 }
 
 /// A set of flows in mapped memory.
@@ -217,6 +265,12 @@ impl<const N: usize> Place<N> {
     fn word(&self, way: usize, at: usize) -> &AtomicU32 {
         // SAFETY: the word lies in the mapped entry and is aligned.
         unsafe { AtomicU32::from_ptr(self.entry(way).wrapping_byte_add(at).cast()) }
+    }
+
+    fn client(&self, way: usize) -> &AtomicU64 {
+        let at = offset_of!(FlowEntry<N>, client);
+        // SAFETY: the word lies in the mapped entry and is aligned.
+        unsafe { AtomicU64::from_ptr(self.entry(way).wrapping_byte_add(at).cast()) }
     }
 
     /// A copy of an entry, which the programs may be changing.
@@ -298,13 +352,23 @@ impl<const N: usize> Set<N> for Place<N> {
         self.copy(way).seen_s[End::Client as usize]
     }
 
+    fn set_client(&mut self, way: usize, counted: Counted) -> bool {
+        self.client(way)
+            .compare_exchange(0, counted.0, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    fn take_client(&mut self, way: usize) -> Counted {
+        Counted(self.client(way).swap(0, Ordering::SeqCst))
+    }
+
     fn write(&mut self, way: usize, new: &NewFlow, now_s: u32) {
         let mut entry = self.copy(way);
         entry.begin(new, now_s);
         let skipped = offset_of!(FlowEntry<N>, ends);
         let from = (&raw const entry).wrapping_byte_add(skipped).cast::<u8>();
         let to = self.entry(way).wrapping_byte_add(skipped).cast::<u8>();
-        let len = size_of::<FlowEntry<N>>() - skipped;
+        let len = offset_of!(FlowEntry<N>, client) - skipped;
         // SAFETY: both ranges have `len` bytes, and this thread has reserved all of the entry except the
         // skipped bytes.
         unsafe { ptr::copy_nonoverlapping(from, to, len) };
