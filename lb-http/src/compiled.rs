@@ -112,6 +112,11 @@ impl CompiledService {
 }
 
 impl RouteConfig {
+    /// Whether others may see its requests: backends, or its authentication.
+    pub(super) const fn is_passed_on(&self) -> bool {
+        matches!(self.target, Target::Backends(_)) || self.filters.has_auth()
+    }
+
     fn new(
         http: &HttpService,
         route: Option<&Route>,

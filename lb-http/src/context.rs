@@ -86,7 +86,10 @@ impl RequestContext {
         });
         head.fields.remove(Name::Upgrade);
         forwarded::drop_disguised(&mut head.fields, settings.underscore_headers);
-        let asker = forwarded::forward(&mut head.fields, &connection.origin, settings);
+        let asker = match service.compiled.route(place).is_passed_on() {
+            true => forwarded::forward(&mut head.fields, &connection.origin, settings),
+            false => forwarded::read(&mut head.fields, &connection.origin, settings),
+        };
         if let Some(line) = &mut record.line {
             line.client = asker.ip;
             line.identify(asker.request_id.as_bytes());

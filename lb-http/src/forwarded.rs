@@ -171,6 +171,26 @@ pub(crate) fn forward(fields: &mut Fields, origin: &Origin, settings: &Settings)
     asker
 }
 
+/// The client of a request that is not passed on. Without a trusted proxy its forwarding headers go, and none are set.
+pub(crate) fn read(fields: &mut Fields, origin: &Origin, settings: &Settings) -> Asker {
+    if origin.trusted {
+        return forward(fields, origin, settings);
+    }
+    drop_claims(fields, &settings.allow_client_headers);
+    for name in [
+        Name::XForwardedFor,
+        Name::XForwardedPort,
+        Name::XForwardedHost,
+        Name::XForwardedProto,
+        Name::Forwarded,
+        Name::XRealIp,
+        Name::XRequestId,
+    ] {
+        fields.remove(name);
+    }
+    Asker::of_connection(origin)
+}
+
 /// Names by which proxies tell applications the client, the requested host and the certificate.
 const CLAIMS: [&str; 12] = [
     "forwarded-for",

@@ -5,6 +5,7 @@ use std::ops::Range;
 use hyper::{StatusCode, Version};
 use lb_http1::{Name, ResponseHead};
 
+use super::answers::Answer;
 use super::compress::Coded;
 use super::context::RequestContext;
 use super::download;
@@ -34,7 +35,18 @@ pub(super) fn partial(
     let mut parts = Vec::new();
     if let [range] = ranges {
         head.fields.set(Name::ContentRange, of(range).as_bytes());
-        parts.push(part(range));
+        match part(range) {
+            Part::Bytes(body) => {
+                let is_page = false;
+                let answer = Answer {
+                    head,
+                    body,
+                    is_page,
+                };
+                return Outcome::Own(context.clear(source, answer));
+            }
+            part => parts.push(part),
+        }
     } else {
         let boundary = boundary();
         let kind = match head.fields.get(Name::ContentType) {

@@ -94,17 +94,22 @@ impl Asked {
     fn new(context: &RequestContext, (_, _, service): Place<'_>, settings: &Cache) -> Option<Self> {
         let snapshot = context.connection.worker.snapshot();
         let store = Arc::clone(snapshot.store.as_ref()?);
-        let mut key = service?.0.to_le_bytes().to_vec();
+        let service = service?.0.to_le_bytes();
+        let (host, target) = (context.head.host(), context.head.target());
+        let mut key =
+            Vec::with_capacity(service.len() + "https://".len() + host.len() + target.len());
+        key.extend_from_slice(&service);
         let url = key.len();
         let (scheme, port): (&[u8], &[u8]) = match context.asker.https {
             true => (b"https://", b":443"),
             false => (b"http://", b":80"),
         };
         key.extend_from_slice(scheme);
-        let host = context.head.host();
         let host = host.strip_suffix(port).unwrap_or(host);
-        key.extend(host.iter().map(u8::to_ascii_lowercase));
-        add_target(&mut key, context.head.target(), &settings.key);
+        let name = key.len();
+        key.extend_from_slice(host);
+        key[name..].make_ascii_lowercase();
+        add_target(&mut key, target, &settings.key);
         Some(Self {
             store,
             key,
@@ -391,11 +396,13 @@ fn send(
     let age = object.age();
     head.fields.set_number(Name::Age, age);
     let left = i64::try_from(object.terms.lifetime).unwrap_or(i64::MAX) - age as i64;
-    let told = match what {
-        CacheResult::Revalidated => "lb-agent; fwd=stale; fwd-status=304".to_owned(),
-        _ => format!("lb-agent; hit; ttl={left}"),
-    };
-    head.fields.append(Name::CacheStatus, told.as_bytes());
+    let fields = &mut head.fields;
+    match what {
+        CacheResult::Revalidated => {
+            fields.append(Name::CacheStatus, b"lb-agent; fwd=stale; fwd-status=304");
+        }
+        _ => fields.append_number(Name::CacheStatus, b"lb-agent; hit; ttl=", left),
+    }
     let body = if object.is_known_to(&context.head.fields) {
         head.set_status(StatusCode::NOT_MODIFIED);
         Bytes::new()

@@ -1,5 +1,6 @@
 //! The handler that sends files (see `files`).
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -273,26 +274,21 @@ async fn send(
         false => choose(context, site, Rc::clone(&original), &name).await?,
     };
     let file = &chosen.file;
-    let tag = file.tag(chosen.coding);
+    let tag: Cow<'_, str> = match chosen.coding {
+        Some(coding) => file.tag_of(coding).into(),
+        None => (&*file.tag).into(),
+    };
     let seconds = file.modified.as_ref().map(|(seconds, _)| *seconds);
     let fields = &context.head.fields;
-    let described = |status| {
-        let mut head = ResponseHead::new(status);
-        describe(
-            &mut head,
-            &chosen,
-            &original.kind,
-            &tag,
-            site.cache_control(&name),
-        );
-        head
-    };
+    let cache_control = site.cache_control(&name);
+    let head = || describe(&chosen, &original, &tag, cache_control);
     match files::judge(fields, &tag, seconds) {
         Verdict::Send => {}
         Verdict::Failed => return Err(Failure::Status(StatusCode::PRECONDITION_FAILED)),
         Verdict::NotModified => {
             let mut answer = Answer::empty(StatusCode::NOT_MODIFIED);
-            answer.head = described(StatusCode::NOT_MODIFIED);
+            answer.head = head();
+            answer.head.set_status(StatusCode::NOT_MODIFIED);
             return Ok(Outcome::Own(context.clear(Source::Files, answer)));
         }
     }
@@ -306,37 +302,28 @@ async fn send(
         ),
     };
     match ranges {
-        Ranges::Whole => Ok(whole(context, file, described(StatusCode::OK))),
+        Ranges::Whole => Ok(whole(context, file, head())),
         Ranges::Unsatisfiable => Ok(unsatisfiable(context, file.size())),
         Ranges::Parts(parts) => {
-            let head = described(StatusCode::PARTIAL_CONTENT);
+            let head = (Source::Files, head());
             let of = |range: &_| part(file, range);
-            Ok(partial(
-                context,
-                (Source::Files, head),
-                &parts,
-                file.size(),
-                of,
-            ))
+            Ok(partial(context, head, &parts, file.size(), of))
         }
     }
 }
 
 /// The fields that tell of a file.
 fn describe(
-    head: &mut ResponseHead,
     chosen: &Chosen,
-    kind: &str,
+    original: &File,
     tag: &str,
     cache_control: Option<&str>,
-) {
+) -> ResponseHead {
+    let mut head = match chosen.coding {
+        Some(_) => chosen.file.head_of(&original.kind, tag),
+        None => chosen.file.head(),
+    };
     let fields = &mut head.fields;
-    fields.append(Name::ContentType, kind.as_bytes());
-    fields.append(Name::Etag, tag.as_bytes());
-    if let Some((_, modified)) = &chosen.file.modified {
-        fields.append(Name::LastModified, modified.as_bytes());
-    }
-    fields.append(Name::AcceptRanges, b"bytes");
     if let Some(cache_control) = cache_control {
         fields.append(Name::CacheControl, cache_control.as_bytes());
     }
@@ -346,6 +333,7 @@ fn describe(
     if chosen.varies {
         fields.append(Name::Vary, b"accept-encoding");
     }
+    head
 }
 
 /// The whole file.

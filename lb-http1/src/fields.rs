@@ -278,6 +278,19 @@ impl Fields {
         }
     }
 
+    /// Adds a line at the end whose value is a text and a number.
+    pub fn append_number(&mut self, name: Name, text: &[u8], number: i64) {
+        self.append(name, text);
+        if let Some(line) = self.lines.last_mut() {
+            let mut digits = itoa::Buffer::new();
+            let digits = digits.format(number).as_bytes();
+            self.text.truncate(line.value.end() as usize);
+            self.text.extend_from_slice(digits);
+            self.text.extend_from_slice(b"\r\n");
+            line.value.length += digits.len() as u32;
+        }
+    }
+
     /// Sets a line to a number.
     pub fn set_number(&mut self, name: Name, value: u64) {
         self.set(name, itoa::Buffer::new().format(value).as_bytes());
@@ -415,6 +428,19 @@ mod tests {
         let mut fields = Fields::new();
         fields.read(text.as_bytes(), 100)?;
         Ok(fields)
+    }
+
+    #[test]
+    fn number_stands_behind_its_text() {
+        let mut fields = read("a: b\r\n\r\n").unwrap();
+        fields.append_number(Name::CacheStatus, b"lb-agent; hit; ttl=", -12);
+        fields.append(Name::Vary, b"x");
+        let lines = "a: b\r\nCache-Status: lb-agent; hit; ttl=-12\r\nVary: x\r\n";
+        assert_eq!(written(&fields).to_lowercase(), lines.to_lowercase());
+        assert_eq!(
+            fields.get(Name::CacheStatus),
+            Some(&b"lb-agent; hit; ttl=-12"[..])
+        );
     }
 
     fn written(fields: &Fields) -> String {

@@ -101,14 +101,15 @@ impl Object {
             let mut known = lb_http1::list::members(request.all(Name::IfNoneMatch));
             return known.any(|member| member == b"*" || tag == Some(strong(member)));
         }
-        let since = request
-            .only(Name::IfModifiedSince)
-            .and_then(seconds_of_date);
-        let changed = own
-            .only(Name::LastModified)
-            .or_else(|| own.only(Name::Date));
-        let changed = changed.and_then(seconds_of_date);
-        matches!((since, changed), (Some(since), Some(changed)) if changed <= since)
+        let since = request.only(Name::IfModifiedSince);
+        let Some(since) = since.and_then(seconds_of_date) else {
+            return false;
+        };
+        let changed = own.only(Name::LastModified);
+        let changed = changed.or_else(|| own.only(Name::Date));
+        changed
+            .and_then(seconds_of_date)
+            .is_some_and(|changed| changed <= since)
     }
 
     /// Whether its backend gave it this tag: one of `Cache-Tag`, with commas between them, or of `Surrogate-Key`, with

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use foldhash::fast::RandomState;
 use lru::LruCache;
 
 use super::file::{File, Source};
@@ -49,7 +51,8 @@ pub(crate) enum Entry {
 
 /// A worker's files.
 pub(crate) struct Cache {
-    roots: RefCell<HashMap<Arc<Path>, Root>>,
+    /// By their paths as bytes: paths are compared and hashed segment by segment.
+    roots: RefCell<HashMap<Box<OsStr>, Root, RandomState>>,
     entries: RefCell<LruCache<Box<[u8]>, Known>>,
     /// The key that is looked up.
     key: RefCell<Vec<u8>>,
@@ -97,7 +100,7 @@ impl Cache {
         let now_ms = clock::now_ms();
         let roots = self.roots.borrow();
         let root = roots
-            .get(root)
+            .get(root.as_os_str())
             .filter(|root| now_ms < root.looked_ms + FRESH_MS)?;
         let mut entries = self.entries.borrow_mut();
         let known = self.with_key(root.id, name, |key| entries.get(key))?;
@@ -135,7 +138,7 @@ impl Cache {
     /// The directory at `path`, which may be another one than a second ago.
     async fn root(&self, path: &Arc<Path>) -> Result<(u64, Arc<Opened>), FindError> {
         let now_ms = clock::now_ms();
-        if let Some(root) = self.roots.borrow().get(path)
+        if let Some(root) = self.roots.borrow().get(path.as_os_str())
             && now_ms < root.looked_ms + FRESH_MS
         {
             return Ok((root.id, Arc::clone(&root.opened)));
@@ -153,7 +156,7 @@ impl Cache {
             let (a, b) = (&root.opened.stamp, &opened.stamp);
             (a.device, a.inode) == (b.device, b.inode)
         };
-        let id = match roots.get(path).filter(is_same) {
+        let id = match roots.get(path.as_os_str()).filter(is_same) {
             Some(root) => root.id,
             None => self.next.replace(self.next.get() + 1),
         };
@@ -162,7 +165,7 @@ impl Cache {
             opened: Arc::clone(&opened),
             looked_ms: now_ms,
         };
-        roots.insert(Arc::clone(path), root);
+        roots.insert(path.as_os_str().into(), root);
         Ok((id, opened))
     }
 

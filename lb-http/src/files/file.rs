@@ -5,7 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hyper::StatusCode;
 use hyper::body::Bytes;
+use lb_http1::{Name, ResponseHead};
 
 use super::kinds::kind_of;
 use super::open::{Opened, Stamp};
@@ -29,8 +31,10 @@ pub(crate) struct File {
     pub(super) stamp: Stamp,
     /// Its media type.
     pub(crate) kind: String,
-    /// The entity tag without quotes.
-    tag: String,
+    /// The entity tag.
+    pub(crate) tag: String,
+    /// The fields that tell of it, for a 200.
+    head: ResponseHead,
     /// `Last-Modified`, and the same in seconds since 1970. Images of containers have files of the years 1970 and
     /// later ones of builds that are to be the same each time, which say nothing.
     pub(crate) modified: Option<(u64, String)>,
@@ -49,11 +53,11 @@ impl File {
             .filter(|seconds| *seconds > 1)
             .map(|seconds| (seconds, UNIX_EPOCH + Duration::new(seconds, nanoseconds)));
         let tag = match time {
-            Some((seconds, _)) => format!("{seconds:x}.{nanoseconds:x}-{:x}", stamp.size),
+            Some((seconds, _)) => format!("\"{seconds:x}.{nanoseconds:x}-{:x}\"", stamp.size),
             None => {
                 let (seconds, nanoseconds) = stamp.changed;
                 format!(
-                    "{:x}-{seconds:x}.{nanoseconds:x}-{:x}",
+                    "\"{:x}-{seconds:x}.{nanoseconds:x}-{:x}\"",
                     stamp.inode, stamp.size
                 )
             }
@@ -63,12 +67,16 @@ impl File {
         let (changed, part) = stamp.changed;
         let changed = Duration::new(u64::try_from(changed).unwrap_or_default(), part);
         let age = now.duration_since(UNIX_EPOCH + changed);
+        let kind = kind_of(name);
+        let modified = past.map(|(seconds, time)| (seconds, httpdate::fmt_http_date(time)));
+        let of_date = modified.as_ref().map(|(_, date)| &**date);
         Self {
             source,
             stamp,
-            kind: kind_of(name),
+            head: described(&kind, &tag, of_date).packed(),
+            kind,
             tag,
-            modified: past.map(|(seconds, time)| (seconds, httpdate::fmt_http_date(time))),
+            modified,
             is_settled: age.is_ok_and(|age| age > GRANULARITY),
             coded: RefCell::default(),
         }
@@ -79,12 +87,21 @@ impl File {
         self.stamp.size
     }
 
-    /// The entity tag, of the file as such or of one that stands for another in this coding.
-    pub(crate) fn tag(&self, coding: Option<Algorithm>) -> String {
-        match coding {
-            Some(coding) => format!("\"{}-{}\"", self.tag, suffix_of(coding)),
-            None => format!("\"{}\"", self.tag),
-        }
+    /// The entity tag of the file as one that stands for another in this coding.
+    pub(crate) fn tag_of(&self, coding: Algorithm) -> String {
+        let tag = self.tag.trim_end_matches('"');
+        format!("{tag}-{}\"", suffix_of(coding))
+    }
+
+    /// The head of a 200 with it.
+    pub(crate) fn head(&self) -> ResponseHead {
+        self.head.clone()
+    }
+
+    /// The head of a 200 with it in a coding, which stands for a file of this type.
+    pub(crate) fn head_of(&self, kind: &str, tag: &str) -> ResponseHead {
+        let modified = self.modified.as_ref().map(|(_, date)| &**date);
+        described(kind, tag, modified)
     }
 
     /// Its content in a coding. It is kept for the next time.
@@ -100,7 +117,7 @@ impl File {
 
     /// Bytes of memory that it takes.
     pub(super) fn weight(&self) -> usize {
-        const OWN: usize = 512;
+        const OWN: usize = 1024;
         // So many descriptors are open as if each were this large: not all that a process may have.
         const DESCRIPTOR: usize = 128 * 1024;
         let content = match &self.source {
@@ -111,6 +128,18 @@ impl File {
         let coded: usize = coded.iter().map(|(_, coded)| coded.len()).sum();
         OWN + content + coded
     }
+}
+
+fn described(kind: &str, tag: &str, modified: Option<&str>) -> ResponseHead {
+    let mut head = ResponseHead::new(StatusCode::OK);
+    let fields = &mut head.fields;
+    fields.append(Name::ContentType, kind.as_bytes());
+    fields.append(Name::Etag, tag.as_bytes());
+    if let Some(modified) = modified {
+        fields.append(Name::LastModified, modified.as_bytes());
+    }
+    fields.append(Name::AcceptRanges, b"bytes");
+    head
 }
 
 /// The end of the name of a file in a coding, without its dot.
@@ -141,8 +170,8 @@ mod tests {
     #[test]
     fn tag_has_time_and_size_and_another_end_for_each_coding() {
         let file = file((255, 16), (300, 0));
-        assert_eq!(file.tag(None), "\"ff.10-20\"");
-        assert_eq!(file.tag(Some(Algorithm::Brotli)), "\"ff.10-20-br\"");
+        assert_eq!(file.tag, "\"ff.10-20\"");
+        assert_eq!(file.tag_of(Algorithm::Brotli), "\"ff.10-20-br\"");
         let modified = file.modified.unwrap();
         assert_eq!(modified, (255, "Thu, 01 Jan 1970 00:04:15 GMT".to_owned()));
         assert!(file.is_settled);
@@ -152,7 +181,7 @@ mod tests {
     fn times_of_0_and_1_say_nothing_so_inode_and_change_are_the_tag() {
         for seconds in [0, 1, -1] {
             let file = file((seconds, 0), (300, 5));
-            assert_eq!(file.tag(None), "\"10-12c.5-20\"");
+            assert_eq!(file.tag, "\"10-12c.5-20\"");
             assert_eq!(file.modified, None);
         }
     }
@@ -161,7 +190,7 @@ mod tests {
     fn time_in_the_future_is_not_told_and_a_fresh_change_may_not_be_the_last() {
         let file = file((1_000_000_100, 0), (999_999_999, 0));
         assert_eq!(file.modified, None);
-        assert!(file.tag(None).starts_with("\"3b9aca64"));
+        assert!(file.tag.starts_with("\"3b9aca64"));
         assert!(!file.is_settled);
     }
 }

@@ -276,6 +276,11 @@ impl Chain {
         }
     }
 
+    /// Whether it has an authentication.
+    pub(super) const fn has_auth(&self) -> bool {
+        self.auth.is_some()
+    }
+
     /// Has all filters look at a request.
     pub(super) async fn admit(
         &self,
