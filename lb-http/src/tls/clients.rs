@@ -10,8 +10,8 @@ use rustls::pki_types::UnixTime;
 use rustls::server::danger::ClientCertVerifier;
 
 use super::authorities::{Authorities, Finding};
-use super::server::TicketKeys;
 use super::store::{FileMark, mark};
+use super::tickets::TicketKeys;
 use crate::client_cert::{ClientCertificate, Presented, TermsId};
 use crate::watch::Watched;
 use lb_config::http::{ClientCertificates, ClientPolicy, HostPattern};

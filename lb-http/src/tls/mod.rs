@@ -7,11 +7,13 @@
 //! | `store` | the certificates of a service, renewed when their files are |
 //! | `authorities` | authorities and revocation lists for the certificates of clients |
 //! | `clients` | the verification of clients' certificates of a service, renewed when its files are |
-//! | `server` | versions, protocols (ALPN), session tickets, by server names |
+//! | `tickets` | keys of session tickets |
+//! | `server` | versions, protocols (ALPN), by server names |
 //! | `check` | the report of `lb-agent check` on certificates |
 //!
-//! Connections are accepted with what [`ServerConfigs`] gives. The cryptography is aws-lc: it takes half a minute longer to compile than ring, needs no more than a C compiler
-//! either, and signs with RSA and agrees on keys in less than half the time.
+//! Connections are accepted with what [`ServerConfigs`] gives. The cryptography is aws-lc: it takes half a minute longer
+//! to compile than ring, needs no more than a C compiler either, and signs with RSA and agrees on keys in less than half
+//! the time.
 
 mod authorities;
 mod check;
@@ -28,6 +30,7 @@ pub(crate) mod testing;
 pub(crate) mod testing_clients;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 use std::sync::{Arc, LazyLock};
 
@@ -36,9 +39,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use check::{Absent, Findings, check_config};
 pub(crate) use clients::ClientAuth;
 pub use clients::ClientAuthStatus;
-pub(crate) use server::{ServerConfigs, TicketKeys};
+pub(crate) use server::ServerConfigs;
 pub use store::CertificateStatus;
 pub(crate) use store::Certificates;
+pub(crate) use tickets::TicketKeys;
 
 /// The cryptography of all connections.
 fn provider() -> &'static Arc<CryptoProvider> {

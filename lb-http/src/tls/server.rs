@@ -1,34 +1,18 @@
-//! How a service speaks TLS: versions, protocols, certificates, session tickets.
+//! How a service speaks TLS: versions, protocols, certificates, by server names.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 
 use super::clients::{ClientAuth, Terms};
 use super::store::Certificates;
+use super::tickets::TicketKeys;
 use crate::client_cert::TermsId;
 use lb_config::http::{Tls, TlsVersion};
-
-/// The keys that the session tickets of one service are sealed with: the same on every thread and over reloads, renewed
-/// every six hours and taken for six more. A ticket serves only the server name that it was given to. A service has keys
-/// of its own, as rustls takes everything that a ticket says about the client for true.
-#[derive(Clone, Debug)]
-pub(crate) struct TicketKeys(Arc<dyn ProducesTickets>);
-
-impl TicketKeys {
-    /// New keys.
-    ///
-    /// # Errors
-    /// When the system gives no random numbers.
-    pub(crate) fn new() -> Result<Self, rustls::Error> {
-        aws_lc_rs::Ticketer::new().map(Self)
-    }
-}
 
 /// The TLS configuration for connections of a service. Of TLS 1.2 only suites with forward secrecy and AEAD
 /// are spoken.
@@ -52,7 +36,7 @@ fn server_config(
         &[b"http/1.1"]
     };
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    config.ticketer = Arc::clone(&tickets.0);
+    config.ticketer = tickets.producer();
     // Sessions live in tickets; a store would be a lock in every handshake.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))

@@ -1,5 +1,8 @@
 //! `mode = "http"` from text to values, and golden errors.
 
+mod auth;
+mod routes;
+
 use std::path::Path as FilePath;
 use std::time::Duration;
 
@@ -191,24 +194,6 @@ fn all_problems_come_at_once() {
 }
 
 #[test]
-fn wrong_path_or_host_of_a_route_is_one_problem() {
-    let found = errors_with(
-        "[[service.route]]\nbackends = ['127.0.0.1:1']\npath = 'api'\nlimit = [{ rate = '1/1s' }]\n\
-         [[service.route]]\npath = 'b'\nanswer = { status = 200 }\n\
-         [[service.route]]\nhost = '*'\nanswer = { status = 200 }\n\
-         [[service.route]]\nanswer = { status = 200 }\nlimit = [{ rate = '1/1s' }]\n",
-    );
-    assert_eq!(found.len(), 3, "{found:#?}");
-    for (problem, begin) in found.iter().zip([
-        "8: service[0].route[0].path: ",
-        "11: service[0].route[1].path: ",
-        "14: service[0].route[2].host: ",
-    ]) {
-        assert!(problem.starts_with(begin), "{problem}");
-    }
-}
-
-#[test]
 fn what_backends_speak_is_the_routes_own_or_that_of_the_service() {
     let config = of(
         "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\n\
@@ -387,23 +372,9 @@ fn keys_for_certificates_of_clients_need_an_authority_and_tls() {
     assert!(elsewhere[0].contains("client_ca"), "{elsewhere:?}");
 }
 
-#[test]
-fn two_routes_cannot_have_one_name() {
-    let found = errors_with(
-        "[[service.route]]\npath = '/a'\nbackends = ['127.0.0.1:2']\n\
-         [[service.route]]\nname = 'a'\npath = '/b'\nbackends = ['127.0.0.1:3']\n",
-    );
-    assert_eq!(
-        found,
-        [
-            "10: service[0].route[1].name: \"app/a\" is the name of service[0] (line 8) too (give each service a name of its own)"
-        ]
-    );
-}
-
 /// The blocks of docs/configuration.md, each a text.
 fn documented() -> Vec<&'static str> {
-    let page = include_str!("../../../docs/configuration.md");
+    let page = include_str!("../../../../docs/configuration.md");
     let blocks = page.split("```toml\n").skip(1);
     blocks.filter_map(|rest| rest.split("```").next()).collect()
 }
@@ -419,20 +390,11 @@ fn documented_examples_are_accepted() {
 
 #[test]
 fn every_variable_is_documented() {
-    let page = include_str!("../../../docs/configuration.md");
+    let page = include_str!("../../../../docs/configuration.md");
     for variable in Variable::ALL {
         let name = format!("`${}`", variable.name());
         assert!(page.contains(&name), "{name}");
     }
-}
-
-#[test]
-fn routes_of_a_renamed_service_have_its_former_names() {
-    let text = "[[service]]\nname = 'shop'\nwas = 'web'\nmode = 'http'\nlisten = ['0.0.0.0:80']\n\
-                [[service.route]]\npath = '/a'\nname = 'a'\nwas = 'b'\nbackends = ['127.0.0.1:5000']\n";
-    let config = crate::parse(text, std::path::Path::new("test.toml")).unwrap();
-    assert_eq!(config.services[0].was, ["web"]);
-    assert_eq!(config.services[1].was, ["shop/b", "web/a", "web/b"]);
 }
 
 #[test]
@@ -511,197 +473,4 @@ fn configuration_whose_lines_have_moved_is_the_same() {
                 [[service.route]]\npath = '/a'\nfiles = '/srv'\n";
     let moved = format!("# A comment.\n\n{text}");
     assert_eq!(of(&moved).services, of(text).services);
-}
-
-fn realm(auth: &Auth) -> &str {
-    match auth {
-        Auth::Basic(basic) => &basic.realm,
-        Auth::Forward(_) => "",
-    }
-}
-
-#[test]
-fn route_takes_the_users_of_its_service_unless_it_has_its_own_or_none() {
-    let config = of(
-        "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
-         http = { auth = { users = '/etc/users' } }\n\
-         [[service.route]]\npath = '/a'\nauth = false\n\
-         [[service.route]]\npath = '/b'\nauth = { users = '/etc/others', realm = 'B' }\n\
-         [[service.route]]\npath = '/c'\nresponse_headers = [{ remove = 'X' }]\n",
-    );
-    let http = config.services[0].http.as_deref().unwrap();
-    let own = http.routes.iter().map(|route| route.auth.as_ref());
-    let users = own.map(|auth| auth.map(|auth| auth.as_ref().map(realm)));
-    assert_eq!(
-        users.collect::<Vec<_>>(),
-        [Some(None), Some(Some("B")), None]
-    );
-    let all = http.users().map(|auth| (auth.realm.as_str(), auth.line.0));
-    assert_eq!(all.collect::<Vec<_>>(), [("Restricted", 6), ("B", 12)]);
-}
-
-#[test]
-fn authentication_without_users_is_refused() {
-    for (route, message) in [
-        ("auth = true", "true names no users"),
-        ("auth = {}", "not one of users and url"),
-        ("auth = { users = 'users' }", "is not an absolute path"),
-        (
-            "auth = { users = '/u', realm = 'a\"b' }",
-            "is not the name of a realm",
-        ),
-        ("auth = '/u'", "expected a table or false"),
-    ] {
-        let errors = errors_with(&format!("[[service.route]]\npath = '/a'\n{route}"));
-        assert_eq!(errors.len(), 1, "{route}: {errors:?}");
-        assert!(errors[0].contains(message), "{route}: {errors:?}");
-    }
-}
-
-#[test]
-fn forward_authentication_has_an_address_a_path_and_headers() {
-    for (url, address, target) in [
-        (
-            "http://127.0.0.1:4180/auth?x=1",
-            "127.0.0.1:4180",
-            "/auth?x=1",
-        ),
-        ("http://localhost:4180", "127.0.0.1:4180", "/"),
-        ("http://192.0.2.1/a", "192.0.2.1:80", "/a"),
-        ("http://[2001:db8::1]/a", "[2001:db8::1]:80", "/a"),
-        ("http://[2001:db8::1]:81/a", "[2001:db8::1]:81", "/a"),
-        (
-            "http://unix:/run/auth.sock:/oauth2/auth",
-            "unix:/run/auth.sock",
-            "/oauth2/auth",
-        ),
-        ("http://unix:/run/auth.sock", "unix:/run/auth.sock", "/"),
-    ] {
-        let config = of(&format!(
-            "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
-             http = {{ auth = {{ url = '{url}', set = ['X-Auth-User'] }} }}\n"
-        ));
-        let http = config.services[0].http.as_deref().unwrap();
-        let Some(Auth::Forward(forward)) = &http.settings.auth else {
-            panic!("{url}");
-        };
-        assert_eq!(forward.url.address.to_string(), address);
-        assert_eq!(forward.url.target, target);
-        assert_eq!(forward.set, ["x-auth-user"]);
-        assert_eq!(forward.timeout, Duration::from_secs(5));
-    }
-}
-
-#[test]
-fn forward_authentication_that_cannot_be_is_refused() {
-    for (auth, message) in [
-        (
-            "url = 'https://127.0.0.1/auth'",
-            "needs TLS, which is not used towards servers",
-        ),
-        ("url = '127.0.0.1:4180/auth'", "is not a URL"),
-        (
-            "url = 'http://auth.example.com:4180/'",
-            "names are not looked up",
-        ),
-        ("url = 'http://127.0.0.1:4180?x'", "is not a path"),
-        ("url = 'http://127.0.0.1:4180/a b'", "is not a path"),
-        ("url = 'http://user@127.0.0.1:4180/'", "is not an address"),
-        (
-            "url = 'http://127.0.0.1:1/', users = '/u'",
-            "not one of users and url",
-        ),
-        (
-            "url = 'http://127.0.0.1:1/', realm = 'A'",
-            "only users have a realm",
-        ),
-        ("users = '/u', set = ['X-A']", "only a url has this"),
-        (
-            "url = 'http://127.0.0.1:1/', timeout = '0'",
-            "0 is no time at all",
-        ),
-        (
-            "url = 'http://127.0.0.1:1/', set = ['Host']",
-            "host of an answer is not for the request",
-        ),
-        (
-            "url = 'http://127.0.0.1:1/', set = ['X-A', 'x_a']",
-            "are the same to applications",
-        ),
-    ] {
-        let errors = errors_with(&format!(
-            "[[service.route]]\npath = '/a'\nauth = {{ {auth} }}"
-        ));
-        assert_eq!(errors.len(), 1, "{auth}: {errors:?}");
-        assert!(errors[0].contains(message), "{auth}: {errors:?}");
-    }
-}
-
-#[test]
-fn service_that_asks_itself_who_may_ask_is_refused_unless_that_path_is_open() {
-    let with = |auth: &str, routes: &str| {
-        format!(
-            "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:8080']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
-             http = {{ auth = {{ url = '{auth}' }} }}\n{routes}"
-        )
-    };
-    let own = "http://127.0.0.1:8080/auth?a";
-    let open = "[[service.route]]\npath = '/auth'\nauth = false\n";
-    let found = errors(&with(own, ""));
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(
-        found[0].contains("which is this service itself (0.0.0.0:8080)"),
-        "{found:?}"
-    );
-    let other = "[[service.route]]\npath = '/authors'\nauth = false\n";
-    assert_eq!(errors(&with(own, other)).len(), 1);
-    of(&with(own, open));
-    of(&with("http://127.0.0.1:8081/auth", ""));
-}
-
-#[test]
-fn files_and_backends_of_one_route_go_together_where_that_is_said() {
-    let text = "[[service]]\nname = 'app'\nlisten = ['0.0.0.0:80']\nmode = 'http'\nbackends = ['127.0.0.1:1']\n\
-                [[service.route]]\nfiles = { root = '/srv', missing = 'backends' }\n\
-                [[service.route]]\npath = '/b'\nfiles = { root = '/srv', missing = 'backends' }\n\
-                backends = ['127.0.0.1:2']\nprefix_rewrite = '/'\nprotocol = 'h2c'\n";
-    let config = of(text);
-    let routes = &config.services[0].http.as_ref().unwrap().routes;
-    let otherwise: Vec<Option<&str>> = routes
-        .iter()
-        .map(|route| match &route.action {
-            Action::Files { otherwise, .. } => otherwise.as_deref(),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(otherwise, [Some("app"), Some("app/b")]);
-    assert_eq!(routes[1].prefix_rewrite.as_deref(), Some(""));
-    assert_eq!(config.services[1].backends.len(), 1);
-    let problems = errors_with(
-        "[[service.route]]\nfiles = '/srv'\nbackends = ['127.0.0.1:2']\n\
-         [[service.route]]\npath = '/b'\nfiles = '/srv'\nprefix_rewrite = '/x'\n\
-         [[service.route]]\npath = '/c'\nbackends = ['127.0.0.1:3']\nprefix_rewrite = 'x'\n",
-    );
-    assert_eq!(problems.len(), 3, "{problems:#?}");
-    assert!(
-        problems[0].contains("take missing = \"backends\" in files"),
-        "{problems:#?}"
-    );
-    assert!(
-        problems[1].contains("there is no backend to get another path"),
-        "{problems:#?}"
-    );
-    assert!(problems[2].contains("prefix_rewrite"), "{problems:#?}");
-}
-
-#[test]
-fn path_is_there_once_as_a_whole_and_once_as_a_beginning() {
-    let route = "[[service.route]]\npath = '/a'\nanswer = {}\n";
-    let exact = format!("{route}exact = true\n");
-    assert!(errors_with(&format!("{route}{exact}")).is_empty());
-    let twice = errors_with(&format!("{exact}{route}{exact}"));
-    assert!(
-        twice.len() == 1 && twice[0].contains("belongs to the route of line"),
-        "{twice:?}"
-    );
 }
