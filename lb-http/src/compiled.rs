@@ -114,7 +114,8 @@ impl CompiledService {
 impl RouteConfig {
     /// Whether others may see its requests: backends, or its authentication.
     pub(super) const fn is_passed_on(&self) -> bool {
-        matches!(self.target, Target::Backends(_)) || self.filters.has_auth()
+        let has_backends = matches!(self.target, Target::Backends(_) | Target::Files(_, Some(_)));
+        has_backends || self.filters.has_auth()
     }
 
     fn new(
