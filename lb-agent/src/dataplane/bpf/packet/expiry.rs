@@ -97,7 +97,7 @@ mod tests {
         sets: 1,
         ports: 1,
         rules: 0,
-        pad: 0,
+        syn_cookies: 0,
         key: [0; 6],
     };
 
