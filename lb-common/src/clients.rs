@@ -172,27 +172,46 @@ pub mod open {
     /// Counts one more. [`Counted::NONE`] if the bucket has no cell left.
     #[inline(always)]
     pub fn add<C: Cells>(cells: &mut C, hash: u64) -> Counted {
-        let tag = tag(hash);
-        let mut tries = 0;
-        while tries < TRIES {
-            let best = cells.best_open(hash);
-            let cell = best % CELLS as u64;
-            let word = cells.word(cell);
-            let new = if is_of(word, tag) {
-                word + 1
-            } else if word & NUMBER == 0 {
-                tag << 32 | 1
-            } else if best >> 3 == 2 {
-                return Counted::NONE;
-            } else {
-                word
+        /// Attempts one after the other. Kernels before 6.7 refuse what the compiler makes of a loop here, as some path falls
+        /// into its head again.
+        macro_rules! attempts {
+            ($($number:literal)*) => {
+                $(match attempt(cells, hash) {
+                    Attempt::Done(counted) => return counted,
+                    Attempt::Again => { let _ = $number; }
+                })*
             };
-            if new != word && cells.replace(cell, word, new) {
-                return Counted::new(client_bucket(hash), cell, tag);
-            }
-            tries += 1;
         }
+        attempts!(1 2 3 4 5 6 7 8);
         Counted::NONE
+    }
+
+    /// What came of an attempt to count.
+    enum Attempt {
+        Done(Counted),
+        /// Another processor has changed the cell.
+        Again,
+    }
+
+    #[inline(always)]
+    fn attempt<C: Cells>(cells: &mut C, hash: u64) -> Attempt {
+        let tag = tag(hash);
+        let best = cells.best_open(hash);
+        let cell = best % CELLS as u64;
+        let word = cells.word(cell);
+        let new = if is_of(word, tag) {
+            word + 1
+        } else if word & NUMBER == 0 {
+            tag << 32 | 1
+        } else if best >> 3 == 2 {
+            return Attempt::Done(Counted::NONE);
+        } else {
+            return Attempt::Again;
+        };
+        match cells.replace(cell, word, new) {
+            true => Attempt::Done(Counted::new(client_bucket(hash), cell, tag)),
+            false => Attempt::Again,
+        }
     }
 
     /// Takes a counted connection off; `cells` are those of its bucket. A cell that belongs to another client

@@ -6,9 +6,10 @@ use lb_common::abi::packet::{FlowEntry, FlowKey, FlowSet, Hop, PacketSettings};
 use lb_common::clients::Counted;
 use lb_common::flows::{self, At, By, End, Flow, Home, NewFlow, Refused, Set, Wanted};
 
+use crate::caps;
 use crate::clock::now_s;
 use crate::packet_maps::{NAT_PORTS, packet_settings, scratch};
-use crate::sets::{Place, PortMap, set};
+use crate::sets::{Entering, Place, PortMap, set};
 
 /// The entry of a flow.
 #[derive(Clone, Copy)]
@@ -220,7 +221,8 @@ pub fn enter_v4(_new: New, home: &Home) -> Result<bool, Refused> {
 }
 
 #[inline(always)]
-const fn entered(number: u64) -> Result<bool, Refused> {
+fn entered(number: u64) -> Result<bool, Refused> {
+    uncount_replaced();
     match number {
         ENTERED => Ok(false),
         EVICTED => Ok(true),
@@ -228,6 +230,17 @@ const fn entered(number: u64) -> Result<bool, Refused> {
         THERE => Err(Refused::There),
         _ => Err(Refused::NoRoom),
     }
+}
+
+/// Takes the connection of the flow that made room off the count of its client.
+#[inline(always)]
+fn uncount_replaced() {
+    let Some(scratch) = scratch() else {
+        return;
+    };
+    // SAFETY: this CPU's own element.
+    let counted = Counted(core::mem::take(unsafe { &mut (*scratch).replaced }));
+    caps::take(counted);
 }
 
 const NO_ROOM: u64 = 0;
@@ -300,7 +313,7 @@ fn enter_in<const N: usize>(home: u32, place: u64) -> Option<u64> {
     let new = unsafe { &mut (*scratch).new };
     let wanted = Wanted::at(Home::of_number(home), new, now_s());
     let mut set = set::<N>(wanted.set())?;
-    let entered = flows::enter_at(&mut set, &mut PortMap, settings, &wanted, new, place);
+    let entered = flows::enter_at(&mut set, &mut Entering, settings, &wanted, new, place);
     let entered = match entered {
         Ok(entered) => entered,
         Err(Refused::NoPort) => return Some(NO_PORT),

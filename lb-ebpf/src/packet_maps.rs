@@ -128,6 +128,8 @@ pub struct Scratch {
     pub route: Route,
     /// Ends of a socket that is asked for.
     pub ends: [u32; 9],
+    /// The counted connection of a flow that made room for another one, to be taken off; 0 for none.
+    pub replaced: u64,
 }
 
 /// The clock as it was last read on this CPU.

@@ -10,7 +10,7 @@ use lb_common::flows::{End, NewFlow, Ports, Set};
 use crate::atomic::{add_fetched, fence, replace, replace_64};
 use crate::caps;
 use crate::hints::{forgotten, opaque};
-use crate::packet_maps::{FLOWS4, FLOWS6, NAT_PORTS};
+use crate::packet_maps::{FLOWS4, FLOWS6, NAT_PORTS, scratch};
 
 const WAYS: usize = FlowSet::<3>::WAYS;
 
@@ -180,6 +180,27 @@ impl Ports for PortMap {
     #[inline(always)]
     fn uncount(&mut self, counted: Counted) {
         caps::take(counted);
+    }
+}
+
+/// The same while a flow is entered: the count of the one that makes room is kept in [`Scratch::replaced`], as the stack
+/// has no room for one more call there.
+///
+/// [`Scratch::replaced`]: crate::packet_maps::Scratch::replaced
+pub struct Entering;
+
+impl Ports for Entering {
+    #[inline(always)]
+    fn replace(&mut self, place: u32, old: u32, new: u32) -> bool {
+        PortMap.replace(place, old, new)
+    }
+
+    #[inline(always)]
+    fn uncount(&mut self, counted: Counted) {
+        if let Some(scratch) = scratch() {
+            // SAFETY: this CPU's own element.
+            unsafe { (*scratch).replaced = counted.0 };
+        }
     }
 }
 

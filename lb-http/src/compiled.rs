@@ -111,6 +111,9 @@ impl CompiledService {
     }
 }
 
+/// Guards, and the place of a route among theirs.
+type GuardedPlace = (Arc<Guards>, usize);
+
 impl RouteConfig {
     /// Whether others may see its requests: backends, or its authentication.
     pub(super) const fn is_passed_on(&self) -> bool {
@@ -123,7 +126,7 @@ impl RouteConfig {
         route: Option<&Route>,
         tables: &dyn ServiceTables,
         secret: [u64; 2],
-        (guards, client): (Option<(Arc<Guards>, usize)>, Option<&Arc<ClientAuth>>),
+        (guards, client): (Option<GuardedPlace>, Option<&Arc<ClientAuth>>),
         shared: &mut Shared,
     ) -> Self {
         let mut timeouts = http.settings.timeouts.clone();

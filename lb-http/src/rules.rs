@@ -236,7 +236,7 @@ mod tests {
             let params = rcgen::CertificateParams::default();
             params.self_signed(&key).unwrap().der().clone()
         });
-        ClientCertificate::new(&[MADE.clone()]).unwrap()
+        ClientCertificate::new(std::slice::from_ref(&MADE)).unwrap()
     }
 
     fn applied(lines: &str, mut headers: Fields) -> Vec<(String, String)> {
