@@ -120,7 +120,10 @@ fn cause(error: &io::Error) -> Handshake {
     match inner {
         Some(Error::NoCertificatesPresented) => Handshake::CertificateMissing,
         Some(Error::InvalidCertificate(error)) => match error {
-            CertificateError::UnknownIssuer => Handshake::CertificateUnknownAuthority,
+            // An authority of the same name has another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                Handshake::CertificateUnknownAuthority
+            }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 Handshake::CertificateExpired
             }

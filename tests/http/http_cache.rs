@@ -57,11 +57,9 @@ fn responses_stay_until_they_are_purged() {
         "{told}"
     );
     assert!(told.contains("http://a.test/page.txt"), "{told}");
-    let metrics = agent.ok(&["stats", "--json"]);
-    assert!(
-        metrics.contains("lb_agent_http_cache_requests"),
-        "{metrics}"
-    );
+    let stats: serde_json::Value = serde_json::from_str(&agent.ok(&["stats", "--json"])).unwrap();
+    let of_service = &stats["status"]["services"][0]["cache"];
+    assert_eq!(of_service["hit"], 2, "{stats:#}");
 
     // The origin knows its files for a second.
     std::thread::sleep(Duration::from_millis(1500));
