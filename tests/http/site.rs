@@ -11,6 +11,7 @@ use lb_tests::node;
 use lb_tests::process::Process;
 use lb_tests::tls::{Authority, Files};
 use lb_tests::topology::hosts::{Hosts, SERVICE_V4, client_v4};
+use lb_tests::wait;
 use serde_json::{Value, json};
 
 /// The front end that is built: a page, and files with names below `/assets`, one of them compressed beforehand.
@@ -192,6 +193,9 @@ fn is_banned_and_comes_back(browser: &mut Browser, agent: &Agent<'_>) {
     );
     agent.ok(&["unban", &client]);
     assert_eq!(browser.open("https://a.test/"), 200);
+    wait::until("the script of the page", || {
+        (browser.run("typeof site") == "object").then_some(())
+    });
     assert_eq!(browser.run("site.me()")["body"], json!({ "user": "ada" }));
 }
 

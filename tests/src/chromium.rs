@@ -30,6 +30,8 @@ pub fn command(host: &Host, dir: &Path, server: IpAddr) -> Command {
         .args([
             "--headless",
             "--no-sandbox",
+            // A page that could not be loaded is loaded anew by the test alone.
+            "--disable-auto-reload",
             "--disable-gpu",
             "--remote-debugging-port=0",
         ])
