@@ -6,7 +6,7 @@
 //! | [`allocator`] | return of unused memory to the kernel |
 //! | [`errors`] | errors as operators read them |
 //! | [`sockdiag`] | questions to the kernel about single TCP sockets |
-//! | [`crowd`] | the connections of the control and the metrics socket |
+//! | [`crowd`] | the connections of the control socket, the metrics and the live page |
 //! | [`privilege`] | privileges that the process and its threads give up |
 //! | [`network`] | interfaces, routes and neighbours of this host |
 //! | [`state`] | desired and observed state, and the plan from one to the other |
@@ -15,6 +15,7 @@
 //! | [`health`] | checks of the backends, and their results |
 //! | [`control`] | the control socket: messages, server, client |
 //! | [`metrics`] | figures as Prometheus metrics, and the socket for them |
+//! | [`page`] | the live page for a browser, and the socket for it |
 //! | [`proxy`] | the userspace path |
 //! | [`http`] | the engine of `lb-http`, over the tables of the agent |
 //! | [`doctor`] | obstacles on this machine |
@@ -36,6 +37,7 @@ pub mod host;
 pub mod http;
 pub mod metrics;
 pub mod network;
+pub mod page;
 pub mod privilege;
 pub mod proxy;
 pub mod reconcile;

@@ -9,7 +9,7 @@ use super::metrics::{self, MetricsAddress};
 use super::packet::PacketConfig;
 use super::reader::Table;
 use super::schema::fields::Flat;
-use super::schema::kinds::{Maybe, Text, Whole, one_of, path, sub, text, whole};
+use super::schema::kinds::{List, Maybe, Text, Whole, one_of, path, sub, text, whole};
 use super::schema::section;
 use super::value;
 
@@ -30,6 +30,12 @@ const METRICS: Text<MetricsAddress, String> = text(
     "\"127.0.0.1:9600\"",
     metrics::address,
 );
+const PAGE: Text<MetricsAddress, String> = text(
+    "IP address and port, or unix socket",
+    "\"127.0.0.1:9601\"",
+    metrics::page,
+);
+const PAGE_HOST: Text<String, String> = text("host name", "\"lb.example.com\"", metrics::host_name);
 const SEED: Text<[u8; 16], value::BadValue> = Text {
     what: "32 hexadecimal digits",
     example: "\"0123...\"",
@@ -72,6 +78,12 @@ section! {
         pub cache: CacheMemory = CacheMemory::default(), sub("{ memory = \"256MiB\" }");
         /// Address where metrics are served for Prometheus, beside the control socket.
         pub metrics: Option<MetricsAddress> = None, Maybe(METRICS);
+        /// Address of the live page, for a browser. It shows the state of the agent and changes nothing. All clients
+        /// that reach the address may read it.
+        pub page: Option<MetricsAddress> = None, Maybe(PAGE);
+        /// Host names that the live page answers to, beside `localhost` and IP addresses. A request for another name is
+        /// refused, against DNS rebinding.
+        pub page_hosts: Vec<String> = Vec::new(), List("[\"lb.example.com\"]", PAGE_HOST);
         /// Mode of the control socket. A user that may open it may read; changes take more. `"0666"` lets all users
         /// of the host read.
         pub control_mode: Option<u32> = None, Maybe(MODE), shown "`\"0660\"`";

@@ -332,15 +332,16 @@ impl<'a, 'i> Value<'a, 'i> {
 fn instead_of(key: &str, table: &Table<'_, '_>, problems: &Problems) -> String {
     let known = table.known.as_slice();
     let distance = |name: &&str| strsim::damerau_levenshtein(key, name);
+    let is_beginning = |name: &&str| key.len() > 3 && name.starts_with(key);
     // Comparing costs time in the product of the lengths: nothing that long is meant to be a key.
     let nearest = (key.len() <= 64)
-        .then(|| known.iter().copied().min_by_key(distance))
+        .then(|| {
+            let rank = |name: &&str| (!is_beginning(name), distance(name));
+            known.iter().copied().min_by_key(rank)
+        })
         .flatten();
     let near = nearest.filter(|name| distance(name) <= 1 + name.len() / 4 || name.starts_with(key));
-    let is_typo = near.is_some_and(|name| {
-        let is_beginning = key.len() > 3 && name.starts_with(key);
-        is_beginning || distance(&name) == 1
-    });
+    let is_typo = near.is_some_and(|name| is_beginning(&name) || distance(&name) == 1);
     let hint = || problems.hint(&table.place.path, key);
     match (near, (!is_typo).then(hint).flatten()) {
         (_, Some(hint)) => hint,

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::http::Action;
-use super::{Config, DataPlane, Mode, Path, Service, loops, memory};
+use super::{Config, DataPlane, MetricsAddress, Mode, Path, Service, loops, memory};
 
 /// Warnings about `config` before it is used, a sentence each. `has_more` names the services with backends beside the
 /// configuration.
@@ -19,6 +19,7 @@ pub fn warnings(config: &Config, has_more: &dyn Fn(&str) -> bool) -> Vec<String>
     found.extend(chains(config));
     found.extend(own_ports(config));
     found.extend(cache(config, memory::limit()));
+    found.extend(open_page(config));
     found
 }
 
@@ -33,6 +34,19 @@ fn cache(config: &Config, limit: Option<(PathBuf, u64)>) -> Option<String> {
             "the response cache may take {memory} bytes, and {} leaves {limit} to the agent (set \
              memory in agent.cache, with room for the rest)",
             file.display()
+        )
+    })
+}
+
+/// A live page that other hosts reach: it asks for no password.
+fn open_page(config: &Config) -> Option<String> {
+    let Some(MetricsAddress::Tcp(address)) = &config.agent.page else {
+        return None;
+    };
+    (!address.ip().is_loopback()).then(|| {
+        format!(
+            "agent: all clients that reach {address} may read the live page, with addresses of backends and bans \
+             (use a loopback address and a tunnel, or a firewall)"
         )
     })
 }

@@ -3,6 +3,7 @@
 //   {"do":"open","url":…}            goes there; the status of the answer, or the browser's name of the error
 //   {"do":"run","script":…}          runs a script in the page, waits for its promise, and has its value
 //   {"do":"choose","field":…,"file":…}  puts a file into a field of a form
+//   {"do":"picture","file":…,"width":…,"height":…,"scheme":…}  writes a PNG of the page in a window of that size
 //   {"do":"responses"}               url, status, protocol and headers of all responses since the last call
 //   {"do":"complaints"}              errors of the console and of scripts since the last call
 // Each is answered by one line: {"ok":…} or {"error":…}.
@@ -85,6 +86,14 @@ async function main() {
       const { root } = await call('DOM.getDocument');
       const { nodeId } = await call('DOM.querySelector', { nodeId: root.nodeId, selector: field });
       await call('DOM.setFileInputFiles', { nodeId, files: [file] });
+      return null;
+    },
+    picture: async ({ file, width, height, scheme }) => {
+      const features = [{ name: 'prefers-color-scheme', value: scheme }];
+      await call('Emulation.setEmulatedMedia', { features });
+      await call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: false });
+      const { data } = await call('Page.captureScreenshot', { format: 'png' });
+      fs.writeFileSync(file, Buffer.from(data, 'base64'));
       return null;
     },
     responses: async () => taken('responses'),

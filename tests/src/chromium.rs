@@ -92,6 +92,14 @@ impl Browser {
         self.tell(json!({ "do": "choose", "field": field, "file": file }));
     }
 
+    /// Takes a picture (PNG) of the page in a window of this size, with a colour scheme (`light` or `dark`).
+    #[track_caller]
+    pub fn picture(&mut self, file: &Path, width: u32, height: u32, scheme: &str) {
+        self.tell(json!({
+            "do": "picture", "file": file, "width": width, "height": height, "scheme": scheme,
+        }));
+    }
+
     /// `url`, `status`, `protocol` and `headers` of the responses since the last call.
     #[track_caller]
     pub fn responses(&mut self) -> Vec<Value> {

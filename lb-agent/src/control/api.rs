@@ -214,6 +214,14 @@ pub(super) fn command(endpoint: Endpoint, query: &str, body: &[u8]) -> Result<Co
     }
 }
 
+/// The command of a query, by the rules of `GET /v1/lookup`.
+///
+/// # Errors
+/// Something is missing, unknown or wrong in it.
+pub fn lookup_command(query: &str) -> Result<Command, RefusalDocument> {
+    command(Endpoint::Lookup, query, &[]).map_err(|no| no.document)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Reload {

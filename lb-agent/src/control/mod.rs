@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `message` | commands, answers and refusals, and their JSON |
 //! | `cache` | the response cache, and its JSON |
+//! | `explain` | the answer to `lookup` in words |
 //! | `facts` | the parts of a request that `lookup` is asked about |
 //! | `status` | the state of everything, and its JSON |
 //! | `stats` | every figure, and its JSON |
@@ -21,6 +22,7 @@ mod api;
 mod bind;
 pub mod cache;
 pub mod client;
+pub mod explain;
 pub mod facts;
 pub mod message;
 pub mod peer;
@@ -29,6 +31,8 @@ mod quota;
 pub mod server;
 pub mod stats;
 pub mod status;
+
+pub use api::lookup_command;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! The figures of the agent as metrics: made of one snapshot ([`Stats`]), never of a map.
 //!
 //! `collect` says which metrics there are, with `http` for those of HTTP. `text` writes them, `server` serves them
-//! on a socket of their own. A part of the agent that counts something implements [`Source`] and is put into the
+//! on a socket of their own, a `listener`. A part of the agent that counts something implements [`Source`] and is put into the
 //! [`Sources`] at its start; its figures are then in `stats --json` and in the metrics.
 
 mod admission;
@@ -11,6 +11,7 @@ pub mod collect;
 mod documented;
 pub mod events;
 mod http;
+pub mod listener;
 pub mod process;
 pub mod server;
 pub mod syn_cookies;

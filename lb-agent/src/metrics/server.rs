@@ -4,9 +4,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,19 +14,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Mutex, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+pub use super::listener::Listener;
+use super::listener::Stream;
 use super::{collect, text};
 use crate::control::message::{Command, Reply};
 use crate::control::queue::Calls;
 use crate::control::stats::{Family, Stats};
-use crate::crowd::{Asking, Crowd, Phase};
+use crate::crowd::{Asking, Phase};
 use lb_config::MetricsAddress;
 use lb_net::handover::FdStore;
-use lb_net::seldom::Seldom;
 
 /// For the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -37,139 +33,29 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 const WHOLE_TIME: Duration = Duration::from_secs(30);
 /// Time limit for the agent's answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// Name of the socket among those that the next agent gets.
-const NAME: &str = "metrics";
 /// How long a snapshot is good for.
 const FRESH: Duration = Duration::from_millis(250);
 
-/// A socket on which metrics can be asked for.
-pub enum Listener {
-    /// A TCP address.
-    Tcp(TcpListener),
-    /// A unix socket.
-    Unix(UnixListener),
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener) => listener.as_fd(),
-        }
-    }
-}
-
-impl Listener {
-    /// The socket of an earlier agent, if it is at `address`.
-    fn taken_over(address: &MetricsAddress, kept: &FdStore) -> io::Result<Option<Self>> {
-        match address {
-            MetricsAddress::Tcp(wanted) => {
-                let mut found = kept.called(NAME);
-                found.retain(|listener| listener.local_addr().is_ok_and(|it| it == *wanted));
-                let listener = found.pop().map(TcpListener::from_std).transpose()?;
-                Ok(listener.map(Self::Tcp))
-            }
-            MetricsAddress::Unix(path) => {
-                let listener = kept.unix_listener(NAME, path);
-                let listener = listener.map(UnixListener::from_std).transpose()?;
-                Ok(listener.map(Self::Unix))
-            }
-        }
-    }
-
-    async fn accept(&self) -> io::Result<Stream> {
-        Ok(match self {
-            Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
-            Self::Unix(listener) => Stream::Unix(listener.accept().await?.0),
-        })
-    }
-}
-
-/// Listens at `address`, with the socket of an earlier agent if `kept` has it. A unix socket without a living server
-/// is replaced.
+/// Listens at `address`, or takes over the socket of an earlier agent.
 ///
 /// # Errors
 /// The operating system's, with the address in words.
 pub async fn bind(address: &MetricsAddress, kept: &FdStore) -> io::Result<Listener> {
-    let failed = |error: io::Error| {
-        let hint = "give [agent] metrics another address, or see who is there with `ss -lpn`";
-        io::Error::new(
-            error.kind(),
-            format!("serve metrics on {address}: {error} ({hint})"),
-        )
-    };
-    let bound = match (Listener::taken_over(address, kept), address) {
-        (Ok(Some(listener)), _) => Ok(listener),
-        (_, MetricsAddress::Tcp(address)) => TcpListener::bind(address).await.map(Listener::Tcp),
-        (_, MetricsAddress::Unix(path)) => bind_unix(path).map(Listener::Unix),
-    };
-    let listener = bound.map_err(failed)?;
-    kept.hold(NAME, [&listener]);
-    Ok(listener)
-}
-
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path)?;
-    }
-    UnixListener::bind(path)
+    Listener::bind("metrics", address, kept).await
 }
 
 /// Serves `listener` for as long as the agent answers `calls`, `most` connections at a time; more
 /// wait in the backlog, and all in a `phase` of waiting.
-pub async fn serve(
-    listener: Listener,
-    calls: Calls,
-    most: usize,
-    mut phase: watch::Receiver<Phase>,
-) {
+pub async fn serve(listener: Listener, calls: Calls, most: usize, phase: watch::Receiver<Phase>) {
     let snapshots = Arc::new(Snapshots {
         calls,
         last: Mutex::new(None),
     });
-    let mut crowd = Crowd::new(most);
-    loop {
-        let has_room = *phase.borrow_and_update() == Phase::Serving && crowd.has_room();
-        let accepted = tokio::select! {
-            accepted = listener.accept(), if has_room => accepted,
-            () = crowd.changed() => continue,
-            told = phase.changed() => match told {
-                Ok(()) => continue,
-                Err(_) => return,
-            },
-        };
-        let snapshots = Arc::clone(&snapshots);
-        match accepted {
-            Ok(Stream::Tcp(stream)) => {
-                crowd.serve(|asking| connection(stream, snapshots, asking));
-            }
-            Ok(Stream::Unix(stream)) => {
-                crowd.serve(|asking| connection(stream, snapshots, asking));
-            }
-            // Out of descriptors or memory.
-            Err(error) => {
-                static LINE: Seldom = Seldom::new();
-                if let Some(times) = LINE.cause() {
-                    tracing::warn!(%error, times, "accept on the metrics socket");
-                }
-                crowd.give_back();
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+    let serve = |stream, asking| connection(stream, Arc::clone(&snapshots), asking);
+    listener.serve(most, phase, serve).await;
 }
 
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    snapshots: Arc<Snapshots>,
-    asking: Asking,
-) {
+async fn connection(stream: Stream, snapshots: Arc<Snapshots>, asking: Asking) {
     let service = service_fn(|request| {
         let snapshots = Arc::clone(&snapshots);
         let asking = asking.clone();
@@ -260,6 +146,7 @@ mod tests {
     use super::*;
     use crate::control::queue::queue;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
 
     const MOST: usize = 64;
 

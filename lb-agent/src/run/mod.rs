@@ -21,8 +21,9 @@ use crate::control::server;
 use crate::crowd::Phase;
 use crate::dataplane::bpf;
 use crate::errors::chain;
-use crate::metrics;
+use crate::metrics::{self, listener::Listener};
 use crate::network::{Network, sysctl::Sysctls};
+use crate::page;
 use crate::privilege;
 use crate::reconcile::{LOOK_AGAIN, ReconcileError, Reconciler};
 use crate::state::store::Store;
@@ -189,10 +190,11 @@ async fn serve(
     Ok(end)
 }
 
-/// The sockets for commands and for metrics.
+/// The sockets for commands, for metrics and for the live page.
 struct Listeners {
     control: UnixListener,
-    metrics: Option<metrics::server::Listener>,
+    metrics: Option<Listener>,
+    page: Option<(Listener, Vec<String>)>,
 }
 
 impl Listeners {
@@ -209,7 +211,18 @@ impl Listeners {
             Some(address) => Some(metrics::server::bind(address, kept).await?),
             None => None,
         };
-        Ok(Self { control, metrics })
+        let page = match &config.agent.page {
+            Some(address) => {
+                let listener = Listener::bind(page::NAME, address, kept).await?;
+                Some((listener, config.agent.page_hosts.clone()))
+            }
+            None => None,
+        };
+        Ok(Self {
+            control,
+            metrics,
+            page,
+        })
     }
 
     fn serve(self, calls: Calls, descriptors: Descriptors) -> Servers {
@@ -226,6 +239,10 @@ impl Listeners {
                 phases.clone(),
             ))
         });
+        let page = self.page.map(|(listener, names)| {
+            let (calls, most) = (calls.clone(), descriptors.for_metrics());
+            tokio::spawn(page::serve(listener, names, calls, most, phases.clone()))
+        });
         let control = tokio::spawn(server::serve(
             self.control,
             calls,
@@ -236,7 +253,7 @@ impl Listeners {
         Servers {
             phase,
             control,
-            metrics,
+            others: metrics.into_iter().chain(page).collect(),
         }
     }
 }
@@ -245,7 +262,8 @@ impl Listeners {
 struct Servers {
     phase: watch::Sender<Phase>,
     control: JoinHandle<std::io::Result<()>>,
-    metrics: Option<JoinHandle<()>>,
+    /// Those of metrics and the live page.
+    others: Vec<JoinHandle<()>>,
 }
 
 impl Servers {
@@ -254,8 +272,8 @@ impl Servers {
             End::Signal | End::Told => Phase::Ending,
             End::TakenOver => Phase::TakenOver,
         });
-        if let Some(metrics) = self.metrics {
-            metrics.abort();
+        for other in &self.others {
+            other.abort();
         }
         let _ = tokio::time::timeout(Duration::from_secs(1), self.control).await;
     }

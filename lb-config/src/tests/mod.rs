@@ -383,6 +383,13 @@ fn warnings_tell_what_is_likely_to_surprise() {
         found,
         ["a: 192.0.2.1/32 is in allow and in deny, and is refused (take it out of one)"]
     );
+    let page = |at: &str| {
+        let service =
+            "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:81']\nbackends = ['127.0.0.1:1']";
+        of(&format!("[agent]\npage = '{at}'\n{service}"))
+    };
+    assert!(page("0.0.0.0:9601")[0].contains("may read the live page"));
+    assert!(page("127.0.0.1:9601").is_empty() && page("unix:/run/page.sock").is_empty());
     let bare = parse(
         "[[service]]\nname = 'a'\nlisten = ['0.0.0.0:81']",
         FilePath::new("f"),

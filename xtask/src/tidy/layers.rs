@@ -136,7 +136,7 @@ const HTTP_MODULES: [&str; 65] = [
 ];
 
 const AGENT: &str = "lb-agent/src/lib.rs";
-const AGENT_MODULES: [&str; 20] = [
+const AGENT_MODULES: [&str; 21] = [
     "allocator",
     "errors",
     "sockdiag",
@@ -149,6 +149,7 @@ const AGENT_MODULES: [&str; 20] = [
     "health",
     "control",
     "metrics",
+    "page",
     "proxy",
     "http",
     "doctor",
