@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -125,6 +125,9 @@ fn watched(page: &Page, asking: Asking) -> Answer {
     let events = Events::begin(Arc::clone(&page.live), watcher, asking);
     let mut answer = Response::new(Either::Right(events));
     assets::finish(&mut answer, "text/event-stream");
+    // The next stream has a connection of its own, with all of its time.
+    let close = HeaderValue::from_static("close");
+    answer.headers_mut().insert(CONNECTION, close);
     answer
 }
 
