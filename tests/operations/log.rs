@@ -56,6 +56,53 @@ fn refusal_is_a_warning_and_what_is_ensured_is_none() {
     assert!(events.iter().any(refused), "{events:#?}");
 }
 
+/// Commands with every kind of option, refused ones too.
+const COMMANDS: [&[&str]; 18] = [
+    &["status"],
+    &["stats"],
+    &["bans"],
+    &["plan"],
+    &["lookup", "192.0.2.1"],
+    &["add-backend", "127.0.0.1:5001", "--weight", "2"],
+    &["add-backend", "127.0.0.1:5001"],
+    &["drain-backend", "127.0.0.1:5001", "--timeout", "1h"],
+    &["drain-backend", "127.0.0.1:5009", "--now"],
+    &["remove-backend", "127.0.0.1:5001"],
+    &["remove-backend", "127.0.0.1:5001"],
+    &["reset-backend", "127.0.0.1:5001"],
+    &["ban", "192.0.2.0/24", "--for", "1h", "--reason", "a test"],
+    &["ban", "192.0.2.0/24", "--service", "none"],
+    &["unban", "192.0.2.0/24"],
+    &["unban", "192.0.2.0/24"],
+    &["cache"],
+    &["reload"],
+];
+
+#[test]
+fn commands_are_logged_in_words() {
+    let hosts = Hosts::new();
+    let mut agent = Agent::start(&hosts.balancer, SERVICES);
+    agent.kill();
+    let mut command = agent.run_command();
+    command.env("LB_AGENT_LOG", "lb_agent=debug,lb_http=debug,lb_net=debug");
+    agent.start_as(command);
+    for command in COMMANDS {
+        agent.run(command);
+    }
+    agent.ok(&["stop"]);
+    let log = agent.log();
+    for logged in ["added 127.0.0.1:5001", "ban", "reload", "stopping"] {
+        assert!(log.contains(logged), "{logged}: {log}");
+    }
+    let is_source = |line: &&str| {
+        ["Some(", "None", " { ", " }", "Ok(", "Err("]
+            .iter()
+            .any(|form| line.contains(form))
+    };
+    let forms: Vec<&str> = log.lines().filter(is_source).collect();
+    assert!(forms.is_empty(), "{forms:#?}");
+}
+
 #[test]
 fn json_has_command_backend_service_and_error() {
     let hosts = Hosts::new();

@@ -52,7 +52,10 @@ async fn carry_out(shared: &Shared, job: &Job) {
 fn tell(job: &Job, outcome: &Result<Duration, String>) {
     let Target { service, address } = &job.target;
     match outcome {
-        Ok(took) => tracing::trace!(%service, backend = %address, ?took, "probed"),
+        Ok(took) => {
+            let took_ms = took.as_millis() as u64;
+            tracing::trace!(%service, backend = %address, took_ms, "probed");
+        }
         Err(error) => tracing::debug!(%service, backend = %address, error, "a probe failed"),
     }
 }
