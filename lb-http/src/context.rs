@@ -28,6 +28,7 @@ use super::sticky::engineio;
 use super::sticky::sessions::Sessions;
 use super::sticky::sniffer::{SessionSniffer, TunnelledSession};
 use super::sticky::{Key, StickyAction, StickyKey};
+use super::trace;
 use lb_config::http::Algorithm;
 
 /// One request.
@@ -94,7 +95,12 @@ impl RequestContext {
             line.client = asker.ip;
             line.identify(asker.request_id.as_bytes());
         }
-        let request = request(connection, head, framing, asker, upgrade);
+        let trace = trace::follow(&mut head.fields, settings.tracing.as_ref());
+        if let Some(line) = &mut record.line {
+            line.trace = trace;
+        }
+        let mut request = request(connection, head, framing, asker, upgrade);
+        request.trace = trace;
         let context = Box::new(Self {
             connection: Rc::clone(connection),
             service,
@@ -350,6 +356,7 @@ fn request(
         framing,
         origin: Rc::clone(&connection.origin),
         asker,
+        trace: None,
         upgrade,
         meta: None,
         sticky,

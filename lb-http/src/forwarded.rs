@@ -443,8 +443,8 @@ static HEX: [[u8; 2]; 256] = {
     table
 };
 
-/// A new id: 32 hexadecimal digits.
-fn id() -> [u8; 32] {
+/// A new id: 32 hexadecimal digits, of a request or a trace.
+pub(crate) fn id() -> [u8; 32] {
     let [first, second] = IDS.with(|ids| {
         let [salt, count] = ids.get();
         ids.set([salt, count.wrapping_add(1)]);

@@ -51,6 +51,7 @@
 //! | `sticky` | stickiness beyond a client's address |
 //! | `pages` | the pages for errors and maintenance |
 //! | `tls` | TLS for clients: certificates, server names, session tickets |
+//! | `trace` | the trace of a request (W3C Trace Context) |
 //! | `watch` | files that are read again when they change |
 //! | `clock` | deadlines |
 //! | `counts` | the counters for `status` |
@@ -120,6 +121,7 @@ mod stream;
 mod tables;
 mod thread;
 mod tls;
+mod trace;
 mod transfer;
 mod tunnel;
 mod upload;

@@ -13,6 +13,7 @@ use super::limits::Limited;
 use super::rules::Values;
 use super::sticky::StickyKey;
 use super::sticky::sessions::Sessions;
+use super::trace::TraceContext;
 use lb_config::BackendAddress;
 
 /// A request as filters see it.
@@ -26,6 +27,8 @@ pub(super) struct Request {
     pub(super) origin: Rc<Origin>,
     /// The client of the request.
     pub(super) asker: Asker,
+    /// Its trace, as its backend gets it.
+    pub(super) trace: Option<TraceContext>,
     /// The protocol that the client wants to go on with.
     pub(super) upgrade: Option<String>,
     /// How its answer may be compressed, if it may.
@@ -62,6 +65,7 @@ impl Request {
             method: &self.head.method,
             host: self.head.host(),
             target: self.head.target(),
+            trace: self.trace.as_ref(),
             backend,
         }
     }

@@ -8,6 +8,7 @@ use lb_http1::Fields;
 
 use super::forwarded::{self, Asker, Origin};
 use super::routes::hostname;
+use super::trace::TraceContext;
 use lb_config::BackendAddress;
 use lb_config::http::{HeaderRule, Operation, Part, Template, Variable};
 
@@ -26,6 +27,8 @@ pub(crate) struct Values<'a> {
     pub host: &'a [u8],
     /// Path and query as the request has them.
     pub target: &'a [u8],
+    /// Its trace, if it has one.
+    pub trace: Option<&'a TraceContext>,
     /// The backend, once it is chosen.
     pub backend: Option<&'a BackendAddress>,
 }
@@ -201,6 +204,11 @@ fn variable_into(text: &mut Vec<u8>, variable: Variable, values: &Values<'_>) {
         Variable::Path => put(&target[..path_end]),
         Variable::Query => put(target.get(path_end + 1..).unwrap_or_default()),
         Variable::RequestId => put(values.asker.request_id.as_bytes()),
+        Variable::TraceId => {
+            if let Some(context) = values.trace {
+                put(context.trace.as_bytes());
+            }
+        }
         Variable::Service => put(values.service.as_bytes()),
         Variable::Backend => {
             if let Some(backend) = values.backend {
@@ -253,6 +261,8 @@ mod tests {
             request_id: forwarded::RequestId::of(b"abc").unwrap(),
         };
         let backend = "unix:/run/a.sock".parse().unwrap();
+        let parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = TraceContext::parse(parent).unwrap();
         let values = Values {
             service: "app",
             origin: &origin,
@@ -260,6 +270,7 @@ mod tests {
             method: &Method::GET,
             host: b"Example.com:8080",
             target: b"/a/b?c=d",
+            trace: Some(&trace),
             backend: Some(&backend),
         };
         rules(lines).apply(&mut headers, &values);
@@ -292,6 +303,7 @@ mod tests {
             ("$path", "/a/b"),
             ("$query", "c=d"),
             ("$request_id", "abc"),
+            ("$trace_id", "0af7651916cd43dd8448eb211c80319c"),
             ("$backend", "unix:/run/a.sock"),
             ("$service", "app"),
         ];

@@ -75,6 +75,8 @@ names! {
     SignatureInput = "signature-input",
     StrictTransportSecurity = "strict-transport-security",
     Te = "te",
+    Traceparent = "traceparent",
+    Tracestate = "tracestate",
     Trailer = "trailer",
     TransferEncoding = "transfer-encoding",
     Upgrade = "upgrade",

@@ -45,7 +45,7 @@ pub use route::{Action, Route};
 pub(crate) use sections::size;
 pub use sections::{
     AccessLog, Algorithm, Compression, ErrorPages, Limits, LogFormat, LogTarget, RouteLimits,
-    RouteTimeouts, Timeouts, Upstream,
+    RouteTimeouts, Timeouts, Tracing, Upstream,
 };
 pub use settings::{AmbiguousPaths, Protocol, SameSite, Settings, Stickiness, StickyCookie};
 pub(super) use settings::{BLOCK, PROXY_VERSION};

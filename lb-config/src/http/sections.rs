@@ -18,7 +18,7 @@ use crate::schema::kinds::{
     Flag, List, Maybe, OneOf, Text, Thousandths, UnlessZero, one_of, path, text, time, whole,
 };
 use crate::schema::{Kind, Shape, Show, section};
-use crate::value::quoted;
+use crate::value::{BadValue, percent, quoted};
 
 const ANY_TIME: Texts<Duration> = time("\"60s\"", value::duration);
 const SOME_TIME: Texts<Duration> = time("\"60s\"", value::some_time);
@@ -276,6 +276,24 @@ choice! {
         Combined = "combined",
         /// One JSON object.
         Json = "json",
+    }
+}
+
+const SAMPLE: Text<u32, BadValue> = Text {
+    what: "part in percent",
+    example: "\"1%\"",
+    parse: percent,
+    print: |millionths| format!("{}%", f64::from(*millionths) / 1e4),
+};
+
+section! {
+    Reload, "0.1";
+    /// Traces. With this table each request without a valid `traceparent` gets one (W3C Trace Context).
+    #[derive(Eq)]
+    pub struct Tracing {
+        /// How many of the traces that begin here have the sampled flag. A trace that a request brings along keeps its
+        /// own.
+        pub sample_millionths as "sample": u32 = 0, SAMPLE;
     }
 }
 

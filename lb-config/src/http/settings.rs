@@ -8,7 +8,7 @@ use super::ProxyVersion;
 use super::auth::{Auth, auth};
 use super::cache::Cache;
 use super::header::{HeaderRule, request_rules, response_rules};
-use super::sections::{AccessLog, Compression, ErrorPages, Limits, Timeouts, Upstream};
+use super::sections::{AccessLog, Compression, ErrorPages, Limits, Timeouts, Tracing, Upstream};
 use super::value::{self, Cidr};
 use crate::choice::choice;
 use crate::error::Problems;
@@ -79,6 +79,8 @@ section! {
         pub cache: Option<Cache> = None, Maybe(Sound(sub("{}")));
         /// The access log. Without the table there is none.
         pub access_log: Option<AccessLog> = None, Maybe(Sound(sub("{ file = \"stdout\" }")));
+        /// Traces. Without the table `traceparent` and `tracestate` are passed on as they are.
+        pub tracing: Option<Tracing> = None, Maybe(Sound(sub("{ sample = \"1%\" }")));
         /// Users that may ask. Without the table everybody may.
         pub auth: Option<Auth> = None, Maybe(auth());
         /// Connections to backends.

@@ -64,6 +64,8 @@ variables! {
     Query = "query",
     /// The id of the request.
     RequestId = "request_id",
+    /// The trace id; empty if the request has no valid `traceparent`.
+    TraceId = "trace_id",
     /// The address of the backend; empty if there is none.
     Backend = "backend",
     /// The name of the service.

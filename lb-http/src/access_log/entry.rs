@@ -10,6 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::{StatusCode, Version};
 use lb_http1::{Name, RequestHead, buffer_pool};
 
+use crate::trace::TraceContext;
+
 /// The fields of a request's log line. Texts are copied into one buffer, which the next request of the
 /// thread reuses. The log keeps nothing of the request itself alive.
 pub(crate) struct Entry {
@@ -30,6 +32,8 @@ pub(crate) struct Entry {
     /// The limit that the request exceeds, and whether it was passed on.
     pub(crate) limit: Option<(Arc<str>, bool)>,
     pub(super) id: Option<Range<usize>>,
+    /// Its trace.
+    pub(crate) trace: Option<TraceContext>,
     /// How long the connection to the backend took; zero for one that was there.
     pub(crate) connect: Option<Duration>,
     /// How long the server of forward authentication took.
@@ -116,6 +120,7 @@ impl Entry {
             cache: None,
             limit: None,
             id: None,
+            trace: None,
             connect: None,
             auth: None,
         };

@@ -64,6 +64,10 @@ fn combined(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(b" id=");
     escape(entry.request_id().unwrap_or(b"-"), &TEXT, out);
+    if let Some(context) = &entry.trace {
+        out.extend_from_slice(b" trace=");
+        out.extend_from_slice(context.trace.as_bytes());
+    }
     out.extend_from_slice(b" tls=");
     out.extend_from_slice(entry.tls.unwrap_or("-").as_bytes());
     if let Some(subject) = entry.certificate() {
@@ -117,6 +121,10 @@ fn json(entry: &Entry, ended: &Ended, out: &mut Vec<u8>) {
         }
     }
     text("request_id", entry.request_id(), out);
+    if let Some(context) = &entry.trace {
+        text("trace_id", Some(context.trace.as_bytes()), out);
+        text("span_id", Some(context.span.as_bytes()), out);
+    }
     text("tls", entry.tls.map(str::as_bytes), out);
     text("client_cert", entry.certificate(), out);
     if let Some((limit, dry_run)) = &entry.limit {
@@ -255,6 +263,7 @@ mod tests {
 
     use super::*;
     use crate::access_log::LogFields;
+    use crate::trace::TraceContext;
     use hyper::{Method, StatusCode};
     use lb_http1::RequestHead;
 
@@ -351,6 +360,20 @@ mod tests {
             "total_ms": 12.345, "request_id": "abc123", "tls": "TLSv1.3",
         });
         assert_eq!(serde_json::Value::Object(object), expected);
+    }
+
+    #[test]
+    fn lines_have_the_trace_of_a_request() {
+        let mut entry = whole();
+        let parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        entry.trace = TraceContext::parse(parent);
+        let combined = written(LogFormat::Combined, &entry, End::Complete);
+        let traced = " id=abc123 trace=0af7651916cd43dd8448eb211c80319c tls=TLSv1.3\n";
+        assert!(combined.ends_with(traced), "{combined}");
+        let json = written(LogFormat::Json, &entry, End::Complete);
+        let object: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(object["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(object["span_id"], "b7ad6b7169203331");
     }
 
     #[test]

@@ -55,6 +55,7 @@ impl HeaderRules {
             method: &request.head.method,
             host: &host,
             target: &target,
+            trace: request.trace.as_ref(),
             backend,
         };
         rules.apply_to_request(&mut request.head.fields, &values);

@@ -221,6 +221,7 @@ impl Chain {
             send_proxy_protocol: _,
             upstream: _,
             access_log: _,
+            tracing: _,
             errors: _,
             // Merged with those of the route (`parts`).
             timeouts: _,

@@ -67,7 +67,7 @@ const NET_MODULES: [&str; 8] = [
 ];
 
 const HTTP: &str = "lb-http/src/lib.rs";
-const HTTP_MODULES: [&str; 65] = [
+const HTTP_MODULES: [&str; 66] = [
     "clock",
     "client_cert",
     "forwarded",
@@ -84,6 +84,7 @@ const HTTP_MODULES: [&str; 65] = [
     "tables",
     "watch",
     "auth",
+    "trace",
     "access_log",
     "affinity_cache",
     "answers",

@@ -44,6 +44,7 @@ limits = { headers = 50, body = "10MiB" }
 compression = { enabled = false, algorithms = ["gzip"] }
 cache = { heuristic = true, lock = "1s" }
 access_log = { file = "stdout", format = "json" }
+tracing = { sample = "0.5%" }
 auth = { users = "/etc/lb-agent/users", realm = "Staff" }
 upstream = { max_fails = 1, fail_timeout = "1s", retry_budget = 0.1, keepalive = 8 }
 errors = { pages = { 502 = "/p/502.html" }, maintenance = "/p/soon.html" }
@@ -182,7 +183,7 @@ fn all_problems_come_at_once() {
     let expected = [
         "7: service[0].tls.listen[0]: 0.0.0.0:80 is listed twice (leave one out)",
         "10: service[0].http.trusted_proxies[0]: \"10.0.0.1/8\" has bits after its prefix (write \"10.0.0.0/8\")",
-        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, allow_client_headers, ambiguous_paths, trusted_proxies, protocol, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, cache, access_log, auth, upstream and errors)",
+        "11: service[0].http.nonsense: unknown key (there is proxy_protocol, forwarded, underscore_headers, allow_client_headers, ambiguous_paths, trusted_proxies, protocol, send_proxy_protocol, stickiness, upgrade, request_headers, response_headers, timeouts, limits, compression, cache, access_log, tracing, auth, upstream and errors)",
         "12: service[0].http.request_headers[0].value: \"$clientip\" is not a variable (did you mean $client_ip?)",
         "12: service[0].http.request_headers[1].set: Connection belongs to the connection and is set as it must be (leave it out)",
         "15: service[0].route[0].answer.status: 99 is not the status of an answer (use 200 to 599)",
