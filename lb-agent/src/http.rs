@@ -38,7 +38,7 @@ pub fn publish(engine: &mut Engine, desired: &Desired, observed: &Arc<Observed>)
 
 fn confine(role: Role) -> io::Result<()> {
     let wanted: &[Capability] = match role {
-        Role::Worker | Role::AccessLog | Role::Passwords => &[],
+        Role::Worker | Role::AccessLog | Role::Passwords | Role::Traces => &[],
         Role::Certificates => &[Capability::CAP_DAC_READ_SEARCH],
     };
     privilege::keep(wanted).map_err(io::Error::other)

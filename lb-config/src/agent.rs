@@ -6,12 +6,13 @@ use super::choice::choice;
 use super::error::Problems;
 use super::http::size;
 use super::metrics::{self, MetricsAddress};
+use super::otlp::{self, OtlpUrl};
 use super::packet::PacketConfig;
 use super::reader::Table;
 use super::schema::fields::Flat;
 use super::schema::kinds::{List, Maybe, Text, Whole, one_of, path, sub, text, whole};
 use super::schema::section;
-use super::value;
+use super::value::{self, BadValue};
 
 /// Most clients that can be remembered: more would take gigabytes of kernel memory.
 const MAX_CLIENTS: u32 = 1 << 24;
@@ -36,7 +37,8 @@ const PAGE: Text<MetricsAddress, String> = text(
     metrics::page,
 );
 const PAGE_HOST: Text<String, String> = text("host name", "\"lb.example.com\"", metrics::host_name);
-const SEED: Text<[u8; 16], value::BadValue> = Text {
+const OTLP: Text<OtlpUrl, BadValue> = text("URL of `http://`", otlp::EXAMPLE, otlp::url);
+const SEED: Text<[u8; 16], BadValue> = Text {
     what: "32 hexadecimal digits",
     example: "\"0123...\"",
     parse: value::hash_seed,
@@ -84,6 +86,9 @@ section! {
         /// Host names that the live page answers to, beside `localhost` and IP addresses. A request for another name is
         /// refused, against DNS rebinding.
         pub page_hosts: Vec<String> = Vec::new(), List("[\"lb.example.com\"]", PAGE_HOST);
+        /// Base URL of a collector of OpenTelemetry: `http://` and an address. Spans of sampled requests are sent there
+        /// by OTLP/HTTP in JSON, for services with `[service.http.tracing]`.
+        pub otlp: Option<OtlpUrl> = None, Maybe(OTLP);
         /// Mode of the control socket. A user that may open it may read; changes take more. `"0666"` lets all users
         /// of the host read.
         pub control_mode: Option<u32> = None, Maybe(MODE), shown "`\"0660\"`";

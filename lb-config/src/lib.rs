@@ -16,6 +16,7 @@
 //! | [`loops`] | backends with connections that come back to the agent |
 //! | [`http`] | everything for `mode = "http"` |
 //! | `metrics` | the address that serves metrics |
+//! | `otlp` | the collector of spans |
 //! | `packet` | everything for the paths `nat` and `dsr` |
 //! | `validate` | rules between values: duplicates, clashes, limits |
 //! | `memory` | the memory that the machine and cgroups leave to the agent |
@@ -38,6 +39,7 @@ mod lists;
 pub mod loops;
 mod memory;
 mod metrics;
+mod otlp;
 mod packet;
 mod raw;
 mod reader;
@@ -58,6 +60,7 @@ pub use address::BackendAddress;
 pub use agent::{AgentConfig, DataPlane};
 pub use error::{ConfigError, Line, Problem};
 pub use metrics::MetricsAddress;
+pub use otlp::OtlpUrl;
 pub use packet::{
     Attach, Encapsulation, FlowTimeouts, InterfaceConfig, PacketConfig, Prefix, ServicePaths,
 };

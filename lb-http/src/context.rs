@@ -28,7 +28,7 @@ use super::sticky::engineio;
 use super::sticky::sessions::Sessions;
 use super::sticky::sniffer::{SessionSniffer, TunnelledSession};
 use super::sticky::{Key, StickyAction, StickyKey};
-use super::trace;
+use super::trace::{self, Facts, OpenSpans, TraceContext};
 use lb_config::http::Algorithm;
 
 /// One request.
@@ -95,10 +95,7 @@ impl RequestContext {
             line.client = asker.ip;
             line.identify(asker.request_id.as_bytes());
         }
-        let trace = trace::follow(&mut head.fields, settings.tracing.as_ref());
-        if let Some(line) = &mut record.line {
-            line.trace = trace;
-        }
+        let trace = followed(connection, &service, place, &mut head, &asker, &mut record);
         let mut request = request(connection, head, framing, asker, upgrade);
         request.trace = trace;
         let context = Box::new(Self {
@@ -363,6 +360,35 @@ fn request(
         auth: None,
         limited: Limited::default(),
     }
+}
+
+/// The trace of a request. Its record gets the spans, if they are exported.
+fn followed(
+    connection: &Connection,
+    service: &Service,
+    place: usize,
+    head: &mut RequestHead,
+    asker: &Asker,
+    record: &mut Record,
+) -> Option<TraceContext> {
+    let tracing = service.http.settings.tracing.as_ref();
+    let queue = tracing.and_then(|_| connection.worker.snapshot().spans.clone());
+    let followed = trace::follow(&mut head.fields, tracing, queue.is_some())?;
+    if let Some(line) = &mut record.line {
+        line.trace = Some(followed.own());
+    }
+    if let (Some(ids), Some(queue)) = (followed.ids, &queue) {
+        let facts = Facts {
+            context: followed.context,
+            ids,
+            scheme: forwarded::scheme(asker.https),
+            client: asker.ip,
+            service: &service.http.name,
+            route: service.http.routes.get(place),
+        };
+        record.spans = Some(Box::new(OpenSpans::begin(queue, head, &facts)));
+    }
+    Some(followed.context)
 }
 
 /// The record of a request that begins now.

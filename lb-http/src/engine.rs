@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lb_common::abi::{Affinity, AffinityKey, BackendId, Counter, ServiceId, ServiceKey, state};
+use lb_config::OtlpUrl;
 use lb_config::http::{CertificateFiles, HttpService};
 use socket2::Type;
 
@@ -23,6 +24,7 @@ use crate::sticky::sessions::Sessions;
 use crate::tables::{Confine, PassiveHealth, ServiceTables};
 use crate::thread::{Handle, Message};
 use crate::tls::{CertificateStatus, ClientAuthStatus};
+use crate::trace::{Exporter, SpanFigures, SpanQueue};
 use lb_net::Clients;
 use lb_net::admission::Admission;
 use lb_net::bind::{self, Listening, Problems, listen_address};
@@ -30,6 +32,9 @@ use lb_net::handover::{self, AcceptPolicy, FdStore};
 
 /// How long the workers may take to put new settings in force.
 const PUBLISHED: Duration = Duration::from_secs(2);
+
+/// How long the last spans may take when the agent ends.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Socket.IO sessions that are remembered; the one unseen for longest goes first.
 const MOST_SESSIONS: usize = 1 << 18;
@@ -50,6 +55,9 @@ pub struct Engine {
     cache: (u64, u64),
     /// Made for the first service that stores answers.
     store: Option<Arc<Store>>,
+    /// The collector of spans, and their exporter from the first service with traces on.
+    collector: Option<OtlpUrl>,
+    exporter: Option<Exporter>,
     presences: Presences,
     health: Option<Arc<dyn PassiveHealth>>,
     compiler: Compiler,
@@ -89,6 +97,8 @@ impl Engine {
             sessions: Arc::new(Sessions::new(MOST_SESSIONS)),
             cache: (128 << 20, 2 << 20),
             store: None,
+            collector: None,
+            exporter: None,
             presences: Presences::default(),
             health: None,
             compiler: Compiler::new(confine),
@@ -110,6 +120,11 @@ impl Engine {
     /// Bounds the stored answers of all services, and the body of one, in bytes.
     pub fn bound_cache(&mut self, memory: u64, object: u64) {
         self.cache = (memory, object);
+    }
+
+    /// Exports the spans of sampled requests, from the next [`Engine::publish`] on.
+    pub fn export_spans_to(&mut self, collector: OtlpUrl) {
+        self.collector = Some(collector);
     }
 
     /// Tells of backends that could not be used, from the next [`Engine::publish`] on.
@@ -163,6 +178,10 @@ impl Engine {
             let made = || Arc::new(Store::new(memory, object));
             self.store.get_or_insert_with(made);
         }
+        let traces = services
+            .values()
+            .any(|it| it.http.settings.tracing.is_some());
+        let spans = if traces { self.span_queue() } else { None };
         self.generation += 1;
         let wanted: HashSet<ServiceKey> = services.keys().copied().collect();
         let snapshot = Arc::new(Snapshot {
@@ -173,6 +192,7 @@ impl Engine {
             counts: Arc::clone(&self.counts),
             metrics: Arc::clone(&self.metrics),
             store: self.store.clone(),
+            spans,
             sessions: Arc::clone(&self.sessions),
             presences: self.presences.clone(),
             health: self.health.clone(),
@@ -195,6 +215,17 @@ impl Engine {
         if !self.steers {
             self.listen(wanted);
         }
+    }
+
+    /// The queue of spans; `None` without a collector.
+    fn span_queue(&mut self) -> Option<Arc<SpanQueue>> {
+        let collector = self.collector.as_ref()?;
+        if self.exporter.is_none() {
+            self.exporter = Exporter::start(collector, &self.admission, self.confine)
+                .inspect_err(|error| tracing::error!(%error, "spans are not exported"))
+                .ok();
+        }
+        self.exporter.as_ref().map(Exporter::queue)
     }
 
     /// The settings that were published last.
@@ -347,6 +378,11 @@ impl Engine {
         Some(self.store.as_ref()?.figures())
     }
 
+    /// The spans so far; `None` if none are exported.
+    pub fn spans(&self) -> Option<SpanFigures> {
+        self.exporter.as_ref().map(Exporter::figures)
+    }
+
     /// Stored answers to URLs that begin with `prefix`, those with the most hits first, at most `most`.
     pub fn stored(&self, prefix: &str, most: usize) -> Vec<StoredObject> {
         let store = self.store.as_ref();
@@ -384,6 +420,7 @@ impl Engine {
     /// Ends the workers. Open requests may go on for `grace`; returns when it is over.
     pub async fn wind_down(mut self, grace: Duration, accept_policy: AcceptPolicy) {
         self.published = None;
+        let exporter = self.exporter.take();
         let deadline = Instant::now() + grace;
         for worker in &self.workers {
             worker.tell(Message::Stop(deadline, accept_policy));
@@ -398,6 +435,9 @@ impl Engine {
                 let _ = thread.join();
             }
             self.listener_configs.flush_logs();
+            if let Some(exporter) = exporter {
+                exporter.finish(LAST_SPANS);
+            }
         });
         let _ = joined.await;
     }

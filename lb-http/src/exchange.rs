@@ -190,10 +190,8 @@ impl Exchange<'_> {
             };
             let id = connected.upstream.backend;
             self.record.chose(&worker.meters, id);
-            if let Some(line) = &mut self.record.line {
-                line.chose(&connected.upstream.name, connected.why);
-                line.connect = Some(connected.connect);
-            }
+            let name = &connected.upstream.name;
+            self.record.reached(name, connected.why, connected.connect);
             request.backend_chosen(id);
             upload.counts_for(self.record.counters());
             let carrier = &mut connected.upstream.carrier;

@@ -51,7 +51,7 @@
 //! | `sticky` | stickiness beyond a client's address |
 //! | `pages` | the pages for errors and maintenance |
 //! | `tls` | TLS for clients: certificates, server names, session tickets |
-//! | `trace` | the trace of a request (W3C Trace Context) |
+//! | `trace` | the trace of a request (W3C Trace Context), and its spans for a collector |
 //! | `watch` | files that are read again when they change |
 //! | `clock` | deadlines |
 //! | `counts` | the counters for `status` |
@@ -143,3 +143,4 @@ pub use tables::{Confine, PassiveHealth, Role, ServiceTables};
 pub use tls::{
     Absent, CertificateStatus, ClientAuthStatus, Findings, check_config as check_certificates,
 };
+pub use trace::SpanFigures;

@@ -15,6 +15,7 @@ use super::limits::{Held, Limited};
 use super::metrics::{
     BackendMeter, CacheResult, Cause, Meters, Method, ServiceMeter, Source, Status,
 };
+use super::trace::OpenSpans;
 
 /// The word of the access log for a request whose client has no access.
 pub(super) const DENIED: &str = "denied";
@@ -37,6 +38,8 @@ pub(super) struct Record {
     held: Option<Held>,
     /// Its line in the access log.
     pub(super) line: Option<Box<Line>>,
+    /// Its spans, if they are exported.
+    pub(super) spans: Option<Box<OpenSpans>>,
 }
 
 /// The counters that the bytes of a request belong to.
@@ -94,6 +97,7 @@ impl Record {
             bytes: 0,
             held: None,
             line,
+            spans: None,
         }
     }
 
@@ -131,6 +135,17 @@ impl Record {
     /// The backend that was chosen; the last one counts.
     pub(super) fn chose(&mut self, meters: &Meters, backend: BackendId) {
         self.counters.backend = Some(meters.backend(backend));
+    }
+
+    /// There is a connection to a backend, which took so long to come about.
+    pub(super) fn reached(&mut self, name: &str, why: &'static str, connect: Duration) {
+        if let Some(line) = &mut self.line {
+            line.chose(name, why);
+            line.connect = Some(connect);
+        }
+        if let Some(spans) = &mut self.spans {
+            spans.reached(name, why, self.begun.elapsed().saturating_sub(connect));
+        }
     }
 
     /// The counters for the bytes of the request.
@@ -209,6 +224,11 @@ impl Record {
         self.first_byte = FirstByte::Now;
         self.status = Some(status);
         self.source = source;
+        if let Some(spans) = &mut self.spans
+            && source == Source::Backend
+        {
+            spans.first_byte(self.begun.elapsed());
+        }
     }
 
     /// The answer is not at its end yet. The clock is read for its head; the head of one that ends at once is
@@ -249,6 +269,9 @@ impl Record {
             FirstByte::After(time) => Some(time),
         };
         self.count(end, first_byte, total);
+        if let Some(spans) = self.spans.take() {
+            spans.end(self.status, end == End::Aborted, total);
+        }
         if let Some(line) = self.line.take() {
             line.write(&Ended {
                 status: self.status,

@@ -25,6 +25,7 @@ use super::sticky::sessions::Sessions;
 use super::sticky::spread::Spread;
 use super::tables::{PassiveHealth, ServiceTables};
 use super::tls::ServerConfigs;
+use super::trace::SpanQueue;
 use lb_config::BackendAddress;
 use lb_config::http::HttpService;
 use lb_net::Clients;
@@ -47,6 +48,8 @@ pub(super) struct Snapshot {
     pub(super) metrics: Arc<Registry>,
     /// The stored answers, if a service stores some.
     pub(super) store: Option<Arc<Store>>,
+    /// The queue of spans, if they are exported.
+    pub(super) spans: Option<Arc<SpanQueue>>,
     /// The backends of Socket.IO sessions.
     pub(super) sessions: Arc<Sessions>,
     /// Whether the applications of the backends listen.

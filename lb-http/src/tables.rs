@@ -43,6 +43,8 @@ pub enum Role {
     Certificates,
     /// Computes hashes of passwords.
     Passwords,
+    /// Exports spans.
+    Traces,
 }
 
 impl Role {
@@ -52,6 +54,7 @@ impl Role {
             Self::AccessLog => "access log",
             Self::Certificates => "certificates",
             Self::Passwords => "passwords",
+            Self::Traces => "traces",
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_http::CacheFigures;
+use lb_http::{CacheFigures, SpanFigures};
 use lb_net::admission::Admission;
 use serde_json::json;
 
-use super::{Source as _, cache, collect, syn_cookies, text};
+use super::{Source as _, cache, collect, spans, syn_cookies, text};
 use crate::control::stats::http::{
     GatewayErrorStats, HttpBackendStats, HttpStats, LatencyStats, LimitStats, RequestStats,
 };
@@ -86,6 +86,7 @@ fn families() -> Vec<Family> {
     let mut families = collect::families(&stats());
     families.extend(Admission::default().families());
     families.extend(cache::families(&CacheFigures::default()));
+    families.push(spans::family(&SpanFigures::default()));
     families.push(syn_cookies::family(""));
     families
 }

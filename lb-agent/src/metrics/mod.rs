@@ -14,6 +14,7 @@ mod http;
 pub mod listener;
 pub mod process;
 pub mod server;
+pub mod spans;
 pub mod syn_cookies;
 pub mod text;
 

@@ -11,7 +11,7 @@ use crate::control::stats::{ClientStats, DropStats, Family, Stats, TableStats, T
 use crate::control::status::Status;
 use crate::dataplane::packets::PacketFigures;
 use crate::dataplane::{BackendCounts, Counts, Error, ServiceCounts};
-use crate::metrics::{Sources, cache, events, process};
+use crate::metrics::{Sources, cache, events, process, spans};
 use crate::proxy::listener_set::ListenerSet;
 use crate::state::desired::{Backend, Desired, Service};
 use crate::state::observed::Observed;
@@ -105,6 +105,7 @@ impl Figures<'_> {
     fn families(&self) -> Vec<Family> {
         let mut families = self.sources.families();
         families.extend(self.l7.cache().iter().flat_map(cache::families));
+        families.extend(self.l7.spans().iter().map(spans::family));
         families
     }
 

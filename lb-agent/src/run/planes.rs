@@ -40,6 +40,9 @@ pub(super) fn open(
         planes
             .l7
             .bound_cache(agent.cache.memory, agent.cache.object);
+        if let Some(collector) = &agent.otlp {
+            planes.l7.export_spans_to(collector.clone());
+        }
         planes
     };
     let userspace = |notes: Vec<String>| {

@@ -235,7 +235,12 @@ fn realm(text: &str) -> Result<String, String> {
 }
 
 fn auth_url(text: &str) -> Result<AuthUrl, BadValue> {
-    const REMEDY: &str = "write it like \"http://127.0.0.1:4180/auth\"";
+    http_url(text, "\"http://127.0.0.1:4180/auth\"")
+}
+
+/// The URL of a server without TLS; `example` is one, in quotes.
+pub(crate) fn http_url(text: &str, example: &str) -> Result<AuthUrl, BadValue> {
+    let remedy = || format!("write it like {example}");
     if text.starts_with("https://") {
         return bad(
             format!(
@@ -246,7 +251,7 @@ fn auth_url(text: &str) -> Result<AuthUrl, BadValue> {
         );
     }
     let Some(rest) = text.strip_prefix("http://") else {
-        return bad(format!("{} is not a URL", quoted(text)), REMEDY);
+        return bad(format!("{} is not a URL", quoted(text)), remedy());
     };
     let (authority, target) = match rest.strip_prefix("unix:") {
         Some(of_socket) => {

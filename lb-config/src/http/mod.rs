@@ -33,6 +33,7 @@ mod value;
 
 use std::net::SocketAddr;
 
+pub(crate) use auth::http_url;
 pub use auth::{Auth, AuthUrl, BasicAuth, ForwardAuth};
 pub use cache::{Cache, CacheKey};
 pub(super) use check::{Inner, RawHttp, check};

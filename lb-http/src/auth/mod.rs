@@ -33,7 +33,7 @@ pub(crate) use connections::Connections;
 pub(crate) use files::UsersFiles;
 pub(crate) use forward::{AuthOutcome, Denial, ForwardAuth};
 use hasher::Hasher;
-pub(crate) use question::Servers;
+pub(crate) use question::{Fault, Incoming, Servers};
 use users::{Users, UsersFile};
 
 use crate::forwarded::Via;

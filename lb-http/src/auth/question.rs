@@ -42,7 +42,7 @@ pub(super) struct Reply {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[error("no connection: {0}")]
     Connect(io::Error),
     #[error("there are too few descriptors: {0}")]
@@ -99,14 +99,14 @@ pub(super) async fn ask(
 }
 
 /// A connection with the bytes that were read from it.
-struct Incoming {
+pub(crate) struct Incoming {
     stream: Stream,
     input: Vec<u8>,
     is_untouched: bool,
 }
 
 impl Incoming {
-    fn new(stream: Stream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self {
             stream,
             input: Vec::new(),
@@ -115,7 +115,7 @@ impl Incoming {
     }
 
     /// Sends a request, and reads the head of the final answer.
-    async fn exchange(&mut self, request: &[u8]) -> Result<ResponseHead, Fault> {
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> Result<ResponseHead, Fault> {
         let written = self.stream.write_all(request).await;
         written.map_err(|_| Fault::Broken)?;
         loop {
@@ -171,13 +171,28 @@ impl Incoming {
         Ok(Reply { head, body })
     }
 
+    /// Whether not a byte has come.
+    pub(crate) const fn is_untouched(&self) -> bool {
+        self.is_untouched
+    }
+
+    /// The connection, if no byte was read beyond the answer.
+    pub(crate) fn into_idle(self) -> Option<Stream> {
+        self.input.is_empty().then_some(self.stream)
+    }
+
     fn keep(self, connections: &Connections, address: &BackendAddress, seconds: Option<u64>) {
         if self.input.is_empty() {
             connections.put(address, self.stream, seconds);
         }
     }
 
-    async fn body(&mut self, decoder: &mut Decoder, most: usize) -> Result<Vec<u8>, Fault> {
+    /// Reads a body of at most so many bytes.
+    pub(crate) async fn body(
+        &mut self,
+        decoder: &mut Decoder,
+        most: usize,
+    ) -> Result<Vec<u8>, Fault> {
         let mut body = Vec::new();
         loop {
             let taken = decoder.pieces(&self.input, &mut |piece| {

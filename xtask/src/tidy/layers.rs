@@ -48,10 +48,10 @@ const ORDERS: [Order; 4] = [
 ];
 
 const CONFIG: &str = "lb-config/src/lib.rs";
-const CONFIG_MODULES: [&str; 20] = [
+const CONFIG_MODULES: [&str; 21] = [
     "memory", "foreign", "error", "value", "choice", "reader", "schema", "address", "packet",
-    "lists", "metrics", "http", "health", "agent", "raw", "hints", "loops", "validate", "show",
-    "warnings",
+    "lists", "metrics", "http", "otlp", "health", "agent", "raw", "hints", "loops", "validate",
+    "show", "warnings",
 ];
 
 const NET: &str = "lb-net/src/lib.rs";
