@@ -123,7 +123,8 @@ fn flood_of_made_up_clients_harms_no_real_client_and_takes_no_memory() {
                     let numbers = (first..CLIENTS).step_by(THREADS as usize);
                     // Another order in each run, of the same clients: the factor has no divisor of CLIENTS.
                     let order = move |n: u32| {
-                        (u64::from(n) * (seed % 1_000_000 * 10 + 1) % u64::from(CLIENTS)) as u32
+                        (u64::from(n) * u64::from(seed % 1_000_000 * 10 + 1) % u64::from(CLIENTS))
+                            as u32
                     };
                     scope.spawn(move || flood(numbers.map(order)))
                 })

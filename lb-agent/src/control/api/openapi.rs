@@ -36,11 +36,16 @@ fn properties(schema: &Value) -> BTreeSet<&str> {
     properties.keys().map(String::as_str).collect()
 }
 
-/// The body of an operation: its schema's name and its example.
-fn body(operation: &Value) -> Option<(&str, &Value)> {
+/// The body of an operation: its schema's name and its examples. There are several where properties exclude each other.
+fn body(operation: &Value) -> Option<(&str, Vec<&Value>)> {
     let content = operation.pointer("/requestBody/content/application~1json")?;
     let name = content["schema"]["$ref"].as_str()?.rsplit('/').next()?;
-    Some((name, &content["example"]))
+    let several = content["examples"].as_object().into_iter().flatten();
+    let several = several.map(|(_, example)| &example["value"]);
+    Some((
+        name,
+        content.get("example").into_iter().chain(several).collect(),
+    ))
 }
 
 #[test]
@@ -72,17 +77,22 @@ fn every_example_is_taken_and_names_every_property() {
             let text = |key: &str| parameter[key].as_str().unwrap();
             query.append_pair(text("name"), text("example"));
         }
-        let text = match body(operation) {
-            Some((name, example)) => {
-                let named = example.as_object().unwrap();
-                let named = named.keys().map(String::as_str).collect();
+        let texts = match body(operation) {
+            Some((name, examples)) => {
+                let named = examples
+                    .iter()
+                    .flat_map(|example| example.as_object().unwrap());
+                let named = named.map(|(property, _)| property.as_str()).collect();
                 assert_eq!(properties(schema(&description, name)), named, "{path}");
-                example.to_string()
+                examples.iter().map(ToString::to_string).collect()
             }
-            None => String::new(),
+            None => vec![String::new()],
         };
-        let taken = command(endpoint, &query.finish(), text.as_bytes());
-        assert!(taken.is_ok(), "{method} {path}: {taken:?}");
+        let query = query.finish();
+        for text in texts {
+            let taken = command(endpoint, &query, text.as_bytes());
+            assert!(taken.is_ok(), "{method} {path}: {taken:?}");
+        }
     }
 }
 
@@ -90,20 +100,21 @@ fn every_example_is_taken_and_names_every_property() {
 fn required_properties_are_those_without_which_a_request_is_refused() {
     let description = description();
     for (method, path, operation) in operations(&description) {
-        let Some((name, example)) = body(operation) else {
+        let Some((name, examples)) = body(operation) else {
             continue;
         };
-        let required = schema(&description, name)["required"].as_array().unwrap();
+        let required = schema(&description, name)["required"].as_array();
         for property in properties(schema(&description, name)) {
-            let mut less = example.clone();
-            less.as_object_mut().unwrap().remove(property);
-            let taken = command(
-                endpoint(&method, path).unwrap(),
-                "",
-                less.to_string().as_bytes(),
-            );
-            let needed = required.iter().any(|name| name == property);
-            assert_eq!(taken.is_err(), needed, "{method} {path} without {property}");
+            let is_refused_without = |example: &&Value| {
+                let mut less = (*example).clone();
+                less.as_object_mut().unwrap().remove(property);
+                let endpoint = endpoint(&method, path).unwrap();
+                command(endpoint, "", less.to_string().as_bytes()).is_err()
+            };
+            let mut needed = required.into_iter().flatten();
+            let needed = needed.any(|name| name == property);
+            let refused = examples.iter().all(is_refused_without);
+            assert_eq!(refused, needed, "{method} {path} without {property}");
         }
     }
 }
