@@ -174,10 +174,13 @@ pub(super) fn whole_file(text: &str) -> Option<(usize, String)> {
     let mut lines = text.lines().map(str::trim).enumerate();
     let (number, line) = lines.find(|(_, line)| !line.is_empty() && !line.starts_with('#'))?;
     let program = program_of(line, text)?;
+    let translation = match program {
+        "nginx" => "\"lb-agent import nginx FILE\" translates a file",
+        _ => "docs/guides/nginx.md translates directives",
+    };
     let message = format!(
         "this is a configuration of {program}, and that of lb-agent is TOML (write [[service]] and below it name = \
-         \"web\", listen = [\"0.0.0.0:80\"], backends = [\"127.0.0.1:5000\"], a line each; docs/guides/nginx.md \
-         translates directives)"
+         \"web\", listen = [\"0.0.0.0:80\"], backends = [\"127.0.0.1:5000\"], a line each; {translation})"
     );
     Some((number, message))
 }

@@ -17,6 +17,7 @@ mod drain_backend;
 mod drain_wait;
 mod failure;
 mod generate;
+mod import;
 mod journal;
 mod log;
 mod lookup;
@@ -100,6 +101,7 @@ enum Command {
     Top(top::Top),
     Doctor(doctor::Doctor),
     Generate(generate::Generate),
+    Import(import::Import),
     Lookup(lookup::Lookup),
     Cache(cache::Cache),
     Purge(purge::Purge),
@@ -162,6 +164,7 @@ fn carry_out(Cli { control, command }: Cli) -> Result<(), Failure> {
         Command::Man(print) => print.carry_out(),
         Command::Completions(completions) => completions.carry_out(),
         Command::Generate(generate) => generate.carry_out(),
+        Command::Import(import) => import.carry_out(),
         Command::Lookup(lookup) => lookup.carry_out(&control),
         Command::Cache(cache) => cache.carry_out(&control),
         Command::Purge(purge) => purge.carry_out(&control),

@@ -48,6 +48,11 @@ pub(super) fn line(line: &str) -> Result<(), Failure> {
     text(&format!("{line}\n"))
 }
 
+/// Prints one line on standard error. A reader who has gone is nobody to tell.
+pub(super) fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 /// Prints whole lines.
 pub(super) fn text(text: &str) -> Result<(), Failure> {
     goes_on(text).map(drop)

@@ -6,23 +6,28 @@ use super::modules::{Use, children, uses};
 use super::{Complaint, Source};
 
 /// Every crate, with the crates of this repository that it may depend on.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("lb-common", &[]),
     ("lb-config", &["lb-common"]),
+    ("lb-import", &["lb-config"]),
     ("lb-net", &["lb-common", "lb-config"]),
     ("lb-http1", &[]),
     ("lb-http", &["lb-common", "lb-config", "lb-net", "lb-http1"]),
     ("lb-ebpf", &["lb-common"]),
-    ("lb-agent", &["lb-common", "lb-config", "lb-net", "lb-http"]),
+    (
+        "lb-agent",
+        &["lb-common", "lb-config", "lb-import", "lb-net", "lb-http"],
+    ),
     ("tests", &["lb-common", "lb-config", "lb-net", "lb-agent"]),
     ("load", &[]),
     ("xtask", &[]),
 ];
 
 /// All names of dependencies within this repository.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "lb-common",
     "lb-config",
+    "lb-import",
     "lb-net",
     "lb-http1",
     "lb-http",

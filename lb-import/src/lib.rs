@@ -1,0 +1,60 @@
+//! Configurations of nginx and HAProxy as configurations of lb-agent.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `report` | what became of each directive: where it stands, and why it has no counterpart |
+//! | `document` | the configuration that comes out, with a comment for the origin of each part |
+//! | `nginx` | files of nginx: their syntax, and what their directives are here |
+//!
+//! A directive is *translated*, *needless* (lb-agent does the same without a key), or *lost*. Each one that is lost is
+//! reported with file, line and reason. None is passed over in silence: what no rule has taken is lost.
+
+#![forbid(unsafe_code)]
+
+mod document;
+pub mod nginx;
+mod report;
+
+use std::path::Path;
+
+pub use report::{Finding, Kind, Origin};
+
+/// What came out of a configuration of another program.
+#[derive(Debug)]
+pub struct Imported {
+    /// The configuration in TOML. It passes [`lb_config::parse`].
+    pub toml: String,
+    /// What is different from the original, in the order of its lines.
+    pub findings: Vec<Finding>,
+}
+
+impl Imported {
+    /// The directives that have no counterpart.
+    pub fn lost(&self) -> impl Iterator<Item = &Finding> {
+        self.findings
+            .iter()
+            .filter(|finding| finding.kind == Kind::Lost)
+    }
+}
+
+/// A configuration that cannot be read: a sentence, with file and line where there is one.
+#[derive(Debug)]
+pub struct ImportError(pub String);
+
+impl std::fmt::Display for ImportError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ImportError {}
+
+/// The same text as a checked configuration. A text that does not pass would be a fault of this crate, and is told.
+fn checked(toml: String, findings: Vec<Finding>) -> Result<Imported, ImportError> {
+    match lb_config::parse(&toml, Path::new("config.toml")) {
+        Ok(_) => Ok(Imported { toml, findings }),
+        Err(error) => Err(ImportError(format!(
+            "the result does not pass \"lb-agent check\": {error}\n{toml}"
+        ))),
+    }
+}
