@@ -176,6 +176,7 @@ pub(super) fn whole_file(text: &str) -> Option<(usize, String)> {
     let program = program_of(line, text)?;
     let translation = match program {
         "nginx" => "\"lb-agent import nginx FILE\" translates a file",
+        "HAProxy" => "\"lb-agent import haproxy FILE\" translates a file",
         _ => "docs/guides/nginx.md translates directives",
     };
     let message = format!(

@@ -7,14 +7,14 @@ use toml::Value;
 use crate::report::Origin;
 
 /// A table of the configuration with its heading.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Part {
     heading: String,
     origin: Option<Origin>,
     keys: Vec<Key>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Key {
     name: &'static str,
     value: Value,
@@ -54,6 +54,11 @@ impl Part {
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         let mut keys = self.keys.iter();
         keys.find(|key| key.name == name).map(|key| &key.value)
+    }
+
+    /// Takes `name` away, if it has it.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.keys.retain(|key| key.name != name);
     }
 
     /// Whether it has no key.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `report` | what became of each directive: where it stands, and why it has no counterpart |
 //! | `document` | the configuration that comes out, with a comment for the origin of each part |
+//! | `haproxy` | files of HAProxy: sections, and what their lines are here |
 //! | `nginx` | files of nginx: their syntax, and what their directives are here |
 //!
 //! A directive is *translated*, *needless* (lb-agent does the same without a key), or *lost*. Each one that is lost is
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod document;
+pub mod haproxy;
 pub mod nginx;
 mod report;
 

@@ -10,7 +10,7 @@ use lb_import::{ImportError, Imported, Kind};
 use super::failure::Failure;
 use super::output;
 
-/// Translate a configuration of nginx
+/// Translate a configuration of nginx or HAProxy
 ///
 /// The result is printed, or written to a new file with -o. It passes "lb-agent check", and comments name the lines
 /// that its parts come from. Directives without a counterpart are listed with file, line and reason; then the exit code
@@ -29,6 +29,11 @@ enum From {
         after_help = "Example: lb-agent import nginx /etc/nginx/sites-enabled/app -o config.toml"
     )]
     Nginx(Source),
+    /// Translate a configuration of HAProxy
+    #[command(
+        after_help = "Example: lb-agent import haproxy /etc/haproxy/haproxy.cfg -o config.toml"
+    )]
+    Haproxy(Source),
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +55,7 @@ impl Import {
     pub(super) fn carry_out(&self) -> Result<(), Failure> {
         match &self.from {
             From::Nginx(source) => source.carry_out(lb_import::nginx::import),
+            From::Haproxy(source) => source.carry_out(lb_import::haproxy::import),
         }
     }
 }

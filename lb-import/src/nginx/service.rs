@@ -53,8 +53,19 @@ pub(super) fn parts(
         let limits = common.limits.iter().map(|limit| names.of_limit(limit));
         service.set("limit", Value::Array(limits.collect()), None);
     }
+    let tls = tls::part(group, redirects, import);
+    let asks = tls
+        .as_ref()
+        .is_some_and(|tls| tls.get("client_ca").is_some());
+    if asks && !redirects && !listens.is_empty() {
+        import.lost(
+            default.directive,
+            "plain requests come without a certificate, so its plain addresses are left out",
+        );
+        service.remove("listen");
+    }
     let mut parts = vec![service];
-    parts.extend(tls::part(group, redirects, import));
+    parts.extend(tls);
     let sent = backends
         .as_ref()
         .or_else(|| routes.iter().find_map(|route| route.action.backends()));

@@ -12,9 +12,10 @@ use anyhow::Result;
 use std::fs;
 
 /// The crates with tests that need no root and no setup.
-const CRATES: [&str; 8] = [
+const CRATES: [&str; 9] = [
     "lb-common",
     "lb-config",
+    "lb-import",
     "lb-net",
     "lb-http1",
     "lb-http",
