@@ -1,5 +1,6 @@
 //! What became of each directive.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -28,6 +29,33 @@ pub enum Kind {
     Different,
     /// No key is needed for it.
     Needless,
+}
+
+/// What was found so far.
+#[derive(Default)]
+pub(crate) struct Findings(RefCell<Vec<Finding>>);
+
+impl Findings {
+    /// Adds one. What holds in several places is read for each of them, and found once.
+    pub(crate) fn note(&self, origin: &Origin, directive: String, kind: Kind, reason: &str) {
+        let finding = Finding {
+            origin: origin.clone(),
+            directive,
+            kind,
+            reason: reason.to_owned(),
+        };
+        let mut findings = self.0.borrow_mut();
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+
+    /// All of them in the order of their lines.
+    pub(crate) fn sorted(self) -> Vec<Finding> {
+        let mut findings = self.0.into_inner();
+        findings.sort_by(|one, other| (&one.origin, one.kind).cmp(&(&other.origin, other.kind)));
+        findings
+    }
 }
 
 /// A directive that is not carried over word by word.

@@ -20,34 +20,23 @@ mod tree;
 mod values;
 mod words;
 
-use std::cell::RefCell;
 use std::path::Path;
 
 use crate::document::{self, Part};
-use crate::report::{Finding, Kind};
+use crate::report::{Findings, Kind};
 use crate::{ImportError, Imported, checked};
 use tree::{Line, Section};
 
 /// What all rules need beside their lines.
 struct Import<'a> {
-    findings: RefCell<Vec<Finding>>,
+    findings: Findings,
     sections: &'a [Section],
 }
 
 impl<'a> Import<'a> {
     fn report(&self, line: &Line, kind: Kind, reason: &str) {
         line.take();
-        let finding = Finding {
-            origin: line.origin.clone(),
-            directive: line.shown(),
-            kind,
-            reason: reason.to_owned(),
-        };
-        let mut findings = self.findings.borrow_mut();
-        // Lines of `defaults` are read for each section after them.
-        if !findings.contains(&finding) {
-            findings.push(finding);
-        }
+        self.findings.note(&line.origin, line.shown(), kind, reason);
     }
 
     fn lost(&self, line: &Line, reason: &str) {
@@ -116,7 +105,7 @@ fn first<'a>(lines: &[&'a Line], words: &str) -> Option<&'a Line> {
 pub fn import(path: &Path) -> Result<Imported, ImportError> {
     let sections = tree::read(path)?;
     let import = Import {
-        findings: RefCell::default(),
+        findings: Findings::default(),
         sections: &sections,
     };
     let fronts = sections
@@ -128,8 +117,7 @@ pub fn import(path: &Path) -> Result<Imported, ImportError> {
     }
     let agent = import.agent();
     words::sweep(&sections, &import);
-    let mut findings = import.findings.take();
-    findings.sort_by(|one, other| (&one.origin, one.kind).cmp(&(&other.origin, other.kind)));
+    let findings = import.findings.sorted();
     if parts.is_empty() {
         let lost = findings.iter().filter(|one| one.kind == Kind::Lost);
         let lost: String = lost.map(|finding| format!("\n{finding}")).collect();

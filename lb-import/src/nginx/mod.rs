@@ -38,7 +38,7 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 use crate::document::{self, Part, table};
-use crate::report::{Finding, Kind, Origin};
+use crate::report::{Findings, Kind, Origin};
 use crate::{ImportError, Imported, checked};
 use group::Group;
 use routes::{Route, Site};
@@ -47,7 +47,7 @@ use tree::Directive;
 
 /// What all rules need beside their directives.
 struct Import<'a> {
-    findings: RefCell<Vec<Finding>>,
+    findings: Findings,
     upstreams: Vec<&'a Directive>,
     zones: Vec<&'a Directive>,
     /// Variables that `auth_request_set` gives a value.
@@ -73,7 +73,7 @@ impl<'a> Import<'a> {
             found.copied().collect::<Vec<_>>()
         };
         Self {
-            findings: RefCell::default(),
+            findings: Findings::default(),
             upstreams: named(&["upstream"]),
             zones: named(&["limit_req_zone", "limit_conn_zone", "proxy_cache_path"]),
             auth: RefCell::default(),
@@ -94,17 +94,7 @@ impl<'a> Import<'a> {
     }
 
     fn note(&self, origin: &Origin, directive: String, kind: Kind, reason: &str) {
-        let finding = Finding {
-            origin: origin.clone(),
-            directive,
-            kind,
-            reason: reason.to_owned(),
-        };
-        let mut findings = self.findings.borrow_mut();
-        // A directive of an outer level is read for each place that it holds in.
-        if !findings.contains(&finding) {
-            findings.push(finding);
-        }
+        self.findings.note(origin, directive, kind, reason);
     }
 
     fn lost(&self, directive: &Directive, reason: &str) {
@@ -197,8 +187,7 @@ pub fn import(path: &Path) -> Result<Imported, ImportError> {
     }
     let agent = import.agent();
     words::sweep(&top, &import);
-    let mut findings = import.findings.take();
-    findings.sort_by(|one, other| (&one.origin, one.kind).cmp(&(&other.origin, other.kind)));
+    let findings = import.findings.sorted();
     if parts.is_empty() {
         let lost = findings.iter().filter(|one| one.kind == Kind::Lost);
         let lost: String = lost.map(|finding| format!("\n{finding}")).collect();
