@@ -333,7 +333,7 @@ fn guards(http: &HttpService, router: &Arc<Router>) -> Option<Arc<Guards>> {
     };
     let guards: Vec<Guard> = http.routes.iter().map(guard).chain([Guard::None]).collect();
     let is_needed = guards.iter().any(|guard| *guard != Guard::None);
-    is_needed.then(|| Arc::new(Guards::new(Arc::clone(router), guards)))
+    is_needed.then(|| Arc::new(Guards::new(Arc::clone(router), &http.routes, guards)))
 }
 
 /// The state that outlives changes of the configuration.

@@ -50,6 +50,15 @@ impl Router {
         router
     }
 
+    /// The same with their paths in lower case. Of routes that differ by case alone the first one counts.
+    fn in_lower_case(routes: &[Route]) -> Self {
+        let lower = routes.iter().map(|route| Route {
+            path: route.path.to_ascii_lowercase(),
+            ..route.clone()
+        });
+        Self::new(&lower.collect::<Vec<_>>())
+    }
+
     /// The place of the route that a request for `host`, which may have a port, and `path` takes;
     /// `None` if there is none for it.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<usize> {
@@ -93,46 +102,56 @@ pub(crate) enum Guard {
 #[derive(Debug)]
 pub(crate) struct Guards {
     router: Arc<Router>,
+    /// The same for paths in lower case, if a route has users.
+    lower: Option<Router>,
     /// By place; the last is that of requests without a route.
     guards: Vec<Guard>,
 }
 
 impl Guards {
-    /// For the routes of `router`.
-    pub(crate) fn new(router: Arc<Router>, guards: Vec<Guard>) -> Self {
-        Self { router, guards }
+    /// For `routes`, which `router` has.
+    pub(crate) fn new(router: Arc<Router>, routes: &[Route], guards: Vec<Guard>) -> Self {
+        let has_users = guards.contains(&Guard::Users);
+        Self {
+            router,
+            lower: has_users.then(|| Router::in_lower_case(routes)),
+            guards,
+        }
     }
 
     /// Whether a backend may take this path for one of another route, although this service takes it for
     /// one at `place`, and one of both is guarded. Causes: a slash, a backslash or a NUL in disguise, or
-    /// parameters of a segment (RFC 3986, section 3.3). If a route has users, letter case is one too.
+    /// parameters of a segment (RFC 3986, section 3.3), `..` that stays, and triplets of characters that need none. If a
+    /// route has users, letter case and a slash at the end are causes too.
     pub(crate) fn is_evasive(&self, host: &str, path: &str, place: usize) -> bool {
-        let is_other = |reading: &str, is_guarded: fn(Guard) -> bool| {
-            let other = self.router.find(host, reading);
-            let other = other.unwrap_or(self.guards.len() - 1);
-            let guarded = |place: usize| self.guards.get(place).copied().is_some_and(is_guarded);
-            other != place && (guarded(other) || guarded(place))
+        let is_guarded = |place: usize| self.guard(place) != Guard::None;
+        let has_users = |place: usize| self.guard(place) == Guard::Users;
+        let is_other = |router: &Router, reading: &str, is_guarded: &dyn Fn(usize) -> bool| {
+            let other = router.find(host, reading).unwrap_or(self.guards.len() - 1);
+            other != place && (is_guarded(other) || is_guarded(place))
         };
-        let is_disguised = path::readings(path).is_some_and(|readings| {
-            let mut readings = readings.iter();
-            readings.any(|reading| is_other(reading, |guard| guard != Guard::None))
-        });
-        is_disguised || self.is_in_other_case(path, is_other)
+        let is_disguised = |router: &Router, path: &str, is_guarded: &dyn Fn(usize) -> bool| {
+            path::readings(path)
+                .is_some_and(|all| all.iter().any(|it| is_other(router, it, is_guarded)))
+        };
+        if is_disguised(&self.router, path, &is_guarded) {
+            return true;
+        }
+        let Some(lower) = &self.lower else {
+            return false;
+        };
+        // Frameworks take a slash at the end for nothing, and letters of either case for the same.
+        let bare = path.trim_end_matches('/');
+        let ends_open = bare.len() < path.len() && !bare.is_empty();
+        if ends_open && is_other(&self.router, bare, &has_users) {
+            return true;
+        }
+        let folded = path.to_ascii_lowercase();
+        is_other(lower, &folded, &has_users) || is_disguised(lower, &folded, &has_users)
     }
 
-    fn is_in_other_case(
-        &self,
-        path: &str,
-        is_other: impl Fn(&str, fn(Guard) -> bool) -> bool,
-    ) -> bool {
-        if !self.guards.contains(&Guard::Users) || !path.bytes().any(|b| b.is_ascii_uppercase()) {
-            return false;
-        }
-        let has_users = |guard| guard == Guard::Users;
-        let lower = path.to_ascii_lowercase();
-        is_other(&lower, has_users)
-            || path::readings(&lower)
-                .is_some_and(|readings| readings.iter().any(|it| is_other(it, has_users)))
+    fn guard(&self, place: usize) -> Guard {
+        self.guards.get(place).copied().unwrap_or(Guard::None)
     }
 }
 

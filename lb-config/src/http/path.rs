@@ -33,10 +33,13 @@ pub fn normal(path: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
-/// Other readings of `path` that a backend may have beside its plain form, if there can be any. The
-/// first takes `%2F`, `%5C` and backslashes as slashes, and ends at a NUL. The second also lacks
-/// the parameters of its segments.
-pub fn readings(path: &str) -> Option<[String; 2]> {
+/// Other readings of `path` that a backend may have beside its plain form, if there can be any:
+///
+/// 1. `%2F`, `%5C` and backslashes are slashes, and a NUL ends the path.
+/// 2. The same without the parameters of its segments.
+/// 3. The first one with `..` as a name, as frameworks match it that take no dot segments out.
+/// 4. The first one as paths of routes are written: visible ASCII as such, all else as triplets.
+pub fn readings(path: &str) -> Option<[String; 4]> {
     let is_disguised = |at: usize| {
         let two = path.as_bytes().get(at + 1..at + 3).unwrap_or_default();
         [&b"2f"[..], b"5c", b"00"]
@@ -44,7 +47,8 @@ pub fn readings(path: &str) -> Option<[String; 2]> {
             .any(|disguise| two.eq_ignore_ascii_case(disguise))
     };
     let mut percents = path.match_indices('%').map(|(at, _)| at);
-    if !path.contains(['\\', ';']) && !percents.any(is_disguised) {
+    let is_plain = !path.contains(['\\', ';']) && !percents.any(is_disguised);
+    if is_plain && as_of_routes(path) == path && !path.split('/').any(is_up) {
         return None;
     }
     let mut slashes = path.replace('\\', "/");
@@ -55,7 +59,45 @@ pub fn readings(path: &str) -> Option<[String; 2]> {
     slashes.truncate(end);
     let bare = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
     let bare: Vec<String> = slashes.split('/').map(bare).collect();
-    Some([slashes, bare.join("/")])
+    let kept = |segment: &str| if is_up(segment) { "..." } else { segment }.to_owned();
+    let kept: Vec<String> = slashes.split('/').map(kept).collect();
+    let written = as_of_routes(&slashes);
+    Some([slashes, bare.join("/"), kept.join("/"), written])
+}
+
+/// Whether a segment leads to its parent, perhaps in disguise.
+fn is_up(segment: &str) -> bool {
+    segment.len() <= 6 && segment.to_ascii_lowercase().replace("%2e", ".") == ".."
+}
+
+/// `path` with visible ASCII as such and all else as triplets (RFC 3986, section 2.1), as paths of routes are written.
+/// What would mean something else stays a triplet: `%`, `?`, `#`, `*`, `/`, `\` and `;`.
+pub(super) fn as_of_routes(path: &str) -> String {
+    let bytes = path.as_bytes();
+    let mut written = String::with_capacity(path.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let coded = (bytes[at] == b'%').then(|| decoded(bytes.get(at + 1..at + 3)?));
+        let coded = coded.flatten();
+        let byte = coded.unwrap_or(bytes[at]);
+        let is_visible = (0x21..0x7f).contains(&byte);
+        if is_visible && (coded.is_none() || !b"%?#*/\\;".contains(&byte)) {
+            written.push(char::from(byte));
+        } else {
+            written.push_str(&format!("%{byte:02X}"));
+        }
+        at += if coded.is_some() { 3 } else { 1 };
+    }
+    written
+}
+
+/// The byte of two hexadecimal digits.
+fn decoded(digits: &[u8]) -> Option<u8> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    match digits {
+        [high, low] => Some((digit(*high)? << 4 | digit(*low)?) as u8),
+        _ => None,
+    }
 }
 
 fn is_normal(path: &[u8]) -> bool {
@@ -144,14 +186,36 @@ mod tests {
             ("/admin;a=b/x", "/admin;a=b/x", "/admin/x"),
             ("/x/..;/admin", "/x/..;/admin", "/admin"),
         ] {
-            assert_eq!(
-                read(path),
-                Some([slashes.to_owned(), bare.to_owned()]),
-                "{path}"
-            );
+            let [first, second, ..] = read(path).unwrap();
+            assert_eq!((first.as_str(), second.as_str()), (slashes, bare), "{path}");
         }
-        for path in ["/admin/x", "/%61dmin", "/a%20b", "/100%", "/a%2"] {
+        for path in [
+            "/admin/x",
+            "/a%20b",
+            "/a%3Bb%25",
+            "/100%",
+            "/a%2",
+            "/.a/..b",
+        ] {
             assert_eq!(read(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn parent_may_be_a_name_and_triplets_what_they_stand_for() {
+        for (path, kept) in [
+            ("/admin/x/../../open", "/admin/x/.../.../open"),
+            ("/admin/%2E%2e/open", "/admin/.../open"),
+            ("/admin%2f..%2fopen", "/admin/.../open"),
+        ] {
+            assert_eq!(readings(path).unwrap()[2], kept, "{path}");
+        }
+        for (path, written) in [
+            ("/%40team/x", "/@team/x"),
+            ("/\u{fc}ber/x", "/%C3%BCber/x"),
+            ("/%c3%bcber", "/%C3%BCber"),
+        ] {
+            assert_eq!(readings(path).unwrap()[3], written, "{path}");
         }
     }
 

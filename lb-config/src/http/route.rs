@@ -263,6 +263,11 @@ fn check_target(route: &RawRoute, table: &mut Table<'_, '_>, problems: &mut Prob
         );
         return;
     }
+    let path = table.peek("path").and_then(|value| value.text());
+    if route.exact && path.is_some_and(|path| path.len() > 1 && path.ends_with('/')) {
+        let message = "an exact path has no slash at its end (leave out the slash, or exact)";
+        problems.add(route.path_place(), message);
+    }
     let answers = matches!(route.redirect, Some(Some(_)))
         || matches!(route.answer, Some(Some(_)))
         || matches!(route.files, Some(Some(_))) && !files_first;

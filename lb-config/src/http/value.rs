@@ -303,6 +303,13 @@ pub(super) fn path_prefix(text: &str) -> Result<String, BadValue> {
             "write a plain prefix: every path below it is meant",
         );
     }
+    let written = super::path::as_of_routes(text);
+    if written != text && super::path::normal(text) == text {
+        return bad(
+            format!("{} has another spelling", quoted(text)),
+            format!("write {}", quoted(&written)),
+        );
+    }
     let normal = super::path::normal(text);
     let trimmed = normal.trim_end_matches('/');
     if normal != text {

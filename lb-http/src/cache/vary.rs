@@ -39,14 +39,25 @@ pub(crate) fn add(key: &mut Vec<u8>, names: &[Box<[u8]>], request: &Fields) {
     }
 }
 
-/// Adds all values of a cookie, as backends may take any of them (RFC 6265, section 4.2.1).
+/// Adds all values of a cookie, as backends may take any of them (RFC 6265, section 4.2.1). Pairs whose names some backends
+/// read as this one count as a whole: in another case, with triplets or brackets.
 fn add_cookie(key: &mut Vec<u8>, name: &[u8], request: &Fields) {
     const BETWEEN: u8 = b';';
     let lines = request.all(Name::Cookie);
     for pair in lines.flat_map(|line| line.split(|byte| *byte == BETWEEN)) {
-        let value = pair.trim_ascii().strip_prefix(name);
-        if let Some(value) = value.and_then(|value| value.strip_prefix(b"=")) {
-            key.extend_from_slice(value);
+        let pair = pair.trim_ascii();
+        let end = memchr::memchr(b'=', pair).unwrap_or(pair.len());
+        let own = pair[..end].trim_ascii();
+        let is_plain = own
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte));
+        if own == name && end < pair.len() {
+            key.extend_from_slice(pair[end + 1..].trim_ascii());
+            key.push(BETWEEN);
+        } else if !is_plain || own.eq_ignore_ascii_case(name) || pair.contains(&b',') {
+            // No value has this byte.
+            key.push(0);
+            key.extend_from_slice(pair);
             key.push(BETWEEN);
         }
     }
@@ -80,6 +91,7 @@ mod tests {
         };
         let one = key("a=b; lang=de; c=d");
         assert_eq!(one, key("lang=de"));
+        assert_eq!(one, key("lang =de"));
         for other in [
             "",
             "lang=en",
@@ -87,6 +99,8 @@ mod tests {
             "xlang=de",
             "lang=de; lang=en",
             "lang=de,",
+            "l%61ng=de",
+            "lang[]=de",
         ] {
             assert_ne!(one, key(other), "{other}");
         }

@@ -109,3 +109,24 @@ fn what_is_no_file_goes_to_the_backends() {
     let head = seen(&proxy, &backend, post);
     assert!(head.starts_with("POST /app.js "), "{head}");
 }
+
+#[test]
+fn rewritten_path_does_not_lead_out_of_its_beginning() {
+    let backend = Backend::new();
+    let settings = "[[service.route]]\npath = '/api/pub'\nprefix_rewrite = '/pub'\n";
+    let proxy = Proxy::new(&[&backend], settings);
+    for path in [
+        "/api/pub/..%2fadmin/x",
+        "/api/pub/..;/admin",
+        "/api/pub/..\\admin",
+        "/api/pub/%2e%2e%2fadmin",
+    ] {
+        assert_eq!(proxy.ask(&get(path)).status(), 400, "{path}");
+    }
+    backend.was_spared();
+    let head = seen(&proxy, &backend, &get("/api/pub/a%2Fb;v=1"));
+    assert!(
+        head.starts_with("GET /pub/a%2Fb;v=1 HTTP/1.1\r\n"),
+        "{head}"
+    );
+}

@@ -239,6 +239,8 @@ impl<'a> Http<'_, 'a> {
         };
         for (path, exact) in paths {
             let bare = path.trim_end_matches('/');
+            // An exact path has no slash at its end here, so the route is for what is below, too.
+            let exact = &(*exact && (bare.is_empty() || bare == path));
             let bare = if bare.is_empty() { "/" } else { bare };
             if !exact && bare != "/" {
                 let difference =

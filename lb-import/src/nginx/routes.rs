@@ -231,7 +231,9 @@ fn of_locations(
             } else {
                 path.to_owned()
             },
-            exact: matches!(location.matches, Match::Exact(_)),
+            // With a slash at the end it is for what is below, too (`boundary`).
+            exact: matches!(location.matches, Match::Exact(_))
+                && (path.is_empty() || !location.path().ends_with('/')),
             has_slash: location.path().ends_with('/'),
             settings,
             action,
@@ -298,11 +300,13 @@ fn named<'l, 'a>(then: Option<&str>, all: &'l [Location<'a>]) -> Option<&'l Scop
 /// Tells where a prefix of nginx, which is one of characters, is for other paths than one of segments.
 fn boundary(location: &Location<'_>, import: &Import<'_>) {
     let path = location.path();
-    if path == "/" || !matches!(location.matches, Match::Prefix(_)) {
+    let is_exact = matches!(location.matches, Match::Exact(_));
+    if path == "/" || (is_exact && !path.ends_with('/')) {
         return;
     }
     let bare = path.trim_end_matches('/');
     let difference = match path.ends_with('/') {
+        true if is_exact => format!("{bare} and all paths below it are for it too"),
         true => format!("{bare} without a slash at its end is for it too"),
         false => format!("paths such as {bare}x are not for it: prefixes end at a slash"),
     };

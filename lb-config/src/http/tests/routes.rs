@@ -88,4 +88,15 @@ fn path_is_there_once_as_a_whole_and_once_as_a_beginning() {
         twice.len() == 1 && twice[0].contains("belongs to the route of line"),
         "{twice:?}"
     );
+    let slash = errors_with(&exact.replace("'/a'", "'/a/'"));
+    assert!(
+        slash.len() == 1 && slash[0].contains("no slash at its end"),
+        "{slash:?}"
+    );
+    assert!(errors_with(&exact.replace("'/a'", "'/'")).is_empty());
+    let spelled = errors_with(&route.replace("'/a'", "'/%40a'"));
+    assert!(
+        spelled.len() == 1 && spelled[0].contains("write \"/@a\""),
+        "{spelled:?}"
+    );
 }
