@@ -7,6 +7,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber,
+};
 
 /// The first lines of a fragment's service.
 const SERVICE: &str = "[[service]]\nname = 'app'\nmode = 'http'\nlisten = ['127.0.0.1:8080']\n\
@@ -52,21 +57,39 @@ fn below<'c>(directory: &'c str, config: &'c str) -> impl Iterator<Item = &'c st
     quoted.filter_map(move |text| text.strip_prefix(directory))
 }
 
+/// A revocation list with nothing in it.
+fn empty_list() -> CertificateRevocationListParams {
+    let (day, now) = (Duration::from_secs(86_400), SystemTime::now());
+    CertificateRevocationListParams {
+        this_update: (now - day).into(),
+        next_update: (now + day).into(),
+        crl_number: SerialNumber::from(vec![1]),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
+}
+
 /// A directory in the place of /etc/lb-agent and of /srv, with the files and directories that `config` names.
 fn directory(config: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     // The workers look as another user than root.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let names = vec!["example.com".to_owned(), "*.example.com".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let params = CertificateParams::new(names).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let pem = key.serialize_pem();
+    let list = empty_list().signed_by(&Issuer::new(params, key)).unwrap();
     for name in below("/srv/", config) {
         fs::create_dir_all(dir.path().join(name)).unwrap();
     }
     for name in below("/etc/lb-agent/", config) {
         let text = match name {
             "users" => USER.to_owned(),
-            name if name.contains("key") => made.signing_key.serialize_pem(),
-            name if name.ends_with(".pem") => made.cert.pem(),
+            name if name.contains("key") => pem.clone(),
+            name if name.ends_with(".pem") => certificate.pem(),
+            name if name.ends_with(".crl") => list.pem().unwrap(),
             _ => "<!doctype html>".to_owned(),
         };
         fs::write(dir.path().join(name), text).unwrap();
