@@ -197,6 +197,9 @@ impl Ports for Entering {
 
     #[inline(always)]
     fn uncount(&mut self, counted: Counted) {
+        if counted == Counted::NONE {
+            return;
+        }
         if let Some(scratch) = scratch() {
             // SAFETY: this CPU's own element.
             unsafe { (*scratch).replaced = counted.0 };

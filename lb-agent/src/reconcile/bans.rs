@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use lb_common::abi::{ServiceKey, protocol};
+use lb_common::abi::{ServiceId, ServiceKey, protocol};
 use lb_common::addr;
 
 use super::Reconciler;
@@ -50,7 +50,7 @@ impl Reconciler {
             Some(length) => format!("for {}", humantime::format_duration(in_seconds(length))),
             None => "until unban".to_owned(),
         };
-        let closed = match self.close_clients(&prefix, service.as_deref()) {
+        let closed = match self.close_clients([(&prefix, service.as_deref())]) {
             Ok(closed) => format!("{} closed", count(closed, "open connection")),
             Err(error) => format!("open connections go on: {}", chain(&error)),
         };
@@ -84,21 +84,24 @@ impl Reconciler {
             let service = ban.service.as_deref().unwrap_or_default();
             let reason = ban.reason.as_deref().unwrap_or_default();
             tracing::info!(prefix = %ban.prefix, service, reason, "banned");
-            if let Err(error) = self.close_clients(&ban.prefix, ban.service.as_deref()) {
-                tracing::warn!(error = %chain(&error), "open connections of a banned client go on");
-            }
+        }
+        let banned = bans.iter().map(|ban| (&ban.prefix, ban.service.as_deref()));
+        if let Err(error) = self.close_clients(banned) {
+            tracing::warn!(error = %chain(&error), "open connections of banned clients go on");
         }
     }
 
-    /// Closes the open connections of a prefix, with one service or all.
-    fn close_clients(
+    /// Closes the open connections of some prefixes, each with one service or all, in one walk over all connections.
+    fn close_clients<'b>(
         &self,
-        prefix: &Cidr,
-        service: Option<&str>,
+        banned: impl IntoIterator<Item = (&'b Cidr, Option<&'b str>)>,
     ) -> Result<usize, crate::dataplane::Error> {
-        let net = access::net(prefix);
-        let only = service.map(|name| self.observed.service(name));
-        let came_for = |local: SocketAddr| {
+        let banned = banned.into_iter().map(|(prefix, service)| {
+            let only = service.map(|name| self.observed.service(name));
+            (access::net(prefix), only)
+        });
+        let banned: Vec<_> = banned.collect();
+        let came_for = |local: SocketAddr, only: Option<Option<ServiceId>>| {
             let key = |kind| ServiceKey::new(addr::from_ip(local.ip()), local.port(), kind);
             let found =
                 [protocol::TCP, protocol::UDP].map(|kind| self.observed.service_at(&key(kind)));
@@ -106,7 +109,9 @@ impl Reconciler {
             found.any(|id| only.is_none_or(|only| only == Some(id)))
         };
         self.plane.close_clients(&|local, client| {
-            net.contains(&addr::from_ip(client.ip())) && came_for(local)
+            let client = addr::from_ip(client.ip());
+            let mut banned = banned.iter();
+            banned.any(|(net, only)| net.contains(&client) && came_for(local, *only))
         })
     }
 
