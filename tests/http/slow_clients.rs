@@ -34,9 +34,9 @@ fn attack(hosts: &Hosts, dir: &Path, path: &str, arguments: &[&str]) {
         .args(["-c", SLOW, "-r", SLOW, "-l", "50", "-p", "10", "-u", &url]);
     let mut attack = Process::start(command, &dir.join("slowhttptest.log"));
     let to = SocketAddr::new(SERVICE_V4.ip(), 80);
-    let mut served = 0;
+    let mut served = 0u32;
     while attack.ended().is_none() {
-        let client = client_v4(2 + served % 100);
+        let client = client_v4(2 + (served % 100) as u16);
         hosts.clients.run(|| http::get(client, to)).unwrap();
         served += 1;
     }

@@ -28,17 +28,22 @@ const site = {
   chat: null,
   transports: [],
   said: [],
-  // Resolves once the connection is a WebSocket.
-  join: () => new Promise((done, fail) => {
+  // Resolves once the chat is joined and its connection is a WebSocket. Either may come first.
+  join: () => {
     site.chat = io({ reconnectionDelay: 50, reconnectionDelayMax: 200 });
+    const { engine } = site.chat.io;
+    site.transports = [engine.transport.name];
     site.chat.on('said', (message) => site.said.push(message));
-    site.chat.on('connect_error', fail);
-    site.chat.on('connect', () => {
-      const { engine } = site.chat.io;
-      site.transports.push(engine.transport.name);
-      engine.on('upgrade', (transport) => { site.transports.push(transport.name); done(site.transports); });
+    site.chat.on('disconnect', (reason) => site.transports.push(reason));
+    const joined = new Promise((done, fail) => {
+      site.chat.on('connect', done);
+      site.chat.on('connect_error', fail);
     });
-  }),
+    const upgraded = new Promise((done) => {
+      engine.on('upgrade', (transport) => { site.transports.push(transport.name); done(); });
+    });
+    return Promise.all([joined, upgraded]).then(() => site.transports);
+  },
   // Says something and waits until it comes back.
   say: (text) => new Promise((done) => {
     const is = (message) => { if (message.text === text) { site.chat.off('said', is); done(message); } };
