@@ -31,6 +31,10 @@ pub(super) fn lists<'a>(rules: &[&'a Directive]) -> Result<Lists, &'a Directive>
             refuses_others = rule.name == "deny";
             break;
         }
+        // Services listen on addresses, so no client comes by a unix socket.
+        if rule.arg(0) == "unix:" {
+            continue;
+        }
         let prefix = Prefix::parse(rule.arg(0)).ok_or(*rule)?;
         // An earlier rule has taken all of these clients.
         if before.iter().any(|other| other.contains(&prefix)) {
@@ -145,6 +149,8 @@ mod tests {
             ("deny all;", &[], &["0.0.0.0/0", "::/0"]),
             ("deny 10.0.0.1; deny all;", &[], &["0.0.0.0/0", "::/0"]),
             ("allow 10.0.0.1;", &[], &[]),
+            ("allow unix:; deny all;", &[], &["0.0.0.0/0", "::/0"]),
+            ("allow unix:; allow 10.0.0.1; deny all;", &["10.0.0.1"], &[]),
             ("allow all; deny 10.0.0.1;", &[], &[]),
             (
                 "deny ::1; allow ::/64; deny all;",

@@ -25,6 +25,11 @@ pub(super) enum Action {
 }
 
 impl Action {
+    /// The answer to requests that something refuses which has no counterpart.
+    pub(super) fn forbidden() -> Self {
+        Self::Answer(403, "Forbidden".to_owned(), None)
+    }
+
     /// The backends of it, if it has some.
     pub(super) fn backends(&self) -> Option<&Backends> {
         match self {
@@ -52,7 +57,7 @@ pub(super) fn of_location(
         return forward;
     }
     if refuses_all(&location.scope) {
-        return Some(Action::Answer(403, "Forbidden".to_owned(), None));
+        return Some(Action::forbidden());
     }
     of_files(&location.scope, Some(location), all, import)
 }

@@ -124,17 +124,13 @@ fn trusted(scope: &Scope<'_>, part: &mut Part, import: &Import<'_>) -> bool {
     let Some(first) = known.first() else {
         return false;
     };
-    if let Some(header) = scope.one("real_ip_header") {
-        let known = ["X-Forwarded-For", "proxy_protocol", "X-Real-IP"];
-        if !known
-            .iter()
-            .any(|known| header.arg(0).eq_ignore_ascii_case(known))
-        {
-            import.differs(
-                header,
-                "the client is read from X-Forwarded-For or Forwarded",
-            );
-        }
+    let header = scope.one("real_ip_header");
+    let name = header.map_or("X-Real-IP", |header| header.arg(0));
+    let same = ["X-Forwarded-For", "proxy_protocol"];
+    if !same.iter().any(|same| name.eq_ignore_ascii_case(same)) {
+        let difference =
+            format!("the client is read from X-Forwarded-For or Forwarded, not from {name}");
+        import.differs(header.unwrap_or(first), &difference);
     }
     if !scope.flag("real_ip_recursive", false) {
         import.differs(

@@ -111,10 +111,47 @@ fn optional(word: &str) -> Option<Vec<String>> {
     }
 }
 
-/// Whether a regular expression is that of hidden files, as in `/\.ht` and `/\.(?!well-known)`.
+/// Whether a regular expression is that of hidden files alone, as in `/\.ht` and `/\.(?!well-known)`.
 pub(super) fn is_of_hidden_files(regex: &str) -> bool {
-    let regex = regex.trim_start_matches('^').trim_start_matches('(');
-    regex.starts_with("/\\.") || regex.starts_with("\\/\\.") || regex.starts_with("\\.ht")
+    let begins = |one: &str| {
+        let one = one.strip_prefix('^').unwrap_or(one);
+        // `\.ht` by itself would be for `.html` too.
+        let names = ["\\.hta", "\\.htp", "\\.ht(access", "\\.ht(passwd"];
+        one.starts_with("/\\.")
+            || one.starts_with("\\/\\.")
+            || names.iter().any(|name| one.starts_with(name))
+    };
+    let inside = regex
+        .strip_prefix('(')
+        .and_then(|rest| rest.strip_suffix(')'));
+    match inside.filter(|inside| !inside.contains(['(', ')', '?'])) {
+        Some(inside) => inside.split('|').all(begins),
+        None => alternatives(regex).into_iter().all(begins),
+    }
+}
+
+/// The parts of a regular expression between the `|` outside of groups and classes.
+fn alternatives(regex: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut depth, mut from, mut is_escaped, mut in_class) = (0_usize, 0, false, false);
+    for (at, char) in regex.char_indices() {
+        match char {
+            _ if is_escaped => {}
+            ']' => in_class = false,
+            '[' => in_class = true,
+            _ if in_class => {}
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            '|' if depth == 0 => {
+                parts.push(&regex[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+        is_escaped = char == '\\' && !is_escaped;
+    }
+    parts.push(&regex[from..]);
+    parts
 }
 
 #[cfg(test)]
@@ -134,6 +171,16 @@ mod tests {
         assert_eq!(found("\\.(?:woff2?)$").as_deref(), Some("woff woff2"));
         assert_eq!(found("^/api/\\d+$"), None);
         assert!(is_of_hidden_files("/\\.ht") && is_of_hidden_files("/\\.(?!well-known).*"));
-        assert!(!is_of_hidden_files("\\.php$"));
+        assert!(is_of_hidden_files("/\\.(git|svn)") && is_of_hidden_files("(/\\.git|/\\.svn)"));
+        for others in [
+            "\\.php$",
+            "\\.ht",
+            "/\\.|/config/",
+            "(/\\.|/config/)",
+            "/\\.git|\\.sql$",
+            "(^|/)\\.",
+        ] {
+            assert!(!is_of_hidden_files(others), "{others}");
+        }
     }
 }

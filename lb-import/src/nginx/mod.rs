@@ -9,6 +9,7 @@
 //! | `server`, `location` | addresses, names, what a location matches |
 //! | `action`, `files` | what becomes of a request |
 //! | `access` | clients that are admitted or refused |
+//! | `guards` | what closes a route, as it has no counterpart |
 //! | `headers`, `settings` | what a route can set |
 //! | `routes` | the routes of a server |
 //! | `group` | servers that share addresses |
@@ -19,6 +20,7 @@ mod access;
 mod action;
 mod files;
 mod group;
+mod guards;
 mod headers;
 mod http;
 mod location;

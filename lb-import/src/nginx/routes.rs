@@ -2,6 +2,7 @@
 
 use super::Import;
 use super::action::{self, Action};
+use super::guards;
 use super::location::{self, Location, Match};
 use super::scope::Scope;
 use super::server::Server;
@@ -65,14 +66,18 @@ pub(super) fn read(server: &Server<'_>, hosts: &[String], import: &Import<'_>) -
                 .as_ref()
                 .is_some_and(|action| is_to_https(action, server));
             site.redirects_to_https = is_secure || names_are_secured;
+            let settings = settings::read(&server.scope, server.name(), None, &[], import);
             site.routes.extend(found.map(|action| Route {
                 origin: server.directive.origin.clone(),
                 hosts: hosts.to_vec(),
                 path: "/".to_owned(),
                 exact: false,
                 has_slash: true,
-                action,
-                settings: settings::read(&server.scope, server.name(), None, &[], import),
+                action: match action {
+                    Action::Answer(..) if settings.is_guarded => Action::forbidden(),
+                    action => action,
+                },
+                settings,
             }));
         }
         None => {
@@ -221,7 +226,7 @@ fn of_locations(
         let settings = settings::read(&location.scope, name, sent, locations, import);
         let is_refused = matches!(action, Action::Answer(403 | 404, ..));
         if settings.is_guarded || (!is_refused && refuse_some(location, import)) {
-            action = Action::Answer(403, "Forbidden".to_owned(), None);
+            action = Action::forbidden();
         }
         site.routes.push(Route {
             origin: location.directive.origin.clone(),
@@ -251,6 +256,11 @@ fn of_locations(
             .iter()
             .filter(forwarded)
             .any(|route| route.path == "/"),
+        is_open: site.routes.iter().any(|route| {
+            let auth = route.settings.auth.as_ref();
+            let asks = auth.is_some_and(toml::Value::is_table);
+            matches!(route.action, Action::Files(..) | Action::Forward(..)) && !asks
+        }),
     };
     let mut guard = None;
     for location in locations {
@@ -265,7 +275,7 @@ fn of_locations(
                 guard,
                 "its paths would be shown as files, so all files of the server get 403 until you decide",
             );
-            route.action = Action::Answer(403, "Forbidden".to_owned(), None);
+            route.action = Action::forbidden();
             route.settings = Settings::default();
         }
     }
@@ -276,6 +286,8 @@ fn of_locations(
 struct Forwards {
     some: bool,
     rest: bool,
+    /// Whether some files or backends are for everybody, without a password.
+    is_open: bool,
 }
 
 /// The scope of requests of `location` that go to backends.
@@ -353,18 +365,25 @@ fn rest(
     import: &Import<'_>,
 ) -> Route {
     let files = action::of_files(&server.scope, None, locations, import);
-    let action = files.unwrap_or(Action::Answer(404, "Not found".to_owned(), None));
+    let mut action = files.unwrap_or(Action::Answer(404, "Not found".to_owned(), None));
     let sent = match &action {
         Action::Files(files, Some(_)) => named(files.then.as_deref(), locations),
         _ => None,
     };
+    let settings = settings::read(&server.scope, server.name(), sent, locations, import);
+    if settings.is_guarded {
+        if let Some(root) = server.scope.one("root") {
+            import.lost(root, "its files get 403, as what guards them is lost");
+        }
+        action = Action::forbidden();
+    }
     Route {
         origin: server.directive.origin.clone(),
         hosts: hosts.to_vec(),
         path: "/".to_owned(),
         exact: false,
         has_slash: true,
-        settings: settings::read(&server.scope, server.name(), sent, locations, import),
+        settings,
         action,
     }
 }
@@ -433,7 +452,10 @@ fn pattern(
         take_all(location.directive);
         let reason = "names with a dot at their beginning get 404 in `files`";
         match forwards.some {
-            true => import.differs(location.directive, &format!("{reason}, but go to backends")),
+            true => import.differs(
+                location.directive,
+                &format!("{reason}, but requests for them REACH the backends of other routes"),
+            ),
             false => import.needless(location.directive, reason),
         }
         return false;
@@ -458,7 +480,13 @@ fn pattern(
             .one("root")
             .is_some_and(|other| other.args == root.args)
     });
-    if has_rules && same_root && !elsewhere.iter().any(|name| has(name)) {
+    let asks = |name: &&str| {
+        let auth = location.scope.one(name);
+        auth.is_some_and(|auth| auth.arg(0) != "off")
+    };
+    let asks = ["auth_basic", "auth_request"].iter().any(asks);
+    let closes = own.iter().any(guards::is_guard) || (asks && forwards.is_open);
+    if has_rules && !closes && same_root && !elsewhere.iter().any(|name| has(name)) {
         let same = ["try_files", "root", "access_log"];
         let same = own.iter().filter(|one| same.contains(&one.name.as_str()));
         same.for_each(|one| import.needless(one, "files of the route have it"));
@@ -470,25 +498,25 @@ fn pattern(
         }
         return false;
     }
-    import.lost(
-        location.directive,
-        "routes take names and beginnings of paths, no regular expressions",
-    );
+    let reason = "routes take names and beginnings of paths, no regular expressions";
+    match closes && forwards.some {
+        true => import.lost(
+            location.directive,
+            &format!("{reason}; requests for it REACH the backends of other routes, without what it refuses"),
+        ),
+        false => import.lost(location.directive, reason),
+    }
     own.iter().for_each(take_all);
-    GUARDS.iter().any(|name| has(name))
+    closes || PROGRAMS.iter().any(|name| has(name))
 }
 
 /// Directives of a location whose files are not to be shown as they are.
-const GUARDS: [&str; 9] = [
+const PROGRAMS: [&str; 5] = [
     "fastcgi_pass",
     "uwsgi_pass",
     "scgi_pass",
     "proxy_pass",
-    "deny",
     "return",
-    "internal",
-    "auth_basic",
-    "auth_request",
 ];
 
 /// Whether `allow` and `deny` of a location let some clients in. A route cannot, so it lets in none.

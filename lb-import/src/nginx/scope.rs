@@ -16,6 +16,11 @@ impl<'a> Scope<'a> {
         Self { levels }
     }
 
+    /// The directives of all levels, the innermost first.
+    pub(super) fn levels(&self) -> impl Iterator<Item = &'a [Directive]> {
+        self.levels.iter().copied()
+    }
+
     /// The directives of the innermost level.
     pub(super) fn own(&self) -> &'a [Directive] {
         self.levels.first().copied().unwrap_or_default()

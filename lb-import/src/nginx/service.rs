@@ -10,6 +10,7 @@ use super::http;
 use super::routes::{Route, Site};
 use super::settings::Settings;
 use super::tls;
+use super::tree::Directive;
 use super::upstream::Backends;
 use crate::document::{Part, table, texts};
 use crate::report::Kind;
@@ -21,6 +22,7 @@ pub(super) fn parts(
     plain: Option<(&Group<'_, '_>, Vec<Route>)>,
     import: &Import<'_>,
 ) -> Vec<Part> {
+    let lists = admitted(group, &mut sites, import);
     let mut routes: Vec<Route> = sites
         .iter_mut()
         .flat_map(|site| site.routes.drain(..))
@@ -46,7 +48,9 @@ pub(super) fn parts(
         let list = Value::Array(backends.list.clone());
         service.set("backends", list, Some(&backends.origin));
     }
-    admitted(group, &mut service, import);
+    if let Some((lists, rules)) = lists {
+        lists.put(&mut service, &rules);
+    }
     let common = common(&routes);
     let mut names = Names::default();
     if !common.limits.is_empty() {
@@ -178,29 +182,41 @@ fn take_default(routes: &[Route]) -> Option<Backends> {
     }
 }
 
-/// `allow` and `deny` of its servers, if they are the same for all names.
-fn admitted(group: &Group<'_, '_>, service: &mut Part, import: &Import<'_>) {
-    let rules: Vec<_> = group
+/// `allow` and `deny` of its servers, if they are the same for all names. Otherwise a server that refuses some clients
+/// refuses all of them.
+fn admitted<'a>(
+    group: &Group<'_, 'a>,
+    sites: &mut [Site],
+    import: &Import<'_>,
+) -> Option<(access::Lists, Vec<&'a Directive>)> {
+    let mut rules: Vec<_> = group
         .servers
         .iter()
         .map(|server| access::rules(&server.scope))
         .collect();
-    let lists: Vec<_> = rules.iter().map(|rules| access::lists(rules)).collect();
-    match lists.first() {
-        Some(Ok(first)) if lists.iter().all(|other| other.as_ref().ok() == Some(first)) => {
-            first.put(service, &rules[0]);
-            rules.iter().flatten().for_each(|rule| rule.take());
+    let mut lists: Vec<_> = rules.iter().map(|rules| access::lists(rules)).collect();
+    if let Some(Ok(first)) = lists.first()
+        && lists.iter().all(|other| other.as_ref().ok() == Some(first))
+    {
+        rules.iter().flatten().for_each(|rule| rule.take());
+        return Some((lists.remove(0).ok()?, rules.remove(0)));
+    }
+    for (rules, site) in rules.iter().zip(sites) {
+        for rule in rules {
+            import.lost(
+                rule,
+                "addresses are allowed and denied for all names of a service alike, so the names of this server get 403 \
+                 until you decide; a service on an address of its own has its own",
+            );
         }
-        _ => {
-            for rule in rules.iter().flatten() {
-                import.lost(
-                    rule,
-                    "addresses are allowed and denied for all names of a service alike; a service on an address of its \
-                     own has its own",
-                );
-            }
+        let refuses = rules.iter().any(|rule| rule.name == "deny");
+        let routes = site.routes.iter_mut().filter(|_| refuses);
+        for route in routes.filter(|route| !matches!(route.action, Action::Redirect(..))) {
+            route.action = Action::forbidden();
+            route.settings = Settings::default();
         }
     }
+    None
 }
 
 /// What all routes have alike; times and sizes are those of the most general one.

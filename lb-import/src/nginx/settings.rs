@@ -4,6 +4,7 @@ use toml::Value;
 
 use super::Import;
 use super::action;
+use super::guards;
 use super::headers;
 use super::location::{Location, Match};
 use super::scope::Scope;
@@ -37,14 +38,13 @@ pub(super) fn read(
 ) -> Settings {
     // First, as header rules with its variables are part of it.
     let auth = auth(scope, sent, all, import);
-    let guards = ["auth_request", "auth_basic"]
-        .iter()
-        .filter_map(|name| scope.one(name));
-    let is_guarded = auth.is_none() && guards.into_iter().any(|guard| guard.arg(0) != "off");
+    let is_guarded = auth.is_err()
+        | guards::close(scope, import)
+        | sent.is_some_and(|sent| closes_on_the_way(scope, sent, auth.as_ref(), all, import));
     let mut settings = Settings {
         response_headers: headers::of_responses(scope, name, import),
         limits: limits(scope, import),
-        auth,
+        auth: auth.unwrap_or_default(),
         is_guarded,
         ..Settings::default()
     };
@@ -179,23 +179,83 @@ fn key(zone: &Directive, import: &Import<'_>) -> Option<Option<Value>> {
     }
 }
 
-/// `auth`: passwords, or another server that is asked.
+/// Whether the named location that takes requests of `scope` has guards of its own.
+fn closes_on_the_way(
+    scope: &Scope<'_>,
+    sent: &Scope<'_>,
+    auth: Result<&Option<Value>, &Lost>,
+    all: &[Location<'_>],
+    import: &Import<'_>,
+) -> bool {
+    if std::ptr::eq(scope.own(), sent.own()) {
+        return false;
+    }
+    let own = self::auth(sent, Some(sent), all, import);
+    let asks = |auth: &Value| auth.is_table();
+    let has_other = match (&own, auth) {
+        (Ok(Some(own)), Ok(of_files)) => asks(own) && of_files.as_ref() != Some(own),
+        (Err(Lost), _) => true,
+        _ => false,
+    };
+    if has_other {
+        let named = ["auth_basic", "auth_request"];
+        for guard in named.iter().filter_map(|name| sent.one(name)) {
+            import.lost(
+                guard,
+                "files before it have other rules; requests for both get 403 until you decide",
+            );
+        }
+    }
+    guards::close_inside(sent, import) | has_other
+}
+
+/// `auth` that has no counterpart.
+struct Lost;
+
+/// `auth`: passwords, or another server that is asked. nginx asks for both where both are there.
 fn auth(
     scope: &Scope<'_>,
     sent: Option<&Scope<'_>>,
     all: &[Location<'_>],
     import: &Import<'_>,
-) -> Option<Value> {
-    if let Some(asked) = asked(scope, sent, all, import) {
-        return Some(asked);
+) -> Result<Option<Value>, Lost> {
+    let asked = asked(scope, sent, all, import);
+    let users = users(scope, import);
+    let (asked, users) = (asked?, users?);
+    let is_on = |auth: &Option<Value>| auth.as_ref().is_some_and(Value::is_table);
+    if is_on(&asked) && is_on(&users) {
+        for guard in ["auth_basic", "auth_request"] {
+            if let Some(guard) = scope.one(guard) {
+                import.lost(
+                    guard,
+                    "a route asks for passwords or another server, not both; requests get 403 until you decide",
+                );
+            }
+        }
+        return Err(Lost);
     }
-    let realm = scope.one("auth_basic")?;
+    Ok(if is_on(&asked) {
+        asked
+    } else {
+        users.or(asked)
+    })
+}
+
+/// `auth = { users }` by `auth_basic`.
+fn users(scope: &Scope<'_>, import: &Import<'_>) -> Result<Option<Value>, Lost> {
+    let Some(realm) = scope.one("auth_basic") else {
+        return Ok(None);
+    };
     if realm.arg(0) == "off" {
-        return Some(false.into());
+        return Ok(Some(false.into()));
     }
-    let Some(users) = scope.one("auth_basic_user_file") else {
-        import.lost(realm, "auth_basic_user_file is not there; requests get 403");
-        return None;
+    let users = scope.one("auth_basic_user_file");
+    let Some(users) = users.filter(|users| !users.arg(0).contains('$')) else {
+        import.lost(
+            realm,
+            "auth_basic_user_file is not there, or a variable; requests get 403",
+        );
+        return Err(Lost);
     };
     let mut keys = vec![("users", import.file(users.arg(0)).into())];
     if realm.arg(0) != "Restricted" {
@@ -205,7 +265,7 @@ fn auth(
         users,
         "hashes are bcrypt or argon2id; write others anew by \"htpasswd -B\"",
     );
-    Some(of(keys))
+    Ok(Some(of(keys)))
 }
 
 /// `auth = { url, set }` by `auth_request`.
@@ -214,11 +274,13 @@ fn asked(
     sent: Option<&Scope<'_>>,
     all: &[Location<'_>],
     import: &Import<'_>,
-) -> Option<Value> {
-    let directive = scope.one("auth_request")?;
+) -> Result<Option<Value>, Lost> {
+    let Some(directive) = scope.one("auth_request") else {
+        return Ok(None);
+    };
     let path = directive.arg(0);
     if path == "off" {
-        return Some(false.into());
+        return Ok(Some(false.into()));
     }
     let is_target = |one: &&Location<'_>| matches!(&one.matches, Match::Exact(at) | Match::Prefix(at) if at == path);
     let target = all.iter().find(is_target);
@@ -229,7 +291,7 @@ fn asked(
             directive,
             "its location has no proxy_pass with an address; requests get 403 until you decide",
         );
-        return None;
+        return Err(Lost);
     };
     for header in target.scope.all("proxy_set_header") {
         import.needless(
@@ -242,7 +304,7 @@ fn asked(
     if !set.is_empty() {
         keys.push(("set", texts(set)));
     }
-    Some(of(keys))
+    Ok(Some(of(keys)))
 }
 
 /// The URL of the server that is asked. It is asked for `path` where `proxy_pass` has none.

@@ -80,7 +80,16 @@ fn part(directive: &Directive, stream: &Scope<'_>, import: &Import<'_>) -> Optio
             lists.put(&mut part, &rules);
             rules.iter().for_each(|rule| rule.take());
         }
-        Err(rule) => import.lost(rule, "clients are addresses and prefixes"),
+        Err(_) => {
+            for rule in rules {
+                import.lost(
+                    rule,
+                    "clients are addresses and prefixes; the service is left out",
+                );
+            }
+            directive.inside().iter().for_each(Directive::take);
+            return None;
+        }
     }
     if let Some(timeout) = scope.one("proxy_timeout") {
         import.differs(

@@ -79,7 +79,10 @@ fn client_certificates(group: &Group<'_, '_>, part: &mut Part, import: &Import<'
         return;
     };
     let Some(ca) = first.scope.one("ssl_client_certificate") else {
-        import.lost(verify, "ssl_client_certificate is not there");
+        import.lost(
+            verify,
+            "ssl_client_certificate is not there, so no certificate is asked for: it is OPEN now",
+        );
         return;
     };
     part.set("client_ca", import.file(ca.arg(0)), Some(&ca.origin));
@@ -95,8 +98,17 @@ fn client_certificates(group: &Group<'_, '_>, part: &mut Part, import: &Import<'
         part.set("crl", import.file(crl.arg(0)), Some(&crl.origin));
     }
     if asking.len() < group.servers.len() {
-        let hosts = asking.iter().flat_map(|server| server.names.clone());
-        part.set("client_hosts", texts(hosts), None);
+        let takes_others = std::ptr::eq(**first, group.servers[0]) || first.names.is_empty();
+        if takes_others {
+            // Names that no server has come to the first one, and have to bring a certificate too.
+            import.differs(
+                verify,
+                "all names of the service have to bring certificates",
+            );
+        } else {
+            let hosts = asking.iter().flat_map(|server| server.names.clone());
+            part.set("client_hosts", texts(hosts), None);
+        }
     }
     for other in &asking[1..] {
         for name in ["ssl_verify_client", "ssl_client_certificate", "ssl_crl"] {

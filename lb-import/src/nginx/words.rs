@@ -195,7 +195,8 @@ const LOST: &[(&[&str], &str)] = &[
     ),
     (
         &["if"],
-        "only redirects by host and scheme are understood; use a route, or the application",
+        "only redirects by host and scheme are understood; requests that it answers or refuses are OPEN now: use a route, \
+         or the application",
     ),
     (
         &["map", "geo", "split_clients"],
@@ -365,6 +366,12 @@ fn of_one(directive: &Directive, in_location: bool, import: &Import<'_>) {
     );
 }
 
+/// Whether `include` names a file of media types or usual settings, so that nothing is missing without it.
+pub(super) fn is_known_file(directive: &Directive) -> bool {
+    let known = ["mime.types", "proxy_params", "options-ssl-nginx.conf"];
+    known.contains(&directive.arg(0).rsplit('/').next().unwrap_or_default())
+}
+
 /// A file that could not be followed.
 fn included(directive: &Directive, import: &Import<'_>) {
     let file = directive.arg(0);
@@ -380,7 +387,7 @@ fn included(directive: &Directive, import: &Import<'_>) {
         }
         _ => import.lost(
             directive,
-            "the file is not there, so what it says is missing",
+            "the file is not there, so what it says is missing; what it closes is OPEN now",
         ),
     }
 }
