@@ -51,6 +51,21 @@ impl std::fmt::Display for ImportError {
 
 impl std::error::Error for ImportError {}
 
+/// Whether a service of HTTP takes `lines` after its own keys, so that a value in them is not refused later.
+fn is_taken(lines: &str) -> bool {
+    const SERVICE: &str = "[[service]]\nname = \"a\"\nmode = \"http\"\nlisten = [\"127.0.0.1:1\"]\n\
+                           backends = [\"127.0.0.1:2\"]\n";
+    lb_config::parse(&format!("{SERVICE}{lines}\n"), Path::new("config.toml")).is_ok()
+}
+
+/// Whether a route takes `value` for its key `name`.
+fn is_of_a_route(name: &str, value: &str) -> bool {
+    let value = toml::Value::from(value);
+    is_taken(&format!(
+        "[[service.route]]\nanswer = {{ status = 404 }}\n{name} = {value}"
+    ))
+}
+
 /// The same text as a checked configuration. A text that does not pass would be a fault of this crate, and is told.
 fn checked(toml: String, findings: Vec<Finding>) -> Result<Imported, ImportError> {
     match lb_config::parse(&toml, Path::new("config.toml")) {

@@ -24,7 +24,7 @@ pub(super) fn read(section: &Section, lines: &[&Line], import: &Import<'_>) -> O
     let mut backend = Backend {
         origin: section.heading.origin.clone(),
         list: Vec::new(),
-        stickiness: stickiness(lines, import),
+        stickiness: checked_stickiness(lines, import),
         health: None,
         proxy_protocol: None,
     };
@@ -229,6 +229,22 @@ fn check_rule(line: &Line, keys: &mut toml::Table, import: &Import<'_>) {
             "status, text, method, path and headers of a check have keys",
         ),
     }
+}
+
+/// The value of `stickiness`, if it is not the address. A name that it does not take is lost.
+fn checked_stickiness(lines: &[&Line], import: &Import<'_>) -> Option<Value> {
+    let found = stickiness(lines, import)?;
+    if crate::is_taken(&format!("[service.http]\nstickiness = {found}")) {
+        return Some(found);
+    }
+    let from = ["cookie", "balance"];
+    if let Some(line) = from.iter().find_map(|words| first(lines, words)) {
+        import.lost(
+            line,
+            "its name is none of a cookie, a header or a query; the address is taken",
+        );
+    }
+    None
 }
 
 /// The value of `stickiness`, if it is not the address.

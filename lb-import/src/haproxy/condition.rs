@@ -1,6 +1,7 @@
 //! `acl`, `if` and `unless` as hosts, paths and addresses.
 
 use super::tree::Line;
+use crate::{is_of_a_route, is_taken};
 
 /// What a condition asks of a request, all of it together.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,6 +51,99 @@ impl Condition {
     }
 }
 
+/// A criterion of a condition: the words between braces, or the name of an `acl`.
+#[derive(Clone, Copy)]
+enum Term<'w> {
+    Inline(&'w [String]),
+    Named(&'w str),
+}
+
+/// The words after `if` and `unless` as alternatives of criteria, each with whether it is negated.
+type Alternatives<'w> = Vec<Vec<(Term<'w>, bool)>>;
+
+impl Term<'_> {
+    fn condition(self, negated: bool, lines: &[&Line]) -> Result<Condition, String> {
+        match self {
+            Term::Named(name) => named(name, negated, lines),
+            Term::Inline(words) => {
+                let mut condition = Condition::default();
+                add(&mut condition, words, negated)?;
+                Ok(condition)
+            }
+        }
+    }
+
+    /// Whether what it refuses are some requests of anybody, as those of robots or too many of them, rather than all
+    /// clients but those that are known.
+    fn is_of_anybody(self, negated: bool, lines: &[&Line]) -> bool {
+        let of_one = |criterion: &str| {
+            let bare = criterion.strip_prefix("req.").unwrap_or(criterion);
+            let bare = bare.to_ascii_lowercase();
+            let always = ["user-agent", "referer"]
+                .iter()
+                .any(|name| bare.contains(name))
+                || ["method", "sc_", "sc0_", "sc1_", "sc2_", "src_"]
+                    .iter()
+                    .any(|one| bare.starts_with(one));
+            let listed = bare.contains("(host")
+                || ["path", "url", "base", "src", "query"]
+                    .iter()
+                    .any(|one| bare.starts_with(one));
+            always || (listed && !negated)
+        };
+        match self {
+            Term::Inline(words) => words.first().is_some_and(|criterion| of_one(criterion)),
+            Term::Named(name) => {
+                let mut acls = lines
+                    .iter()
+                    .filter(|line| line.is("acl") && line.word(1) == name)
+                    .peekable();
+                name.starts_with("METH_")
+                    || (acls.peek().is_some() && acls.all(|line| of_one(line.word(2))))
+            }
+        }
+    }
+}
+
+/// The alternatives of `words`, which follow `if` or `unless`.
+fn alternatives(words: &[String]) -> Result<Alternatives<'_>, String> {
+    let mut all = vec![Vec::new()];
+    let mut rest = words;
+    let mut negated = false;
+    while let Some((word, after)) = rest.split_first() {
+        rest = after;
+        let name = match word.strip_prefix('!') {
+            Some(name) => {
+                negated = !negated;
+                name
+            }
+            None => word.as_str(),
+        };
+        let term = match name {
+            "" => continue,
+            "or" | "||" => {
+                all.push(Vec::new());
+                continue;
+            }
+            "{" => {
+                let end = rest.iter().position(|word| word == "}");
+                let end = end.ok_or("a condition has no closing \"}\"")?;
+                let inside = &rest[..end];
+                rest = &rest[end + 1..];
+                Term::Inline(inside)
+            }
+            name => Term::Named(name),
+        };
+        if let Some(last) = all.last_mut() {
+            last.push((term, std::mem::take(&mut negated)));
+        }
+    }
+    match negated || all.iter().any(Vec::is_empty) {
+        true => Err("a condition ends too early".to_owned()),
+        false => Ok(all),
+    }
+}
+
 /// The condition at the end of `line`, after word `from`. One that routes cannot express is an error.
 pub(super) fn of(line: &Line, from: usize, lines: &[&Line]) -> Result<Condition, String> {
     let words = line.words.get(from..).unwrap_or_default();
@@ -62,40 +156,85 @@ pub(super) fn of(line: &Line, from: usize, lines: &[&Line]) -> Result<Condition,
         "unless" => true,
         other => return Err(format!("{other} has no counterpart")),
     };
-    let mut terms = 0;
-    let mut rest = rest;
-    while let Some((term, after)) = rest.split_first() {
-        rest = after;
-        terms += 1;
-        let (negated, name) = match term.strip_prefix('!') {
-            Some("") => {
-                let Some((name, after)) = rest.split_first() else {
-                    return Err("a condition ends too early".to_owned());
-                };
-                rest = after;
-                (true, name.as_str())
+    let alternatives = alternatives(rest)?;
+    let [terms] = alternatives.as_slice() else {
+        return Err("alternatives are routes of their own".to_owned());
+    };
+    if is_unless && terms.len() > 1 {
+        return Err("unless with several conditions has no counterpart".to_owned());
+    }
+    for (term, negated) in terms {
+        condition.and(term.condition(*negated != is_unless, lines)?)?;
+    }
+    Ok(condition)
+}
+
+/// Requests that a line refuses.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// What is understood of its condition: these requests, and perhaps more.
+    pub(super) condition: Condition,
+    /// Why the rest is not.
+    pub(super) lost: Option<String>,
+    /// Whether the rest lets some clients in alone, so that without it nobody may come in.
+    pub(super) is_closed: bool,
+}
+
+/// The requests that `line` refuses, by each alternative of its condition.
+pub(super) fn refused(line: &Line, lines: &[&Line]) -> Vec<Refused> {
+    let is_word = |word: &String| word == "if" || word == "unless";
+    let Some(at) = line.words.iter().position(is_word) else {
+        return vec![Refused::default()];
+    };
+    let all = match alternatives(&line.words[at + 1..]) {
+        Ok(all) if line.word(at) == "unless" => opposite(all),
+        Ok(all) => Ok(all),
+        Err(why) => Err(why),
+    };
+    match all {
+        Ok(all) => all.iter().map(|terms| of_terms(terms, lines)).collect(),
+        Err(why) => vec![Refused {
+            lost: Some(why),
+            is_closed: true,
+            ..Refused::default()
+        }],
+    }
+}
+
+/// The alternatives that hold where none of `all` does.
+fn opposite(all: Alternatives<'_>) -> Result<Alternatives<'_>, String> {
+    let not = |(term, negated): (_, bool)| (term, !negated);
+    match all.as_slice() {
+        [_] => Ok(all
+            .into_iter()
+            .flatten()
+            .map(|term| vec![not(term)])
+            .collect()),
+        _ if all.iter().all(|terms| terms.len() == 1) => {
+            Ok(vec![all.into_iter().flatten().map(not).collect()])
+        }
+        _ => Err("unless with several conditions has no counterpart".to_owned()),
+    }
+}
+
+fn of_terms(terms: &[(Term<'_>, bool)], lines: &[&Line]) -> Refused {
+    let mut refused = Refused::default();
+    for (term, negated) in terms {
+        match term.condition(*negated, lines) {
+            // What is left of two conditions of one kind is for more requests than both.
+            Ok(condition) => {
+                if let Err(why) = refused.condition.and(condition) {
+                    refused.lost = Some(why);
+                    refused.is_closed = true;
+                }
             }
-            Some(name) => (true, name),
-            None => (false, term.as_str()),
-        };
-        let negated = negated != is_unless;
-        match name {
-            "or" | "||" => return Err("alternatives are routes of their own".to_owned()),
-            "{" => {
-                let end = rest.iter().position(|word| word == "}");
-                let end = end.ok_or("a condition has no closing \"}\"")?;
-                let mut one = Condition::default();
-                add(&mut one, &rest[..end], negated)?;
-                condition.and(one)?;
-                rest = &rest[end + 1..];
+            Err(why) => {
+                refused.lost = Some(why);
+                refused.is_closed |= !term.is_of_anybody(*negated, lines);
             }
-            name => condition.and(named(name, negated, lines)?)?,
         }
     }
-    match is_unless && terms > 1 {
-        true => Err("unless with several conditions has no counterpart".to_owned()),
-        false => Ok(condition),
-    }
+    refused
 }
 
 /// The lines of the `acl` with this name.
@@ -135,6 +274,22 @@ fn add(condition: &mut Condition, words: &[String], negated: bool) -> Result<(),
     }
     let texts = || values.iter().map(|value| (*value).clone());
     let bare = criterion.strip_prefix("req.").unwrap_or(criterion);
+    let key = match bare {
+        "path_beg" | "path" => Some("path"),
+        _ if bare.to_ascii_lowercase().ends_with("(host)") => Some("host"),
+        _ => None,
+    };
+    let is_odd = |value: &&&String| match key {
+        Some("host") => !is_of_a_route("host", value.trim_start_matches('.')),
+        Some(key) => **value != "/" && !is_of_a_route(key, value.trim_end_matches('/')),
+        None if bare == "src" => {
+            !is_taken(&format!("allow = [{}]", toml::Value::from(value.as_str())))
+        }
+        None => false,
+    };
+    if let Some(odd) = values.iter().find(is_odd) {
+        return Err(format!("{criterion} with {odd} has no counterpart"));
+    }
     match (bare, negated) {
         ("hdr(host)" | "hdr(Host)", false) => condition.hosts.extend(texts()),
         ("hdr_dom(host)", false) => {
@@ -147,7 +302,11 @@ fn add(condition: &mut Condition, words: &[String], negated: bool) -> Result<(),
         }
         ("path_beg", false) => condition.paths.extend(texts().map(|path| (path, false))),
         ("path", false) => condition.paths.extend(texts().map(|path| (path, true))),
-        ("src", _) => condition.clients = Some((texts().collect(), !negated)),
+        // Lines of one `acl` are alternatives.
+        ("src", _) => {
+            let clients = condition.clients.get_or_insert((Vec::new(), !negated));
+            clients.0.extend(texts());
+        }
         ("ssl_fc", _) => condition.tls = Some(!negated),
         ("dst_port", _) if values.iter().all(|value| *value == "443") => {
             condition.tls = Some(!negated);

@@ -6,7 +6,8 @@ use toml::Value;
 
 use super::backend::{self, Backend};
 use super::binds::{self, Binds};
-use super::http::{Http, Route};
+use super::condition;
+use super::http::{self, Http, Route};
 use super::tree::{Line, Section};
 use super::{Import, first, values};
 use crate::document::{Part, table, texts};
@@ -68,6 +69,11 @@ pub(super) fn parts<'a>(section: &'a Section, import: &Import<'a>) -> Vec<Part> 
     let health = backend.as_ref().and_then(Backend::health);
     if !is_http {
         of_tcp(backend.as_ref(), &lines, target, import);
+        let own = target.filter(|target| !std::ptr::eq(*target, section));
+        let own: Vec<&Line> = own.map_or(&[][..], |own| &own.lines).iter().collect();
+        if !admits(&lines, &mut service, import) || !admits(&own, &mut service, import) {
+            return Vec::new();
+        }
         return [Some(service), health].into_iter().flatten().collect();
     }
     let mut http = Http {
@@ -88,9 +94,12 @@ pub(super) fn parts<'a>(section: &'a Section, import: &Import<'a>) -> Vec<Part> 
     let has_rest = routes
         .iter()
         .any(|route| route.requests == (Vec::new(), "/".to_owned(), false));
-    if backend.is_none() && !has_rest {
+    let own = target.filter(|target| !std::ptr::eq(*target, section));
+    let is_closed = own.is_some_and(|target| http::is_closed(target, import));
+    if (backend.is_none() || is_closed) && !has_rest {
+        let status = if is_closed { 403 } else { 503 };
         let mut part = Part::new("[[service.route]]", Some(&origin));
-        part.set("answer", table([("status", 503.into())]), None);
+        part.set("answer", table([("status", status.into())]), None);
         routes.push(Route {
             part,
             requests: (Vec::new(), "/".to_owned(), false),
@@ -150,6 +159,33 @@ fn tls(binds: &Binds, redirect_http: bool) -> Option<Part> {
         part.set("redirect_http", true, None);
     }
     Some(part)
+}
+
+/// Refuses clients of a service of TCP. `false` where it is left out, as it would let in others.
+fn admits(lines: &[&Line], service: &mut Part, import: &Import<'_>) -> bool {
+    let mut is_open = true;
+    for line in lines.iter().filter(|line| http::is_refusal(line)) {
+        line.take();
+        for refused in condition::refused(line, lines) {
+            let clients = refused.condition.clients.as_ref();
+            match (&refused.lost, clients) {
+                (None, Some((clients, is_these)))
+                    if http::admit(service, line, clients, *is_these) => {}
+                (Some(why), _) if !refused.is_closed => {
+                    let reason = format!("{why}; connections that it refuses are OPEN now");
+                    import.lost(line, &reason);
+                }
+                _ => {
+                    import.lost(
+                        line,
+                        "clients are addresses and prefixes; the service is left out",
+                    );
+                    is_open = false;
+                }
+            }
+        }
+    }
+    is_open
 }
 
 /// Lines of a service of TCP that have another meaning here.

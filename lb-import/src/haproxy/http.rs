@@ -4,7 +4,7 @@ use toml::Value;
 
 use super::backend::{self, Backend};
 use super::binds::Binds;
-use super::condition::{self, Condition};
+use super::condition::{self, Condition, Refused};
 use super::tree::{Line, Section};
 use super::{Import, first, values};
 use crate::document::{Part, table, texts};
@@ -54,7 +54,7 @@ impl<'a> Http<'_, 'a> {
             let at = usize::from(line.is("http-request"));
             match line.word(at) {
                 "redirect" => self.redirect(line, at + 1),
-                "deny" if at == 1 => self.deny(line, service),
+                _ if is_refusal(line) => self.refuse(line, service),
                 _ => {}
             }
         }
@@ -110,52 +110,73 @@ impl<'a> Http<'_, 'a> {
         });
     }
 
-    fn deny(&mut self, line: &Line, service: &mut Part) {
-        let (status, from) = match line.word(2) {
-            "deny_status" => (line.word(3).parse().unwrap_or(403), 4),
-            "status" => (line.word(3).parse().unwrap_or(403), 4),
-            _ => (403, 2),
-        };
-        let condition = match condition::of(line, from, self.lines) {
-            Ok(condition) => condition,
-            Err(why) => return self.import.lost(line, &why),
+    /// Refuses the requests of `line`, or more of them where a part of its condition is lost.
+    fn refuse(&mut self, line: &Line, service: &mut Part) {
+        line.take();
+        for refused in condition::refused(line, self.lines) {
+            let Refused {
+                mut condition,
+                lost,
+                is_closed,
+            } = refused;
+            match lost {
+                None if line.word(1) != "auth" => self.deny(line, &condition, service),
+                Some(why) if !is_closed && line.word(1) != "auth" => {
+                    let reason = format!("{why}; requests that it refuses are OPEN now");
+                    self.import.lost(line, &reason);
+                }
+                why => {
+                    (condition.clients, condition.tls) = (None, None);
+                    let why = why.unwrap_or_else(|| {
+                        "passwords are `auth` with a file of bcrypt hashes".to_owned()
+                    });
+                    self.close(line, &condition, &why);
+                }
+            }
+        }
+    }
+
+    /// Answers 403 to the requests of `condition`, as what lets some of them in is lost.
+    fn close(&mut self, line: &Line, condition: &Condition, why: &str) {
+        let reason = format!("{why}; requests for it get 403 until you decide");
+        self.import.lost(line, &reason);
+        let answer = table([("status", 403.into())]);
+        self.route(line, condition, |part| {
+            part.set("answer", answer.clone(), None)
+        });
+    }
+
+    fn deny(&mut self, line: &Line, condition: &Condition, service: &mut Part) {
+        let status = match line.word(2) {
+            "deny_status" | "status" => line.word(3).parse().unwrap_or(403),
+            _ => 403,
         };
         match &condition.clients {
             Some((clients, is_these))
                 if condition.hosts.is_empty() && condition.paths.is_empty() =>
             {
-                let key = if *is_these { "deny" } else { "allow" };
-                let is_given = service.get("deny").is_some() || service.get("allow").is_some();
-                if is_given
-                    || condition.tls.is_some()
-                    || clients.iter().any(|one| one.contains(['%', '@']))
-                {
-                    return self.import.lost(
-                        line,
-                        "`allow` and `deny` of the service have other clients already",
-                    );
+                if !admit(service, line, clients, *is_these) {
+                    let why = "`allow` and `deny` of the service have other clients already";
+                    return self.close(line, &Condition::default(), why);
+                }
+                if condition.tls.is_some() {
+                    self.import
+                        .differs(line, "the clients are refused with and without TLS");
                 }
                 self.import
                     .differs(line, "the clients are refused at their first packet");
-                service.set(key, texts(clients), Some(&line.origin));
             }
             _ if condition.is_route() => {
-                line.take();
                 let answer = table([("status", Value::Integer(status))]);
-                self.route(line, &condition, |part| {
+                self.route(line, condition, |part| {
                     part.set("answer", answer.clone(), None)
                 });
             }
-            _ => {
-                self.import.lost(
-                    line,
-                    "clients are refused for a service, not for a path; its requests get 403 until you decide",
-                );
-                let answer = table([("status", 403.into())]);
-                self.route(line, &condition, |part| {
-                    part.set("answer", answer.clone(), None)
-                });
-            }
+            _ => self.close(
+                line,
+                condition,
+                "clients are refused for a service, not for a path",
+            ),
         }
     }
 
@@ -190,6 +211,13 @@ impl<'a> Http<'_, 'a> {
                 });
                 continue;
             };
+            if section.is_some_and(|section| is_closed(section, self.import)) {
+                let answer = table([("status", 403.into())]);
+                self.route(line, &condition, |part| {
+                    part.set("answer", answer.clone(), None)
+                });
+                continue;
+            }
             if default.is_some_and(|default| {
                 default.health != backend.health || default.stickiness != backend.stickiness
             }) {
@@ -348,6 +376,54 @@ impl<'a> Http<'_, 'a> {
         }
         part
     }
+}
+
+/// Whether `line` keeps requests out, or may do.
+pub(super) fn is_refusal(line: &Line) -> bool {
+    match line.word(0) {
+        "http-request" => {
+            ["auth", "deny", "reject", "silent-drop", "tarpit"].contains(&line.word(1))
+        }
+        "tcp-request" => ["reject", "silent-drop"].contains(&line.word(2)),
+        _ => false,
+    }
+}
+
+/// Whether requests for the backend `section` are to be refused, as its own rules for that are lost. That is told.
+pub(super) fn is_closed(section: &Section, import: &Import<'_>) -> bool {
+    let lines: Vec<&Line> = section.lines.iter().collect();
+    let mut is_closed = false;
+    for line in section.lines.iter().filter(|line| is_refusal(line)) {
+        let refused = condition::refused(line, &lines);
+        let closes = line.word(1) == "auth"
+            || refused
+                .iter()
+                .any(|one| one.lost.is_none() || one.is_closed);
+        is_closed |= closes;
+        let reason = match closes {
+            true => "a backend refuses nobody; all requests for it get 403 until you decide",
+            false => "a backend refuses nobody; requests that it refuses are OPEN now",
+        };
+        import.lost(line, reason);
+    }
+    is_closed
+}
+
+/// Sets `allow` or `deny` of `service` for a line that refuses these clients, or all others. `false` where a service
+/// cannot have both this line and an earlier one.
+pub(super) fn admit(service: &mut Part, line: &Line, clients: &[String], is_these: bool) -> bool {
+    if service.get("allow").is_some() || (!is_these && service.get("deny").is_some()) {
+        return false;
+    }
+    let mut list = match service.get("deny") {
+        Some(Value::Array(known)) => known.clone(),
+        _ => Vec::new(),
+    };
+    let more = clients.iter().map(|client| Value::from(client.as_str()));
+    list.extend(more);
+    let key = if is_these { "deny" } else { "allow" };
+    service.set(key, Value::Array(list), Some(&line.origin));
+    true
 }
 
 /// Rules for headers of requests and responses, by `lines`, or by those of `own` alone if there are some.

@@ -80,10 +80,6 @@ const LOST: &[(&[&str], &str)] = &[
         "\"lb-agent status\" and `metrics` under [agent] have these figures",
     ),
     (
-        &["http-request auth"],
-        "passwords are `auth` with a file of bcrypt hashes; everybody is let in without it",
-    ),
-    (
         &["http-request", "http-response", "http-after-response"],
         "this action, or its condition, has no counterpart",
     ),

@@ -5,7 +5,7 @@ use super::action::{self, Action};
 use super::guards;
 use super::location::{self, Location, Match};
 use super::scope::Scope;
-use super::server::Server;
+use super::server::{self, Server};
 use super::settings::{self, Settings};
 use super::tree::Directive;
 use crate::report::Origin;
@@ -139,7 +139,7 @@ fn conditions(
         let host = condition
             .strip_prefix("$host = ")
             .or_else(|| condition.strip_prefix("$http_host = "));
-        if !is_plain && host.is_none() {
+        if !is_plain && !host.is_some_and(server::is_name) {
             continue;
         }
         let found = action::returned(&inside, server.name(), import)
@@ -207,6 +207,14 @@ fn of_locations(
             continue;
         }
         let path = location.path().trim_end_matches('/');
+        if !path.is_empty() && !crate::is_of_a_route("path", path) {
+            take_all(location.directive);
+            import.lost(
+                location.directive,
+                "a route takes no such path; requests for it REACH other routes, also if it refuses them",
+            );
+            continue;
+        }
         let is_whole = path.is_empty() && matches!(location.matches, Match::Prefix(_));
         has_root |= is_whole;
         let Some(action) = action::of_location(location, locations, name, import) else {

@@ -64,6 +64,9 @@ fn names(scope: &Scope<'_>, import: &Import<'_>) -> Vec<String> {
                         &format!("{name} is a pattern; write its names, or \"*.\" and a domain"),
                     );
                 }
+                name if !is_name(name.strip_prefix('.').unwrap_or(name)) => {
+                    import.lost(directive, &format!("{name} is no name of a server"));
+                }
                 name if name.starts_with('.') => {
                     names.push(name[1..].to_owned());
                     names.push(format!("*{name}"));
@@ -79,6 +82,11 @@ fn names(scope: &Scope<'_>, import: &Import<'_>) -> Vec<String> {
         }
     }
     unique
+}
+
+/// Whether a route takes this name.
+pub(super) fn is_name(name: &str) -> bool {
+    crate::is_of_a_route("host", name)
 }
 
 /// Parameters of `listen` that need no key, or have one.

@@ -106,11 +106,14 @@ fn limits(scope: &Scope<'_>, import: &Import<'_>) -> Vec<Value> {
         let mut limit = vec![
             ("name", plain(parameter("zone").unwrap_or("all")).into()),
             ("rate", rate.into()),
-            ("burst", (burst + 1).into()),
+            ("burst", burst.saturating_add(1).into()),
         ];
         limit.extend(key.map(|key| ("key", key)));
         limit.extend(dry.then_some(("dry_run", true.into())));
-        limits.push(of(limit));
+        let Some(limit) = known(limit, directive, import) else {
+            continue;
+        };
+        limits.push(limit);
         if burst > 0 && !directive.args.iter().any(|arg| arg == "nodelay") {
             import.differs(directive, "a burst passes at once, nothing is delayed");
         }
@@ -130,9 +133,22 @@ fn limits(scope: &Scope<'_>, import: &Import<'_>) -> Vec<Value> {
             ("concurrent", Value::Integer(number)),
         ];
         limit.extend(key.map(|key| ("key", key)));
-        limits.push(of(limit));
+        limits.extend(known(limit, directive, import));
     }
     limits
+}
+
+/// The limit with these keys, if lb-agent takes them.
+fn known(keys: Vec<(&str, Value)>, directive: &Directive, import: &Import<'_>) -> Option<Value> {
+    let limit = of(keys);
+    if crate::is_taken(&format!("limit = [{limit}]")) {
+        return Some(limit);
+    }
+    import.lost(
+        directive,
+        "its rate, burst or key is none that a limit takes, so nothing is limited",
+    );
+    None
 }
 
 /// The name of a zone as that of a limit.

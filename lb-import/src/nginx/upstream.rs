@@ -74,7 +74,17 @@ pub(super) fn read(upstream: &Directive, port: u16, import: &Import<'_>) -> Back
             }
             "hash" | "sticky" => {
                 directive.take();
-                backends.stickiness = stickiness(directive, import);
+                let found = stickiness(directive, import);
+                let is_taken = |found: &Value| {
+                    crate::is_taken(&format!("[service.http]\nstickiness = {found}"))
+                };
+                if found.as_ref().is_some_and(|found| !is_taken(found)) {
+                    import.lost(
+                        directive,
+                        "its name is none of a cookie, a header or a query; the address is taken",
+                    );
+                }
+                backends.stickiness = found.filter(is_taken);
             }
             "least_conn" | "random" | "least_time" => {
                 directive.take();
