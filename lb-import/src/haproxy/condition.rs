@@ -98,7 +98,9 @@ impl Term<'_> {
                     .iter()
                     .filter(|line| line.is("acl") && line.word(1) == name)
                     .peekable();
-                name.starts_with("METH_")
+                ["METH_", "HTTP_"]
+                    .iter()
+                    .any(|begin| name.starts_with(begin))
                     || (acls.peek().is_some() && acls.all(|line| of_one(line.word(2))))
             }
         }

@@ -188,8 +188,12 @@ fn leads_away(path: &str, locations: &[Location<'_>]) -> bool {
         .max_by_key(|one| one.path().len());
     let elsewhere = ["proxy_pass", "grpc_pass", "fastcgi_pass", "return"];
     nearest.is_some_and(|location| {
+        let guards = ["deny", "auth_basic", "auth_request"];
         let mut own = location.scope.own().iter();
-        own.any(|one| elsewhere.contains(&one.name.as_str()))
+        own.any(|one| {
+            let name = one.name.as_str();
+            elsewhere.contains(&name) || (guards.contains(&name) && one.arg(0) != "off")
+        })
     })
 }
 

@@ -182,7 +182,7 @@ fn take_default(routes: &[Route]) -> Option<Backends> {
     }
 }
 
-/// `allow` and `deny` of its servers, if they are the same for all names. Otherwise a server that refuses some clients
+/// `allow` and `deny` of its servers, if they are the same for all names and about connections. Otherwise a server that refuses some clients
 /// refuses all of them.
 fn admitted<'a>(
     group: &Group<'_, 'a>,
@@ -195,19 +195,32 @@ fn admitted<'a>(
         .map(|server| access::rules(&server.scope))
         .collect();
     let mut lists: Vec<_> = rules.iter().map(|rules| access::lists(rules)).collect();
-    if let Some(Ok(first)) = lists.first()
+    // nginx compares the client that a proxy names, and a service the proxy.
+    let is_behind = group.servers.iter().any(|server| {
+        let proxies = server.scope.either(&["set_real_ip_from"]);
+        proxies.iter().any(|proxy| proxy.arg(0) != "unix:")
+    });
+    let is_behind = is_behind && rules.iter().flatten().any(|rule| rule.name == "deny");
+    if !is_behind
+        && let Some(Ok(first)) = lists.first()
         && lists.iter().all(|other| other.as_ref().ok() == Some(first))
     {
         rules.iter().flatten().for_each(|rule| rule.take());
         return Some((lists.remove(0).ok()?, rules.remove(0)));
     }
+    let reason = match is_behind {
+        true => {
+            "a service compares the address of the proxy, not that of its client; the names of this server get 403 \
+                 until you decide"
+        }
+        false => {
+            "addresses are allowed and denied for all names of a service alike, so the names of this server get \
+                  403 until you decide; a service on an address of its own has its own"
+        }
+    };
     for (rules, site) in rules.iter().zip(sites) {
         for rule in rules {
-            import.lost(
-                rule,
-                "addresses are allowed and denied for all names of a service alike, so the names of this server get 403 \
-                 until you decide; a service on an address of its own has its own",
-            );
+            import.lost(rule, reason);
         }
         let refuses = rules.iter().any(|rule| rule.name == "deny");
         let routes = site.routes.iter_mut().filter(|_| refuses);

@@ -72,7 +72,12 @@ fn client_certificates(group: &Group<'_, '_>, part: &mut Part, import: &Import<'
         verify.is_some_and(|verify| verify.arg(0) != "off")
     };
     let asking: Vec<&&Server<'_>> = group.servers.iter().filter(asks).collect();
-    let Some(first) = asking.first() else {
+    // The strictest of them holds for all.
+    let requires = |server: &&&&Server<'_>| {
+        let verify = server.scope.one("ssl_verify_client");
+        verify.is_some_and(|verify| verify.arg(0) == "on")
+    };
+    let Some(first) = asking.iter().find(requires).or(asking.first()) else {
         return;
     };
     let Some(verify) = first.scope.one("ssl_verify_client") else {
@@ -98,8 +103,10 @@ fn client_certificates(group: &Group<'_, '_>, part: &mut Part, import: &Import<'
         part.set("crl", import.file(crl.arg(0)), Some(&crl.origin));
     }
     if asking.len() < group.servers.len() {
-        let takes_others = std::ptr::eq(**first, group.servers[0]) || first.names.is_empty();
-        if takes_others {
+        let takes_others = |server: &&&Server<'_>| {
+            std::ptr::eq(**server, group.servers[0]) || server.names.is_empty()
+        };
+        if asking.iter().any(takes_others) {
             // Names that no server has come to the first one, and have to bring a certificate too.
             import.differs(
                 verify,
@@ -110,12 +117,18 @@ fn client_certificates(group: &Group<'_, '_>, part: &mut Part, import: &Import<'
             part.set("client_hosts", texts(hosts), None);
         }
     }
-    for other in &asking[1..] {
+    let others = asking
+        .iter()
+        .filter(|other| !std::ptr::eq(***other, **first));
+    for other in others {
         for name in ["ssl_verify_client", "ssl_client_certificate", "ssl_crl"] {
             let (own, others) = (first.scope.one(name), other.scope.one(name));
             if let Some(directive) = others.filter(|one| own.is_none_or(|own| own.args != one.args))
             {
-                let reason = format!("a service has one, that of {}", first.directive.origin);
+                let reason = format!(
+                    "a service has one, that of {}; certificates that it takes are good for this name too",
+                    first.directive.origin
+                );
                 import.lost(directive, &reason);
             }
         }
