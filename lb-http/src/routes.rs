@@ -50,10 +50,11 @@ impl Router {
         router
     }
 
-    /// The same with their paths in lower case. Of routes that differ by case alone the first one counts.
+    /// The same with their paths in lower case, except for the digits of triplets. Of routes that differ by case alone
+    /// the first one counts.
     fn in_lower_case(routes: &[Route]) -> Self {
         let lower = routes.iter().map(|route| Route {
-            path: route.path.to_ascii_lowercase(),
+            path: path::normal(&route.path.to_ascii_lowercase()).into_owned(),
             ..route.clone()
         });
         Self::new(&lower.collect::<Vec<_>>())

@@ -48,7 +48,9 @@ pub fn readings(path: &str) -> Option<[String; 4]> {
     };
     let mut percents = path.match_indices('%').map(|(at, _)| at);
     let is_plain = !path.contains(['\\', ';']) && !percents.any(is_disguised);
-    if is_plain && as_of_routes(path) == path && !path.split('/').any(is_up) {
+    let is_written = |byte: u8| byte != b'%' && (0x21..0x7f).contains(&byte);
+    let has_one_spelling = path.bytes().all(is_written) || as_of_routes(path) == path;
+    if is_plain && has_one_spelling && !path.split('/').any(is_up) {
         return None;
     }
     let mut slashes = path.replace('\\', "/");
@@ -67,7 +69,9 @@ pub fn readings(path: &str) -> Option<[String; 4]> {
 
 /// Whether a segment leads to its parent, perhaps in disguise.
 fn is_up(segment: &str) -> bool {
-    segment.len() <= 6 && segment.to_ascii_lowercase().replace("%2e", ".") == ".."
+    segment.starts_with(['.', '%'])
+        && segment.len() <= "%2e%2e".len()
+        && segment.to_ascii_lowercase().replace("%2e", ".") == ".."
 }
 
 /// `path` with visible ASCII as such and all else as triplets (RFC 3986, section 2.1), as paths of routes are written.

@@ -26,11 +26,18 @@ pub(super) fn filter(of_route: &str, instead: Option<&str>) -> Option<Box<dyn Fi
 }
 
 impl PrefixRewrite {
-    /// Whether a reading of a rewritten path is not below the new beginning.
-    fn is_left_by(&self, reading: &str) -> bool {
-        let plain = path::normal(reading);
-        let rest = plain.strip_prefix(self.instead.as_str());
-        !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    /// Whether a backend may read a rewritten path as one that is not below the new beginning.
+    fn is_left_by(&self, rewritten: &[u8]) -> bool {
+        if self.instead.is_empty() {
+            return false;
+        }
+        let is_outside = |reading: &String| {
+            let plain = path::normal(reading);
+            let rest = plain.strip_prefix(self.instead.as_str());
+            !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let sent = String::from_utf8_lossy(rewritten);
+        path::readings(&sent).is_some_and(|all| all.iter().any(is_outside))
     }
 }
 
@@ -57,9 +64,7 @@ impl Filter for PrefixRewrite {
             rewritten.push(b'/');
         }
         rewritten.extend_from_slice(rest);
-        // What a backend may read otherwise must not lead out of what the route is for.
-        let sent = String::from_utf8_lossy(&rewritten);
-        if path::readings(&sent).is_some_and(|all| all.iter().any(|it| self.is_left_by(it))) {
+        if self.is_left_by(&rewritten) {
             return Err(StatusCode::BAD_REQUEST.into());
         }
         if let Some(query) = request.head.query() {

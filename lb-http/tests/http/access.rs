@@ -163,8 +163,7 @@ fn route_with_users_is_not_passed_by_letter_case_a_slash_or_another_spelling() {
     let settings = route("/Admin") + &exact + &route("/@team") + &route("/%C3%BCber");
     let proxy = Proxy::new(&[&echo.backend], &settings);
     for path in ["/Admin/x", "/staff", "/@team", "/%C3%BCber", "/%c3%bcber"] {
-        let status = ask(&proxy, path, "").0;
-        assert!(matches!(status, 400 | 401), "{path}: {status}");
+        assert_eq!(ask(&proxy, path, "").0, 401, "{path}");
     }
     for path in ["/admin", "/ADMIN/x", "/staff/", "/%40team/x", "/\u{fc}ber"] {
         assert_eq!(ask(&proxy, path, "").0, 400, "{path}");
