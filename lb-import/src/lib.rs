@@ -19,6 +19,7 @@ mod report;
 
 use std::path::Path;
 
+use document::Part;
 pub use report::{Finding, Kind, Origin};
 
 /// What came out of a configuration of another program.
@@ -64,6 +65,25 @@ fn is_of_a_route(name: &str, value: &str) -> bool {
     is_taken(&format!(
         "[[service.route]]\nanswer = {{ status = 404 }}\n{name} = {value}"
     ))
+}
+
+/// The configuration made of `parts` and perhaps `agent`, which came from `path` of `program`.
+fn finished(
+    (path, program): (&Path, &str),
+    agent: Option<Part>,
+    parts: Vec<Part>,
+    findings: Vec<Finding>,
+) -> Result<Imported, ImportError> {
+    let path = path.display();
+    if parts.is_empty() {
+        let lost = findings.iter().filter(|one| one.kind == Kind::Lost);
+        let lost: String = lost.map(|finding| format!("\n{finding}")).collect();
+        let message = "nothing in it can be translated";
+        return Err(ImportError(format!("{path}: {message}{lost}")));
+    }
+    let parts: Vec<Part> = agent.into_iter().chain(parts).collect();
+    let head = format!("From {path} of {program}. Comments name the lines that a part comes from.");
+    checked(document::toml(&head, &parts), findings)
 }
 
 /// The same text as a checked configuration. A text that does not pass would be a fault of this crate, and is told.

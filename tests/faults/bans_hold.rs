@@ -127,8 +127,8 @@ fn is_served(hosts: &Hosts, from: IpAddr) {
     }
 }
 
-#[test]
-fn banned_client_has_no_connection_while_agents_die_and_change() {
+/// A banned client has no connection on any path while `change` goes on. Another one has them after it.
+fn ban_holds_during(change: impl FnOnce(&mut Agent<'_>, &Attempts<'_>)) {
     let hosts = Hosts::new();
     let container = hosts.container();
     let seen = noted(&container, SocketAddr::new(CONTAINER[0], 5000));
@@ -138,7 +138,15 @@ fn banned_client_has_no_connection_while_agents_die_and_change() {
     is_served(&hosts, bad);
     agent.ok(&["ban", &bad.to_string()]);
     seen.lock().unwrap().clear();
-    let stood = stood_during(&hosts, bad, |attempts| {
+    let stood = stood_during(&hosts, bad, |attempts| change(&mut agent, attempts));
+    assert_eq!(stood, [0; 3], "connections on the ports {PORTS:?}");
+    assert!(!seen.lock().unwrap().contains(&bad));
+    is_served(&hosts, good);
+}
+
+#[test]
+fn banned_client_has_no_connection_while_agents_die_and_change() {
+    ban_holds_during(|agent, attempts| {
         for _ in 0..2 {
             agent.kill();
             attempts.more();
@@ -151,23 +159,11 @@ fn banned_client_has_no_connection_while_agents_die_and_change() {
         }
         agent.ok(&["reload"]);
     });
-    assert_eq!(stood, [0; 3], "connections on the ports {PORTS:?}");
-    assert!(!seen.lock().unwrap().contains(&bad));
-    is_served(&hosts, good);
 }
 
 #[test]
 fn banned_client_has_no_connection_when_an_agent_starts_from_its_state_alone() {
-    let hosts = Hosts::new();
-    let container = hosts.container();
-    let seen = noted(&container, SocketAddr::new(CONTAINER[0], 5000));
-    let mut agent = Agent::start(&hosts.balancer, SERVICES);
-    let _apps = node::copies(&hosts.balancer, [5000], agent.dir());
-    let (bad, good) = (client_v4(1), client_v4(2));
-    is_served(&hosts, bad);
-    agent.ok(&["ban", &bad.to_string()]);
-    seen.lock().unwrap().clear();
-    let stood = stood_during(&hosts, bad, |attempts| {
+    ban_holds_during(|agent, attempts| {
         for _ in 0..2 {
             // As after a reboot: no map and no program is left.
             agent.ok(&["stop", "--purge"]);
@@ -176,9 +172,6 @@ fn banned_client_has_no_connection_when_an_agent_starts_from_its_state_alone() {
             attempts.more();
         }
     });
-    assert_eq!(stood, [0; 3], "connections on the ports {PORTS:?}");
-    assert!(!seen.lock().unwrap().contains(&bad));
-    is_served(&hosts, good);
 }
 
 /// Without BPF the agent accepts a connection before it refuses it: no request is answered.

@@ -153,10 +153,7 @@ fn required_certificate_is_checked_against_authority_time_and_revocation() {
     let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
     let servers = Authority::new(dir.path());
     let server = servers.issue("a", &["a.test"]);
-    let (ours, theirs) = (
-        clients_of(dir.path(), "ours"),
-        clients_of(dir.path(), "theirs"),
-    );
+    let [ours, theirs] = ["ours", "theirs"].map(|name| clients_of(dir.path(), name));
     let (ann, bob) = (
         ours.issue_numbered("ann", 10),
         ours.issue_numbered("bob", 11),
@@ -252,10 +249,7 @@ fn ticket_of_one_service_is_worth_nothing_to_another() {
     let (hosts, dir) = (Hosts::new(), tempfile::tempdir().unwrap());
     let servers = Authority::new(dir.path());
     let server = servers.issue("a", &["a.test"]);
-    let (ours, theirs) = (
-        clients_of(dir.path(), "ours"),
-        clients_of(dir.path(), "theirs"),
-    );
+    let [ours, theirs] = ["ours", "theirs"].map(|name| clients_of(dir.path(), name));
     let ann = ours.issue_numbered("ann", 10);
     let ca = |authority: &Authority| format!("client_ca = '{}'", authority.certificate().display());
     let services =

@@ -121,18 +121,23 @@ fn all_are_up(agent: &Agent<'_>) {
     });
 }
 
+/// Open connections of so many clients.
+fn connections(hosts: &Hosts, count: u16) -> Vec<TcpStream> {
+    hosts.clients.run(|| {
+        let clients = (1..=count).map(client_v4);
+        clients
+            .map(|client| http::connect(client, SERVICE_V4).unwrap())
+            .collect()
+    })
+}
+
 #[test]
 fn figures_are_those_of_status_after_reload_crash_and_take_over() {
     let hosts = Hosts::new();
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     all_are_up(&agent);
-    let open: Vec<TcpStream> = hosts.clients.run(|| {
-        let clients = (1..=20).map(client_v4);
-        clients
-            .map(|client| http::connect(client, SERVICE_V4).unwrap())
-            .collect()
-    });
+    let open = connections(&hosts, 20);
     let mut watcher = Watcher::new(&hosts.balancer);
     let history = watcher.next("history");
     assert_eq!(
@@ -340,12 +345,7 @@ fn page_in_a_browser_follows_the_agent() {
     let mut agent = Agent::start(&hosts.balancer, SERVICES);
     let _apps = node::copies(&hosts.balancer, [5000, 5001], agent.dir());
     all_are_up(&agent);
-    let _open: Vec<TcpStream> = hosts.clients.run(|| {
-        let clients = (1..=12).map(client_v4);
-        clients
-            .map(|client| http::connect(client, SERVICE_V4).unwrap())
-            .collect()
-    });
+    let _open = connections(&hosts, 12);
     let localhost = Ipv4Addr::LOCALHOST.into();
     let mut browser = Browser::start(&hosts.balancer, dir.path(), localhost, &certificate);
     assert_eq!(browser.open("http://127.0.0.1:9601/"), 200);

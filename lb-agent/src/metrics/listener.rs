@@ -1,16 +1,21 @@
 //! Listening sockets beside the control socket, for metrics and the live page: a TCP address or a unix socket, which
 //! the next agent gets.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::HttpService;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::crowd::{Asking, Crowd, Phase};
 use lb_config::MetricsAddress;
@@ -128,6 +133,28 @@ impl Listener {
                 }
             }
         }
+    }
+}
+
+/// For the head of a request.
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(5);
+
+/// Speaks HTTP/1.1 on a connection of `what`, for at most `time`.
+pub(crate) async fn speak<S, B>(stream: Stream, service: S, time: Duration, what: &str)
+where
+    S: HttpService<Incoming, ResBody = B, Error = Infallible>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(time, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, what, "a connection broke off"),
+        Err(_) => tracing::debug!(what, "a connection took too long"),
     }
 }
 

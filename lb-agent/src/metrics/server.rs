@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 pub use super::listener::Listener;
-use super::listener::Stream;
+use super::listener::{Stream, speak};
 use super::{collect, text};
 use crate::control::message::{Command, Reply};
 use crate::control::queue::Calls;
@@ -27,8 +25,6 @@ use crate::crowd::{Asking, Phase};
 use lb_config::MetricsAddress;
 use lb_net::handover::FdStore;
 
-/// For the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(5);
 /// Time limit for a whole connection.
 const WHOLE_TIME: Duration = Duration::from_secs(30);
 /// Time limit for the agent's answer.
@@ -67,16 +63,7 @@ async fn connection(stream: Stream, snapshots: Arc<Snapshots>, asking: Asking) {
             Ok::<_, Infallible>(response)
         }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(WHOLE_TIME, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a metrics connection broke off"),
-        Err(_) => tracing::debug!("a metrics connection took too long"),
-    }
+    speak(stream, service, WHOLE_TIME, "metrics").await;
 }
 
 async fn respond(request: &Request<Incoming>, snapshots: &Snapshots) -> Response<Full<Bytes>> {
@@ -145,6 +132,7 @@ impl Snapshots {
 mod tests {
     use super::*;
     use crate::control::queue::queue;
+    use crate::metrics::listener::HEAD_TIME;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 

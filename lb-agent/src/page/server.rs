@@ -7,13 +7,10 @@ use std::time::Duration;
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use super::events::{self, Events};
 use super::live::Live;
@@ -22,10 +19,8 @@ use crate::control::message::{Command, Reply};
 use crate::control::queue::Calls;
 use crate::control::{explain, lookup_command};
 use crate::crowd::{Asking, Phase};
-use crate::metrics::listener::{Listener, Stream};
+use crate::metrics::listener::{Listener, Stream, speak};
 
-/// For the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(5);
 /// Time limit for a whole connection, with a stream of events.
 const WHOLE_TIME: Duration = events::LENGTH.saturating_add(Duration::from_secs(30));
 /// Most connections at a time. Half of them may watch.
@@ -77,16 +72,7 @@ async fn connection(stream: Stream, page: Arc<Page>, asking: Asking) {
             Ok::<_, Infallible>(answer)
         }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(WHOLE_TIME, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a connection of the page broke off"),
-        Err(_) => tracing::debug!("a connection of the page took too long"),
-    }
+    speak(stream, service, WHOLE_TIME, "page").await;
 }
 
 async fn respond(request: Request<Incoming>, page: &Page, asking: &Asking) -> Answer {

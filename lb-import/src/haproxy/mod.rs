@@ -22,9 +22,9 @@ mod words;
 
 use std::path::Path;
 
-use crate::document::{self, Part};
+use crate::document::Part;
 use crate::report::{Findings, Kind};
-use crate::{ImportError, Imported, checked};
+use crate::{ImportError, Imported, finished};
 use tree::{Line, Section};
 
 /// What all rules need beside their lines.
@@ -117,17 +117,5 @@ pub fn import(path: &Path) -> Result<Imported, ImportError> {
     }
     let agent = import.agent();
     words::sweep(&sections, &import);
-    let findings = import.findings.sorted();
-    if parts.is_empty() {
-        let lost = findings.iter().filter(|one| one.kind == Kind::Lost);
-        let lost: String = lost.map(|finding| format!("\n{finding}")).collect();
-        let message = "nothing in it can be translated";
-        return Err(ImportError(format!("{}: {message}{lost}", path.display())));
-    }
-    let parts: Vec<Part> = agent.into_iter().chain(parts).collect();
-    let head = format!(
-        "From {} of HAProxy. Comments name the lines that a part comes from.",
-        path.display()
-    );
-    checked(document::toml(&head, &parts), findings)
+    finished((path, "HAProxy"), agent, parts, import.findings.sorted())
 }

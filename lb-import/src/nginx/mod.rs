@@ -39,9 +39,9 @@ mod words;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
-use crate::document::{self, Part, table};
+use crate::document::{Part, table};
 use crate::report::{Findings, Kind, Origin};
-use crate::{ImportError, Imported, checked};
+use crate::{ImportError, Imported, finished};
 use group::Group;
 use routes::{Route, Site};
 use scope::Scope;
@@ -189,19 +189,7 @@ pub fn import(path: &Path) -> Result<Imported, ImportError> {
     }
     let agent = import.agent();
     words::sweep(&top, &import);
-    let findings = import.findings.sorted();
-    if parts.is_empty() {
-        let lost = findings.iter().filter(|one| one.kind == Kind::Lost);
-        let lost: String = lost.map(|finding| format!("\n{finding}")).collect();
-        let message = "nothing in it can be translated";
-        return Err(ImportError(format!("{}: {message}{lost}", path.display())));
-    }
-    let parts: Vec<Part> = agent.into_iter().chain(parts).collect();
-    let head = format!(
-        "From {} of nginx. Comments name the lines that a part comes from.",
-        path.display()
-    );
-    checked(document::toml(&head, &parts), findings)
+    finished((path, "nginx"), agent, parts, import.findings.sorted())
 }
 
 /// The services of all `server` blocks.
